@@ -1,0 +1,113 @@
+"""warpgate gets a socket open between two machines, wherever they are.
+
+    async with Node() as node:
+        pipe, plugin = await auto_connect(node, dest)
+        await pipe.send(b"hello world")
+        data = await pipe.recv(SUB_ALL)
+
+The public names; each is loaded when it is first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from warpgate.api import auto_connect, open_connection
+    from warpgate.config import Budgets, Config, Timing
+    from warpgate.core.node import Node, NodeStatus
+    from warpgate.core.pipe import DatagramPipe, Pipe, StreamPipe
+    from warpgate.core.subscription import SUB_ALL, Subscription
+    from warpgate.errors import (
+        AddressError,
+        AttemptFailed,
+        AuthenticationError,
+        ConfigError,
+        ConnectFailed,
+        DecodeError,
+        NetworkError,
+        PipeClosed,
+        ProtocolError,
+        ServiceError,
+        WarpgateError,
+    )
+    from warpgate.model.address import NodeAddress
+    from warpgate.model.endpoint import Endpoint, Mode, Transport
+    from warpgate.model.identity import Identity
+    from warpgate.plugins.base import Attempt, Plugin, register
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "warpgate.api": ("auto_connect", "open_connection"),
+    "warpgate.config": ("Budgets", "Config", "Timing"),
+    "warpgate.core.node": ("Node", "NodeStatus"),
+    "warpgate.core.pipe": ("DatagramPipe", "Pipe", "StreamPipe"),
+    "warpgate.core.subscription": ("SUB_ALL", "Subscription"),
+    "warpgate.errors": (
+        "AddressError",
+        "AttemptFailed",
+        "AuthenticationError",
+        "ConfigError",
+        "ConnectFailed",
+        "DecodeError",
+        "NetworkError",
+        "PipeClosed",
+        "ProtocolError",
+        "ServiceError",
+        "WarpgateError",
+    ),
+    "warpgate.model.address": ("NodeAddress",),
+    "warpgate.model.endpoint": ("Endpoint", "Mode", "Transport"),
+    "warpgate.model.identity": ("Identity",),
+    "warpgate.plugins.base": ("Attempt", "Plugin", "register"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "SUB_ALL",
+    "AddressError",
+    "Attempt",
+    "AttemptFailed",
+    "AuthenticationError",
+    "Budgets",
+    "Config",
+    "ConfigError",
+    "ConnectFailed",
+    "DatagramPipe",
+    "DecodeError",
+    "Endpoint",
+    "Identity",
+    "Mode",
+    "NetworkError",
+    "Node",
+    "NodeAddress",
+    "NodeStatus",
+    "Pipe",
+    "PipeClosed",
+    "Plugin",
+    "ProtocolError",
+    "ServiceError",
+    "StreamPipe",
+    "Subscription",
+    "Timing",
+    "Transport",
+    "WarpgateError",
+    "auto_connect",
+    "open_connection",
+    "register",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

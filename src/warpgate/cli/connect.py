@@ -1,0 +1,86 @@
+"""`warpgate connect`: a pipe to TARGET, joined to stdin and stdout, pinged, or fed by local connections."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from warpgate.cli.connecting import Journey
+from warpgate.cli.ends import PipeEnd, StreamEnd, cancel_all, join, owned, owned_stream
+from warpgate.cli.options import UsageError
+from warpgate.cli.ping import ping
+from warpgate.cli.records import Forwarding, PipeOpen, Unserved
+from warpgate.cli.shell import Shell
+from warpgate.cli.stdio import join_stdio
+from warpgate.errors import ServiceError, WarpgateError
+from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.net.network import TcpStream
+from warpgate.net.system import SystemNetwork
+
+if TYPE_CHECKING:
+    from warpgate.core.node import Node
+
+# After our input ended, an answer to the last datagram may take a round trip; a second is three slow ones.
+DATAGRAM_LINGER = 1.0
+LOCALHOST = "127.0.0.1"
+
+
+def run(arguments: argparse.Namespace, shell: Shell) -> int:
+    if arguments.tls:
+        raise ServiceError("--tls is not available in this version: run TLS over the pipe yourself")
+    journey = Journey.of(arguments)
+    if arguments.listen is not None:
+        if journey.mode is Mode.DATAGRAM:
+            raise UsageError("--listen forwards TCP connections, it cannot go with --datagram")
+        return shell.run(_forward(shell, journey, arguments.listen), stopped=0)
+    if arguments.ping is not None:
+        return shell.run(_ping(shell, journey, arguments.ping))
+    shell.output.bytes_on_stdout = True
+    return shell.run(_join(shell, journey))
+
+
+async def _ping(shell: Shell, journey: Journey, count: int) -> int:
+    async with shell.node(accept=False) as node, owned(await journey.connect(node)) as pipe:
+        shell.output.show(PipeOpen.of(pipe))
+        await ping(pipe, count, shell.output.show)
+    return 0
+
+
+async def _join(shell: Shell, journey: Journey) -> int:
+    async with shell.node(accept=False) as node, owned(await journey.connect(node)) as pipe:
+        if shell.output.json or shell.output.verbose:
+            shell.output.show(PipeOpen.of(pipe))
+        await join_stdio(pipe, shell.output, linger=DATAGRAM_LINGER)
+    return 0
+
+
+async def _forward(shell: Shell, journey: Journey, port: int) -> int:
+    """Each local TCP connection gets a pipe of its own; runs until told to stop."""
+    async with shell.node(accept=False) as node, contextlib.AsyncExitStack() as stack:
+        carrying: set[asyncio.Task[None]] = set()
+        stack.push_async_callback(cancel_all, carrying)
+
+        def accepted(stream: TcpStream) -> None:
+            task = asyncio.create_task(_carry(shell, journey, node, stream))
+            carrying.add(task)
+            task.add_done_callback(carrying.discard)
+
+        local = Endpoint.of(LOCALHOST, port)
+        listener = SystemNetwork().listen_tcp(local, accepted)
+        stack.callback(listener.close)
+        shell.output.show(Forwarding(str(local)))
+        await asyncio.get_running_loop().create_future()  # until cancelled
+    return 0
+
+
+async def _carry(shell: Shell, journey: Journey, node: Node, stream: TcpStream) -> None:
+    """One local connection from start to end; what goes wrong with it concerns no other."""
+    try:
+        with owned_stream(stream):
+            async with owned(await journey.connect(node)) as pipe:
+                shell.output.show(PipeOpen.of(pipe))
+                await join(StreamEnd(stream), PipeEnd(pipe))
+    except (WarpgateError, OSError) as error:
+        shell.output.warn(Unserved(str(stream.remote), str(error)))

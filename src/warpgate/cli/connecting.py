@@ -1,0 +1,69 @@
+"""What `connect` and `explain` have in common: the target and how to get there."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from warpgate.cli.options import UsageError
+from warpgate.cli.target import parse_target
+from warpgate.errors import ConfigError
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import Mode, Transport
+
+if TYPE_CHECKING:
+    from warpgate.core.node import Node
+    from warpgate.core.pipe import Pipe
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """Where to, and by which means; None leaves the choice to the node."""
+
+    target: NodeAddress
+    mode: Mode = Mode.STREAM
+    transport: Transport | None = None
+    plugins: tuple[str, ...] | None = None
+    timeout: float | None = None
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Journey:
+        """Raises UsageError for contradictions and for names that are none."""
+        mode = Mode.DATAGRAM if arguments.datagram else Mode.STREAM
+        transport = Transport(arguments.transport) if arguments.transport else None
+        if mode is Mode.DATAGRAM and transport is Transport.TCP:
+            raise UsageError("--datagram needs UDP, it cannot go with --transport tcp")
+        plugins = parse_via(arguments.via)
+        return cls(parse_target(arguments.target), mode, transport, plugins, arguments.timeout)
+
+    async def connect(self, node: Node) -> Pipe:
+        """Raises ConnectFailed, UsageError when the target is the node itself."""
+        if self.target.node_id == node.node_id:
+            raise UsageError(
+                "TARGET is this node's own address: for two nodes on one machine give one of them another key "
+                "with --identity NAME"
+            )
+        return await node.connect(
+            self.target,
+            mode=self.mode,
+            transport=self.transport,
+            plugins=self.plugins,
+            timeout=self.timeout,
+        )
+
+
+def parse_via(given: list[str] | None) -> tuple[str, ...] | None:
+    """`--via a,b --via c` as (a, b, c); UsageError for a strategy that does not exist."""
+    if given is None:
+        return None
+    from warpgate.plugins.base import registered_names  # noqa: PLC0415 - only for --via
+
+    chosen = tuple(dict.fromkeys(name.strip() for text in given for name in text.split(",") if name.strip()))
+    known = registered_names()
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"--via: there is no strategy {name!r} (there are: {', '.join(sorted(known))})")
+    if not chosen:
+        raise UsageError("--via: name at least one strategy")
+    return chosen

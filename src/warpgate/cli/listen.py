@@ -1,0 +1,154 @@
+"""`warpgate listen`: wait for peers and serve each of their pipes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from warpgate.cli.ends import PipeEnd, StreamEnd, cancel_all, join, owned, owned_stream
+from warpgate.cli.options import UsageError, port_number
+from warpgate.cli.process import run_on_pipe
+from warpgate.cli.records import PipeOpen, Ready, Unserved
+from warpgate.cli.shell import Shell
+from warpgate.cli.stdio import join_stdio
+from warpgate.cli.target import NO_NAMES
+from warpgate.errors import NetworkError, PipeClosed, ServiceError, WarpgateError
+from warpgate.model.endpoint import Mode
+from warpgate.net.network import TcpStream
+from warpgate.net.system import SystemNetwork
+
+if TYPE_CHECKING:
+    from warpgate.core.node import Node
+    from warpgate.core.pipe import Pipe
+
+Handler = Callable[["Pipe"], Awaitable[None]]
+NODE_ID = re.compile(r"[a-z2-7]{26}")
+
+
+def run(arguments: argparse.Namespace, shell: Shell) -> int:
+    if arguments.name is not None:
+        raise ServiceError(f"{NO_NAMES}: listen without --name and pass on the address")
+    allow = parse_allowed(arguments.allow)
+    handler = _handler(arguments)
+    work = _serve(shell, allow, handler, once=arguments.once) if handler else _join_first(shell, allow)
+    # Being told to stop is how a service ends: nothing went wrong.
+    return shell.run(work, stopped=0)
+
+
+def parse_allowed(ids: list[str] | None) -> frozenset[str] | None:
+    """None: anybody. UsageError for what cannot be a node id."""
+    if ids is None:
+        return None
+    for text in ids:
+        if NODE_ID.fullmatch(text.lower()) is None:
+            raise UsageError(f"--allow: {text!r} is no node id (26 letters and digits, see warpgate id)")
+    return frozenset(text.lower() for text in ids)
+
+
+def parse_service(text: str) -> tuple[str, int]:
+    """HOST:PORT or [IPV6]:PORT."""
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not bare or (":" in bare) != (host != bare):
+        raise UsageError(f"--forward: {text!r} is not HOST:PORT (IPv6 as [ADDRESS]:PORT)")
+    try:
+        return bare, port_number(port)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--forward: {error}") from None
+
+
+def _handler(arguments: argparse.Namespace) -> Handler | None:
+    if arguments.echo:
+        return echo
+    if arguments.exec_command is not None:
+        command: str = arguments.exec_command
+        return lambda pipe: run_on_pipe(pipe, command)
+    if arguments.forward is not None:
+        host, port = parse_service(arguments.forward)
+        return lambda pipe: forward(pipe, host, port)
+    return None
+
+
+async def _serve(shell: Shell, allow: frozenset[str] | None, handler: Handler, *, once: bool) -> int:
+    """Serve every peer concurrently until told to stop; with `once` only the first, to its end."""
+    async with shell.node(accept=True, allow=allow) as node, contextlib.AsyncExitStack() as stack:
+        _announce(node, shell)
+        serving: set[asyncio.Task[None]] = set()
+        stack.push_async_callback(cancel_all, serving)
+        while True:
+            pipe = await node.accept()
+            shell.output.show(PipeOpen.of(pipe))
+            task = asyncio.create_task(_serve_one(pipe, handler, shell))
+            serving.add(task)
+            if once:
+                serving.add(asyncio.create_task(_turn_away(node)))
+                await task
+                return 0
+            task.add_done_callback(serving.discard)
+
+
+async def _serve_one(pipe: Pipe, handler: Handler, shell: Shell) -> None:
+    """One pipe from start to end; what goes wrong with it concerns no other."""
+    try:
+        async with owned(pipe):
+            await handler(pipe)
+    except PipeClosed:
+        pass  # the peer went away: -v tells (PipeEnded)
+    except (WarpgateError, OSError) as error:
+        shell.output.warn(Unserved(pipe.peer, str(error)))
+
+
+async def _join_first(shell: Shell, allow: frozenset[str] | None) -> int:
+    """Like `nc -l`: the first peer gets our stdin and stdout, and with it the command ends."""
+    shell.output.bytes_on_stdout = True
+    async with shell.node(accept=True, allow=allow) as node, contextlib.AsyncExitStack() as stack:
+        _announce(node, shell)
+        pipe = await node.accept()
+        stack.push_async_callback(cancel_all, {asyncio.create_task(_turn_away(node))})
+        async with owned(pipe):
+            shell.output.show(PipeOpen.of(pipe))
+            await join_stdio(pipe, shell.output)
+    return 0
+
+
+def _announce(node: Node, shell: Shell) -> None:
+    shell.output.show(Ready(node.node_id, node.address.to_text()))
+    if not node.address.brokers:
+        shell.output.note("no broker answered: only peers who can reach this machine directly can connect")
+
+
+async def _turn_away(node: Node) -> None:
+    """Peers that come while the only one we serve is there shall know at once."""
+    while True:
+        (await node.accept()).abort()
+
+
+async def echo(pipe: Pipe) -> None:
+    """Answer everything with itself, until the peer has no more."""
+    async with contextlib.aclosing(PipeEnd(pipe).chunks()) as chunks:
+        async for chunk in chunks:
+            await pipe.send(chunk)
+
+
+async def forward(pipe: Pipe, host: str, port: int) -> None:
+    """Join the pipe to a TCP service. NetworkError when that cannot be reached."""
+    if pipe.mode is not Mode.STREAM:
+        raise NetworkError("--forward carries streams, the peer opened a datagram pipe")
+    with owned_stream(await _dial(host, port)) as stream:
+        await join(PipeEnd(pipe), StreamEnd(stream))
+
+
+async def _dial(host: str, port: int) -> TcpStream:
+    """The first of the service's addresses that answers. NetworkError when none does."""
+    network = SystemNetwork()
+    failures = []
+    for endpoint in await network.resolve(host, port):
+        try:
+            return await network.dial_tcp(endpoint)
+        except NetworkError as error:
+            failures.append(str(error))
+    raise NetworkError(f"{host}:{port} cannot be reached ({'; '.join(failures)})")

@@ -1,0 +1,134 @@
+"""The options common to all commands, accepted before and after the command's name.
+
+argparse gives each sub-parser a namespace of its own and lets it overwrite the outer one, so that
+`warpgate --broker A connect --broker B` would forget A. Each level therefore stores under names of its own,
+and `CommonOptions.gather` puts them together.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+
+class UsageError(Exception):
+    """What was asked for makes no sense; the message is one sentence. Ends the program with status 2."""
+
+
+LEVELS = 3  # warpgate [0] lab [1] up [2]
+
+
+@dataclass(frozen=True, slots=True)
+class CommonOptions:
+    """What was given on the command line; None where nothing was."""
+
+    identity: str | None = None
+    broker: tuple[str, ...] | None = None
+    stun: tuple[str, ...] | None = None
+    turn: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
+    interface: tuple[str, ...] | None = None
+    port: int | None = None
+    config: str | None = None
+    json: bool | None = None
+    verbose: bool | None = None
+
+    @classmethod
+    def gather(cls, arguments: argparse.Namespace) -> CommonOptions:
+        return cls(
+            identity=_last(arguments, "identity"),
+            broker=_joined(arguments, "broker"),
+            stun=_joined(arguments, "stun"),
+            turn=_joined(arguments, "turn"),
+            names=_joined(arguments, "names"),
+            interface=_joined(arguments, "interface"),
+            port=_last(arguments, "port"),
+            config=_last(arguments, "config"),
+            json=_last(arguments, "json"),
+            verbose=_last(arguments, "verbose"),
+        )
+
+
+def add_common_options(parser: argparse.ArgumentParser, level: int) -> None:
+    """Give `parser` the common options; `level` counts the commands before it on the line."""
+    group = parser.add_argument_group("common options")
+
+    def repeatable(name: str, metavar: str, text: str) -> None:
+        group.add_argument(f"--{name}", action="append", metavar=metavar, dest=f"{name}_{level}", help=text)
+
+    group.add_argument(
+        "--identity", metavar="NAME", dest=f"identity_{level}", help="key to use (default: default)"
+    )
+    repeatable("broker", "mqtt://HOST:PORT", "signalling broker; repeatable, replaces the defaults")
+    repeatable("stun", "HOST:PORT", "STUN server; repeatable, replaces the defaults")
+    repeatable("turn", "turn:USER:PASS@HOST:PORT", "relay server, with ?transport=udp|tcp|tls; repeatable")
+    repeatable("names", "URL", "name server; repeatable")
+    repeatable("interface", "NAME", "use only this network interface; repeatable")
+    group.add_argument(
+        "--port",
+        type=port_number,
+        metavar="N",
+        dest=f"port_{level}",
+        help="listen port (default: by identity)",
+    )
+    group.add_argument(
+        "--config", metavar="FILE", dest=f"config_{level}", help="TOML file with the same keys"
+    )
+    group.add_argument(
+        "--json",
+        action="store_const",
+        const=True,
+        dest=f"json_{level}",
+        help="one JSON object a line on stdout",
+    )
+    group.add_argument(
+        "-v",
+        "--verbose",
+        action="store_const",
+        const=True,
+        dest=f"verbose_{level}",
+        help="tell what happens, on stderr",
+    )
+
+
+def port_number(text: str) -> int:
+    """An argparse type: 1..65535."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port number (1 to 65535)")
+    return int(text)
+
+
+def positive_seconds(text: str) -> float:
+    """An argparse type: a duration above 0 and up to a day."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration in seconds")
+    return seconds
+
+
+def positive_count(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no count (1 or more)")
+    return int(text)
+
+
+def _given(arguments: argparse.Namespace, name: str) -> list[Any]:
+    found = (getattr(arguments, f"{name}_{level}", None) for level in range(LEVELS))
+    return [value for value in found if value is not None]
+
+
+def _last(arguments: argparse.Namespace, name: str) -> Any:
+    """What was said last, that is closest to the command's own arguments."""
+    given = _given(arguments, name)
+    return given[-1] if given else None
+
+
+def _joined(arguments: argparse.Namespace, name: str) -> tuple[str, ...] | None:
+    """All values of a repeatable option; an empty one stands for "none", so `--stun ''` gives ()."""
+    given = _given(arguments, name)
+    return tuple(value for values in given for value in values if value) if given else None

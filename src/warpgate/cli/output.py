@@ -1,0 +1,89 @@
+"""Everything a command says goes through one `Output`: text for people, or JSON lines for programs.
+
+stdout carries results (and, where a pipe is joined to it, the pipe's bytes); stderr carries what happens and
+what went wrong. With --json every line on stdout is one object with an "event", and nothing else is ever
+written there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from warpgate.cli.records import Failed, Record
+
+if TYPE_CHECKING:
+    from warpgate.events import Event
+
+
+@dataclass
+class Output:
+    """`bytes_on_stdout`: stdout belongs to a pipe, so that what people read goes to stderr."""
+
+    json: bool = False
+    verbose: bool = False
+    bytes_on_stdout: bool = False
+
+    def show(self, record: Record) -> None:
+        """Print a result."""
+        if self.json:
+            _print_line(sys.stdout, _json_line(record.event, asdict(record)))
+        else:
+            _print_line(sys.stderr if self.bytes_on_stdout else sys.stdout, record.text())
+
+    def heading(self, text: str) -> None:
+        """A line that only people need."""
+        if not self.json:
+            _print_line(sys.stdout, text)
+
+    def note(self, text: str) -> None:
+        """Something worth knowing that is no result: stderr, for people only."""
+        if not self.json:
+            _print_line(sys.stderr, f"warpgate: {text}")
+
+    def warn(self, record: Record) -> None:
+        """Something went wrong that does not end the command."""
+        if self.json:
+            self.show(record)
+        else:
+            self.note(record.text())
+
+    def observe(self, event: Event) -> None:
+        """The node's observer: with -v, every event as it happens."""
+        if not self.verbose:
+            return
+        from warpgate.cli.words import describe  # noqa: PLC0415 - only for -v
+
+        if self.json:
+            _print_line(sys.stdout, _json_line(_snake_case(type(event).__name__), asdict(event)))
+        else:
+            _print_line(sys.stderr, f"warpgate: {describe(event)}")
+
+    def fail(self, failure: Failed) -> None:
+        """Say why the command failed: one sentence on stderr, or the "failed" object."""
+        self.warn(failure)
+
+
+def discard_stdout() -> None:
+    """Nobody reads stdout any more: let what is still buffered vanish instead of failing again at exit."""
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_line(stream: TextIO | None, text: str) -> None:
+    if stream is None:  # the program was started with this stream closed
+        return
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _json_line(event: str, members: dict[str, Any]) -> str:
+    return json.dumps({"event": event, **members}, default=str)
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,112 @@
+"""The grammar of the command line (design section 11), and nothing that runs: `--help` must stay quick."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from warpgate.cli.options import UsageError, add_common_options, port_number, positive_count, positive_seconds
+
+DESCRIPTION = "Gets a socket open between two machines, wherever they are."
+TARGET_HELP = "an address text (wg1...), @FILE holding one, or a nickname"
+
+
+class Parser(argparse.ArgumentParser):
+    """Options are spelt out, and errors raised: `main` decides how to say them."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> Parser:
+    """`command` in the result is the command's name; `CommonOptions.gather` collects the common options."""
+    parser = Parser(prog="warpgate", description=DESCRIPTION, usage="warpgate [OPTION]... COMMAND ...")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    add_common_options(parser, level=0)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", prog="warpgate")
+
+    def command(name: str, text: str, arguments: str = "") -> Parser:
+        usage = f"warpgate {name} [OPTION]... {arguments}".rstrip()
+        added: Parser = commands.add_parser(name, help=text, description=text, usage=usage)
+        add_common_options(added, level=1)
+        return added
+
+    command("id", "print node id and public key")
+    _add_address(command("address", "print this node's address"))
+    _add_listen(command("listen", "wait for peers"))
+    _add_connect(command("connect", "open a pipe to TARGET", "TARGET"))
+    command("doctor", "tell what works here and what does not")
+    _add_connecting(command("explain", "connect, then tell what each strategy did and why", "TARGET"))
+    _add_name(command("name", "register, show or release a nickname"))
+    command("serve", "run a name server")
+    _add_lab(command("lab", "a whole internet on one machine"))
+    command("demo", "two nodes behind two NATs in the lab, the cascade drawn live")
+    return parser
+
+
+def _add_address(parser: Parser) -> None:
+    parser.add_argument("--qr", action="store_true", help="print it as a QR code too")
+
+
+def _add_listen(parser: Parser) -> None:
+    parser.description = (
+        "Wait for peers. Without --echo, --exec or --forward the first pipe is joined to stdin and stdout."
+    )
+    parser.add_argument("--name", metavar="NAME", help="register this nickname while listening")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--echo", action="store_true", help="answer every byte or datagram with itself")
+    what.add_argument(
+        "--exec",
+        metavar="CMD",
+        dest="exec_command",
+        help="run CMD for each peer, its stdin and stdout on the pipe",
+    )
+    what.add_argument("--forward", metavar="HOST:PORT", help="connect each peer to this TCP service")
+    parser.add_argument("--allow", action="append", metavar="ID", help="only let this node in; repeatable")
+    parser.add_argument("--once", action="store_true", help="exit after the first pipe has ended")
+
+
+def _add_connecting(parser: Parser) -> None:
+    parser.add_argument("target", metavar="TARGET", help=TARGET_HELP)
+    parser.add_argument("--via", action="append", metavar="P[,P]", help="only these strategies")
+    parser.add_argument("--datagram", action="store_true", help="datagrams as UDP gives them, no stream")
+    parser.add_argument("--transport", choices=("tcp", "udp"), help="only links over this")
+    parser.add_argument("--timeout", type=positive_seconds, metavar="S", help="give up after S seconds")
+
+
+def _add_connect(parser: Parser) -> None:
+    _add_connecting(parser)
+    parser.add_argument(
+        "--tls", action="store_true", help="encrypt the stream with TLS pinned to the peer's key"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--ping", type=positive_count, metavar="N", help="measure N echoes of a `listen --echo` peer"
+    )
+    what.add_argument(
+        "--listen",
+        type=port_number,
+        metavar="PORT",
+        help="forward TCP connections to localhost:PORT, a pipe each",
+    )
+
+
+def _add_name(parser: Parser) -> None:
+    actions = parser.add_subparsers(
+        title="actions", metavar="ACTION", dest="action", required=True, prog="warpgate name"
+    )
+    for action, text in (
+        ("register", "claim NAME for this identity"),
+        ("show", "look NAME up"),
+        ("release", "give NAME up"),
+    ):
+        added: Parser = actions.add_parser(action, help=text, description=text)
+        added.add_argument("name", metavar="NAME")
+        add_common_options(added, level=2)
+
+
+def _add_lab(parser: Parser) -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)

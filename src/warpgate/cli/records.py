@@ -1,0 +1,187 @@
+"""What commands report: one frozen dataclass for each line of `--json`, with its sentence for people.
+
+The names and fields of `ready`, `pipe`, `pong` and `failed` are fixed (design section 11); scripts rely on
+them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from warpgate.core.pipe import Pipe
+    from warpgate.events import PluginReport
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Base of all records; `event` is the value of the JSON object's "event"."""
+
+    event: ClassVar[str]
+
+    def text(self) -> str:
+        """The same for people; may span lines, "" for nothing."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityShown(Record):
+    event = "id"
+    node_id: str
+    public_key: str  # 66 hexadecimal digits
+
+    def text(self) -> str:
+        return f"node id     {self.node_id}\npublic key  {self.public_key}"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressShown(Record):
+    event = "address"
+    node_id: str
+    address: str
+
+    def text(self) -> str:
+        return self.address
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Record):
+    event = "ready"
+    node_id: str
+    address: str
+
+    def text(self) -> str:
+        return f"listening as {self.node_id}\n{self.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class PipeOpen(Record):
+    event = "pipe"
+    plugin: str
+    mode: str
+    transport: str
+    relayed: bool
+    seconds: float
+    local: str
+    remote: str
+    peer: str
+
+    @classmethod
+    def of(cls, pipe: Pipe) -> PipeOpen:
+        return cls(
+            plugin=pipe.plugin,
+            mode=pipe.mode.value,
+            transport=pipe.transport.value,
+            relayed=pipe.relayed,
+            seconds=round(pipe.seconds, 6),
+            local=str(pipe.local),
+            remote=str(pipe.remote),
+            peer=pipe.peer,
+        )
+
+    def text(self) -> str:
+        relayed = ", relayed" if self.relayed else ""
+        return (
+            f"{self.mode} with {self.peer} by {self.plugin} over {self.transport.upper()}{relayed}"
+            f" in {milliseconds(self.seconds)}: {self.local} - {self.remote}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pong(Record):
+    event = "pong"
+    seconds: float
+
+    def text(self) -> str:
+        return f"echo after {milliseconds(self.seconds)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Received(Record):
+    """What a pipe joined to stdout delivered, where stdout may hold nothing but JSON lines."""
+
+    event = "data"
+    base64: str
+
+    def text(self) -> str:
+        raise NotImplementedError("people get the bytes as they are")
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding(Record):
+    event = "listening"
+    local: str
+
+    def text(self) -> str:
+        return f"forwarding connections to {self.local}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved(Record):
+    """One connection could not be served; the command goes on. `peer` is a node id or a local endpoint."""
+
+    event = "unserved"
+    peer: str
+    error: str
+
+    def text(self) -> str:
+        return f"{self.peer} was not served: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding(Record):
+    """One thing doctor found out. `state` is "ok", "warning", "missing" or "info"."""
+
+    event = "finding"
+    section: str
+    state: str
+    message: str
+
+    def text(self) -> str:
+        return f"  {MARKS[self.state]} {self.message}"
+
+
+MARKS = {"ok": "+", "warning": "!", "missing": "-", "info": " "}
+
+
+@dataclass(frozen=True, slots=True)
+class Explained(Record):
+    event = "explained"
+    report: tuple[PluginReport, ...]
+
+    def text(self) -> str:
+        return explain_report(self.report)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Record):
+    event = "failed"
+    error: str
+    report: tuple[PluginReport, ...] = ()
+
+    def text(self) -> str:
+        return self.error
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"
+
+
+def explain_report(report: tuple[PluginReport, ...]) -> str:
+    """A table of what each plugin did, with its notes below it; times are milliseconds after the start."""
+    if not report:
+        return "no strategy was tried"
+    width = max(len("strategy"), *(len(row.plugin) for row in report))
+    lines = [f"{'strategy':{width}}  {'started':>9}  {'ended':>9}  {'outcome':9}  reason"]
+    for row in report:
+        lines.append(
+            f"{row.plugin:{width}}  {_clock(row.started):>9}  {_clock(row.ended):>9}  "
+            f"{row.outcome:9}  {row.reason}".rstrip()
+        )
+        lines.extend(f"{'':{width}}  {_clock(at):>9}  {text}" for at, text in row.notes)
+    return "\n".join(lines)
+
+
+def _clock(at: float | None) -> str:
+    return "-" if at is None else f"{at * 1000:.1f} ms"

@@ -1,0 +1,13 @@
+"""`warpgate serve`: a name server."""
+
+from __future__ import annotations
+
+import argparse
+
+from warpgate.cli.shell import Shell
+from warpgate.cli.target import NO_NAMES
+from warpgate.errors import ServiceError
+
+
+def run(_arguments: argparse.Namespace, _shell: Shell) -> int:
+    raise ServiceError(f"{NO_NAMES}: there is nothing to serve yet")

@@ -1,0 +1,199 @@
+"""What the user set, from four places: defaults < TOML file < environment (WARPGATE_*) < options.
+
+The same keys everywhere: identity, broker, stun, turn, names, interface, port, json, verbose. A repeatable
+key given once replaces the defaults; an empty value means none.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from warpgate.cli.options import CommonOptions
+from warpgate.config import Config
+from warpgate.errors import AddressError, ConfigError
+
+KEYS = ("identity", "broker", "stun", "turn", "names", "interface", "port", "json", "verbose")
+TURN_URL = re.compile(r"turn:[^:@\s]+:\S+@(\[[0-9a-fA-F:.]+\]|[^:@/\s]+):\d{1,5}(\?transport=(udp|tcp|tls))?")
+HTTP_URL = re.compile(r"https?://[^\s/]+(/\S*)?")
+TRUE = ("1", "true", "yes", "on")
+FALSE = ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The node's configuration and how to talk to the user."""
+
+    config: Config
+    json: bool = False
+    verbose: bool = False
+
+
+def load(options: CommonOptions, environ: Mapping[str, str]) -> Settings:
+    """Put the four places together. Raises ConfigError naming the key and the place that make no sense."""
+    path = options.config or environ.get("WARPGATE_CONFIG") or None
+    from_file = _read_file(Path(path), must_exist=True) if path else _read_file(_default_file(environ))
+    chosen = _over(_over(from_file, _read_environment(environ)), options)
+    _check_servers(chosen)
+    return Settings(_node_config(chosen), json=bool(chosen.json), verbose=bool(chosen.verbose))
+
+
+def _over(lower: CommonOptions, upper: CommonOptions) -> CommonOptions:
+    """`upper` where it says something, else `lower`."""
+    said = {item.name: value for item in fields(upper) if (value := getattr(upper, item.name)) is not None}
+    return replace(lower, **said)
+
+
+def _node_config(chosen: CommonOptions) -> Config:
+    base = Config()
+    return replace(
+        base,
+        identity=chosen.identity or base.identity,
+        port=chosen.port,
+        brokers=chosen.broker,
+        stun=chosen.stun,
+        turn=chosen.turn or (),
+        names=chosen.names or (),
+        interfaces=chosen.interface or None,
+    )
+
+
+# --- the file
+
+
+def _default_file(environ: Mapping[str, str]) -> Path | None:
+    folder = Path(environ.get("XDG_CONFIG_HOME", ""))
+    if not folder.is_absolute():  # the XDG specification says to ignore relative paths
+        home = environ.get("HOME", "")
+        if not home:
+            return None
+        folder = Path(home) / ".config"
+    return folder / "warpgate" / "config.toml"
+
+
+def _read_file(path: Path | None, *, must_exist: bool = False) -> CommonOptions:
+    if path is None or not (must_exist or path.exists()):
+        return CommonOptions()
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"config file {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} is not TOML: {error}") from error
+    for key in table:
+        if key not in KEYS:
+            raise ConfigError(f"config file {path}: unknown key {key!r} (known: {', '.join(KEYS)})")
+    place = f"config file {path}"
+    return CommonOptions(
+        identity=_text(table, "identity", place),
+        port=_port_value(table.get("port"), f"{place}, port"),
+        json=_switch_value(table, "json", place),
+        verbose=_switch_value(table, "verbose", place),
+        broker=_texts(table, "broker", place),
+        stun=_texts(table, "stun", place),
+        turn=_texts(table, "turn", place),
+        names=_texts(table, "names", place),
+        interface=_texts(table, "interface", place),
+    )
+
+
+def _text(table: Mapping[str, Any], key: str, place: str) -> str | None:
+    value = table.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{place}: {key} must be a text, not {value!r}")
+    return value
+
+
+def _texts(table: Mapping[str, Any], key: str, place: str) -> tuple[str, ...] | None:
+    """A repeatable key: one text or a list of them."""
+    value = table.get(key)
+    if value is None:
+        return None
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
+        raise ConfigError(f"{place}: {key} must be a text or a list of texts, not {value!r}")
+    return tuple(item for item in values if item)
+
+
+def _switch_value(table: Mapping[str, Any], key: str, place: str) -> bool | None:
+    value = table.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise ConfigError(f"{place}: {key} must be true or false, not {value!r}")
+    return value
+
+
+def _port_value(value: object, place: str) -> int | None:
+    if value is None:
+        return None
+    # bool is an int in Python: `port = true` is a mistake, not port 1.
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
+        raise ConfigError(f"{place}: {value!r} is no port number (1 to 65535)")
+    return value
+
+
+# --- the environment
+
+
+def _read_environment(environ: Mapping[str, str]) -> CommonOptions:
+    port = environ.get("WARPGATE_PORT", "")
+    return CommonOptions(
+        identity=environ.get("WARPGATE_IDENTITY") or None,
+        port=_port_value(int(port) if port.isascii() and port.isdigit() else port or None, "WARPGATE_PORT"),
+        json=_switched(environ, "WARPGATE_JSON"),
+        verbose=_switched(environ, "WARPGATE_VERBOSE"),
+        broker=_separated(environ.get("WARPGATE_BROKER")),
+        stun=_separated(environ.get("WARPGATE_STUN")),
+        turn=_separated(environ.get("WARPGATE_TURN")),
+        names=_separated(environ.get("WARPGATE_NAMES")),
+        interface=_separated(environ.get("WARPGATE_INTERFACE")),
+    )
+
+
+def _separated(value: str | None) -> tuple[str, ...] | None:
+    """Comma or space separated; set but empty means none."""
+    return None if value is None else tuple(value.replace(",", " ").split())
+
+
+def _switched(environ: Mapping[str, str], name: str) -> bool | None:
+    value = environ.get(name, "").lower()
+    if value and value not in TRUE + FALSE:
+        raise ConfigError(f"{name} must be one of {', '.join(TRUE + FALSE)}, not {value!r}")
+    return value in TRUE if value else None
+
+
+# --- what the values must look like
+
+
+def _check_servers(chosen: CommonOptions) -> None:
+    """Refuse a server that cannot be one now, with its key named, not later from inside the node."""
+    from warpgate.model.servers import BrokerUrl, StunServer  # noqa: PLC0415 - not needed for --help
+
+    _check("broker", chosen.broker or (), BrokerUrl.parse)
+    _check("stun", chosen.stun or (), StunServer.parse)
+    _check("turn", chosen.turn or (), _check_turn)
+    _check("names", chosen.names or (), _check_name_server)
+
+
+def _check_turn(text: str) -> None:
+    if TURN_URL.fullmatch(text) is None:
+        raise ConfigError(
+            "not turn:USER:PASS@HOST:PORT, with ?transport=udp, tcp or tls"
+        )  # the text holds a password
+
+
+def _check_name_server(text: str) -> None:
+    if HTTP_URL.fullmatch(text) is None:
+        raise ConfigError(f"{text!r} is not an http:// or https:// URL")
+
+
+def _check(key: str, values: Sequence[str], parse: Callable[[str], object]) -> None:
+    for value in values:
+        try:
+            parse(value)
+        except (AddressError, ConfigError) as error:
+            raise ConfigError(f"{key}: {error}") from error

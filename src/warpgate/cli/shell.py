@@ -1,0 +1,97 @@
+"""What a command gets to work with, and how an asynchronous one runs until it is done or told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from warpgate.cli.output import Output
+from warpgate.cli.settings import Settings
+from warpgate.config import Config
+from warpgate.events import Event, Observer
+
+if TYPE_CHECKING:
+    from warpgate.core.node import Node
+
+NodeMaker = Callable[[Config, Observer], "Node"]
+TERMINATED = 128 + signal.SIGTERM  # what a shell reports for a program ended by SIGTERM
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """One run of one command."""
+
+    settings: Settings
+    output: Output
+    node_maker: NodeMaker
+
+    def node(
+        self, *, accept: bool, allow: frozenset[str] | None = None, observer: Observer | None = None
+    ) -> Node:
+        """A node, not started yet: use it with `async with`. ConfigError when the identity cannot be had.
+
+        `observer` is given every event after the output.
+        """
+
+        def observe(event: Event) -> None:
+            self.output.observe(event)
+            if observer is not None:
+                observer(event)
+
+        return self.node_maker(replace(self.settings.config, accept=accept, allow=allow), observe)
+
+    def run(self, work: Coroutine[Any, Any, int], *, stopped: int = TERMINATED) -> int:
+        """Run to the end, or until SIGTERM or SIGHUP: then `work` is cancelled and the status is `stopped`.
+
+        SIGINT cancels in the same way and raises KeyboardInterrupt afterwards.
+        """
+        with asyncio.Runner() as runner:
+            runner.get_loop().set_exception_handler(self._report_stray)
+            return runner.run(_until_told_to_stop(work, stopped))
+
+    def _report_stray(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio's own report of an error nobody waited for would be a traceback."""
+        if self.output.verbose:
+            self.output.note(f"{context['message']}: {context.get('exception')!r}")
+
+
+def make_node(config: Config, observer: Observer) -> Node:
+    """The real node, with the identity kept on disk."""
+    from warpgate.core.identity_store import load_or_create  # noqa: PLC0415 - slow imports, only where needed
+    from warpgate.core.node import Node  # noqa: PLC0415
+
+    return Node(config, identity=load_or_create(config.identity), observer=observer)
+
+
+async def _until_told_to_stop(work: Coroutine[Any, Any, int], stopped: int) -> int:
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+    told = asyncio.Event()
+
+    def stop() -> None:
+        told.set()
+        task.cancel()
+
+    for number in _stop_signals():
+        # No handlers on Windows' loop nor outside the main thread: there the default action has to do.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(number, stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if told.is_set():
+            return stopped
+        raise
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """SIGTERM, and SIGHUP (with which ssh ends its ProxyCommand) unless nohup told us to ignore it."""
+    chosen = [signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        chosen.append(hangup)
+    return chosen

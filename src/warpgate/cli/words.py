@@ -1,0 +1,81 @@
+"""The library's events as sentences, for -v."""
+
+from __future__ import annotations
+
+from warpgate import events
+from warpgate.cli.records import milliseconds
+
+
+def describe(event: events.Event) -> str:
+    """One line about one event."""
+    match event:
+        case events.PluginStarted() | events.PluginSkipped() | events.PluginNoted() | events.PluginEnded():
+            return f"[{event.session[:6]}] {event.plugin} {_plugin_news(event)}"
+        case events.SignalSent() | events.SignalReceived() | events.SignalRefused():
+            return _signal_news(event)
+        case events.LinkVerified() | events.PipeOpened() | events.PipeEnded():
+            return f"[{event.session[:6]}] {_link_news(event)}"
+        case _:
+            return _node_news(event)
+
+
+def _link_news(event: events.LinkVerified | events.PipeOpened | events.PipeEnded) -> str:
+    match event:
+        case events.LinkVerified(plugin=plugin, transport=transport, local=local, remote=remote):
+            return f"{plugin} has a proven {transport} link: {local} - {remote}"
+        case events.PipeOpened(plugin=plugin, mode=mode, peer=peer, transport=transport, seconds=seconds):
+            return f"{mode} pipe with {peer} by {plugin} over {transport} in {milliseconds(seconds)}"
+        case events.PipeEnded(peer=peer, reason=reason):
+            return f"pipe with {peer} ended: {reason}"
+
+
+def _plugin_news(
+    event: events.PluginStarted | events.PluginSkipped | events.PluginNoted | events.PluginEnded,
+) -> str:
+    match event:
+        case events.PluginStarted():
+            return "started"
+        case events.PluginSkipped(reason=reason):
+            return f"skipped: {reason}"
+        case events.PluginNoted(text=text):
+            return text
+        case events.PluginEnded(outcome=outcome, reason=reason):
+            return f"{outcome}: {reason}" if reason else outcome
+
+
+def _signal_news(event: events.SignalSent | events.SignalReceived | events.SignalRefused) -> str:
+    match event:
+        case events.SignalSent(session=session, kind=kind, sequence=sequence, peer=peer, brokers=brokers):
+            return f"[{session[:6]}] sent {kind} {sequence} to {peer} over {brokers} broker(s)"
+        case events.SignalReceived(session=session, kind=kind, sequence=sequence, peer=peer):
+            return f"[{session[:6]}] got {kind} {sequence} from {peer}"
+        case events.SignalRefused(peer=peer, reason=reason):
+            return f"refused a signal from {peer or 'an unknown sender'}: {reason}"
+
+
+def _node_news(event: events.Event) -> str:
+    match event:
+        case events.NodeStarted(node_id=node_id, port=port, seconds=seconds):
+            return f"node {node_id} is up on port {port} after {milliseconds(seconds)}"
+        case events.AddressChanged(attachments=attachments, brokers=brokers):
+            return f"the address changed: {attachments} attachment(s), {brokers} broker(s)"
+        case events.StrangerRefused(remote=remote, reason=reason):
+            return f"refused {remote}: {reason}"
+        case events.TargetsRefused(session=session, peer=peer, reasons=reasons):
+            return (
+                f"[{session[:6]}] nothing is sent to some endpoints that {peer} named: {'; '.join(reasons)}"
+            )
+        case _:
+            return _server_news(event)
+
+
+def _server_news(event: events.Event) -> str:
+    match event:
+        case events.MappingLearnt(transport=transport, local=local, mapped=mapped, server=server):
+            return f"{server} sees {transport} {local} as {mapped} ({milliseconds(event.seconds)})"
+        case events.ServerFailed(service=service, server=server, reason=reason):
+            return f"{service} server {server} failed: {reason}"
+        case events.BrokerConnected(url=url, rtt=rtt):
+            return f"connected to broker {url}, round trip {milliseconds(rtt)}"
+        case _:
+            return str(event)  # an event of a later version or of somebody's plugin

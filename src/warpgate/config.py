@@ -1,0 +1,74 @@
+"""Everything that can be set, in one frozen value; each default has its reason beside it.
+
+Reading files and the environment is the command line's business (`cli/settings.py`); the library takes a `Config`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What one node may cost its router and its peers, whoever asks (design section 6)."""
+
+    # Home routers hold a few thousand sessions; one user's died of 5-6 thousand (EasyTier issue 289).
+    random_probes_per_second: float = 100.0
+    new_mappings_per_peer: int = 2048
+    new_mappings_window: float = 600.0
+    # A person's contacts do not dial more often; a flood of signed offers costs 0.4 ms each to refuse.
+    offers_per_peer_per_minute: int = 60
+    sessions_at_once: int = 256
+    # Strangers' TCP connections that have not said a valid HELLO yet, and for how long, and how much.
+    unauthenticated_connections: int = 128
+    hello_patience: float = 5.0
+    # First checks from unknown keys: each costs one ECDH (0.1 ms), so 200 a second is 2 % of a core.
+    introductions_per_second: float = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Durations in seconds."""
+
+    start_patience: float = 1.5  # what Node.start() waits at most for servers (design section 3)
+    relay_patience: float = (
+        1.0  # how long direct strategies go first when a relay is ready (design section 2)
+    )
+    attempt_timeout: float = (
+        20.0  # a user gives up about then; full-range birthday probing needs 10 s for 98 %
+    )
+    # A check or SYN volley: retransmission offsets. The first gap is longer than the jitter of a good path, then
+    # doubling (noq: base RTT/10, doubling, cap 2 s). At 10 % loss each way, 12 sends fail together 1 in 10^8.
+    check_offsets: tuple[float, ...] = (0.0, 0.03, 0.08, 0.16, 0.3, 0.5, 0.8, 1.2, 1.8, 2.6, 3.8, 5.5)
+    # The offer again while nothing shows that it arrived; MQTT runs over TCP, so early repeats only add load.
+    offer_offsets: tuple[float, ...] = (0.6, 1.5, 3.0, 6.0, 10.0)
+    # An answer that only confirms is held back this long: a first volley that succeeds makes it needless.
+    answer_delay: float = 0.25
+    consent_silence: float = 15.0  # RFC 7675 asks every 5 s; conntrack keeps an unreplied mapping for 30 s
+    consent_timeout: float = 30.0  # RFC 7675 section 5.1
+    # Mapping keepalive: below the shortest common lifetime of 30 s, jittered like Tailscale's.
+    keepalive_low: float = 20.0
+    keepalive_high: float = 26.0
+    broker_timeout: float = 5.0  # TCP, TLS and MQTT CONNECT together
+    responder_patience: float = 15.0  # links that were never nominated are aborted after this
+    interface_poll: float = 5.0  # how often interfaces are compared where the OS sends no change events
+    interface_debounce: float = 0.25  # changes come in bursts (DHCP, IPv6 autoconfiguration)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A node's settings. `brokers`, `stun`: None means the well-known public ones, () means none."""
+
+    identity: str = "default"  # name of the key file in the user's data directory
+    port: int | None = None  # listen port; None derives it from the identity
+    brokers: tuple[str, ...] | None = None  # mqtt://host[:port] or mqtts://host[:port]
+    stun: tuple[str, ...] | None = None  # host[:port]
+    turn: tuple[str, ...] = ()  # turn:user:pass@host:port?transport=udp|tcp|tls
+    names: tuple[str, ...] = ()  # http(s) URLs
+    interfaces: tuple[str, ...] | None = None  # only these interface names; None: all that are up
+    allow: frozenset[str] | None = None  # node ids that may connect; None: anyone who proves a key
+    accept: bool = True  # whether others may connect to this node at all
+    home_brokers: int = 2  # connections kept to the fastest brokers, listed in the address
+    receive_queue: int = 1024  # datagrams a pipe holds for a slow reader before it drops the newest
+    timing: Timing = field(default_factory=Timing)
+    budgets: Budgets = field(default_factory=Budgets)

@@ -1,0 +1,168 @@
+"""What a plugin sees of a session: the implementation of `plugins.base.Attempt`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import msgspec
+
+from warpgate.config import Config
+from warpgate.core.links import TcpLink, UdpLink, prove
+from warpgate.core.session import Session
+from warpgate.errors import AttemptFailed, AuthenticationError, DecodeError, ProtocolError
+from warpgate.events import SignalRefused
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.net.network import Network, TcpStream
+from warpgate.plan.targets import Pair, pairs
+from warpgate.plugins.base import Plugin
+from warpgate.proto.hello import Handshake
+from warpgate.proto.signals import MAX_BODY, PluginMessage
+
+
+class PluginAttempt:
+    """One plugin's part in one session; `stack` is closed when the part is over."""
+
+    def __init__(self, session: Session, plugin: type[Plugin], transports: frozenset[Transport]) -> None:
+        self._session = session
+        self._engine = session.engine
+        self._plugin = plugin
+        self.transports = transports
+        self.stack = contextlib.ExitStack()
+
+    # -- knowing -------------------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> bytes:
+        return self._session.id
+
+    @property
+    def initiator(self) -> bool:
+        return self._session.initiator
+
+    @property
+    def local(self) -> NodeAddress:
+        return self._engine.address
+
+    @property
+    def remote(self) -> NodeAddress:
+        return self._session.remote
+
+    @property
+    def mode(self) -> Mode:
+        return self._session.mode
+
+    @property
+    def config(self) -> Config:
+        return self._engine.config
+
+    @property
+    def network(self) -> Network:
+        return self._engine.network
+
+    @property
+    def signal_delay(self) -> float | None:
+        return self._session.signal_delay
+
+    def now(self) -> float:
+        return self._engine.now()
+
+    def note(self, text: str) -> None:
+        self._session.note(self._plugin.name, text)
+
+    # -- signals -------------------------------------------------------------------------------------------------
+
+    def signal(self, message: object) -> None:
+        body = msgspec.msgpack.encode(message)
+        if len(body) > MAX_BODY:
+            raise ProtocolError(f"a message of {len(body)} bytes; at most {MAX_BODY} fit")
+        self._session.outbox.add(PluginMessage(self._plugin.name, body))
+
+    async def receive(self) -> object:
+        body = await self._session.messages.queue(self._plugin.name).get()
+        if self._plugin.message_type is None:
+            raise DecodeError(f"{self._plugin.name} takes no messages")
+        try:
+            return msgspec.msgpack.decode(body, type=self._plugin.message_type)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DecodeError(f"a message for {self._plugin.name} that is none: {error}") from None
+
+    async def remote_changed(self) -> None:
+        await self._session.remote_changed.wait()
+        self._session.remote_changed.clear()
+
+    # -- targets -------------------------------------------------------------------------------------------------
+
+    def pairs(self, transport: Transport) -> tuple[Pair, ...]:
+        return pairs(
+            self._engine.address,
+            self._session.remote,
+            transport,
+            self._engine.networks,
+            self._session.initiator,
+        )
+
+    def check_targets(self, endpoints: Sequence[Endpoint]) -> None:
+        reason = self._session.refuse_targets(list(endpoints))
+        if reason is not None:
+            self._engine.emit(SignalRefused(self._session.peer, reason))
+            raise AttemptFailed(reason)
+
+    # -- UDP -----------------------------------------------------------------------------------------------------
+
+    def probe(
+        self,
+        base: Endpoint,
+        remote: Endpoint,
+        *,
+        offsets: Sequence[float] | None = None,
+        ttl: int | None = None,
+    ) -> None:
+        chosen = None if offsets is None else tuple(offsets)
+        self._session.checks.probe(base, remote, self._plugin.name, chosen, ttl)
+
+    async def verified(self) -> UdpLink:
+        return await self._session.verified.queue(self._plugin.name).get()
+
+    async def open_udp(self, near: Endpoint) -> Endpoint:
+        return self._session.open_port(near)
+
+    async def reflexive(self, base: Endpoint) -> Endpoint:
+        return await self._engine.discovery.map_udp(self._engine.hub.port(base).socket)
+
+    # -- TCP -----------------------------------------------------------------------------------------------------
+
+    async def reflexive_tcp(self, near: Endpoint) -> tuple[Endpoint, Endpoint]:
+        mapped, stream = await self._engine.discovery.map_tcp(Endpoint(near.ip, 0))
+        self.stack.callback(stream.close)
+        return stream.local, mapped
+
+    async def dial(self, remote: Endpoint, local: Endpoint | None = None) -> TcpLink:
+        return await self.adopt(await self._engine.network.dial_tcp(remote, local))
+
+    async def adopt(self, stream: TcpStream) -> TcpLink:
+        session, engine = self._session, self._engine
+        handshake = Handshake.dial(
+            role=session.role,
+            session=session.id,
+            session_key=session.key,
+            public_key=engine.identity.public_key,
+            peer_key=session.peer_key,
+            nonce=engine.random_bytes(16),
+            plugin=self._plugin.name,
+        )
+        link, peer = await prove(stream, handshake, engine.config.budgets.hello_patience)
+        if not session.fresh_nonce(peer.nonce):
+            link.abort()
+            raise AuthenticationError(f"{stream.remote} repeated a proof that was given before")
+        session.peer_heard()
+        session.say_verified(link)
+        return link
+
+    async def listen_tcp(self, local: Endpoint) -> None:
+        listener = self._engine.network.listen_tcp(local, self._engine.strangers.accept)
+        self.stack.callback(listener.close)
+
+    async def inbound(self) -> TcpLink:
+        return await self._session.inbound.queue(self._plugin.name).get()

@@ -1,0 +1,142 @@
+"""The initiating side: run every suitable strategy at once, nominate the first proved link, hand out its pipe."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from warpgate.core.attempt import PluginAttempt
+from warpgate.core.engine import Engine
+from warpgate.core.links import TcpLink, UdpLink
+from warpgate.core.pipe import Pipe
+from warpgate.core.pipes import PipeMaker
+from warpgate.core.report import Reporter
+from warpgate.core.session import Session
+from warpgate.errors import AttemptFailed, ConfigError, ConnectFailed, NetworkError, WarpgateError
+from warpgate.events import Event, PluginEnded, PluginSkipped, PluginStarted
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import Mode, Transport
+from warpgate.net.link import Link
+from warpgate.net.race import Race, RaceLost
+from warpgate.plan.cascade import Plan, Verdict, make_plan
+from warpgate.plugins.base import Plugin
+
+NEVER_WAIT = 0.0
+
+
+class Connector:
+    """One call of `Node.connect`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        pipes: PipeMaker,
+        remote: NodeAddress,
+        mode: Mode,
+        transport: Transport | None,
+        plugins: Sequence[str] | None,
+    ) -> None:
+        """ConfigError for an unknown plugin, or a mode and a transport that exclude each other."""
+        self._engine = engine
+        self._pipes = pipes
+        self._plugins = engine.registry.select(plugins)
+        self._mode = mode
+        self._session = Session(
+            engine, engine.random_bytes(16), remote.public_key, initiator=True, mode=mode, remote=remote
+        )
+        verdicts = [
+            Verdict(
+                plugin.name, plugin.transports, plugin.needs_signal, plugin.unsuitable(engine.address, remote)
+            )
+            for plugin in self._plugins
+        ]
+        self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(remote.brokers))
+        self._report = Reporter(self._session.id, engine.now())
+
+    async def run(self, timeout: float) -> Pipe:
+        """The pipe, or ConnectFailed with the report."""
+        session = self._session
+        self._engine.sessions[session.id] = session
+        self._engine.observers.append(self._observe)
+        try:
+            async with asyncio.timeout(timeout) as deadline:
+                session.on_refusal = lambda: deadline.reschedule(self._engine.now())
+                link = await self._race()
+                return await self._nominate(link)
+        except TimeoutError:
+            if session.refusal is not None:
+                raise self._failed(f"{session.peer} refused: {session.refusal}") from None
+            raise self._failed(f"no strategy reached {session.peer} within {timeout:g} s") from None
+        except RaceLost:
+            raise self._failed(f"no strategy reached {session.peer}") from None
+        except NetworkError as error:
+            raise self._failed(f"the chosen link to {session.peer} broke: {error}") from error
+        finally:
+            self._engine.observers.remove(self._observe)
+            session.close()
+
+    def _observe(self, event: Event) -> None:
+        self._report.observe(event, self._engine.now())
+
+    def _failed(self, message: str) -> ConnectFailed:
+        rows = self._report.rows
+        reasons = "; ".join(f"{row.plugin}: {row.reason}" for row in rows if row.reason)
+        return ConnectFailed(f"{message} ({reasons})" if reasons else message, rows)
+
+    async def _race(self) -> Link:
+        session = self._session.id.hex()
+        for skipped in self._plan.skipped:
+            self._engine.emit(PluginSkipped(session, skipped.plugin, skipped.reason))
+        by_name = {plugin.name: plugin for plugin in self._plugins}
+        self._session.running = [step.plugin for step in self._plan.steps]
+        runners = {
+            step.plugin: partial(self._initiate, by_name[step.plugin], step.transports)
+            for step in self._plan.steps
+        }
+        race: Race[Link] = Race(lambda link: link.abort(), self._patience)
+        name, link = await race.run(runners)
+        self._engine.emit(
+            PluginEnded(session, name, self._engine.now(), "won", f"{link.local} -> {link.remote}")
+        )
+        return link
+
+    def _patience(self, link: Link) -> float:
+        return self._engine.config.timing.relay_patience if link.relayed else NEVER_WAIT
+
+    async def _initiate(self, plugin: type[Plugin], transports: frozenset[Transport]) -> Link:
+        session, engine = self._session, self._engine
+        say = partial(PluginEnded, session.id.hex(), plugin.name)
+        engine.emit(PluginStarted(session.id.hex(), plugin.name, engine.now()))
+        attempt = PluginAttempt(session, plugin, transports)
+        try:
+            with attempt.stack:
+                return await plugin().initiate(attempt)
+        except asyncio.CancelledError:
+            engine.emit(say(engine.now(), "lost", "another strategy was faster, or the time was up"))
+            raise
+        except WarpgateError as error:
+            engine.emit(say(engine.now(), "failed", str(error)))
+            raise
+        except Exception as error:
+            engine.emit(say(engine.now(), "crashed", f"{type(error).__name__}: {error}"))
+            raise AttemptFailed(f"{plugin.name} crashed: {error}") from error
+        finally:
+            if plugin.name in session.running:
+                session.running.remove(plugin.name)
+
+    async def _nominate(self, link: Link) -> Pipe:
+        if isinstance(link, TcpLink):
+            try:
+                await link.nominate()
+            except BaseException:
+                link.abort()
+                raise
+        elif isinstance(link, UdpLink):
+            link.nominate()
+        else:
+            link.abort()
+            raise ConfigError(
+                f"a plugin returned a {type(link).__name__}; links come from the attempt's methods"
+            )
+        return self._pipes.make(self._session, link, link.plugin, self._report.rows)

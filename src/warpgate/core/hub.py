@@ -1,0 +1,168 @@
+"""All UDP sockets of a node, shared by discovery, connectivity checks and pipes.
+
+A datagram that looks like STUN and belongs to one of our transactions or sessions is ours; everything else belongs
+to the pipe whose peer it came from. Nothing is done for a stranger beyond a dictionary look-up, unless its check
+introduces a key, which is rationed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from warpgate.errors import NetworkError, ProtocolError
+from warpgate.model.endpoint import Endpoint, SockAddr
+from warpgate.net.driver import MachineDriver
+from warpgate.net.network import Network, UdpSocket
+from warpgate.proto.check import CheckAgent, CheckEvent
+from warpgate.proto.check_wire import session_of
+from warpgate.proto.machine import Transmit
+from warpgate.proto.stun import is_stun
+
+# Datagrams that overtake the nomination (which may have to be repeated) wait for the pipe, so many at most.
+EARLY_LIMIT = 64
+
+Deliver = Callable[[bytes], None]
+FlowKey = tuple[str, int]
+
+
+class StunClient(Protocol):
+    """Discovery: takes the answers to its own requests."""
+
+    def receive(self, sock: UdpSocket, data: bytes, source: SockAddr) -> bool: ...
+
+
+class Port:
+    """One UDP socket and the flows of the pipes on it."""
+
+    def __init__(self, hub: UdpHub, network: Network, local: Endpoint) -> None:
+        self.flows: dict[FlowKey, Deliver] = {}
+        self.expecting: dict[FlowKey, CheckSession] = {}  # proved peers whose nomination is still to come
+        self._hub = hub
+        self.socket = network.open_udp(local, self._received)
+        self.base = self.socket.local
+
+    def _received(self, data: bytes, source: SockAddr) -> None:
+        if is_stun(data) and self._hub.take_stun(self, data, source):
+            return
+        deliver = self.flows.get(source[:2])
+        if deliver is not None:
+            deliver(data)
+        elif (session := self.expecting.get(source[:2])) is not None:
+            session.early.append(data)
+
+
+class CheckSession:
+    """The checks of one session on the hub's sockets: agent, driver, and datagrams that came too early."""
+
+    def __init__(self, hub: UdpHub, agent: CheckAgent, on_event: Callable[[CheckEvent], None]) -> None:
+        self.agent = agent
+        self.early: deque[bytes] = deque(maxlen=EARLY_LIMIT)
+        self.driver: MachineDriver[CheckEvent, Transmit] = MachineDriver(agent, hub.transmit, on_event)
+
+    def probe(
+        self,
+        base: Endpoint,
+        remote: Endpoint,
+        plugin: str,
+        offsets: tuple[float, ...] | None,
+        ttl: int | None,
+    ) -> None:
+        self.agent.probe(base, remote, plugin, self.driver.now(), offsets, ttl)
+        self.driver.drain()
+
+    def nominate(self, base: Endpoint, remote: Endpoint) -> None:
+        self.agent.nominate(base, remote, self.driver.now())
+        self.driver.drain()
+
+    def close(self) -> None:
+        """Tell the peer; the session lingers until it has answered."""
+        self.agent.close(self.driver.now())
+        self.driver.drain()
+
+
+Introduce = Callable[[Port, bytes, Endpoint], None]
+
+
+class UdpHub:
+    """Owns the ports; routes what they receive."""
+
+    def __init__(
+        self, network: Network, introduce: Introduce, on_garbage: Callable[[Endpoint, str], None]
+    ) -> None:
+        """`introduce` gets checks of sessions nobody knows; `on_garbage` what claimed a session and was not of it."""
+        self._network = network
+        self._introduce = introduce
+        self._on_garbage = on_garbage
+        self._ports: dict[Endpoint, Port] = {}
+        self.sessions: dict[bytes, CheckSession] = {}
+        self.discovery: StunClient | None = None
+
+    def open(self, local: Endpoint) -> Port:
+        """Bind one more socket; NetworkError when the port is taken."""
+        port = Port(self, self._network, local)
+        self._ports[port.base] = port
+        return port
+
+    def close_port(self, base: Endpoint) -> None:
+        """Idempotent."""
+        port = self._ports.pop(base, None)
+        if port is not None:
+            port.flows.clear()
+            port.socket.close()
+
+    def close(self) -> None:
+        for session in list(self.sessions.values()):
+            session.driver.close()
+        self.sessions.clear()
+        for base in list(self._ports):
+            self.close_port(base)
+
+    def port(self, base: Endpoint) -> Port:
+        """NetworkError when it was closed (its interface went away)."""
+        try:
+            return self._ports[base]
+        except KeyError:
+            raise NetworkError(f"our UDP socket {base} is closed") from None
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        return tuple(self._ports.values())
+
+    def transmit(self, transmit: Transmit) -> None:
+        """Send for a machine; a closed port or a full buffer loses the datagram, which is repeated anyway."""
+        port = self._ports.get(transmit.base)
+        if port is not None:
+            port.socket.send(transmit.data, transmit.remote.sockaddr, transmit.ttl)
+
+    def take_stun(self, port: Port, data: bytes, source: SockAddr) -> bool:
+        """Whether it was ours: only what verifies is; the rest may be a user's datagram."""
+        if self.discovery is not None and self.discovery.receive(port.socket, data, source):
+            return True
+        session_id = session_of(data)
+        if session_id is None:
+            return False
+        session = self.sessions.get(session_id)
+        remote = Endpoint.from_sockaddr(source)
+        if session is None:
+            if source[:2] in port.flows:
+                return False
+            self._introduce(port, data, remote)
+            return True
+        try:
+            session.driver.receive(data, port.base, remote)
+        except ProtocolError as error:
+            self._on_garbage(remote, str(error))
+            return False
+        if session.agent.selected is None and session.agent.knows(port.base, remote):
+            port.expecting[source[:2]] = session
+        return True
+
+    def forget(self, session: CheckSession) -> None:
+        """Stop routing for a session; its pipe's flow, if any, is the pipe's own."""
+        session.driver.close()
+        self.sessions.pop(session.agent.session, None)
+        for port in self._ports.values():
+            for key in [key for key, other in port.expecting.items() if other is session]:
+                del port.expecting[key]

@@ -1,0 +1,113 @@
+"""Identities on disk: one PEM file each, readable by its owner alone, created once whoever asks first.
+
+Two processes that start together with the same name must end up with the same key. The file is therefore
+written in full under a name of its own and then linked to its final one, which succeeds for exactly one of
+them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import tempfile
+from pathlib import Path
+
+from warpgate.errors import ConfigError
+from warpgate.model.identity import Identity
+
+# A name becomes a file name: nothing that could leave the directory, hide the file or be taken for an option.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
+# A key file has about 250 bytes; whatever is much larger is some other file.
+LARGEST_KEY_FILE = 16_384
+
+
+def data_directory() -> Path:
+    """$WARPGATE_DATA, else $XDG_DATA_HOME/warpgate, else ~/.local/share/warpgate.
+
+    Raises ConfigError when there is neither a variable nor a home directory.
+    """
+    own = os.environ.get("WARPGATE_DATA", "")
+    if own:
+        return Path(own)
+    shared = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if shared.is_absolute():  # the XDG specification says to ignore relative paths
+        return shared / "warpgate"
+    try:
+        return Path.home() / ".local" / "share" / "warpgate"
+    except RuntimeError:
+        raise ConfigError("no home directory to keep the identity in: set WARPGATE_DATA") from None
+
+
+def load_or_create(name: str, directory: Path | None = None) -> Identity:
+    """The identity called `name`, made on first use; it lives in `directory` (default: data_directory()).
+
+    Raises ConfigError for a name that is not one, a file that is damaged, or one that others may read.
+    """
+    if NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f"{name!r} is no identity name: up to 64 letters, digits, '_', '-' and '.', "
+            "beginning with a letter, a digit or '_'"
+        )
+    folder = (data_directory() if directory is None else directory) / "identities"
+    path = folder / f"{name}.pem"
+    try:
+        if not path.exists():
+            _create(folder, path)
+        return _load(path)
+    except OSError as error:
+        raise ConfigError(f"identity file {path}: {error.strerror or error}") from error
+
+
+def _create(folder: Path, path: Path) -> None:
+    """Put a new key at `path` unless somebody else was first; never a partly written one."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # mkstemp makes the file with mode 0600 whatever the umask says.
+    handle, draft_name = tempfile.mkstemp(prefix=".new-", dir=folder)
+    draft = Path(draft_name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(Identity.generate().to_pem())
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            _publish(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _publish(draft: Path, path: Path) -> None:
+    """Give the finished file its name; FileExistsError when the name is taken."""
+    try:
+        path.hardlink_to(draft)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Some file systems (FAT, some network mounts) have no hard links. Renaming would replace a file that
+        # appeared meanwhile, so this creates exclusively; only there could a reader see it half written.
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(draft.read_bytes())
+
+
+def _load(path: Path) -> Identity:
+    with path.open("rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        pem = file.read(LARGEST_KEY_FILE + 1)
+    # As ssh does: a key that others could have read is refused, not quietly repaired, since it may be known
+    # already.
+    if os.name == "posix" and mode & OTHERS_MAY_READ:
+        raise ConfigError(
+            f"identity file {path} can be read by others (mode {stat.S_IMODE(mode):04o}): "
+            f"run 'chmod 600 {path}', or delete it to get a new identity"
+        )
+    try:
+        if len(pem) > LARGEST_KEY_FILE:
+            raise ConfigError("far too large for a key")
+        return Identity.from_pem(pem)
+    except ConfigError as error:
+        raise ConfigError(
+            f"identity file {path} is damaged ({error}): restore it, or delete it to get a new identity"
+        ) from error

@@ -1,0 +1,76 @@
+"""From a nominated link to a pipe, and the node's book of open pipes."""
+
+from __future__ import annotations
+
+from warpgate.core.engine import Engine
+from warpgate.core.links import TcpLink, UdpLink
+from warpgate.core.pipe import DatagramPipe, Pipe, PipeInfo, StreamPipe
+from warpgate.core.session import Session
+from warpgate.events import PipeEnded, PipeOpened, PluginReport
+
+
+class PipeMaker:
+    """Makes pipes and knows the open ones, so that the node can close them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._open: set[Pipe] = set()
+
+    @property
+    def open_pipes(self) -> tuple[Pipe, ...]:
+        return tuple(self._open)
+
+    def make(
+        self, session: Session, link: TcpLink | UdpLink, plugin: str, report: tuple[PluginReport, ...] = ()
+    ) -> Pipe:
+        """The link must be nominated; ownership of it moves to the pipe."""
+        seconds = self._engine.now() - session.started
+        info = PipeInfo(
+            session.id,
+            session.peer,
+            plugin,
+            link.transport,
+            link.local,
+            link.remote,
+            link.relayed,
+            seconds,
+            report,
+        )
+        pipe: Pipe
+        if isinstance(link, TcpLink):
+            pipe = StreamPipe(info, link.stream, self._ended)
+        else:
+            pipe = self._datagram(session, link, info)
+        self._open.add(pipe)
+        self._engine.emit(
+            PipeOpened(
+                session.id.hex(),
+                plugin,
+                session.peer,
+                pipe.mode.value,
+                link.transport.value,
+                str(link.local),
+                str(link.remote),
+                seconds,
+            )
+        )
+        return pipe
+
+    def _datagram(self, session: Session, link: UdpLink, info: PipeInfo) -> DatagramPipe:
+        hub = self._engine.hub
+        own_port = session.keep_port(link.local)
+        pipe = DatagramPipe(
+            info,
+            hub,
+            hub.port(link.local),
+            link.checks,
+            self._engine.config.receive_queue,
+            self._ended,
+            own_port,
+        )
+        session.on_check_event = pipe.check_event
+        return pipe
+
+    def _ended(self, pipe: Pipe, reason: str) -> None:
+        self._open.discard(pipe)
+        self._engine.emit(PipeEnded(pipe.session.hex(), pipe.peer, reason))

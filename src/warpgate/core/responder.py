@@ -1,0 +1,264 @@
+"""The responding side: sessions that others began, by an offer, a HELLO or a first check.
+
+A responder dials and probes on a peer's word, so all of it is bounded: sessions at once, offers per peer, targets by
+policy. It hands out a pipe only for the one link that the initiator nominates; everything else ends with the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from warpgate.core.attempt import PluginAttempt
+from warpgate.core.engine import Engine
+from warpgate.core.hub import Port
+from warpgate.core.links import TcpLink, UdpLink
+from warpgate.core.pipe import Pipe
+from warpgate.core.pipes import PipeMaker
+from warpgate.core.session import Session
+from warpgate.core.tasks import Tasks
+from warpgate.errors import AuthenticationError, DecodeError, NetworkError, ProtocolError, WarpgateError
+from warpgate.events import PluginEnded, PluginStarted, StrangerRefused, TargetsRefused
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.model.identity import node_id_of
+from warpgate.plan.cascade import CARRIERS
+from warpgate.plan.targets import refusals
+from warpgate.plugins.base import Plugin
+from warpgate.proto.check import CheckEvent, Nominated
+from warpgate.proto.check_wire import introduction_of
+from warpgate.proto.envelope import Opened
+from warpgate.proto.gate import TokenBucket
+from warpgate.proto.hello import HelloReceived
+
+PEERS_REMEMBERED = 1024
+SESSIONS_REMEMBERED = 4096
+
+PipeTaker = Callable[[Pipe], None]
+
+
+class HostedSession:
+    """One session that a peer began: its plugins' answers, its links, and who of them was nominated."""
+
+    def __init__(self, responder: Responder, engine: Engine, session: Session) -> None:
+        self.session = session
+        self._responder = responder
+        self._engine = engine
+        self._tasks = Tasks(lambda name, error: session.note(name, str(error)))
+        self._over = False
+        self._answer_timer: asyncio.TimerHandle | None = None
+        loop = asyncio.get_running_loop()
+        patience = loop.call_later(engine.config.timing.responder_patience, self.end)
+        session.stack.callback(patience.cancel)
+        session.on_check_event = self._check_event
+
+    def offered(self, opened: Opened) -> None:
+        """A fresh or repeated offer: start what it asks for."""
+        session, signal, remote = self.session, opened.signal, opened.address
+        session.offered_at = self._engine.now()
+        answered = session.outbox.sequence
+        names = session.take_signal(signal, remote)
+        reasons = refusals(self._engine.address, remote, self._engine.networks, invited=False)
+        if reasons:
+            self._engine.emit(TargetsRefused(session.id.hex(), session.peer, reasons))
+        for name in names:
+            if name not in session.running:
+                self._start(name)
+        if signal.known and signal.known != self._engine.address.digest:
+            session.outbox.schedule()  # what the initiator believes of us is stale: say so at once
+        elif self._answer_timer is None:
+            loop = asyncio.get_running_loop()
+            delay = self._engine.config.timing.answer_delay
+            self._answer_timer = loop.call_later(delay, self._answer, answered)
+            session.stack.callback(self._answer_timer.cancel)
+
+    def _answer(self, answered: int) -> None:
+        self._answer_timer = None
+        if self.session.outbox.sequence == answered:
+            self.session.outbox.schedule()
+
+    def _start(self, name: str) -> None:
+        plugin = self._engine.registry.all().get(name)
+        if plugin is None:
+            self.session.note(name, "the peer asks for a plugin that is not installed here")
+            return
+        self.session.running.append(name)
+        self._tasks.spawn(name, self._respond(plugin))
+
+    async def _respond(self, plugin: type[Plugin]) -> None:
+        session, engine = self.session, self._engine
+        engine.emit(PluginStarted(session.id.hex(), plugin.name, engine.now()))
+        outcome, reason = "lost", "the initiator chose another link"
+        attempt = PluginAttempt(session, plugin, plugin.transports & CARRIERS[session.mode])
+        try:
+            with attempt.stack:
+                link = await plugin().respond(attempt)
+            if isinstance(link, TcpLink):
+                await self.await_nomination(link)
+        except asyncio.CancelledError:
+            raise
+        except WarpgateError as error:
+            outcome, reason = "failed", str(error)
+        except Exception as error:  # noqa: BLE001 - somebody else's code may raise anything; the session goes on
+            outcome, reason = "crashed", f"{type(error).__name__}: {error}"
+        finally:
+            if plugin.name in session.running:
+                session.running.remove(plugin.name)
+            engine.emit(PluginEnded(session.id.hex(), plugin.name, engine.now(), outcome, reason))
+
+    def take_link(self, link: TcpLink) -> None:
+        """A TCP link that the initiator dialled and proved."""
+        self.session.say_verified(link)
+        if self._tasks.spawn("nomination", self.await_nomination(link)) is None:
+            link.abort()
+
+    async def await_nomination(self, link: TcpLink) -> None:
+        """Hand the link out when it is the chosen one; drop it otherwise."""
+        try:
+            await link.nominated()
+        except (NetworkError, ProtocolError) as error:
+            link.abort()
+            self.session.note(link.plugin, f"{link.remote} was not nominated: {error}")
+        except BaseException:
+            link.abort()
+            raise
+        else:
+            self._chosen(link)
+
+    def _check_event(self, event: CheckEvent) -> None:
+        if isinstance(event, Nominated):
+            self._chosen(UdpLink(self.session.checks, event.base, event.remote, event.plugin))
+
+    def _chosen(self, link: TcpLink | UdpLink) -> None:
+        if self._over:
+            link.abort()
+            return
+        self._responder.chosen(self.session, link)
+        self.end()
+
+    def end(self) -> None:
+        """Idempotent; called by nomination, patience, and the node's close."""
+        if self._over:
+            return
+        self._over = True
+        self._engine.tasks.spawn("session end", self._tasks.close())
+        self.session.close()
+        self._responder.ended(self.session.id)
+
+
+class Responder:
+    """All hosted sessions of a node."""
+
+    def __init__(self, engine: Engine, pipes: PipeMaker, take_pipe: PipeTaker) -> None:
+        self._engine = engine
+        self._pipes = pipes
+        self._take_pipe = take_pipe
+        self._hosted: dict[bytes, HostedSession] = {}
+        self._over: OrderedDict[bytes, None] = OrderedDict()
+        self._offers: OrderedDict[bytes, deque[float]] = OrderedDict()
+        rate = engine.config.budgets.introductions_per_second
+        self._introductions = TokenBucket(rate, rate, engine.now())
+
+    # -- three ways in -------------------------------------------------------------------------------------------
+
+    def offer(self, opened: Opened) -> None:
+        """A valid OFFER envelope. AuthenticationError when this peer may not have a session."""
+        signal = opened.signal
+        hosted = self._hosted.get(signal.session)
+        if hosted is None:
+            self._ration(opened.sender)
+            hosted = self._begin(signal.session, opened.sender, Mode(signal.mode), opened.address)
+        elif hosted.session.peer_key != opened.sender:
+            raise AuthenticationError("somebody else's session")
+        hosted.session.mode = Mode(signal.mode)
+        hosted.offered(opened)
+
+    def find(self, hello: HelloReceived) -> Session:
+        """The session of an initiator's HELLO, new if need be. AuthenticationError when it may not have one."""
+        hosted = self._hosted.get(hello.session)
+        if hosted is None:
+            if not self._introductions.take(self._engine.now()):
+                raise AuthenticationError("too many introductions a second")
+            hosted = self._begin(hello.session, hello.key, hello.mode, None)
+        elif hosted.session.peer_key != hello.key:
+            raise AuthenticationError("somebody else's session")
+        return hosted.session
+
+    def forget(self, session: Session) -> None:
+        """A HELLO that began this session could not prove its key."""
+        hosted = self._hosted.get(session.id)
+        if hosted is not None and not session.proved:
+            hosted.end()
+
+    def take_link(self, session: Session, link: TcpLink) -> None:
+        """A proved link of an initiator's."""
+        hosted = self._hosted.get(session.id)
+        if hosted is None:
+            link.abort()
+        else:
+            hosted.take_link(link)
+
+    def introduce(self, port: Port, data: bytes, remote: Endpoint) -> None:
+        """A check of a session nobody knows: if it introduces a welcome key, answer it."""
+        try:
+            introduction = introduction_of(data)
+            if not self._introductions.take(self._engine.now()):
+                raise AuthenticationError("too many introductions a second")
+            hosted = self._begin(introduction.session, introduction.public_key, Mode.DATAGRAM, None)
+        except (DecodeError, AuthenticationError) as error:
+            self._engine.emit(StrangerRefused(str(remote), str(error)))
+            return
+        checks = hosted.session.checks
+        try:
+            checks.driver.receive(data, port.base, remote)
+        except ProtocolError as error:
+            self._engine.emit(StrangerRefused(str(remote), str(error)))
+            hosted.end()
+        else:
+            port.expecting[remote.sockaddr] = checks
+
+    # -- book-keeping --------------------------------------------------------------------------------------------
+
+    def _begin(
+        self, session_id: bytes, peer_key: bytes, mode: Mode, remote: NodeAddress | None
+    ) -> HostedSession:
+        config = self._engine.config
+        peer = node_id_of(peer_key)
+        if not config.accept:
+            raise AuthenticationError("this node accepts nobody")
+        if config.allow is not None and peer not in config.allow:
+            raise AuthenticationError(f"{peer} is not among those allowed in")
+        if session_id in self._over or session_id in self._engine.sessions:
+            raise AuthenticationError("a session that is over, or is ours")
+        if len(self._hosted) >= config.budgets.sessions_at_once:
+            next(
+                iter(self._hosted.values())
+            ).end()  # the oldest: an honest session is over within a second or two
+        session = Session(self._engine, session_id, peer_key, initiator=False, mode=mode, remote=remote)
+        hosted = self._hosted[session_id] = HostedSession(self, self._engine, session)
+        self._engine.sessions[session_id] = session
+        return hosted
+
+    def _ration(self, sender: bytes) -> None:
+        limit, now = self._engine.config.budgets.offers_per_peer_per_minute, self._engine.now()
+        times = self._offers.setdefault(sender, deque(maxlen=limit))
+        self._offers.move_to_end(sender)
+        if len(self._offers) > PEERS_REMEMBERED:
+            self._offers.popitem(last=False)
+        if len(times) == limit and now - times[0] < 60.0:
+            raise AuthenticationError(f"more than {limit} offers a minute")
+        times.append(now)
+
+    def chosen(self, session: Session, link: TcpLink | UdpLink) -> None:
+        self._take_pipe(self._pipes.make(session, link, link.plugin))
+
+    def ended(self, session_id: bytes) -> None:
+        self._hosted.pop(session_id, None)
+        self._over[session_id] = None
+        if len(self._over) > SESSIONS_REMEMBERED:
+            self._over.popitem(last=False)
+
+    def close(self) -> None:
+        for hosted in list(self._hosted.values()):
+            hosted.end()

@@ -1,0 +1,264 @@
+"""One session: what the initiator and the responder of one attempt share.
+
+Messages of the peer's plugins, inbound TCP links and verified UDP pairs arrive here and wait, by plugin, for the
+plugin that wants them. The session owns everything opened for it; `close` leaves only what the winner took along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from warpgate.core.hub import CheckSession
+from warpgate.core.links import TcpLink, UdpLink
+from warpgate.core.outbox import Outbox
+from warpgate.events import LinkVerified, PluginNoted, SignalSent
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.model.identity import node_id_of
+from warpgate.plan.targets import names_a_stranger, refusal
+from warpgate.proto.check import CheckAgent, CheckEvent, CheckSettings, Nominated, PairVerified, PeerHeard
+from warpgate.proto.hello import Role
+from warpgate.proto.signals import PluginMessage, Signal, SignalKind
+
+if TYPE_CHECKING:
+    from warpgate.core.engine import Engine
+
+T = TypeVar("T")
+# A plugin that does not read its messages or links is not waited for; a hostile peer fills no more than this.
+BACKLOG = 32
+
+
+class Mailbox(Generic[T]):
+    """Bounded queues by plugin name; what does not fit is handed to `discard`."""
+
+    def __init__(self, discard: Callable[[T], None]) -> None:
+        self._discard = discard
+        self._queues: dict[str, asyncio.Queue[T]] = {}
+
+    def queue(self, plugin: str) -> asyncio.Queue[T]:
+        return self._queues.setdefault(plugin, asyncio.Queue(BACKLOG))
+
+    def put(self, plugin: str, item: T) -> None:
+        if plugin not in self._queues and len(self._queues) >= BACKLOG:
+            self._discard(item)
+            return
+        try:
+            self.queue(plugin).put_nowait(item)
+        except asyncio.QueueFull:
+            self._discard(item)
+
+    def clear(self) -> None:
+        for queue in self._queues.values():
+            while not queue.empty():
+                self._discard(queue.get_nowait())
+
+
+class Session:
+    """State of one attempt on one side, from its first sign to the pipe or the failure."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        session_id: bytes,
+        peer_key: bytes,
+        *,
+        initiator: bool,
+        mode: Mode,
+        remote: NodeAddress | None,
+    ) -> None:
+        """AuthenticationError when `peer_key` is no point on the curve."""
+        self.engine = engine
+        self.id = session_id
+        self.peer_key = peer_key
+        self.peer = node_id_of(peer_key)
+        self.initiator = initiator
+        self.mode = mode
+        self.remote = remote if remote is not None else NodeAddress(peer_key, (), ())
+        self.key = engine.identity.session_key(peer_key, session_id)
+        self.started = engine.now()
+        self.messages: Mailbox[bytes] = Mailbox(lambda _: None)
+        self.inbound: Mailbox[TcpLink] = Mailbox(TcpLink.abort)
+        self.verified: Mailbox[UdpLink] = Mailbox(UdpLink.abort)
+        self.running: list[str] = []  # plugins at work: links of others are theirs to take
+        self.remote_changed = asyncio.Event()
+        self.measured_delay: float | None = None
+        self.on_check_event: Callable[[CheckEvent], None] | None = None
+        self.refusal: str | None = None
+        self.on_refusal: Callable[[], None] | None = None
+        self.offered_at: float | None = None
+        self.seen_sequences: set[int] = set()
+        self._checks: CheckSession | None = None
+        self._kept_port: Endpoint | None = None
+        self._extra_ports: list[Endpoint] = []
+        self._nonces: set[bytes] = set()
+        self.stack = contextlib.ExitStack()
+        repeats = engine.config.timing.offer_offsets if initiator else ()
+        self.outbox = Outbox(self._post, repeats, lambda reason: self.note("signals", reason))
+        self.stack.callback(self.outbox.close)
+
+    # -- saying --------------------------------------------------------------------------------------------------
+
+    def note(self, plugin: str, text: str) -> None:
+        self.engine.emit(PluginNoted(self.id.hex(), plugin, self.engine.now(), text))
+
+    def _post(self, sequence: int, messages: tuple[PluginMessage, ...]) -> None:
+        kind = SignalKind.OFFER if self.initiator else SignalKind.ANSWER
+        brokers = self.engine.post(self, kind, sequence, messages)
+        self.engine.emit(SignalSent(kind.name.lower(), self.id.hex(), self.peer, sequence, brokers))
+
+    @property
+    def role(self) -> Role:
+        return Role.INITIATOR if self.initiator else Role.RESPONDER
+
+    @property
+    def acknowledges(self) -> int:
+        """The peer's highest sequence before which none is missing."""
+        highest = 0
+        while highest + 1 in self.seen_sequences:
+            highest += 1
+        return highest
+
+    @property
+    def signal_delay(self) -> float | None:
+        """Estimated one-way time of a signal to the peer, seconds."""
+        if self.measured_delay is not None:
+            return self.measured_delay
+        return self.engine.estimate_delay(self.remote)
+
+    # -- hearing -------------------------------------------------------------------------------------------------
+
+    def take_signal(self, signal: Signal, remote: NodeAddress) -> tuple[str, ...]:
+        """Accept a fresh envelope of the peer's; returns the plugins it has messages for, in order."""
+        if signal.sequence in self.seen_sequences:
+            self.outbox.repeat_last()
+            return ()
+        self.seen_sequences.add(signal.sequence)
+        if signal.acknowledges:
+            self._measure(signal)
+            self.outbox.acknowledged(signal.acknowledges)
+        if remote.digest != self.remote.digest:
+            self.remote = remote
+            self.remote_changed.set()
+        for message in signal.messages:
+            self.messages.put(message.name, message.body)
+        return tuple(dict.fromkeys(message.name for message in signal.messages))
+
+    def _measure(self, signal: Signal) -> None:
+        sent = self.outbox.sent_at.get(signal.acknowledges)
+        if sent is not None and signal.held >= 0 and self.measured_delay is None:
+            self.measured_delay = max(0.0, self.engine.now() - sent - signal.held) / 2
+
+    def take_refusal(self, reason: str) -> None:
+        """The peer will not have this session."""
+        self.refusal = reason
+        self.note("signals", f"the peer refused: {reason}")
+        if self.on_refusal is not None:
+            self.on_refusal()
+
+    def peer_heard(self) -> None:
+        """The peer spoke under the session key: it has our first offer (or needs none)."""
+        self.outbox.acknowledged(1)
+
+    def fresh_nonce(self, nonce: bytes) -> bool:
+        """False for a HELLO that was seen before in this session."""
+        if nonce in self._nonces or len(self._nonces) >= 4 * BACKLOG:
+            return False
+        self._nonces.add(nonce)
+        return True
+
+    @property
+    def proved(self) -> bool:
+        """Whether anything authenticated has arrived yet."""
+        return bool(self._nonces or self.seen_sequences)
+
+    def add_inbound(self, link: TcpLink) -> None:
+        """A TCP link that the peer dialled, already proved."""
+        self.peer_heard()
+        self.say_verified(link)
+        self.inbound.put(self._taker(link.plugin), link)
+
+    def _taker(self, plugin: str) -> str:
+        return plugin if plugin in self.running or not self.running else self.running[0]
+
+    def say_verified(self, link: TcpLink | UdpLink) -> None:
+        self.engine.emit(
+            LinkVerified(
+                self.id.hex(),
+                link.plugin,
+                self.engine.now(),
+                link.transport.value,
+                str(link.local),
+                str(link.remote),
+            )
+        )
+
+    # -- checks --------------------------------------------------------------------------------------------------
+
+    @property
+    def checks(self) -> CheckSession:
+        """This session's connectivity checks, set up on first use."""
+        if self._checks is None:
+            engine, timing = self.engine, self.engine.config.timing
+            agent = CheckAgent(
+                controlling=self.initiator,
+                session=self.id,
+                key=self.key,
+                nonce=engine.random_bytes(16),
+                new_id=lambda: engine.random_bytes(12),
+                settings=CheckSettings(timing.check_offsets, timing.consent_silence, timing.consent_timeout),
+                introduction=engine.identity.public_key if self.initiator else None,
+                trust_heard=engine.heard_is_reachable,
+            )
+            self._checks = CheckSession(engine.hub, agent, self._check_event)
+            engine.hub.sessions[self.id] = self._checks
+        return self._checks
+
+    def _check_event(self, event: CheckEvent) -> None:
+        if isinstance(event, PeerHeard):
+            self.peer_heard()
+        elif isinstance(event, PairVerified | Nominated):
+            link = UdpLink(self.checks, event.base, event.remote, event.plugin)
+            self.say_verified(link)
+            if isinstance(event, PairVerified):
+                self.verified.put(self._taker(event.plugin), link)
+        if self.on_check_event is not None:
+            self.on_check_event(event)
+
+    # -- sockets of this session ---------------------------------------------------------------------------------
+
+    def open_port(self, near: Endpoint) -> Endpoint:
+        """A fresh UDP socket on the interface of `near`."""
+        base = self.engine.hub.open(Endpoint(near.ip, 0)).base
+        self._extra_ports.append(base)
+        return base
+
+    def keep_port(self, base: Endpoint) -> bool:
+        """Whether the socket was opened for this session: then the pipe on it takes it along and closes it."""
+        if base not in self._extra_ports:
+            return False
+        self._kept_port = base
+        return True
+
+    def refuse_targets(self, endpoints: list[Endpoint]) -> str | None:
+        """Why the peer may not have these endpoints tried, or None."""
+        stranger = names_a_stranger(endpoints, self.remote)
+        if stranger is not None:
+            return f"{stranger} is not one of the peer's own addresses"
+        own, networks = self.engine.address, self.engine.networks
+        reasons = (refusal(endpoint, own, self.remote, networks, self.initiator) for endpoint in endpoints)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def close(self) -> None:
+        """Drop everything that no pipe took along; idempotent."""
+        self.engine.sessions.pop(self.id, None)
+        self.stack.close()
+        self.inbound.clear()
+        self.verified.clear()
+        for base in self._extra_ports:
+            if base != self._kept_port:
+                self.engine.hub.close_port(base)
+        if self._checks is not None and self._checks.agent.selected is None:
+            self.engine.hub.forget(self._checks)

@@ -1,0 +1,50 @@
+"""The one owner of a node's background tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from warpgate.errors import WarpgateError
+
+
+class Tasks:
+    """Tasks that end with their owner. Errors of ours end a task quietly; others reach the loop's exception handler."""
+
+    def __init__(self, on_failure: Callable[[str, WarpgateError], None]) -> None:
+        self._on_failure = on_failure
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def spawn(self, name: str, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+        """Run until it ends or `close`; None (and the coroutine is dropped) when already closed."""
+        if self._closed:
+            coroutine.close()
+            return None
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, WarpgateError):
+            self._on_failure(task.get_name(), error)
+        elif error is not None:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"warpgate task {task.get_name()!r} crashed", "exception": error, "task": task}
+            )
+
+    async def close(self) -> None:
+        """Cancel all and wait until they are done; nothing can be spawned afterwards."""
+        self._closed = True
+        current = asyncio.current_task()
+        tasks = [task for task in self._tasks if task is not current]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

@@ -1,0 +1,173 @@
+"""What happened, as frozen dataclasses in the past tense, given to one observer.
+
+`-v`, `--json`, `explain` and the tests read the same objects. `at` is the loop's clock in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStarted(Event):
+    node_id: str
+    port: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AddressChanged(Event):
+    digest: str
+    attachments: int
+    brokers: int
+
+
+@dataclass(frozen=True, slots=True)
+class MappingLearnt(Event):
+    transport: str
+    local: str
+    mapped: str
+    server: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFailed(Event):
+    """A STUN server, broker, relay or name server did not do its part; the node goes on without it."""
+
+    service: str
+    server: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerConnected(Event):
+    url: str
+    rtt: float
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSent(Event):
+    kind: str
+    session: str
+    peer: str
+    sequence: int
+    brokers: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignalReceived(Event):
+    kind: str
+    session: str
+    peer: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignalRefused(Event):
+    """An envelope that was not let in, or an offer that asked for what it may not have."""
+
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetsRefused(Event):
+    """Endpoints in a peer's address to which nothing is sent on its word."""
+
+    session: str
+    peer: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PluginStarted(Event):
+    session: str
+    plugin: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSkipped(Event):
+    session: str
+    plugin: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PluginNoted(Event):
+    """One line a plugin says about what it does or learnt: what explain prints."""
+
+    session: str
+    plugin: str
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PluginEnded(Event):
+    session: str
+    plugin: str
+    at: float
+    outcome: str  # "won", "lost", "failed", "crashed"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkVerified(Event):
+    """The other end of a link proved the expected key."""
+
+    session: str
+    plugin: str
+    at: float
+    transport: str
+    local: str
+    remote: str
+
+
+@dataclass(frozen=True, slots=True)
+class StrangerRefused(Event):
+    """A TCP connection or a check that proved no key, or not one that is welcome."""
+
+    remote: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PipeOpened(Event):
+    session: str
+    plugin: str
+    peer: str
+    mode: str
+    transport: str
+    local: str
+    remote: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PipeEnded(Event):
+    session: str
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PluginReport:
+    """One row of a report: what a plugin did, when (seconds after the attempt's start), and why it ended."""
+
+    plugin: str
+    outcome: str  # "won", "lost", "failed", "crashed", "skipped", "timed out"
+    reason: str
+    started: float | None
+    ended: float | None
+    notes: tuple[tuple[float, str], ...] = ()
+
+
+Observer = Callable[[Event], None]

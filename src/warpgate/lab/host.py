@@ -1,0 +1,171 @@
+"""A host of the lab: a network namespace with uplinks, and the real programs that run in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from warpgate.errors import NetworkError, ServiceError
+from warpgate.lab import linux
+from warpgate.lab.internet import Access, HostCounters, Uplink
+from warpgate.lab.namespace import Namespace
+from warpgate.lab.router import Router
+from warpgate.model.endpoint import IPAddress
+
+# How long a program may take to end by itself after SIGTERM before it is killed.
+TERM_PATIENCE: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """One uplink of a host: its addresses, the routers from the inside out, and their line to the core."""
+
+    addresses: tuple[IPAddress, ...]
+    uplink: Uplink
+    routers: tuple[Router, ...]
+    access: Access
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a finished program left."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Host:
+    """Made by `Lab.add_host`. Programs that are still running when the lab closes are terminated."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.namespace = Namespace()
+        self.attached: tuple[Attached, ...] = ()
+        self.resources = contextlib.ExitStack()  # closed after its programs have ended
+        self._processes: list[asyncio.subprocess.Process] = []
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """The addresses of its interfaces, first uplink first."""
+        return tuple(ip for attached in self.attached for ip in attached.addresses)
+
+    @property
+    def ipv4(self) -> IPAddress:
+        """Its first IPv4 address; NetworkError when it has none."""
+        return self._first(4)
+
+    @property
+    def ipv6(self) -> IPAddress:
+        """Its first IPv6 address; NetworkError when it has none."""
+        return self._first(6)
+
+    @property
+    def routers(self) -> tuple[Router, ...]:
+        """The routers in front of its first uplink, from the inside out."""
+        return self.attached[0].routers
+
+    @property
+    def access(self) -> Access:
+        """The line between its first uplink's outermost router (itself, when public) and the core."""
+        return self.attached[0].access
+
+    @property
+    def counters(self) -> tuple[HostCounters, ...]:
+        """Of each uplink, live objects."""
+        return tuple(attached.uplink.counters for attached in self.attached)
+
+    def entered(self) -> AbstractContextManager[None]:
+        """`with host.entered():` opens sockets in this host. Never await inside."""
+        return self.namespace.entered()
+
+    async def popen(
+        self,
+        command: Sequence[str | os.PathLike[str]],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: int | None = asyncio.subprocess.DEVNULL,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        limit: int = 1 << 20,
+    ) -> asyncio.subprocess.Process:
+        """Start a program in this host, in a process group of its own; `env` is added to ours.
+
+        `limit` bounds a line read from its pipes. Raises ServiceError when it cannot be started.
+        """
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                env={**os.environ, **(env or {})},
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                limit=limit,
+                start_new_session=True,
+                preexec_fn=functools.partial(_move_in, self.namespace.fd),
+            )
+        except OSError as error:
+            raise ServiceError(f"could not start {command[0]} in host {self.name}: {error}") from error
+        self._processes.append(process)
+        return process
+
+    async def run(
+        self,
+        command: Sequence[str | os.PathLike[str]],
+        *,
+        env: Mapping[str, str] | None = None,
+        given: bytes = b"",
+        timeout: float = 30.0,
+    ) -> Completed:
+        """Run a program to its end, `given` on its stdin. Raises TimeoutError (and ends it) after
+        `timeout` seconds."""
+        pipe = asyncio.subprocess.PIPE
+        process = await self.popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe)
+        try:
+            async with asyncio.timeout(timeout):
+                stdout, stderr = await process.communicate(given)
+        finally:
+            await self.stop(process)
+        return Completed(process.returncode or 0, stdout, stderr)
+
+    async def stop(self, process: asyncio.subprocess.Process, *, kill: bool = False) -> None:
+        """End a program that `popen` started, and its group; kindly first unless `kill`. Idempotent."""
+        if process in self._processes:
+            self._processes.remove(process)
+        if process.returncode is None:
+            _signal_group(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TERM_PATIENCE):
+                    await process.wait()
+        _signal_group(process.pid, signal.SIGKILL)  # whatever it started and left behind
+        await process.wait()
+
+    async def close(self) -> None:
+        """End its programs and give up the namespace (the uplinks belong to the internet)."""
+        await asyncio.gather(*(self.stop(process) for process in tuple(self._processes)))
+        self.resources.close()
+        self.namespace.close()
+
+    def _first(self, version: int) -> IPAddress:
+        for ip in self.addresses:
+            if ip.version == version:
+                return ip
+        raise NetworkError(f"host {self.name} has no IPv{version} address")
+
+
+def _move_in(namespace: int) -> None:
+    """Between fork and exec."""
+    linux.die_with_parent()
+    linux.setns(namespace, linux.CLONE_NEWNET)
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, number)

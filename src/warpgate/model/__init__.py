@@ -1,0 +1,1 @@
+"""Values: endpoints, candidates, NAT profiles, identities, addresses. Nothing here does I/O."""

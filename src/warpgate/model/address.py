@@ -1,0 +1,137 @@
+"""A node's address: who it is (key), where it hears signals (brokers), and how it is attached to the net.
+
+Wire format, version 1, integers big-endian (`broker` and `attachment` are laid out in their modules):
+
+    address = version(1)=1  public key(33)  counts(1)=brokers << 4 | attachments  broker*  attachment*
+
+Each address has exactly one encoding (unused bits are zero, what can be omitted is), so a digest names it.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+
+from warpgate.errors import AddressError, AuthenticationError
+from warpgate.model.attachment import Attachment, LearntBy, Listening, decode_attachment, encode_attachment
+from warpgate.model.broker import BrokerRef, decode_broker, encode_broker
+from warpgate.model.identity import PUBLIC_KEY_SIZE, check_public_key, node_id_of
+from warpgate.model.wire import Reader
+
+__all__ = ["Attachment", "BrokerRef", "LearntBy", "Listening", "NodeAddress"]
+
+ADDRESS_VERSION = 1
+TEXT_PREFIX = "wg1"
+MAX_BROKERS = 4
+MAX_ATTACHMENTS = 8
+MAX_ADDRESS_SIZE = 1024
+DIGEST_SIZE = 8
+
+# A mangled paste passes unnoticed once in 2^32.
+_CHECKSUM_SIZE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddress:
+    """Everything a peer needs to reach a node."""
+
+    public_key: bytes
+    brokers: tuple[BrokerRef, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.public_key) != PUBLIC_KEY_SIZE:
+            raise AddressError(f"a public key has {PUBLIC_KEY_SIZE} bytes, this one {len(self.public_key)}")
+        if len(self.brokers) > MAX_BROKERS or len(self.attachments) > MAX_ATTACHMENTS:
+            raise AddressError(
+                f"an address has at most {MAX_BROKERS} brokers and {MAX_ATTACHMENTS} attachments"
+            )
+
+    @property
+    def node_id(self) -> str:
+        return node_id_of(self.public_key)
+
+    @property
+    def digest(self) -> bytes:
+        """8 bytes that name this version of the address (SHA-256 prefix of the encoding)."""
+        return hashlib.sha256(self.encode()).digest()[:DIGEST_SIZE]
+
+    def encode(self) -> bytes:
+        """At most 1024 bytes; AddressError when it would be more, or a NAT profile has impossible ports."""
+        out = bytearray((ADDRESS_VERSION,)) + self.public_key
+        out.append(len(self.brokers) << 4 | len(self.attachments))
+        for broker in self.brokers:
+            out += encode_broker(broker)
+        for attachment in self.attachments:
+            out += encode_attachment(attachment)
+        if len(out) > MAX_ADDRESS_SIZE:
+            raise AddressError(f"the address takes {len(out)} bytes, more than {MAX_ADDRESS_SIZE}")
+        return bytes(out)
+
+    @classmethod
+    def decode(cls, data: bytes) -> NodeAddress:
+        """Raises AddressError for anything that `encode` did not make."""
+        if not data or len(data) > MAX_ADDRESS_SIZE:
+            raise AddressError(f"an address has 1 to {MAX_ADDRESS_SIZE} bytes, not {len(data)}")
+        if data[0] != ADDRESS_VERSION:
+            raise AddressError(
+                f"the address is of version {data[0]}; this program knows version {ADDRESS_VERSION}"
+            )
+        reader = Reader(data, offset=1)
+        public_key = reader.take(PUBLIC_KEY_SIZE)
+        try:
+            check_public_key(public_key)
+        except AuthenticationError as error:
+            raise AddressError(f"the address holds no valid public key: {error}") from None
+        counts = reader.number(1)
+        brokers = tuple([decode_broker(reader) for _ in range(counts >> 4)])
+        attachments = tuple([decode_attachment(reader) for _ in range(counts & 15)])
+        address = cls(public_key, brokers, attachments)
+        if address.encode() != data:
+            raise AddressError("the address is not encoded canonically, or bytes follow it")
+        return address
+
+    def to_text(self) -> str:
+        """`wg1` and base64url (RFC 4648 section 5, no padding) of the encoding and its checksum."""
+        data = self.encode()
+        return TEXT_PREFIX + urlsafe_b64encode(data + _checksum(data)).decode("ascii").rstrip("=")
+
+    @classmethod
+    def from_text(cls, text: str) -> NodeAddress:
+        """Undo `to_text`, forgiving white space (pasted lines get wrapped).
+
+        The AddressError tells apart mangled text, text of another version, and text that is no address.
+        """
+        compact = "".join(text.split())
+        if not compact.startswith(TEXT_PREFIX):
+            raise AddressError(_why_not_an_address(compact))
+        body = compact.removeprefix(TEXT_PREFIX)
+        try:
+            data = urlsafe_b64decode(body.encode("ascii") + b"=" * (-len(body) % 4))
+        except (UnicodeEncodeError, binascii.Error):
+            data = b""
+        # Re-encoding finds what the decoder skips: characters outside the alphabet, stray bits at the end.
+        if len(data) <= _CHECKSUM_SIZE or urlsafe_b64encode(data).decode("ascii").rstrip("=") != body:
+            raise AddressError("the address text is mangled: characters were lost, added or changed")
+        encoded, checksum = data[:-_CHECKSUM_SIZE], data[-_CHECKSUM_SIZE:]
+        if checksum != _checksum(encoded):
+            raise AddressError(
+                "the address text is mangled: its checksum does not match (copy it again, whole)"
+            )
+        return cls.decode(encoded)
+
+
+def _why_not_an_address(text: str) -> str:
+    shown = text if len(text) <= 24 else text[:24] + "..."
+    if re.match(r"wg[0-9]", text):
+        return f"{shown!r} is an address text of another version; this program knows {TEXT_PREFIX!r}"
+    if text[:3].lower() == TEXT_PREFIX:
+        return "the address text is mangled: its capital and small letters were changed"
+    return f"{shown!r} is not a node address (those start with {TEXT_PREFIX!r})"
+
+
+def _checksum(encoded: bytes) -> bytes:
+    return hashlib.sha256(b"warpgate/1 address text" + encoded).digest()[:_CHECKSUM_SIZE]

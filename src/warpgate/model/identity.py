@@ -1,0 +1,152 @@
+"""A node's key pair, and everything done with keys: node ids, session keys, signatures, sealing.
+
+Keys are ECDSA P-256 (FIPS 186-5); a public key is always the 33-byte compressed point (SEC 1 section 2.3.3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b32encode
+
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from warpgate.errors import AuthenticationError, ConfigError, DecodeError
+
+PUBLIC_KEY_SIZE = 33
+SIGNATURE_SIZE = 64
+SESSION_SIZE = 16
+SESSION_KEY_SIZE = 32
+# RFC 9180: a 65-byte encapsulated point (section 7.1) and a 16-byte AEAD tag (section 7.3) go with a message.
+HPKE_OVERHEAD = 81
+
+# 128 bits: finding another key with the same id costs 2^128 tries; 26 characters are still copied by hand.
+_NODE_ID_BYTES = 16
+# Above the well-known and most registered services, below Linux's ephemeral range (32768..60999), from which
+# the kernel hands ports to anybody.
+_PORT_LOW = 16384
+_PORT_COUNT = 16000
+
+_SHA256_ECDSA = ec.ECDSA(hashes.SHA256())
+_HPKE = Suite(KEM.P256, KDF.HKDF_SHA256, AEAD.AES_128_GCM)
+
+
+class Identity:
+    """A private key. Immutable; never leaves the process except through `to_pem`."""
+
+    __slots__ = ("_private", "node_id", "public_key")
+
+    def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
+        if not isinstance(private.curve, ec.SECP256R1):
+            raise ConfigError(f"the identity key is on {private.curve.name}, not on P-256 (secp256r1)")
+        self._private = private
+        self.public_key: bytes = private.public_key().public_bytes(
+            serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint
+        )
+        self.node_id: str = node_id_of(self.public_key)
+
+    def __repr__(self) -> str:
+        return f"Identity({self.node_id})"
+
+    @classmethod
+    def generate(cls) -> Identity:
+        """A new key from the system's random source."""
+        return cls(ec.generate_private_key(ec.SECP256R1()))
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> Identity:
+        """From an unencrypted PEM private key; raises ConfigError for anything but P-256."""
+        try:
+            private = serialization.load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise ConfigError(f"the identity is not an unencrypted PEM private key: {error}") from None
+        if not isinstance(private, ec.EllipticCurvePrivateKey):
+            raise ConfigError("the identity key is not an elliptic-curve key; P-256 (secp256r1) is needed")
+        return cls(private)
+
+    def to_pem(self) -> bytes:
+        """PKCS #8, unencrypted: the file's mode (0600) protects it."""
+        return self._private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+    def session_key(self, peer_public_key: bytes, session: bytes) -> bytes:
+        """32 bytes that only the two key holders know, per session id (16 bytes).
+
+        ECDH(static, static) then HKDF (RFC 5869). AuthenticationError when the peer's key is no P-256 point.
+        """
+        secret = self._private.exchange(ec.ECDH(), _point(peer_public_key))
+        kdf = HKDF(hashes.SHA256(), length=SESSION_KEY_SIZE, salt=session, info=b"warpgate/1 session")
+        return kdf.derive(secret)
+
+    def sign(self, data: bytes) -> bytes:
+        """ECDSA over SHA-256 as raw r || s (64 bytes, big-endian), as in RFC 7518 section 3.4."""
+        r, s = decode_dss_signature(self._private.sign(data, _SHA256_ECDSA))
+        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+    def hpke_open(self, ciphertext: bytes, info: bytes) -> bytes:
+        """Undo `hpke_seal`. DecodeError when too short, AuthenticationError when not sealed to this key."""
+        if len(ciphertext) < HPKE_OVERHEAD:
+            raise DecodeError(
+                f"a sealed message has at least {HPKE_OVERHEAD} bytes, this one {len(ciphertext)}"
+            )
+        try:
+            return _HPKE.decrypt(ciphertext, self._private, info)
+        except (InvalidTag, ValueError):
+            raise AuthenticationError(
+                "the message is not sealed to this node's key, or was altered"
+            ) from None
+
+
+def node_id_of(public_key: bytes) -> str:
+    """The name of a node everywhere: 26 characters of lowercase base32 (RFC 4648 section 6, no padding)."""
+    digest = hashlib.sha256(public_key).digest()[:_NODE_ID_BYTES]
+    return b32encode(digest).decode("ascii").rstrip("=").lower()
+
+
+def listen_port_of(public_key: bytes) -> int:
+    """The port a node listens on unless told otherwise: stable over restarts, 16384..32383."""
+    digest = hashlib.sha256(b"warpgate/1 port" + public_key).digest()
+    return _PORT_LOW + int.from_bytes(digest[:4], "big") % _PORT_COUNT
+
+
+def verify(public_key: bytes, signature: bytes, data: bytes) -> None:
+    """Raises AuthenticationError unless `signature` (raw r || s) over `data` was made with that key."""
+    if len(signature) != SIGNATURE_SIZE:
+        raise AuthenticationError(f"a signature has {SIGNATURE_SIZE} bytes, this one {len(signature)}")
+    encoded = encode_dss_signature(
+        int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+    )
+    try:
+        _point(public_key).verify(encoded, data, _SHA256_ECDSA)
+    except InvalidSignature:
+        raise AuthenticationError(f"the signature does not verify under {public_key.hex()}") from None
+
+
+def hpke_seal(public_key: bytes, plaintext: bytes, info: bytes) -> bytes:
+    """RFC 9180 base mode, DHKEM(P-256) + HKDF-SHA256 + AES-128-GCM: encapsulated key || ciphertext.
+
+    Adds `HPKE_OVERHEAD` bytes; raises AuthenticationError when the key is no P-256 point.
+    """
+    return _HPKE.encrypt(plaintext, _point(public_key), info)
+
+
+def check_public_key(public_key: bytes) -> None:
+    """Raises AuthenticationError unless these are the 33 bytes of a compressed P-256 point."""
+    _point(public_key)
+
+
+def _point(public_key: bytes) -> ec.EllipticCurvePublicKey:
+    # Only the compressed form: a second encoding of the same point would be a second node id.
+    if len(public_key) != PUBLIC_KEY_SIZE or public_key[0] not in (2, 3):
+        raise AuthenticationError("a public key is a 33-byte compressed point")
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public_key)
+    except ValueError:
+        raise AuthenticationError(f"{public_key.hex()} is not a point on P-256") from None

@@ -1,0 +1,76 @@
+"""What is known about a NAT, in the terms of RFC 4787 (UDP) and RFC 5382 (TCP).
+
+`UNKNOWN` is a value like the others: decisions treat it as such and never guess past it.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class Mapping(enum.Enum):
+    """RFC 4787 section 4.1: how external endpoints are reused for different destinations."""
+
+    UNKNOWN = "unknown"
+    NONE = "none"  # no translation: the host address is what others see
+    EIM = "endpoint-independent"
+    ADM = "address-dependent"
+    APDM = "address-and-port-dependent"
+
+    @property
+    def endpoint_dependent(self) -> bool:
+        """EDM, what people call "symmetric": each destination sees another external port."""
+        return self in (Mapping.ADM, Mapping.APDM)
+
+    @property
+    def predictable(self) -> bool:
+        """The reflexive endpoint a STUN server saw is the one any peer will see."""
+        return self in (Mapping.NONE, Mapping.EIM)
+
+
+class Filtering(enum.Enum):
+    """RFC 4787 section 5: which outside endpoints may send in through a mapping."""
+
+    UNKNOWN = "unknown"
+    EIF = "endpoint-independent"
+    ADF = "address-dependent"
+    APDF = "address-and-port-dependent"
+
+
+class Assignment(enum.Enum):
+    """RFC 4787 section 4.2: how the external port of a new mapping is chosen."""
+
+    UNKNOWN = "unknown"
+    PRESERVING = "preserving"
+    SEQUENTIAL = "sequential"
+    BLOCK = "block"
+    RANDOM = "random"
+
+
+@dataclass(frozen=True, slots=True)
+class PortAssignment:
+    """`step` belongs to SEQUENTIAL (ports, may be negative); `low`..`high` (inclusive) to BLOCK."""
+
+    kind: Assignment = Assignment.UNKNOWN
+    step: int = 0
+    low: int = 0
+    high: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NatProfile:
+    """One NAT's fingerprint and how many samples each part rests on (0 when unknown)."""
+
+    mapping: Mapping = Mapping.UNKNOWN
+    filtering: Filtering = Filtering.UNKNOWN
+    assignment: PortAssignment = field(default_factory=PortAssignment)
+    udp_blocked: bool | None = None
+    mapping_samples: int = 0
+    filtering_samples: int = 0
+    assignment_samples: int = 0
+
+    @property
+    def accepts_anyone(self) -> bool:
+        """True when a stranger's first packet is known to arrive."""
+        return self.filtering is Filtering.EIF

@@ -1,0 +1,140 @@
+"""How people write outside servers: broker URLs and STUN servers, parsed into values.
+
+A broker's text form is the canonical URL that `model.broker.BrokerRef` carries in an address.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from warpgate.errors import ConfigError
+from warpgate.model.endpoint import Endpoint, Transport
+
+# IANA service names mqtt, secure-mqtt; stun (RFC 8489 section 18.6).
+MQTT_PORT = 1883
+MQTTS_PORT = 8883
+STUN_PORT = 3478
+
+_BROKER_SCHEMES = {"mqtt": False, "mqtts": True}
+# RFC 1123 section 2.1 with the underscores that are seen in the field; the last label is not a number.
+_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*", re.ASCII)
+_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUrl:
+    """`host` is a name in lower case or a literal address without brackets."""
+
+    host: str
+    port: int
+    tls: bool
+
+    def __str__(self) -> str:
+        return f"mqtt{'s' if self.tls else ''}://{_bracketed(self.host)}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> BrokerUrl:
+        """From `mqtt://host[:port]` or `mqtts://host[:port]`; anything else: ConfigError."""
+        scheme, separator, rest = text.strip().partition("://")
+        tls = _BROKER_SCHEMES.get(scheme.lower())
+        if not separator or tls is None:
+            raise ConfigError(f"{_shown(text)} is not a broker URL: it starts with mqtt:// or mqtts://")
+        host, port = _authority(rest, text, MQTTS_PORT if tls else MQTT_PORT)
+        return cls(host, port, tls)
+
+
+@dataclass(frozen=True, slots=True)
+class StunServer:
+    """`transport` is the one it is known to serve, None when both are worth a try."""
+
+    host: str
+    port: int
+    transport: Transport | None = None
+
+    def __str__(self) -> str:
+        suffix = "" if self.transport is None else f"?transport={self.transport.value}"
+        return f"{_bracketed(self.host)}:{self.port}{suffix}"
+
+    def serves(self, transport: Transport) -> bool:
+        return self.transport in (None, transport)
+
+    @classmethod
+    def parse(cls, text: str) -> StunServer:
+        """From `host[:port][?transport=udp|tcp]`, also with the `stun:` of RFC 7064; raises ConfigError."""
+        rest = text.strip()
+        if rest[:5].lower() == "stun:":
+            rest = rest[5:]
+        authority, question, query = rest.partition("?")
+        if "://" in authority:
+            raise ConfigError(f"{_shown(text)} is not a STUN server: write host:port, without a scheme")
+        host, port = _authority(authority, text, STUN_PORT)
+        if not question:
+            return cls(host, port)
+        key, _, value = query.lower().partition("=")
+        if key != "transport" or value not in ("udp", "tcp"):
+            raise ConfigError(f"{_shown(text)}: after '?' comes transport=udp or transport=tcp, nothing else")
+        return cls(host, port, Transport(value))
+
+
+def _authority(rest: str, text: str, default_port: int) -> tuple[str, int]:
+    """Host and port (RFC 3986 section 3.2, without userinfo) of what is left of `text`."""
+    if "@" in rest:
+        raise ConfigError(
+            f"{_hidden(text)} holds credentials: servers that ask for a log-in are not supported"
+        )
+    if any(mark in rest for mark in "/?#"):
+        raise ConfigError(f"{_shown(text)}: nothing may follow the port (no path, query or fragment)")
+    if rest.startswith("["):
+        host, bracket, port = rest[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            raise ConfigError(f"{_shown(text)}: write IPv6 addresses as [address]:port")
+        return _literal(host, text), _port(port[1:] if port else None, text, default_port)
+    host, colon, port = rest.partition(":")
+    if ":" in port:
+        raise ConfigError(f"{_shown(text)}: write IPv6 addresses as [address]:port")
+    if not host:
+        raise ConfigError(f"{_shown(text)} names no host")
+    return _host(host.lower(), text), _port(port if colon else None, text, default_port)
+
+
+def _host(host: str, text: str) -> str:
+    if host.rpartition(".")[
+        2
+    ].isdigit():  # RFC 1123 section 2.1: then it must be an address in dotted decimal
+        return _literal(host, text)
+    if _NAME.fullmatch(host) is None:
+        raise ConfigError(f"{_shown(text)}: {host[:_SHOWN]!r} is neither a host name nor an IP address")
+    return host
+
+
+def _literal(host: str, text: str) -> str:
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        raise ConfigError(f"{_shown(text)}: {host[:_SHOWN]!r} is not an IP address") from None
+    if ip.version == 6 and ip.scope_id is not None:
+        raise ConfigError(f"{_shown(text)}: an address with a zone means nothing to other machines")
+    return str(Endpoint.of(ip, 0).ip)  # an IPv4-mapped address is the IPv4 address
+
+
+def _port(port: str | None, text: str, default: int) -> int:
+    if port is None:
+        return default
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise ConfigError(f"{_shown(text)}: the port must be a number from 1 to 65535, not {port[:_SHOWN]!r}")
+    return int(port)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+
+
+def _hidden(text: str) -> str:
+    """Passwords do not belong into error messages and logs."""
+    return _shown("...@" + text.rpartition("@")[2])

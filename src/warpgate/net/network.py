@@ -1,0 +1,128 @@
+"""The seam between the program and the outside: every socket is opened through a `Network`.
+
+Implementations: `net.system.SystemNetwork` (the real one), `lab.memory.MemoryNetwork` (in memory, virtual time).
+Errors are mapped here, once: an implementation raises NetworkError for whatever the system or the path refuses.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
+
+DatagramReceiver = Callable[[bytes, SockAddr], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One usable address of one network interface: `prefix` is its on-link prefix length in bits."""
+
+    name: str
+    ip: IPAddress
+    prefix: int
+
+
+class UdpSocket(Protocol):
+    """A bound, unconnected UDP socket. Everything received goes to the receiver given at opening, as (data, sockaddr)."""
+
+    @property
+    def local(self) -> Endpoint: ...
+
+    def send(self, data: bytes, to: SockAddr, ttl: int | None = None) -> bool:
+        """Send now, or return False when the kernel's buffer is full or the send fails (datagrams may be lost).
+
+        `ttl` sets the IPv4 TTL / IPv6 hop limit of this datagram alone.
+        """
+        ...
+
+    async def writable(self) -> None:
+        """Wait until the kernel takes datagrams again."""
+        ...
+
+    def detach(self, remote: Endpoint) -> socket.socket:
+        """A new non-blocking OS socket on the same local endpoint, connected to `remote`: it gets that flow from now on."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TcpStream(Protocol):
+    """A connected TCP socket. `recv` and `send` raise NetworkError when the connection breaks."""
+
+    @property
+    def local(self) -> Endpoint: ...
+
+    @property
+    def remote(self) -> Endpoint: ...
+
+    async def recv(self, limit: int) -> bytes:
+        """At least one byte and at most `limit`; b"" at end of stream."""
+        ...
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Returns when the kernel has taken all of it (back-pressure)."""
+        ...
+
+    def write_eof(self) -> None:
+        """Half-close: the peer's recv returns b"" after what was sent."""
+        ...
+
+    def abort(self) -> None:
+        """Reset at once (RST), synchronously; idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Close in an orderly way (FIN), synchronously; idempotent."""
+        ...
+
+    def detach(self) -> socket.socket:
+        """Hand over the non-blocking OS socket; this object is unusable afterwards."""
+        ...
+
+
+class TcpListener(Protocol):
+    """A listening TCP socket; accepted connections went to the acceptor given at opening."""
+
+    @property
+    def local(self) -> Endpoint: ...
+
+    def close(self) -> None: ...
+
+
+Acceptor = Callable[[TcpStream], None]
+
+
+class Network(Protocol):
+    """What the program may ask of the machine."""
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        """Addresses of interfaces that are up, loopback included, link-local and multicast excluded."""
+        ...
+
+    def open_udp(self, local: Endpoint, receiver: DatagramReceiver) -> UdpSocket:
+        """Bind (port 0: any). NetworkError when the port is taken."""
+        ...
+
+    def listen_tcp(self, local: Endpoint, acceptor: Acceptor) -> TcpListener:
+        """Listen so that `dial_tcp(..., local=<same endpoint>)` still works beside it. NetworkError when taken."""
+        ...
+
+    async def dial_tcp(self, remote: Endpoint, local: Endpoint | None = None) -> TcpStream:
+        """Connect; `local` binds first, sharing the port with our listener and other connections of ours.
+
+        The SYN leaves before the first suspension. Cancelling aborts the socket synchronously. NetworkError on refusal.
+        """
+        ...
+
+    async def resolve(self, host: str, port: int) -> tuple[Endpoint, ...]:
+        """Literal addresses answer at once, names through the system's resolver; NetworkError when there is none."""
+        ...
+
+    def route_source(self, remote: Endpoint) -> IPAddress | None:
+        """The local address the system would use to reach `remote`, None when it has no route. Sends nothing."""
+        ...
+
+

@@ -1,0 +1,112 @@
+"""The race: several ways to the same thing at once, the first success wins. It knows nothing of networks.
+
+The shape is that of trio's `open_tcp_stream` (RFC 8305): failures are collected, the first result ends the race, a
+second one is discarded. A result may be asked to wait for a better one (`patience`), as a relayed link is.
+
+Two traps of asyncio: a loser may succeed in the very tick in which it is cancelled, so results are discarded by a
+synchronous function, wherever they turn up; and cancelling the race must not skip that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+# How long a loser may take to clean up after its cancellation before the race is over without it.
+UNWINDING = 1.0
+
+
+class RaceLost(Exception):  # noqa: N818 - control flow between the race and its caller, never shown to a user
+    """Nobody succeeded; `failures` has every runner's exception by name."""
+
+    def __init__(self, failures: Mapping[str, Exception]) -> None:
+        super().__init__("; ".join(f"{name}: {error}" for name, error in failures.items()) or "nobody ran")
+        self.failures = dict(failures)
+
+
+def no_patience(_: object) -> float:
+    """Every result wins at once."""
+    return 0.0
+
+
+class Race(Generic[T]):
+    """One race; `run` starts all runners in one tick."""
+
+    def __init__(
+        self, discard: Callable[[T], None], patience: Callable[[T], float] = no_patience
+    ) -> None:
+        """`discard` disposes of a result nobody wants; `patience` says how many seconds one waits for a better one."""
+        self._discard = discard
+        self._patience = patience
+        self._failures: dict[str, Exception] = {}
+        self._best: tuple[str, T] | None = None
+        self._deadline = 0.0
+
+    async def run(self, runners: Mapping[str, Callable[[], Awaitable[T]]]) -> tuple[str, T]:
+        """The winner's name and result; RaceLost when all failed."""
+        tasks: dict[asyncio.Future[T], str] = {
+            asyncio.ensure_future(runner()): name for name, runner in runners.items()
+        }
+        pending: set[asyncio.Future[T]] = set(tasks)
+        try:
+            while pending:
+                done, pending = await asyncio.wait(
+                    pending, timeout=self._remaining(), return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in (task for task in tasks if task in done):
+                    self._finish(tasks[task], task)
+                if self._best is not None and self._remaining() == 0.0:
+                    break
+        except BaseException:
+            if self._best is not None:
+                self._discard(self._best[1])
+            raise
+        finally:
+            await self._unwind(pending)
+        if self._best is None:
+            raise RaceLost(self._failures)
+        return self._best
+
+    def _remaining(self) -> float | None:
+        if self._best is None:
+            return None
+        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+    def _finish(self, name: str, task: asyncio.Future[T]) -> None:
+        if task.cancelled():
+            self._failures[name] = RuntimeError("cancelled from within")
+        elif isinstance(error := task.exception(), Exception):
+            self._failures[name] = error
+        elif error is not None:
+            raise error
+        else:
+            self._consider(name, task.result())
+
+    def _consider(self, name: str, result: T) -> None:
+        deadline = asyncio.get_running_loop().time() + self._patience(result)
+        if self._best is None:
+            self._best, self._deadline = (name, result), deadline
+        elif deadline < self._deadline:
+            self._discard(self._best[1])
+            self._best, self._deadline = (name, result), deadline
+        else:
+            self._discard(result)
+
+    async def _unwind(self, pending: set[asyncio.Future[T]]) -> None:
+        for task in pending:
+            task.add_done_callback(self._discard_late)
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending, timeout=UNWINDING)
+
+    def _discard_late(self, task: asyncio.Future[T]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._discard(task.result())
+
+
+async def first_of(runners: Mapping[str, Callable[[], Awaitable[T]]], discard: Callable[[T], None]) -> T:
+    """The first success; RaceLost when there is none."""
+    _, result = await Race(discard).run(runners)
+    return result

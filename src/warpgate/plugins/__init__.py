@@ -1,0 +1,1 @@
+"""Traversal strategies, one file each; `base` says what one is."""

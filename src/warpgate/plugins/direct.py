@@ -1,0 +1,75 @@
+"""direct: the peer can be reached as it is. No signal, no server: works offline, on a LAN, to public addresses."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import ClassVar
+
+from warpgate.errors import AttemptFailed
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.net.link import Link
+from warpgate.net.race import RaceLost, first_of
+from warpgate.plan.targets import pairs
+from warpgate.plugins.base import Attempt, Plugin, register
+
+# The kernel repeats a SYN after 1 s and 3 s (RFC 6298); whoever has not answered the third one is not there.
+DIAL_PATIENCE = 4.5
+
+
+@register
+class Direct(Plugin):
+    """Dial every endpoint that should accept a stranger, from ephemeral ports, and send checks to it.
+
+    Endpoints behind a NAT that may filter are left to the punches: an early packet from here could claim the tuple on
+    the peer's router ("first-packet poisoning"), after which the punch from our listening port could never pass.
+    """
+
+    name: ClassVar[str] = "direct"
+    transports: ClassVar[frozenset[Transport]] = frozenset(Transport)
+    needs_signal: ClassVar[bool] = False
+
+    @classmethod
+    def unsuitable(cls, local: NodeAddress, remote: NodeAddress) -> str | None:
+        if any(pair.open for transport in Transport for pair in pairs(local, remote, transport)):
+            return None
+        return "none of the peer's addresses is known to accept strangers from here"
+
+    async def initiate(self, attempt: Attempt) -> Link:
+        runners = {}
+        for remote in self._targets(attempt, Transport.TCP):
+            runners[f"TCP {remote}"] = partial(self._dial, attempt, remote)
+        if Transport.UDP in attempt.transports:
+            targets = [pair for pair in attempt.pairs(Transport.UDP) if pair.open]
+            for pair in targets:
+                attempt.probe(pair.base, pair.remote)
+            if targets:
+                runners["UDP"] = partial(self._verified, attempt)
+        if not runners:
+            raise AttemptFailed("nothing to try over the transports of this pipe")
+        attempt.note(f"trying {', '.join(runners)}")
+        try:
+            return await first_of(runners, lambda link: link.abort())
+        except RaceLost as lost:
+            raise AttemptFailed(str(lost)) from None
+
+    def _targets(self, attempt: Attempt, transport: Transport) -> tuple[Endpoint, ...]:
+        if transport not in attempt.transports:
+            return ()
+        return tuple(dict.fromkeys(pair.remote for pair in attempt.pairs(transport) if pair.open))
+
+    async def _dial(self, attempt: Attempt, remote: Endpoint) -> Link:
+        try:
+            async with asyncio.timeout(DIAL_PATIENCE):
+                return await attempt.dial(remote)
+        except TimeoutError:
+            raise AttemptFailed(f"no answer within {DIAL_PATIENCE:g} s") from None
+
+    async def _verified(self, attempt: Attempt) -> Link:
+        patience = attempt.config.timing.check_offsets[-1] + 1.0
+        try:
+            async with asyncio.timeout(patience):
+                return await attempt.verified()
+        except TimeoutError:
+            raise AttemptFailed(f"no answer to checks within {patience:g} s") from None

@@ -1,0 +1,193 @@
+"""What the outside sees of one UDP socket, and keeping it so: a STUN Binding client (RFC 8489 section 2),
+sans-I/O.
+
+Rules:
+
+* Every server is asked once at the start and whenever `measure` is called. An answer counts only when it
+  comes from the endpoint that was asked and carries the transaction id.
+* In between, one server (the nearest that answers) is asked again and again: that keeps the mapping open and
+  shows when it has become another. Then, at once, all servers are asked: the network under us has changed.
+* A server that is given up is reported and, for keepalives, replaced by the next at once. While none answers,
+  all are asked at each keepalive, so that the first one to come back is noticed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from warpgate.model.endpoint import Endpoint
+from warpgate.proto.machine import Transmit
+from warpgate.proto.stun import BINDING, Attribute, StunClass, StunMessage
+from warpgate.proto.transaction import Transactions
+
+# A NAT that changes its mind with every packet must not make us ask without end.
+REMEASURE_AFTER = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """`server` sees our socket as `mapped`. `changed`: it had not answered before, or had seen another
+    endpoint.
+
+    `rtt` in seconds counts from the first request: after retransmissions it is an upper bound.
+    """
+
+    server: Endpoint
+    mapped: Endpoint
+    rtt: float
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSilent:
+    """`server` gave no usable answer."""
+
+    server: Endpoint
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OtherAddress:
+    """`server` has a second address and port (RFC 5780): it can tell NAT behaviours apart."""
+
+    server: Endpoint
+    other: Endpoint
+
+
+BindingEvent = Mapped | ServerSilent | OtherAddress
+
+
+@dataclass(slots=True)
+class _Server:
+    mapped: Endpoint | None = None
+    other: Endpoint | None = None
+    rtt: float = 0.0
+    answers: bool = False
+
+
+class BindingClient:
+    """A machine for the UDP socket bound to `base`; asks all `servers` at once when made."""
+
+    def __init__(
+        self,
+        base: Endpoint,
+        servers: Sequence[Endpoint],
+        now: float,
+        *,
+        new_transaction_id: Callable[[], bytes],
+        jitter: Callable[[], float],
+        keepalive_low: float = 20.0,
+        keepalive_high: float = 26.0,
+    ) -> None:
+        """`new_transaction_id` gives 12 random bytes, `jitter` a number in 0..1; keepalives in seconds."""
+        self._new_transaction_id = new_transaction_id
+        self._jitter = jitter
+        self._low, self._high = keepalive_low, keepalive_high
+        self._transactions = Transactions(base)
+        self._events: deque[BindingEvent] = deque()
+        self._servers = {server: _Server() for server in servers}
+        self._keepalive_at = self._measured_at = now
+        self.measure(now)
+
+    def measure(self, now: float) -> None:
+        """Ask every server now, except those still being asked."""
+        self._measured_at = now
+        for server in self._servers:
+            self._ask(server, now)
+        self._schedule(now)
+
+    def add_server(self, server: Endpoint, now: float) -> None:
+        """One more server, asked at once; known ones are left alone."""
+        if server not in self._servers:
+            self._servers[server] = _Server()
+            self._ask(server, now)
+
+    @property
+    def mappings(self) -> tuple[tuple[Endpoint, Endpoint], ...]:
+        """(server, mapped) of the servers that answered last time they were asked."""
+        return tuple(
+            (server, known.mapped)
+            for server, known in self._servers.items()
+            if known.answers and known.mapped is not None
+        )
+
+    def owns(self, data: bytes) -> bool:
+        """Whether `receive` would look at this datagram."""
+        return self._transactions.owns(data)
+
+    def receive(self, data: bytes, source: Endpoint, now: float) -> None:
+        """Ignores what is not an answer to us."""
+        found = self._transactions.take_answer(data, source)
+        if found is None:
+            return
+        transaction, answer = found
+        mapped = answer.mapped
+        if answer.cls is StunClass.ERROR or mapped is None:
+            what = f"{answer.error.code} {answer.error.reason}" if answer.error else "no mapped address"
+            self._silent(source, f"answered: {what}", now)
+            return
+        self._answered(source, mapped, now - transaction.started, now)
+        self._note_other(source, answer.endpoint(Attribute.OTHER_ADDRESS))
+
+    def handle_timeout(self, now: float) -> None:
+        for transaction in self._transactions.handle_timeout(now):
+            waited = now - transaction.started
+            reason = f"no answer to {transaction.sends} requests in {waited:.2f} s"
+            self._silent(transaction.server, reason, now)
+        if now >= self._keepalive_at:
+            self._keep_alive(now)
+
+    def poll_transmit(self) -> Transmit | None:
+        return self._transactions.poll_transmit()
+
+    def poll_event(self) -> BindingEvent | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_timeout(self) -> float | None:
+        if not self._servers:
+            return None
+        retransmission = self._transactions.poll_timeout()
+        return self._keepalive_at if retransmission is None else min(retransmission, self._keepalive_at)
+
+    def _ask(self, server: Endpoint, now: float) -> None:
+        if not self._transactions.waiting_for(server):
+            request = StunMessage(BINDING, StunClass.REQUEST, self._new_transaction_id())
+            self._transactions.begin(request, server, now)
+
+    def _keep_alive(self, now: float) -> None:
+        nearest = min(
+            (server for server, known in self._servers.items() if known.answers),
+            key=lambda server: self._servers[server].rtt,
+            default=None,
+        )
+        for server in self._servers if nearest is None else (nearest,):
+            self._ask(server, now)
+        self._schedule(now)
+
+    def _schedule(self, now: float) -> None:
+        self._keepalive_at = now + self._low + (self._high - self._low) * self._jitter()
+
+    def _answered(self, server: Endpoint, mapped: Endpoint, rtt: float, now: float) -> None:
+        known = self._servers[server]
+        moved = known.mapped is not None and known.mapped != mapped
+        changed = known.mapped != mapped
+        known.mapped, known.rtt, known.answers = mapped, rtt, True
+        self._events.append(Mapped(server, mapped, rtt, changed))
+        if moved and now - self._measured_at >= REMEASURE_AFTER:
+            self.measure(now)
+
+    def _note_other(self, server: Endpoint, other: Endpoint | None) -> None:
+        known = self._servers[server]
+        if other is not None and other != known.other:
+            known.other = other
+            self._events.append(OtherAddress(server, other))
+
+    def _silent(self, server: Endpoint, reason: str, now: float) -> None:
+        known = self._servers[server]
+        was_keeping_alive = known.answers
+        known.answers = False
+        self._events.append(ServerSilent(server, reason))
+        if was_keeping_alive and any(other.answers for other in self._servers.values()):
+            self._keep_alive(now)

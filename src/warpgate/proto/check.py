@@ -1,0 +1,354 @@
+"""Connectivity checks of one session, sans-I/O (RFC 8445 section 7, RFC 8489, consent after RFC 7675).
+
+A `CheckAgent` owns the candidate pairs of one session: which checks are still to be sent on each, what was heard,
+which pair was nominated, and whether the peer still consents. It knows no sockets, clocks or strategies: time and
+ids are arguments, `plugin` is a label that it carries.
+
+Rules, which the code below relies on:
+
+* Every message carries WG-SESSION and is authenticated by MESSAGE-INTEGRITY-SHA256 under the session key. The role
+  attribute (ICE-CONTROLLING or ICE-CONTROLLED) keeps our own checks, reflected to us, from counting as the peer's.
+* Both sides put a nonce into what they send. The nominating check is authenticated under a key made of both nonces:
+  a recording of an earlier session can be answered, but can never nominate.
+* A pair is *verified* for the controlling side by an answer to its own check, or by a check of the peer's when our
+  mapping is known not to depend on the destination (`trust_heard`): then our packets leave from the endpoint that
+  the peer has just opened its NAT for. This saves the round trip that ICE spends.
+* Nomination is repeated until acknowledged, and checks are answered as long as the agent lives, so that the slower
+  side always learns the outcome (references: "silence after the first receive").
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from warpgate.errors import ProtocolError
+from warpgate.model.endpoint import Endpoint
+from warpgate.proto.check_wire import CheckCodec, OpenedCheck
+from warpgate.proto.machine import Transmit
+from warpgate.proto.stun import Attribute, StunClass, StunMessage
+
+# RFC 8489 section 6.2.1 wants 500 ms before the first retransmission over unknown paths; a nomination travels a
+# path whose checks have just been answered, so the first repeats may come at a fast path's round trip.
+NOMINATION_OFFSETS = (0.0, 0.06, 0.15, 0.3, 0.6, 1.0, 1.6, 2.4, 3.4, 4.6)
+CLOSE_OFFSETS = (0.0, 0.1, 0.3, 0.7)
+CONSENT_REPEAT = 2.5
+LAST_ANSWER = 1.0  # how long the last repeat waits for its answer
+MAX_PAIRS = 4096  # birthday probing uses at most 2048 a peer; a hostile peer can add only by valid checks
+MAX_OUTSTANDING = 4096
+
+
+class Phase(enum.Enum):
+    """Where a session's checks stand."""
+
+    CHECKING = "checking"
+    NOMINATING = "nominating"  # controlling side only: not yet acknowledged
+    SELECTED = "selected"
+    CLOSING = "closing"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class PairVerified:
+    """`remote`, as seen from the local socket `base`, is the peer and can be reached."""
+
+    base: Endpoint
+    remote: Endpoint
+    plugin: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerHeard:
+    """The first authenticated message of the peer arrived: it knows of this session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nominated:
+    """The controlling peer chose this pair (controlled side only)."""
+
+    base: Endpoint
+    remote: Endpoint
+    plugin: str
+
+
+@dataclass(frozen=True, slots=True)
+class NominationConfirmed:
+    """The controlled peer acknowledged our nomination."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckingEnded:
+    """The selected pair is over: `reason` is a sentence; `by_peer` when the peer closed it."""
+
+    reason: str
+    by_peer: bool
+
+
+CheckEvent = PairVerified | PeerHeard | Nominated | NominationConfirmed | CheckingEnded
+
+
+@dataclass(slots=True)
+class _Pair:
+    base: Endpoint
+    remote: Endpoint
+    plugin: str
+    due: list[tuple[float, int | None]] = field(default_factory=list)  # (when, ttl), in time order
+    heard: bool = False
+    verified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSettings:
+    """Timing of one agent, seconds."""
+
+    offsets: tuple[float, ...]
+    consent_silence: float
+    consent_timeout: float
+
+
+class CheckAgent:
+    """Feed `receive` and `handle_timeout`; drain `poll_transmit` and `poll_event`; wake at `poll_timeout`."""
+
+    def __init__(
+        self,
+        *,
+        controlling: bool,
+        session: bytes,
+        key: bytes,
+        nonce: bytes,
+        new_id: Callable[[], bytes],
+        settings: CheckSettings,
+        introduction: bytes | None = None,
+        trust_heard: bool = False,
+    ) -> None:
+        self.controlling = controlling
+        self.session = session
+        self.phase = Phase.CHECKING
+        self.selected: tuple[Endpoint, Endpoint] | None = None
+        self._codec = CheckCodec(controlling, session, key, nonce, introduction)
+        self._peer_nonce: bytes | None = None
+        self._trust_heard = trust_heard
+        self._new_id = new_id
+        self._settings = settings
+        self._pairs: dict[tuple[Endpoint, Endpoint], _Pair] = {}
+        self._outstanding: dict[bytes, tuple[_Pair, bool]] = {}  # transaction id: (pair, nominating)
+        self._outbox: deque[Transmit] = deque()
+        self._events: deque[CheckEvent] = deque()
+        self._repeats: list[float] = []  # when to send the nomination or the close again
+        self._traffic = False
+        self._last_heard = 0.0
+        self._next_consent: float | None = None
+        self._give_up: float | None = None
+
+    # -- what the owner asks for -------------------------------------------------------------------------------
+
+    def probe(
+        self,
+        base: Endpoint,
+        remote: Endpoint,
+        plugin: str,
+        now: float,
+        offsets: Sequence[float] | None = None,
+        ttl: int | None = None,
+    ) -> None:
+        """Schedule checks on a pair, at `now` + each offset; `ttl` limits how far they go (priming)."""
+        if self.phase is not Phase.CHECKING:
+            return
+        pair = self._pair(base, remote, plugin)
+        if pair is None or pair.verified:
+            return
+        pair.due.extend(
+            (now + offset, ttl) for offset in (self._settings.offsets if offsets is None else offsets)
+        )
+        pair.due.sort(key=lambda entry: entry[0])
+        self._send_due(now)
+
+    def nominate(self, base: Endpoint, remote: Endpoint, now: float) -> None:
+        """Choose a verified pair (controlling side): USE-CANDIDATE until acknowledged (RFC 8445 section 8.1.1)."""
+        pair = self._pairs.get((base, remote))
+        if not self.controlling or pair is None or not pair.verified or self.phase is not Phase.CHECKING:
+            raise ProtocolError(f"cannot nominate {base} -> {remote} now")
+        self.phase = Phase.NOMINATING
+        self._select(pair, now)
+        self._repeats = [now + offset for offset in NOMINATION_OFFSETS]
+        self._send_repeats(now)
+
+    def close(self, now: float) -> None:
+        """Tell the peer that the selected pair is over; `CheckingEnded` follows when it knows, or soon."""
+        if self.phase in (Phase.CLOSING, Phase.ENDED):
+            return
+        if self.selected is None:
+            self._end("closed", by_peer=False)
+            return
+        self.phase = Phase.CLOSING
+        self._next_consent = None
+        self._repeats = [now + offset for offset in CLOSE_OFFSETS]
+        self._send_repeats(now)
+
+    def stop_probing(self, plugin: str) -> None:
+        """No further checks for this plugin's pairs."""
+        for pair in self._pairs.values():
+            if pair.plugin == plugin:
+                pair.due.clear()
+
+    def note_traffic(self) -> None:
+        """User data arrived on the selected pair: that is consent as well (RFC 7675 section 5.1)."""
+        self._traffic = True
+
+    def knows(self, base: Endpoint, remote: Endpoint) -> bool:
+        """Whether the peer proved itself from `remote`."""
+        pair = self._pairs.get((base, remote))
+        return pair is not None and (pair.heard or pair.verified)
+
+    # -- the five verbs ------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, base: Endpoint, remote: Endpoint, now: float) -> None:
+        """One STUN message of this session. DecodeError, AuthenticationError when it is not what it must be."""
+        check = self._codec.open(data)
+        if check.nonce is not None and self._peer_nonce is None:
+            self._peer_nonce = check.nonce
+            self._events.append(PeerHeard())
+        self._last_heard = now
+        if check.message.cls is StunClass.REQUEST:
+            self._request(check, base, remote, now)
+        elif check.message.cls is StunClass.SUCCESS:
+            self._response(check.message, remote)
+
+    def handle_timeout(self, now: float) -> None:
+        """Send what is due, notice what has expired."""
+        if self.phase is Phase.CHECKING:
+            self._send_due(now)
+        else:
+            self._send_repeats(now)
+        if self._give_up is not None and now >= self._give_up:
+            never = "closed" if self.phase is Phase.CLOSING else "the peer never acknowledged the nomination"
+            self._end(never, by_peer=False)
+        if self._next_consent is not None and now >= self._next_consent:
+            self._consent(now)
+
+    def poll_transmit(self) -> Transmit | None:
+        return self._outbox.popleft() if self._outbox else None
+
+    def poll_event(self) -> CheckEvent | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_timeout(self) -> float | None:
+        """When `handle_timeout` wants to be called, None for never."""
+        times = [at for at in (self._next_consent, self._give_up) if at is not None]
+        if self._repeats:
+            times.append(self._repeats[0])
+        if self.phase is Phase.CHECKING:
+            times.extend(pair.due[0][0] for pair in self._pairs.values() if pair.due)
+        return min(times, default=None)
+
+    # -- receiving -----------------------------------------------------------------------------------------------
+
+    def _request(self, check: OpenedCheck, base: Endpoint, remote: Endpoint, now: float) -> None:
+        pair = self._pair(base, remote, check.plugin)
+        if pair is None:
+            return
+        answer = self._codec.answer(check.message.transaction_id, remote)
+        self._outbox.append(Transmit(answer, base, remote, None))
+        if Attribute.WG_CLOSE in check.message:
+            if self.selected == (base, remote):
+                self._end("closed by the peer", by_peer=True)
+            return
+        pair.heard = True
+        if check.nominating:
+            self._nominated(pair, check.plugin, now)
+        elif self.controlling and self.phase is Phase.CHECKING and not pair.verified:
+            pair.plugin = check.plugin or pair.plugin  # its sending opened the way, whoever else had tried
+            if self._trust_heard:
+                self._verified(pair)
+            else:  # a triggered check (RFC 8445 section 7.3.1.4)
+                self._send_check(pair, None)
+
+    def _nominated(self, pair: _Pair, label: str, now: float) -> None:
+        if self.phase is not Phase.CHECKING:
+            return  # a repetition, or a second choice: the first one stands
+        self.phase = Phase.SELECTED
+        pair.plugin = label or pair.plugin
+        self._select(pair, now)
+        self._events.append(Nominated(pair.base, pair.remote, pair.plugin))
+
+    def _response(self, message: StunMessage, remote: Endpoint) -> None:
+        pair, nominating = self._outstanding.pop(message.transaction_id, (None, False))
+        if pair is None or pair.remote != remote:  # RFC 8445 section 7.2.5.2.1: symmetric addresses only
+            return
+        if self.phase is Phase.CLOSING:
+            self._end("closed", by_peer=False)
+        elif nominating and self.phase is Phase.NOMINATING:
+            self.phase = Phase.SELECTED
+            self._repeats.clear()
+            self._give_up = None
+            self._events.append(NominationConfirmed())
+        elif self.controlling and self.phase is Phase.CHECKING and not pair.verified:
+            self._verified(pair)
+
+    def _verified(self, pair: _Pair) -> None:
+        pair.verified = True
+        pair.due.clear()
+        self._events.append(PairVerified(pair.base, pair.remote, pair.plugin))
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def _send_due(self, now: float) -> None:
+        for pair in self._pairs.values():
+            while pair.due and pair.due[0][0] <= now:
+                _, ttl = pair.due.pop(0)
+                self._send_check(pair, ttl)
+
+    def _send_check(self, pair: _Pair, ttl: int | None, *flags: Attribute) -> None:
+        transaction_id = self._new_id()
+        data = self._codec.request(transaction_id, pair.plugin, self._peer_nonce, *flags)
+        if len(self._outstanding) >= MAX_OUTSTANDING:
+            self._outstanding.pop(next(iter(self._outstanding)))
+        self._outstanding[transaction_id] = (pair, Attribute.USE_CANDIDATE in flags)
+        self._outbox.append(Transmit(data, pair.base, pair.remote, ttl))
+
+    def _send_repeats(self, now: float) -> None:
+        if self.selected is None:
+            return
+        pair = self._pairs[self.selected]
+        what = Attribute.WG_CLOSE if self.phase is Phase.CLOSING else Attribute.USE_CANDIDATE
+        while self._repeats and self._repeats[0] <= now:
+            self._repeats.pop(0)
+            self._send_check(pair, None, what)
+            if not self._repeats:
+                self._give_up = now + LAST_ANSWER
+
+    def _consent(self, now: float) -> None:
+        if self._traffic:
+            self._traffic = False
+            self._last_heard = now
+        silence = now - self._last_heard
+        if silence >= self._settings.consent_timeout:
+            self._end(f"nothing heard from the peer for {silence:.0f} s", by_peer=False)
+            return
+        if silence >= self._settings.consent_silence and self.selected is not None:
+            self._send_check(self._pairs[self.selected], None)
+        self._next_consent = now + CONSENT_REPEAT
+
+    # -- small parts ---------------------------------------------------------------------------------------------
+
+    def _pair(self, base: Endpoint, remote: Endpoint, plugin: str) -> _Pair | None:
+        pair = self._pairs.get((base, remote))
+        if pair is None and len(self._pairs) < MAX_PAIRS:
+            pair = self._pairs[(base, remote)] = _Pair(base, remote, plugin)
+        return pair
+
+    def _select(self, pair: _Pair, now: float) -> None:
+        self.selected = (pair.base, pair.remote)
+        self._last_heard = now
+        self._next_consent = now + CONSENT_REPEAT
+        for other in self._pairs.values():
+            other.due.clear()
+
+    def _end(self, reason: str, by_peer: bool) -> None:
+        if self.phase is not Phase.ENDED:
+            self.phase = Phase.ENDED
+            self._repeats.clear()
+            self._next_consent = self._give_up = None
+            self._events.append(CheckingEnded(reason, by_peer))

@@ -1,0 +1,50 @@
+"""What every state machine below the line looks like from outside: five verbs and a clock argument.
+
+One driver (`net/driver.py`) drains machines: after each `receive` or `handle_timeout` it takes
+`poll_transmit` and `poll_event` until they return None, then sleeps until `poll_timeout`. Instants are
+seconds on one monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from warpgate.model.endpoint import Endpoint
+
+EventT_co = TypeVar("EventT_co", covariant=True)
+TransmitT_co = TypeVar("TransmitT_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """A datagram to send from the socket bound to `base`; `ttl` None leaves the system's default."""
+
+    data: bytes
+    base: Endpoint
+    remote: Endpoint
+    ttl: int | None = None
+
+
+class Machine(Protocol[EventT_co, TransmitT_co]):
+    """Bytes and instants in; datagrams, events and a deadline out. Never raises on what peers send."""
+
+    def receive(self, data: bytes, source: Endpoint, now: float) -> None:
+        """One datagram (or piece of stream) that came from `source`."""
+        ...
+
+    def handle_timeout(self, now: float) -> None:
+        """Do whatever is due; harmless when nothing is."""
+        ...
+
+    def poll_transmit(self) -> TransmitT_co | None:
+        """The next thing to send, or None."""
+        ...
+
+    def poll_event(self) -> EventT_co | None:
+        """The next thing that happened, or None."""
+        ...
+
+    def poll_timeout(self) -> float | None:
+        """When to call `handle_timeout` next; None: not before something is received."""
+        ...

@@ -1,0 +1,83 @@
+"""What two nodes say to each other over brokers: one message type, packed with msgpack as an array.
+
+Every field is bounded, and the bounds are checked on decoding: whoever holds a key may send anything.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from warpgate.errors import DecodeError
+from warpgate.model.address import DIGEST_SIZE, MAX_ADDRESS_SIZE
+from warpgate.model.identity import SESSION_SIZE
+
+MAX_MESSAGES = 16
+MAX_BODY = 1024
+MAX_NAME = 32  # bytes of UTF-8, as in HELLO
+MAX_REASON = 200
+UNKNOWN_HELD = -1.0
+
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+Body = Annotated[bytes, Meta(max_length=MAX_BODY)]
+
+
+class SignalKind(enum.IntEnum):
+    OFFER = 1  # the initiator: I am trying to reach you, here is all you need
+    ANSWER = 2  # the responder: what was stale, or: I am at it
+    REFUSAL = 3  # either: no, and why
+
+
+class PluginMessage(msgspec.Struct, frozen=True, array_like=True):
+    """One plugin's payload; what `body` holds is the plugin's business."""
+
+    name: Name
+    body: Body
+
+    def __post_init__(self) -> None:
+        if len(self.name.encode()) > MAX_NAME:
+            raise ValueError(f"a plugin's name has at most {MAX_NAME} bytes")
+
+
+class Signal(msgspec.Struct, frozen=True, array_like=True):
+    """One signal. `time` is the sender's clock in Unix seconds, `held` a duration in seconds.
+
+    `address` is the sender's encoded NodeAddress; `known` the digest of the receiver's address that the
+    sender worked with (b"": none); `acknowledges` the receiver's highest sequence up to which the sender misses
+    none; `held` how long an ANSWER's offer waited here (-1: unknown); `mode` a
+    Mode's value.
+    """
+
+    kind: SignalKind
+    session: Annotated[bytes, Meta(min_length=SESSION_SIZE, max_length=SESSION_SIZE)]
+    sequence: Annotated[int, Meta(ge=0, lt=2**32)]
+    time: Annotated[float, Meta(ge=0)]
+    address: Annotated[bytes, Meta(min_length=1, max_length=MAX_ADDRESS_SIZE)]
+    messages: Annotated[tuple[PluginMessage, ...], Meta(max_length=MAX_MESSAGES)] = ()
+    known: Annotated[bytes, Meta(max_length=DIGEST_SIZE)] = b""
+    held: Annotated[float, Meta(ge=UNKNOWN_HELD)] = UNKNOWN_HELD
+    mode: Annotated[str, Meta(max_length=16)] = ""
+    reason: Annotated[str, Meta(max_length=MAX_REASON)] = ""
+    acknowledges: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.time) and math.isfinite(self.held)):
+            raise ValueError("times are finite")
+        if len(self.known) not in (0, DIGEST_SIZE):
+            raise ValueError(f"a digest has {DIGEST_SIZE} bytes")
+
+
+def encode_signal(signal: Signal) -> bytes:
+    return msgspec.msgpack.encode(signal)
+
+
+def decode_signal(data: bytes) -> Signal:
+    """Raises DecodeError that tells the offending field's position; fields added at the end pass."""
+    try:
+        return msgspec.msgpack.decode(data, type=Signal)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"not a signal: {error}") from None

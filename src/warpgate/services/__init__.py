@@ -1,0 +1,1 @@
+"""Clients of outside servers: STUN discovery, signalling, port mapping, relay, names."""

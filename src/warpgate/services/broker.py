@@ -1,0 +1,52 @@
+"""The seam between the signal channel and its brokers; `services.mqtt` implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from warpgate.errors import ServiceError
+
+MessageReceiver = Callable[[bytes], None]
+
+
+class VersionRefused(ServiceError):  # noqa: N818 - named like the other errors: what happened
+    """The broker does not speak the version of its protocol it was asked for."""
+
+
+class BrokerLink(Protocol):
+    """One open connection to one broker, subscribed to one topic."""
+
+    @property
+    def rtt(self) -> float:
+        """Seconds to the broker and back, as measured when the link was opened."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """How many messages `publish` could not take."""
+        ...
+
+    def publish(self, topic: str, data: bytes) -> None:
+        """Hand the message over in this tick, or drop and count it: never waits, whatever the broker does."""
+        ...
+
+    async def closed(self) -> str:
+        """Wait until the link is dead; why it is."""
+        ...
+
+    async def close(self) -> None:
+        """Idempotent, and prompt whatever the broker does."""
+        ...
+
+
+class BrokerConnector(Protocol):
+    """Opens links to brokers."""
+
+    async def connect(self, url: str, topic: str, on_message: MessageReceiver) -> BrokerLink:
+        """Connect and subscribe to `topic`; what is published there goes to `on_message`.
+
+        ConfigError for a URL that is none, NetworkError when the path refuses, ServiceError when the broker
+        does. Sets no limit to the time it takes: the caller does. Cancelling leaves nothing behind.
+        """
+        ...

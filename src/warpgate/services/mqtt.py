@@ -1,0 +1,116 @@
+"""Brokers over MQTT: names, TCP, TLS, and then `mqtt_link`, which is imported while TCP connects."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from warpgate.errors import NetworkError
+from warpgate.model.endpoint import Endpoint
+from warpgate.model.servers import BrokerUrl
+from warpgate.net.network import Network, TcpStream
+from warpgate.net.race import RaceLost, first_of
+from warpgate.net.threads import in_thread
+from warpgate.services.broker import MessageReceiver, VersionRefused
+
+if TYPE_CHECKING:
+    from warpgate.services.mqtt_link import MqttLink
+
+# RFC 8305 section 5, Connection Attempt Delay: "250 milliseconds is recommended".
+ATTEMPT_DELAY = 0.25
+# Of all the addresses a name has: both families and a spare each.
+ADDRESSES_TRIED = 4
+REMEMBERED_BROKERS = 64
+
+
+class MqttConnector:
+    """Implements `services.broker.BrokerConnector`; `tls_context` makes what verifies `mqtts://` brokers."""
+
+    def __init__(
+        self, network: Network, tls_context: Callable[[], ssl.SSLContext] = ssl.create_default_context
+    ) -> None:
+        self._network = network
+        self._make_tls_context = tls_context
+        self._tls: ssl.SSLContext | None = None
+        self._link_type: type[MqttLink] | None = None
+        self._speak_old: set[BrokerUrl] = set()
+
+    async def connect(self, url: str, topic: str, on_message: MessageReceiver) -> MqttLink:
+        """See `BrokerConnector.connect`. TCP, [TLS], CONNECT, SUBSCRIBE: a round trip each."""
+        broker = BrokerUrl.parse(url)
+        mqtt5 = broker not in self._speak_old
+        try:
+            return await self._connect(broker, topic, on_message, mqtt5)
+        except VersionRefused:
+            if not mqtt5:
+                raise
+        link = await self._connect(broker, topic, on_message, mqtt5=False)
+        if len(self._speak_old) < REMEMBERED_BROKERS:
+            self._speak_old.add(broker)
+        return link
+
+    async def _connect(
+        self, broker: BrokerUrl, topic: str, on_message: MessageReceiver, mqtt5: bool
+    ) -> MqttLink:
+        loading = asyncio.ensure_future(self._load(broker.tls))
+        try:
+            stream = await self._dial(broker)
+        except BaseException:
+            loading.cancel()
+            raise
+        try:
+            link_type = await loading
+        except BaseException:
+            stream.abort()
+            raise
+        tls = self._tls if broker.tls else None
+        return await link_type.open(stream.detach(), tls, broker.host, topic, on_message, mqtt5=mqtt5)
+
+    async def _load(self, tls: bool) -> type[MqttLink]:
+        """What takes long, once and in a thread: paho 60 to 130 ms, the authorities' certificates 20 ms."""
+        if self._link_type is None:
+            self._link_type = await in_thread(_import_link)
+        if tls and self._tls is None:
+            self._tls = await in_thread(self._make_tls_context)
+        return self._link_type
+
+    async def _dial(self, broker: BrokerUrl) -> TcpStream:
+        """RFC 8305: the name's next address is tried when the last one has not answered for a moment."""
+        endpoints = await self._network.resolve(broker.host, broker.port)
+        turns = {
+            str(endpoint): partial(self._dial_in_turn, endpoint, place * ATTEMPT_DELAY)
+            for place, endpoint in enumerate(_interleaved(endpoints)[:ADDRESSES_TRIED])
+        }
+        try:
+            return await first_of(turns, discard=_abort)
+        except RaceLost as lost:
+            raise NetworkError("; ".join(str(error) for error in lost.failures.values())) from lost
+
+    async def _dial_in_turn(self, endpoint: Endpoint, delay: float) -> TcpStream:
+        if delay:
+            await asyncio.sleep(delay)
+        return await self._network.dial_tcp(endpoint)
+
+
+def _import_link() -> type[MqttLink]:
+    from warpgate.services.mqtt_link import MqttLink  # noqa: PLC0415 - see `MqttConnector._load`
+
+    return MqttLink
+
+
+def _interleaved(endpoints: tuple[Endpoint, ...]) -> list[Endpoint]:
+    """Families in turn, the resolver's favourite first (RFC 8305 section 4)."""
+    first = [endpoint for endpoint in endpoints if endpoint.family == endpoints[0].family]
+    others = [endpoint for endpoint in endpoints if endpoint.family != endpoints[0].family]
+    merged: list[Endpoint] = []
+    while first or others:
+        merged += first[:1] + others[:1]
+        del first[:1], others[:1]
+    return merged
+
+
+def _abort(stream: TcpStream) -> None:
+    stream.abort()

@@ -1,0 +1,287 @@
+"""One MQTT connection: paho's protocol engine between an asyncio transport and the signal channel.
+
+paho-mqtt is the client inside `aiomqtt`; it is driven directly, over a transport of the loop instead of a
+socket of its own (why: docs/decisions/mqtt-client.md). So nothing here blocks or needs a thread, TLS is the
+loop's, and a published message reaches the kernel before `publish` returns.
+
+MQTT 5 is asked for first, since there a client can tell the broker the largest packet it takes and that it
+wants no retained messages: strangers can publish to our topic. Brokers that know only 3.1.1 get that.
+
+Import this module in the background: paho takes 60 to 130 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import ssl
+from typing import Any
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from warpgate.errors import ServiceError
+from warpgate.services.broker import MessageReceiver, VersionRefused
+
+# Seconds of silence after which the broker is asked for a sign of life; without one it is dead after as many
+# again. NATs must keep established TCP mappings for 2 h (RFC 5382 REQ-5), many keep them for minutes only.
+KEEPALIVE = 30
+HOUSEKEEPING = 5.0
+# An envelope has at most 4 KiB; the topic and the packet's head come on top.
+LARGEST_PACKET = 4096 + 512
+# Unsent bytes a link holds for a broker that does not take them: 16 envelopes; more would come too late.
+SEND_BOUND = 64 * 1024
+# How long an orderly end may take before the connection is aborted.
+GOODBYE = 0.03
+NO_RETAINED = 2  # MQTT 5 section 3.8.3.1: "Do not send retained messages at the time of the subscribe"
+
+
+class MqttLink:
+    """Life: `open`, then `publish` and messages, until `closed` (the broker's doing) or `close` (ours)."""
+
+    def __init__(self, topic: str, on_message: MessageReceiver, version: MQTTProtocolVersion) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._topic = topic
+        self._on_message = on_message
+        self._version = version
+        self._wire = _Wire(self)
+        self._client = _Client(self._wire, version)
+        self._client.on_connect = self._connack
+        self._client.on_subscribe = self._suback
+        self._client.on_message = self._message
+        self._client.on_disconnect = self._disconnected
+        self._answer: asyncio.Future[None] = self._loop.create_future()
+        self._end: asyncio.Future[str] = self._loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._connected = False
+        self._rtt = 0.0
+        self._dropped = 0
+
+    @classmethod
+    async def open(
+        cls,
+        sock: socket.socket,
+        tls: ssl.SSLContext | None,
+        host: str,
+        topic: str,
+        on_message: MessageReceiver,
+        *,
+        mqtt5: bool = True,
+    ) -> MqttLink:
+        """Takes over a connected, non-blocking socket: [TLS], CONNECT and SUBSCRIBE, one round trip each.
+
+        Raises VersionRefused, else ServiceError.
+        """
+        version = MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311
+        link = cls(topic, on_message, version)
+        try:
+            await link._establish(sock, tls, host)
+        except BaseException:
+            link._wire.abort()
+            raise
+        return link
+
+    @property
+    def rtt(self) -> float:
+        return self._rtt
+
+    @property
+    def dropped(self) -> int:
+        return self._dropped
+
+    def publish(self, topic: str, data: bytes) -> None:
+        if self._end.done() or self._wire.unsent > SEND_BOUND:
+            self._dropped += 1
+            return
+        self._client.publish(topic, data)
+
+    async def closed(self) -> str:
+        return await asyncio.shield(self._end)
+
+    async def close(self) -> None:
+        if not self._end.done():
+            self._client.disconnect()
+            self._finish("closed on this side")
+        await self._wire.gone(GOODBYE)
+
+    async def _establish(self, sock: socket.socket, tls: ssl.SSLContext | None, host: str) -> None:
+        try:
+            await self._loop.create_connection(
+                lambda: self._wire,
+                sock=sock,
+                ssl=tls,
+                server_hostname=host if tls else None,
+                ssl_shutdown_timeout=GOODBYE if tls else None,
+            )
+        except OSError as error:  # ssl.SSLError is one
+            raise ServiceError(f"TLS with {host}: {error}") from error
+        started = self._loop.time()
+        self._send_connect(host)
+        await self._answer
+        connected = self._loop.time()
+        self._answer = self._loop.create_future()
+        self._send_subscribe()
+        await self._answer
+        self._rtt = min(connected - started, self._loop.time() - connected)
+        self._timer = self._loop.call_later(HOUSEKEEPING, self._keep_alive)
+
+    def _send_connect(self, host: str) -> None:
+        properties = None
+        if self._version is MQTTProtocolVersion.MQTTv5:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.MaximumPacketSize = LARGEST_PACKET
+        self._client.connect(host, keepalive=KEEPALIVE, properties=properties)  # over the wire it has already
+
+    def _send_subscribe(self) -> None:
+        options = None
+        if self._version is MQTTProtocolVersion.MQTTv5:
+            options = SubscribeOptions(qos=0, retainHandling=NO_RETAINED)
+        self._client.subscribe(self._topic, options=options)
+
+    # What the transport reports.
+
+    def received(self) -> None:
+        """paho takes one packet a call, and gives up the wire when it does not like it."""
+        while self._wire.inbound and not self._end.done():
+            self._client.loop_read()
+
+    def lost(self, reason: str) -> None:
+        self._finish(reason)
+
+    # What paho reports.
+
+    def _connack(self, _c: paho.Client, _u: Any, _f: Any, reason: ReasonCode, _p: Any) -> None:
+        if not reason.is_failure:
+            self._connected = True
+            self._settle(None)
+        elif reason.getName() == "Unsupported protocol version":
+            self._settle(VersionRefused("the broker speaks another version of MQTT"))
+        else:
+            self._settle(ServiceError(f"the broker refused the connection: {reason}"))
+
+    def _suback(self, _c: paho.Client, _u: Any, _m: int, reasons: list[ReasonCode], _p: Any) -> None:
+        refusal = next((reason for reason in reasons if reason.is_failure), None)
+        self._settle(ServiceError(f"the broker refused the subscription: {refusal}") if refusal else None)
+
+    def _message(self, _c: paho.Client, _u: Any, message: paho.MQTTMessage) -> None:
+        # In a tick of its own: what the receiver raises must not make paho lose its place in the stream.
+        if not message.retain:
+            self._loop.call_soon(self._on_message, bytes(message.payload))
+
+    def _disconnected(self, _c: paho.Client, _u: Any, flags: Any, reason: ReasonCode, _p: Any) -> None:
+        teller = "the broker ended the connection" if flags.is_disconnect_packet_from_server else "gave up"
+        self._finish(f"{teller}: {reason}")
+
+    def _keep_alive(self) -> None:
+        self._timer = self._loop.call_later(HOUSEKEEPING, self._keep_alive)
+        if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._finish("the broker has gone silent")
+
+    def _settle(self, error: ServiceError | None) -> None:
+        if self._answer.done():
+            return
+        if error is None:
+            self._answer.set_result(None)
+        else:
+            self._answer.set_exception(error)
+
+    def _finish(self, reason: str) -> None:
+        if self._end.done():
+            return
+        self._end.set_result(reason)
+        if self._timer is not None:
+            self._timer.cancel()
+        # Old brokers may just hang up on a CONNECT of version 5.
+        early = not self._connected and self._version is MQTTProtocolVersion.MQTTv5
+        self._settle((VersionRefused if early else ServiceError)(reason))
+        self._wire.close()
+
+
+class _Client(paho.Client):
+    """paho without its own connecting, which blocks."""
+
+    def __init__(self, wire: _Wire, version: MQTTProtocolVersion) -> None:
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"wg{secrets.token_hex(8)}",  # says nothing about the node
+            protocol=version,
+            reconnect_on_failure=False,
+        )
+        self._wire = wire
+
+    def _create_socket(self) -> _Wire:
+        return self._wire
+
+
+class _Wire(asyncio.Protocol):
+    """An asyncio transport that looks like a non-blocking socket to paho."""
+
+    def __init__(self, link: MqttLink) -> None:
+        self.inbound = bytearray()
+        self._link = link
+        self._transport: asyncio.Transport | None = None
+        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def unsent(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def gone(self, patience: float) -> None:
+        """Wait until the transport is closed; force it after `patience` seconds."""
+        if self._transport is None:
+            return
+        await asyncio.wait([self._gone], timeout=patience)
+        if not self._gone.done():
+            self._transport.abort()
+            await self._gone
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.inbound += data
+        self._link.received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone.set_result(None)
+        self._link.lost("the broker closed the connection" if exc is None else f"the connection broke: {exc}")
+
+    # What paho asks of a socket.
+
+    def recv(self, limit: int) -> bytes:
+        if limit > LARGEST_PACKET:  # paho asks for what the packet lacks
+            raise ConnectionError("packet too large")
+        if not self.inbound:
+            raise BlockingIOError
+        data = bytes(self.inbound[:limit])
+        del self.inbound[:limit]
+        return data
+
+    def send(self, data: bytes | bytearray) -> int:
+        """asyncio tries the system call at once and keeps what the kernel does not take."""
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionError("connection closed")
+        self._transport.write(bytes(data))
+        return len(data)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def fileno(self) -> int:
+        return -1
+
+    def setblocking(self, flag: bool) -> None:
+        """The loop's transports never block."""

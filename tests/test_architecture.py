@@ -1,0 +1,86 @@
+"""The layers of docs/architecture.md and the sizes of the house rules, checked on the source itself."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "warpgate"
+FILES = sorted(SOURCE.rglob("*.py"))
+FILE_LINES = 400
+FUNCTION_LINES = 60
+
+# Lowest first; a package imports only itself and what stands before it.
+LAYERS = ("base", "model", "proto", "plan", "net", "services", "plugins", "core", "api", "lab", "server", "cli")
+BASE_MODULES = {"errors", "events", "config", "__init__", "__main__"}
+PURE = {"base", "model", "proto", "plan"}
+IMPURE_MODULES = {"asyncio", "socket", "ssl", "time", "random", "secrets", "os", "logging", "subprocess", "threading"}
+# proto and plan are side by side: neither imports the other. The lab is outside: it uses the program like a user.
+SIBLINGS = {frozenset({"proto", "plan"})}
+
+
+def layer_of(module: str) -> str:
+    """`warpgate.net.udp` -> net; top-level modules of the bottom row -> base."""
+    parts = module.split(".")
+    if len(parts) == 1 or parts[1] in BASE_MODULES:
+        return "base"
+    return parts[1]
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module)
+    return found
+
+
+def module_name(path: Path) -> str:
+    return ".".join(["warpgate", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_layers(path: Path) -> None:
+    if path in (SOURCE / "__init__.py", SOURCE / "__main__.py"):
+        return  # the facade names what is above it, lazily
+    layer = layer_of(module_name(path))
+    imported = imports_of(ast.parse(path.read_text()))
+    for module in sorted(imported):
+        if module.split(".")[0] == "warpgate" and module != "warpgate":
+            other = layer_of(module)
+            assert LAYERS.index(other) <= LAYERS.index(layer), f"{layer} imports {module}"
+            assert frozenset({layer, other}) not in SIBLINGS, f"{layer} imports {module}"
+        elif layer in PURE:
+            assert module.split(".")[0] not in IMPURE_MODULES, f"{layer} is pure, but imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "plugins").glob("*.py")), ids=lambda path: path.name)
+def test_plugins_do_not_know_each_other(path: Path) -> None:
+    if path.stem in ("builtin", "__init__"):
+        return
+    others = {
+        module for module in imports_of(ast.parse(path.read_text())) if module.startswith("warpgate.plugins.")
+    }
+    assert others <= {"warpgate.plugins.base", "warpgate.plugins.builtin"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_sizes(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") < FILE_LINES, "split the file"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length < FUNCTION_LINES, f"{node.name} has {length} lines"
+
+
+def test_only_the_command_line_prints() -> None:
+    for path in FILES:
+        if layer_of(module_name(path)) in ("cli", "lab"):
+            continue
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path

@@ -1,0 +1,117 @@
+"""What doctor makes of a node's state."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from warpgate.cli.doctor import diagnose, fingerprinted
+from warpgate.cli.nat_words import assignment_words
+from warpgate.config import Config
+from warpgate.core.node import NodeStatus
+from warpgate.events import MappingLearnt, ServerFailed
+from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening
+from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
+from warpgate.net.network import Interface
+
+EIM = NatProfile(Mapping.EIM, Filtering.APDF)
+BROKER = BrokerRef("mqtt://broker.example:1883", 0.0402)
+
+
+def attached(nat: NatProfile, reflexive: str | None = "203.0.113.9") -> Attachment:
+    seen = None if reflexive is None else ip_address(reflexive)
+    udp = Listening(4242) if seen is None else Listening(4242, 5151, LearntBy.STUN)
+    return Attachment(ip_address("10.0.0.2"), seen, udp, Listening(4242), nat)
+
+
+def status(*attachments: Attachment, brokers=(BROKER,), failures=()) -> NodeStatus:
+    interfaces = tuple(Interface("eth0", attachment.host, 24) for attachment in attachments)
+    return NodeStatus(interfaces, attachments, brokers, failures, ())
+
+
+def said(snapshot: NodeStatus, mappings=(), config: Config | None = None) -> dict[str, list[str]]:
+    """State and message by section."""
+    found: dict[str, list[str]] = {}
+    for finding in diagnose(snapshot, "a" * 26, 4242, mappings, config or Config()):
+        found.setdefault(finding.section, []).append(f"{finding.state}: {finding.message}")
+    return found
+
+
+def test_a_usual_home():
+    mappings = [
+        MappingLearnt("udp", "10.0.0.2:4242", "203.0.113.9:5151", "stun.example:3478", seconds)
+        for seconds in (0.05, 0.04)
+    ]
+    sections = said(status(attached(EIM)), mappings)
+    assert sections["interfaces"] == ["ok: eth0: 10.0.0.2/24 (IPv4)"]
+    assert sections["NAT"][0] == "ok: UDP 10.0.0.2:4242 is 203.0.113.9:5151 from outside (seen by STUN)"
+    assert "endpoint-independent mapping" in sections["NAT"][1]
+    assert "address-and-port-dependent filtering" in sections["NAT"][2]
+    assert sections["brokers"] == ["ok: mqtt://broker.example:1883, round trip 40.2 ms"]
+    assert sections["STUN"] == ["ok: stun.example:3478 over UDP, round trip 40.0 ms"]
+    for later in ("port mapping", "relays", "names"):
+        assert sections[later] == ["missing: not in this version"]
+    assert sections["in short"] == ["ok: most peers can connect to this node, by hole punching where need be"]
+
+
+@pytest.mark.parametrize(
+    ("nat", "brokers", "verdict"),
+    [
+        (NatProfile(Mapping.NONE, Filtering.EIF), (), "ok: anybody can"),
+        (
+            NatProfile(Mapping.NONE, Filtering.APDF),
+            (),
+            "warning: only peers who can reach this machine directly",
+        ),
+        (NatProfile(Mapping.NONE, Filtering.APDF), (BROKER,), "ok: most peers"),
+        (NatProfile(Mapping.APDM, Filtering.APDF), (BROKER,), "warning: peers behind easy NATs"),
+        (NatProfile(), (BROKER,), "warning: peers can be heard from"),
+    ],
+)
+def test_the_verdict(nat, brokers, verdict):
+    assert said(status(attached(nat), brokers=brokers))["in short"][0].startswith(verdict)
+
+
+def test_a_symmetric_nat_is_explained_with_its_ports():
+    nat = NatProfile(
+        Mapping.APDM, Filtering.APDF, PortAssignment(Assignment.SEQUENTIAL, step=2), udp_blocked=True
+    )
+    text = "\n".join(said(status(attached(nat)))["NAT"])
+    assert "UDP does not get out" in text
+    assert "symmetric" in text
+    assert "steps of 2" in text
+
+
+@pytest.mark.parametrize("kind", Assignment)
+def test_every_port_assignment_has_its_words(kind):
+    words = {assignment_words(PortAssignment(other, 1, 2, 3)) for other in Assignment}
+    assert assignment_words(PortAssignment(kind, 1, 2, 3)) in words
+    assert len(words) == len(Assignment)
+
+
+def test_without_servers_it_says_what_is_missing():
+    failures = (
+        ServerFailed("broker", "mqtt://dead.example:1883", "connection refused"),
+        ServerFailed("stun", "stun.example:3478", "no answer"),
+    )
+    sections = said(status(attached(NatProfile(), reflexive=None), brokers=(), failures=failures))
+    assert sections["brokers"][0] == "missing: mqtt://dead.example:1883: connection refused"
+    assert "no signals" in sections["brokers"][1]
+    assert sections["STUN"][0] == "missing: stun.example:3478: no answer"
+    assert "how it looks from outside" in sections["STUN"][1]
+    assert sections["NAT"] == ["warning: 10.0.0.2: no STUN server answered, so nothing is known"]
+    none = said(status(brokers=()), config=Config(brokers=(), stun=()))
+    assert none["brokers"] == ["missing: none is configured"]
+    assert none["STUN"] == ["missing: none is configured"]
+    assert none["interfaces"] == ["missing: none is up"]
+
+
+def test_a_broker_that_came_back_is_not_reported():
+    failures = (ServerFailed("broker", BROKER.url, "connection lost"),)
+    assert len(said(status(attached(EIM), failures=failures))["brokers"]) == 1
+
+
+def test_a_fingerprint_is_complete_when_both_behaviours_are_known():
+    assert fingerprinted(status(attached(EIM)))
+    assert not fingerprinted(status(attached(EIM), attached(NatProfile(Mapping.EIM))))

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from warpgate.net.threads import in_thread
+
+
+async def test_result_and_error_come_back() -> None:
+    assert await in_thread(lambda: 6 * 7) == 42
+    with pytest.raises(ZeroDivisionError):
+        await in_thread(lambda: 1 // 0)
+
+
+async def test_many_at_once_do_not_wait_for_each_other() -> None:
+    everyone = threading.Barrier(64, timeout=10)
+    assert len(await asyncio.gather(*(in_thread(everyone.wait) for _ in range(64)))) == 64
+
+
+def test_a_call_that_never_returns_does_not_hold_up_the_end_of_the_loop() -> None:
+    forever = threading.Event()
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(in_thread(forever.wait), 0.01)
+
+    started = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - started < 2
+    forever.set()

@@ -1,0 +1,122 @@
+"""The gate before a node's topic: rates, freshness, copies."""
+
+from __future__ import annotations
+
+import pytest
+
+from warpgate.errors import AuthenticationError, DecodeError
+from warpgate.model.address import NodeAddress
+from warpgate.proto import gate as gate_module
+from warpgate.proto.envelope import Opened
+from warpgate.proto.gate import Duplicate, EnvelopeGate, TokenBucket
+from warpgate.proto.signals import Signal, SignalKind
+
+ALICE, EVE = b"\x02" + b"a" * 32, b"\x02" + b"e" * 32
+NOON = 1_700_000_000.0
+
+
+def opened(number: int = 0, sender: bytes = ALICE, time: float = NOON) -> Opened:
+    signal = Signal(SignalKind.OFFER, bytes(16), 0, time, b"a")
+    return Opened(sender, number.to_bytes(16, "big"), signal, NodeAddress(sender))
+
+
+def test_a_fresh_signal_passes_and_its_copy_is_a_duplicate() -> None:
+    gate = EnvelopeGate(now=0.0)
+    gate.admit(opened(), NOON, now=0.0)
+    with pytest.raises(Duplicate):
+        gate.admit(opened(), NOON + 0.2, now=0.2)
+    gate.admit(opened(sender=EVE), NOON, now=0.2)
+
+
+def test_a_late_copy_is_a_replay() -> None:
+    gate = EnvelopeGate(now=0.0)
+    gate.admit(opened(), NOON, now=0.0)
+    with pytest.raises(AuthenticationError, match="replayed") as caught:
+        gate.admit(opened(), NOON + 299, now=299.0)
+    assert not isinstance(caught.value, Duplicate)
+
+
+@pytest.mark.parametrize("skew", [-300.0, 300.0])
+def test_clocks_may_differ_by_five_minutes(skew: float) -> None:
+    EnvelopeGate(now=0.0).admit(opened(time=NOON + skew), NOON, now=0.0)
+
+
+@pytest.mark.parametrize("skew", [-301.0, 301.0])
+def test_but_not_by_more(skew: float) -> None:
+    with pytest.raises(AuthenticationError, match="too old"):
+        EnvelopeGate(now=0.0).admit(opened(time=NOON + skew), NOON, now=0.0)
+
+
+def test_a_signal_from_the_future_cannot_be_replayed_later_either() -> None:
+    gate = EnvelopeGate(now=0.0)
+    ahead = opened(time=NOON + 300)
+    gate.admit(ahead, NOON, now=0.0)
+    with pytest.raises(AuthenticationError, match="replayed"):
+        gate.admit(ahead, NOON + 600, now=600.0)
+    with pytest.raises(AuthenticationError, match="too old"):
+        gate.admit(ahead, NOON + 601, now=601.0)
+
+
+def test_a_sender_has_a_burst_and_a_rate_of_its_own() -> None:
+    gate = EnvelopeGate(now=0.0)
+    for number in range(40):
+        gate.admit(opened(number), NOON, now=0.0)
+    with pytest.raises(AuthenticationError, match="over the rate"):
+        gate.admit(opened(40), NOON, now=0.0)
+    gate.admit(opened(0, sender=EVE), NOON, now=0.0)
+    gate.admit(opened(40), NOON, now=0.05)
+    with pytest.raises(AuthenticationError, match="over the rate"):
+        gate.admit(opened(41), NOON, now=0.05)
+
+
+def test_repeating_a_senders_envelopes_does_not_silence_it() -> None:
+    gate = EnvelopeGate(now=0.0)
+    gate.admit(opened(0), NOON, now=0.0)
+    for _ in range(100):
+        with pytest.raises(Duplicate):
+            gate.admit(opened(0), NOON, now=0.0)
+    gate.admit(opened(1), NOON, now=0.0)
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "MAX_IDS", 8)
+    monkeypatch.setattr(gate_module, "MAX_SENDERS", 8)
+    gate = EnvelopeGate(now=0.0)
+    for number in range(100):
+        gate.admit(opened(number, sender=number.to_bytes(33, "big")), NOON, now=0.0)
+    assert len(gate._seen) == len(gate._senders) == 8
+    with pytest.raises(Duplicate):
+        gate.admit(opened(99, sender=(99).to_bytes(33, "big")), NOON, now=0.0)
+
+
+def test_ids_are_forgotten_when_they_cannot_be_fresh_any_more() -> None:
+    gate = EnvelopeGate(now=0.0)
+    gate.admit(opened(0), NOON, now=0.0)
+    gate.admit(opened(1, time=NOON + 700), NOON + 700, now=700.0)
+    assert len(gate._seen) == 1
+
+
+def test_the_cache_outlasts_a_flood() -> None:
+    assert gate_module.MAX_IDS > gate_module.GLOBAL_RATE * gate_module.WINDOW + gate_module.GLOBAL_BURST
+
+
+def test_size_and_flood_are_stopped_before_any_crypto() -> None:
+    gate = EnvelopeGate(now=0.0)
+    gate.admit_bytes(4096, now=0.0)
+    with pytest.raises(DecodeError):
+        gate.admit_bytes(4097, now=0.0)
+    for _ in range(399):
+        gate.admit_bytes(100, now=0.0)
+    with pytest.raises(AuthenticationError, match="over the rate"):
+        gate.admit_bytes(100, now=0.0)
+    gate.admit_bytes(100, now=0.005)
+    with pytest.raises(AuthenticationError, match="over the rate"):
+        gate.admit_bytes(100, now=0.005)
+
+
+def test_a_clock_that_steps_back_gives_no_tokens() -> None:
+    bucket = TokenBucket(rate=1.0, burst=1.0, now=10.0)
+    assert bucket.take(10.0)
+    assert not bucket.take(5.0)
+    assert not bucket.take(5.5)
+    assert bucket.take(6.1)

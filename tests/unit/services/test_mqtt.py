@@ -1,0 +1,289 @@
+"""The MQTT connector against a real mosquitto, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import struct
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warpgate.errors import ConfigError, NetworkError, ServiceError, WarpgateError
+from warpgate.model.endpoint import Endpoint
+from warpgate.net.system import SystemNetwork
+from warpgate.services.broker import BrokerConnector
+from warpgate.services.mqtt import MqttConnector, _interleaved
+
+from .conftest import free_port, until
+
+TOPIC = "warpgate/1/receiver"
+
+
+class Inbox(list[bytes]):
+    def __call__(self, data: bytes) -> None:
+        self.append(data)
+
+
+@asynccontextmanager
+async def link_to(
+    url: str, topic: str = TOPIC, connector: BrokerConnector | None = None
+) -> AsyncIterator[Any]:
+    inbox = Inbox()
+    link = await (connector or MqttConnector(SystemNetwork())).connect(url, topic, inbox)
+    try:
+        yield link, inbox
+    finally:
+        await link.close()
+
+
+@asynccontextmanager
+async def server(
+    behaviour: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+) -> AsyncIterator[tuple[str, list[int]]]:
+    """A TCP server that does as told; yields its URL and the number of connections, kept up to date."""
+    seen = [0]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen[0] += 1
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await behaviour(reader, writer)
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listening:
+        yield f"mqtt://127.0.0.1:{listening.sockets[0].getsockname()[1]}", seen
+
+
+async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def test_what_is_published_arrives_at_the_subscriber_alone(mosquitto: Any) -> None:
+    url = mosquitto().url
+    async with link_to(url) as (_, inbox), link_to(url, "warpgate/1/other") as (sender, others):
+        envelope = bytes(range(256)) * 16
+        sender.publish(TOPIC, envelope)
+        await until(lambda: inbox)
+        assert inbox == [envelope]
+        assert not others
+
+
+async def test_the_round_trip_is_measured(mosquitto: Any) -> None:
+    async with link_to(mosquitto().url) as (link, _):
+        assert 0 < link.rtt < 0.5
+
+
+async def test_retained_junk_and_packets_too_large_do_not_arrive_and_do_no_harm(mosquitto: Any) -> None:
+    broker = mosquitto()
+    publish = ["mosquitto_pub", "-p", str(broker.port), "-t", TOPIC]
+    with suppress(FileNotFoundError):
+        subprocess.run([*publish, "-r", "-m", "junk"], check=True)
+    async with link_to(broker.url) as (_, inbox), link_to(broker.url, "warpgate/1/other") as (sender, _):
+        sender.publish(TOPIC, bytes(100_000))
+        sender.publish(TOPIC, b"after")
+        await until(lambda: inbox)
+        assert inbox == [b"after"]
+
+
+async def test_a_publish_is_with_the_kernel_when_it_returns() -> None:
+    """No turn of the loop between `publish` and the bytes on the wire: seen from a thread, the loop held still."""
+    async with fake_broker() as (url, broker), link_to(url) as (link, _):
+        link.publish("warpgate/1/peer", b"envelope")
+        broker.sock.setblocking(False)
+        assert b"envelope" in broker.sock.recv(4096)
+
+
+async def test_a_broker_that_takes_nothing_costs_bounded_memory() -> None:
+    async with fake_broker() as (url, _), link_to(url) as (link, _):
+        for _ in range(4000):
+            link.publish("warpgate/1/peer", bytes(4096))
+        assert link.dropped > 0
+        assert link._wire.unsent < 80 * 1024
+
+
+async def test_an_end_is_told_with_its_reason(mosquitto: Any) -> None:
+    broker = mosquitto()
+    async with link_to(broker.url) as (link, _):
+        ended = asyncio.ensure_future(link.closed())
+        broker.kill()
+        assert "closed the connection" in await asyncio.wait_for(ended, 5)
+        link.publish(TOPIC, b"into the void")
+        assert link.dropped == 1
+
+
+async def test_brokers_of_the_old_version_are_asked_again_in_theirs() -> None:
+    versions: list[int] = []
+
+    async def old_broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readexactly(2):
+            body = await reader.readexactly(head[1])
+            if head[0] >> 4 == 1:
+                versions.append(body[6])
+                writer.write(bytes((0x20, 2, 0, 0 if body[6] == 4 else 1)))
+            elif head[0] >> 4 == 8:
+                writer.write(bytes((0x90, 3, *body[:2], 0)))
+
+    connector = MqttConnector(SystemNetwork())
+    async with server(old_broker) as (url, _):
+        for _ in range(2):
+            async with link_to(url, connector=connector) as (link, _):
+                assert link.rtt > 0
+    assert versions == [5, 4, 4], "once refused, the old version is asked for at once"
+
+
+async def test_a_refused_subscription_is_an_error(mosquitto: Any, tmp_path: Path) -> None:
+    acl = tmp_path / "acl"
+    acl.write_text("topic read allowed\n")
+    with pytest.raises(ServiceError, match="refused"):
+        async with refusing_broker() as url, link_to(url):
+            pass
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(64), b"\x20\xff\xff\xff\xff\xff", b"\x20\x02\x00\x05"],
+)
+async def test_whatever_is_not_a_broker_is_an_error(answer: bytes) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(answer)
+
+    async with server(babble) as (url, _):
+        with pytest.raises(WarpgateError):
+            async with asyncio.timeout(5), link_to(url):
+                pass
+
+
+async def test_nobody_there() -> None:
+    with pytest.raises(NetworkError, match="refused"):
+        await MqttConnector(SystemNetwork()).connect(f"mqtt://127.0.0.1:{free_port()}", TOPIC, Inbox())
+    with pytest.raises(ConfigError):
+        await MqttConnector(SystemNetwork()).connect("http://127.0.0.1", TOPIC, Inbox())
+
+
+async def test_a_broker_that_never_answers_delays_neither_the_loop_nor_giving_up() -> None:
+    async with server(silence) as (url, seen):
+        opening = asyncio.ensure_future(MqttConnector(SystemNetwork()).connect(url, TOPIC, Inbox()))
+        await until(lambda: seen[0])
+        longest = await longest_turn(0.1)
+        started = time.monotonic()
+        opening.cancel()
+        await asyncio.wait([opening])
+        assert time.monotonic() - started < 0.1
+        assert longest < 0.1
+
+
+async def longest_turn(seconds: float) -> float:
+    loop, longest = asyncio.get_running_loop(), 0.0
+    end = last = loop.time()
+    end += seconds
+    while last < end:
+        await asyncio.sleep(0)
+        longest, last = max(longest, loop.time() - last), loop.time()
+    return longest
+
+
+async def test_closing_is_prompt_when_the_broker_has_stopped_reading() -> None:
+    async with fake_broker() as (url, _), link_to(url) as (link, _):
+        for _ in range(4000):
+            link.publish("warpgate/1/peer", bytes(4096))
+        started = time.monotonic()
+        await link.close()
+        assert time.monotonic() - started < 0.1
+
+
+async def test_tls(mosquitto: Any, tmp_path: Path) -> None:
+    make_certificate(tmp_path)
+    broker = mosquitto(f"certfile {tmp_path}/cert.pem\nkeyfile {tmp_path}/key.pem\n")
+    url = broker.url.replace("mqtt:", "mqtts:")
+    trusting = MqttConnector(
+        SystemNetwork(), lambda: ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    )
+    async with link_to(url, connector=trusting) as (link, inbox):
+        link.publish(TOPIC, b"to myself")
+        await until(lambda: inbox)
+    with pytest.raises(ServiceError, match="certificate"):
+        async with link_to(url):
+            pass
+
+
+async def test_cancelling_at_any_moment_leaves_no_connection_open(mosquitto: Any) -> None:
+    url = mosquitto().url
+    connector = MqttConnector(SystemNetwork())
+    async with link_to(url, connector=connector):
+        pass
+    for turns in range(12):
+        opening = asyncio.ensure_future(connector.connect(url, TOPIC, Inbox()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+        if not opening.cancelled():
+            await opening.result().close()
+        await asyncio.sleep(0)
+    loop: Any = asyncio.get_running_loop()
+    await until(lambda: len(loop._selector.get_map()) <= 1)
+
+
+def test_families_take_turns() -> None:
+    four = [Endpoint.of(f"192.0.2.{i}", 1) for i in range(3)]
+    six = [Endpoint.of("2001:db8::1", 1)]
+    assert _interleaved((*six, *four)) == [six[0], *four]
+    assert _interleaved((*four, *six)) == [four[0], six[0], *four[1:]]
+    assert _interleaved(()) == []
+
+
+def make_certificate(directory: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        + ["-keyout", str(directory / "key.pem"), "-out", str(directory / "cert.pem"), "-days", "2"]
+        + ["-subj", "/CN=broker", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True,
+        capture_output=True,
+    )
+
+
+class FakeBroker:
+    """Accepts one client, answers its CONNECT and SUBSCRIBE, and then does not read any more."""
+
+    def __init__(self) -> None:
+        self.sock: Any = None
+
+
+@asynccontextmanager
+async def fake_broker(suback: int = 0) -> AsyncIterator[tuple[str, FakeBroker]]:
+    import socket  # noqa: PLC0415
+
+    loop = asyncio.get_running_loop()
+    broker = FakeBroker()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+
+        async def serve() -> None:
+            broker.sock, _ = await loop.sock_accept(listening)
+            broker.sock.setblocking(False)
+            await loop.sock_recv(broker.sock, 4096)
+            await loop.sock_sendall(broker.sock, b"\x20\x03\x00\x00\x00")
+            subscribe = await loop.sock_recv(broker.sock, 4096)
+            (mid,) = struct.unpack_from("!H", subscribe, 2)
+            await loop.sock_sendall(broker.sock, struct.pack("!BBHBB", 0x90, 4, mid, 0, suback))
+
+        serving = asyncio.ensure_future(serve())
+        try:
+            yield f"mqtt://127.0.0.1:{listening.getsockname()[1]}", broker
+        finally:
+            serving.cancel()
+            if broker.sock is not None:
+                broker.sock.close()
+
+
+@asynccontextmanager
+async def refusing_broker() -> AsyncIterator[str]:
+    async with fake_broker(suback=0x87) as (url, _):
+        yield url
