@@ -117,6 +117,17 @@ def positive_count(text: str) -> int:
     return int(text)
 
 
+def not_negative(text: str) -> float:
+    """An argparse type: a finite number, 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return number
+
+
 def _given(arguments: argparse.Namespace, name: str) -> list[Any]:
     found = (getattr(arguments, f"{name}_{level}", None) for level in range(LEVELS))
     return [value for value in found if value is not None]

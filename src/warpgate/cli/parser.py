@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from warpgate.cli.options import UsageError, add_common_options, port_number, positive_count, positive_seconds
+from warpgate.cli.options import (
+    UsageError,
+    add_common_options,
+    not_negative,
+    port_number,
+    positive_count,
+    positive_seconds,
+)
 
 DESCRIPTION = "Gets a socket open between two machines, wherever they are."
 TARGET_HELP = "an address text (wg1...), @FILE holding one, or a nickname"
@@ -108,5 +115,39 @@ def _add_name(parser: Parser) -> None:
         add_common_options(added, level=2)
 
 
+LAB_UP = """\
+Build two hosts behind NATs and a server (MQTT, STUN) between them, and run commands in the hosts. Words @b in
+COMMAND_A become the address that COMMAND_B prints; COMMAND_B is then "warpgate listen --echo" unless given. Without
+commands the lab stands until Ctrl-C, and how to enter it is printed."""
+
+
 def _add_lab(parser: Parser) -> None:
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    actions = parser.add_subparsers(
+        title="actions", metavar="ACTION", dest="action", required=True, prog="warpgate lab"
+    )
+
+    def action(name: str, text: str, arguments: str = "") -> Parser:
+        usage = f"warpgate lab {name} [OPTION]... {arguments}".rstrip()
+        added: Parser = actions.add_parser(name, help=text, description=text, usage=usage)
+        add_common_options(added, level=2)
+        return added
+
+    up = action(
+        "up", "run commands in two hosts behind NATs", "--a KIND --b KIND [-- COMMAND_A [:: COMMAND_B]]"
+    )
+    up.description = LAB_UP
+    up.add_argument(
+        "--a", required=True, metavar="KIND", help="what host a is behind (see warpgate lab kinds)"
+    )
+    up.add_argument("--b", required=True, metavar="KIND", help="what host b is behind")
+    up.add_argument(
+        "--delay",
+        type=not_negative,
+        default=10.0,
+        metavar="MS",
+        help="of each host's line, one way (default 10: 40 ms from host to host and back)",
+    )
+    up.add_argument(
+        "--loss", type=not_negative, default=0.0, metavar="PCT", help="packets lost by each line, each way"
+    )
+    action("kinds", "list what --a and --b can be")

@@ -146,6 +146,34 @@ MARKS = {"ok": "+", "warning": "!", "missing": "-", "info": " "}
 
 
 @dataclass(frozen=True, slots=True)
+class KindShown(Record):
+    """A kind of site the lab can put a host behind."""
+
+    event = "kind"
+    name: str
+    description: str
+
+    def text(self) -> str:
+        return f"{self.name:15} {self.description}"
+
+
+@dataclass(frozen=True, slots=True)
+class LabHost(Record):
+    """A host of a standing lab; `enter` is a shell command that gets one into it."""
+
+    event = "host"
+    name: str
+    kind: str
+    addresses: tuple[str, ...]
+    outside: tuple[str, ...]
+    enter: str
+
+    def text(self) -> str:
+        outside = f", outside {', '.join(self.outside)}" if self.outside else ""
+        return f"{self.name}: {', '.join(self.addresses)} ({self.kind}{outside})\n  {self.enter}"
+
+
+@dataclass(frozen=True, slots=True)
 class Explained(Record):
     event = "explained"
     report: tuple[PluginReport, ...]

@@ -18,7 +18,7 @@ from warpgate.net.network import Network, UdpSocket
 from warpgate.proto.check import CheckAgent, CheckEvent
 from warpgate.proto.check_wire import session_of
 from warpgate.proto.machine import Transmit
-from warpgate.proto.stun import is_stun
+from warpgate.proto.stun import COOKIE, is_stun
 
 # Datagrams that overtake the nomination (which may have to be repeated) wait for the pipe, so many at most.
 EARLY_LIMIT = 64
@@ -44,7 +44,8 @@ class Port:
         self.base = self.socket.local
 
     def _received(self, data: bytes, source: SockAddr) -> None:
-        if is_stun(data) and self._hub.take_stun(self, data, source):
+        # The slice first: for a user's datagram it is all that is looked at.
+        if data[4:8] == COOKIE and is_stun(data) and self._hub.take_stun(self, data, source):
             return
         deliver = self.flows.get(source[:2])
         if deliver is not None:

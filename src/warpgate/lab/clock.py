@@ -94,6 +94,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run_virtual(main: Coroutine[Any, Any, T], *, limit: float = 3600.0) -> T:
-    """`asyncio.run` in virtual time. `limit` in seconds; raises TimeLimit or Deadlock where a real loop would hang."""
+    """`asyncio.run` in virtual time. `limit` in seconds; raises TimeLimit or Deadlock where a real loop would
+    hang.
+    """
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(limit)) as runner:
         return runner.run(main)

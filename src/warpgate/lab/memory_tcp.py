@@ -12,14 +12,13 @@ from __future__ import annotations
 import enum
 import errno
 from collections import deque
-from dataclasses import dataclass
 from typing import Final
 
 from warpgate.lab.flow import ACK, FIN, RST, SYN
+from warpgate.lab.memory_segment import RECEIVE_BUFFER, TcpSegment
 
 SEGMENT_SIZE: Final = 16 * 1024
 SEND_BUFFER: Final = 64 * 1024
-RECEIVE_BUFFER: Final = 64 * 1024
 
 # RFC 6298 section 2.1: "the sender SHOULD set RTO <- 1 second"; doubled each time, so SYNs leave after 0, 1,
 # 3, 7 s.
@@ -38,36 +37,17 @@ KEEPALIVE_INTERVAL: Final = 5.0
 KEEPALIVE_PROBES: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class TcpSegment:
-    """`flags` are control bits; `ack` and `window` count where ACK is set."""
-
-    flags: int
-    seq: int
-    ack: int = 0
-    window: int = RECEIVE_BUFFER
-    data: bytes = b""
-
-    @property
-    def end(self) -> int:
-        """The sequence number after this segment; SYN and FIN count one each."""
-        return self.seq + len(self.data) + bool(self.flags & SYN) + bool(self.flags & FIN)
-
-
-def reset_for(segment: TcpSegment) -> TcpSegment | None:
-    """What a host without such a connection answers (RFC 9293 section 3.10.7.1); None to a RST."""
-    if segment.flags & RST:
-        return None
-    if segment.flags & ACK:
-        return TcpSegment(RST, segment.ack)
-    return TcpSegment(RST | ACK, 0, segment.end)
-
-
 class State(enum.Enum):
     SYN_SENT = "syn sent"
     SYN_RECEIVED = "syn received"
     ESTABLISHED = "established"  # and everything after it: see `eof` and `finished`
     CLOSED = "closed"
+
+
+class News(enum.Enum):
+    """The only event: look at the connection again."""
+
+    CHANGED = "changed"
 
 
 class Connection:
@@ -94,9 +74,10 @@ class Connection:
         self._expected = 0  # the peer's next
         self._peer_window = 0
         self._advertised = RECEIVE_BUFFER
-        self._finishing = False
+        self.finishing = False
         self._repaired = -1  # the hole that a duplicate ACK has already made us fill
         self._owes_ack = False
+        self._news = False
         self._opened = now
         self._round_trip: float | None = None
         self._timeout = FIRST_TIMEOUT
@@ -126,7 +107,7 @@ class Connection:
     @property
     def finished(self) -> bool:
         """Both directions have ended and everything of ours is acknowledged."""
-        return self.eof and self._finishing and self._una > self._end_of_data
+        return self.eof and self.finishing and self._una > self._end_of_data
 
     def read(self, limit: int) -> bytes:
         data = bytes(self._incoming[:limit])
@@ -146,11 +127,13 @@ class Connection:
 
     def finish(self, now: float) -> None:
         """FIN after what was written."""
-        self._finishing = True
+        self.finishing = True
         self._send_more(now)
 
     def close(self, now: float) -> None:
-        """The program is done with it: FIN, or RST where received bytes are lost by that (RFC 1122, 4.2.2.13)."""
+        """The program is done with it: FIN, or RST where received bytes are lost by that (RFC 1122,
+        4.2.2.13).
+        """
         self.detached = True
         if self._incoming or self.state is not State.ESTABLISHED:
             self.abort()
@@ -167,11 +150,17 @@ class Connection:
             self._queue.append(TcpSegment(RST | ACK, self._max, self._expected))
         self._end(None)
 
+    def vanish(self) -> None:
+        """The host has crashed: nobody is told, least of all the peer."""
+        self._queue.clear()
+        self._end(errno.ENETDOWN)
+
     # -- the network's side ----------------------------------------------------------------------------------
 
     def receive(self, segment: TcpSegment, now: float) -> None:
         if self.state is State.CLOSED:
             return
+        self._news = True
         self._heard, self._probes = now, 0
         if segment.flags & RST:
             self._receive_reset(segment)
@@ -188,6 +177,7 @@ class Connection:
         due = self.poll_timeout()
         if due is None or due > now:
             return
+        self._news = True
         if self.state is not State.ESTABLISHED and now >= self._opening_deadline:
             self._end(errno.ETIMEDOUT)
         elif self._orphan_until is not None and self._orphan_until <= now:
@@ -211,17 +201,18 @@ class Connection:
             self._advertised = segment.window
         return segment
 
+    def poll_event(self) -> News | None:
+        news, self._news = self._news, False
+        return News.CHANGED if news else None
+
     def poll_timeout(self) -> float | None:
         if self.state is State.CLOSED or self.finished:
             return None
+        keepalive = self._heard + KEEPALIVE_IDLE + self._probes * KEEPALIVE_INTERVAL
+        first = keepalive if self._retransmit_at is None else self._retransmit_at
         if self.state is not State.ESTABLISHED:
-            deadlines = [self._opening_deadline, self._retransmit_at]
-        elif self._retransmit_at is not None:
-            deadlines = [self._retransmit_at, self._orphan_until]
-        else:
-            keepalive = self._heard + KEEPALIVE_IDLE + self._probes * KEEPALIVE_INTERVAL
-            deadlines = [keepalive, self._orphan_until]
-        return min(deadline for deadline in deadlines if deadline is not None)
+            return min(first, self._opening_deadline)
+        return first if self._orphan_until is None else min(first, self._orphan_until)
 
     @property
     def _opening_deadline(self) -> float:
@@ -315,12 +306,15 @@ class Connection:
             self._progress = now
             self._timeout = self._base_timeout
             self._retransmit_at = now + self._timeout if self._una < self._max else None
-        elif segment.ack == self._una < self._max and same_window and segment.end == segment.seq:
+        elif (
+            self._repaired < self._una == segment.ack < self._max
+            and same_window
+            and segment.end == segment.seq
+        ):
             # A duplicate ACK (RFC 5681 section 2). Paths keep the order of a connection's segments, so one is
             # proof of a loss.
-            if self._repaired < self._una:
-                self._repaired = self._max
-                self._nxt = self._una
+            self._repaired = self._max
+            self._nxt = self._una
 
     def _take_data(self, segment: TcpSegment) -> bool:
         if not segment.seq <= self._expected < segment.seq + len(segment.data) or self.eof:
@@ -342,7 +336,7 @@ class Connection:
             offset = self._nxt - self._una
             size = min(SEGMENT_SIZE, end - self._nxt, self._una + self._peer_window - self._nxt)
             self._put(ACK, bytes(self._outgoing[offset : offset + size]), now)
-        if self._finishing and self._nxt == end and self._una <= end:
+        if self.finishing and self._nxt == end and self._una <= end:
             self._put(ACK | FIN, b"", now)
         if self._nxt < end and self._retransmit_at is None:  # the window is closed: ask again after a while
             self._retransmit_at = now + self._timeout

@@ -1,8 +1,8 @@
 """Where packets go in the internet in memory: realms, hosts, routers, and the time it takes.
 
-A realm is one addressing realm (RFC 2663 section 2.1): the public internet, or what is behind one router. Hosts and
-routers are its members; a router joins a realm to the one outside it. All state is here; what a host does with a
-packet is the host's business.
+A realm is one addressing realm (RFC 2663 section 2.1): the public internet, or what is behind one router.
+Hosts and routers are its members; a router joins a realm to the one outside it. All state is here; what a
+host does with a packet is the host's business.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from warpgate.errors import ConfigError
 from warpgate.lab.flow import Answer, Drop, Flow, Forward, Protocol, Side, Verdict
-from warpgate.lab.memory_tcp import TcpSegment, reset_for
+from warpgate.lab.memory_segment import TcpSegment, reset_for
 from warpgate.lab.nat import Nat
 from warpgate.model.endpoint import Family, IPAddress
 
@@ -25,8 +25,9 @@ DEFAULT_TTL = 64
 
 @dataclass(frozen=True, slots=True)
 class PathSpec:
-    """What happens between two members of a realm, one way. Seconds; probabilities per packet; `hops` counts the routers
-    in between. Duplication is for UDP alone, and TCP keeps its order whatever the jitter."""
+    """What happens between two members of a realm, one way. Seconds; probabilities per packet; `hops` counts
+    the routers in between. Duplication is for UDP alone, and TCP keeps its order whatever the jitter.
+    """
 
     delay: float = 0.05
     jitter: float = 0.0
@@ -141,7 +142,7 @@ class Wire:
         else:
             self._within(host.realm, host, packet)
 
-    # -- movement ------------------------------------------------------------------------------------------------
+    # -- movement --------------------------------------------------------------------------------------------
 
     def _within(self, realm: Realm, origin: Member, packet: Packet) -> None:
         """Across a realm, to whoever has the address, otherwise to its gateway."""
@@ -215,10 +216,11 @@ class Wire:
         if isinstance(packet.payload, TcpSegment) and (answer := reset_for(packet.payload)) is not None:
             self._within(realm, router, Packet(packet.flow.reverse, answer))
 
-    # -- time ----------------------------------------------------------------------------------------------------
+    # -- time ------------------------------------------------------------------------------------------------
 
     def _schedule(self, time: float, act: Callable[[Packet], None], packet: Packet) -> None:
-        # Not the loop's own heap: it is not stable, and packets sent in one tick must not overtake each other.
+        # Not the loop's own heap: it is not stable, and packets sent in one tick must not overtake each
+        # other.
         self._count += 1
         heapq.heappush(self._events, (time, self._count, act, packet))
         if self._events[0][1] == self._count:
@@ -232,9 +234,10 @@ class Wire:
             self._timer = asyncio.get_running_loop().call_at(self._events[0][0], self._due)
 
     def _due(self) -> None:
-        now = self.now()
+        # What these events cause at this very instant waits for the next turn, so that tasks get theirs.
+        now, newest = self.now(), self._count
         try:
-            while self._events and self._events[0][0] <= now:
+            while self._events and self._events[0][0] <= now and self._events[0][1] <= newest:
                 _, _, act, packet = heapq.heappop(self._events)
                 act(packet)
         finally:

@@ -151,6 +151,7 @@ def _encode_nat(nat: NatProfile) -> bytes:
     counts = (nat.mapping_samples, nat.filtering_samples, nat.assignment_samples)
     mapping, filtering, assigned = (min(count, _SAMPLES_CAP) for count in counts)
     samples = _BLOCKED.index(nat.udp_blocked) | mapping << 2 | filtering << 6 | assigned << 10
+    samples |= nat.pooled << 14
     out = bytes((behaviour,)) + pack_number(samples, 2)
     if assignment.kind is Assignment.SEQUENTIAL:
         out += pack_number(assignment.step, 2, signed=True)
@@ -176,4 +177,5 @@ def _decode_nat(reader: Reader) -> NatProfile:
         mapping_samples=samples >> 2 & 15,
         filtering_samples=samples >> 6 & 15,
         assignment_samples=samples >> 10 & 15,
+        pooled=bool(samples >> 14 & 1),
     )

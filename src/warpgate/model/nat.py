@@ -69,6 +69,8 @@ class NatProfile:
     mapping_samples: int = 0
     filtering_samples: int = 0
     assignment_samples: int = 0
+    # RFC 4787 section 4.1, "arbitrary" address pooling: one host was seen under several external addresses.
+    pooled: bool = False
 
     @property
     def accepts_anyone(self) -> bool:

@@ -24,7 +24,7 @@ SENDER_RATE, SENDER_BURST = 20.0, 40.0
 GLOBAL_RATE, GLOBAL_BURST = 200.0, 400.0
 
 
-class Duplicate(AuthenticationError):  # noqa: N818 (named for what it is, as in errors.py)
+class Duplicate(AuthenticationError):
     """The same envelope again, by another broker: not worth a word."""
 
 

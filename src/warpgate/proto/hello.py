@@ -188,10 +188,11 @@ class Handshake:
         message, mac = self._take(HEADER_SIZE + len(_pack_hello(hello)))
         self._session_key = session_key
         self._check(mac, b"hello", message)
+        if self._buffer:
+            raise DecodeError("bytes behind the HELLO before it was answered")
         role = hello.role.opposite
         self._send(Type.WELCOME, self._nonce, b"welcome" + hello.nonce + bytes((role,)))
         self._authenticated(hello)
-        self._advance()
 
     def nominate(self) -> None:
         """Initiator only, once authenticated: this is the link. Queues NOMINATE; user bytes may follow it."""

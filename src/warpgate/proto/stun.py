@@ -50,7 +50,7 @@ __all__ = [
 
 HEADER_SIZE = 20
 TRANSACTION_ID_SIZE = 12
-_COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
+COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
 _FINGERPRINT_XOR = 0x5354554E  # RFC 8489 section 14.7: "STUN"
 # The longest real message (a TURN answer) has about 15; 64 KiB of empty ones would take 10 ms to decode.
 _MAX_ATTRIBUTES = 64
@@ -156,7 +156,7 @@ def is_stun(data: bytes | bytearray | memoryview) -> bool:
         size >= HEADER_SIZE
         and data[0] < 0x40
         and size % 4 == 0
-        and data[4:8] == _COOKIE
+        and data[4:8] == COOKIE
         and (data[2] << 8 | data[3]) == size - HEADER_SIZE
     )
 
@@ -172,7 +172,7 @@ def encode(
     tid = message.transaction_id
     if len(tid) != TRANSACTION_ID_SIZE:
         raise ValueError(f"a transaction id has {TRANSACTION_ID_SIZE} bytes, this one {len(tid)}")
-    out = bytearray(_type(message.method, message.cls).to_bytes(2, "big") + bytes(2) + _COOKIE + tid)
+    out = bytearray(_type(message.method, message.cls).to_bytes(2, "big") + bytes(2) + COOKIE + tid)
     for attribute, value in message.attributes:
         try:
             out += _framed(attribute, pack(attribute, value, tid))
@@ -303,7 +303,7 @@ class StreamDecoder:
         length = buffer[2] << 8 | buffer[3]
         if buffer[0] < 0x40:
             size = padded = HEADER_SIZE + length
-            if length % 4 or (len(buffer) >= 8 and buffer[4:8] != _COOKIE):
+            if length % 4 or (len(buffer) >= 8 and buffer[4:8] != COOKIE):
                 raise DecodeError("the stream holds bytes that are not STUN")
         elif self._channel_data and buffer[0] < 0x50:
             # RFC 8656 section 12.5: padded to a multiple of four; the length field does not count that.

@@ -10,7 +10,7 @@ from warpgate.errors import ServiceError
 MessageReceiver = Callable[[bytes], None]
 
 
-class VersionRefused(ServiceError):  # noqa: N818 - named like the other errors: what happened
+class VersionRefused(ServiceError):
     """The broker does not speak the version of its protocol it was asked for."""
 
 

@@ -150,6 +150,7 @@ def test_only_the_asked_servers_answer_to_our_request_counts() -> None:
         (good, OTHER),
         (request_back, FIRST),
         (good[:-4], FIRST),
+        (good[:23] + b"\xff" + good[24:], FIRST),
         (b"", FIRST),
         (encode(StunMessage(BINDING, StunClass.SUCCESS, b"x" * 12)), FIRST),
         (encode(StunMessage(3, StunClass.SUCCESS, decode(first.data).transaction_id)), FIRST),

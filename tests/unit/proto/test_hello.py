@@ -9,6 +9,7 @@ import pytest
 from warpgate.errors import AuthenticationError, DecodeError
 from warpgate.model.endpoint import Mode
 from warpgate.proto.hello import (
+    HEADER_SIZE,
     MAX_UNPROVED,
     Authenticated,
     Handshake,
@@ -17,6 +18,7 @@ from warpgate.proto.hello import (
     Nominated,
     Role,
     State,
+    rest_of_message,
 )
 
 SESSION = bytes(range(16))
@@ -274,3 +276,21 @@ def test_misuse_is_told_apart_from_a_bad_peer() -> None:
         Handshake.accept(b"")
     with pytest.raises(ValueError, match="plugin"):
         dial(Role.INITIATOR, plugin="x" * 33)
+
+
+def test_a_dialler_waits_for_the_answer_to_its_hello() -> None:
+    bob = Handshake.accept(NONCE_B)
+    bob.receive(alice_dials().data_to_send() + b"W")
+    with pytest.raises(DecodeError, match="behind the HELLO"):
+        bob.prove(KEY)
+    assert bob.data_to_send() == b""
+
+
+def test_a_reader_can_take_exactly_one_message_and_leave_the_rest() -> None:
+    alice = alice_dials()
+    hello = alice.data_to_send()
+    assert HEADER_SIZE + rest_of_message(hello[:HEADER_SIZE]) == len(hello)
+    accepted(again := alice_dials())
+    again.nominate()
+    nomination = again.data_to_send()
+    assert HEADER_SIZE + rest_of_message(nomination[:HEADER_SIZE]) == len(nomination)

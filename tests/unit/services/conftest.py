@@ -1,60 +1,11 @@
-"""A real mosquitto on loopback, a clock that jumps, and what else the service tests share."""
-
 from __future__ import annotations
 
-import asyncio
-import selectors
-import signal
-import socket
-import subprocess
-import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-
-T = TypeVar("T")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-class Mosquitto:
-    """One broker process; `kill` is SIGKILL, `start` again comes up on the same port with no memory."""
-
-    def __init__(self, directory: Path, extra: str = "") -> None:
-        self.port = free_port()
-        self._config = directory / f"mosquitto-{self.port}.conf"
-        self._config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\nuser root\n"
-            f"log_dest none\n{extra}"
-        )
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"mqtt://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(["mosquitto", "-c", str(self._config)], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                assert time.monotonic() < deadline, "mosquitto did not come up"
-                time.sleep(0.005)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+from services_kit import Mosquitto
 
 
 @pytest.fixture
@@ -71,41 +22,3 @@ def mosquitto(tmp_path: Path) -> Iterator[Any]:
     yield launch
     for broker in running:
         broker.kill()
-
-
-class _JumpingSelector(selectors.DefaultSelector):
-    """Never waits: what the loop would have waited is added to its clock."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 1000.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(0)
-        if not ready and timeout is None:
-            raise RuntimeError("everything waits for something that will never happen")
-        if not ready and timeout is not None and timeout > 0:
-            self.now += timeout
-        return ready
-
-
-class _VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._jumping = _JumpingSelector()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return self._jumping.now
-
-
-def in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end on a clock of its own; sleeping costs nothing, waiting for ever is an error."""
-    with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
-        return runner.run(main)
-
-
-async def until(condition: Any, patience: float = 10.0) -> None:
-    """Turns of the loop until the condition holds: for what a real process does meanwhile."""
-    async with asyncio.timeout(patience):
-        while not condition():
-            await asyncio.sleep(0.002)

@@ -1,0 +1,46 @@
+"""Does each strategy reach the limit of design section 2?
+
+s = 40 ms one-way signal, R = 40 ms, r = 20 ms. A usable pipe at the initiator, medians; allowed are 1.25 x the limit
+plus 10 ms. Every connect is between fresh nodes on fresh ports, and one offer must have been the only signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+
+from bench.rig import ROUND_TRIP, repeat, rig
+from bench.rows import Row, median_ms, show, spread
+
+COUNT = 7
+SIGNAL = ROUND_TRIP  # A to broker and broker to B: half a round trip each
+# What, kind of A, kind of B, mode, plugin, limit in seconds.
+CASES = (
+    ("direct UDP", "public", "public", "datagram", "direct", ROUND_TRIP),
+    ("direct TCP", "public", "public", "stream", "direct", 2 * ROUND_TRIP),
+    ("reverse", "public", "eim-apdf", "stream", "reverse", SIGNAL + 1.5 * ROUND_TRIP),
+    ("UDP punch, port-restricted both sides", "eim-apdf", "eim-apdf", "datagram", "udp_punch", SIGNAL + ROUND_TRIP / 2),
+    ("TCP punch, port-restricted both sides", "eim-apdf", "eim-apdf", "stream", "tcp_punch", SIGNAL + 2 * ROUND_TRIP),
+)
+
+
+async def run() -> list[Row]:
+    rows = []
+    for what, kind_a, kind_b, mode, plugin, limit in CASES:
+        async with rig(kind_a, kind_b) as lab:
+            done = await repeat(COUNT, lambda lab=lab, mode=mode: lab.connect(mode))  # type: ignore[misc]
+        good = [one for one in done if one.ok and one.plugin == plugin]
+        times = [one.seconds for one in good] or [float("inf")]
+        rows.append(Row(f"{what} ({limit * 1000:.0f} ms)", median_ms(times), limit * 1250 + 10, note=spread(times)))
+        rows.append(Row(f"{what}: won by {plugin}", len(good), COUNT, "of", at_most=False))
+        signals = statistics.mean(sum(one.signals.values()) for one in good) if good else float("inf")
+        rows.append(Row(f"{what}: signals sent and received by A", signals, 1.0, "", note="the offer"))
+    return rows
+
+
+def main() -> bool:
+    return show(asyncio.run(run()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(0 if main() else 1)

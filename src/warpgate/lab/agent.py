@@ -1,0 +1,148 @@
+"""A real node in a lab host, steered over stdin and stdout: `python -m warpgate.lab.agent`.
+
+One JSON command a line in, one JSON answer a line out, in order. `steered.SteeredNode` is the other end. The agent
+uses nothing but the public names, so what it measures is what a program gets. Every pipe that a peer opens is echoed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from warpgate import Config, Identity, Mode, Node, Pipe, PipeClosed, Transport, WarpgateError
+from warpgate.errors import ConnectFailed
+from warpgate.events import Event, SignalReceived, SignalSent
+
+ECHO_PATIENCE = 3.0
+ECHO_TRIES = 6
+
+
+class Agent:
+    """Holds the node between commands; a `start` command replaces it."""
+
+    def __init__(self) -> None:
+        self._node: Node | None = None
+        self._signals: Counter[str] = Counter()
+        self._echoing: asyncio.Task[None] | None = None
+        self._pipe: Pipe | None = None
+
+    async def handle(self, command: dict[str, Any]) -> dict[str, Any]:
+        """One command; errors of ours become an `error` in the answer."""
+        name = command.pop("do")
+        try:
+            return await {
+                "start": self._start,
+                "connect": self._connect,
+                "status": self._status,
+                "stop": self._stop,
+            }[name](**command)
+        except ConnectFailed as error:
+            rows = [f"{row.plugin} {row.outcome}: {row.reason} {row.notes}" for row in error.report]
+            return {"error": str(error), "report": rows}
+        except WarpgateError as error:
+            return {"error": str(error), "report": []}
+
+    async def _start(self, **settings: Any) -> dict[str, Any]:
+        await self._stop()
+        config = Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+        node = Node(config, identity=Identity.generate(), observer=self._observe)
+        began = time.perf_counter()
+        await node.start()
+        self._node = node
+        self._signals.clear()
+        self._echoing = asyncio.create_task(self._echo_all(node))
+        return {"address": node.address.to_text(), "seconds": time.perf_counter() - began, "node_id": node.node_id}
+
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, SignalSent | SignalReceived):
+            self._signals[f"{type(event).__name__} {event.kind}"] += 1
+
+    async def _connect(
+        self, address: str, mode: str, transport: str | None, plugins: list[str] | None, timeout: float
+    ) -> dict[str, Any]:
+        node = self._running()
+        self._signals.clear()
+        began = time.perf_counter()
+        pipe = await node.connect(
+            address,
+            mode=Mode(mode),
+            transport=None if transport is None else Transport(transport),
+            plugins=plugins,
+            timeout=timeout,
+        )
+        seconds = time.perf_counter() - began
+        try:
+            echoed = await self._ping(pipe)
+        finally:
+            await pipe.close()
+        return {
+            "plugin": pipe.plugin,
+            "mode": pipe.mode.value,
+            "transport": pipe.transport.value,
+            "relayed": pipe.relayed,
+            "seconds": seconds,
+            "echoed": echoed,
+            "signals": dict(self._signals),
+        }
+
+    async def _ping(self, pipe: Pipe) -> bool:
+        """Whether the peer's echo came back; over datagrams, one of a few tries."""
+        tries = ECHO_TRIES if pipe.mode is Mode.DATAGRAM else 1
+        for _ in range(tries):
+            await pipe.send(b"ping")
+            with contextlib.suppress(TimeoutError, PipeClosed):
+                if await pipe.recv(timeout=ECHO_PATIENCE / tries) == b"ping":
+                    return True
+        return False
+
+    async def _status(self) -> dict[str, Any]:
+        node = self._running()
+        return {"address": node.address.to_text(), "counts": dict(node.status().counts)}
+
+    async def _stop(self) -> dict[str, Any]:
+        node, self._node = self._node, None
+        if node is not None:
+            await node.close()
+        if self._echoing is not None:
+            await self._echoing
+            self._echoing = None
+        return {}
+
+    def _running(self) -> Node:
+        if self._node is None:
+            raise WarpgateError("no node: send start first")
+        return self._node
+
+    async def _echo_all(self, node: Node) -> None:
+        async with asyncio.TaskGroup() as echoes:
+            async for pipe in node:
+                echoes.create_task(_echo(pipe))
+
+
+async def _echo(pipe: Pipe) -> None:
+    with contextlib.suppress(PipeClosed):
+        async with pipe:
+            async for data in pipe:
+                await pipe.send(data)
+
+
+async def main() -> None:
+    """Until stdin ends."""
+    agent = Agent()
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=1 << 20)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        answer = await agent.handle(json.loads(line))
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    await agent.handle({"do": "stop"})
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,144 @@
+"""Servers of the internet in memory: brokers and STUN responders, for whole nodes in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+from warpgate.errors import DecodeError, NetworkError, ServiceError
+from warpgate.lab.memory_network import MemoryNetwork
+from warpgate.model.endpoint import Endpoint, SockAddr
+from warpgate.net.network import TcpStream, UdpSocket
+from warpgate.proto.stun import BINDING, Attribute, StreamDecoder, StunClass, StunMessage, decode, encode
+from warpgate.services.broker import MessageReceiver
+
+
+class MemoryBroker:
+    """One broker: topics, subscribers, and a one-way time to each client. `kill` ends it like a crash."""
+
+    def __init__(self, url: str, one_way: float = 0.02, loss: float = 0.0, rng: random.Random | None = None) -> None:
+        """`loss` drops messages, as a broker does under load."""
+        self.url = url
+        self.one_way = one_way
+        self.loss = loss
+        self.alive = True
+        self.published = 0
+        self._rng = random.Random(0) if rng is None else rng
+        self._links: list[MemoryBrokerLink] = []
+
+    async def connect(self, topic: str, on_message: MessageReceiver) -> MemoryBrokerLink:
+        """Three round trips, as TCP, CONNECT and SUBSCRIBE take."""
+        await asyncio.sleep(6 * self.one_way)
+        if not self.alive:
+            raise NetworkError(f"{self.url}: connection refused")
+        link = MemoryBrokerLink(self, topic, on_message)
+        self._links.append(link)
+        return link
+
+    def publish(self, topic: str, data: bytes) -> None:
+        """A message has left a client: deliver it two trips later to whoever listens by then."""
+        self.published += 1
+        if self._rng.random() >= self.loss:
+            asyncio.get_running_loop().call_later(2 * self.one_way, self._deliver, topic, data)
+
+    def _deliver(self, topic: str, data: bytes) -> None:
+        for link in tuple(self._links):
+            if link.topic == topic and self.alive:
+                link.on_message(data)
+
+    def kill(self) -> None:
+        self.alive = False
+        for link in tuple(self._links):
+            link.end("the broker died")
+
+    def drop(self, link: MemoryBrokerLink) -> None:
+        if link in self._links:
+            self._links.remove(link)
+
+
+class MemoryBrokerLink:
+    """A client's connection to a `MemoryBroker`; implements `services.broker.BrokerLink`."""
+
+    def __init__(self, broker: MemoryBroker, topic: str, on_message: MessageReceiver) -> None:
+        self.topic = topic
+        self.on_message = on_message
+        self.dropped = 0
+        self._broker = broker
+        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def rtt(self) -> float:
+        return 2 * self._broker.one_way
+
+    def publish(self, topic: str, data: bytes) -> None:
+        if self._ended.done():
+            self.dropped += 1
+        else:
+            self._broker.publish(topic, data)
+
+    async def closed(self) -> str:
+        return await asyncio.shield(self._ended)
+
+    async def close(self) -> None:
+        self.end("closed on this side")
+
+    def end(self, reason: str) -> None:
+        self._broker.drop(self)
+        if not self._ended.done():
+            self._ended.set_result(reason)
+
+
+class MemoryBrokers:
+    """A `BrokerConnector` over a set of memory brokers."""
+
+    def __init__(self, *brokers: MemoryBroker) -> None:
+        self._brokers = {broker.url: broker for broker in brokers}
+
+    async def connect(self, url: str, topic: str, on_message: MessageReceiver) -> MemoryBrokerLink:
+        broker = self._brokers.get(url)
+        if broker is None:
+            raise ServiceError(f"there is no broker at {url}")
+        return await broker.connect(topic, on_message)
+
+
+class MemoryStun:
+    """A STUN server (RFC 8489 Binding over UDP and TCP) on a host of the internet in memory."""
+
+    def __init__(self, network: MemoryNetwork, local: Endpoint) -> None:
+        self._streams: set[asyncio.Task[None]] = set()
+        self._udp: UdpSocket = network.open_udp(local, self._datagram)
+        self._listener = network.listen_tcp(local, self._accepted)
+
+    def _datagram(self, data: bytes, source: SockAddr) -> None:
+        with contextlib.suppress(DecodeError):
+            self._udp.send(_answer(data, Endpoint.from_sockaddr(source)), source)
+
+    def _accepted(self, stream: TcpStream) -> None:
+        task = asyncio.ensure_future(self._serve(stream))
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
+
+    async def _serve(self, stream: TcpStream) -> None:
+        decoder = StreamDecoder()
+        with contextlib.suppress(DecodeError, NetworkError), contextlib.closing(stream):
+            while data := await stream.recv(4096):
+                decoder.feed(data)
+                while (frame := decoder.next_frame()) is not None:
+                    await stream.send(_answer(frame, stream.remote))
+
+    async def close(self) -> None:
+        self._udp.close()
+        self._listener.close()
+        for task in tuple(self._streams):
+            task.cancel()
+        if self._streams:
+            await asyncio.wait(self._streams)
+
+
+def _answer(data: bytes, source: Endpoint) -> bytes:
+    request = decode(data)
+    if request.method != BINDING or request.cls is not StunClass.REQUEST:
+        raise DecodeError("not a Binding request")
+    attributes = ((Attribute.XOR_MAPPED_ADDRESS, source),)
+    return encode(StunMessage(BINDING, StunClass.SUCCESS, request.transaction_id, attributes))

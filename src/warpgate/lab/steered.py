@@ -1,0 +1,112 @@
+"""Nodes in lab hosts as objects here: each is a process that runs `agent`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from warpgate.errors import ServiceError
+from warpgate.lab.host import Host
+
+# A connect may take its own time-out and then its echo; anything slower means that the process hangs.
+SLACK = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """One connect as the initiator saw it; `error` "" when it succeeded. `seconds` until `connect` returned."""
+
+    plugin: str = ""
+    mode: str = ""
+    transport: str = ""
+    relayed: bool = False
+    seconds: float = 0.0
+    echoed: bool = False
+    signals: dict[str, int] = field(default_factory=dict)
+    error: str = ""
+    report: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """A pipe was there and carried data both ways."""
+        return not self.error and self.echoed
+
+
+class SteeredNode:
+    """One process in one host; `start` may be called again for a new node with new ports."""
+
+    def __init__(self, host: Host, process: asyncio.subprocess.Process) -> None:
+        self._host = host
+        self._process = process
+        self.address = ""
+        self.node_id = ""
+        self.start_seconds = 0.0
+
+    @classmethod
+    async def launch(cls, host: Host, env: dict[str, str] | None = None) -> SteeredNode:
+        """Start the process; no node yet."""
+        pipe = asyncio.subprocess.PIPE
+        command = [sys.executable, "-m", "warpgate.lab.agent"]
+        return cls(host, await host.popen(command, stdin=pipe, stdout=pipe, env=env))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def start(self, **settings: Any) -> None:
+        """A new node (the old one is closed) with these fields of Config, on a random port unless told otherwise."""
+        answer = await self._ask(do="start", **{"port": 0, **settings})
+        if "error" in answer:
+            raise ServiceError(f"the node in host {self._host.name} did not start: {answer['error']}")
+        self.address, self.node_id = answer["address"], answer["node_id"]
+        self.start_seconds = answer["seconds"]
+
+    async def connect(
+        self,
+        address: str,
+        *,
+        mode: str = "stream",
+        transport: str | None = None,
+        plugins: list[str] | None = None,
+        timeout: float = 20.0,
+    ) -> Connected:
+        """Connect, let the peer echo once, close the pipe."""
+        answer = await self._ask(
+            do="connect",
+            address=address,
+            mode=mode,
+            transport=transport,
+            plugins=plugins,
+            timeout=timeout,
+            patience=timeout + SLACK,
+        )
+        if "report" in answer:
+            answer["report"] = tuple(answer["report"])
+        return Connected(**answer)
+
+    async def refresh(self) -> dict[str, int]:
+        """Take over the node's current address; returns how often which event happened."""
+        answer = await self._ask(do="status")
+        self.address = answer["address"]
+        return dict(answer["counts"])
+
+    async def _ask(self, *, patience: float = SLACK, **command: Any) -> dict[str, Any]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise ServiceError("the agent has no pipes")
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+        async with asyncio.timeout(patience):
+            line = await self._process.stdout.readline()
+        if not line:
+            raise ServiceError(f"the node in host {self._host.name} died during {command['do']!r}")
+        return dict(json.loads(line))
+
+    async def close(self) -> None:
+        await self._host.stop(self._process)

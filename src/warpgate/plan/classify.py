@@ -1,0 +1,154 @@
+"""From what STUN servers saw to a NAT's fingerprint, in the terms of RFC 4787. Pure.
+
+Nothing is guessed past the samples: too few of them give UNKNOWN, which is a value like the others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, groupby, pairwise
+from math import gcd
+
+from warpgate.model.endpoint import Endpoint
+from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
+
+# Sequential allocators count in small steps (1, or 2 where parity is preserved), and other hosts' mappings
+# come in between ours. Two random gaps of one direction within 32 ports come by chance once in 4 million.
+SEQUENTIAL_SAMPLES = 3
+MAX_GAP = 32
+# Carrier NATs give a subscriber 512 to 4096 ports (RFC 7422, RFC 6888 REQ-4). Four random ports out of 64,512
+# lie within 4096 by chance once in 1,000 (4 w^3 - 3 w^4, w = 4096/64512), three once in 80: too often.
+BLOCK_SAMPLES = 4
+MAX_BLOCK = 4096
+# Three ports that lie further apart than any block and do not count up: nothing to hold on to.
+RANDOM_SAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """From our socket `local`, `server` saw `mapped`. All of one interface and family."""
+
+    local: Endpoint
+    server: Endpoint
+    mapped: Endpoint
+
+
+def classify(
+    observations: Sequence[Observation],
+    filtering: Filtering = Filtering.UNKNOWN,
+    filtering_samples: int = 0,
+    udp_blocked: bool | None = None,
+) -> NatProfile:
+    """The fingerprint of the NAT before one interface.
+
+    `observations` are in the order in which the requests were sent (that is the order in which a NAT assigns
+    ports; answers may overtake each other). Several local sockets may be mixed: mapping behaviour is compared
+    per socket, port assignment over all. `udp_blocked` counts only when nothing was observed.
+    """
+    current = _current(observations)
+    mapping, mapping_samples = _mapping(current)
+    assignment, assignment_samples = _assignment(observations)
+    return NatProfile(
+        mapping=mapping,
+        filtering=filtering,
+        assignment=assignment,
+        udp_blocked=False if observations else udp_blocked,
+        mapping_samples=mapping_samples,
+        filtering_samples=0 if filtering is Filtering.UNKNOWN else filtering_samples,
+        assignment_samples=assignment_samples,
+        pooled=len({seen.mapped.ip for seen in current}) > 1,
+    )
+
+
+def _current(observations: Sequence[Observation]) -> tuple[Observation, ...]:
+    """What holds now: per socket, the latest from each server since one of them last saw another endpoint.
+
+    A changed answer from the same server means that the mapping expired or the network changed, not that the
+    mapping depends on the destination; what was seen before it must not be compared with what was seen after.
+    """
+    sockets: dict[Endpoint, dict[Endpoint, Observation]] = {}
+    for seen in observations:
+        by_server = sockets.setdefault(seen.local, {})
+        earlier = by_server.get(seen.server)
+        if earlier is not None and earlier.mapped != seen.mapped:
+            by_server.clear()
+        by_server[seen.server] = seen
+    return tuple(seen for by_server in sockets.values() for seen in by_server.values())
+
+
+def _mapping(current: Sequence[Observation]) -> tuple[Mapping, int]:
+    """RFC 4787 section 4.1, and how many observations it rests on."""
+    if not current:
+        return Mapping.UNKNOWN, 0
+    if all(seen.mapped == seen.local for seen in current):
+        return Mapping.NONE, len(current)
+    evidence = Counter(_evidence(current))
+    for mapping in (Mapping.APDM, Mapping.ADM, Mapping.EIM):
+        if evidence[mapping]:
+            return mapping, len(current)
+    return Mapping.UNKNOWN, 0
+
+
+def _evidence(current: Sequence[Observation]) -> Iterator[Mapping]:
+    """What each pair of servers says about one socket.
+
+    Equal mappings for one address's two ports fit EIM and ADM alike: such a pair says nothing.
+    """
+    by_socket = sorted(current, key=lambda seen: (int(seen.local.ip), seen.local.port))
+    for _, group in groupby(by_socket, key=lambda seen: seen.local):
+        for one, another in combinations(group, 2):
+            same_address = one.server.ip == another.server.ip
+            if one.mapped == another.mapped:
+                if not same_address:
+                    yield Mapping.EIM
+            else:
+                yield Mapping.APDM if same_address else Mapping.ADM
+
+
+def _assignment(observations: Sequence[Observation]) -> tuple[PortAssignment, int]:
+    """RFC 4787 section 4.2, and how many mappings it rests on."""
+    mappings = list(dict.fromkeys((seen.local, seen.mapped) for seen in observations))
+    chosen = [mapped for local, mapped in mappings if mapped.port != local.port]
+    if not chosen:
+        kind = Assignment.PRESERVING if mappings else Assignment.UNKNOWN
+        return PortAssignment(kind), len(mappings)
+    # A NAT that preserves where it can and chose these where it could not will choose the next one so, too.
+    # Each external address has ports of its own.
+    (address, _), *_ = Counter(mapped.ip for mapped in chosen).most_common(1)
+    ports = [mapped.port for mapped in chosen if mapped.ip == address]
+    assignment = _of_ports(ports)
+    return assignment, 0 if assignment.kind is Assignment.UNKNOWN else len(ports)
+
+
+def _of_ports(ports: Sequence[int]) -> PortAssignment:
+    """`ports`: external ports of mappings in the order in which they were made."""
+    step = _step(ports)
+    if step:
+        return PortAssignment(Assignment.SEQUENTIAL, step=step)
+    low, high = min(ports), max(ports)
+    if high - low < MAX_BLOCK:
+        if len(ports) >= BLOCK_SAMPLES:
+            return PortAssignment(Assignment.BLOCK, low=low, high=high)
+    elif len(ports) >= RANDOM_SAMPLES:
+        return PortAssignment(Assignment.RANDOM)
+    return PortAssignment()
+
+
+def _step(ports: Sequence[int]) -> int:
+    """The step of an allocator that counts, 0 when it does not.
+
+    Others' mappings make some gaps multiples of it; one gap out of range is the allocator's wrap-around.
+    """
+    if len(ports) < SEQUENTIAL_SAMPLES:
+        return 0
+    gaps = [after - before for before, after in pairwise(ports)]
+    near = [gap for gap in gaps if 0 < abs(gap) <= MAX_GAP]
+    wrapped = [gap for gap in gaps if abs(gap) > MAX_BLOCK]
+    if len(near) < SEQUENTIAL_SAMPLES - 1 or len(near) + min(len(wrapped), 1) < len(gaps):
+        return 0
+    up = near[0] > 0
+    if any((gap > 0) is not up for gap in near) or any((gap < 0) is not up for gap in wrapped):
+        return 0
+    return gcd(*near) if up else -gcd(*near)

@@ -1,0 +1,184 @@
+"""What STUN servers see of connections from one TCP port, and keeping that so (RFC 8489 section 6.2.2).
+
+RFC 5382 wants a NAT to keep an established connection's mapping for two hours and to use it for other connections
+from the same port; so a connection from the listening port to a STUN server tells peers where to send their SYNs,
+and must stay open. They are ended by RST: a connection in TIME_WAIT would keep the port from dialling the same
+server again for a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from warpgate.config import Timing
+from warpgate.errors import DecodeError, ServiceError, WarpgateError
+from warpgate.model.endpoint import Endpoint
+from warpgate.net.network import Network, TcpStream
+from warpgate.plan.classify import Observation
+from warpgate.proto.stun import BINDING, StreamDecoder, StunClass, StunMessage, decode, encode
+from warpgate.services.stun_udp import new_transaction_id
+
+# A handshake and a Binding: two round trips. SYNs are repeated after 1 and 3 s (RFC 6298 section 2).
+PATIENCE = 5.0
+# Two say whether the mapping depends on the destination; more would only cost the router sessions.
+KEPT = 2
+BACKOFF_LOW = 1.0
+BACKOFF_HIGH = 60.0
+# A Binding answer has about 100 bytes; SOFTWARE and the like may add some hundreds.
+LARGEST_ANSWER = 2048
+
+
+class StunStream:
+    """Binding requests over one TCP connection."""
+
+    def __init__(self, stream: TcpStream) -> None:
+        self.stream = stream
+        self._decoder = StreamDecoder(limit=LARGEST_ANSWER)
+
+    @classmethod
+    async def dial(cls, network: Network, server: Endpoint, local: Endpoint) -> tuple[StunStream, Endpoint]:
+        """Connect from `local` and ask; the stream and what the server sees.
+
+        ServiceError or NetworkError, also when it takes more than 5 s.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE):
+                self = cls(await network.dial_tcp(server, local))
+                try:
+                    return self, await self.bind()
+                except BaseException:
+                    self.stream.abort()
+                    raise
+        except TimeoutError:
+            raise ServiceError(f"no answer within {PATIENCE:g} s") from None
+
+    async def bind(self) -> Endpoint:
+        """What the server sees of this connection. ServiceError, NetworkError."""
+        request = StunMessage(BINDING, StunClass.REQUEST, new_transaction_id())
+        await self.stream.send(encode(request))
+        while True:
+            answer = await self._next()
+            if answer.transaction_id != request.transaction_id:
+                continue
+            if answer.cls is StunClass.SUCCESS and answer.mapped is not None:
+                return answer.mapped
+            raise ServiceError(f"answered {answer.error}" if answer.error else "answered without an address")
+
+    async def idle(self, seconds: float) -> None:
+        """Wait, watching the connection: ServiceError when the server ends it, NetworkError when it breaks."""
+        try:
+            async with asyncio.timeout(seconds):
+                data = await self.stream.recv(LARGEST_ANSWER)
+        except TimeoutError:
+            return
+        raise ServiceError("the server speaks without being asked" if data else "the server hung up")
+
+    async def _next(self) -> StunMessage:
+        try:
+            while (frame := self._decoder.next_frame()) is None:
+                data = await self.stream.recv(LARGEST_ANSWER)
+                if not data:
+                    raise ServiceError("the server hung up")
+                self._decoder.feed(data)
+            return decode(frame)
+        except DecodeError as error:
+            raise ServiceError(f"not a STUN server: {error}") from error
+
+
+class TcpProbe:
+    """Connections from `local` to two of the servers: all are dialled, the first two that answer are kept."""
+
+    def __init__(
+        self,
+        network: Network,
+        local: Endpoint,
+        timing: Timing,
+        rng: random.Random,
+        on_mapped: Callable[[Endpoint, Endpoint, Endpoint, float], None],
+        on_failed: Callable[[Endpoint, str], None],
+    ) -> None:
+        """`on_mapped`: local, server, mapped, seconds it took; `on_failed`: server, reason; also when one ends."""
+        self.local = local
+        self._network = network
+        self._timing = timing
+        self._rng = rng
+        self._on_mapped = on_mapped
+        self._on_failed = on_failed
+        self._up: dict[Endpoint, Endpoint] = {}  # server: mapped
+        self._asked: set[Endpoint] = set()
+        self._down: set[Endpoint] = set()
+        self._vacancy = asyncio.Event()
+        self._vacancy.set()
+
+    @property
+    def mapped(self) -> Endpoint | None:
+        """What the server sees that has been kept longest."""
+        return next(iter(self._up.values()), None)
+
+    @property
+    def failed(self) -> bool:
+        """Servers were asked, and none answers."""
+        return bool(self._asked) and self._down.issuperset(self._asked)
+
+    @property
+    def observations(self) -> tuple[Observation, ...]:
+        return tuple(Observation(self.local, server, mapped) for server, mapped in self._up.items())
+
+    @property
+    def servers(self) -> tuple[Endpoint, ...]:
+        """Those that answer."""
+        return tuple(self._up)
+
+    async def ask(self, server: Endpoint) -> None:
+        """Dial whenever a place is free, keep the connection while it lasts; for ever."""
+        self._asked.add(server)
+        failures = 0
+        while True:
+            await self._vacancy.wait()
+            try:
+                await self._once(server)
+                failures = 0
+            except WarpgateError as error:
+                failures = 1 if server in self._up else failures + 1
+                self._fail(server, str(error))
+                ceiling = min(BACKOFF_HIGH, BACKOFF_LOW * 2**failures)
+                await asyncio.sleep(self._rng.uniform(BACKOFF_LOW, ceiling))
+
+    async def _once(self, server: Endpoint) -> None:
+        """Returns when the connection is not needed; raises when it ends."""
+        started = asyncio.get_running_loop().time()
+        connection, mapped = await StunStream.dial(self._network, server, self.local)
+        try:
+            if len(self._up) >= KEPT:
+                return
+            self._learn(server, mapped, started)
+            await self._keep(server, connection)
+        finally:
+            connection.stream.abort()
+
+    async def _keep(self, server: Endpoint, connection: StunStream) -> None:
+        while True:
+            await connection.idle(self._rng.uniform(self._timing.keepalive_low, self._timing.keepalive_high))
+            started = asyncio.get_running_loop().time()
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    mapped = await connection.bind()
+            except TimeoutError:
+                raise ServiceError(f"no answer within {PATIENCE:g} s") from None
+            if self._up.get(server) != mapped:
+                self._learn(server, mapped, started)
+
+    def _learn(self, server: Endpoint, mapped: Endpoint, started: float) -> None:
+        self._up[server] = mapped
+        self._down.discard(server)
+        if len(self._up) >= KEPT:
+            self._vacancy.clear()
+        self._on_mapped(self.local, server, mapped, asyncio.get_running_loop().time() - started)
+
+    def _fail(self, server: Endpoint, reason: str) -> None:
+        self._up.pop(server, None)
+        self._down.add(server)
+        self._vacancy.set()
+        self._on_failed(server, reason)

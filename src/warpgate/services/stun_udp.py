@@ -1,0 +1,225 @@
+"""What STUN servers see of one UDP socket: the live mapping, and the samples the NAT's fingerprint is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections import Counter
+from collections.abc import Callable
+
+from warpgate.config import Timing
+from warpgate.errors import ServiceError
+from warpgate.model.endpoint import Endpoint
+from warpgate.model.nat import Filtering
+from warpgate.net.driver import MachineDriver
+from warpgate.net.network import Network, SockAddr, UdpSocket
+from warpgate.plan.classify import Observation
+from warpgate.proto.binding import BindingClient, BindingEvent, Mapped, OtherAddress, ServerSilent
+from warpgate.proto.filtering import FilteringMeasured, FilteringTest
+from warpgate.proto.machine import Transmit
+
+TRANSACTION_ID_SIZE = 12
+# A fingerprint needs a handful of samples; a NAT that changes its mind must not make us remember all of them.
+OBSERVATIONS = 64
+
+
+def new_transaction_id() -> bytes:
+    """RFC 8489 section 5: "cryptographically random"."""
+    return secrets.token_bytes(TRANSACTION_ID_SIZE)
+
+
+class UdpProbe:
+    """Asks servers over a socket it does not own, for as long as it is open; the owner routes answers here."""
+
+    def __init__(
+        self,
+        sock: UdpSocket,
+        timing: Timing,
+        rng: random.Random,
+        on_event: Callable[[UdpProbe, BindingEvent], None],
+    ) -> None:
+        self.sock = sock
+        self.other: tuple[Endpoint, Endpoint] | None = (
+            None  # the first server with a second address, and that
+        )
+        self._on_event = on_event
+        self._observations: list[tuple[float, Observation]] = []
+        self._asked: list[Endpoint] = []
+        self._silent: set[Endpoint] = set()
+        loop = asyncio.get_running_loop()
+        self._client = BindingClient(
+            sock.local,
+            (),
+            loop.time(),
+            new_transaction_id=new_transaction_id,
+            jitter=rng.random,
+            keepalive_low=timing.keepalive_low,
+            keepalive_high=timing.keepalive_high,
+        )
+        self._driver: MachineDriver[BindingEvent, Transmit] = MachineDriver(
+            self._client, self._transmit, self._happened
+        )
+
+    # The owner's side.
+
+    def ask(self, server: Endpoint) -> None:
+        """At once; a server that was asked before is left alone."""
+        if server not in self._asked:
+            self._asked.append(server)
+            self._client.add_server(server, self._driver.now())
+            self._driver.drain()
+
+    def measure(self) -> None:
+        """Ask all servers again."""
+        self._client.measure(self._driver.now())
+        self._driver.drain()
+
+    def receive(self, data: bytes, source: SockAddr) -> bool:
+        """Whether it was an answer for us."""
+        if not self._client.owns(data):
+            return False
+        self._driver.receive(data, Endpoint.from_sockaddr(source))
+        return True
+
+    def close(self) -> None:
+        self._driver.close()
+
+    # What is known.
+
+    @property
+    def mapped(self) -> Endpoint | None:
+        """The endpoint most servers see now; with as many votes, what the first one sees."""
+        votes = Counter(mapped for _, mapped in self._client.mappings)
+        return votes.most_common(1)[0][0] if votes else None
+
+    @property
+    def failed(self) -> bool:
+        """Servers were asked, and none answers."""
+        return bool(self._asked) and self._silent.issuperset(self._asked)
+
+    @property
+    def asked(self) -> bool:
+        return bool(self._asked)
+
+    @property
+    def observations(self) -> tuple[Observation, ...]:
+        """In the order in which the requests were sent."""
+        places = {server: place for place, server in enumerate(self._asked)}
+        ordered = sorted(self._observations, key=lambda seen: (seen[0], places[seen[1].server]))
+        return tuple(observation for _, observation in ordered)
+
+    # Between the machine and the socket.
+
+    def _transmit(self, transmit: Transmit) -> None:
+        self.sock.send(transmit.data, transmit.remote.sockaddr)
+
+    def _happened(self, event: BindingEvent) -> None:
+        match event:
+            case Mapped(server=server, mapped=mapped, rtt=rtt, changed=changed):
+                self._silent.discard(server)
+                if changed:
+                    sent = round(self._driver.now() - rtt, 6)  # requests of one tick have one time
+                    self._observations.append((sent, Observation(self.sock.local, server, mapped)))
+                    del self._observations[:-OBSERVATIONS]
+            case ServerSilent(server=server):
+                self._silent.add(server)
+            case OtherAddress(server=server, other=other) if self.other is None and plausible(server, other):
+                self.other = server, other
+        self._on_event(self, event)
+
+
+def plausible(server: Endpoint, other: Endpoint) -> bool:
+    """Whether a server's second address may be sent to: a lying one must not aim us into private networks."""
+    return (
+        other.port != 0
+        and other.family is server.family
+        and other != server
+        and not (other.ip.is_multicast or other.ip.is_unspecified)
+        and (other.ip.is_private, other.ip.is_loopback) == (server.ip.is_private, server.ip.is_loopback)
+    )
+
+
+async def measure_filtering(network: Network, near: Endpoint, server: Endpoint) -> tuple[Filtering, int]:
+    """Who gets in through the NAT before `near`, and on how many tests that rests (RFC 5780 section 4.4).
+
+    On a socket of its own; takes a round trip to 5 s. NetworkError when the socket cannot be opened.
+    """
+    done: asyncio.Future[FilteringMeasured] = asyncio.get_running_loop().create_future()
+
+    def happened(event: FilteringMeasured) -> None:
+        if not done.done():
+            done.set_result(event)
+
+    sock = network.open_udp(
+        Endpoint(near.ip, 0), lambda data, source: driver.receive(data, Endpoint.from_sockaddr(source))
+    )
+    machine = FilteringTest(
+        sock.local, server, asyncio.get_running_loop().time(), new_transaction_id=new_transaction_id
+    )
+    driver: MachineDriver[FilteringMeasured, Transmit] = MachineDriver(
+        machine, lambda transmit: sock.send(transmit.data, transmit.remote.sockaddr), happened
+    )
+    try:
+        driver.drain()
+        measured = await done
+        return measured.filtering, measured.samples
+    finally:
+        driver.close()
+        sock.close()
+
+
+class UdpQuestion:
+    """One question over a socket: what do these servers see of it? The first `wanted` answers are enough."""
+
+    def __init__(self, sock: UdpSocket, servers: tuple[Endpoint, ...], wanted: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.sock = sock
+        self._servers = servers
+        self._wanted = min(wanted, len(servers))
+        self._seen: dict[Endpoint, Endpoint] = {}
+        self._reasons: list[str] = []
+        self._done: asyncio.Future[None] = loop.create_future()
+        self._client = BindingClient(
+            sock.local, servers, loop.time(), new_transaction_id=new_transaction_id, jitter=lambda: 0.0
+        )
+        self._driver: MachineDriver[BindingEvent, Transmit] = MachineDriver(
+            self._client, self._transmit, self._happened
+        )
+
+    async def answers(self) -> tuple[Observation, ...]:
+        """In the order in which the servers were asked; ServiceError when none answers."""
+        try:
+            self._driver.drain()
+            await self._done
+        finally:
+            self._driver.close()
+        if not self._seen:
+            raise ServiceError(f"no STUN server tells what it sees of {self.sock.local}: {self._reasons[0]}")
+        return tuple(
+            Observation(self.sock.local, server, self._seen[server])
+            for server in self._servers
+            if server in self._seen
+        )
+
+    def receive(self, data: bytes, source: SockAddr) -> bool:
+        """Whether it was an answer for us."""
+        if not self._client.owns(data):
+            return False
+        self._driver.receive(data, Endpoint.from_sockaddr(source))
+        return True
+
+    def _transmit(self, transmit: Transmit) -> None:
+        self.sock.send(transmit.data, transmit.remote.sockaddr)
+
+    def _happened(self, event: BindingEvent) -> None:
+        match event:
+            case Mapped(server=server, mapped=mapped):
+                self._seen[server] = mapped
+            case ServerSilent(server=server, reason=reason):
+                self._reasons.append(f"{server}: {reason}")
+        answered = len(self._seen)
+        if not self._done.done() and (
+            answered >= self._wanted or answered + len(self._reasons) >= len(self._servers)
+        ):
+            self._done.set_result(None)

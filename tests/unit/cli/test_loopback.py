@@ -1,0 +1,209 @@
+"""Two real programs on the loopback interface, without brokers or STUN: what a user types, end to end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+PATIENCE = 30
+
+
+@dataclass
+class Program:
+    """One warpgate process with its own identity."""
+
+    process: subprocess.Popen
+
+    def read_event(self) -> dict:
+        return json.loads(self.process.stdout.readline())
+
+    def ready(self) -> str:
+        """The address, once the listener is up."""
+        event = self.read_event()
+        assert event["event"] == "ready", event
+        return event["address"]
+
+    def finish(self, data: bytes | None = None) -> tuple[int, bytes, bytes]:
+        output, errors = self.process.communicate(data, timeout=PATIENCE)
+        return self.process.returncode, output, errors
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator:
+    started = []
+
+    def start(name: str, *words: str, stdin=subprocess.PIPE, stdout=subprocess.PIPE) -> Program:
+        environment = {
+            **os.environ,
+            "WARPGATE_DATA": str(tmp_path / name),
+            "WARPGATE_INTERFACE": "lo",
+            "WARPGATE_BROKER": "",
+            "WARPGATE_STUN": "",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "warpgate", *words],
+            env=environment,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+        )
+        started.append(process)
+        return Program(process)
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("words", "mode", "transport"), [((), "stream", "tcp"), (("--datagram",), "datagram", "udp")]
+)
+def test_ping(start, words, mode, transport):
+    listener = start("b", "listen", "--echo", "--once", "--json")
+    address = listener.ready()
+    status, output, errors = start("a", "connect", address, "--ping", "3", "--json", *words).finish()
+    assert (status, errors) == (0, b"")
+    pipe, *pongs = [json.loads(line) for line in output.splitlines()]
+    assert (pipe["event"], pipe["mode"], pipe["transport"], pipe["relayed"]) == (
+        "pipe",
+        mode,
+        transport,
+        False,
+    )
+    assert [pong["event"] for pong in pongs] == ["pong"] * 3
+    accepted = listener.read_event()
+    assert (accepted["mode"], accepted["plugin"]) == (mode, pipe["plugin"])
+    assert listener.finish()[0] == 0
+
+
+def test_a_file_goes_one_way_and_another_comes_back(start, tmp_path):
+    there, back = os.urandom(3_000_000), os.urandom(1_000_000)
+    (tmp_path / "there").write_bytes(there)
+    (tmp_path / "back").write_bytes(back)
+    with (tmp_path / "there").open("rb") as sent, (tmp_path / "back").open("rb") as answer:
+        listener = start("b", "listen", stdin=answer)
+        assert listener.process.stderr.readline().startswith(b"listening as ")
+        address = listener.process.stderr.readline().decode().strip()
+        with (tmp_path / "received").open("wb") as received:
+            connector = start("a", "connect", address, stdin=sent, stdout=received)
+            status, output, _ = listener.finish()
+            assert (status, output == there) == (0, True)
+            assert connector.finish()[0] == 0
+    assert (tmp_path / "received").read_bytes() == back
+
+
+def test_exec(start):
+    listener = start("b", "listen", "--exec", "sort", "--json")
+    address = listener.ready()
+    for _ in range(2):
+        assert start("a", "connect", address).finish(b"b\na\n")[:2] == (0, b"a\nb\n")
+    listener.process.send_signal(signal.SIGTERM)
+    assert listener.finish()[0] == 0
+
+
+def test_local_connections_come_out_at_a_remote_service(start, unused_tcp_port, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        listener = start("b", "listen", "--forward", f"127.0.0.1:{service.getsockname()[1]}", "--json")
+        connector = start("a", "connect", listener.ready(), "--listen", str(unused_tcp_port), "--json")
+        assert connector.read_event()["event"] == "listening"
+        with socket.create_connection(("127.0.0.1", unused_tcp_port), timeout=PATIENCE) as client:
+            client.sendall(b"request")
+            client.shutdown(socket.SHUT_WR)
+            served, _ = service.accept()
+            with served:
+                assert served.recv(100) == b"request"
+                assert served.recv(100) == b""
+                served.sendall(b"response")
+            assert client.recv(100) == b"response"
+            assert client.recv(100) == b""
+        connector.process.send_signal(signal.SIGTERM)
+        assert connector.finish()[0] == 0
+
+
+def test_only_the_allowed_get_in(start):
+    friend = json.loads(start("a", "id", "--json").finish()[1])["node_id"]
+    listener = start("b", "listen", "--echo", "--allow", friend, "--json")
+    address = listener.ready()
+    assert start("a", "connect", address, "--ping", "1").finish()[0] == 0
+    status, output, _ = start(
+        "stranger", "connect", address, "--ping", "1", "--timeout", "3", "--json"
+    ).finish()
+    failed = json.loads(output)
+    assert (status, failed["event"]) == (1, "failed")
+    assert failed["report"]
+
+
+def test_datagrams_from_stdin(start):
+    listener = start("b", "listen", "--echo", "--json")
+    address = listener.ready()
+    assert start("a", "connect", address, "--datagram").finish(b"hello")[:2] == (0, b"hello")
+
+
+def test_explain(start):
+    listener = start("b", "listen", "--echo", "--json")
+    status, output, _ = start("a", "explain", listener.ready()).finish()
+    assert status == 0
+    assert b"direct" in output
+    assert b"won" in output
+
+
+def test_nobody_there_is_a_failure_with_a_report(start):
+    listener = start("b", "listen", "--echo", "--json")
+    address = listener.ready()
+    listener.process.kill()
+    listener.process.wait()
+    status, output, errors = start(
+        "a", "connect", address, "--ping", "1", "--timeout", "3", "--json"
+    ).finish()
+    (line,) = output.splitlines()
+    failed = json.loads(line)
+    assert (status, errors, failed["event"]) == (1, b"", "failed")
+    assert {row["plugin"] for row in failed["report"]} >= {"direct"}
+
+
+def test_ones_own_address_is_told_from_others(start):
+    listener = start("b", "listen", "--echo", "--json")
+    status, _, errors = start("b", "connect", listener.ready(), "--ping", "1").finish()
+    assert status == 2
+    assert b"--identity" in errors
+
+
+@pytest.mark.parametrize("words", [("--via", "teleport"), ("--via", ",")])
+def test_strategies_that_do_not_exist(start, words):
+    listener = start("b", "listen", "--echo", "--json")
+    status, _, errors = start("a", "connect", listener.ready(), *words).finish()
+    assert status == 2
+    assert errors.count(b"\n") == 1
+    assert b"--via" in errors
+
+
+def test_a_port_in_use(start, unused_tcp_port):
+    start("b", "listen", "--echo", "--json", "--port", str(unused_tcp_port)).ready()
+    status, output, errors = start("c", "listen", "--echo", "--json", "--port", str(unused_tcp_port)).finish()
+    (line,) = output.splitlines()
+    assert (status, errors) == (1, b"")
+    assert str(unused_tcp_port) in json.loads(line)["error"]
+
+
+def test_an_interface_that_is_not_there(start):
+    status, output, errors = start("a", "address", "--interface", "", "--interface", "nosuch0").finish()
+    assert (status, output) == (2, b"")
+    assert b"nosuch0" in errors
+
+
+def test_doctor_runs_without_any_server(start):
+    status, output, errors = start("a", "doctor").finish()
+    assert (status, errors) == (0, b"")
+    assert b"lo: 127.0.0.1" in output
+    assert b"in short" in output

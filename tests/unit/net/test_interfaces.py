@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from namespaces import command, in_namespace
+
+from warpgate.net import interfaces
+from warpgate.net.interfaces import (
+    AssignedAddress,
+    Gateway,
+    InterfaceWatcher,
+    default_gateways,
+    enumerate_interfaces,
+    usable,
+)
+from warpgate.net.network import Interface
+
+
+def address(text: str, name: str = "eth0", prefix: int = 64, **flags: bool) -> AssignedAddress:
+    return AssignedAddress(name, ip_address(text), prefix, **flags)
+
+
+def chosen(*addresses: AssignedAddress) -> list[str]:
+    return [str(interface.ip) for interface in usable(addresses)]
+
+
+def test_addresses_nobody_can_use_are_left_out() -> None:
+    assert chosen(
+        address("127.0.0.1", "lo"),
+        address("::1", "lo"),
+        address("192.0.2.1"),
+        address("169.254.3.4"),
+        address("fe80::1"),
+        address("0.0.0.0"),
+        address("224.0.0.1"),
+        address("2001:db8::1", tentative=True),
+        address("192.0.2.9", "eth1", running=False),
+    ) == ["127.0.0.1", "::1", "192.0.2.1"]
+
+
+def test_at_most_two_v6_per_interface_current_and_stable_ones_first() -> None:
+    stable, temporary = address("2001:db8::1"), address("2001:db8::2", temporary=True)
+    old, local = address("2001:db8::3", deprecated=True), address("fd00::1")
+    assert chosen(old, temporary, stable) == ["2001:db8::1", "2001:db8::2"]
+    assert chosen(temporary, local, stable) == [str(a.ip) for a in (stable, local) if a.ip.is_private][:2]
+    assert chosen(old) == ["2001:db8::3"]
+    assert chosen(address("2001:db8::9", "eth1"), stable, temporary) == ["2001:db8::9", "2001:db8::1", "2001:db8::2"]
+
+
+def test_one_global_and_one_local_v6_where_both_exist() -> None:
+    first_global, second_global = address("2600::1"), address("2600::2")
+    local, other_local = address("fd00::1"), address("fd00::2")
+    assert chosen(local, other_local, first_global, second_global) == ["2600::1", "fd00::1"]
+    assert chosen(address("2600::3", temporary=True), local, other_local) == ["2600::3", "fd00::1"]
+    assert chosen(address("2600::4", deprecated=True), local) == ["fd00::1", "2600::4"]
+
+
+def test_loopback_is_among_the_real_ones() -> None:
+    assert Interface("lo", ip_address("127.0.0.1"), 8) in enumerate_interfaces()
+
+
+def test_in_a_namespace_flags_and_gateways_are_seen() -> None:
+    def test() -> None:
+        assert {interface.name for interface in enumerate_interfaces()} == {"lo"}
+        assert default_gateways() == ()
+        command("ip", "link", "add", "one", "type", "dummy")
+        command("ip", "addr", "add", "10.9.0.2/16", "dev", "one")
+        command("ip", "addr", "add", "2001:db8::5/64", "dev", "one", "nodad", "preferred_lft", "0")
+        command("ip", "addr", "add", "2001:db8::6/64", "dev", "one", "nodad")
+        command("ip", "addr", "add", "2001:db8::7/64", "dev", "one", "nodad")
+        assert {interface.name for interface in enumerate_interfaces()} == {"lo"}  # it is down
+        command("ip", "link", "set", "one", "up")
+        own = [interface for interface in enumerate_interfaces() if interface.name == "one"]
+        assert Interface("one", ip_address("10.9.0.2"), 16) in own
+        assert {str(interface.ip) for interface in own if interface.ip.version == 6} == {"2001:db8::6", "2001:db8::7"}
+        command("ip", "route", "add", "default", "via", "10.9.0.1", "metric", "20")
+        command("ip", "route", "add", "default", "via", "10.9.9.9", "metric", "10")
+        command("ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", "one")
+        assert default_gateways() == (
+            Gateway("one", ip_address("10.9.9.9")),
+            Gateway("one", ip_address("10.9.0.1")),
+            Gateway("one", ip_address("fe80::1%one")),
+        )
+
+    in_namespace(test)
+
+
+def test_without_proc_there_are_no_gateways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(interfaces, "_PROC_NET", tmp_path)
+    assert default_gateways() == ()
+    assert enumerate_interfaces()
+
+
+def test_netlink_announces_a_burst_of_changes_once() -> None:
+    async def main() -> None:
+        changes: list[float] = []
+        watcher = InterfaceWatcher(lambda: changes.append(time.monotonic()), debounce=0.05)
+        started = time.monotonic()
+        for number in range(5):
+            command("ip", "addr", "add", f"127.9.9.{number}/32", "dev", "lo")
+        while not changes:
+            await asyncio.sleep(0.01)
+        assert changes[0] - started >= 0.05
+        command("ip", "addr", "add", "127.8.8.8/32", "dev", "lo")
+        command("ip", "addr", "del", "127.8.8.8/32", "dev", "lo")
+        await asyncio.sleep(0.1)
+        assert len(changes) == 1  # in the end nothing had changed
+        watcher.close()
+        watcher.close()
+        command("ip", "addr", "add", "127.7.7.7/32", "dev", "lo")
+        await asyncio.sleep(0.1)
+        assert len(changes) == 1
+
+    def test() -> None:
+        asyncio.run(asyncio.wait_for(main(), 10))
+
+    in_namespace(test)
+
+
+async def test_without_netlink_it_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interfaces, "_change_socket", lambda: None)
+    state, changes = ["before"], asyncio.Event()
+    current: Callable[[], object] = lambda: state[0]  # noqa: E731
+    watcher = InterfaceWatcher(changes.set, poll=0.005, current=current)
+    await asyncio.sleep(0.02)
+    assert not changes.is_set()
+    state[0] = "after"
+    await asyncio.wait_for(changes.wait(), 5)
+    watcher.close()
+    changes.clear()
+    state[0] = "later"
+    await asyncio.sleep(0.02)
+    assert not changes.is_set()

@@ -1,0 +1,294 @@
+"""What only kernel sockets have."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import resource
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from namespaces import command, in_namespace
+from network_worlds import Connected, Datagrams, SystemWorld, World, recv_exactly, uvloop
+
+from warpgate.errors import NetworkError
+from warpgate.model.endpoint import Endpoint
+from warpgate.net.network import TcpStream
+from warpgate.net.system import SystemNetwork
+from warpgate.net.tcp import SystemTcpListener
+
+pytestmark = pytest.mark.filterwarnings("error")
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "stock": asyncio.SelectorEventLoop,
+    "uvloop": uvloop.new_event_loop,
+}
+IP_RECVTTL = 12  # linux/in.h; the socket module learnt it later
+ANY = Endpoint.parse("127.0.0.1:0")
+
+
+@pytest.fixture(params=LOOPS)
+def system(request: pytest.FixtureRequest) -> World:
+    return SystemWorld(LOOPS[request.param], "127.0.0.1")
+
+
+def ignore(data: bytes, source: Any) -> None:
+    pass
+
+
+def start(dial: Awaitable[TcpStream]) -> asyncio.Future[TcpStream]:
+    """Run a coroutine up to its first suspension, now, and go on in a task."""
+    return asyncio.ensure_future(_Started(dial))
+
+
+class _Started:
+    def __init__(self, dial: Awaitable[TcpStream]) -> None:
+        self._steps = dial.__await__()
+        self._first = next(self._steps)
+
+    def __await__(self) -> Iterator[Any]:
+        yield self._first
+        return (yield from self._steps)
+
+
+def test_udp_detach_takes_one_flow_and_leaves_the_rest(system: World) -> None:
+    async def main() -> None:
+        ours, theirs, others = Datagrams(), Datagrams(), Datagrams()
+        a = system.a.open_udp(ANY, ours)
+        peer, other = system.b.open_udp(ANY, theirs), system.b.open_udp(ANY, others)
+        with a.detach(peer.local) as flow:
+            peer.send(b"to the flow", a.local.sockaddr)
+            other.send(b"to the rest", a.local.sockaddr)
+            assert await ours.received.get() == (b"to the rest", other.local)
+            assert await asyncio.get_running_loop().sock_recv(flow, 100) == b"to the flow"
+            flow.send(b"out")
+            assert await theirs.received.get() == (b"out", a.local)
+            with pytest.raises(NetworkError, match="in use"):
+                system.a.open_udp(a.local, ignore)  # the port did not become anybody's
+        peer.send(b"back to the rest", a.local.sockaddr)
+        assert await ours.received.get() == (b"back to the rest", peer.local)
+        for sock in (a, peer, other):
+            sock.close()
+
+    system.run(main)
+
+
+def test_tcp_detach_hands_over_a_plain_socket(system: World) -> None:
+    async def main() -> None:
+        async with Connected(system) as tcp:
+            await tcp.server.send(b"hello")
+            with tcp.client.detach() as sock:
+                assert not sock.getblocking()
+                assert await asyncio.get_running_loop().sock_recv(sock, 100) == b"hello"
+            with pytest.raises(NetworkError, match="handed over"):
+                await tcp.client.recv(1)
+
+    system.run(main)
+
+
+def test_the_kernel_watches_for_dead_peers(system: World) -> None:
+    async def main() -> None:
+        async with Connected(system) as tcp:
+            for stream in (tcp.client, tcp.server):
+                with stream.detach() as sock:
+                    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                    names = ("NODELAY", "KEEPIDLE", "KEEPINTVL", "KEEPCNT", "USER_TIMEOUT")
+                    options = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}")) for name in names]
+                    assert options == [1, 15, 5, 3, 30_000]
+
+    system.run(main)
+
+
+def test_the_syn_leaves_before_the_first_suspension(system: World) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            dial = start(system.a.dial_tcp(Endpoint.from_sockaddr(server.getsockname())))
+            server.settimeout(5)
+            accepted, _ = server.accept()  # the loop has not run since
+            accepted.close()
+            (await dial).abort()
+
+    system.run(main)
+
+
+def test_a_reader_whose_data_is_always_there_lets_others_run(system: World) -> None:
+    async def main() -> None:
+        async with Connected(system) as tcp:
+            await tcp.client.send(bytes(1000))
+            await system.settle()
+            turns = 0
+
+            async def bystander() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            other = asyncio.ensure_future(bystander())
+            for _ in range(1000):
+                await tcp.server.recv(1)
+            other.cancel()
+            assert turns >= 10
+
+    system.run(main)
+
+
+def test_out_of_descriptors_the_listener_pauses_and_recovers(
+    system: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wake_ups = 0
+    accept_waiting = SystemTcpListener._accept_waiting
+
+    def counted(listener: SystemTcpListener) -> None:
+        nonlocal wake_ups
+        wake_ups += 1
+        accept_waiting(listener)
+
+    monkeypatch.setattr(SystemTcpListener, "_accept_waiting", counted)
+
+    async def main() -> None:
+        nonlocal wake_ups
+        accepted: asyncio.Queue[TcpStream] = asyncio.Queue()
+        listener = system.b.listen_tcp(ANY, accepted.put_nowait)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.create_connection(listener.local.sockaddr) as client:
+            # The lowest free descriptor is what accept() would get.
+            lowest = fcntl.fcntl(client.fileno(), fcntl.F_DUPFD, 0)
+            os.close(lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            try:
+                await asyncio.sleep(0.15)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert accepted.empty()
+            assert 1 <= wake_ups <= 3
+            (await accepted.get()).abort()
+        wake_ups = 0
+        listener.close()
+
+    system.run(main)
+
+
+class Faulty:
+    """A socket whose next calls of one method raise."""
+
+    def __init__(self, sock: socket.socket, method: str, *codes: int) -> None:
+        self._sock, self._method, self._codes = sock, method, list(codes)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._fail if name == self._method and self._codes else getattr(self._sock, name)
+
+    def _fail(self, *_: object) -> Any:
+        code = self._codes.pop(0)
+        raise OSError(code, os.strerror(code))
+
+
+def test_errors_of_earlier_datagrams_do_not_kill_a_udp_socket(
+    system: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        inbox = Datagrams()
+        a, b = system.a.open_udp(ANY, ignore), system.b.open_udp(ANY, inbox)
+        real: Any = b._sock  # type: ignore[attr-defined]
+        monkeypatch.setattr(b, "_sock", Faulty(real, "recvfrom", errno.ECONNREFUSED, errno.EHOSTUNREACH))
+        a.send(b"alive", b.local.sockaddr)
+        assert (await inbox.received.get())[0] == b"alive"
+        assert b.receive_errors == 2  # type: ignore[attr-defined]
+        a.close()
+        b.close()
+
+    system.run(main)
+
+
+def test_the_ttl_is_on_the_wire_and_only_once(system: World) -> None:
+    async def main() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+            receiver.bind(("127.0.0.1", 0))
+            receiver.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+            receiver.settimeout(5)
+            a = system.a.open_udp(ANY, ignore)
+            seen = []
+            for ttl in (3, None, 77):
+                assert a.send(b"x", receiver.getsockname(), ttl)
+                _, ancillary, _, _ = receiver.recvmsg(10, 100)
+                seen.append(int.from_bytes(ancillary[0][2], "little"))
+            assert seen == [3, 64, 77]
+            a.close()
+
+    system.run(main)
+
+
+def test_a_full_send_buffer_is_no_error(system: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        a = system.a.open_udp(ANY, ignore)
+        codes = (errno.EAGAIN, errno.ENETUNREACH, errno.EPERM, errno.ENOBUFS)
+        monkeypatch.setattr(a, "_sock", Faulty(a._sock, "sendto", *codes))  # type: ignore[attr-defined]
+        for expected in (0, 1, 2, 2):
+            assert not a.send(b"x", ("127.0.0.1", 9))
+            assert a.send_errors == expected  # type: ignore[attr-defined]
+        a.close()
+
+    system.run(main)
+
+
+def test_nobody_connects_to_himself(system: World) -> None:
+    async def main() -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            itself = Endpoint.from_sockaddr(probe.getsockname())
+        with pytest.raises(NetworkError, match="connected the socket to itself"):
+            await system.a.dial_tcp(itself, itself)
+
+    system.run(main)
+
+
+def test_names_are_resolved_and_failures_are_network_errors(
+    system: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(host: str, port: int, **_: object) -> list[tuple[Any, ...]]:
+        if host == "double.example":
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))] * 2
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fake)
+
+    async def main() -> None:
+        assert await system.a.resolve("double.example", 53) == (Endpoint.parse("192.0.2.1:53"),)
+        with pytest.raises(NetworkError, match=r"resolve 'none\.example': Name or service not known"):
+            await system.a.resolve("none.example", 53)
+
+    system.run(main)
+
+
+def test_simultaneous_open_beside_a_listener() -> None:
+    """Both SYNs cross: neither end accepts, and both dials succeed (RFC 9293 section 3.5, figure 7)."""
+
+    async def main() -> None:
+        network = SystemNetwork()
+        accepted: list[TcpStream] = []
+        listener = network.listen_tcp(Endpoint.parse("127.0.0.1:2001"), accepted.append)
+        other = Endpoint.parse("127.0.0.1:2002")
+        first = start(network.dial_tcp(other, listener.local))
+        second = start(network.dial_tcp(listener.local, other))
+        a, b = await asyncio.wait_for(asyncio.gather(first, second), 5)
+        await a.send(b"from a")
+        await b.send(b"from b")
+        assert (await recv_exactly(b, 6), await recv_exactly(a, 6)) == (b"from a", b"from b")
+        third = await network.dial_tcp(listener.local)
+        await asyncio.sleep(0.01)
+        assert len(accepted) == 1
+        for stream in (a, b, third, *accepted):
+            stream.abort()
+        listener.close()
+
+    def test() -> None:
+        # Without it the kernel answers the first SYN with a RST before the second one leaves.
+        command("nft", "add table inet t")
+        command("nft", "add chain inet t out { type filter hook output priority 0; }")
+        command("nft", "add rule inet t out tcp flags rst drop")
+        asyncio.run(main())
+
+    in_namespace(test)

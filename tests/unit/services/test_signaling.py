@@ -1,0 +1,442 @@
+"""The signal channel on brokers in memory and a clock of their own: what is kept, dropped, repeated, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from services_kit import in_virtual_time
+
+from warpgate.config import Timing
+from warpgate.errors import ConfigError, NetworkError
+from warpgate.events import BrokerConnected, Event, ServerFailed
+from warpgate.model.broker import BrokerRef
+from warpgate.services.signaling import GUESTS, SignalChannel
+
+TOPIC = "warpgate/1/me"
+A, B, C, D, E, F = (f"mqtt://{name}.example:1883" for name in "abcdef")
+
+
+class MemoryLink:
+    def __init__(self, world: World, url: str, topic: str, on_message: Callable[[bytes], None]) -> None:
+        self.rtt = world.rtt[url]
+        self.dropped = 0
+        self.topic = topic
+        self.on_message = on_message
+        self._world = world
+        self._url = url
+        self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        world.links[url].append(self)
+
+    def publish(self, topic: str, data: bytes) -> None:
+        self._world.published.append((self._url, topic, data))
+        for link in list(self._world.links[self._url]):
+            if link.topic == topic:
+                link.on_message(data)
+
+    async def closed(self) -> str:
+        return await asyncio.shield(self._end)
+
+    def end(self, reason: str) -> None:
+        if not self._end.done():
+            self._end.set_result(reason)
+            self._world.links[self._url].remove(self)
+
+    async def close(self) -> None:
+        self.end("closed on this side")
+
+
+class World:
+    """Brokers by URL: their round trip; how they answer can be changed at any time."""
+
+    def __init__(self, **rtt: float) -> None:
+        self.rtt = {f"mqtt://{name}.example:1883": seconds for name, seconds in rtt.items()}
+        self.links: dict[str, list[MemoryLink]] = defaultdict(list)
+        self.refusing: set[str] = set()
+        self.silent: set[str] = set()
+        self.published: list[tuple[str, str, bytes]] = []
+        self.dialled: list[tuple[float, str]] = []
+        self.channels = 0
+
+    async def connect(self, url: str, topic: str, on_message: Callable[[bytes], None]) -> MemoryLink:
+        self.dialled.append((asyncio.get_running_loop().time(), url))
+        if url in self.refusing:
+            raise NetworkError(f"connect to {url}: connection refused")
+        await asyncio.sleep(1e9 if url in self.silent else 3 * self.rtt[url])
+        return MemoryLink(self, url, topic, on_message)
+
+    def kill(self, url: str, refusing: bool = True) -> None:
+        if refusing:
+            self.refusing.add(url)
+        for link in list(self.links[url]):
+            link.end("the broker closed the connection")
+
+    def up(self) -> set[str]:
+        return {url for url, links in self.links.items() if links}
+
+
+class Owner:
+    """A channel and all it told."""
+
+    def __init__(self, world: World, urls: Sequence[str], home: int = 2, topic: str = TOPIC) -> None:
+        self.world = world
+        self.events: list[Event] = []
+        self.received: list[bytes] = []
+        self.changes: list[tuple[str, ...]] = []
+        self.channel = SignalChannel(
+            world,
+            topic,
+            urls,
+            home=home,
+            timing=Timing(),
+            on_envelope=self.received.append,
+            emit=self.events.append,
+            rng=random.Random(1),
+            on_change=lambda: self.changes.append(self.homes),
+        )
+
+    @property
+    def homes(self) -> tuple[str, ...]:
+        return tuple(ref.url for ref in self.channel.brokers)
+
+    def told(self, kind: type[Event]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def __aenter__(self) -> Owner:
+        self.world.channels += 1
+        self.channel.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        before = asyncio.get_running_loop().time()
+        await self.channel.close()
+        assert asyncio.get_running_loop().time() - before < 0.1
+        self.world.channels -= 1
+        if not self.world.channels:
+            assert len(asyncio.all_tasks()) == 1, "a task outlives its channel"
+            assert not self.world.up(), "a link outlives its channel"
+
+
+async def pause(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+def test_the_fastest_are_chosen_and_the_others_let_go() -> None:
+    async def story() -> None:
+        world = World(a=0.08, b=0.01, c=0.05, d=0.02)
+        async with Owner(world, [A, B, C, D]) as me:
+            assert await me.channel.first_home(1.5)
+            assert me.homes == (B, D)
+            assert [ref.rtt for ref in me.channel.brokers] == [0.01, 0.02]
+            await pause(1)
+            assert world.up() == {B, D}
+            assert me.changes == [(B, D)], "chosen once, not one by one"
+
+    in_virtual_time(story())
+
+
+def test_slow_and_silent_brokers_are_not_waited_for() -> None:
+    async def story() -> None:
+        world = World(a=0.02, b=0.03, c=1.0, d=1.0)
+        world.silent = {D}
+        async with Owner(world, [A, B, C, D]) as me:
+            before = asyncio.get_running_loop().time()
+            assert await me.channel.first_home(1.5)
+            assert asyncio.get_running_loop().time() - before < 0.2
+            assert me.homes == (A, B)
+
+    in_virtual_time(story())
+
+
+def test_with_no_choice_the_first_answer_is_a_home_at_once() -> None:
+    async def story() -> None:
+        world = World(a=0.5, b=0.01)
+        async with Owner(world, [A, B]) as me:
+            before = asyncio.get_running_loop().time()
+            assert await me.channel.first_home(1.5)
+            assert asyncio.get_running_loop().time() - before == pytest.approx(0.03)
+            assert me.homes == (B,)
+            await pause(2)
+            assert me.changes == [(B,), (B, A)], "the address grows, nothing is taken from it"
+
+    in_virtual_time(story())
+
+
+def test_offline_the_wait_is_over_when_all_have_failed() -> None:
+    async def story() -> None:
+        world = World(a=1, b=1, c=1, d=1, e=1, f=1)
+        world.refusing = {A, B, C, D, E, F}
+        async with Owner(world, [A, B, C, D, E, F]) as me:
+            before = asyncio.get_running_loop().time()
+            assert not await me.channel.first_home(1.5)
+            assert asyncio.get_running_loop().time() == before
+            assert {event.server for event in me.told(ServerFailed)} == world.refusing
+
+    in_virtual_time(story())
+
+
+def test_no_brokers_at_all() -> None:
+    async def story() -> None:
+        async with Owner(World(), []) as me:
+            assert not await me.channel.first_home(1.5)
+            assert me.channel.one_way([BrokerRef(A, 0.1)]) is None
+
+    in_virtual_time(story())
+
+
+def test_a_wait_has_its_limit() -> None:
+    async def story() -> None:
+        world = World(a=0.1)
+        world.silent = {A}
+        async with Owner(world, [A]) as me:
+            before = asyncio.get_running_loop().time()
+            assert not await me.channel.first_home(1.5)
+            assert asyncio.get_running_loop().time() - before == pytest.approx(1.5)
+
+    in_virtual_time(story())
+
+
+def test_reserves_stand_in_for_brokers_that_fail() -> None:
+    async def story() -> None:
+        world = World(a=0.01, b=0.01, c=0.01, d=0.01, e=0.01, f=0.02)
+        world.refusing = {A, B, C, D}
+        async with Owner(world, [A, B, C, D, E, F]) as me:
+            assert await me.channel.first_home(1.5)
+            await pause(1)
+            assert me.homes == (E, F)
+            assert world.up() == {E, F}
+
+    in_virtual_time(story())
+
+
+def test_a_dead_home_is_replaced_and_comes_back() -> None:
+    async def story() -> None:
+        world = World(a=0.01, b=0.02, c=0.03)
+        async with Owner(world, [A, B, C]) as me:
+            await me.channel.first_home(1.5)
+            await pause(1)
+            world.kill(A)
+            await pause(0)
+            await pause(1)
+            assert me.homes == (B, C)
+            world.refusing.clear()
+            await pause(30)
+            assert me.homes == (A, B), "who holds our old address finds us again"
+            assert C in world.up(), "who holds the address in between still finds us for a while"
+            await pause(70)
+            assert world.up() == {A, B}
+
+    in_virtual_time(story())
+
+
+def test_reconnecting_backs_off_with_jitter_and_resubscribes() -> None:
+    async def story() -> None:
+        world = World(a=0.01)
+        async with Owner(world, [A]) as me:
+            await me.channel.first_home(1.5)
+            await pause(100)
+            world.dialled.clear()
+            died = asyncio.get_running_loop().time()
+            world.kill(A)
+            await pause(600)
+            at = [moment - died for moment, _ in world.dialled]
+            gaps = [later - sooner for sooner, later in zip([0.0, *at], at, strict=False)]
+            assert 0.5 <= gaps[0] <= 1.0
+            assert max(gaps) <= 60
+            assert gaps != sorted(gaps), "jittered"
+            assert 10 <= len(gaps) <= 60
+            world.refusing.clear()
+            await pause(61)
+            world.links[A][0].publish(TOPIC, b"hello again")
+            assert me.received == [b"hello again"]
+
+    in_virtual_time(story())
+
+
+def test_a_broker_that_hangs_up_again_and_again_is_not_hammered() -> None:
+    async def story() -> None:
+        world = World(a=0.001)
+        async with Owner(world, [A]) as me:
+            await me.channel.first_home(1.5)
+            for _ in range(600):
+                world.kill(A, refusing=False)
+                await pause(0.5)
+            assert len(world.dialled) < 40
+
+    in_virtual_time(story())
+
+
+def test_publishing_reaches_live_brokers_in_the_same_tick() -> None:
+    async def story() -> None:
+        world = World(a=0.01, b=0.01)
+        async with Owner(world, [A, B]) as me:
+            await me.channel.first_home(1.5)
+            await pause(1)
+            assert me.channel.publish([A, B, A], "warpgate/1/you", b"offer") == 2
+            assert world.published == [(A, "warpgate/1/you", b"offer"), (B, "warpgate/1/you", b"offer")]
+
+    in_virtual_time(story())
+
+
+def test_a_peers_broker_gets_a_guest_link_that_carries_the_answer_too_and_goes_when_idle() -> None:
+    async def story() -> None:
+        world = World(a=0.01, b=0.02)
+        async with Owner(world, [A]) as me, Owner(world, [B], topic="warpgate/1/you") as you:
+            await pause(1)
+            before = asyncio.get_running_loop().time()
+            assert me.channel.publish([B], "warpgate/1/you", b"offer") == 0
+            assert me.channel.publish([B], "warpgate/1/you", b"more") == 0
+            await pause(0.07)
+            assert you.received == [b"offer", b"more"], "sent as soon as the link was up"
+            assert me.channel.one_way([BrokerRef(B, 0.06)]) == pytest.approx(0.04)
+            assert you.channel.publish([B], TOPIC, b"answer") == 1
+            assert me.received == [b"answer"]
+            assert me.homes == (A,), "a guest is not a home"
+            await pause(59)
+            assert len(world.links[B]) == 2
+            await pause(3)
+            assert len(world.links[B]) == 1
+            assert me.channel.publish([B], "warpgate/1/you", b"later") == 0
+            await pause(0.07)
+            assert you.received[-1] == b"later"
+            assert asyncio.get_running_loop().time() - before < 70
+
+    in_virtual_time(story())
+
+
+def test_what_cannot_be_sent_is_told_and_dropped() -> None:
+    async def story() -> None:
+        world = World(a=0.01, b=0.01)
+        world.refusing = {B}
+        async with Owner(world, [A]) as me:
+            await pause(1)
+            assert me.channel.publish([B, "gopher://x"], "warpgate/1/you", b"offer") == 0
+            await pause(1)
+            assert {event.server for event in me.told(ServerFailed)} == {B, "gopher://x"}
+            (status,) = me.channel.status([B])
+            assert not status.live
+            assert "refused" in status.reason
+            world.refusing.clear()
+            assert me.channel.publish([B], "warpgate/1/you", b"again") == 0
+            await pause(1)
+            assert world.published == [(B, "warpgate/1/you", b"again")], "not what is stale"
+
+    in_virtual_time(story())
+
+
+def test_a_message_cuts_the_back_off_short_but_not_below_a_second() -> None:
+    async def story() -> None:
+        world = World(a=0.01)
+        async with Owner(world, [A]) as me:
+            await pause(100)
+            world.kill(A)
+            await pause(300)
+            world.refusing.clear()
+            world.dialled.clear()
+            assert me.channel.publish([A], "warpgate/1/you", b"offer") == 0
+            await pause(1.1)
+            assert world.published == [(A, "warpgate/1/you", b"offer")]
+            world.kill(A)
+            world.dialled.clear()
+            for _ in range(100):
+                me.channel.publish([A], "warpgate/1/you", b"offer")
+                await pause(0.1)
+            assert len(world.dialled) <= 10
+
+    in_virtual_time(story())
+
+
+def test_guests_are_bounded() -> None:
+    async def story() -> None:
+        names = [f"g{number}" for number in range(GUESTS + 1)]
+        urls = [f"mqtt://{name}.example:1883" for name in names]
+        world = World(**dict.fromkeys(names, 0.01))
+        async with Owner(world, []) as me:
+            for url in urls:
+                me.channel.publish([url], "warpgate/1/you", b"offer")
+            await pause(1)
+            assert len(world.up()) == GUESTS
+            assert "in use" in me.told(ServerFailed)[0].reason
+            await pause(5)
+            me.channel.publish([urls[0]], "warpgate/1/you", b"offer")
+            me.channel.publish([urls[-1]], "warpgate/1/you", b"offer")
+            await pause(1)
+            assert world.up() == {*urls} - {urls[1]}, "the one unused for longest made room"
+
+    in_virtual_time(story())
+
+
+def test_signalling_time_is_that_of_the_best_common_broker() -> None:
+    async def story() -> None:
+        world = World(a=0.02, b=0.10)
+        async with Owner(world, [A, B]) as me:
+            await pause(1)
+            assert me.channel.one_way([BrokerRef(A, 0.20), BrokerRef(B, 0.04)]) == pytest.approx(0.07)
+            assert me.channel.one_way([BrokerRef(A, None)]) == pytest.approx(0.02)
+            assert me.channel.one_way([BrokerRef(C, 0.01)]) is None
+
+    in_virtual_time(story())
+
+
+def test_messages_too_large_are_dropped() -> None:
+    async def story() -> None:
+        world = World(a=0.01)
+        async with Owner(world, [A]) as me:
+            await pause(1)
+            for size in (4097, 4096):
+                world.links[A][0].publish(TOPIC, bytes(size))
+            assert [len(data) for data in me.received] == [4096]
+            assert me.channel.oversized == 1
+
+    in_virtual_time(story())
+
+
+def test_after_a_change_of_networks_everything_is_dialled_anew_at_once() -> None:
+    async def story() -> None:
+        world = World(a=0.01, b=0.01)
+        async with Owner(world, [A, B]) as me:
+            await pause(100)
+            world.dialled.clear()
+            now = asyncio.get_running_loop().time()
+            me.channel.reconnect()
+            await pause(0.1)
+            assert world.dialled == [(now, A), (now, B)]
+            assert world.up() == {A, B}
+            assert me.changes[-1] == (A, B)
+            assert not me.told(ServerFailed)
+
+    in_virtual_time(story())
+
+
+def test_events_tell_of_connections() -> None:
+    async def story() -> None:
+        async with Owner(World(a=0.01), [A]) as me:
+            await me.channel.first_home(1)
+            assert me.told(BrokerConnected) == [BrokerConnected(A, 0.01)]
+
+    in_virtual_time(story())
+
+
+def test_nonsense_is_refused_before_anything_starts() -> None:
+    async def story() -> None:
+        with pytest.raises(ConfigError):
+            Owner(World(), ["gopher://a.example"])
+
+    in_virtual_time(story())
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.005, 0.0299, 0.03, 0.0301, 0.04, 0.06, 0.1, 1.0])
+def test_closing_at_any_moment_leaves_nothing_behind(moment: float) -> None:
+    async def story() -> None:
+        world = World(a=0.01, b=0.02, c=0.01, d=0.01)
+        world.silent, world.refusing = {C}, {D}
+        async with Owner(world, [A, B, C, D]) as me:
+            me.channel.publish([E], "warpgate/1/you", b"offer") if moment > 0.05 else None
+            world.rtt[E] = 0.02
+            await pause(moment)
+
+    in_virtual_time(story())
