@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -23,12 +24,13 @@ pytestmark = pytest.mark.lab
 PYTHON = sys.executable
 
 
-def exists(pid: int) -> bool:
+def runs(pid: int) -> bool:
+    """Neither gone nor a zombie that init has yet to collect."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True
+    return state not in "ZX"
 
 
 async def test_a_program_sees_its_host_alone(lab: Lab) -> None:
@@ -59,7 +61,7 @@ async def test_a_run_that_takes_too_long_is_ended_with_its_children(lab: Lab, tm
     note = tmp_path / "pid"
     with pytest.raises(TimeoutError):
         await lab.add_host("a").run(["sh", "-c", f"sleep 60 & echo $! > {note}; wait"], timeout=0.3)
-    assert not exists(int(note.read_text()))
+    assert not runs(int(note.read_text()))
 
 
 async def test_closing_the_lab_ends_what_runs(privileges: None) -> None:
@@ -85,12 +87,12 @@ asyncio.run(main())
     with subprocess.Popen([PYTHON, "-c", script], stdout=subprocess.PIPE, env=environment()) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
-        assert exists(child)
+        assert runs(child)
         process.kill()
     deadline = time.monotonic() + 5
-    while exists(child) and time.monotonic() < deadline:
+    while runs(child) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not exists(child)
+    assert not runs(child)
 
 
 async def test_two_uplinks(lab: Lab) -> None:
@@ -112,7 +114,8 @@ async def test_two_uplinks(lab: Lab) -> None:
 
 async def test_entered_comes_back(lab: Lab) -> None:
     before = os.readlink("/proc/thread-self/ns/net")
-    with pytest.raises(ZeroDivisionError), lab.add_host("a").entered():
+    host = lab.add_host("a")
+    with contextlib.suppress(ZeroDivisionError), host.entered():
         assert os.readlink("/proc/thread-self/ns/net") != before
         raise ZeroDivisionError
     assert os.readlink("/proc/thread-self/ns/net") == before
@@ -150,49 +153,57 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-# As an ordinary user: /dev/net/tun is given the mode that distributions give it, in a mount namespace of the test's own.
+# As an ordinary user. /dev/net/tun is given the mode that distributions give it, in a mount namespace of this process's
+# own; what the user may not read (the test's Python may be root's) is imported first.
 UNPRIVILEGED = """
-import asyncio, ctypes, os, sys
+import asyncio, ctypes, os, socket, sys, tempfile
+from warpgate.lab.topology import Lab
 libc = ctypes.CDLL(None, use_errno=True)
 if os.getuid() == 0:
-    assert libc.unshare(0x20000) == 0
-    assert libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None) == 0
+    assert libc.unshare(0x20000) == 0  # CLONE_NEWNS
+    assert libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None) == 0  # private
     node = sys.argv[1]
     os.mknod(node, 0o020666, os.makedev(10, 200))
     os.chmod(node, 0o666)
-    assert libc.mount(node.encode(), b"/dev/net/tun", None, 0x1000, None) == 0
-    os.setgroups([]); os.setgid(65534); os.setuid(65534)
-from warpgate.lab.topology import Lab
+    assert libc.mount(node.encode(), b"/dev/net/tun", None, 0x1000, None) == 0  # bind
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    libc.prctl(4, 1)  # PR_SET_DUMPABLE: setuid made /proc/self root's
+
 async def main():
+    loop = asyncio.get_running_loop()
     async with Lab() as lab:
         server, a = lab.add_host("server"), lab.add_host("a", behind="edm", ipv6=1)
-        done = await a.run(["cat", "/proc/net/if_inet6"])
-        print(done.stdout.decode())
-        listener = await server.popen([sys.executable, "-c", f"import socket; s = socket.create_server(('{server.ipv4}', 80)); print(1, flush=True); print(s.accept()[1][0])"], stdout=-1)
-        await listener.stdout.readline()
-        await a.run([sys.executable, "-c", f"import socket; socket.create_connection(('{server.ipv4}', 80))"])
-        print((await listener.stdout.readline()).decode(), os.getuid())
+        print((await a.run(["cat", "/proc/net/if_inet6"])).stdout.decode())
+        with server.entered():
+            listener = socket.create_server((str(server.ipv4), 80))
+        with a.entered():
+            dialler = socket.socket()
+        listener.setblocking(False)
+        dialler.setblocking(False)
+        accepting = asyncio.ensure_future(loop.sock_accept(listener))
+        await loop.sock_connect(dialler, (str(server.ipv4), 80))
+        print((await accepting)[1], open("/proc/self/uid_map").read())
+
 asyncio.run(main())
 """
 
 
-def test_without_root_in_a_user_namespace(privileges: None, tmp_path: Path) -> None:
+def test_without_root_in_a_user_namespace(privileges: None) -> None:
     node = Path("/dev/shm/warpgate-test-tun")
     node.unlink(missing_ok=True)
+    command = [PYTHON, "-c", UNPRIVILEGED, str(node)]
     try:
         done = subprocess.run(
-            [PYTHON, "-c", UNPRIVILEGED, str(node)],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd="/",
+            command, env=environment(), capture_output=True, text=True, check=False, cwd="/"
         )
     finally:
         node.unlink(missing_ok=True)
     assert done.returncode == 0, done.stderr
     assert "net0" in done.stdout
     assert "203.0.113." in done.stdout
+    assert done.stdout.split()[-3] == "0"  # it is root in a user namespace of its own
 
 
 def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

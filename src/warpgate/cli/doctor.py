@@ -36,7 +36,8 @@ async def _examine(shell: Shell) -> int:
             mappings.append(event)
 
     async with shell.node(accept=True, observer=observe) as node:
-        await _settled(node)
+        if shell.settings.config.stun != ():
+            await _settled(node)
         findings = diagnose(node.status(), node.node_id, node.port, mappings, shell.settings.config)
     for section, members in groupby(findings, key=lambda finding: finding.section):
         shell.output.heading(section)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 from warpgate import Config, Identity, Mode, Node, Pipe, PipeClosed, Transport, WarpgateError
@@ -20,6 +21,7 @@ from warpgate.events import Event, SignalReceived, SignalSent
 
 ECHO_PATIENCE = 3.0
 ECHO_TRIES = 6
+TRACE_LIMIT = 1000
 
 
 class Agent:
@@ -28,6 +30,7 @@ class Agent:
     def __init__(self) -> None:
         self._node: Node | None = None
         self._signals: Counter[str] = Counter()
+        self._trace: deque[dict[str, Any]] = deque(maxlen=TRACE_LIMIT)
         self._echoing: asyncio.Task[None] | None = None
         self._pipe: Pipe | None = None
 
@@ -39,6 +42,7 @@ class Agent:
                 "start": self._start,
                 "connect": self._connect,
                 "status": self._status,
+                "trace": self._take_trace,
                 "stop": self._stop,
             }[name](**command)
         except ConnectFailed as error:
@@ -59,6 +63,7 @@ class Agent:
         return {"address": node.address.to_text(), "seconds": time.perf_counter() - began, "node_id": node.node_id}
 
     def _observe(self, event: Event) -> None:
+        self._trace.append({"event": type(event).__name__, "now": time.monotonic(), **dataclasses.asdict(event)})
         if isinstance(event, SignalSent | SignalReceived):
             self._signals[f"{type(event).__name__} {event.kind}"] += 1
 
@@ -103,6 +108,12 @@ class Agent:
     async def _status(self) -> dict[str, Any]:
         node = self._running()
         return {"address": node.address.to_text(), "counts": dict(node.status().counts)}
+
+    async def _take_trace(self) -> dict[str, Any]:
+        """Events since the last call, with the machine's monotonic clock, which all hosts of the lab share."""
+        trace = list(self._trace)
+        self._trace.clear()
+        return {"trace": trace}
 
     async def _stop(self) -> dict[str, Any]:
         node, self._node = self._node, None

@@ -42,8 +42,7 @@ def complain(packet: Packet, complaint: Complaint, source: IPAddress) -> Packet 
 
 
 def reset(packet: Packet) -> Packet | None:
-    """The RST that a closed port answers a TCP segment with (RFC 9293 section 3.10.7.1); None for a RST or
-    no TCP."""
+    """The RST that a closed port answers a TCP segment with (RFC 9293 section 3.10.7.1); None for a RST or no TCP."""
     flow = packet.flow
     if flow is None or flow.protocol is not Protocol.TCP or packet.flags & RST:
         return None

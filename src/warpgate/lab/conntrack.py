@@ -72,8 +72,7 @@ def segment_of(flags: int) -> Segment:
 
 @dataclass(slots=True, eq=False)
 class LiveMapping:
-    """An external endpoint lent to an inside endpoint for the destinations that `key` says, as long as
-    flows use it."""
+    """An external endpoint lent to an inside endpoint for the destinations that `key` says, as long as flows use it."""
 
     key: tuple[object, ...]
     protocol: Protocol

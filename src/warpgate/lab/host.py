@@ -124,8 +124,7 @@ class Host:
         given: bytes = b"",
         timeout: float = 30.0,
     ) -> Completed:
-        """Run a program to its end, `given` on its stdin. Raises TimeoutError (and ends it) after
-        `timeout` seconds."""
+        """Run a program to its end, `given` on its stdin. Raises TimeoutError (and ends it) after `timeout` seconds."""
         pipe = asyncio.subprocess.PIPE
         process = await self.popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe)
         try:

@@ -12,6 +12,7 @@ import asyncio
 import os
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -25,6 +26,7 @@ from warpgate.model.endpoint import IPAddress
 
 # Packets taken from one TUN device per wake-up, so that a busy host cannot keep the others waiting.
 DRAIN: Final = 64
+CLOSERS: Final = 64
 CORE_ADDRESSES: Final[tuple[IPAddress, ...]] = (IPv4Address("192.0.2.1"), IPv6Address("2001:db8:ffff::1"))
 # Routers along the lines, the source of their "time exceeded" errors.
 LINE_ADDRESSES: Final[tuple[IPAddress, ...]] = (IPv4Address("192.0.2.2"), IPv6Address("2001:db8:ffff::2"))
@@ -32,8 +34,7 @@ LINE_ADDRESSES: Final[tuple[IPAddress, ...]] = (IPv4Address("192.0.2.2"), IPv6Ad
 
 @dataclass(slots=True)
 class HostCounters:
-    """Packets of one uplink. `in` is what reached the host, `overflowed` what its device queue did not
-    take."""
+    """Packets of one uplink. `in` is what reached the host, `overflowed` what its device queue did not take."""
 
     packets_out: int = 0
     packets_in: int = 0
@@ -84,9 +85,10 @@ class Uplink:
                 self.counters.octets_out += len(data)
                 self.up(packet)
 
-    def close(self) -> None:
+    def release(self) -> int:
+        """Stop reading; the descriptor is the caller's to close."""
         self._loop.remove_reader(self._fd)
-        os.close(self._fd)
+        return self._fd
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +138,12 @@ class Internet:
         return uplink
 
     def close(self) -> None:
-        for uplink in self._uplinks:
-            uplink.close()
-        self._uplinks.clear()
+        """Give up all devices. Closing one takes the kernel 30 ms, closing many at once takes hardly longer."""
         self.scheduler.close()
+        if self._uplinks:
+            with ThreadPoolExecutor(min(len(self._uplinks), CLOSERS)) as closers:
+                list(closers.map(os.close, [uplink.release() for uplink in self._uplinks]))
+        self._uplinks.clear()
 
     def _receive(self, packet: Packet) -> None:
         line = self._routes.get(packet.destination)

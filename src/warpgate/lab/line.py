@@ -1,5 +1,4 @@
-"""Time and distance: the one timer of the lab, and lines that delay, lose, duplicate and wear packets
-out."""
+"""Time and distance: the one timer of the lab, and lines that delay, lose, duplicate and wear packets out."""
 
 from __future__ import annotations
 
@@ -65,7 +64,7 @@ class LineCounters:
 class Scheduler:
     """Delivers packets at instants of `time.monotonic()` (asyncio's clock) through one kernel timer.
 
-    A sleeping machine wakes late (measured: 170 us on an idle virtual one), which would add up over the lines of a path. So
+    A sleeping machine wakes late (measured: 170 us on an idle virtual one), which adds up over the lines of a path. So
     the timer is set early by what waking took lately, and what is left of the time is spun away.
     """
 

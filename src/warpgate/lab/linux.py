@@ -44,8 +44,7 @@ def die_with_parent() -> None:
 
 
 class TimerFd:
-    """A kernel timer on the monotonic clock: readable when due. asyncio's own timers round up to a
-    millisecond."""
+    """A kernel timer on the monotonic clock: readable when due. asyncio's own timers round up to a millisecond."""
 
     def __init__(self) -> None:
         self.fd: int = _libc.timerfd_create(CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)

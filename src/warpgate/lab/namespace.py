@@ -58,27 +58,37 @@ class Namespace:
         each further one is used for what is sent from its own addresses.
         """
         number, self._tuns = self._tuns, self._tuns + 1
-        name = f"net{number}"
         with self.entered():
             fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
-            index = socket.if_nametoindex(name)
-            with Netlink() as netlink:
-                netlink.prepare(index, MTU)
-                netlink.set_up(index)
-                for ip, prefix in addresses:
-                    netlink.add_address(index, ip, prefix)
-                for version in {ip.version for ip, _ in addresses}:
-                    via = gateway if gateway is not None and gateway.version == version else None
-                    netlink.add_default_route(index, version, via, metric=100 + number)
-                    if number:
-                        netlink.add_default_route(index, version, via, 100, SECOND_TABLES + number)
-                for ip, _ in addresses if number else ():
-                    netlink.add_source_rule(ip, SECOND_TABLES + number, priority=1000 + number)
+            try:
+                _configure(fd, number, addresses, gateway)
+            except BaseException:
+                os.close(fd)
+                raise
         return fd
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+def _configure(
+    fd: int, number: int, addresses: tuple[tuple[IPAddress, int], ...], gateway: IPAddress | None
+) -> None:
+    name = f"net{number}"
+    fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
+    index = socket.if_nametoindex(name)
+    with Netlink() as netlink:
+        netlink.prepare(index, MTU)
+        netlink.set_up(index)
+        for ip, prefix in addresses:
+            netlink.add_address(index, ip, prefix)
+        for version in {ip.version for ip, _ in addresses}:
+            via = gateway if gateway is not None and gateway.version == version else None
+            netlink.add_default_route(index, version, via, metric=100 + number)
+            if number:
+                netlink.add_default_route(index, version, via, 100, SECOND_TABLES + number)
+        for ip, _ in addresses if number else ():
+            netlink.add_source_rule(ip, SECOND_TABLES + number, priority=1000 + number)
 
 
 def acquire_privileges() -> None:

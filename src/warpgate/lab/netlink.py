@@ -1,5 +1,4 @@
-"""Addresses, routes and rules of the current network namespace through rtnetlink (rtnetlink(7)), without
-`ip`."""
+"""Addresses, routes and rules of the current network namespace through rtnetlink (rtnetlink(7)), without `ip`."""
 
 from __future__ import annotations
 
@@ -64,8 +63,7 @@ class Netlink:
         self._request(RTM_NEWLINK, header, "bring the interface up")
 
     def prepare(self, index: int, mtu: int) -> None:
-        """Before `set_up`: set the MTU, and keep the kernel from making (and announcing) a link-local
-        address."""
+        """Before `set_up`: set the MTU, and keep the kernel from making (and announcing) a link-local address."""
         mode = _attribute(IFLA_INET6_ADDR_GEN_MODE, struct.pack("=B", ADDR_GEN_MODE_NONE))
         attributes = _attribute(IFLA_AF_SPEC, _attribute(socket.AF_INET6, mode))
         attributes += _attribute(IFLA_MTU, struct.pack("=I", mtu))
@@ -95,8 +93,7 @@ class Netlink:
         self._request(RTM_NEWROUTE, header + attributes, "add a default route", NLM_F_CREATE)
 
     def add_source_rule(self, source: IPAddress, table: int, priority: int) -> None:
-        """Packets from `source` are routed by `table`: how a host with two uplinks answers on the right
-        one."""
+        """Packets from `source` are routed by `table`: how a host with two uplinks answers on the right one."""
         header = struct.pack(
             "=BBBBBBBBI", _family(source), 0, source.max_prefixlen, 0, table, 0, 0, FR_ACT_TO_TBL, 0
         )

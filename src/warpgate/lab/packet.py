@@ -111,8 +111,7 @@ def rewrite(packet: Packet, flow: Flow) -> None:
 
 
 def spend_hops(packet: Packet, count: int) -> bool:
-    """Pass `count` routers; False when the packet dies before the last of them has forwarded it (RFC 1812
-    5.3.1)."""
+    """Pass `count` routers; False when the packet dies before the last of them has forwarded it (RFC 1812 5.3.1)."""
     data = packet.data
     if packet.version == 6:
         if data[7] <= count:
@@ -208,8 +207,7 @@ def _flow_at(version: int, protocol: int, addresses: bytes, data: bytearray, bod
 
 
 def _quoted_flow(data: bytearray, at: int) -> Flow | None:
-    """The flow of the packet that an ICMP error quotes: its IP header and at least 8 bytes of what
-    followed."""
+    """The flow of the packet that an ICMP error quotes: its IP header and at least 8 bytes of what followed."""
     version = data[at] >> 4 if at < len(data) else 0
     if version == 4 and len(data) >= at + IPV4_HEADER:
         body, protocol, addresses = at + (data[at] & 15) * 4, data[at + 9], bytes(data[at + 12 : at + 20])

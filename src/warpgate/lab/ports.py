@@ -17,8 +17,7 @@ RANDOM_DRAWS: Final = 16
 
 
 class PortChooser:
-    """Yields candidate ports; the caller takes the first that is free. Remembers the sequence and the
-    hosts' blocks."""
+    """Yields candidate ports; the caller takes the first that is free. Remembers the sequence and the hosts' blocks."""
 
     def __init__(self, assignment: PortAssignment, block_size: int, rng: random.Random) -> None:
         self._assignment = assignment

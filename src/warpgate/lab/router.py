@@ -1,5 +1,4 @@
-"""A router between an inside and an outside: it passes packets through its `Nat` models and answers for
-itself."""
+"""A router between an inside and an outside: it passes packets through its `Nat` models and answers for itself."""
 
 from __future__ import annotations
 

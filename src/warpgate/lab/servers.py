@@ -48,8 +48,7 @@ class Server:
         return (self.directory / "log").read_text(errors="replace")
 
     async def kill(self) -> None:
-        """End it at once (SIGKILL), as a crash would: its connections are reset by the kernel, its clients
-        see it."""
+        """End it at once (SIGKILL), as a crash would: its connections are reset by the kernel, its clients see it."""
         await self.host.stop(self.process, kill=True)
 
 

@@ -1,5 +1,4 @@
-"""What a router does, as data: the behaviours of RFC 4787 (UDP), RFC 5382 (TCP), and what routers really
-do."""
+"""What a router does, as data: the behaviours of RFC 4787 (UDP), RFC 5382 (TCP), and what routers really do."""
 
 from __future__ import annotations
 

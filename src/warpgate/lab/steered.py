@@ -98,6 +98,10 @@ class SteeredNode:
         self.address = answer["address"]
         return dict(answer["counts"])
 
+    async def trace(self) -> list[dict[str, Any]]:
+        """What its node's observer was told since the last call: "event" (the class), "now" (s), the fields."""
+        return list((await self._ask(do="trace"))["trace"])
+
     async def _ask(self, *, patience: float = SLACK, **command: Any) -> dict[str, Any]:
         if self._process.stdin is None or self._process.stdout is None:
             raise ServiceError("the agent has no pipes")

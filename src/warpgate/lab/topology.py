@@ -65,8 +65,7 @@ class AddressPlan:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Where hosts and inner routers are plugged in: the free addresses, and the IPv4 gateway (None: a
-    public one)."""
+    """Where hosts and inner routers are plugged in: the free addresses, and the IPv4 gateway (None: a public one)."""
 
     addresses: Iterator[IPv4Address]
     prefix: int
@@ -145,8 +144,12 @@ class Lab:
         if name in self._hosts:
             raise ConfigError(f"there is a host {name!r} already")
         host = Host(name)
+        try:
+            self.add_uplink(host, behind, ipv4=ipv4, ipv6=ipv6, link=link)
+        except BaseException:
+            host.namespace.close()
+            raise
         self._hosts[name] = host
-        self.add_uplink(host, behind, ipv4=ipv4, ipv6=ipv6, link=link)
         return host
 
     def add_uplink(
@@ -182,8 +185,7 @@ class Lab:
         return attached
 
     def add_site(self, name: str, kind: str | Sequence[str], *, link: Quality | None = None) -> Site:
-        """Routers of this kind with a line to the core, to put hosts behind (one, when public). Raises
-        ConfigError."""
+        """Routers of this kind with a line to the core, to put hosts behind (one, when public). Raises ConfigError."""
         if name in self._sites:
             raise ConfigError(f"there is a site {name!r} already")
         names = (kind,) if isinstance(kind, str) else tuple(kind)

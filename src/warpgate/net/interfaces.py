@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from itertools import groupby
 from pathlib import Path
 
@@ -47,6 +47,8 @@ _CHANGE_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 # One stable and one more: addresses travel in the node's address, and a host with privacy extensions easily
 # has eight, all behind the same link.
 GLOBAL_V6_PER_INTERFACE = 2
+
+_UNIQUE_LOCAL = IPv6Network("fc00::/7")  # RFC 4193
 
 DEBOUNCE = 0.25  # changes come in bursts (DHCP, IPv6 autoconfiguration)
 POLL = 5.0
@@ -102,7 +104,7 @@ def _best_v6(addresses: list[AssignedAddress]) -> list[AssignedAddress]:
     are.
     """
     ranked = sorted(addresses, key=lambda address: (address.deprecated, address.temporary))
-    first_of_kind = {address.ip.is_private: address for address in reversed(ranked)}
+    first_of_kind = {address.ip in _UNIQUE_LOCAL: address for address in reversed(ranked)}
     kinds = [first_of_kind[kind] for kind in (False, True) if kind in first_of_kind]
     best = sorted(kinds, key=lambda address: address.deprecated)
     best += [address for address in ranked if address not in best]

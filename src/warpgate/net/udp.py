@@ -157,8 +157,10 @@ def bind_udp(local: Endpoint) -> socket.socket:
 
 
 def _bound_twin(original: socket.socket, local: Endpoint) -> socket.socket:
-    """Another socket on the port of `original`, which agrees to it for this one call: with SO_REUSEADDR left
-    on, a second program could bind the port too and take its datagrams. Raises OSError.
+    """Another socket on the port of `original`, which agrees to it for this one call; raises OSError.
+
+    With SO_REUSEADDR left on there, a second program could bind the port too and take its datagrams. The twin keeps it
+    for the sake of later twins.
     """
     options = [socket.SO_REUSEADDR]
     if (
@@ -181,6 +183,4 @@ def _bound_twin(original: socket.socket, local: Endpoint) -> socket.socket:
     finally:
         for option in options:
             original.setsockopt(socket.SOL_SOCKET, option, 0)
-    for option in options:
-        sock.setsockopt(socket.SOL_SOCKET, option, 0)
     return sock

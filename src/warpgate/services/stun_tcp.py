@@ -131,9 +131,26 @@ class TcpProbe:
         """Those that answer."""
         return tuple(self._up)
 
-    async def ask(self, server: Endpoint) -> None:
-        """Dial whenever a place is free, keep the connection while it lasts; for ever."""
+    @property
+    def asked(self) -> bool:
+        return bool(self._asked)
+
+    def forget(self) -> None:
+        """All connections are gone and nothing is known any more (the network has changed)."""
+        self._up.clear()
+        self._asked.clear()
+        self._down.clear()
+        self._vacancy.set()
+
+    def claim(self, server: Endpoint) -> bool:
+        """Whether somebody has yet to `keep_asking` it."""
+        if server in self._asked:
+            return False
         self._asked.add(server)
+        return True
+
+    async def keep_asking(self, server: Endpoint) -> None:
+        """Dial whenever a place is free, keep the connection while it lasts; for ever."""
         failures = 0
         while True:
             await self._vacancy.wait()

@@ -10,16 +10,18 @@ from collections.abc import Callable
 
 from warpgate.config import Timing
 from warpgate.errors import ServiceError
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.model.nat import Filtering
 from warpgate.net.driver import MachineDriver
-from warpgate.net.network import Network, SockAddr, UdpSocket
+from warpgate.net.network import Network, UdpSocket
 from warpgate.plan.classify import Observation
 from warpgate.proto.binding import BindingClient, BindingEvent, Mapped, OtherAddress, ServerSilent
 from warpgate.proto.filtering import FilteringMeasured, FilteringTest
 from warpgate.proto.machine import Transmit
 
 TRANSACTION_ID_SIZE = 12
+# When one server has told, the others get as long again, but at least this (jitter).
+ANOTHER_ANSWER = 0.05
 # A fingerprint needs a handful of samples; a NAT that changes its mind must not make us remember all of them.
 OBSERVATIONS = 64
 
@@ -94,6 +96,15 @@ class UdpProbe:
         return votes.most_common(1)[0][0] if votes else None
 
     @property
+    def local(self) -> Endpoint:
+        return self.sock.local
+
+    @property
+    def servers(self) -> tuple[Endpoint, ...]:
+        """Those that answer."""
+        return tuple(server for server, _ in self._client.mappings)
+
+    @property
     def failed(self) -> bool:
         """Servers were asked, and none answers."""
         return bool(self._asked) and self._silent.issuperset(self._asked)
@@ -119,14 +130,19 @@ class UdpProbe:
             case Mapped(server=server, mapped=mapped, rtt=rtt, changed=changed):
                 self._silent.discard(server)
                 if changed:
-                    sent = round(self._driver.now() - rtt, 6)  # requests of one tick have one time
-                    self._observations.append((sent, Observation(self.sock.local, server, mapped)))
-                    del self._observations[:-OBSERVATIONS]
+                    self._observe(Observation(self.sock.local, server, mapped), self._driver.now() - rtt)
             case ServerSilent(server=server):
                 self._silent.add(server)
             case OtherAddress(server=server, other=other) if self.other is None and plausible(server, other):
                 self.other = server, other
         self._on_event(self, event)
+
+    def _observe(self, seen: Observation, sent: float) -> None:
+        before = [other.mapped.ip for _, other in self._observations if other.server == seen.server]
+        if before and before[-1] != seen.mapped.ip:
+            self._observations.clear()  # another network: what we know is of a NAT that is not there any more
+        self._observations.append((round(sent, 6), seen))  # rounded: what left in one tick has one time
+        del self._observations[:-OBSERVATIONS]
 
 
 def plausible(server: Endpoint, other: Endpoint) -> bool:
@@ -170,7 +186,10 @@ async def measure_filtering(network: Network, near: Endpoint, server: Endpoint) 
 
 
 class UdpQuestion:
-    """One question over a socket: what do these servers see of it? The first `wanted` answers are enough."""
+    """One question over a socket: what do these servers see of it?
+
+    Over when `wanted` have answered, or those that are not much slower than the first, or all have failed.
+    """
 
     def __init__(self, sock: UdpSocket, servers: tuple[Endpoint, ...], wanted: int) -> None:
         loop = asyncio.get_running_loop()
@@ -214,12 +233,16 @@ class UdpQuestion:
 
     def _happened(self, event: BindingEvent) -> None:
         match event:
-            case Mapped(server=server, mapped=mapped):
+            case Mapped(server=server, mapped=mapped, rtt=rtt):
+                if not self._seen:
+                    asyncio.get_running_loop().call_later(max(rtt, ANOTHER_ANSWER), self._finish)
                 self._seen[server] = mapped
             case ServerSilent(server=server, reason=reason):
                 self._reasons.append(f"{server}: {reason}")
         answered = len(self._seen)
-        if not self._done.done() and (
-            answered >= self._wanted or answered + len(self._reasons) >= len(self._servers)
-        ):
+        if answered >= self._wanted or answered + len(self._reasons) >= len(self._servers):
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._done.done():
             self._done.set_result(None)

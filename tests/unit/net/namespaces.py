@@ -18,7 +18,9 @@ def command(*words: str) -> None:
 
 
 def in_namespace(test: Callable[[], None]) -> None:
-    """Run `test` where nothing but a loopback interface exists, which is up; skips where that needs rights we lack."""
+    """Run `test` where nothing but a loopback interface exists, which is up; skips where that needs rights we
+    lack.
+    """
     errors: list[BaseException] = []
 
     def enter() -> None:
@@ -28,7 +30,7 @@ def in_namespace(test: Callable[[], None]) -> None:
                 pytest.skip(f"no network namespace: {os.strerror(ctypes.get_errno())}")
             command("ip", "link", "set", "lo", "up")
             test()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again where pytest sees it
             errors.append(error)
 
     thread = threading.Thread(target=enter)

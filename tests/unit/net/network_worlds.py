@@ -1,4 +1,6 @@
-"""Two hosts to test the Network seam with: kernel sockets on loopback, on either loop, and the internet in memory."""
+"""Two hosts to test the Network seam with: kernel sockets on loopback, on either loop, and the internet in
+memory.
+"""
 
 from __future__ import annotations
 

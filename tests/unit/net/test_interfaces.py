@@ -20,6 +20,8 @@ from warpgate.net.interfaces import (
 )
 from warpgate.net.network import Interface
 
+LOOPBACK = 2  # 127.0.0.1 and ::1
+
 
 def address(text: str, name: str = "eth0", prefix: int = 64, **flags: bool) -> AssignedAddress:
     return AssignedAddress(name, ip_address(text), prefix, **flags)
@@ -47,17 +49,21 @@ def test_at_most_two_v6_per_interface_current_and_stable_ones_first() -> None:
     stable, temporary = address("2001:db8::1"), address("2001:db8::2", temporary=True)
     old, local = address("2001:db8::3", deprecated=True), address("fd00::1")
     assert chosen(old, temporary, stable) == ["2001:db8::1", "2001:db8::2"]
-    assert chosen(temporary, local, stable) == [str(a.ip) for a in (stable, local) if a.ip.is_private][:2]
+    assert chosen(temporary, local, stable) == ["2001:db8::1", "fd00::1"]
     assert chosen(old) == ["2001:db8::3"]
-    assert chosen(address("2001:db8::9", "eth1"), stable, temporary) == ["2001:db8::9", "2001:db8::1", "2001:db8::2"]
+    assert chosen(address("2001:db8::9", "eth1"), stable, temporary) == [
+        "2001:db8::9",
+        "2001:db8::1",
+        "2001:db8::2",
+    ]
 
 
 def test_one_global_and_one_local_v6_where_both_exist() -> None:
-    first_global, second_global = address("2600::1"), address("2600::2")
+    first_global, second_global = address("2001:db8::1"), address("2001:db8::2")
     local, other_local = address("fd00::1"), address("fd00::2")
-    assert chosen(local, other_local, first_global, second_global) == ["2600::1", "fd00::1"]
-    assert chosen(address("2600::3", temporary=True), local, other_local) == ["2600::3", "fd00::1"]
-    assert chosen(address("2600::4", deprecated=True), local) == ["fd00::1", "2600::4"]
+    assert chosen(local, other_local, first_global, second_global) == ["2001:db8::1", "fd00::1"]
+    assert chosen(address("2001:db8::3", temporary=True), local, other_local) == ["2001:db8::3", "fd00::1"]
+    assert chosen(address("2001:db8::4", deprecated=True), local) == ["fd00::1", "2001:db8::4"]
 
 
 def test_loopback_is_among_the_real_ones() -> None:
@@ -68,16 +74,24 @@ def test_in_a_namespace_flags_and_gateways_are_seen() -> None:
     def test() -> None:
         assert {interface.name for interface in enumerate_interfaces()} == {"lo"}
         assert default_gateways() == ()
-        command("ip", "link", "add", "one", "type", "dummy")
+        command("ip", "link", "add", "one", "type", "veth", "peer", "name", "two")
         command("ip", "addr", "add", "10.9.0.2/16", "dev", "one")
         command("ip", "addr", "add", "2001:db8::5/64", "dev", "one", "nodad", "preferred_lft", "0")
         command("ip", "addr", "add", "2001:db8::6/64", "dev", "one", "nodad")
         command("ip", "addr", "add", "2001:db8::7/64", "dev", "one", "nodad")
         assert {interface.name for interface in enumerate_interfaces()} == {"lo"}  # it is down
         command("ip", "link", "set", "one", "up")
+        assert {interface.name for interface in enumerate_interfaces()} == {"lo"}  # it has no carrier
+        command("ip", "link", "set", "two", "up")
+        deadline = time.monotonic() + 5  # the kernel announces a carrier after up to a second
+        while len(enumerate_interfaces()) == LOOPBACK and time.monotonic() < deadline:
+            time.sleep(0.01)
         own = [interface for interface in enumerate_interfaces() if interface.name == "one"]
         assert Interface("one", ip_address("10.9.0.2"), 16) in own
-        assert {str(interface.ip) for interface in own if interface.ip.version == 6} == {"2001:db8::6", "2001:db8::7"}
+        assert {str(interface.ip) for interface in own if interface.ip.version == 6} == {
+            "2001:db8::6",
+            "2001:db8::7",
+        }
         command("ip", "route", "add", "default", "via", "10.9.0.1", "metric", "20")
         command("ip", "route", "add", "default", "via", "10.9.9.9", "metric", "10")
         command("ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", "one")
@@ -99,12 +113,17 @@ def test_without_proc_there_are_no_gateways(monkeypatch: pytest.MonkeyPatch, tmp
 def test_netlink_announces_a_burst_of_changes_once() -> None:
     async def main() -> None:
         changes: list[float] = []
-        watcher = InterfaceWatcher(lambda: changes.append(time.monotonic()), debounce=0.05)
+        changed = asyncio.Event()
+
+        def note() -> None:
+            changes.append(time.monotonic())
+            changed.set()
+
+        watcher = InterfaceWatcher(note, debounce=0.05)
         started = time.monotonic()
         for number in range(5):
             command("ip", "addr", "add", f"127.9.9.{number}/32", "dev", "lo")
-        while not changes:
-            await asyncio.sleep(0.01)
+        await changed.wait()
         assert changes[0] - started >= 0.05
         command("ip", "addr", "add", "127.8.8.8/32", "dev", "lo")
         command("ip", "addr", "del", "127.8.8.8/32", "dev", "lo")

@@ -59,7 +59,7 @@ def test_udp_detach_takes_one_flow_and_leaves_the_rest(system: World) -> None:
         ours, theirs, others = Datagrams(), Datagrams(), Datagrams()
         a = system.a.open_udp(ANY, ours)
         peer, other = system.b.open_udp(ANY, theirs), system.b.open_udp(ANY, others)
-        with a.detach(peer.local) as flow:
+        with a.detach(peer.local) as flow, a.detach(Endpoint.parse("127.0.0.1:9")):
             peer.send(b"to the flow", a.local.sockaddr)
             other.send(b"to the rest", a.local.sockaddr)
             assert await ours.received.get() == (b"to the rest", other.local)
@@ -96,7 +96,9 @@ def test_the_kernel_watches_for_dead_peers(system: World) -> None:
                 with stream.detach() as sock:
                     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
                     names = ("NODELAY", "KEEPIDLE", "KEEPINTVL", "KEEPCNT", "USER_TIMEOUT")
-                    options = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}")) for name in names]
+                    options = [
+                        sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}")) for name in names
+                    ]
                     assert options == [1, 15, 5, 3, 30_000]
 
     system.run(main)

@@ -1,0 +1,382 @@
+"""STUN discovery: what the outside sees of the node's own listening sockets, kept live, and the NAT's fingerprint.
+
+UDP is asked over the listening sockets themselves, TCP over connections from the listening ports; filtering needs a
+socket of its own. All servers are asked at once and none is waited for: answers improve what `learnt` says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from warpgate.config import Timing
+from warpgate.errors import NetworkError, ServiceError
+from warpgate.events import Event, MappingLearnt, Observer, ServerFailed
+from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr, Transport
+from warpgate.model.nat import Filtering, NatProfile
+from warpgate.model.servers import StunServer
+from warpgate.net.network import Network, TcpStream, UdpSocket
+from warpgate.net.race import RaceLost, first_of
+from warpgate.plan.classify import Observation, classify
+from warpgate.proto.binding import BindingEvent, Mapped, OtherAddress, ServerSilent
+from warpgate.services.stun_tcp import StunStream, TcpProbe
+from warpgate.services.stun_udp import UdpProbe, UdpQuestion, measure_filtering
+
+# A name that could not be resolved is tried again, as the network may be down for the moment.
+RESOLVE_LOW = 5.0
+RESOLVE_HIGH = 60.0
+# Servers asked for the mapping of a fresh port: one may be slow or gone, and somebody waits.
+QUESTIONED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What is known of one local endpoint. Ports are None as long as nobody has told.
+
+    `tcp_mapped` is left out when TCP is mapped to another address than UDP: an attachment has one.
+    """
+
+    reflexive: IPAddress | None
+    udp_mapped: int | None
+    tcp_mapped: int | None
+    nat: NatProfile
+
+
+class _Place:
+    """One local endpoint: its probes and what they told. Owned by Discovery."""
+
+    def __init__(self, udp: UdpProbe, tcp: TcpProbe | None) -> None:
+        self.udp = udp
+        self.tcp = tcp
+        self.filtering = Filtering.UNKNOWN
+        self.filtering_samples = 0
+        self.filtering_for: IPAddress | None = None  # the reflexive address it was measured behind
+        self.essential = False  # the system itself would use it to reach a server
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def learnt(self) -> Learnt:
+        udp = self.udp.mapped
+        tcp = None if self.tcp is None else self.tcp.mapped
+        reflexive = udp or tcp
+        ip = None if reflexive is None else reflexive.ip
+        return Learnt(
+            ip,
+            None if udp is None else udp.port,
+            tcp.port if tcp is not None and tcp.ip == ip else None,
+            self._profile(),
+        )
+
+    def _profile(self) -> NatProfile:
+        over_tcp = () if self.tcp is None else self.tcp.observations
+        if self.udp.observations:
+            return classify(self.udp.observations, self.filtering, self.filtering_samples)
+        # UDP is blocked only when something else got through while it was silent (Tailscale's netcheck).
+        blocked = True if over_tcp and self.udp.failed else None
+        return replace(classify(over_tcp), udp_blocked=blocked)
+
+    def told(self, unresolved: bool) -> bool:
+        """Whether both transports have an answer, or no server left that could give one."""
+        udp = self.udp.mapped is not None or (not unresolved and (self.udp.failed or not self.udp.asked))
+        tcp = self.tcp is None or self.tcp.mapped is not None
+        return udp and (
+            tcp or (not unresolved and (self.tcp is None or self.tcp.failed or not self.tcp.asked))
+        )
+
+
+class Discovery:
+    """Life: `add` sockets (asks at once), `run` as a task of the owner, `close`."""
+
+    def __init__(
+        self,
+        network: Network,
+        servers: Sequence[str],
+        timing: Timing,
+        emit: Observer,
+        on_change: Callable[[], None],
+        rng: random.Random,
+    ) -> None:
+        """`servers`: see `StunServer.parse` (ConfigError). `on_change`: some `learnt` would say something new."""
+        self._network = network
+        self._servers = tuple(dict.fromkeys(StunServer.parse(server) for server in servers))
+        self._timing = timing
+        self._emit = emit
+        self._on_change = on_change
+        self._rng = rng
+        self._endpoints: dict[StunServer, tuple[Endpoint, ...]] = {}
+        self._unresolved = set(self._servers)
+        self._places: dict[Endpoint, _Place] = {}
+        self._questions: dict[Endpoint, list[UdpQuestion]] = {}
+        self._resolving: set[asyncio.Task[None]] = set()
+        self._asking = False
+        self._known: dict[Endpoint, Learnt] = {}
+        self._progress = asyncio.Event()
+        self._failures: set[tuple[Endpoint, str, Endpoint]] = set()
+
+    # -- the owner's side ----------------------------------------------------------------------------------------
+
+    def add(self, sock: UdpSocket, tcp_port: int | None) -> None:
+        """Learn what the outside sees of this socket, and (unless None) of the TCP port beside it."""
+        local = sock.local
+        tcp = None
+        if tcp_port is not None:
+            tcp = TcpProbe(
+                self._network,
+                Endpoint(local.ip, tcp_port),
+                self._timing,
+                self._rng,
+                partial(self._mapped, Transport.TCP),
+                partial(self._failed, local, Transport.TCP),
+            )
+        self._places[local] = _Place(UdpProbe(sock, self._timing, self._rng, self._happened), tcp)
+        for server, endpoints in self._endpoints.items():
+            self._ask(self._places[local], server, endpoints)
+        if not self._asking:
+            self._asking = True
+            self._look_up()
+
+    def remove(self, local: Endpoint) -> None:
+        """Its socket is going to be closed. Idempotent."""
+        place = self._places.pop(local, None)
+        self._known.pop(local, None)
+        if place is not None:
+            place.udp.close()
+            _cancel(place.tasks)
+            self._changed()
+
+    def refresh(self) -> None:
+        """The network has changed: ask everything again, with connections anew."""
+        _cancel(self._resolving)
+        self._look_up()
+        for place in self._places.values():
+            place.filtering_for = None
+            _cancel(place.tasks)
+            if place.tcp is not None:
+                place.tcp.forget()
+            place.udp.measure()
+            for server, endpoints in self._endpoints.items():
+                self._ask(place, server, endpoints)
+
+    async def run(self) -> None:
+        """Until cancelled; takes everything this object started along."""
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            tasks = self._tasks()
+            _cancel(tasks)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def first(self, patience: float) -> None:
+        """Returns when each socket in use knows what can be known at once: an answer for each transport, or that
+        no server gives one; after `patience` seconds at the latest.
+
+        Sockets on interfaces that lead to no server (bridges, idle VPNs) are not waited for.
+        """
+        try:
+            async with asyncio.timeout(patience):
+                while not self._told():
+                    await self._progress.wait()
+        except TimeoutError:
+            pass
+
+    def close(self) -> None:
+        """Sends nothing more. Idempotent; connections end when `run` is cancelled or with the next turn of the loop."""
+        _cancel(self._tasks())
+        for place in self._places.values():
+            place.udp.close()
+        self._places.clear()
+
+    # -- what the node asks --------------------------------------------------------------------------------------
+
+    def learnt(self, local: Endpoint) -> Learnt:
+        """`local`: the endpoint of a socket that was added (nothing is known of others)."""
+        place = self._places.get(local)
+        return Learnt(None, None, None, NatProfile()) if place is None else place.learnt
+
+    def receive(self, sock: UdpSocket, data: bytes, source: SockAddr) -> bool:
+        """Whether the datagram was the answer to a request of ours."""
+        local = sock.local
+        place = self._places.get(local)
+        if place is not None and place.udp.receive(data, source):
+            return True
+        return any(question.receive(data, source) for question in self._questions.get(local, ()))
+
+    async def map_udp(self, sock: UdpSocket) -> Endpoint:
+        """What the outside sees of any socket whose datagrams come to `receive`: one round trip. ServiceError."""
+        return (await self.sample_udp(sock, 1))[0].mapped
+
+    async def sample_udp(self, sock: UdpSocket, wanted: int = QUESTIONED) -> tuple[Observation, ...]:
+        """The same from several servers, in the order in which they were asked: what a prediction rests on."""
+        question = UdpQuestion(sock, self._best(sock.local, Transport.UDP), wanted)
+        asked = self._questions.setdefault(sock.local, [])
+        asked.append(question)
+        try:
+            return await question.answers()
+        finally:
+            asked.remove(question)
+            if not asked:
+                del self._questions[sock.local]
+
+    async def map_tcp(self, local: Endpoint) -> tuple[Endpoint, TcpStream]:
+        """What the outside sees of a TCP port (port 0: a fresh one, see `stream.local`), and the connection that keeps
+        it so until closed. ServiceError when no server tells.
+        """
+        servers = self._best(local, Transport.TCP)
+        dials: dict[str, Callable[[], Awaitable[tuple[StunStream, Endpoint]]]] = {
+            str(server): partial(StunStream.dial, self._network, server, local) for server in servers
+        }
+        try:
+            connection, mapped = await first_of(dials, discard=lambda result: result[0].stream.abort())
+        except RaceLost as lost:
+            raise ServiceError(f"no STUN server tells what it sees of TCP {local}: {lost}") from lost
+        return mapped, connection.stream
+
+    def _best(self, local: Endpoint, transport: Transport) -> tuple[Endpoint, ...]:
+        """Servers for a question, those that have answered this interface first. ServiceError without any."""
+        answered: list[Endpoint] = []
+        for place in self._places.values():
+            probe = place.udp if transport is Transport.UDP else place.tcp
+            if probe is not None and probe.local.ip == local.ip:
+                answered += probe.servers
+        others = [
+            endpoint
+            for server, endpoints in self._endpoints.items()
+            if server.serves(transport)
+            for endpoint in endpoints
+            if endpoint.family is local.family
+        ]
+        usable = tuple(dict.fromkeys((*answered, *others)))
+        if not usable:
+            raise ServiceError(f"no STUN server for {transport.name} from {local.ip}")
+        return usable[:QUESTIONED]
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def _look_up(self) -> None:
+        """Each server on its own, so that a slow name delays nobody."""
+        for server in self._servers:
+            if server not in self._endpoints:
+                self._spawn(self._resolving, self._resolve(server))
+
+    async def _resolve(self, server: StunServer) -> None:
+        pause = RESOLVE_LOW
+        while server not in self._endpoints:
+            try:
+                found = await self._network.resolve(server.host, server.port)
+            except NetworkError as error:
+                self._unresolved.discard(server)
+                self._emit(ServerFailed("stun", str(server), str(error)))
+                self._progressed()
+                await asyncio.sleep(self._rng.uniform(pause / 2, pause))
+                pause = min(RESOLVE_HIGH, pause * 2)
+                continue
+            # One address of each family: a name's other addresses are the same server.
+            self._endpoints[server] = tuple(
+                {endpoint.family: endpoint for endpoint in reversed(found)}.values()
+            )
+        for place in self._places.values():
+            self._ask(place, server, self._endpoints[server])
+        self._unresolved.discard(server)
+        self._progressed()
+
+    def _ask(self, place: _Place, server: StunServer, endpoints: tuple[Endpoint, ...]) -> None:
+        local = place.udp.local
+        for endpoint in endpoints:
+            if endpoint.family is not local.family or (local.ip.is_loopback and not endpoint.ip.is_loopback):
+                continue
+            route = self._network.route_source(endpoint)
+            if route is None:
+                self._failed(local, server.transport or Transport.UDP, endpoint, "no route")
+                continue
+            place.essential |= route == local.ip
+            if server.serves(Transport.UDP):
+                place.udp.ask(endpoint)
+            if place.tcp is not None and server.serves(Transport.TCP) and place.tcp.claim(endpoint):
+                self._spawn(place.tasks, place.tcp.keep_asking(endpoint))
+
+    # -- hearing -------------------------------------------------------------------------------------------------
+
+    def _happened(self, probe: UdpProbe, event: BindingEvent) -> None:
+        match event:
+            case Mapped(server=server, mapped=mapped, rtt=rtt, changed=True):
+                self._mapped(Transport.UDP, probe.local, server, mapped, rtt)
+            case ServerSilent(server=server, reason=reason):
+                self._failed(probe.local, Transport.UDP, server, reason)
+            case OtherAddress(server=server, other=other) if probe.other == (server, other):
+                # RFC 5780 section 4.3, on the socket that counts: another address, and another port there.
+                probe.ask(Endpoint(other.ip, server.port))
+                probe.ask(other)
+        self._measure_filtering(self._places.get(probe.local))
+
+    def _mapped(
+        self, transport: Transport, local: Endpoint, server: Endpoint, mapped: Endpoint, seconds: float
+    ) -> None:
+        self._failures.discard((local, transport.value, server))
+        self._say(MappingLearnt(transport.value, str(local), str(mapped), str(server), seconds))
+
+    def _failed(self, local: Endpoint, transport: Transport, server: Endpoint, reason: str) -> None:
+        """Told once: a server that stays silent is asked again and again."""
+        failure = (local, transport.value, server)
+        known = failure in self._failures or not any(server in found for found in self._endpoints.values())
+        self._failures.add(failure)
+        if known:
+            self._progressed()
+        else:
+            self._say(ServerFailed("stun", str(server), f"{transport.name} from {local}: {reason}"))
+
+    def _measure_filtering(self, place: _Place | None) -> None:
+        """In the background, once for each reflexive address."""
+        if place is None or place.udp.other is None or place.udp.mapped is None:
+            return
+        if place.filtering_for != place.udp.mapped.ip:
+            place.filtering_for = place.udp.mapped.ip
+            self._spawn(place.tasks, self._measure(place, place.udp.other[0]))
+
+    async def _measure(self, place: _Place, server: Endpoint) -> None:
+        try:
+            measured = await measure_filtering(self._network, place.udp.local, server)
+        except NetworkError as error:
+            self._say(ServerFailed("stun", str(server), f"filtering test: {error}"))
+            return
+        place.filtering, place.filtering_samples = measured
+        self._changed()
+
+    # -- telling -------------------------------------------------------------------------------------------------
+
+    def _say(self, event: Event) -> None:
+        self._emit(event)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._progressed()
+        known = {local: place.learnt for local, place in self._places.items()}
+        if known != self._known:
+            self._known = known
+            self._on_change()
+
+    def _progressed(self) -> None:
+        """Wake everyone who waits in `first`."""
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    def _told(self) -> bool:
+        places = [place for place in self._places.values() if place.essential] or list(self._places.values())
+        return all(place.told(bool(self._unresolved)) for place in places)
+
+    # -- tasks ---------------------------------------------------------------------------------------------------
+
+    def _spawn(self, owner: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="stun")
+        owner.add(task)
+        task.add_done_callback(owner.discard)
+
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        return self._resolving.union(*(place.tasks for place in self._places.values()))
+
+
+def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
