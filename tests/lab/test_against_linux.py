@@ -1,7 +1,7 @@
 """The models beside the original: the same questions to Linux's masquerade (nftables) and to our kinds.
 
-The Linux router is a namespace of its own between an inside and an outside namespace, joined by veth pairs; the lab's stands where
-the kind says. Each scenario returns what it saw, and both must have seen the same.
+The Linux router is a namespace of its own between an inside and an outside namespace, joined by veth pairs. Each
+scenario returns what it saw, and must have seen the same in both worlds.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class World:
 Scenario = Callable[[World], Awaitable[object]]
 
 SETUP = """
-ip link add in0 type veth peer name up netns {inside}
-ip link add out0 type veth peer name up netns {outside}
+ip link add in0 type veth peer name eth0 netns {inside}
+ip link add out0 type veth peer name eth0 netns {outside}
 ip addr add 192.168.1.1/24 dev in0
 ip addr add 203.0.113.1/24 dev out0
 ip link set in0 up
@@ -96,7 +96,8 @@ def linux(kind: str) -> Iterator[World]:
             (outside, "203.0.113.8", "203.0.113.9"),
         ):
             shell(
-                namespace, f"ip addr add {first}/24 dev up; ip addr add {second}/24 dev up; ip link set up up"
+                namespace,
+                f"ip addr add {first}/24 dev eth0; ip addr add {second}/24 dev eth0; ip link set eth0 up",
             )
         shell(inside, "ip route add default via 192.168.1.1")
         places = [
@@ -172,7 +173,8 @@ async def an_early_packet_from_outside(world: World) -> object:
         unrelated = await arrives(inside, other.local, other)
         back = await arrives(outside, Endpoint(EXTERNAL, 5000), inside)
         moved = await arrives(outside, seen, inside)
-        return seen.port == 5000, unrelated, back, moved
+        assert unrelated is not None
+        return seen.port == 5000, unrelated.port == seen.port, back, moved
 
 
 async def an_unsolicited_datagram_and_its_answer(world: World) -> object:

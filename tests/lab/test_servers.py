@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from conftest import need_programs
@@ -106,12 +107,22 @@ class TestMosquitto:
             assert await talk(clients[1], PINGREQ) == PINGRESP
         assert one.mqtt_url == f"mqtt://{hosts[0].ipv4}:1883"
 
-    async def test_a_port_in_use_is_reported_with_the_log(self, lab: Lab) -> None:
+    async def test_a_port_in_use_is_reported(self, lab: Lab) -> None:
         need_programs("mosquitto")
         host = lab.add_host("server")
         await start_mosquitto(host)
         with pytest.raises(ServiceError, match="in use"):
             await start_mosquitto(host)
+
+    async def test_what_it_said_is_reported_when_it_fails(self, lab: Lab) -> None:
+        need_programs("mosquitto")
+        host = lab.add_host("server")
+        with host.entered():
+            bound = socket.socket()
+        with bound:
+            bound.bind((str(host.ipv4), 1883))  # but does not listen
+            with pytest.raises(ServiceError, match=r"log: (.|\n)*Address already in use"):
+                await start_mosquitto(host)
 
     async def test_it_can_start_again_after_a_crash(self, lab: Lab) -> None:
         need_programs("mosquitto")

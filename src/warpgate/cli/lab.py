@@ -7,13 +7,7 @@ import importlib
 
 from warpgate.cli.shell import Shell
 
-ACTIONS = {
-    "up": "warpgate.cli.lab_up",
-    "kinds": "warpgate.cli.lab_kinds",
-    "matrix": "warpgate.cli.lab_matrix",
-}
-
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
-    status: int = importlib.import_module(ACTIONS[arguments.action]).run(arguments, shell)
+    status: int = importlib.import_module(f"warpgate.cli.lab_{arguments.action}").run(arguments, shell)
     return status

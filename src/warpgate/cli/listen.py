@@ -118,7 +118,7 @@ async def _join_first(shell: Shell, allow: frozenset[str] | None) -> int:
 def _announce(node: Node, shell: Shell) -> None:
     shell.output.show(Ready(node.node_id, node.address.to_text()))
     if not node.address.brokers:
-        shell.output.note("no broker answered: only peers who can reach this machine directly can connect")
+        shell.output.note("there is no broker: only peers who can reach this machine directly can connect")
 
 
 async def _turn_away(node: Node) -> None:

@@ -94,6 +94,7 @@ class Host:
         stdin: int | None = asyncio.subprocess.DEVNULL,
         stdout: int | None = None,
         stderr: int | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         limit: int = 1 << 20,
     ) -> asyncio.subprocess.Process:
         """Start a program in this host, in a process group of its own; `env` is added to ours.
@@ -107,6 +108,7 @@ class Host:
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
+                cwd=cwd,
                 limit=limit,
                 start_new_session=True,
                 preexec_fn=functools.partial(_move_in, self.namespace.fd),

@@ -5,19 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from functools import partial
 
-from warpgate.errors import DecodeError, NetworkError, ServiceError
+from warpgate.errors import ConfigError, DecodeError, NetworkError, ServiceError
 from warpgate.lab.memory_network import MemoryNetwork
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.net.network import TcpStream, UdpSocket
-from warpgate.proto.stun import BINDING, Attribute, StreamDecoder, StunClass, StunMessage, decode, encode
+from warpgate.proto.stun import (
+    BINDING,
+    Attribute,
+    AttributeValue,
+    ChangeRequest,
+    StreamDecoder,
+    StunClass,
+    StunMessage,
+    decode,
+    encode,
+)
 from warpgate.services.broker import MessageReceiver
 
 
 class MemoryBroker:
     """One broker: topics, subscribers, and a one-way time to each client. `kill` ends it like a crash."""
 
-    def __init__(self, url: str, one_way: float = 0.02, loss: float = 0.0, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, url: str, one_way: float = 0.02, loss: float = 0.0, rng: random.Random | None = None
+    ) -> None:
         """`loss` drops messages, as a broker does under load."""
         self.url = url
         self.one_way = one_way
@@ -103,16 +116,54 @@ class MemoryBrokers:
 
 
 class MemoryStun:
-    """A STUN server (RFC 8489 Binding over UDP and TCP) on a host of the internet in memory."""
+    """A STUN server (RFC 8489 Binding over UDP and TCP) on a host of the internet in memory.
 
-    def __init__(self, network: MemoryNetwork, local: Endpoint) -> None:
+    With a second address and port of the same host it answers RFC 5780's CHANGE-REQUEST as well.
+    """
+
+    def __init__(self, network: MemoryNetwork, local: Endpoint, other: Endpoint | None = None) -> None:
+        """ConfigError when `other` does not differ from `local` in both address and port."""
+        if other is not None and (other.ip == local.ip or other.port == local.port):
+            raise ConfigError(f"RFC 5780 wants another address and port than {local}, not {other}")
         self._streams: set[asyncio.Task[None]] = set()
-        self._udp: UdpSocket = network.open_udp(local, self._datagram)
+        self.asked = 0
+        self._local = local
+        self._other = other
+        places = (
+            [local]
+            if other is None
+            else [Endpoint(e.ip, f.port) for e in (local, other) for f in (local, other)]
+        )
+        self._udp: dict[Endpoint, UdpSocket] = {
+            place: network.open_udp(place, partial(self._datagram, place)) for place in places
+        }
         self._listener = network.listen_tcp(local, self._accepted)
 
-    def _datagram(self, data: bytes, source: SockAddr) -> None:
+    def _datagram(self, at: Endpoint, data: bytes, source: SockAddr) -> None:
         with contextlib.suppress(DecodeError):
-            self._udp.send(_answer(data, Endpoint.from_sockaddr(source)), source)
+            request = _request(data)
+            change = request.get(Attribute.CHANGE_REQUEST)
+            origin = self._origin(at, change if isinstance(change, ChangeRequest) else ChangeRequest.NOTHING)
+            self.asked += 1
+            self._udp[origin].send(self._answer(request, at, Endpoint.from_sockaddr(source)), source)
+
+    def _origin(self, at: Endpoint, change: ChangeRequest) -> Endpoint:
+        """Where the answer comes from (RFC 5780 section 6.1)."""
+        if self._other is None:
+            return at
+        opposite = self._opposite(at, self._other)
+        ip = opposite.ip if change & ChangeRequest.IP else at.ip
+        return Endpoint(ip, opposite.port if change & ChangeRequest.PORT else at.port)
+
+    def _opposite(self, at: Endpoint, other: Endpoint) -> Endpoint:
+        ip = other.ip if at.ip == self._local.ip else self._local.ip
+        return Endpoint(ip, other.port if at.port == self._local.port else self._local.port)
+
+    def _answer(self, request: StunMessage, at: Endpoint, source: Endpoint) -> bytes:
+        attributes: list[tuple[int, AttributeValue]] = [(Attribute.XOR_MAPPED_ADDRESS, source)]
+        if self._other is not None:
+            attributes.append((Attribute.OTHER_ADDRESS, self._opposite(at, self._other)))
+        return encode(StunMessage(BINDING, StunClass.SUCCESS, request.transaction_id, tuple(attributes)))
 
     def _accepted(self, stream: TcpStream) -> None:
         task = asyncio.ensure_future(self._serve(stream))
@@ -125,10 +176,12 @@ class MemoryStun:
             while data := await stream.recv(4096):
                 decoder.feed(data)
                 while (frame := decoder.next_frame()) is not None:
-                    await stream.send(_answer(frame, stream.remote))
+                    self.asked += 1
+                    await stream.send(self._answer(_request(frame), self._local, stream.remote))
 
     async def close(self) -> None:
-        self._udp.close()
+        for sock in self._udp.values():
+            sock.close()
         self._listener.close()
         for task in tuple(self._streams):
             task.cancel()
@@ -136,9 +189,8 @@ class MemoryStun:
             await asyncio.wait(self._streams)
 
 
-def _answer(data: bytes, source: Endpoint) -> bytes:
+def _request(data: bytes) -> StunMessage:
     request = decode(data)
     if request.method != BINDING or request.cls is not StunClass.REQUEST:
         raise DecodeError("not a Binding request")
-    attributes = ((Attribute.XOR_MAPPED_ADDRESS, source),)
-    return encode(StunMessage(BINDING, StunClass.SUCCESS, request.transaction_id, attributes))
+    return request

@@ -41,7 +41,7 @@ from warpgate.lab.ports import PortChooser
 from warpgate.lab.spec import Lifetimes, NatSpec, Pooling, Unsolicited
 from warpgate.lab.table import FlowTable
 from warpgate.model.endpoint import Endpoint, IPAddress
-from warpgate.model.nat import Filtering, Mapping
+from warpgate.model.nat import Assignment, Filtering, Mapping
 
 __all__ = [
     "ACK",
@@ -225,6 +225,12 @@ class Nat:
     def _assign(self, flow: Flow, now: float) -> Endpoint | None:
         if not self.spec.translates:
             return flow.source
+        if self.spec.overloading and self.spec.assignment.kind is Assignment.PRESERVING:
+            # Linux (find_appropriate_src) first tries where the same inside endpoint is mapped already: a port that
+            # had to move takes the endpoint's later flows along.
+            for mapping in self._table.mappings_of_endpoint(flow.protocol, flow.source):
+                if self._free(mapping.external, flow, now):
+                    return mapping.external
         if self.spec.pooling is Pooling.ARBITRARY:
             ip = self._rng.choice(self.external)
         else:

@@ -90,8 +90,13 @@ def find_program(name: str) -> str:
 
 async def _start(host: Host, command: list[str], directory: Path, port: int) -> Server:
     endpoints = tuple(Endpoint(ip, port) for ip in host.addresses)
+    for endpoint in endpoints:
+        if await _accepts(host, endpoint):
+            raise ServiceError(f"{endpoint} in host {host.name} is in use")
     with (directory / "log").open("wb") as log:
-        process = await host.popen(command, stdout=log.fileno(), stderr=asyncio.subprocess.STDOUT)
+        process = await host.popen(
+            command, stdout=log.fileno(), stderr=asyncio.subprocess.STDOUT, cwd=directory
+        )
     server = Server(host, process, endpoints, directory)
     for endpoint in endpoints:
         await _listening(server, endpoint)

@@ -25,6 +25,7 @@ class FlowTable:
         self.flows_created = self.flows_peak = 0
         self._mappings: dict[tuple[object, ...], LiveMapping] = {}
         self._by_external: dict[tuple[Protocol, Endpoint], list[LiveMapping]] = {}
+        self._by_inside: dict[tuple[Protocol, Endpoint], list[LiveMapping]] = {}
         self._by_sent: dict[Flow, Entry] = {}
         self._by_heard: dict[Flow, Entry] = {}
         self._claims: dict[Flow, float] = {}
@@ -48,6 +49,10 @@ class FlowTable:
         """Youngest first; more than one only with port overloading."""
         return reversed(self._by_external.get((protocol, external), []))
 
+    def mappings_of_endpoint(self, protocol: Protocol, inside: Endpoint) -> Iterator[LiveMapping]:
+        """Youngest first; with endpoint-independent mapping there is at most one."""
+        return reversed(self._by_inside.get((protocol, inside), []))
+
     def claimed(self, heard: Flow, now: float) -> bool:
         """The router's own stack holds this flow from outside."""
         return self._claims.get(heard, now) > now
@@ -65,6 +70,7 @@ class FlowTable:
     def add_mapping(self, mapping: LiveMapping) -> None:
         self._mappings[mapping.key] = mapping
         self._by_external.setdefault((mapping.protocol, mapping.external), []).append(mapping)
+        self._by_inside.setdefault((mapping.protocol, mapping.inside), []).append(mapping)
         self.mappings_of[mapping.inside.ip] += 1
         self.mappings_created += 1
         self.mappings_peak = max(self.mappings_peak, len(self._mappings))
@@ -122,10 +128,11 @@ class FlowTable:
 
     def _remove_mapping(self, mapping: LiveMapping) -> None:
         del self._mappings[mapping.key]
-        place = (mapping.protocol, mapping.external)
-        self._by_external[place].remove(mapping)
-        if not self._by_external[place]:
-            del self._by_external[place]
+        for index, endpoint in ((self._by_external, mapping.external), (self._by_inside, mapping.inside)):
+            place = (mapping.protocol, endpoint)
+            index[place].remove(mapping)
+            if not index[place]:
+                del index[place]
         self.mappings_of[mapping.inside.ip] -= 1
 
     def _schedule(self, entry: Entry) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from warpgate.config import Timing
-from warpgate.errors import NetworkError, ServiceError
+from warpgate.errors import AddressError, NetworkError, ServiceError
 from warpgate.events import Event, MappingLearnt, Observer, ServerFailed
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr, Transport
 from warpgate.model.nat import Filtering, NatProfile
@@ -256,30 +256,33 @@ class Discovery:
     # -- asking --------------------------------------------------------------------------------------------------
 
     def _look_up(self) -> None:
-        """Each server on its own, so that a slow name delays nobody."""
-        for server in self._servers:
-            if server not in self._endpoints:
+        """Literal addresses are asked in this tick; each name on its own, so that a slow one delays nobody."""
+        for server in [server for server in self._servers if server not in self._endpoints]:
+            try:
+                self._found(server, (Endpoint.of(server.host, server.port),))
+            except AddressError:
                 self._spawn(self._resolving, self._resolve(server))
 
     async def _resolve(self, server: StunServer) -> None:
         pause = RESOLVE_LOW
-        while server not in self._endpoints:
+        while True:
             try:
                 found = await self._network.resolve(server.host, server.port)
+                break
             except NetworkError as error:
                 self._unresolved.discard(server)
                 self._emit(ServerFailed("stun", str(server), str(error)))
                 self._progressed()
-                await asyncio.sleep(self._rng.uniform(pause / 2, pause))
-                pause = min(RESOLVE_HIGH, pause * 2)
-                continue
-            # One address of each family: a name's other addresses are the same server.
-            self._endpoints[server] = tuple(
-                {endpoint.family: endpoint for endpoint in reversed(found)}.values()
-            )
-        for place in self._places.values():
-            self._ask(place, server, self._endpoints[server])
+            await asyncio.sleep(self._rng.uniform(pause / 2, pause))
+            pause = min(RESOLVE_HIGH, pause * 2)
+        # One address of each family: a name's other addresses are the same server.
+        self._found(server, tuple({endpoint.family: endpoint for endpoint in reversed(found)}.values()))
+
+    def _found(self, server: StunServer, endpoints: tuple[Endpoint, ...]) -> None:
+        self._endpoints[server] = endpoints
         self._unresolved.discard(server)
+        for place in self._places.values():
+            self._ask(place, server, endpoints)
         self._progressed()
 
     def _ask(self, place: _Place, server: StunServer, endpoints: tuple[Endpoint, ...]) -> None:

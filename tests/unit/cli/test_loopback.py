@@ -150,6 +150,20 @@ def test_datagrams_from_stdin(start):
     assert start("a", "connect", address, "--datagram").finish(b"hello")[:2] == (0, b"hello")
 
 
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)]
+)
+def test_a_connect_that_waits_for_its_input_can_be_stopped(start, number, status):
+    listener = start("b", "listen", "--echo", "--json")
+    connector = start("a", "connect", listener.ready())
+    connector.process.stdin.write(b"x")
+    connector.process.stdin.flush()
+    assert connector.process.stdout.read(1) == b"x"
+    connector.process.send_signal(number)
+    assert connector.process.wait(PATIENCE) == status
+    assert connector.finish() == (status, b"", b"")
+
+
 def test_explain(start):
     listener = start("b", "listen", "--echo", "--json")
     status, output, _ = start("a", "explain", listener.ready()).finish()

@@ -148,6 +148,14 @@ class TestPorts:
         assert send(nat, Y1B, source=OTHER_INSIDE).port == INSIDE.port
         assert send(nat, Y1A, source=OTHER_INSIDE).port != INSIDE.port
 
+    def test_a_port_that_moved_takes_later_flows_along(self) -> None:
+        """Linux, find_appropriate_src(): seen in tests/lab/test_against_linux.py."""
+        nat = make(NatSpec(mapping=Mapping.APDM, overloading=True, unsolicited=Unsolicited.ACCEPT))
+        nat.inbound(Flow(Protocol.UDP, Y1A, Endpoint(EXTERNAL, 5000)), 0.0)
+        moved = send(nat, Y1A)
+        assert moved.port != 5000
+        assert send(nat, Y2A) == moved
+
     def test_overloading_with_adm_keeps_remote_addresses_apart(self) -> None:
         spec = NatSpec(
             mapping=Mapping.ADM, assignment=PortAssignment(Assignment.PRESERVING), overloading=True

@@ -1,18 +1,14 @@
-"""A real mosquitto on loopback, a clock that jumps, and what else the service tests share."""
+"""A real mosquitto on loopback, and what else the service tests share."""
 
 from __future__ import annotations
 
 import asyncio
-import selectors
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-
-T = TypeVar("T")
 
 
 def free_port() -> int:
@@ -53,37 +49,6 @@ class Mosquitto:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
-
-
-class _JumpingSelector(selectors.DefaultSelector):
-    """Never waits: what the loop would have waited is added to its clock."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 1000.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(0)
-        if not ready and timeout is None:
-            raise RuntimeError("everything waits for something that will never happen")
-        if not ready and timeout is not None and timeout > 0:
-            self.now += timeout
-        return ready
-
-
-class _VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._jumping = _JumpingSelector()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return self._jumping.now
-
-
-def in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end on a clock of its own; sleeping costs nothing, waiting for ever is an error."""
-    with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
-        return runner.run(main)
 
 
 async def until(condition: Callable[[], object], patience: float = 10.0) -> None:

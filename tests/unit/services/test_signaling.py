@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from services_kit import in_virtual_time
 
 from warpgate.config import Timing
 from warpgate.errors import ConfigError, NetworkError
 from warpgate.events import BrokerConnected, Event, ServerFailed
+from warpgate.lab.clock import run_virtual
 from warpgate.model.broker import BrokerRef
 from warpgate.services.signaling import GUESTS, SignalChannel
 
@@ -136,7 +136,7 @@ def test_the_fastest_are_chosen_and_the_others_let_go() -> None:
             assert world.up() == {B, D}
             assert me.changes == [(B, D)], "chosen once, not one by one"
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_slow_and_silent_brokers_are_not_waited_for() -> None:
@@ -149,7 +149,7 @@ def test_slow_and_silent_brokers_are_not_waited_for() -> None:
             assert asyncio.get_running_loop().time() - before < 0.2
             assert me.homes == (A, B)
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_with_no_choice_the_first_answer_is_a_home_at_once() -> None:
@@ -163,7 +163,7 @@ def test_with_no_choice_the_first_answer_is_a_home_at_once() -> None:
             await pause(2)
             assert me.changes == [(B,), (B, A)], "the address grows, nothing is taken from it"
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_offline_the_wait_is_over_when_all_have_failed() -> None:
@@ -176,7 +176,7 @@ def test_offline_the_wait_is_over_when_all_have_failed() -> None:
             assert asyncio.get_running_loop().time() == before
             assert {event.server for event in me.told(ServerFailed)} == world.refusing
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_no_brokers_at_all() -> None:
@@ -185,7 +185,7 @@ def test_no_brokers_at_all() -> None:
             assert not await me.channel.first_home(1.5)
             assert me.channel.one_way([BrokerRef(A, 0.1)]) is None
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_a_wait_has_its_limit() -> None:
@@ -197,7 +197,7 @@ def test_a_wait_has_its_limit() -> None:
             assert not await me.channel.first_home(1.5)
             assert asyncio.get_running_loop().time() - before == pytest.approx(1.5)
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_reserves_stand_in_for_brokers_that_fail() -> None:
@@ -210,7 +210,7 @@ def test_reserves_stand_in_for_brokers_that_fail() -> None:
             assert me.homes == (E, F)
             assert world.up() == {E, F}
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_a_dead_home_is_replaced_and_comes_back() -> None:
@@ -230,7 +230,7 @@ def test_a_dead_home_is_replaced_and_comes_back() -> None:
             await pause(70)
             assert world.up() == {A, B}
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_reconnecting_backs_off_with_jitter_and_resubscribes() -> None:
@@ -254,7 +254,7 @@ def test_reconnecting_backs_off_with_jitter_and_resubscribes() -> None:
             world.links[A][0].publish(TOPIC, b"hello again")
             assert me.received == [b"hello again"]
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_a_broker_that_hangs_up_again_and_again_is_not_hammered() -> None:
@@ -267,7 +267,7 @@ def test_a_broker_that_hangs_up_again_and_again_is_not_hammered() -> None:
                 await pause(0.5)
             assert len(world.dialled) < 40
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_publishing_reaches_live_brokers_in_the_same_tick() -> None:
@@ -279,7 +279,7 @@ def test_publishing_reaches_live_brokers_in_the_same_tick() -> None:
             assert me.channel.publish([A, B, A], "warpgate/1/you", b"offer") == 2
             assert world.published == [(A, "warpgate/1/you", b"offer"), (B, "warpgate/1/you", b"offer")]
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_a_peers_broker_gets_a_guest_link_that_carries_the_answer_too_and_goes_when_idle() -> None:
@@ -305,7 +305,7 @@ def test_a_peers_broker_gets_a_guest_link_that_carries_the_answer_too_and_goes_w
             assert you.received[-1] == b"later"
             assert asyncio.get_running_loop().time() - before < 70
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_what_cannot_be_sent_is_told_and_dropped() -> None:
@@ -325,7 +325,7 @@ def test_what_cannot_be_sent_is_told_and_dropped() -> None:
             await pause(1)
             assert world.published == [(B, "warpgate/1/you", b"again")], "not what is stale"
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_a_message_cuts_the_back_off_short_but_not_below_a_second() -> None:
@@ -347,7 +347,7 @@ def test_a_message_cuts_the_back_off_short_but_not_below_a_second() -> None:
                 await pause(0.1)
             assert len(world.dialled) <= 10
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_guests_are_bounded() -> None:
@@ -367,7 +367,7 @@ def test_guests_are_bounded() -> None:
             await pause(1)
             assert world.up() == {*urls} - {urls[1]}, "the one unused for longest made room"
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_signalling_time_is_that_of_the_best_common_broker() -> None:
@@ -379,7 +379,7 @@ def test_signalling_time_is_that_of_the_best_common_broker() -> None:
             assert me.channel.one_way([BrokerRef(A, None)]) == pytest.approx(0.02)
             assert me.channel.one_way([BrokerRef(C, 0.01)]) is None
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_messages_too_large_are_dropped() -> None:
@@ -392,7 +392,7 @@ def test_messages_too_large_are_dropped() -> None:
             assert [len(data) for data in me.received] == [4096]
             assert me.channel.oversized == 1
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_after_a_change_of_networks_everything_is_dialled_anew_at_once() -> None:
@@ -409,7 +409,7 @@ def test_after_a_change_of_networks_everything_is_dialled_anew_at_once() -> None
             assert me.changes[-1] == (A, B)
             assert not me.told(ServerFailed)
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_events_tell_of_connections() -> None:
@@ -418,7 +418,7 @@ def test_events_tell_of_connections() -> None:
             await me.channel.first_home(1)
             assert me.told(BrokerConnected) == [BrokerConnected(A, 0.01)]
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 def test_nonsense_is_refused_before_anything_starts() -> None:
@@ -426,7 +426,7 @@ def test_nonsense_is_refused_before_anything_starts() -> None:
         with pytest.raises(ConfigError):
             Owner(World(), ["gopher://a.example"])
 
-    in_virtual_time(story())
+    run_virtual(story())
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.005, 0.0299, 0.03, 0.0301, 0.04, 0.06, 0.1, 1.0])
@@ -439,4 +439,4 @@ def test_closing_at_any_moment_leaves_nothing_behind(moment: float) -> None:
             world.rtt[E] = 0.02
             await pause(moment)
 
-    in_virtual_time(story())
+    run_virtual(story())
