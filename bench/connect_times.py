@@ -19,8 +19,22 @@ CASES = (
     ("direct UDP", "public", "public", "datagram", "direct", ROUND_TRIP),
     ("direct TCP", "public", "public", "stream", "direct", 2 * ROUND_TRIP),
     ("reverse", "public", "eim-apdf", "stream", "reverse", SIGNAL + 1.5 * ROUND_TRIP),
-    ("UDP punch, port-restricted both sides", "eim-apdf", "eim-apdf", "datagram", "udp_punch", SIGNAL + ROUND_TRIP / 2),
-    ("TCP punch, port-restricted both sides", "eim-apdf", "eim-apdf", "stream", "tcp_punch", SIGNAL + 2 * ROUND_TRIP),
+    (
+        "UDP punch, port-restricted both sides",
+        "eim-apdf",
+        "eim-apdf",
+        "datagram",
+        "udp_punch",
+        SIGNAL + ROUND_TRIP / 2,
+    ),
+    (
+        "TCP punch, port-restricted both sides",
+        "eim-apdf",
+        "eim-apdf",
+        "stream",
+        "tcp_punch",
+        SIGNAL + 2 * ROUND_TRIP,
+    ),
 )
 
 
@@ -31,7 +45,9 @@ async def run() -> list[Row]:
             done = await repeat(COUNT, lambda lab=lab, mode=mode: lab.connect(mode))  # type: ignore[misc]
         good = [one for one in done if one.ok and one.plugin == plugin]
         times = [one.seconds for one in good] or [float("inf")]
-        rows.append(Row(f"{what} ({limit * 1000:.0f} ms)", median_ms(times), limit * 1250 + 10, note=spread(times)))
+        rows.append(
+            Row(f"{what} ({limit * 1000:.0f} ms)", median_ms(times), limit * 1250 + 10, note=spread(times))
+        )
         rows.append(Row(f"{what}: won by {plugin}", len(good), COUNT, "of", at_most=False))
         signals = statistics.mean(sum(one.signals.values()) for one in good) if good else float("inf")
         rows.append(Row(f"{what}: signals sent and received by A", signals, 1.0, "", note="the offer"))

@@ -39,7 +39,9 @@ async def run(count: int) -> list[Row]:
                 winners = "/".join(sorted({one.plugin for one in good}))
                 times = [one.seconds for one in good] or [float("inf")]
                 note = f"{winners}, median {statistics.median(times) * 1000:.0f} ms"
-                rows.append(Row(f"{kind_a} -> {kind_b}, {mode}", len(good), count, "of", at_most=False, note=note))
+                rows.append(
+                    Row(f"{kind_a} -> {kind_b}, {mode}", len(good), count, "of", at_most=False, note=note)
+                )
                 show(rows[-1:])
                 for one in done:
                     if not one.ok:

@@ -27,7 +27,9 @@ class Rig:
     async def fresh(self) -> None:
         """New nodes on new ports: no mapping of an earlier attempt helps."""
         for node in (self.a, self.b):
-            await node.start(brokers=[server.mqtt_url for server in self.brokers], stun=[str(self.stun.endpoint)])
+            await node.start(
+                brokers=[server.mqtt_url for server in self.brokers], stun=[str(self.stun.endpoint)]
+            )
 
     async def connect(
         self, mode: str = "stream", transport: str | None = None, plugins: list[str] | None = None
@@ -41,11 +43,11 @@ class Rig:
 async def rig(
     kind_a: str, kind_b: str, *, brokers: int = 1, link: Quality | None = None, seed: int = 0
 ) -> AsyncIterator[Rig]:
-    """Up with servers running; everything ends with it."""
+    """Up with servers running; everything ends with it. `link` is the line of every host, the servers' too."""
     async with AsyncExitStack() as stack:
         lab = await stack.enter_async_context(Lab(seed=seed, link=link))
-        stun_host = lab.add_host("stun", ipv4=2, link=Quality())
-        broker_hosts = [lab.add_host(f"broker{number}", link=Quality()) for number in range(brokers)]
+        stun_host = lab.add_host("stun", ipv4=2)
+        broker_hosts = [lab.add_host(f"broker{number}") for number in range(brokers)]
         host_a, host_b = lab.add_host("a", behind=kind_a), lab.add_host("b", behind=kind_b)
         servers = tuple([await start_mosquitto(host) for host in broker_hosts])
         stun = await start_coturn(stun_host)

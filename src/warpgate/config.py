@@ -22,8 +22,13 @@ class Budgets:
     # Strangers' TCP connections that have not said a valid HELLO yet, and for how long, and how much.
     unauthenticated_connections: int = 128
     hello_patience: float = 5.0
-    # First checks from unknown keys: each costs one ECDH (0.1 ms), so 200 a second is 2 % of a core.
-    introductions_per_second: float = 200.0
+    # First checks and HELLOs from unknown keys: each costs one ECDH (0.06 ms), so this is 6 % of a core.
+    introductions_per_second: float = 1000.0
+    # Relayed endpoints that are tried on a peer's word, which may be a third party's: each gets seven checks of 200
+    # bytes or one dialling at most, so whoever asks, a victim gets less than 4 kB a second.
+    relay_targets_per_second: float = 2.5
+    # Allocations on relays at once, pipes included: no more than sessions.
+    relay_allocations: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +45,9 @@ class Timing:
     # A check or SYN volley: retransmission offsets. The first gap is longer than the jitter of a good path, then
     # doubling (noq: base RTT/10, doubling, cap 2 s). At 10 % loss each way, 12 sends fail together 1 in 10^8.
     check_offsets: tuple[float, ...] = (0.0, 0.03, 0.08, 0.16, 0.3, 0.5, 0.8, 1.2, 1.8, 2.6, 3.8, 5.5)
-    # The offer again while nothing shows that it arrived; MQTT runs over TCP, so early repeats only add load.
+    # A message again while nothing shows that it arrived; MQTT runs over TCP, so early repeats only add load.
     offer_offsets: tuple[float, ...] = (0.6, 1.5, 3.0, 6.0, 10.0)
-    # An answer that only confirms is held back this long: a first volley that succeeds makes it needless.
+    # An answer that only acknowledges is held back this long: a first volley that succeeds makes it needless.
     answer_delay: float = 0.25
     consent_silence: float = 15.0  # RFC 7675 asks every 5 s; conntrack keeps an unreplied mapping for 30 s
     consent_timeout: float = 30.0  # RFC 7675 section 5.1
@@ -63,7 +68,9 @@ class Config:
     port: int | None = None  # listen port; None derives it from the identity
     brokers: tuple[str, ...] | None = None  # mqtt://host[:port] or mqtts://host[:port]
     stun: tuple[str, ...] | None = None  # host[:port]
-    turn: tuple[str, ...] = ()  # turn:user:pass@host:port?transport=udp|tcp|tls
+    # turn:user:pass@host:port?transport=udp|tcp|tls, or turn-secret:secret@host:port... (time-limited credentials)
+    turn: tuple[str, ...] = ()
+    ca_file: str | None = None  # PEM; trusted for relays over TLS, besides the system's (SSL_CERT_FILE works, too)
     names: tuple[str, ...] = ()  # http(s) URLs
     interfaces: tuple[str, ...] | None = None  # only these interface names; None: all that are up
     allow: frozenset[str] | None = None  # node ids that may connect; None: anyone who proves a key

@@ -47,6 +47,16 @@ class ServerFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RelayAllocated(Event):
+    """A TURN server relays for us; `transport` is how we talk to it: udp, tcp or tls."""
+
+    server: str
+    transport: str
+    relayed: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerConnected(Event):
     url: str
     rtt: float

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from needs import missing
 
 from warpgate.errors import ConfigError
 from warpgate.lab.namespace import acquire_privileges
-from warpgate.lab.servers import SEARCH
 from warpgate.lab.topology import Lab
-
-
-def missing(reason: str) -> None:
-    """Skip here; fail where everything is meant to be installed."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-def need_programs(*names: str) -> None:
-    for name in names:
-        if not (shutil.which(name) or shutil.which(name, path=SEARCH)):
-            missing(f"{name} is not installed")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 import pytest
-from conftest import need_programs
+from needs import need_programs
 from wires import QUIET, Tcp, Udp, closing
 
 from warpgate.lab.line import Quality
@@ -134,6 +134,17 @@ async def arrives(sender: Udp, to: Endpoint, receiver: Udp) -> Endpoint | None:
     return None
 
 
+async def joined(world: World) -> None:
+    """The kernel brings veth pairs into service when it gets round to it, up to a second later."""
+    inside, outside = Udp(world.inside[0]), Udp(world.outside[0])
+    with closing(inside, outside):
+        async with asyncio.timeout(10):
+            while (seen := await arrives(inside, outside.local, outside)) is None:
+                pass
+            while await arrives(outside, seen, inside) is None:
+                pass
+
+
 async def ports_are_kept_for_every_destination(world: World) -> object:
     inside, outside = Udp(world.inside[0], 5000), [Udp(place, 7) for place in world.outside]
     with closing(inside, *outside):
@@ -237,6 +248,7 @@ SCENARIOS: tuple[Scenario, ...] = (
 async def test_like_linux(privileges: None, scenario: Scenario, kind: str) -> None:
     need_programs("nft", "ip")
     with linux(kind) as world:
+        await joined(world)
         wanted = await scenario(world)
     async with ours(kind) as world:
         seen = await scenario(world)

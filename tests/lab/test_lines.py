@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import statistics
 import time
 
 import pytest
@@ -30,9 +29,8 @@ async def test_a_round_trip_takes_40_ms(lab: Lab, version: int) -> None:
     echo, udp = Echo(server), Udp(host)
     with closing(echo, udp):
         times = [await round_trip(udp, echo) for _ in range(15)]
-    assert min(times) >= 0.040
-    # What the lab adds to a path, in each direction, is to stay under half a millisecond.
-    assert statistics.median(times) < 0.041
+    # The best of them: others may be using this machine. bench/lab_speed.py measures what the lab adds.
+    assert 0.040 <= min(times) < 0.042
 
 
 async def test_between_hosts_too(lab: Lab) -> None:
@@ -41,12 +39,15 @@ async def test_between_hosts_too(lab: Lab) -> None:
     echo, meeting, udp = Echo(server), Udp(b), Udp(a)
     with closing(echo, meeting, udp):
         there = await echo.ask(meeting)
-        start = time.monotonic()
-        udp.send(there)
-        _, back = await meeting.receive()
-        meeting.send(back)
-        await udp.receive()
-        assert 0.040 <= time.monotonic() - start < 0.044
+        times = []
+        for _ in range(5):
+            start = time.monotonic()
+            udp.send(there)
+            _, back = await meeting.receive()
+            meeting.send(back)
+            await udp.receive()
+            times.append(time.monotonic() - start)
+    assert 0.040 <= min(times) < 0.042
 
 
 async def test_loss_is_the_rate_asked_for(lab: Lab) -> None:
@@ -160,12 +161,18 @@ async def test_packets_for_nobody(privileges: None, unreachable: bool) -> None:
         assert lab.internet.undeliverable == 1
 
 
-async def test_large_datagrams_are_fragmented_between_public_hosts(lab: Lab) -> None:
-    server, host = lab.add_host("server"), lab.add_host("a")
-    sink, udp = Udp(server, 9), Udp(host)
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("kind", ["public", "eim-apdf-random+cgn"])
+async def test_large_datagrams_pass_in_fragments(lab: Lab, kind: str, version: int) -> None:
+    server, host = lab.add_host("server", ipv6=1), lab.add_host("a", behind=kind, ipv6=1)
+    first, second = (server.ipv4, host.ipv4) if version == 4 else (server.ipv6, host.ipv6)
+    sink, udp = Udp(server, 9, first), Udp(host, ip=second)
     with closing(sink, udp):
-        udp.send(sink.local, bytes(5000))
-        assert len((await sink.receive())[0]) == 5000
+        udp.send(sink.local, bytes(range(250)) * 20)
+        data, source = await sink.receive()
+        assert data == bytes(range(250)) * 20
+        sink.send(source, data)
+        assert (await udp.receive())[0] == data
 
 
 async def test_an_unused_lab_is_silent(lab: Lab) -> None:

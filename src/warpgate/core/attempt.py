@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -14,9 +14,10 @@ from warpgate.errors import AttemptFailed, AuthenticationError, DecodeError, Pro
 from warpgate.events import SignalRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.net.link import Link
 from warpgate.net.network import Network, TcpStream
 from warpgate.plan.targets import Pair, pairs
-from warpgate.plugins.base import Plugin
+from warpgate.plugins.base import Attempt, Plugin, Relay
 from warpgate.proto.hello import Handshake
 from warpgate.proto.signals import MAX_BODY, PluginMessage
 
@@ -28,8 +29,38 @@ class PluginAttempt:
         self._session = session
         self._engine = session.engine
         self._plugin = plugin
+        self._remote_version = session.remote_version
         self.transports = transports
         self.stack = contextlib.ExitStack()
+        self._tcp_links: list[TcpLink] = []
+        self._over = False
+
+    async def run(self, part: Callable[[Attempt], Awaitable[Link]]) -> TcpLink | UdpLink:
+        """The plugin's part (`initiate` or `respond`): its link, or what it raised.
+
+        TCP links that it got and did not return are aborted, however it lost sight of them; AttemptFailed when what
+        it returned is no link of ours.
+        """
+        chosen: TcpLink | UdpLink | None = None
+        try:
+            with self.stack:
+                link = await part(self)
+            if not isinstance(link, TcpLink | UdpLink):
+                raise AttemptFailed(f"it returned {link!r}; links come from the attempt's methods")
+            chosen = link
+            return chosen
+        finally:
+            self._over = True
+            for other in self._tcp_links:
+                if other is not chosen:
+                    other.abort()
+
+    def _own(self, link: TcpLink) -> TcpLink:
+        if self._over:
+            link.abort()
+            raise AttemptFailed("the attempt is over")
+        self._tcp_links.append(link)
+        return link
 
     # -- knowing -------------------------------------------------------------------------------------------------
 
@@ -62,6 +93,10 @@ class PluginAttempt:
         return self._engine.network
 
     @property
+    def relay(self) -> Relay:
+        return self._session.relays
+
+    @property
     def signal_delay(self) -> float | None:
         return self._session.signal_delay
 
@@ -89,8 +124,7 @@ class PluginAttempt:
             raise DecodeError(f"a message for {self._plugin.name} that is none: {error}") from None
 
     async def remote_changed(self) -> None:
-        await self._session.remote_changed.wait()
-        self._session.remote_changed.clear()
+        self._remote_version = await self._session.remote_newer_than(self._remote_version)
 
     # -- targets -------------------------------------------------------------------------------------------------
 
@@ -122,6 +156,9 @@ class PluginAttempt:
         chosen = None if offsets is None else tuple(offsets)
         self._session.checks.probe(base, remote, self._plugin.name, chosen, ttl)
 
+    def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
+        return self._engine.hub.owner(base, remote) is not None
+
     async def verified(self) -> UdpLink:
         return await self._session.verified.queue(self._plugin.name).get()
 
@@ -152,17 +189,18 @@ class PluginAttempt:
             nonce=engine.random_bytes(16),
             plugin=self._plugin.name,
         )
-        link, peer = await prove(stream, handshake, engine.config.budgets.hello_patience)
+        relayed = session.relays.touches(stream.local, stream.remote)
+        link, peer = await prove(stream, handshake, engine.config.budgets.hello_patience, relayed=relayed)
         if not session.fresh_nonce(peer.nonce):
             link.abort()
             raise AuthenticationError(f"{stream.remote} repeated a proof that was given before")
         session.peer_heard()
         session.say_verified(link)
-        return link
+        return self._own(link)
 
     async def listen_tcp(self, local: Endpoint) -> None:
         listener = self._engine.network.listen_tcp(local, self._engine.strangers.accept)
         self.stack.callback(listener.close)
 
     async def inbound(self) -> TcpLink:
-        return await self._session.inbound.queue(self._plugin.name).get()
+        return self._own(await self._session.inbound.queue(self._plugin.name).get())

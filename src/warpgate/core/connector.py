@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from warpgate.core.attempt import PluginAttempt
@@ -13,16 +14,19 @@ from warpgate.core.pipe import Pipe
 from warpgate.core.pipes import PipeMaker
 from warpgate.core.report import Reporter
 from warpgate.core.session import Session
-from warpgate.errors import AttemptFailed, ConfigError, ConnectFailed, NetworkError, WarpgateError
+from warpgate.errors import AttemptFailed, ConnectFailed, NetworkError, ProtocolError, WarpgateError
 from warpgate.events import Event, PluginEnded, PluginSkipped, PluginStarted
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Mode, Transport
-from warpgate.net.link import Link
 from warpgate.net.race import Race, RaceLost
 from warpgate.plan.cascade import Plan, Verdict, make_plan
+from warpgate.plan.relay import direct_ruled_out
 from warpgate.plugins.base import Plugin
 
 NEVER_WAIT = 0.0
+RELAY = "turn"
+
+Links = TcpLink | UdpLink
 
 
 class Connector:
@@ -53,6 +57,9 @@ class Connector:
         ]
         self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(remote.brokers))
         self._report = Reporter(self._session.id, engine.now())
+        self._deadline: asyncio.Timeout | None = None
+        self._stopped: str | None = None
+        self.over: asyncio.Future[None] = engine.new_future()  # done when nothing of the attempt goes on any more
 
     async def run(self, timeout: float) -> Pipe:
         """The pipe, or ConnectFailed with the report."""
@@ -60,31 +67,43 @@ class Connector:
         self._engine.sessions[session.id] = session
         self._engine.observers.append(self._observe)
         try:
-            async with asyncio.timeout(timeout) as deadline:
-                session.on_refusal = lambda: deadline.reschedule(self._engine.now())
+            async with asyncio.timeout(timeout) as self._deadline:
+                session.on_refusal = lambda: self.stop(f"{session.peer} refused: {session.refusal}")
                 link = await self._race()
                 return await self._nominate(link)
         except TimeoutError:
-            if session.refusal is not None:
-                raise self._failed(f"{session.peer} refused: {session.refusal}") from None
-            raise self._failed(f"no strategy reached {session.peer} within {timeout:g} s") from None
+            why = self._stopped or f"no strategy reached {session.peer} within {timeout:g} s"
+            raise self._failed(why) from None
         except RaceLost:
             raise self._failed(f"no strategy reached {session.peer}") from None
-        except NetworkError as error:
+        except (NetworkError, ProtocolError) as error:
             raise self._failed(f"the chosen link to {session.peer} broke: {error}") from error
         finally:
+            self._deadline = None
             self._engine.observers.remove(self._observe)
             session.close()
+            self.over.set_result(None)
+
+    def stop(self, reason: str) -> None:
+        """Give up: `run` raises ConnectFailed with this reason, unless it is about to end anyway."""
+        if self._deadline is not None and not self._deadline.expired():
+            self._stopped = reason
+            self._deadline.reschedule(self._engine.now())
 
     def _observe(self, event: Event) -> None:
         self._report.observe(event, self._engine.now())
 
     def _failed(self, message: str) -> ConnectFailed:
-        rows = self._report.rows
+        rows = tuple(
+            replace(row, outcome="timed out", reason="still at work when the attempt ended")
+            if row.outcome == "lost"
+            else row
+            for row in self._report.rows
+        )
         reasons = "; ".join(f"{row.plugin}: {row.reason}" for row in rows if row.reason)
         return ConnectFailed(f"{message} ({reasons})" if reasons else message, rows)
 
-    async def _race(self) -> Link:
+    async def _race(self) -> Links:
         session = self._session.id.hex()
         for skipped in self._plan.skipped:
             self._engine.emit(PluginSkipped(session, skipped.plugin, skipped.reason))
@@ -94,26 +113,36 @@ class Connector:
             step.plugin: partial(self._initiate, by_name[step.plugin], step.transports)
             for step in self._plan.steps
         }
-        race: Race[Link] = Race(lambda link: link.abort(), self._patience)
+        race: Race[Links] = Race(lambda link: link.abort(), self._patience)
         name, link = await race.run(runners)
         self._engine.emit(
             PluginEnded(session, name, self._engine.now(), "won", f"{link.local} -> {link.remote}")
         )
         return link
 
-    def _patience(self, link: Link) -> float:
-        return self._engine.config.timing.relay_patience if link.relayed else NEVER_WAIT
+    def _patience(self, link: Links) -> float:
+        """A relayed link waits for a direct one until `relay_patience` after the attempt's start, unless there can be
+        none.
+        """
+        if not link.relayed:
+            return NEVER_WAIT
+        engine, session = self._engine, self._session
+        carriers = frozenset(transport for step in self._plan.steps for transport in step.transports)
+        ruled_out = direct_ruled_out(engine.address, session.remote, carriers, engine.networks)
+        if ruled_out is not None:
+            session.note(RELAY, f"no direct link to wait for: {ruled_out}")
+            return NEVER_WAIT
+        return max(NEVER_WAIT, session.started + engine.config.timing.relay_patience - engine.now())
 
-    async def _initiate(self, plugin: type[Plugin], transports: frozenset[Transport]) -> Link:
+    async def _initiate(self, plugin: type[Plugin], transports: frozenset[Transport]) -> Links:
         session, engine = self._session, self._engine
         say = partial(PluginEnded, session.id.hex(), plugin.name)
         engine.emit(PluginStarted(session.id.hex(), plugin.name, engine.now()))
         attempt = PluginAttempt(session, plugin, transports)
         try:
-            with attempt.stack:
-                return await plugin().initiate(attempt)
+            return await attempt.run(plugin().initiate)
         except asyncio.CancelledError:
-            engine.emit(say(engine.now(), "lost", "another strategy was faster, or the time was up"))
+            engine.emit(say(engine.now(), "lost", "another strategy was faster"))
             raise
         except WarpgateError as error:
             engine.emit(say(engine.now(), "failed", str(error)))
@@ -125,18 +154,13 @@ class Connector:
             if plugin.name in session.running:
                 session.running.remove(plugin.name)
 
-    async def _nominate(self, link: Link) -> Pipe:
-        if isinstance(link, TcpLink):
+    async def _nominate(self, link: Links) -> Pipe:
+        if isinstance(link, UdpLink):
+            link.nominate()
+        else:
             try:
                 await link.nominate()
             except BaseException:
                 link.abort()
                 raise
-        elif isinstance(link, UdpLink):
-            link.nominate()
-        else:
-            link.abort()
-            raise ConfigError(
-                f"a plugin returned a {type(link).__name__}; links come from the attempt's methods"
-            )
         return self._pipes.make(self._session, link, link.plugin, self._report.rows)

@@ -20,12 +20,14 @@ from warpgate.net.network import Interface, Network
 from warpgate.plan.targets import IPNetwork
 from warpgate.plugins.base import Registry
 from warpgate.proto.envelope import seal
+from warpgate.proto.gate import TokenBucket
 from warpgate.proto.signals import PluginMessage, Signal, SignalKind
 
 if TYPE_CHECKING:
     from warpgate.core.hub import UdpHub
     from warpgate.core.strangers import Strangers
     from warpgate.services.discovery import Discovery
+    from warpgate.services.relay import Relays
 
 TOPIC = "warpgate/1/"
 
@@ -48,6 +50,7 @@ class Engine:
     strangers: Strangers
     discovery: Discovery
     channel: Channel
+    relays: Relays
 
     def __init__(
         self,
@@ -72,9 +75,14 @@ class Engine:
         self.address = NodeAddress(identity.public_key, (), ())
         self.networks: tuple[IPNetwork, ...] = ()
         self._loop = asyncio.get_running_loop()
+        rate = config.budgets.relay_targets_per_second
+        self.relay_targets = TokenBucket(rate, 4 * rate, self.now())
 
     def now(self) -> float:
         return self._loop.time()
+
+    def new_future(self) -> asyncio.Future[None]:
+        return self._loop.create_future()
 
     def emit(self, event: Event) -> None:
         """Tell every observer; an attempt in progress listens too."""
@@ -109,7 +117,7 @@ class Engine:
         reason: str = "",
     ) -> int:
         """Seal one envelope for the session's peer and publish it; AttemptFailed when there is no broker for it."""
-        held = -1.0 if session.offered_at is None else self.now() - session.offered_at
+        held = -1.0 if session.heard_at is None else self.now() - session.heard_at
         signal = Signal(
             kind=kind,
             session=session.id,
@@ -118,12 +126,15 @@ class Engine:
             time=self.wall_clock(),
             address=self.address.encode(),
             messages=messages,
-            known=session.remote.digest if session.initiator else b"",
+            known=session.remote.reach_digest if session.initiator else b"",
             held=held,
             mode=session.mode.value,
             reason=reason,
         )
-        urls = tuple(broker.url for broker in session.remote.brokers)
+        # A stranger's offer came over one of our own brokers, and its sender listens there too: what answers it goes
+        # nowhere else, or anybody could make us connect to a host of its choice.
+        brokers = session.remote.brokers if session.initiator else self.channel.brokers
+        urls = tuple(broker.url for broker in brokers)
         if not urls:
             raise AttemptFailed("the peer's address names no broker, so it cannot be signalled")
         data = seal(self.identity, session.peer_key, signal, self.random_bytes(16))

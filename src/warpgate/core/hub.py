@@ -7,14 +7,15 @@ introduces a key, which is rationed.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from warpgate.errors import NetworkError, ProtocolError
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.net.driver import MachineDriver
-from warpgate.net.network import Network, UdpSocket
+from warpgate.net.network import DatagramReceiver, Network, UdpSocket
 from warpgate.proto.check import CheckAgent, CheckEvent
 from warpgate.proto.check_wire import session_of
 from warpgate.proto.machine import Transmit
@@ -22,8 +23,11 @@ from warpgate.proto.stun import COOKIE, is_stun
 
 # Datagrams that overtake the nomination (which may have to be repeated) wait for the pipe, so many at most.
 EARLY_LIMIT = 64
+# Sessions whose late checks are recognized: repeats come for 6 s, and no node has so many connects in that time.
+PAST_LIMIT = 1024
 
 Deliver = Callable[[bytes], None]
+OpenSocket = Callable[[DatagramReceiver], UdpSocket]
 FlowKey = tuple[str, int]
 
 
@@ -36,11 +40,13 @@ class StunClient(Protocol):
 class Port:
     """One UDP socket and the flows of the pipes on it."""
 
-    def __init__(self, hub: UdpHub, network: Network, local: Endpoint) -> None:
+    def __init__(self, hub: UdpHub, open_socket: OpenSocket) -> None:
         self.flows: dict[FlowKey, Deliver] = {}
         self.expecting: dict[FlowKey, CheckSession] = {}  # proved peers whose nomination is still to come
+        # Whose each flow is: datagrams carry no label, so a pair of endpoints can carry one pipe.
+        self.owners: dict[FlowKey, CheckSession] = {}
         self._hub = hub
-        self.socket = network.open_udp(local, self._received)
+        self.socket = open_socket(self._received)
         self.base = self.socket.local
 
     def _received(self, data: bytes, source: SockAddr) -> None:
@@ -60,6 +66,7 @@ class CheckSession:
     def __init__(self, hub: UdpHub, agent: CheckAgent, on_event: Callable[[CheckEvent], None]) -> None:
         self.agent = agent
         self.early: deque[bytes] = deque(maxlen=EARLY_LIMIT)
+        self.owned: list[tuple[Port, FlowKey]] = []
         self.driver: MachineDriver[CheckEvent, Transmit] = MachineDriver(agent, hub.transmit, on_event)
 
     def probe(
@@ -77,13 +84,31 @@ class CheckSession:
         self.agent.nominate(base, remote, self.driver.now())
         self.driver.drain()
 
+    def own(self, port: Port, remote: Endpoint) -> None:
+        """The flow is this session's from now on."""
+        port.owners[remote.sockaddr] = self
+        self.owned.append((port, remote.sockaddr))
+
+    def disown(self, keep: Endpoint | None = None) -> None:
+        """Give back all flows, but the one to `keep`."""
+        kept = None if keep is None else keep.sockaddr
+        for port, key in self.owned:
+            if key != kept and port.owners.get(key) is self:
+                del port.owners[key]
+        self.owned = [entry for entry in self.owned if entry[1] == kept]
+
+    def abandon(self, reason: str) -> None:
+        """It is over, and the peer need not be told."""
+        self.agent.abandon(reason)
+        self.driver.drain()
+
     def close(self) -> None:
         """Tell the peer; the session lingers until it has answered."""
         self.agent.close(self.driver.now())
         self.driver.drain()
 
 
-Introduce = Callable[[Port, bytes, Endpoint], None]
+Introduce = Callable[[Port, bytes, Endpoint], bool]
 
 
 class UdpHub:
@@ -92,17 +117,24 @@ class UdpHub:
     def __init__(
         self, network: Network, introduce: Introduce, on_garbage: Callable[[Endpoint, str], None]
     ) -> None:
-        """`introduce` gets checks of sessions nobody knows; `on_garbage` what claimed a session and was not of it."""
+        """`introduce` gets checks of sessions nobody knows, and tells whether they proved a welcome key; `on_garbage`
+        what claimed a session and was not of it.
+        """
         self._network = network
         self._introduce = introduce
         self._on_garbage = on_garbage
         self._ports: dict[Endpoint, Port] = {}
         self.sessions: dict[bytes, CheckSession] = {}
+        self._past: OrderedDict[bytes, None] = OrderedDict()
         self.discovery: StunClient | None = None
 
     def open(self, local: Endpoint) -> Port:
         """Bind one more socket; NetworkError when the port is taken."""
-        port = Port(self, self._network, local)
+        return self.adopt(partial(self._network.open_udp, local))
+
+    def adopt(self, open_socket: OpenSocket) -> Port:
+        """One more socket, opened by other means (on a relay); closed with its port. Raises what `open_socket` does."""
+        port = Port(self, open_socket)
         self._ports[port.base] = port
         return port
 
@@ -131,6 +163,26 @@ class UdpHub:
     def ports(self) -> tuple[Port, ...]:
         return tuple(self._ports.values())
 
+    def owner(self, base: Endpoint, remote: Endpoint) -> CheckSession | None:
+        """Whose the flow between these endpoints is; None when it is free."""
+        port = self._ports.get(base)
+        return None if port is None else port.owners.get(remote.sockaddr)
+
+    def claim(self, session: CheckSession, base: Endpoint, remote: Endpoint) -> bool:
+        """Reserve a flow for a pipe of this session; False when it is another's."""
+        owner = self.owner(base, remote)
+        if owner is None and base in self._ports:
+            session.own(self._ports[base], remote)
+            return True
+        return owner is session
+
+    def take_over(self, session: CheckSession, base: Endpoint, remote: Endpoint) -> None:
+        """The peer put this session's pipe here, so whatever else was here is over for it. NetworkError."""
+        port, owner = self.port(base), self.owner(base, remote)
+        if owner is not None and owner is not session:
+            owner.abandon("the peer opened another pipe between the same endpoints")
+        session.own(port, remote)
+
     def transmit(self, transmit: Transmit) -> None:
         """Send for a machine; a closed port or a full buffer loses the datagram, which is repeated anyway."""
         port = self._ports.get(transmit.base)
@@ -147,10 +199,11 @@ class UdpHub:
         session = self.sessions.get(session_id)
         remote = Endpoint.from_sockaddr(source)
         if session is None:
-            if source[:2] in port.flows:
-                return False
-            self._introduce(port, data, remote)
-            return True
+            known_place = source[:2] in port.flows
+            if known_place and session_id in self._past:
+                return True  # a late check of a session that is over
+            # The peer of a pipe may have been restarted, or open another one; what proves nothing is the user's.
+            return self._introduce(port, data, remote) or not known_place
         try:
             session.driver.receive(data, port.base, remote)
         except ProtocolError as error:
@@ -160,9 +213,16 @@ class UdpHub:
             port.expecting[source[:2]] = session
         return True
 
+    def retire(self, session_id: bytes) -> None:
+        """This session is over (but for its pipe): what its peer still sends is nobody's."""
+        self._past[session_id] = None
+        if len(self._past) > PAST_LIMIT:
+            self._past.popitem(last=False)
+
     def forget(self, session: CheckSession) -> None:
         """Stop routing for a session; its pipe's flow, if any, is the pipe's own."""
         session.driver.close()
+        session.disown()
         self.sessions.pop(session.agent.session, None)
         for port in self._ports.values():
             for key in [key for key, other in port.expecting.items() if other is session]:

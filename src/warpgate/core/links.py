@@ -15,9 +15,11 @@ class TcpLink:
     """A stream on which the peer has proved its key; NOMINATE is still to come."""
 
     transport = Transport.TCP
-    relayed = False
 
-    def __init__(self, stream: TcpStream, handshake: Handshake, plugin: str) -> None:
+    def __init__(
+        self, stream: TcpStream, handshake: Handshake, plugin: str, *, relayed: bool = False
+    ) -> None:
+        self.relayed = relayed
         self.stream = stream
         self.handshake = handshake
         self.plugin = plugin
@@ -62,7 +64,9 @@ async def _read_exactly(stream: TcpStream, count: int) -> bytes:
     return data
 
 
-async def prove(stream: TcpStream, handshake: Handshake, patience: float) -> tuple[TcpLink, Authenticated]:
+async def prove(
+    stream: TcpStream, handshake: Handshake, patience: float, *, relayed: bool = False
+) -> tuple[TcpLink, Authenticated]:
     """Speak first on a connection we opened; returns once the peer has proved its key.
 
     Aborts the stream on any failure: NetworkError, AuthenticationError, DecodeError.
@@ -80,16 +84,18 @@ async def prove(stream: TcpStream, handshake: Handshake, patience: float) -> tup
     except BaseException:
         stream.abort()
         raise
-    return TcpLink(stream, handshake, peer.plugin), peer
+    return TcpLink(stream, handshake, peer.plugin, relayed=relayed), peer
 
 
 class UdpLink:
     """A pair of UDP endpoints on which the peer has proved its key."""
 
     transport = Transport.UDP
-    relayed = False
 
-    def __init__(self, checks: CheckSession, base: Endpoint, remote: Endpoint, plugin: str) -> None:
+    def __init__(
+        self, checks: CheckSession, base: Endpoint, remote: Endpoint, plugin: str, *, relayed: bool = False
+    ) -> None:
+        self.relayed = relayed
         self.checks = checks
         self.plugin = plugin
         self._base = base

@@ -41,6 +41,7 @@ from warpgate.services.broker import BrokerConnector
 from warpgate.services.defaults import public_servers
 from warpgate.services.discovery import Discovery
 from warpgate.services.mqtt import MqttConnector
+from warpgate.services.relay import RelayCheck, Relays
 from warpgate.services.signaling import SignalChannel
 
 # Pipes that peers opened and nobody has accepted yet; each holds a socket.
@@ -160,6 +161,10 @@ class Node:
     def status(self) -> NodeStatus:
         return self._run.status()
 
+    async def check_relays(self) -> tuple[RelayCheck, ...]:
+        """Ask each configured TURN server for a moment's allocation, at most 5 s: what doctor tells of them."""
+        return await self._run.engine.relays.check()
+
     # -- connecting and accepting --------------------------------------------------------------------------------
 
     async def connect(
@@ -182,7 +187,11 @@ class Node:
         if remote.public_key == self.public_key:
             raise ConfigError("that is this node's own address")
         connector = Connector(run.engine, run.pipes, remote, mode, transport, plugins)
-        return await connector.run(self._config.timing.attempt_timeout if timeout is None else timeout)
+        run.connectors.add(connector)
+        try:
+            return await connector.run(self._config.timing.attempt_timeout if timeout is None else timeout)
+        finally:
+            run.connectors.discard(connector)
 
     async def accept(self) -> Pipe:
         """The next pipe that a peer opened to us. PipeClosed when the node is closed meanwhile."""
@@ -195,11 +204,10 @@ class Node:
 
     async def __aiter__(self) -> AsyncIterator[Pipe]:
         """Pipes that peers open, until the node is closed."""
-        while True:
-            try:
-                yield await self.accept()
-            except PipeClosed:
-                return
+        accepted = self._run.accepted  # the node may be closed while the caller is busy with a pipe
+        while (pipe := await accepted.get()) is not None:
+            yield pipe
+        accepted.put_nowait(None)  # for the next one who waits
 
     def add_message_handler(self, handler: MessageHandler) -> None:
         """Call `await handler(data, pipe)` for whatever arrives on accepted pipes, in order, one task a pipe.
@@ -234,6 +242,14 @@ class _Running:
         self.responder = Responder(engine, self.pipes, self._take_pipe)
         engine.strangers = Strangers(engine, self._find_session, self.responder.forget, self._take_link)
         engine.hub = UdpHub(network, self.responder.introduce, self._garbage)
+        engine.relays = Relays(
+            network,
+            config.turn,
+            engine.emit,
+            ca_file=config.ca_file,
+            limit=config.budgets.relay_allocations,
+            wall_clock=engine.wall_clock,
+        )
         self.sockets = Sockets(engine)
         rng = random.Random()
         stun = tuple(map(str, public_servers().stun)) if config.stun is None else config.stun
@@ -253,6 +269,7 @@ class _Running:
             on_change=self._update_address,
             rng=rng,
         )
+        self.connectors: set[Connector] = set()
         self.accepted: asyncio.Queue[Pipe | None] = asyncio.Queue()
         self.interfaces: tuple[Interface, ...] = ()
 
@@ -269,6 +286,7 @@ class _Running:
             engine.discovery.add(hub_port.socket, self.sockets.port)
         self._update_address()
         self.tasks.spawn("discovery", engine.discovery.run())
+        self.tasks.spawn("stalled pipes", self.pipes.watch())
         self.channel.start()
         engine.registry.all()  # imports and entry points: 20 ms better spent while servers answer than in an attempt
         patience = config.timing.start_patience
@@ -277,9 +295,11 @@ class _Running:
         engine.emit(NodeStarted(engine.identity.node_id, self.sockets.port, time.perf_counter() - began))
 
     async def close(self) -> None:
+        for connector in self.connectors:
+            connector.stop("this node was closed")
+        if self.connectors:
+            await asyncio.wait([connector.over for connector in self.connectors])
         self.responder.close()
-        for session in list(self.engine.sessions.values()):
-            session.close()
         for pipe in self.pipes.open_pipes:
             await pipe.close()
         self.accepted.put_nowait(None)
@@ -288,15 +308,20 @@ class _Running:
         await self.channel.close()
         self.engine.discovery.close()
         self.engine.hub.close()
+        await self.engine.relays.close()
 
     # -- the address ---------------------------------------------------------------------------------------------
 
     def _update_address(self) -> None:
         engine = self.engine
         attachments = tuple(self._attachment(interface) for interface in self.interfaces)
-        address = NodeAddress(engine.identity.public_key, self.channel.brokers, attachments)
+        address = NodeAddress(engine.identity.public_key, self.channel.for_address, attachments)
         if address != engine.address:
+            moved = address.reach_digest != engine.address.reach_digest
             engine.address = address
+            if moved:
+                for session in engine.sessions.values():
+                    session.outbox.schedule()
             engine.emit(AddressChanged(address.digest.hex(), len(attachments), len(address.brokers)))
 
     def _attachment(self, interface: Interface) -> Attachment:

@@ -1,8 +1,9 @@
 """One session's messages to the peer: coalesced in a tick, sealed, repeated until acknowledged.
 
-The initiator repeats what is not acknowledged; the responder sends its last answer again when an offer is repeated,
-so it needs no timer of its own and a lost answer costs nothing extra. Whatever shows that the peer heard us (an
-authenticated check or HELLO) counts as an acknowledgement.
+What says something is numbered from 1 and repeated; every envelope acknowledges what has come so far. A bare
+acknowledgement (number 0) follows after a while when nothing else was said, and is itself neither acknowledged nor
+repeated: whoever misses it repeats its message and gets another one. Whatever else shows that the peer heard us
+(an authenticated check or HELLO) acknowledges the first message.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ class Outbox:
     def __init__(
         self, post: Post, repeat_offsets: Sequence[float], on_failure: Callable[[str], None]
     ) -> None:
-        """`repeat_offsets`: seconds after a message at which it is sent again; () for a responder."""
+        """`repeat_offsets`: seconds after a message at which it is sent again."""
         self._post = post
         self._repeat_offsets = tuple(repeat_offsets)
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._queued: list[PluginMessage] = []
         self._flush: asyncio.Handle | None = None
+        self._acknowledgement: asyncio.TimerHandle | None = None
         self._unacknowledged: dict[int, tuple[PluginMessage, ...]] = {}
         self._repeats: dict[int, list[asyncio.TimerHandle]] = {}
-        self._last: tuple[int, tuple[PluginMessage, ...]] | None = None
+        self._sent_once: dict[int, float] = {}
+        self._open = True
         self.sequence = 0
-        self.sent_at: dict[int, float] = {}
 
     def add(self, message: PluginMessage) -> None:
         """Goes out at the end of this tick, together with everything else added in it."""
@@ -41,32 +43,45 @@ class Outbox:
         self.schedule()
 
     def schedule(self) -> None:
-        """Send an envelope at the end of this tick, even an empty one."""
-        if self._flush is None:
+        """Send a numbered envelope at the end of this tick, even one without messages: our address has changed."""
+        if self._flush is None and self._open:
             self._flush = self._loop.call_soon(self._send_queued)
+
+    def acknowledge(self, within: float) -> None:
+        """Let the peer know what has come, in `within` seconds at the latest."""
+        if self._flush is None and self._acknowledgement is None and self._open:
+            self._acknowledgement = self._loop.call_later(within, self._send_acknowledgement)
+
+    def sent_once(self, sequence: int) -> float | None:
+        """When a message left that was sent only once: then its answer's time can be measured (Karn, RFC 6298)."""
+        return self._sent_once.get(sequence)
 
     def _send_queued(self) -> None:
         self._flush = None
+        self._drop_acknowledgement()
         messages, self._queued = tuple(self._queued), []
         self.sequence += 1
         sequence = self.sequence
-        self.sent_at[sequence] = self._loop.time()
-        self._last = (sequence, messages)
-        if self._repeat_offsets:
-            self._unacknowledged[sequence] = messages
-            self._repeats[sequence] = [
-                self._loop.call_later(offset, self._repeat, sequence) for offset in self._repeat_offsets
-            ]
+        self._sent_once[sequence] = self._loop.time()
+        self._unacknowledged[sequence] = messages
+        self._repeats[sequence] = [
+            self._loop.call_later(offset, self._repeat, sequence) for offset in self._repeat_offsets
+        ]
         self._deliver(sequence, messages)
 
     def _repeat(self, sequence: int) -> None:
+        self._sent_once.pop(sequence, None)
         if sequence in self._unacknowledged:
             self._deliver(sequence, self._unacknowledged[sequence])
 
-    def repeat_last(self) -> None:
-        """The peer repeated itself, so it has not heard our last answer."""
-        if self._last is not None and self._flush is None:
-            self._deliver(*self._last)
+    def _send_acknowledgement(self) -> None:
+        self._acknowledgement = None
+        self._deliver(0, ())
+
+    def _drop_acknowledgement(self) -> None:
+        if self._acknowledgement is not None:
+            self._acknowledgement.cancel()
+            self._acknowledgement = None
 
     def _deliver(self, sequence: int, messages: tuple[PluginMessage, ...]) -> None:
         try:
@@ -83,6 +98,8 @@ class Outbox:
 
     def close(self) -> None:
         """Idempotent; nothing is sent afterwards."""
+        self._open = False
+        self._drop_acknowledgement()
         if self._flush is not None:
             self._flush.cancel()
             self._flush = None

@@ -153,6 +153,9 @@ class Pipe(ABC):
     def detach(self) -> socket.socket:
         """Hand over the non-blocking, connected OS socket; the pipe is closed to this object afterwards."""
 
+    def check_stall(self, limit: float) -> None:
+        """Called now and then: end the pipe when the peer has not acknowledged our data for `limit` seconds."""
+
     def _finish(self, reason: str) -> bool:
         """Record the end; False when it had ended before."""
         if self._end is not None:
@@ -237,6 +240,12 @@ class StreamPipe(Pipe):
         self._ended = not data
         return data
 
+    def check_stall(self, limit: float) -> None:
+        if self._stream.stalled() >= limit and self._finish(
+            f"nothing acknowledged by the peer for {limit:g} s"
+        ):
+            self._stream.abort()
+
     def _broken(self, error: NetworkError) -> PipeClosed:
         if self._finish(str(error)):
             self._stream.abort()
@@ -294,8 +303,9 @@ class DatagramPipe(Pipe):
         self._target = info.remote.sockaddr
         self._limit = queue_limit
         self._queue: deque[bytes] = deque(checks.early)
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: set[asyncio.Future[None]] = set()
         checks.early.clear()
+        checks.disown(keep=info.remote)
         port.expecting.pop(self._target, None)
         port.flows[self._target] = self._deliver
 
@@ -309,7 +319,7 @@ class DatagramPipe(Pipe):
             self._wake()
 
     def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
+        waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -338,8 +348,11 @@ class DatagramPipe(Pipe):
                 return data
             self._check_open()
             waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:  # a receive that timed out leaves nothing behind, however often it is tried
+                self._waiters.discard(waiter)
 
     def _pick(self, sub: Subscription) -> bytes | None:
         if sub.takes_all:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from warpgate.core.attempt import PluginAttempt
 from warpgate.core.engine import Engine
-from warpgate.core.hub import Port
+from warpgate.core.hub import CheckSession, Port, UdpHub
 from warpgate.core.links import TcpLink, UdpLink
 from warpgate.core.pipe import Pipe
 from warpgate.core.pipes import PipeMaker
@@ -26,7 +26,7 @@ from warpgate.model.identity import node_id_of
 from warpgate.plan.cascade import CARRIERS
 from warpgate.plan.targets import refusals
 from warpgate.plugins.base import Plugin
-from warpgate.proto.check import CheckEvent, Nominated
+from warpgate.proto.check import CheckEvent, CheckingEnded, Nominated
 from warpgate.proto.check_wire import introduction_of
 from warpgate.proto.envelope import Opened
 from warpgate.proto.gate import TokenBucket
@@ -45,9 +45,8 @@ class HostedSession:
         self.session = session
         self._responder = responder
         self._engine = engine
-        self._tasks = Tasks(lambda name, error: session.note(name, str(error)))
+        self._tasks = Tasks(lambda name, error: session.note(name, str(error)), within=engine.tasks)
         self._over = False
-        self._answer_timer: asyncio.TimerHandle | None = None
         loop = asyncio.get_running_loop()
         patience = loop.call_later(engine.config.timing.responder_patience, self.end)
         session.stack.callback(patience.cancel)
@@ -56,8 +55,6 @@ class HostedSession:
     def offered(self, opened: Opened) -> None:
         """A fresh or repeated offer: start what it asks for."""
         session, signal, remote = self.session, opened.signal, opened.address
-        session.offered_at = self._engine.now()
-        answered = session.outbox.sequence
         names = session.take_signal(signal, remote)
         reasons = refusals(self._engine.address, remote, self._engine.networks, invited=False)
         if reasons:
@@ -65,18 +62,8 @@ class HostedSession:
         for name in names:
             if name not in session.running:
                 self._start(name)
-        if signal.known and signal.known != self._engine.address.digest:
-            session.outbox.schedule()  # what the initiator believes of us is stale: say so at once
-        elif self._answer_timer is None:
-            loop = asyncio.get_running_loop()
-            delay = self._engine.config.timing.answer_delay
-            self._answer_timer = loop.call_later(delay, self._answer, answered)
-            session.stack.callback(self._answer_timer.cancel)
-
-    def _answer(self, answered: int) -> None:
-        self._answer_timer = None
-        if self.session.outbox.sequence == answered:
-            self.session.outbox.schedule()
+        if signal.known and signal.known != self._engine.address.reach_digest:
+            session.outbox.schedule()  # where the initiator believes us to be is stale: say so at once
 
     def _start(self, name: str) -> None:
         plugin = self._engine.registry.all().get(name)
@@ -92,8 +79,7 @@ class HostedSession:
         outcome, reason = "lost", "the initiator chose another link"
         attempt = PluginAttempt(session, plugin, plugin.transports & CARRIERS[session.mode])
         try:
-            with attempt.stack:
-                link = await plugin().respond(attempt)
+            link = await attempt.run(plugin().respond)
             if isinstance(link, TcpLink):
                 await self.await_nomination(link)
         except asyncio.CancelledError:
@@ -128,7 +114,26 @@ class HostedSession:
 
     def _check_event(self, event: CheckEvent) -> None:
         if isinstance(event, Nominated):
-            self._chosen(UdpLink(self.session.checks, event.base, event.remote, event.plugin))
+            self._nominated(UdpLink(self.session.checks, event.base, event.remote, event.plugin))
+
+    def _nominated(self, link: UdpLink) -> None:
+        """One pair of endpoints carries one pipe. The peer knows that: it only takes a pair that is free on its side.
+
+        When both nodes nominate the same pair at once, each in a session of its own, the lower session id stays.
+        """
+        hub, checks = self._engine.hub, self.session.checks
+        owner = hub.owner(link.local, link.remote)
+        if owner is not None and owner.agent.undecided and owner.agent.session < self.session.id:
+            self.session.on_check_event = lambda event: _forget_ended(hub, checks, event)
+            self.end()
+            checks.close()
+            return
+        try:
+            hub.take_over(checks, link.local, link.remote)
+        except NetworkError as error:
+            self.session.note(link.plugin, str(error))
+            return
+        self._chosen(link)
 
     def _chosen(self, link: TcpLink | UdpLink) -> None:
         if self._over:
@@ -142,9 +147,14 @@ class HostedSession:
         if self._over:
             return
         self._over = True
-        self._engine.tasks.spawn("session end", self._tasks.close())
+        self._tasks.cancel()  # the node's own tasks, which they are among, wait for them when it closes
         self.session.close()
-        self._responder.ended(self.session.id)
+        self._responder.ended(self.session)
+
+
+def _forget_ended(hub: UdpHub, checks: CheckSession, event: CheckEvent) -> None:
+    if isinstance(event, CheckingEnded):
+        hub.forget(checks)
 
 
 class Responder:
@@ -199,8 +209,8 @@ class Responder:
         else:
             hosted.take_link(link)
 
-    def introduce(self, port: Port, data: bytes, remote: Endpoint) -> None:
-        """A check of a session nobody knows: if it introduces a welcome key, answer it."""
+    def introduce(self, port: Port, data: bytes, remote: Endpoint) -> bool:
+        """A check of a session nobody knows: if it introduces a welcome key (the result), answer it."""
         try:
             introduction = introduction_of(data)
             if not self._introductions.take(self._engine.now()):
@@ -208,15 +218,16 @@ class Responder:
             hosted = self._begin(introduction.session, introduction.public_key, Mode.DATAGRAM, None)
         except (DecodeError, AuthenticationError) as error:
             self._engine.emit(StrangerRefused(str(remote), str(error)))
-            return
+            return False
         checks = hosted.session.checks
         try:
             checks.driver.receive(data, port.base, remote)
         except ProtocolError as error:
             self._engine.emit(StrangerRefused(str(remote), str(error)))
             hosted.end()
-        else:
-            port.expecting[remote.sockaddr] = checks
+            return False
+        port.expecting[remote.sockaddr] = checks
+        return True
 
     # -- book-keeping --------------------------------------------------------------------------------------------
 
@@ -253,9 +264,11 @@ class Responder:
     def chosen(self, session: Session, link: TcpLink | UdpLink) -> None:
         self._take_pipe(self._pipes.make(session, link, link.plugin))
 
-    def ended(self, session_id: bytes) -> None:
-        self._hosted.pop(session_id, None)
-        self._over[session_id] = None
+    def ended(self, session: Session) -> None:
+        self._hosted.pop(session.id, None)
+        if not session.proved:
+            return  # whoever that was may have used somebody else's id
+        self._over[session.id] = None
         if len(self._over) > SESSIONS_REMEMBERED:
             self._over.popitem(last=False)
 

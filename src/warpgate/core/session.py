@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from warpgate.core.hub import CheckSession
 from warpgate.core.links import TcpLink, UdpLink
 from warpgate.core.outbox import Outbox
+from warpgate.core.relaying import SessionRelays
 from warpgate.events import LinkVerified, PluginNoted, SignalSent
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode
@@ -83,19 +84,23 @@ class Session:
         self.inbound: Mailbox[TcpLink] = Mailbox(TcpLink.abort)
         self.verified: Mailbox[UdpLink] = Mailbox(UdpLink.abort)
         self.running: list[str] = []  # plugins at work: links of others are theirs to take
-        self.remote_changed = asyncio.Event()
+        self.remote_version = 0
+        self._remote_changed = engine.new_future()
         self.measured_delay: float | None = None
         self.on_check_event: Callable[[CheckEvent], None] | None = None
         self.refusal: str | None = None
         self.on_refusal: Callable[[], None] | None = None
-        self.offered_at: float | None = None
+        self.heard_at: float | None = None
         self.seen_sequences: set[int] = set()
         self._checks: CheckSession | None = None
         self._kept_port: Endpoint | None = None
         self._extra_ports: list[Endpoint] = []
         self._nonces: set[bytes] = set()
+        self._spoken_to = False
+        self.relays = SessionRelays(self)
         self.stack = contextlib.ExitStack()
-        repeats = engine.config.timing.offer_offsets if initiator else ()
+        self.stack.callback(self.relays.close)
+        repeats = engine.config.timing.offer_offsets
         self.outbox = Outbox(self._post, repeats, lambda reason: self.note("signals", reason))
         self.stack.callback(self.outbox.close)
 
@@ -132,22 +137,39 @@ class Session:
 
     def take_signal(self, signal: Signal, remote: NodeAddress) -> tuple[str, ...]:
         """Accept a fresh envelope of the peer's; returns the plugins it has messages for, in order."""
-        if signal.sequence in self.seen_sequences:
-            self.outbox.repeat_last()
-            return ()
-        self.seen_sequences.add(signal.sequence)
         if signal.acknowledges:
             self._measure(signal)
             self.outbox.acknowledged(signal.acknowledges)
-        if remote.digest != self.remote.digest:
-            self.remote = remote
-            self.remote_changed.set()
+        if signal.sequence:
+            if signal.sequence in self.seen_sequences:
+                self.outbox.acknowledge(0.0)
+                return ()
+            self.seen_sequences.add(signal.sequence)
+            self.heard_at = self.engine.now()
+            self.outbox.acknowledge(self.engine.config.timing.answer_delay)
+        if remote.reach_digest != self.remote.reach_digest:
+            self._take_remote(remote)
+        else:
+            self.remote = remote  # it may have learnt more of its NATs
         for message in signal.messages:
             self.messages.put(message.name, message.body)
         return tuple(dict.fromkeys(message.name for message in signal.messages))
 
+    def _take_remote(self, remote: NodeAddress) -> None:
+        """A fresher address of the peer's; signals may overtake each other, but hardly within one attempt."""
+        self.remote = remote
+        self.remote_version += 1
+        changed, self._remote_changed = self._remote_changed, self.engine.new_future()
+        changed.set_result(None)
+
+    async def remote_newer_than(self, version: int) -> int:
+        """Wait until `remote_version` is above `version`; returns it."""
+        while self.remote_version <= version:
+            await asyncio.shield(self._remote_changed)
+        return self.remote_version
+
     def _measure(self, signal: Signal) -> None:
-        sent = self.outbox.sent_at.get(signal.acknowledges)
+        sent = self.outbox.sent_once(signal.acknowledges)
         if sent is not None and signal.held >= 0 and self.measured_delay is None:
             self.measured_delay = max(0.0, self.engine.now() - sent - signal.held) / 2
 
@@ -160,6 +182,7 @@ class Session:
 
     def peer_heard(self) -> None:
         """The peer spoke under the session key: it has our first offer (or needs none)."""
+        self._spoken_to = True
         self.outbox.acknowledged(1)
 
     def fresh_nonce(self, nonce: bytes) -> bool:
@@ -172,7 +195,7 @@ class Session:
     @property
     def proved(self) -> bool:
         """Whether anything authenticated has arrived yet."""
-        return bool(self._nonces or self.seen_sequences)
+        return bool(self._spoken_to or self._nonces or self.seen_sequences)
 
     def add_inbound(self, link: TcpLink) -> None:
         """A TCP link that the peer dialled, already proved."""
@@ -220,18 +243,31 @@ class Session:
         if isinstance(event, PeerHeard):
             self.peer_heard()
         elif isinstance(event, PairVerified | Nominated):
-            link = UdpLink(self.checks, event.base, event.remote, event.plugin)
+            link = self.udp_link(event)
             self.say_verified(link)
             if isinstance(event, PairVerified):
-                self.verified.put(self._taker(event.plugin), link)
+                self._take_verified(link)
         if self.on_check_event is not None:
             self.on_check_event(event)
+
+    def udp_link(self, event: PairVerified | Nominated) -> UdpLink:
+        relayed = self.relays.touches(event.base, event.remote)
+        return UdpLink(self.checks, event.base, event.remote, event.plugin, relayed=relayed)
+
+    def _take_verified(self, link: UdpLink) -> None:
+        if self.engine.hub.claim(self.checks, link.local, link.remote):
+            self.verified.put(self._taker(link.plugin), link)
+        else:
+            self.note(link.plugin, f"{link.local} -> {link.remote} carries another pipe already")
 
     # -- sockets of this session ---------------------------------------------------------------------------------
 
     def open_port(self, near: Endpoint) -> Endpoint:
         """A fresh UDP socket on the interface of `near`."""
-        base = self.engine.hub.open(Endpoint(near.ip, 0)).base
+        return self.adopt_port(self.engine.hub.open(Endpoint(near.ip, 0)).base)
+
+    def adopt_port(self, base: Endpoint) -> Endpoint:
+        """This socket of the hub's was opened for this session."""
         self._extra_ports.append(base)
         return base
 
@@ -254,6 +290,8 @@ class Session:
     def close(self) -> None:
         """Drop everything that no pipe took along; idempotent."""
         self.engine.sessions.pop(self.id, None)
+        if self.initiator or self.proved:  # whoever proved nothing may have used somebody else's id
+            self.engine.hub.retire(self.id)
         self.stack.close()
         self.inbound.clear()
         self.verified.clear()

@@ -80,5 +80,5 @@ class SignalReader:
             data = seal(engine.identity, opened.sender, refusal, engine.random_bytes(16))
         except WarpgateError:
             return
-        urls = tuple(broker.url for broker in opened.address.brokers)
+        urls = tuple(broker.url for broker in engine.channel.brokers)
         engine.channel.publish(urls, TOPIC + node_id_of(opened.sender), data)

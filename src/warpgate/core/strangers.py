@@ -85,4 +85,5 @@ class Strangers:
             raise AuthenticationError("a HELLO that was seen before")
         handshake.next_event()
         await stream.send(handshake.data_to_send())
-        return session, TcpLink(stream, handshake, hello.plugin)
+        relayed = session.relays.touches(stream.local, stream.remote)
+        return session, TcpLink(stream, handshake, hello.plugin, relayed=relayed)

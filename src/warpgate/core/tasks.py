@@ -12,19 +12,26 @@ from warpgate.errors import WarpgateError
 class Tasks:
     """Tasks that end with their owner. Errors of ours end a task quietly; others reach the loop's exception handler."""
 
-    def __init__(self, on_failure: Callable[[str, WarpgateError], None]) -> None:
+    def __init__(
+        self, on_failure: Callable[[str, WarpgateError], None], within: Tasks | None = None
+    ) -> None:
+        """`within`: a longer-lived owner, whose `close` ends and awaits these tasks, too."""
         self._on_failure = on_failure
+        self._within = within
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def spawn(self, name: str, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         """Run until it ends or `close`; None (and the coroutine is dropped) when already closed."""
-        if self._closed:
+        if self._closed or (self._within is not None and self._within._closed):
             coroutine.close()
             return None
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        if self._within is not None:
+            self._within._tasks.add(task)
+            task.add_done_callback(self._within._tasks.discard)
         return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -39,12 +46,18 @@ class Tasks:
                 {"message": f"warpgate task {task.get_name()!r} crashed", "exception": error, "task": task}
             )
 
-    async def close(self) -> None:
-        """Cancel all and wait until they are done; nothing can be spawned afterwards."""
+    def cancel(self) -> None:
+        """Cancel all but the calling one, without waiting; nothing can be spawned afterwards."""
         self._closed = True
-        current = asyncio.current_task()
-        tasks = [task for task in self._tasks if task is not current]
-        for task in tasks:
+        for task in self._others():
             task.cancel()
-        if tasks:
+
+    async def close(self) -> None:
+        """Cancel all but the calling one and wait until they are done; nothing can be spawned afterwards."""
+        self.cancel()
+        if tasks := self._others():
             await asyncio.wait(tasks)
+
+    def _others(self) -> list[asyncio.Task[None]]:
+        current = asyncio.current_task()
+        return [task for task in self._tasks if task is not current]

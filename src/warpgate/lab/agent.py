@@ -13,14 +13,18 @@ import json
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+import msgspec
 
 from warpgate import Config, Identity, Mode, Node, Pipe, PipeClosed, Transport, WarpgateError
 from warpgate.errors import ConnectFailed
 from warpgate.events import Event, SignalReceived, SignalSent
 
-ECHO_PATIENCE = 3.0
-ECHO_TRIES = 6
+ECHO_PATIENCE = 30.0  # TCP repeats after 3, 9 and 21 s where a SYN was lost (RFC 6298 section 5.7)
+DATAGRAM_PATIENCE = 0.5
+ECHO_TRIES = 12
 TRACE_LIMIT = 1000
 
 
@@ -32,19 +36,19 @@ class Agent:
         self._signals: Counter[str] = Counter()
         self._trace: deque[dict[str, Any]] = deque(maxlen=TRACE_LIMIT)
         self._echoing: asyncio.Task[None] | None = None
-        self._pipe: Pipe | None = None
 
     async def handle(self, command: dict[str, Any]) -> dict[str, Any]:
         """One command; errors of ours become an `error` in the answer."""
-        name = command.pop("do")
+        actions: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+            "start": self._start,
+            "connect": self._connect,
+            "status": self._status,
+            "trace": self._take_trace,
+            "stop": self._stop,
+        }
+        action = actions[command.pop("do")]
         try:
-            return await {
-                "start": self._start,
-                "connect": self._connect,
-                "status": self._status,
-                "trace": self._take_trace,
-                "stop": self._stop,
-            }[name](**command)
+            return await action(**command)
         except ConnectFailed as error:
             rows = [f"{row.plugin} {row.outcome}: {row.reason} {row.notes}" for row in error.report]
             return {"error": str(error), "report": rows}
@@ -53,7 +57,7 @@ class Agent:
 
     async def _start(self, **settings: Any) -> dict[str, Any]:
         await self._stop()
-        config = Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+        config = msgspec.convert(settings, Config)
         node = Node(config, identity=Identity.generate(), observer=self._observe)
         began = time.perf_counter()
         await node.start()
@@ -93,15 +97,17 @@ class Agent:
             "seconds": seconds,
             "echoed": echoed,
             "signals": dict(self._signals),
+            "report": [f"{row.plugin} {row.outcome}: {row.reason} {row.notes}" for row in pipe.report],
         }
 
     async def _ping(self, pipe: Pipe) -> bool:
         """Whether the peer's echo came back; over datagrams, one of a few tries."""
-        tries = ECHO_TRIES if pipe.mode is Mode.DATAGRAM else 1
+        datagrams = pipe.mode is Mode.DATAGRAM
+        tries, patience = (ECHO_TRIES, DATAGRAM_PATIENCE) if datagrams else (1, ECHO_PATIENCE)
         for _ in range(tries):
             await pipe.send(b"ping")
             with contextlib.suppress(TimeoutError, PipeClosed):
-                if await pipe.recv(timeout=ECHO_PATIENCE / tries) == b"ping":
+                if await pipe.recv(timeout=patience) == b"ping":
                     return True
         return False
 

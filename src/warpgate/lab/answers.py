@@ -27,8 +27,7 @@ class Complaint(enum.Enum):
 
 
 def complain(packet: Packet, complaint: Complaint, source: IPAddress) -> Packet | None:
-    """An ICMP error about `packet`, to its sender. None where RFC 1122 3.2.2 forbids one: errors,
-    fragments, multicast."""
+    """An ICMP error about `packet`, to its sender. None where RFC 1122 section 3.2.2 forbids one."""
     if packet.flow is None or packet.destination_ip.is_multicast or source.version != packet.version:
         return None
     kind, code = complaint.value[0 if packet.version == 4 else 1]

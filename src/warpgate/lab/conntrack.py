@@ -1,5 +1,4 @@
-"""Connection tracking rows: one per mapping, one per flow, and the TCP states that decide when a flow is
-forgotten.
+"""Connection tracking rows, one per mapping and one per flow, and the TCP states that decide when a flow is over.
 
 The TCP part is Linux's `tcp_conntracks` table (nf_conntrack_proto_tcp.c) reduced to what hole punching
 meets: who opened, the simultaneous open, a RST as only answer. Sequence numbers are not looked at.

@@ -138,8 +138,8 @@ class Host:
 
     async def stop(self, process: asyncio.subprocess.Process, *, kill: bool = False) -> None:
         """End a program that `popen` started, and its group; kindly first unless `kill`. Idempotent."""
-        if process in self._processes:
-            self._processes.remove(process)
+        if process not in self._processes:
+            return  # its process id may be somebody else's by now
         if process.returncode is None:
             _signal_group(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
@@ -147,6 +147,8 @@ class Host:
                     await process.wait()
         _signal_group(process.pid, signal.SIGKILL)  # whatever it started and left behind
         await process.wait()
+        with contextlib.suppress(ValueError):  # somebody else waited for the same
+            self._processes.remove(process)
 
     async def close(self) -> None:
         """End its programs and give up the namespace (the uplinks belong to the internet)."""

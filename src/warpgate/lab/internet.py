@@ -1,5 +1,4 @@
-"""The internet: one asyncio process that carries IP packets between the TUN devices of hosts, through
-routers and lines.
+"""The internet: one asyncio process that carries IP packets between the hosts, through routers and lines.
 
     host's Uplink -> Router (-> Router) -> Line -> Core -> Line -> (Router ->) Router -> Uplink
 

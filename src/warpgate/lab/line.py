@@ -112,8 +112,7 @@ class Scheduler:
 
 
 class Line:
-    """One direction of a line. `quality` may be replaced at any time: it holds for packets sent from then
-    on.
+    """One direction of a line. `quality` may be replaced at any time: it holds for what is sent afterwards.
 
     A packet whose TTL ends on the way is complained about through `bounce`, by a router with one of
     `routers`' addresses.

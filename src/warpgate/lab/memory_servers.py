@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Callable
 from functools import partial
 
 from warpgate.errors import ConfigError, DecodeError, NetworkError, ServiceError
@@ -25,20 +26,38 @@ from warpgate.proto.stun import (
 from warpgate.services.broker import MessageReceiver
 
 
+def no_lag() -> float:
+    """A broker that hands messages on at once."""
+    return 0.0
+
+
 class MemoryBroker:
     """One broker: topics, subscribers, and a one-way time to each client. `kill` ends it like a crash."""
 
     def __init__(
-        self, url: str, one_way: float = 0.02, loss: float = 0.0, rng: random.Random | None = None
+        self,
+        url: str,
+        one_way: float = 0.02,
+        loss: float = 0.0,
+        rng: random.Random | None = None,
+        lag: Callable[[], float] = no_lag,
     ) -> None:
-        """`loss` drops messages, as a broker does under load."""
+        """`loss` drops messages, as a broker does under load; `lag`: seconds that one stays in the broker, which no
+        client can measure by a round trip.
+        """
         self.url = url
         self.one_way = one_way
         self.loss = loss
+        self.lag = lag
         self.alive = True
-        self.published = 0
+        self.log: list[tuple[str, bytes]] = []  # topic and message: what anybody can read on a public broker
         self._rng = random.Random(0) if rng is None else rng
         self._links: list[MemoryBrokerLink] = []
+
+    @property
+    def published(self) -> int:
+        """How many messages clients have published."""
+        return len(self.log)
 
     async def connect(self, topic: str, on_message: MessageReceiver) -> MemoryBrokerLink:
         """Three round trips, as TCP, CONNECT and SUBSCRIBE take."""
@@ -51,9 +70,10 @@ class MemoryBroker:
 
     def publish(self, topic: str, data: bytes) -> None:
         """A message has left a client: deliver it two trips later to whoever listens by then."""
-        self.published += 1
+        self.log.append((topic, data))
         if self._rng.random() >= self.loss:
-            asyncio.get_running_loop().call_later(2 * self.one_way, self._deliver, topic, data)
+            delay = 2 * self.one_way + self.lag()
+            asyncio.get_running_loop().call_later(delay, self._deliver, topic, data)
 
     def _deliver(self, topic: str, data: bytes) -> None:
         for link in tuple(self._links):
@@ -61,9 +81,18 @@ class MemoryBroker:
                 link.on_message(data)
 
     def kill(self) -> None:
+        """Its clients see the connection end; what is on its way is lost; nobody gets in until `revive`."""
         self.alive = False
         for link in tuple(self._links):
             link.end("the broker died")
+
+    def revive(self) -> None:
+        """As after a restart: up, with no clients."""
+        self.alive = True
+
+    @property
+    def clients(self) -> int:
+        return len(self._links)
 
     def drop(self, link: MemoryBrokerLink) -> None:
         if link in self._links:

@@ -249,6 +249,9 @@ class MemoryTcpStream:
         finally:
             self._sending = False
 
+    def stalled(self) -> float:
+        return self._connection.stalled(self._end.now())
+
     def write_eof(self) -> None:
         self._check_open()
         self._check_alive("end the stream to")

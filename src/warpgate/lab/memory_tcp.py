@@ -30,8 +30,10 @@ SYN_PATIENCE: Final = 127.0  # net.ipv4.tcp_syn_retries = 6
 SYN_ACK_PATIENCE: Final = 63.0  # net.ipv4.tcp_synack_retries = 5
 ORPHAN_PATIENCE: Final = 60.0  # net.ipv4.tcp_fin_timeout: how long the kernel waits for the peer's FIN
 
+# net.ipv4.tcp_retries2 = 15: "a hypothetical timeout of 924.6 seconds"
+RETRANSMISSION_PATIENCE: Final = 924.6
+
 # The options that net/tcp.py sets on real sockets.
-USER_TIMEOUT: Final = 30.0
 KEEPALIVE_IDLE: Final = 15.0
 KEEPALIVE_INTERVAL: Final = 5.0
 KEEPALIVE_PROBES: Final = 3
@@ -108,6 +110,10 @@ class Connection:
     def finished(self) -> bool:
         """Both directions have ended and everything of ours is acknowledged."""
         return self.eof and self.finishing and self._una > self._end_of_data
+
+    def stalled(self, now: float) -> float:
+        """Seconds since the peer last acknowledged something, while data is in flight; else 0.0."""
+        return now - self._progress if self.established and self._una < self._max else 0.0
 
     def read(self, limit: int) -> bytes:
         data = bytes(self._incoming[:limit])
@@ -208,10 +214,11 @@ class Connection:
     def poll_timeout(self) -> float | None:
         if self.state is State.CLOSED or self.finished:
             return None
-        keepalive = self._heard + KEEPALIVE_IDLE + self._probes * KEEPALIVE_INTERVAL
-        first = keepalive if self._retransmit_at is None else self._retransmit_at
+        first = self._retransmit_at
         if self.state is not State.ESTABLISHED:
-            return min(first, self._opening_deadline)
+            return self._opening_deadline if first is None else min(first, self._opening_deadline)
+        if first is None:
+            first = self._heard + KEEPALIVE_IDLE + self._probes * KEEPALIVE_INTERVAL
         return first if self._orphan_until is None else min(first, self._orphan_until)
 
     @property
@@ -358,7 +365,7 @@ class Connection:
             self._open(now)
             return
         # With a closed window nothing is in flight, and the answers to our questions are the sign of life.
-        limit = USER_TIMEOUT + (self._progress if self._una < self._max else self._heard)
+        limit = RETRANSMISSION_PATIENCE + (self._progress if self._una < self._max else self._heard)
         if now >= limit:
             self._end(errno.ETIMEDOUT)
             return

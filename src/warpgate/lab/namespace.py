@@ -1,5 +1,4 @@
-"""Network namespaces with TUN devices, made without helper binaries, as root or in a user namespace of our
-own.
+"""Network namespaces with TUN devices, without helper binaries, as root or in a user namespace of our own.
 
 A namespace lives as long as its file descriptor is open here or a process runs in it. Moving between
 namespaces is per thread.
@@ -51,8 +50,7 @@ class Namespace:
             yield
 
     def add_tun(self, addresses: tuple[tuple[IPAddress, int], ...], gateway: IPAddress | None) -> int:
-        """A TUN device `net0`, `net1`, ... with these (address, prefix length), and default routes through
-        it.
+        """A TUN device `net0`, `net1`, ... with these (address, prefix length) and default routes through it.
 
         Returns the descriptor, non-blocking, one IP packet a read or write. The first device is preferred;
         each further one is used for what is sent from its own addresses.
@@ -92,8 +90,7 @@ def _configure(
 
 
 def acquire_privileges() -> None:
-    """Make sure that this process may create namespaces: it may already, or it enters a user namespace of
-    its own.
+    """Make sure that this process may create namespaces: it may already, or it enters a user namespace.
 
     Call before the process has a second thread. Raises ConfigError that says what is missing.
     """

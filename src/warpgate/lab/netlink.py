@@ -43,8 +43,7 @@ RTN_UNICAST: Final = 1
 
 
 class Netlink:
-    """A route socket; it belongs to the network namespace in which it was opened. NetworkError when the
-    kernel refuses."""
+    """A route socket of the namespace in which it was opened. NetworkError when the kernel refuses."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)

@@ -1,7 +1,8 @@
 """IP packets as routers see them: which flow, how many hops left, and translation in place.
 
 Checksums are updated incrementally (RFC 1624), so a corrupt packet stays corrupt, as with a real router.
-Fragments and packets other than UDP, TCP and ICMP have no flow: they are routed but cannot be translated.
+Packets other than UDP, TCP and ICMP have no flow: they are routed but cannot be translated. Of a fragmented packet
+only the first fragment has one; the others are known by their identification.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from warpgate.model.endpoint import Endpoint, IPAddress
 ICMP6: Final = 58
 IPV4_HEADER: Final = 20
 IPV6_HEADER: Final = 40
-# What a flow costs to remember is small; what it costs to build (two address objects) is the price of a
-# NAT lookup.
+FRAGMENT_HEADER: Final = 44  # RFC 8200 section 4.5
+# A flow costs little to remember; building one (two address objects) costs as much as the rest of a NAT's work.
 REMEMBERED: Final = 1 << 15
 
 # ICMP types (RFC 792, RFC 4443).
@@ -34,10 +35,11 @@ class Packet:
     """One IP packet. `body` is the offset of the transport header in `data`.
 
     `flow` is None where there is nothing to translate; `flags` are the TCP control bits; an ICMP error has
-    `quoted`, the flow of the packet it complains about, found at offset `body + 8`.
+    `quoted`, the flow of the packet it complains about, found at offset `body + 8`. `fragment` is the same for all
+    fragments of one packet, None for a whole one.
     """
 
-    __slots__ = ("body", "data", "destination", "flags", "flow", "quoted", "version")
+    __slots__ = ("body", "data", "destination", "flags", "flow", "fragment", "quoted", "version")
 
     def __init__(self, data: bytearray, version: int, body: int, destination: bytes) -> None:
         self.data = data
@@ -46,6 +48,7 @@ class Packet:
         self.destination = destination  # packed address: what routing looks up
         self.flow: Flow | None = None
         self.quoted: Flow | None = None
+        self.fragment: bytes | None = None
         self.flags = 0
 
     @property
@@ -64,40 +67,50 @@ class Packet:
 
     def copy(self) -> Packet:
         twin = Packet(bytearray(self.data), self.version, self.body, self.destination)
-        twin.flow, twin.quoted, twin.flags = self.flow, self.quoted, self.flags
+        twin.flow, twin.quoted, twin.flags, twin.fragment = self.flow, self.quoted, self.flags, self.fragment
         return twin
 
 
 def parse(data: bytearray) -> Packet:
-    """Read the headers; the packet keeps `data` and changes it in place. Raises DecodeError for what is no
-    IP packet."""
+    """Read the headers; the packet keeps `data` and changes it in place. DecodeError for what is no IP packet."""
     version = data[0] >> 4 if data else 0
     if version == 4 and len(data) >= IPV4_HEADER:
-        body = (data[0] & 15) * 4
-        packet = Packet(data, 4, body, bytes(data[16:20]))
+        body, addresses = (data[0] & 15) * 4, bytes(data[12:20])
         length, protocol = data[2] << 8 | data[3], data[9]
-        fragment = (data[6] << 8 | data[7]) & 0x3FFF
-        addresses = bytes(data[12:20])
+        fragment, mark = (
+            (data[6] << 8 | data[7]) & 0x3FFF,
+            data[4:6],
+        )  # more-fragments bit, offset; identification
+        offset = fragment & 0x1FFF
     elif version == 6 and len(data) >= IPV6_HEADER:
-        body = IPV6_HEADER
-        packet = Packet(data, 6, body, bytes(data[24:40]))
-        length, protocol, fragment = IPV6_HEADER + (data[4] << 8 | data[5]), data[6], 0
-        addresses = bytes(data[8:40])
+        body, addresses = IPV6_HEADER, bytes(data[8:40])
+        length, protocol = IPV6_HEADER + (data[4] << 8 | data[5]), data[6]
+        fragment, mark, offset = 0, data[:0], 0
+        if protocol == FRAGMENT_HEADER and len(data) >= body + 8:
+            fragment, mark, protocol = 1, data[body + 4 : body + 8], data[body]
+            offset, body = data[body + 2] << 5 | data[body + 3] >> 3, body + 8
     else:
         raise DecodeError(f"not an IP packet: {bytes(data[:20]).hex()}")
     if not IPV4_HEADER <= body <= length <= len(data):
         raise DecodeError(f"IP header with impossible lengths: {bytes(data[:20]).hex()}")
-    if fragment or length < body + 8:
-        return packet
+    packet = Packet(data, version, body, addresses[len(addresses) // 2 :])
+    if fragment:
+        packet.fragment = addresses + mark + bytes((protocol,))
+    if not offset and length >= body + 8:
+        _read_transport(packet, protocol, addresses, length)
+    return packet
+
+
+def _read_transport(packet: Packet, protocol: int, addresses: bytes, length: int) -> None:
+    data, body, version = packet.data, packet.body, packet.version
     if protocol == Protocol.TCP:
         if length < body + 20:
             raise DecodeError("TCP header cut short")
         packet.flags = data[body + 13]
     if protocol in (Protocol.ICMP, ICMP6) and data[body] in ERRORS[version]:
-        packet.quoted = _quoted_flow(data, body + 8)
+        packet.quoted = None if packet.fragment else _quoted_flow(data, body + 8)
     else:
         packet.flow = _flow_at(version, protocol, addresses, data, body)
-    return packet
 
 
 def rewrite(packet: Packet, flow: Flow) -> None:
@@ -107,6 +120,18 @@ def rewrite(packet: Packet, flow: Flow) -> None:
         return
     _translate(packet.data, packet.version, 0, packet.body, old=old, new=flow)
     packet.flow = flow
+    packet.destination = flow.destination.ip.packed
+
+
+def readdress(packet: Packet, flow: Flow) -> None:
+    """Give a later fragment, which has no ports, the addresses that its first fragment was given."""
+    data, addresses = packet.data, flow.source.ip.packed + flow.destination.ip.packed
+    if packet.version == 4:
+        old = int.from_bytes(data[12:20], "big") % 0xFFFF
+        data[12:20] = addresses
+        _adjust(data, 10, _wire(flow).address_sum - old)
+    else:
+        data[8:40] = addresses
     packet.destination = flow.destination.ip.packed
 
 

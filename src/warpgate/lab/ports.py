@@ -1,5 +1,4 @@
-"""Which external ports a router tries for a new mapping, in order (RFC 4787 section 4.2). Pure; the random
-source is given."""
+"""Which external ports a router tries for a new mapping, in order (RFC 4787 section 4.2). Pure."""
 
 from __future__ import annotations
 

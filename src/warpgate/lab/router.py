@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from warpgate.lab.answers import Complaint, complain, reset
 from warpgate.lab.flow import Answer, Drop, Forward, Side, Verdict
 from warpgate.lab.line import Deliver
 from warpgate.lab.nat import Nat, NatCounters
-from warpgate.lab.packet import Packet, rewrite, spend_hops, translate_error
+from warpgate.lab.packet import Packet, readdress, rewrite, spend_hops, translate_error
 from warpgate.model.endpoint import IPAddress
+
+# How many fragmented packets a router follows at a time.
+FRAGMENTED_PACKETS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class RouterCounters:
-    """`nat` and `firewall` are the IPv4 and IPv6 models' counters (None where there is none); `dropped` is
-    by reason."""
+    """`nat` and `firewall` are the IPv4 and the IPv6 model's counters; `dropped` is by reason."""
 
     name: str
     packets_out: int
@@ -56,6 +59,7 @@ class Router:
         self._own_inside = frozenset(ip.packed for ip in inside)
         self._packets_out = self._packets_in = self._local = self._answers = 0
         self._dropped: Counter[str] = Counter()
+        self._fragments: dict[bytes, Forward] = {}
 
     def from_below(self, packet: Packet) -> None:
         self._packets_out += 1
@@ -75,10 +79,11 @@ class Router:
         elif packet.quoted is not None:
             self._pass_error(packet, model.error_outbound(packet.quoted, self._clock()))
         elif packet.flow is None:
-            self._dropped["no flow to translate"] += 1
+            self._follow_fragment(packet)
         else:
             verdict = model.outbound(packet.flow, self._clock(), packet.flags)
             if isinstance(verdict, Forward):
+                self._note_fragment(packet, verdict)
                 rewrite(packet, verdict.flow)
                 (self.up if verdict.side is Side.OUTSIDE else self._to_inside)(packet)
             else:
@@ -93,12 +98,14 @@ class Router:
         elif packet.quoted is not None:
             self._pass_error(packet, model.error_inbound(packet.quoted, self._clock()))
         elif packet.flow is None:
-            self._dropped["no flow to translate"] += 1
+            if self._may_enter(packet):
+                self._follow_fragment(packet)
         else:
             verdict = model.inbound(packet.flow, self._clock(), packet.flags)
             if not isinstance(verdict, Forward):
                 self._refuse(packet, verdict, self.outside, self.up)
             elif self._may_enter(packet):
+                self._note_fragment(packet, verdict)
                 rewrite(packet, verdict.flow)
                 self._to_inside(packet)
 
@@ -136,6 +143,22 @@ class Router:
         if not isinstance(verdict, Forward):
             return
         translate_error(packet, verdict.flow)
+        (self.up if verdict.side is Side.OUTSIDE else self._to_inside)(packet)
+
+    def _note_fragment(self, packet: Packet, verdict: Forward) -> None:
+        if packet.fragment is None:
+            return
+        self._fragments[packet.fragment] = verdict
+        if len(self._fragments) > FRAGMENTED_PACKETS:
+            del self._fragments[next(iter(self._fragments))]
+
+    def _follow_fragment(self, packet: Packet) -> None:
+        """RFC 4787 REQ-14: fragments in order pass; those that come before the first are lost here."""
+        verdict = self._fragments.get(packet.fragment or b"")
+        if verdict is None:
+            self._dropped["no flow to translate"] += 1
+            return
+        readdress(packet, verdict.flow)
         (self.up if verdict.side is Side.OUTSIDE else self._to_inside)(packet)
 
     def _refuse(self, packet: Packet, verdict: Verdict, own: tuple[IPAddress, ...], back: Deliver) -> None:

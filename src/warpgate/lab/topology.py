@@ -3,7 +3,7 @@
     async with Lab() as lab:
         server = lab.add_host("server")
         a = lab.add_host("a", behind="eim-apdf+rst")
-        b = lab.add_host("b", behind="edm-block", ipv6=True, link=Quality(loss=0.1))
+        b = lab.add_host("b", behind="edm-block", ipv6=1, link=Quality(loss=0.1))
         done = await a.run(["python", "-m", "something", str(server.ipv4)])
 
 With the default line (10 ms each way) any two hosts are 40 ms apart, there and back. From a host the first
@@ -85,8 +85,7 @@ class Site:
 
 
 class Lab:
-    """An internet with hosts. `seed` decides ports, losses and jitter; `link` is a site's line unless told
-    otherwise.
+    """An internet with hosts. `seed` decides ports, losses and jitter; `link` is the line of every site by default.
 
     `unreachable`: packets for nobody are answered with ICMP host unreachable instead of silence. Make it
     in a running event loop; raises ConfigError where namespaces cannot be had.
@@ -135,8 +134,7 @@ class Lab:
         ipv6: int = 0,
         link: Quality | None = None,
     ) -> Host:
-        """A host behind a new site of this kind (several: from the inside out), or behind a site made
-        before.
+        """A host behind a new site of this kind (several: from the inside out), or behind one that exists.
 
         `ipv4` and `ipv6` say how many addresses of each family it gets. `link` is the new site's line.
         Raises ConfigError.

@@ -13,12 +13,13 @@ import binascii
 import hashlib
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from warpgate.errors import AddressError, AuthenticationError
 from warpgate.model.attachment import Attachment, LearntBy, Listening, decode_attachment, encode_attachment
 from warpgate.model.broker import BrokerRef, decode_broker, encode_broker
 from warpgate.model.identity import PUBLIC_KEY_SIZE, check_public_key, node_id_of
+from warpgate.model.nat import NatProfile
 from warpgate.model.wire import Reader
 
 __all__ = ["Attachment", "BrokerRef", "LearntBy", "Listening", "NodeAddress"]
@@ -58,6 +59,12 @@ class NodeAddress:
     def digest(self) -> bytes:
         """8 bytes that name this version of the address (SHA-256 prefix of the encoding)."""
         return hashlib.sha256(self.encode()).digest()[:DIGEST_SIZE]
+
+    @property
+    def reach_digest(self) -> bytes:
+        """8 bytes that name the endpoints alone: the same whatever is learnt of brokers and NATs."""
+        places = tuple(replace(attachment, nat=NatProfile()) for attachment in self.attachments)
+        return NodeAddress(self.public_key, (), places).digest
 
     def encode(self) -> bytes:
         """At most 1024 bytes; AddressError when it would be more, or a NAT profile has impossible ports."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b32encode
+from datetime import datetime
 
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -30,6 +31,10 @@ _NODE_ID_BYTES = 16
 # the kernel hands ports to anybody.
 _PORT_LOW = 16384
 _PORT_COUNT = 16000
+
+# All time: 99991231235959Z is RFC 5280's "no well-defined expiration date".
+_CERTIFICATE_BEGIN = datetime(2000, 1, 1)  # noqa: DTZ001 - x509 takes naive UTC
+_CERTIFICATE_END = datetime(9999, 12, 31, 23, 59, 59)  # noqa: DTZ001
 
 _SHA256_ECDSA = ec.ECDSA(hashes.SHA256())
 _HPKE = Suite(KEM.P256, KDF.HKDF_SHA256, AEAD.AES_128_GCM)
@@ -90,6 +95,24 @@ class Identity:
         r, s = decode_dss_signature(self._private.sign(data, _SHA256_ECDSA))
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
+    def certificate(self) -> bytes:
+        """PEM of an X.509 certificate of this key, signed by itself: the form in which TLS wants to see the key.
+
+        It claims nothing but the key; whose that is, and until when, node addresses say.
+        """
+        from cryptography import x509  # noqa: PLC0415 - 20 ms, and only streams over UDP need it
+
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, self.node_id)])
+        builder = x509.CertificateBuilder(
+            issuer_name=name,
+            subject_name=name,
+            public_key=self._private.public_key(),
+            serial_number=1,
+            not_valid_before=_CERTIFICATE_BEGIN,
+            not_valid_after=_CERTIFICATE_END,
+        )
+        return builder.sign(self._private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
     def hpke_open(self, ciphertext: bytes, info: bytes) -> bytes:
         """Undo `hpke_seal`. DecodeError when too short, AuthenticationError when not sealed to this key."""
         if len(ciphertext) < HPKE_OVERHEAD:
@@ -102,6 +125,24 @@ class Identity:
             raise AuthenticationError(
                 "the message is not sealed to this node's key, or was altered"
             ) from None
+
+
+def check_certificate(der: bytes, public_key: bytes) -> None:
+    """AuthenticationError unless the certificate is of that node key (33 bytes).
+
+    Whoever shows it must also prove that it holds the key; TLS sees to that (RFC 8446 section 4.4.3).
+    """
+    from cryptography import x509  # noqa: PLC0415 - see `Identity.certificate`
+
+    try:
+        key = x509.load_der_x509_certificate(der).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise AuthenticationError(f"the peer's certificate cannot be read: {error}") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise AuthenticationError("the peer's certificate is not of a P-256 key")
+    shown = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
+    if shown != public_key:
+        raise AuthenticationError(f"the certificate is of {node_id_of(shown)}, not of {node_id_of(public_key)}")
 
 
 def node_id_of(public_key: bytes) -> str:

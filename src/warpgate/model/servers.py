@@ -32,7 +32,7 @@ class BrokerUrl:
     tls: bool
 
     def __str__(self) -> str:
-        return f"mqtt{'s' if self.tls else ''}://{_bracketed(self.host)}:{self.port}"
+        return f"mqtt{'s' if self.tls else ''}://{bracketed(self.host)}:{self.port}"
 
     @classmethod
     def parse(cls, text: str) -> BrokerUrl:
@@ -41,7 +41,7 @@ class BrokerUrl:
         tls = _BROKER_SCHEMES.get(scheme.lower())
         if not separator or tls is None:
             raise ConfigError(f"{_shown(text)} is not a broker URL: it starts with mqtt:// or mqtts://")
-        host, port = _authority(rest, text, MQTTS_PORT if tls else MQTT_PORT)
+        host, port = host_and_port(rest, text, MQTTS_PORT if tls else MQTT_PORT)
         return cls(host, port, tls)
 
 
@@ -55,7 +55,7 @@ class StunServer:
 
     def __str__(self) -> str:
         suffix = "" if self.transport is None else f"?transport={self.transport.value}"
-        return f"{_bracketed(self.host)}:{self.port}{suffix}"
+        return f"{bracketed(self.host)}:{self.port}{suffix}"
 
     def serves(self, transport: Transport) -> bool:
         return self.transport in (None, transport)
@@ -64,12 +64,13 @@ class StunServer:
     def parse(cls, text: str) -> StunServer:
         """From `host[:port][?transport=udp|tcp]`, also with the `stun:` of RFC 7064; raises ConfigError."""
         rest = text.strip()
-        if rest[:5].lower() == "stun:":
-            rest = rest[5:]
+        scheme, _, after = rest.partition(":")
+        if scheme.lower() == "stun" and not after.partition("?")[0].isdigit():  # else a host of that name
+            rest = after
         authority, question, query = rest.partition("?")
         if "://" in authority:
             raise ConfigError(f"{_shown(text)} is not a STUN server: write host:port, without a scheme")
-        host, port = _authority(authority, text, STUN_PORT)
+        host, port = host_and_port(authority, text, STUN_PORT)
         if not question:
             return cls(host, port)
         key, _, value = query.lower().partition("=")
@@ -78,7 +79,7 @@ class StunServer:
         return cls(host, port, Transport(value))
 
 
-def _authority(rest: str, text: str, default_port: int) -> tuple[str, int]:
+def host_and_port(rest: str, text: str, default_port: int) -> tuple[str, int]:
     """Host and port (RFC 3986 section 3.2, without userinfo) of what is left of `text`."""
     if "@" in rest:
         raise ConfigError(
@@ -127,7 +128,7 @@ def _port(port: str | None, text: str, default: int) -> int:
     return int(port)
 
 
-def _bracketed(host: str) -> str:
+def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 

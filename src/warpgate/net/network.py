@@ -66,6 +66,13 @@ class TcpStream(Protocol):
         """Returns when the kernel has taken all of it (back-pressure)."""
         ...
 
+    def stalled(self) -> float:
+        """Seconds for which the peer has acknowledged nothing although data is in flight; 0.0 when none is.
+
+        A peer that merely does not read (closed window) is not stalled: it answers the kernel's probes.
+        """
+        ...
+
     def write_eof(self) -> None:
         """Half-close: the peer's recv returns b"" after what was sent."""
         ...
@@ -124,5 +131,3 @@ class Network(Protocol):
     def route_source(self, remote: Endpoint) -> IPAddress | None:
         """The local address the system would use to reach `remote`, None when it has no route. Sends nothing."""
         ...
-
-

@@ -35,9 +35,16 @@ class Race(Generic[T]):
     """One race; `run` starts all runners in one tick."""
 
     def __init__(
-        self, discard: Callable[[T], None], patience: Callable[[T], float] = no_patience
+        self,
+        discard: Callable[[T], None],
+        patience: Callable[[T], float] = no_patience,
+        leader: str | None = None,
     ) -> None:
-        """`discard` disposes of a result nobody wants; `patience` says how many seconds one waits for a better one."""
+        """`discard` disposes of a result nobody wants; `patience` says how many seconds one waits for a better one.
+
+        When the runner called `leader` fails, the race is lost: the others only wait for what it may bring about.
+        """
+        self._leader = leader
         self._discard = discard
         self._patience = patience
         self._failures: dict[str, Exception] = {}
@@ -51,23 +58,31 @@ class Race(Generic[T]):
         }
         pending: set[asyncio.Future[T]] = set(tasks)
         try:
-            while pending:
-                done, pending = await asyncio.wait(
-                    pending, timeout=self._remaining(), return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in (task for task in tasks if task in done):
-                    self._finish(tasks[task], task)
-                if self._best is not None and self._remaining() == 0.0:
-                    break
-        except BaseException:
+            try:
+                await self._until_won(tasks, pending)
+            finally:
+                await self._unwind(pending)
+        except BaseException:  # of the unwinding as well: the race may be cancelled when it has been won
             if self._best is not None:
                 self._discard(self._best[1])
             raise
-        finally:
-            await self._unwind(pending)
         if self._best is None:
             raise RaceLost(self._failures)
         return self._best
+
+    async def _until_won(
+        self, tasks: Mapping[asyncio.Future[T], str], pending: set[asyncio.Future[T]]
+    ) -> None:
+        """Takes from `pending` whatever has been dealt with."""
+        while pending:
+            done, _ = await asyncio.wait(
+                pending, timeout=self._remaining(), return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in (task for task in tasks if task in done):
+                pending.remove(task)
+                self._finish(tasks[task], task)
+            if (self._best is not None and self._remaining() == 0.0) or self._leader in self._failures:
+                return
 
     def _remaining(self) -> float | None:
         if self._best is None:
@@ -106,7 +121,9 @@ class Race(Generic[T]):
             self._discard(task.result())
 
 
-async def first_of(runners: Mapping[str, Callable[[], Awaitable[T]]], discard: Callable[[T], None]) -> T:
-    """The first success; RaceLost when there is none."""
-    _, result = await Race(discard).run(runners)
+async def first_of(
+    runners: Mapping[str, Callable[[], Awaitable[T]]], discard: Callable[[T], None], leader: str | None = None
+) -> T:
+    """The first success; RaceLost when there is none, or when the leader fails."""
+    _, result = await Race(discard, leader=leader).run(runners)
     return result

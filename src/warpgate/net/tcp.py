@@ -10,7 +10,10 @@ import asyncio
 import errno
 import os
 import socket
+import struct
+import sys
 from contextlib import suppress
+from dataclasses import dataclass
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family
@@ -28,11 +31,16 @@ from warpgate.net.sockets import (
 LARGEST_RECV = 256 * 1024
 
 # A silent peer is given up after idle + interval * probes = 30 s, the consent lifetime of RFC 7675 section
-# 5.1, which holds for UDP pipes too. TCP_USER_TIMEOUT does the same while our data is unacknowledged.
+# 5.1, which holds for UDP pipes too. Keepalive rests while data is in flight: `stalled` tells that case.
+# (TCP_USER_TIMEOUT would too, but it also resets the connection to a peer that stops reading for so long,
+# against RFC 1122 section 4.2.2.17.)
 KEEPALIVE_IDLE = 15
 KEEPALIVE_INTERVAL = 5
 KEEPALIVE_PROBES = 3
-USER_TIMEOUT = 30.0
+
+# struct tcp_info of linux/tcp.h, in its first 60 bytes: u32 at 24 `unacked` (segments), at 56 `last_ack_recv` (ms).
+TCP_INFO_SIZE = 60
+_ACK_JITTER = 0.05  # the kernel's milliseconds and the loop's clock are not read at the same instant
 
 BACKLOG = 256
 ACCEPTS_PER_WAKE_UP = 32
@@ -41,6 +49,14 @@ ACCEPTS_PER_WAKE_UP = 32
 # so accepting again at once would be a busy loop.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ACCEPT_PAUSE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """Unacknowledged data: when it was first `seen`, and when the peer had last `acked` anything by then."""
+
+    seen: float
+    acked: float
 
 
 class SystemTcpStream:
@@ -60,6 +76,7 @@ class SystemTcpStream:
         self._receiving = False
         self._sending = False
         self._immediate = 0
+        self._in_flight: _InFlight | None = None
         self._end = "closed on this side"
 
     @property
@@ -129,6 +146,25 @@ class SystemTcpStream:
             raise network_error(f"send to {self._remote}", failure) from failure
         if rest:
             self._usable()
+
+    def stalled(self) -> float:
+        """To be asked every few seconds: silence is counted from the first time it was seen. Always 0.0 where the system does not tell (it does on Linux)."""
+        if self._sock is None or not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
+            return 0.0
+        try:
+            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+        except OSError:
+            return 0.0
+        unacked, since_ack = struct.unpack_from("=I", info, 24)[0], struct.unpack_from("=I", info, 56)[0]
+        if not unacked:
+            self._in_flight = None
+            return 0.0
+        now = asyncio.get_running_loop().time()
+        acked = now - since_ack / 1000
+        # The last acknowledgement may be older than the data: count from the first look at it.
+        if self._in_flight is None or acked > self._in_flight.acked + _ACK_JITTER:
+            self._in_flight = _InFlight(now, acked)
+        return now - self._in_flight.seen
 
     def write_eof(self) -> None:
         try:
@@ -300,9 +336,7 @@ def _new_socket(family: Family) -> socket.socket:
 
 
 def _connected(sock: socket.socket, remote: Endpoint) -> SystemTcpStream:
-    """Options that belong to an established connection: TCP_USER_TIMEOUT would also cut short the SYN's
-    retransmission.
-    """
+    """Options that belong to an established connection."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -310,7 +344,6 @@ def _connected(sock: socket.socket, remote: Endpoint) -> SystemTcpStream:
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", int(USER_TIMEOUT * 1000)),
     ):
         with suppress(AttributeError):  # each system knows some of them
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -135,10 +135,20 @@ def _attachment_pairs(
         public = not is_private(host.ip) and not host.ip.is_loopback
         if local or public:
             found.append(Pair(base, host, nearby=local, open=local or _untranslated(theirs)))
+    if reflexive is None:
+        reflexive = _likely(theirs, transport)
     if reflexive is not None and reflexive != host:
         mapped = (theirs.udp if transport is Transport.UDP else theirs.tcp).learnt is LearntBy.PORT_MAP
         found.append(Pair(base, reflexive, nearby=False, open=mapped or theirs.nat.accepts_anyone))
     return found
+
+
+def _likely(theirs: Attachment, transport: Transport) -> Endpoint | None:
+    """A mapped port not measured yet: most NATs preserve the port where they can (RFC 4787 section 4.2.1)."""
+    listening, other = (theirs.udp, theirs.tcp) if transport is Transport.UDP else (theirs.tcp, theirs.udp)
+    if theirs.reflexive is None or not listening.local or other.mapped not in (None, other.local):
+        return None
+    return Endpoint(theirs.reflexive, listening.local)
 
 
 def _untranslated(attachment: Attachment) -> bool:

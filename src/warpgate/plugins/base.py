@@ -26,13 +26,42 @@ from typing import ClassVar, Protocol, TypeVar
 from warpgate.config import Config
 from warpgate.errors import ConfigError
 from warpgate.model.address import NodeAddress
-from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.model.endpoint import Endpoint, Family, Mode, Transport
 from warpgate.net.link import Link
 from warpgate.net.network import Network, TcpStream
 from warpgate.plan.targets import Pair
 
 ENTRY_POINTS = "warpgate.plugins"
 NAME_LIMIT = 32  # bytes of UTF-8; the name travels in HELLO and in checks
+
+
+class Relay(Protocol):
+    """What an attempt may do with TURN servers. All that is opened is given back, unless the winning link is on it."""
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is any server of ours."""
+        ...
+
+    async def open_udp(self) -> tuple[Endpoint, ...]:
+        """Relayed endpoints, to be used as `base` of `probe` and told to the peer. ServiceError with the reasons."""
+        ...
+
+    async def open_tcp(self) -> tuple[Endpoint, ...]:
+        """Relayed endpoints that the peer may dial: its links arrive by `inbound`. ServiceError with the reasons."""
+        ...
+
+    async def dial(self, remote: Endpoint) -> TcpStream:
+        """From our relay of `open_tcp` to a relayed endpoint of the peer's; for `adopt`. ServiceError, NetworkError."""
+        ...
+
+    def targets(self, family: Family, transport: Transport) -> tuple[Endpoint, ...]:
+        """The peer's outside endpoints, which a relay must let in (sending there from a relayed base does so)."""
+        ...
+
+    def admit(self, endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+        """The peer's relayed endpoints, as far as they may be tried; AttemptFailed when none may."""
+        ...
 
 
 class Attempt(Protocol):
@@ -67,6 +96,9 @@ class Attempt(Protocol):
 
     @property
     def network(self) -> Network: ...
+
+    @property
+    def relay(self) -> Relay: ...
 
     @property
     def stack(self) -> contextlib.ExitStack:
@@ -118,6 +150,10 @@ class Attempt(Protocol):
         """Send connectivity checks from our UDP socket `base`, at these times from now; ttl for priming."""
         ...
 
+    def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
+        """Whether a datagram pipe is on this pair of endpoints already. A second one needs another of our sockets."""
+        ...
+
     async def verified(self) -> Link:
         """The next UDP link of this plugin: the peer has proved its key on it."""
         ...
@@ -149,6 +185,15 @@ class Attempt(Protocol):
     async def adopt(self, stream: TcpStream) -> Link:
         """Let the peer prove its key on a stream that the plugin opened by its own means; we speak first."""
         ...
+
+
+def outward(attempt: Attempt, transport: Transport) -> tuple[Endpoint, ...]:
+    """Our listening endpoints, one an interface, on the interfaces that face the peer's side of the internet."""
+    facing = {pair.base.ip: pair.base for pair in attempt.pairs(transport) if not pair.nearby}
+    if facing:
+        return tuple(facing.values())
+    outside = (at.host_endpoint(transport) for at in attempt.local.attachments if not at.host.is_loopback)
+    return tuple(endpoint for endpoint in outside if endpoint is not None)
 
 
 class Plugin(ABC):

@@ -43,7 +43,8 @@ class Direct(Plugin):
         if Transport.UDP in attempt.transports:
             targets = [pair for pair in attempt.pairs(Transport.UDP) if pair.open]
             for pair in targets:
-                attempt.probe(pair.base, pair.remote)
+                taken = attempt.occupied(pair.base, pair.remote)
+                attempt.probe(await attempt.open_udp(pair.base) if taken else pair.base, pair.remote)
             if targets:
                 runners["UDP"] = partial(self._verified, attempt)
         if not runners:

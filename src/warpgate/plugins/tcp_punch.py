@@ -24,12 +24,14 @@ from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.targets import pairs
-from warpgate.plugins.base import Attempt, Plugin, register
+from warpgate.plugins.base import Attempt, Plugin, outward, register
 
 UNKNOWN_SIGNAL_DELAY = 0.15
 # Long enough for the kernel's first SYN retransmission (1 s, RFC 6298) to pass a NAT that the other side opened late.
 VOLLEY_PATIENCE = 1.6
 VOLLEYS = 4
+
+Route = tuple[Endpoint, Endpoint]  # our local port and where to connect from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ class TcpPunch(Plugin):
 
     @classmethod
     def unsuitable(cls, local: NodeAddress, remote: NodeAddress) -> str | None:
-        if any(not pair.nearby for pair in pairs(local, remote, Transport.TCP)):
-            return None
+        if remote.brokers or any(not pair.nearby for pair in pairs(local, remote, Transport.TCP)):
+            return None  # with a broker the peer's answer may know more endpoints than its address does
         return "no TCP endpoint of the peer's outside our own network is known"
 
     # -- initiating ----------------------------------------------------------------------------------------------
@@ -61,18 +63,24 @@ class TcpPunch(Plugin):
     async def initiate(self, attempt: Attempt) -> Link:
         attempt.signal(Meet(1, (), -1.0))
         fire_at = attempt.now() + _delay(attempt)
+        tried: set[Route] = set()
         try:
             return await first_of(
-                {"inbound": attempt.inbound, "volleys": partial(self._initiate_volleys, attempt, fire_at)},
+                {
+                    "inbound": attempt.inbound,
+                    "volleys": partial(self._initiate_volleys, attempt, fire_at, tried),
+                    "refreshed": partial(_follow_address, attempt, tried),
+                },
                 Link.abort,
+                leader="volleys",
             )
         except RaceLost as lost:
             raise AttemptFailed(str(lost)) from None
 
-    async def _initiate_volleys(self, attempt: Attempt, fire_at: float) -> Link:
+    async def _initiate_volleys(self, attempt: Attempt, fire_at: float, tried: set[Route]) -> Link:
         await asyncio.sleep(fire_at - attempt.now())
         try:
-            return await self._first_volley(attempt)
+            return await _first_volley(attempt, tried)
         except AttemptFailed as error:
             attempt.note(f"first volley: {error}")
         for volley in range(2, VOLLEYS + 1):
@@ -88,11 +96,6 @@ class TcpPunch(Plugin):
             except AttemptFailed as error:
                 attempt.note(f"volley {volley}: {error}")
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
-
-    async def _first_volley(self, attempt: Attempt) -> Link:
-        routes = [(pair.base, pair.remote) for pair in attempt.pairs(Transport.TCP) if not pair.nearby]
-        attempt.note(f"fired at {', '.join(str(remote) for _, remote in routes) or 'nothing'}")
-        return await _fire(attempt, routes)
 
     async def _answer(self, attempt: Attempt, volley: int) -> Meet:
         while True:
@@ -135,7 +138,12 @@ class TcpPunch(Plugin):
 
     async def _respond_volley(self, attempt: Attempt, message: Meet) -> Link:
         if not message.endpoints:
-            return await self._first_volley(attempt)
+            tried: set[Route] = set()
+            runners = {
+                "volley": partial(_first_volley, attempt, tried),
+                "refreshed": partial(_follow_address, attempt, tried),
+            }
+            return await first_of(runners, Link.abort)
         peers = _parse(message)
         attempt.check_targets(peers)
         faces = await _fresh(attempt)
@@ -152,7 +160,28 @@ def _delay(attempt: Attempt) -> float:
     return UNKNOWN_SIGNAL_DELAY if delay is None else delay
 
 
-async def _fire(attempt: Attempt, routes: list[tuple[Endpoint, Endpoint]]) -> Link:
+async def _first_volley(attempt: Attempt, tried: set[Route]) -> Link:
+    """From the listening ports to what the peer's address lists, as far as not tried yet."""
+    routes = [(pair.base, pair.remote) for pair in attempt.pairs(Transport.TCP) if not pair.nearby]
+    fresh = [route for route in routes if route not in tried]
+    tried.update(fresh)
+    attempt.note(f"fired at {', '.join(str(remote) for _, remote in fresh) or 'nothing'}")
+    if not fresh:  # what the peer says next may change that
+        await asyncio.sleep(VOLLEY_PATIENCE)
+    return await _fire(attempt, fresh)
+
+
+async def _follow_address(attempt: Attempt, tried: set[Route]) -> Link:
+    """The peer's endpoints have changed, or become known: it fires at us already."""
+    while True:
+        await attempt.remote_changed()
+        try:
+            return await _first_volley(attempt, tried)
+        except AttemptFailed as error:
+            attempt.note(f"after the peer's new address: {error}")
+
+
+async def _fire(attempt: Attempt, routes: list[Route]) -> Link:
     """Connect along all routes in one tick; AttemptFailed when none is through in time."""
     if not routes:
         raise AttemptFailed("no endpoint to connect to")
@@ -168,9 +197,8 @@ async def _fire(attempt: Attempt, routes: list[tuple[Endpoint, Endpoint]]) -> Li
 
 async def _fresh(attempt: Attempt) -> list[tuple[Endpoint, Endpoint]]:
     """(local, reflexive) of new ports on the interfaces that face the peer; we listen on them too."""
-    bases = {pair.base.ip: pair.base for pair in attempt.pairs(Transport.TCP) if not pair.nearby}
     faces = []
-    for near in bases.values():
+    for near in outward(attempt, Transport.TCP):
         try:
             local, mapped = await attempt.reflexive_tcp(near)
         except (ServiceError, NetworkError) as error:
@@ -186,7 +214,7 @@ async def _fresh(attempt: Attempt) -> list[tuple[Endpoint, Endpoint]]:
     return faces
 
 
-def _match(faces: list[tuple[Endpoint, Endpoint]], peers: list[Endpoint]) -> list[tuple[Endpoint, Endpoint]]:
+def _match(faces: list[Route], peers: list[Endpoint]) -> list[Route]:
     return [(local, peer) for local, _ in faces for peer in peers if peer.family is local.family]
 
 

@@ -22,12 +22,14 @@ from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.targets import Pair, pairs
-from warpgate.plugins.base import Attempt, Plugin, register
+from warpgate.plugins.base import Attempt, Plugin, outward, register
 
 # Passes the own router, dies at the provider's first hop: 20/20 punches against accepting routers, 0/20 without.
 PRIMING_TTL = 2
 # Brokers without a measured round trip: what two far ends over a busy public broker need.
 UNKNOWN_SIGNAL_DELAY = 0.15
+# How much later than estimated a signal is usually heard at worst, seconds: scheduling, a busy broker.
+LATE_SIGNAL = 0.025
 # A volley is given its first six repeats and a long round trip before the next one, on other ports, joins it.
 VOLLEY_PATIENCE = 1.5
 VOLLEYS = 4
@@ -50,7 +52,7 @@ class UdpPunch(Plugin):
     @classmethod
     def unsuitable(cls, local: NodeAddress, remote: NodeAddress) -> str | None:
         found = pairs(local, remote, Transport.UDP)
-        if not found:
+        if not found and not remote.brokers:  # with a broker the peer's answer may know better
             return "no UDP endpoint of the peer's can be tried from here"
         families = {pair.remote.family for pair in found}
         for side, address in (("our", local), ("the peer's", remote)):
@@ -62,18 +64,24 @@ class UdpPunch(Plugin):
     # -- initiating ----------------------------------------------------------------------------------------------
 
     async def initiate(self, attempt: Attempt) -> Link:
-        self._first_volley(attempt)
+        patience = self._first_volley(attempt)
         try:
             return await first_of(
-                {"checks": attempt.verified, "volleys": partial(self._initiate_volleys, attempt)}, Link.abort
+                {"checks": attempt.verified, "volleys": partial(self._initiate_volleys, attempt, patience)},
+                Link.abort,
+                leader="volleys",
             )
         except RaceLost as lost:
             raise AttemptFailed(str(lost)) from None
 
-    def _first_volley(self, attempt: Attempt) -> None:
-        delay = attempt.signal_delay
-        wait = UNKNOWN_SIGNAL_DELAY if delay is None else delay
-        targets = attempt.pairs(Transport.UDP)
+    def _first_volley(self, attempt: Attempt) -> float:
+        """Returns how long it should be given before the next one; not at all when other pipes are in its place."""
+        wait = self._full_after(attempt)
+        possible = attempt.pairs(Transport.UDP)
+        targets = [pair for pair in possible if not attempt.occupied(pair.base, pair.remote)]
+        if possible and not targets:
+            attempt.note("other pipes are on all known endpoints: going to fresh ports at once")
+            return 0.0
         for pair in targets:
             if not pair.nearby:
                 attempt.probe(pair.base, pair.remote, offsets=(0.0,), ttl=PRIMING_TTL)
@@ -81,12 +89,24 @@ class UdpPunch(Plugin):
         attempt.signal(Punch(1))
         shown = ", ".join(str(pair.remote) for pair in targets) or "nothing"
         attempt.note(f"primed {shown}; full checks in {wait * 1000:.0f} ms, when the offer should be there")
+        delay = UNKNOWN_SIGNAL_DELAY if attempt.signal_delay is None else attempt.signal_delay
+        return delay + VOLLEY_PATIENCE
 
-    async def _initiate_volleys(self, attempt: Attempt) -> Link:
-        wait = UNKNOWN_SIGNAL_DELAY if attempt.signal_delay is None else attempt.signal_delay
+    def _full_after(self, attempt: Attempt) -> float:
+        """When to send with full TTL: not before the peer has fired, however late the signal was.
+
+        A primed initiator loses nothing by waiting, since the peer's checks come in meanwhile. One whose mapping
+        depends on the destination could prime for nobody but the peer's listed endpoint, so it goes at once.
+        """
+        delay = UNKNOWN_SIGNAL_DELAY if attempt.signal_delay is None else attempt.signal_delay
+        if any(at.nat.mapping.endpoint_dependent for at in attempt.local.attachments):
+            return delay
+        return delay + max(LATE_SIGNAL, delay / 2)
+
+    async def _initiate_volleys(self, attempt: Attempt, patience: float) -> Link:
         refreshing = asyncio.ensure_future(self._follow_address(attempt))
         attempt.stack.callback(refreshing.cancel)
-        await asyncio.sleep(wait + VOLLEY_PATIENCE)
+        await asyncio.sleep(patience)
         for volley in range(2, VOLLEYS + 1):
             bases, endpoints = await _fresh(attempt)
             attempt.signal(Punch(volley, endpoints))
@@ -108,7 +128,7 @@ class UdpPunch(Plugin):
                 return message
 
     async def _follow_address(self, attempt: Attempt) -> None:
-        """The peer's answer says that its endpoints have changed: it has already sent to us from the new ones."""
+        """The peer's endpoints have changed, or become known: it has already sent to us from the new ones."""
         while True:
             await attempt.remote_changed()
             for pair in attempt.pairs(Transport.UDP):
@@ -119,6 +139,8 @@ class UdpPunch(Plugin):
     async def respond(self, attempt: Attempt) -> Link:
         waiting = asyncio.ensure_future(attempt.verified())
         attempt.stack.callback(waiting.cancel)
+        refreshing = asyncio.ensure_future(self._follow_address(attempt))
+        attempt.stack.callback(refreshing.cancel)
         volleys = 0
         while volleys < VOLLEYS:
             message = await attempt.receive()
@@ -131,11 +153,10 @@ class UdpPunch(Plugin):
 
     def _respond_first(self, attempt: Attempt) -> None:
         targets = attempt.pairs(Transport.UDP)
-        if not targets:
-            raise AttemptFailed("none of the initiator's endpoints may be tried from here")
         for pair in targets:
             self._fire(attempt, pair, 0.0)
-        attempt.note(f"fired at {', '.join(str(pair.remote) for pair in targets)}")
+        shown = ", ".join(str(pair.remote) for pair in targets)
+        attempt.note(f"fired at {shown or 'nothing: none of the initiator endpoints may be tried from here'}")
 
     async def _respond_later(self, attempt: Attempt, message: Punch) -> None:
         peers = _parse(message)
@@ -160,10 +181,9 @@ def _later(attempt: Attempt, wait: float) -> tuple[float, ...]:
 
 async def _fresh(attempt: Attempt) -> tuple[list[Endpoint], tuple[str, ...]]:
     """New sockets on the interfaces that face the peer, and what the outside sees of them."""
-    faces = {pair.base.ip: pair.base for pair in attempt.pairs(Transport.UDP) if not pair.nearby}
-    if not faces:
-        raise AttemptFailed("the peer is on our own network and does not answer there")
-    bases = [await attempt.open_udp(near) for near in faces.values()]
+    bases = [await attempt.open_udp(near) for near in outward(attempt, Transport.UDP)]
+    if not bases:
+        raise AttemptFailed("no interface of ours faces the peer's network")
     return bases, tuple([str(await _reflexive(attempt, base)) for base in bases])
 
 

@@ -130,6 +130,7 @@ class CheckAgent:
         self._codec = CheckCodec(controlling, session, key, nonce, introduction)
         self._peer_nonce: bytes | None = None
         self._trust_heard = trust_heard
+        self._trusted: set[Endpoint] = set()
         self._new_id = new_id
         self._settings = settings
         self._pairs: dict[tuple[Endpoint, Endpoint], _Pair] = {}
@@ -187,6 +188,14 @@ class CheckAgent:
         self._repeats = [now + offset for offset in CLOSE_OFFSETS]
         self._send_repeats(now)
 
+    def trust(self, base: Endpoint) -> None:
+        """What is sent from `base` leaves from `base` itself (a relay): whoever was heard there can be reached."""
+        self._trusted.add(base)
+
+    def abandon(self, reason: str) -> None:
+        """End without a word to the peer; `CheckingEnded` follows."""
+        self._end(reason, by_peer=False)
+
     def stop_probing(self, plugin: str) -> None:
         """No further checks for this plugin's pairs."""
         for pair in self._pairs.values():
@@ -196,6 +205,11 @@ class CheckAgent:
     def note_traffic(self) -> None:
         """User data arrived on the selected pair: that is consent as well (RFC 7675 section 5.1)."""
         self._traffic = True
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the choice is ours, and the peer has not acknowledged any yet."""
+        return self.controlling and self.phase in (Phase.CHECKING, Phase.NOMINATING)
 
     def knows(self, base: Endpoint, remote: Endpoint) -> bool:
         """Whether the peer proved itself from `remote`."""
@@ -260,7 +274,7 @@ class CheckAgent:
             self._nominated(pair, check.plugin, now)
         elif self.controlling and self.phase is Phase.CHECKING and not pair.verified:
             pair.plugin = check.plugin or pair.plugin  # its sending opened the way, whoever else had tried
-            if self._trust_heard:
+            if self._trust_heard or base in self._trusted:
                 self._verified(pair)
             else:  # a triggered check (RFC 8445 section 7.3.1.4)
                 self._send_check(pair, None)

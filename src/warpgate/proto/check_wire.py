@@ -1,9 +1,10 @@
 """The messages of connectivity checks: STUN Binding with our attributes, one session's keys (see `check`).
 
-    request  = WG-SESSION  role(tie-breaker)  [WG-KEY]  WG-NONCE  WG-PLUGIN  [USE-CANDIDATE | WG-CLOSE]
+    request  = WG-SESSION  role(tie-breaker)  [WG-KEY  [WG-MODE]]  WG-NONCE  WG-PLUGIN  [USE-CANDIDATE | WG-CLOSE]
     answer   = WG-SESSION  role  WG-NONCE  XOR-MAPPED-ADDRESS
 
-all followed by MESSAGE-INTEGRITY-SHA256. WG-KEY goes along until the peer has been heard. A request with
+all followed by MESSAGE-INTEGRITY-SHA256. WG-KEY goes along until the peer has been heard, and with it WG-MODE (1)
+when the pipe is to be a stream. A request with
 USE-CANDIDATE is authenticated under HMAC-SHA256(session key, "nominate" + initiator's nonce + responder's nonce).
 """
 
@@ -14,7 +15,7 @@ import hmac
 from dataclasses import dataclass
 
 from warpgate.errors import AuthenticationError, DecodeError, ProtocolError
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.proto.stun import (
     BINDING,
     Attribute,
@@ -25,6 +26,9 @@ from warpgate.proto.stun import (
     encode,
     verify,
 )
+
+
+STREAM = 1  # value of WG-MODE; a datagram pipe's checks carry none
 
 
 def session_of(data: bytes) -> bytes | None:
@@ -42,6 +46,7 @@ class Introduction:
     session: bytes
     public_key: bytes
     plugin: str
+    mode: Mode
 
 
 def introduction_of(data: bytes) -> Introduction:
@@ -52,7 +57,8 @@ def introduction_of(data: bytes) -> Introduction:
         raise DecodeError("not the first check of a session")
     if Attribute.ICE_CONTROLLING not in message or Attribute.USE_CANDIDATE in message:
         raise DecodeError("not the first check of a session")
-    return Introduction(session, public_key, message.text(Attribute.WG_PLUGIN) or "")
+    mode = Mode.STREAM if message.number(Attribute.WG_MODE) == STREAM else Mode.DATAGRAM
+    return Introduction(session, public_key, message.text(Attribute.WG_PLUGIN) or "", mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,7 @@ class CheckCodec:
     key: bytes
     nonce: bytes
     introduction: bytes | None = None
+    mode: Mode = Mode.DATAGRAM
 
     def request(
         self, transaction_id: bytes, plugin: str, peer_nonce: bytes | None, *flags: Attribute
@@ -88,6 +95,8 @@ class CheckCodec:
         attributes: list[tuple[int, AttributeValue]] = [(Attribute.WG_SESSION, self.session), self._role()]
         if self.introduction is not None and peer_nonce is None:
             attributes.append((Attribute.WG_KEY, self.introduction))
+            if self.mode is Mode.STREAM:
+                attributes.append((Attribute.WG_MODE, STREAM))
         attributes += [(Attribute.WG_NONCE, self.nonce), (Attribute.WG_PLUGIN, plugin)]
         attributes += [(flag, True) for flag in flags]
         key = self.key

@@ -81,6 +81,7 @@ class Attribute(enum.IntEnum):
     WG_PLUGIN = 0xC0D3
     WG_CLOSE = 0xC0D4
     WG_SESSION = 0xC0D5
+    WG_MODE = 0xC0D6
 
 
 class ChangeRequest(enum.IntFlag):
@@ -368,6 +369,7 @@ TABLE: Mapping[int, tuple[Pack, Unpack]] = MappingProxyType({
     Attribute.WG_PLUGIN: _PLUGIN,
     Attribute.WG_CLOSE: _FLAG,
     Attribute.WG_SESSION: _raw(16),
+    Attribute.WG_MODE: _uint(1, reserved=3),
 })  # fmt: skip
 
 

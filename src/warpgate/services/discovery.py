@@ -74,7 +74,7 @@ class _Place:
         over_tcp = () if self.tcp is None else self.tcp.observations
         if self.udp.observations:
             return classify(self.udp.observations, self.filtering, self.filtering_samples)
-        # UDP is blocked only when something else got through while it was silent (Tailscale's netcheck).
+        # UDP is blocked only when something else got through while it was silent.
         blocked = True if over_tcp and self.udp.failed else None
         return replace(classify(over_tcp), udp_blocked=blocked)
 
@@ -344,7 +344,9 @@ class Discovery:
         except NetworkError as error:
             self._say(ServerFailed("stun", str(server), f"filtering test: {error}"))
             return
-        place.filtering, place.filtering_samples = measured
+        place.filtering, place.filtering_samples = measured.filtering, measured.samples
+        if measured.filtering is Filtering.UNKNOWN:
+            self._say(ServerFailed("stun", str(server), f"filtering test: {measured.reason}"))
         self._changed()
 
     # -- telling -------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class MqttConnector:
         return await link_type.open(stream.detach(), tls, broker.host, topic, on_message, mqtt5=mqtt5)
 
     async def _load(self, tls: bool) -> type[MqttLink]:
-        """What takes long, once and in a thread: paho 60 to 130 ms, the authorities' certificates 20 ms."""
+        """What takes long, once and in a thread: paho 23 to 130 ms, the authorities' certificates 20 ms."""
         if self._link_type is None:
             self._link_type = await in_thread(_import_link)
         if tls and self._tls is None:

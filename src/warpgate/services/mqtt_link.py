@@ -7,7 +7,7 @@ loop's, and a published message reaches the kernel before `publish` returns.
 MQTT 5 is asked for first, since there a client can tell the broker the largest packet it takes and that it
 wants no retained messages: strangers can publish to our topic. Brokers that know only 3.1.1 get that.
 
-Import this module in the background: paho takes 60 to 130 ms.
+Import this module in the background: paho takes 23 ms, and 130 ms where dnspython is installed (it loads that).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import asyncio
 import secrets
 import socket
 import ssl
+import time
 from typing import Any, cast
 
 from paho.mqtt import client as paho
@@ -121,14 +122,14 @@ class MqttLink:
             )
         except OSError as error:  # ssl.SSLError is one
             raise ServiceError(f"TLS with {host}: {error}") from error
-        started = self._loop.time()
+        started = time.monotonic()  # the loop's clock may be as coarse as a millisecond (uvloop)
         self._send_connect(host)
         await self._answer
-        connected = self._loop.time()
+        connected = time.monotonic()
         self._answer = self._loop.create_future()
         self._send_subscribe()
         await self._answer
-        self._rtt = min(connected - started, self._loop.time() - connected)
+        self._rtt = min(connected - started, time.monotonic() - connected)
         self._timer = self._loop.call_later(HOUSEKEEPING, self._keep_alive)
 
     def _send_connect(self, host: str) -> None:
@@ -260,7 +261,8 @@ class _Wire(asyncio.Protocol):
         self._link.lost("the broker closed the connection" if exc is None else f"the connection broke: {exc}")
 
     def _acknowledge(self) -> None:
-        """Brokers leave Nagle's algorithm on: their next message waits for our ACK, which Linux delays by 40 ms.
+        """Brokers leave Nagle's algorithm on: what follows the SUBACK waits for our ACK, which Linux delays
+        (mosquitto on loopback: 43 ms in 60 runs of 60, 0.1 ms with this).
 
         The option does not last (tcp(7): "This flag is not permanent"), so it is set after each arrival.
         """

@@ -28,7 +28,7 @@ from warpgate.services.keeper import Keeper, Role
 CONTACTED = 4
 # When some have answered, how long the others may take to prove faster: half as long again, within limits.
 SETTLE_FACTOR = 0.5
-SETTLE_LOW = 0.05
+SETTLE_LOW = 0.1
 SETTLE_HIGH = 0.3
 # Dead homes are kept on being tried for the sake of old addresses, up to what an address may list.
 HOMES_REMEMBERED = 4
@@ -101,7 +101,7 @@ class SignalChannel:
                 await self._decided.wait()
         except TimeoutError:
             pass
-        return bool(self._listed)
+        return any(home.live for home in self._with_role(Role.HOME))
 
     def reconnect(self) -> None:
         """After a change of networks: dial all brokers anew, at once."""
@@ -122,8 +122,22 @@ class SignalChannel:
 
     @property
     def brokers(self) -> tuple[BrokerRef, ...]:
-        """The live homes with their measured round trips, for the address."""
+        """The live homes with their measured round trips."""
         return self._listed
+
+    @property
+    def for_address(self) -> tuple[BrokerRef, ...]:
+        """The live homes, and as long as they are too few, brokers that are being reached.
+
+        A peer repeats what is not answered, so such a broker is good enough for it, and an address that is given away
+        early (a slow start, a lossy line) does not lack it.
+        """
+        awaited = tuple(
+            keeper.ref
+            for keeper in self._keepers.values()
+            if keeper.role is not Role.GUEST and not keeper.live and not keeper.failures
+        )
+        return (self._listed + awaited)[: max(self._home, len(self._listed))]
 
     @property
     def oversized(self) -> int:
@@ -214,7 +228,7 @@ class SignalChannel:
             self._demote()
         self._list()
         candidates = self._with_role(Role.CANDIDATE)
-        if self._listed or all(keeper.failures for keeper in candidates):
+        if any(home.live for home in self._with_role(Role.HOME)) or all(k.failures for k in candidates):
             self._decided.set()
 
     def _promote(self) -> None:

@@ -9,8 +9,10 @@ server again for a minute.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
+from typing import NoReturn
 
 from warpgate.config import Timing
 from warpgate.errors import DecodeError, ServiceError, WarpgateError
@@ -99,7 +101,7 @@ class TcpProbe:
         on_mapped: Callable[[Endpoint, Endpoint, Endpoint, float], None],
         on_failed: Callable[[Endpoint, str], None],
     ) -> None:
-        """`on_mapped`: local, server, mapped, seconds it took; `on_failed`: server, reason; also when one ends."""
+        """`on_mapped`: local, server, mapped, seconds it took; `on_failed`: server, reason."""
         self.local = local
         self._network = network
         self._timing = timing
@@ -150,32 +152,43 @@ class TcpProbe:
         return True
 
     async def keep_asking(self, server: Endpoint) -> None:
-        """Dial whenever a place is free, keep the connection while it lasts; for ever."""
+        """Dial whenever a place is free, and again whenever the connection ends; for ever."""
         failures = 0
         while True:
-            await self._vacancy.wait()
+            if server not in self._up:
+                await self._vacancy.wait()
             try:
-                await self._once(server)
-                failures = 0
+                lived = await self._connection(server)
             except WarpgateError as error:
-                failures = 1 if server in self._up else failures + 1
+                lived = 0.0
                 self._fail(server, str(error))
+            failures = 0 if lived >= self._timing.keepalive_low else failures + 1
+            if failures:
                 ceiling = min(BACKOFF_HIGH, BACKOFF_LOW * 2**failures)
                 await asyncio.sleep(self._rng.uniform(BACKOFF_LOW, ceiling))
 
-    async def _once(self, server: Endpoint) -> None:
-        """Returns when the connection is not needed; raises when it ends."""
-        started = asyncio.get_running_loop().time()
+    async def _connection(self, server: Endpoint) -> float:
+        """One connection; how many seconds it lived. Raises when it cannot be had."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         connection, mapped = await StunStream.dial(self._network, server, self.local)
         try:
-            if len(self._up) >= KEPT:
-                return
+            if server not in self._up and len(self._up) >= KEPT:
+                return math.inf  # others were quicker
             self._learn(server, mapped, started)
             await self._keep(server, connection)
+        except WarpgateError as error:
+            # Servers end connections that only ask (coturn after 60 s). The mapping is taken to be the same
+            # until dialling again shows something else: an address that changes every minute helps nobody.
+            lived = loop.time() - started
+            if lived < self._timing.keepalive_low:
+                self._on_failed(server, f"{error}, after only {lived:.1f} s")
+            return lived
         finally:
             connection.stream.abort()
 
-    async def _keep(self, server: Endpoint, connection: StunStream) -> None:
+    async def _keep(self, server: Endpoint, connection: StunStream) -> NoReturn:
+        """Until the connection ends, which it says by raising."""
         while True:
             await connection.idle(self._rng.uniform(self._timing.keepalive_low, self._timing.keepalive_high))
             started = asyncio.get_running_loop().time()
@@ -184,10 +197,11 @@ class TcpProbe:
                     mapped = await connection.bind()
             except TimeoutError:
                 raise ServiceError(f"no answer within {PATIENCE:g} s") from None
-            if self._up.get(server) != mapped:
-                self._learn(server, mapped, started)
+            self._learn(server, mapped, started)
 
     def _learn(self, server: Endpoint, mapped: Endpoint, started: float) -> None:
+        if self._up.get(server) == mapped:
+            return
         self._up[server] = mapped
         self._down.discard(server)
         if len(self._up) >= KEPT:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from warpgate.config import Timing
 from warpgate.errors import ServiceError
 from warpgate.model.endpoint import Endpoint, SockAddr
-from warpgate.model.nat import Filtering
 from warpgate.net.driver import MachineDriver
 from warpgate.net.network import Network, UdpSocket
 from warpgate.plan.classify import Observation
@@ -146,18 +145,20 @@ class UdpProbe:
 
 
 def plausible(server: Endpoint, other: Endpoint) -> bool:
-    """Whether a server's second address may be sent to: a lying one must not aim us into private networks."""
+    """Whether a server's other address is of use (coturn, asked at its second one, names that again with another
+    port) and may be sent to: a lying server must not aim us into private networks.
+    """
     return (
-        other.port != 0
+        other.port not in (0, server.port)
         and other.family is server.family
-        and other != server
+        and other.ip != server.ip
         and not (other.ip.is_multicast or other.ip.is_unspecified)
         and (other.ip.is_private, other.ip.is_loopback) == (server.ip.is_private, server.ip.is_loopback)
     )
 
 
-async def measure_filtering(network: Network, near: Endpoint, server: Endpoint) -> tuple[Filtering, int]:
-    """Who gets in through the NAT before `near`, and on how many tests that rests (RFC 5780 section 4.4).
+async def measure_filtering(network: Network, near: Endpoint, server: Endpoint) -> FilteringMeasured:
+    """Who gets in through the NAT before `near` (RFC 5780 section 4.4).
 
     On a socket of its own; takes a round trip to 5 s. NetworkError when the socket cannot be opened.
     """
@@ -178,8 +179,7 @@ async def measure_filtering(network: Network, near: Endpoint, server: Endpoint) 
     )
     try:
         driver.drain()
-        measured = await done
-        return measured.filtering, measured.samples
+        return await done
     finally:
         driver.close()
         sock.close()

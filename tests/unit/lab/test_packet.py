@@ -15,7 +15,16 @@ from warpgate.errors import DecodeError
 from warpgate.lab.answers import Complaint, complain, reset
 from warpgate.lab.flow import ACK, FIN, RST, SYN, Flow, Forward, Protocol
 from warpgate.lab.nat import Nat, NatSpec
-from warpgate.lab.packet import ICMP6, Packet, checksum, parse, rewrite, spend_hops, translate_error
+from warpgate.lab.packet import (
+    ICMP6,
+    Packet,
+    checksum,
+    parse,
+    readdress,
+    rewrite,
+    spend_hops,
+    translate_error,
+)
 from warpgate.model.endpoint import Endpoint, IPAddress
 
 ports = st.integers(0, 65535)
@@ -183,10 +192,39 @@ def test_damaged_errors_are_handled_like_any_packet(
             assert len(data) == length
 
 
-def test_fragments_have_no_flow() -> None:
-    data = build(Flow(Protocol.UDP, Endpoint.of("192.0.2.1", 1), Endpoint.of("192.0.2.2", 2)), b"x" * 32)
-    data[6] = 0x20  # more fragments
-    assert parse(data).flow is None
+@given(pairs(), st.binary(min_size=8, max_size=64))
+def test_fragments_know_each_other_and_take_new_addresses(pair: tuple[Flow, Flow], payload: bytes) -> None:
+    old, new = (Flow(Protocol.UDP, flow.source, flow.destination) for flow in pair)
+    if old.source.ip.version == 6:
+        return
+    first, later, other = build(old, payload), build(old, payload), build(new, payload)
+    for data, bits in ((first, 0x20), (later, 0x01), (other, 0x01)):  # more fragments; offset 256 x 8
+        data[6] = bits
+        data[10:12] = b"\0\0"
+        data[10:12] = slow_checksum(bytes(data[:20])).to_bytes(2, "big")
+    head, tail = parse(first), parse(later)
+    assert head.flow == old
+    assert tail.flow is None
+    assert head.fragment == tail.fragment is not None
+    readdress(tail, new)
+    assert tail.data[:20] == other[:20]
+    assert tail.destination == new.destination.ip.packed
+
+
+def test_fragments_of_ipv6() -> None:
+    flow = Flow(Protocol.UDP, Endpoint.of("2001:db8::1", 1), Endpoint.of("2001:db8::2", 2))
+    whole = build(flow, bytes(64))
+    parts = []
+    for bits in (0x0001, 0x0010 | 1):  # offset 0 and more; offset 16 and more
+        header = bytes((int(Protocol.UDP), 0)) + bits.to_bytes(2, "big") + b"mark"
+        part = whole[:40] + header + whole[40:]
+        part[4:6] = (len(part) - 40).to_bytes(2, "big")
+        part[6] = 44
+        parts.append(parse(part))
+    first, later = parts
+    assert first.flow == flow
+    assert later.flow is None
+    assert first.fragment == later.fragment is not None
 
 
 @given(flows(Protocol.TCP), payloads, flags)

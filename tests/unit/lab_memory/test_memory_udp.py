@@ -165,6 +165,19 @@ def test_ttl_counts_routers() -> None:
     run_virtual(main())
 
 
+def test_a_router_that_drops_by_ttl_opens_nothing_and_one_further_on_leaves_it_open() -> None:
+    async def main() -> None:
+        internet = MemoryInternet()
+        home = internet.router("home", "198.51.100.1")
+        inside = Inbox(internet.host("in", "192.168.1.2", behind=home), "192.168.1.2:5000")
+        for ttl, opened in ((1, 0), (2, 1)):
+            inside.send(b"x", "192.0.2.1:1", ttl)
+            await asyncio.sleep(1)
+            assert home.counters().flows_created == opened
+
+    run_virtual(main())
+
+
 def test_double_nat_hairpin_and_neighbours() -> None:
     async def main() -> None:
         internet = MemoryInternet(path=PathSpec(delay=0.05))

@@ -63,8 +63,11 @@ def test_send_waits_for_a_slow_reader_and_nothing_is_lost(world: World) -> None:
             sending = asyncio.ensure_future(tcp.client.send(data))
             await world.settle()
             assert not sending.done()
+            assert tcp.client.stalled() < 5  # the peer's kernel answers, it only does not read
             assert await recv_exactly(tcp.server, TOO_MUCH) == data
             await sending
+            await world.settle()
+            assert tcp.client.stalled() == 0.0
 
     world.run(main)
 

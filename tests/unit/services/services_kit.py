@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import socket
 import subprocess
@@ -12,9 +13,21 @@ from pathlib import Path
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """One whose neighbour is free, too, below the range from which the system takes ports for connections."""
+    for port in random.sample(range(20000, 32000), 1000):
+        with (
+            socket.socket() as tcp,
+            socket.socket() as next_tcp,
+            socket.socket(type=socket.SOCK_DGRAM) as udp,
+        ):
+            try:
+                tcp.bind(("", port))
+                next_tcp.bind(("", port + 1))
+                udp.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no free port")
 
 
 class Mosquitto:

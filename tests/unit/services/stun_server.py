@@ -28,6 +28,7 @@ class StunServer:
 
     def __init__(self, network: Network, *addresses: str, udp: bool = True, tcp: bool = True) -> None:
         self.silent = False
+        self.deaf_to: set[int] = set()  # source ports
         self.lie: Endpoint | None = None
         self.requests: Counter[str] = Counter()
         self.connections: list[TcpStream] = []
@@ -66,7 +67,7 @@ class StunServer:
         request = decode(data)
         change = request.get(Attribute.CHANGE_REQUEST) or ChangeRequest.NOTHING
         assert isinstance(change, ChangeRequest)
-        if self.silent or (change and len(self._addresses) < 2):
+        if self.silent or source[1] in self.deaf_to or (change and len(self._addresses) < 2):
             return
         ip, port = str(local.ip), local.port
         if ChangeRequest.IP in change:

@@ -32,7 +32,7 @@ RTT = 2 * DELAY
 class World:
     """Two STUN servers (the first can do RFC 5780) and a laptop behind a router."""
 
-    def __init__(self, spec: NatSpec | None = None) -> None:
+    def __init__(self, spec: NatSpec | None = None, *more: str) -> None:
         self.internet = MemoryInternet(seed=3, path=PathSpec(delay=DELAY))
         self.first_host = self.internet.host("stun1", "203.0.113.1", "203.0.113.2")
         self.second_host = self.internet.host("stun2", "203.0.114.1")
@@ -41,7 +41,7 @@ class World:
             self.laptop = self.internet.host("laptop", INSIDE)
         else:
             self.router = self.internet.router("home", OUTSIDE, spec)
-            self.laptop = self.internet.host("laptop", INSIDE, behind=self.router)
+            self.laptop = self.internet.host("laptop", INSIDE, *more, behind=self.router)
         self.servers: list[StunServer] = []
 
     @property
@@ -239,6 +239,23 @@ def test_dead_servers_are_not_waited_for_while_one_answers() -> None:
     run_virtual(story())
 
 
+def test_interfaces_that_lead_nowhere_are_not_waited_for() -> None:
+    async def story() -> None:
+        world = World(NatSpec(), "172.17.0.1")
+        world.serve()
+        for server in world.servers:
+            server.deaf_to = {30000}
+        async with owner(world) as me:
+            bridge = world.laptop.open_udp(Endpoint.of("172.17.0.1", 30000), lambda data, source: None)
+            me.discovery.add(bridge, None)
+            await me.discovery.first(1.5)
+            assert now() == pytest.approx(2 * RTT)
+            me.discovery.remove(bridge.local)
+            bridge.close()
+
+    run_virtual(story())
+
+
 def test_all_servers_dead() -> None:
     async def story() -> None:
         world = World(NatSpec())
@@ -313,15 +330,50 @@ def test_a_tcp_connection_that_ends_is_opened_again_from_the_same_port() -> None
             await asyncio.sleep(1)
             for server in world.servers:
                 server.hang_up()
-            await asyncio.sleep(1)
-            assert me.learnt.tcp_mapped is None, "nobody vouches for it now"
             await asyncio.sleep(4)
             assert me.learnt.tcp_mapped == 20000
-            assert all(
-                stream.remote.port == 20000 for server in world.servers for stream in server.connections
-            )
+            streams = [stream for server in world.servers for stream in server.connections]
+            assert [stream.remote.port for stream in streams] == [20000, 20000]
+            for server in world.servers:
+                server.close()
+            await asyncio.sleep(10)
+            assert me.learnt.tcp_mapped is None, "nobody vouches for it now"
 
     run_virtual(story())
+
+
+def test_servers_that_end_idle_connections_like_coturn_change_nothing() -> None:
+    async def story() -> None:
+        world = World(NatSpec())
+        world.serve()
+        async with owner(world) as me:
+            await asyncio.sleep(10)
+            events, changes = len(me.events), len(me.changes)
+            for _ in range(60):
+                await asyncio.sleep(60)
+                for server in world.servers:
+                    assert len(server.connections) == 1, "dialled again at once"
+                    server.hang_up()
+            assert (len(me.events), len(me.changes)) == (events, changes)
+
+    run_virtual(story(), limit=10_000)
+
+
+def test_a_server_that_hangs_up_every_few_seconds_is_not_hammered() -> None:
+    async def story() -> None:
+        world = World(NatSpec())
+        world.serve()
+        async with owner(world, "203.0.113.1") as me:
+            dialled = 0
+            for _ in range(1200):
+                await asyncio.sleep(3)
+                dialled += len(world.servers[0].connections)
+                world.servers[0].hang_up()
+            assert dialled < 200
+            assert me.learnt.tcp_mapped == 20000
+            assert len([event for event in me.told(ServerFailed) if "after only" in event.reason]) == 1
+
+    run_virtual(story(), limit=10_000)
 
 
 def test_only_two_tcp_connections_are_kept() -> None:
@@ -510,6 +562,8 @@ def endpoints() -> Iterator[tuple[str, str, bool]]:
     yield public, "224.0.0.251:5353", False
     yield public, "0.0.0.0:3479", False
     yield public, public, False
+    yield public, "8.8.8.8:3479", False
+    yield public, "8.8.4.4:3478", False
     yield public, "[2001:4860::1]:3479", False
     yield "192.168.1.1:3478", "192.168.1.2:3479", True
     yield "127.0.0.1:3478", "127.0.0.2:3479", True

@@ -38,18 +38,24 @@ def coturn(tmp_path: Path) -> Iterator[int]:
     command += f" --pidfile {tmp_path}/pid --listening-port {port} --alt-listening-port {port + 1}"
     command += f" --listening-ip {FIRST} --listening-ip {SECOND}"
     process = subprocess.Popen(command.split(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for ip in (FIRST, SECOND):
+            wait_for_listener(ip, port)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for_listener(ip: str, port: int) -> None:
     deadline = time.monotonic() + 10
-    for ip in (FIRST, SECOND):
-        while True:
-            try:
-                socket.create_connection((ip, port), timeout=1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "coturn did not come up"
-                time.sleep(0.01)
-    yield port
-    process.kill()
-    process.wait()
+    while True:
+        try:
+            socket.create_connection((ip, port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, "coturn did not come up"
+            time.sleep(0.01)
 
 
 class Owner:

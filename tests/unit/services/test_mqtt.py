@@ -106,6 +106,13 @@ async def test_a_broker_that_takes_nothing_costs_bounded_memory() -> None:
         assert link._wire.unsent < 80 * 1024
 
 
+async def test_a_packet_too_large_from_a_broker_that_should_know_better_ends_the_link() -> None:
+    async with fake_broker() as (url, broker), link_to(url) as (link, inbox):
+        broker.sock.send(b"\x30\xff\xff\xff\x7f" + bytes(1000))
+        assert "gave up" in await asyncio.wait_for(link.closed(), 5)
+        assert not inbox
+
+
 async def test_an_end_is_told_with_its_reason(mosquitto: Any) -> None:
     broker = mosquitto()
     async with link_to(broker.url) as (link, _):

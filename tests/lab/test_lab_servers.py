@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 import pytest
-from conftest import need_programs
+from needs import need_programs
 from wires import QUIET, Tcp, Udp, closing
 
 from warpgate.errors import ServiceError

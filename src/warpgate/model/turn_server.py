@@ -1,0 +1,130 @@
+"""How people write TURN servers, with the credentials that these always ask for.
+
+    turn:USER:PASSWORD@HOST[:PORT][?transport=udp|tcp|tls]
+    turn-secret:SECRET@HOST[:PORT][?transport=udp|tcp|tls]
+
+User, password and secret may be percent-encoded (a colon in a user name must be). `turns:` stands for transport=tls.
+A server without a transport is tried over UDP and TCP.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from warpgate.errors import ConfigError
+from warpgate.model.servers import bracketed, host_and_port
+
+# IANA service names turn and turns (RFC 8656 section 5).
+TURN_PORT = 3478
+TURNS_PORT = 5349
+MAX_USERNAME = 508  # bytes (RFC 8489 section 14.3)
+MAX_PASSWORD = 512
+# draft-uberti-behave-turn-rest section 2.2 recommends a day. An allocation keeps the name it was made with (RFC 8656
+# section 7.3, error 441), so this also bounds a relayed pipe's life on servers that look at the time again.
+SECRET_LIFETIME = 86400
+_SECRET_USER = "warpgate"
+_SCHEMES = ("turn", "turns", "turn-secret")
+
+
+class TurnTransport(enum.Enum):
+    """How client and server talk; peers are reached over UDP or TCP whatever it is."""
+
+    UDP = "udp"
+    TCP = "tcp"
+    TLS = "tls"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """For the long-term mechanism (RFC 8489 section 9.2); the password never shows."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnServer:
+    """`transport` None: whichever works. Exactly one of `login` and `secret` is set; neither shows."""
+
+    host: str
+    port: int
+    transport: TurnTransport | None
+    login: Credentials | None = field(default=None, repr=False)
+    secret: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        suffix = "" if self.transport is None else f"?transport={self.transport.value}"
+        return f"turn:{bracketed(self.host)}:{self.port}{suffix}"
+
+    def credentials(self, unix_time: float) -> Credentials:
+        """What to log in with now; made of the shared secret where there is one (TURN REST API)."""
+        if self.login is not None:
+            return self.login
+        return time_limited(self.secret or "", int(unix_time) + SECRET_LIFETIME, _SECRET_USER)
+
+    @classmethod
+    def parse(cls, text: str) -> TurnServer:
+        """Raises ConfigError; its message never shows the credentials."""
+        scheme, colon, rest = text.strip().partition(":")
+        scheme = scheme.lower()
+        if not colon or scheme not in _SCHEMES:
+            raise ConfigError(
+                "a TURN server is written turn:USER:PASSWORD@HOST:PORT?transport=udp, tcp or tls"
+            )
+        userinfo, at, place = rest.rpartition("@")
+        shown = f"{scheme}:...@{place}"
+        if not at or not userinfo:
+            raise ConfigError(f"{shown[:80]!r} names no credentials: write {_form(scheme)}")
+        transport, place = _transport(place, shown, scheme)
+        host, port = host_and_port(place, shown, TURNS_PORT if transport is TurnTransport.TLS else TURN_PORT)
+        if scheme == "turn-secret":
+            return cls(host, port, transport, secret=_decoded(userinfo, shown))
+        user, colon, password = userinfo.partition(":")
+        if not (user and colon and password):
+            raise ConfigError(f"{shown[:80]!r} needs a user and a password: write {_form(scheme)}")
+        login = Credentials(_decoded(user, shown), _decoded(password, shown))
+        if len(login.user.encode()) > MAX_USERNAME:
+            raise ConfigError(f"{shown[:80]!r}: a user name has at most {MAX_USERNAME} bytes")
+        return cls(host, port, transport, login=login)
+
+
+def time_limited(secret: str, expires: int, name: str) -> Credentials:
+    """Valid until the Unix time `expires` (draft-uberti-behave-turn-rest section 2.2, as coturn and others do it)."""
+    user = f"{expires}:{name}"
+    mac = hmac.digest(secret.encode(), user.encode(), hashlib.sha1)
+    return Credentials(user, base64.b64encode(mac).decode("ascii"))
+
+
+def _transport(place: str, shown: str, scheme: str) -> tuple[TurnTransport | None, str]:
+    host, question, query = place.partition("?")
+    implied = TurnTransport.TLS if scheme == "turns" else None
+    if not question:
+        return implied, host
+    key, _, value = query.lower().partition("=")
+    names = [transport.value for transport in TurnTransport]
+    if key != "transport" or value not in names:
+        raise ConfigError(f"{shown[:80]!r}: after '?' comes transport=udp, transport=tcp or transport=tls")
+    if scheme == "turns" and value == "tcp":  # RFC 7065 section 3.1: TLS over TCP
+        return implied, host
+    if scheme == "turns" and value == "udp":
+        raise ConfigError(f"{shown[:80]!r}: DTLS (turns over udp) is not supported")
+    return TurnTransport(value), host
+
+
+def _decoded(text: str, shown: str) -> str:
+    try:
+        decoded = unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{shown[:80]!r}: the credentials are not UTF-8") from None
+    if not decoded.isprintable() or len(decoded.encode()) > MAX_PASSWORD:
+        raise ConfigError(f"{shown[:80]!r}: the credentials hold control characters, or are too long")
+    return decoded
+
+
+def _form(scheme: str) -> str:
+    return f"{scheme}:{'SECRET' if scheme == 'turn-secret' else 'USER:PASSWORD'}@HOST:PORT"

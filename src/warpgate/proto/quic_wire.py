@@ -1,0 +1,27 @@
+"""What can be told of a QUIC packet without its keys (RFC 8999, RFC 9000 section 17): whose it is, if anybody's."""
+
+from __future__ import annotations
+
+# Of our connections (RFC 9000 section 5.1: at least 8 bytes are needed in a first packet anyway).
+CONNECTION_ID_SIZE = 8
+# RFC 9000 section 14.1: a client's first packets fill their datagrams up to this size at least.
+FIRST_PACKET_SIZE = 1200
+
+_LONG = 0x80
+_FIRST = 0xC0  # long header, fixed bit, type Initial: 0b1100xxxx
+_FIRST_MASK = 0xF0
+_VERSION = b"\0\0\0\1"
+
+
+def connection_id_of(data: bytes) -> bytes:
+    """The destination connection id of the (first) packet in a datagram; b"" or nonsense when it is no QUIC."""
+    if not data:
+        return b""
+    if data[0] & _LONG:
+        return data[6 : 6 + data[5]] if len(data) > 5 else b""
+    return data[1 : 1 + CONNECTION_ID_SIZE]
+
+
+def is_first_packet(data: bytes) -> bool:
+    """Whether a datagram looks like the first of a client's: an Initial packet of version 1."""
+    return len(data) >= FIRST_PACKET_SIZE and data[0] & _FIRST_MASK == _FIRST and data[1:5] == _VERSION

@@ -1,0 +1,427 @@
+"""One TURN allocation, client side, sans-I/O (RFC 8656; RFC 6062 for relays that speak TCP with peers).
+
+Owns the conversation with one server over one 5-tuple: the allocation, what it needs to stay, and who may send
+through it. It knows no sockets; `reliable` tells whether it talks over a stream (then frames come whole, cut by
+`stun.StreamDecoder`, and nothing is repeated). Rules:
+
+* ALLOCATING --success--> READY --close--> CLOSING --answer or silence--> ENDED; any failure goes to ENDED at once.
+  Exactly one of `Allocated` and `AllocationFailed` is told, and `AllocationEnded` at most once, last.
+* Sending to a peer is all it takes: the permission is asked for in front of the first datagram, and renewed as long
+  as the two talk. Until a peer has been heard its datagrams go as Send indications; then it gets a channel.
+* A permission lasts 300 s and a channel 600 s (sections 9 and 12), an allocation as long as the server says. Each is
+  renewed early enough for several tries, whoever of the two talks: a relayed pipe on which only the peer speaks
+  lives, too.
+* A channel number belongs to one peer for as long as the allocation lives (section 12 wants 5 min after its expiry).
+* Nothing is taken from the server for a peer that we have not permitted.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from warpgate.errors import DecodeError
+from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
+from warpgate.model.turn_server import Credentials
+from warpgate.proto.stun import Attribute, ErrorCode, Method, StunClass, StunMessage, decode, is_stun
+from warpgate.proto.turn_auth import LongTermAuth
+from warpgate.proto.turn_peers import Channels, Permissions
+from warpgate.proto.turn_requests import Answered, Requests
+from warpgate.proto.turn_wire import (
+    RelayRequest,
+    explain,
+    pack_channel_data,
+    pack_keepalive,
+    pack_send,
+    unpack_channel_data,
+)
+
+# RFC 8656 section 8 wants it refreshed a minute before it expires: half of the usual 600 s leaves room for many tries.
+REFRESH_FRACTION = 0.5
+RETRY = 5.0
+# Below the 30 s after which the quickest common NATs drop a UDP mapping (references), refreshed from inside only.
+KEEPALIVE = 20.0
+MAX_LIFETIME = 3600.0  # a server that promises more is asked again all the same
+TRY_ALTERNATE = 300
+SERVER_ERRORS = range(500, 600)
+
+
+class State(enum.Enum):
+    """Where the allocation stands."""
+
+    ALLOCATING = "allocating"
+    READY = "ready"
+    CLOSING = "closing"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Allocated:
+    """`relayed`: one endpoint for each family got. `mapped`: how the server sees us. `lifetime` in seconds."""
+
+    relayed: tuple[Endpoint, ...]
+    mapped: Endpoint | None
+    lifetime: float
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationFailed:
+    """`reason` says what the server did. `alternate`: ask there instead; TLS then expects a certificate of `domain`."""
+
+    reason: str
+    code: int = 0
+    alternate: Endpoint | None = None
+    domain: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationEnded:
+    """Nothing is relayed any more. `lost`: not by our wish."""
+
+    reason: str
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DataReceived:
+    """A datagram of the peer's."""
+
+    peer: Endpoint
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRefused:
+    """The server will not relay to this address, or (with a whole endpoint) not connect to it."""
+
+    ip: IPAddress
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    """A TCP connection with the peer waits at the server (RFC 6062 section 4.2 and 4.3). `asked`: by `connect`."""
+
+    peer: Endpoint
+    connection_id: int
+    asked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectRefused:
+    """The server could not connect to the peer."""
+
+    peer: Endpoint
+    reason: str
+
+
+TurnEvent = (
+    Allocated
+    | AllocationFailed
+    | AllocationEnded
+    | DataReceived
+    | PeerRefused
+    | PeerConnected
+    | ConnectRefused
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Allocate:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Refresh:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Release:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Permit:
+    ip: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class _Bind:
+    peer: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class _Connect:
+    peer: Endpoint
+
+
+_Purpose = _Allocate | _Refresh | _Release | _Permit | _Bind | _Connect
+
+
+class TurnClient:
+    """A machine; transmits are bytes for the one server. Asks for the allocation when made."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        wanted: RelayRequest,
+        now: float,
+        *,
+        reliable: bool,
+        new_transaction_id: Callable[[], bytes],
+    ) -> None:
+        self.auth = LongTermAuth(credentials)
+        self.state = State.ALLOCATING
+        self.relayed: tuple[Endpoint, ...] = ()
+        self._wanted = wanted
+        self._reliable = reliable
+        self._new_transaction_id = new_transaction_id
+        self._outbox: deque[bytes] = deque()
+        self._events: deque[TurnEvent] = deque()
+        self._requests: Requests[_Purpose] = Requests(
+            self.auth, self._outbox, reliable=reliable, new_transaction_id=new_transaction_id
+        )
+        self._permissions = Permissions()
+        self._channels = Channels()
+        self._refresh_at = self._expires = now
+        self._keepalive_at = now + KEEPALIVE
+        self._requests.begin(_Allocate(), Method.ALLOCATE, wanted.attributes, now)
+
+    # -- what the owner asks for ---------------------------------------------------------------------------------
+
+    def permit(self, ip: IPAddress, now: float) -> None:
+        """Let this address send to the relayed endpoint, for as long as it is renewed (by this, or by traffic)."""
+        if self.state is State.READY and self._permissions.use(ip, now):
+            self._ask_permission(ip, now)
+
+    def send(self, data: bytes, peer: Endpoint, now: float) -> None:
+        """A datagram to the peer; lost unless READY. ValueError when it does not fit a UDP datagram."""
+        if self.state is not State.READY:
+            return
+        self.permit(peer.ip, now)
+        channel = self._channels.bound(peer, now)
+        if channel is not None:
+            frame = pack_channel_data(channel, data, padded=self._reliable)
+        else:
+            frame = pack_send(self._new_transaction_id(), peer, data)
+        self._say(frame, now)
+
+    def connect(self, peer: Endpoint, now: float) -> None:
+        """Let the server connect to the peer by TCP: `PeerConnected` or `ConnectRefused` follows."""
+        if self.state is not State.READY or self._wanted.transport is not Transport.TCP:
+            self._events.append(ConnectRefused(peer, "there is no TCP relay"))
+            return
+        self.permit(peer.ip, now)
+        self._requests.begin(_Connect(peer), Method.CONNECT, ((Attribute.XOR_PEER_ADDRESS, peer),), now)
+
+    def close(self, now: float) -> None:
+        """Give the allocation back (section 8: a Refresh with lifetime 0); `AllocationEnded` follows, soon."""
+        if self.state in (State.CLOSING, State.ENDED):
+            return
+        # Also while allocating: the server may have answered already. Before the log-in there is nothing to give back.
+        if not self.auth.ready and self.state is State.ALLOCATING:
+            self._end("closed", lost=False)
+            return
+        self.state = State.CLOSING
+        self._requests.drop()
+        self._requests.begin(_Release(), Method.REFRESH, ((Attribute.LIFETIME, 0),), now)
+
+    # -- the five verbs ------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, now: float) -> None:
+        """One datagram or frame from the server. What is not well-formed, not ours, or not true is passed over."""
+        if self.state is State.ENDED or not data:
+            return
+        if 0x40 <= data[0] < 0x50:
+            self._channel_data(data, now)
+        elif is_stun(data):
+            answered = self._requests.take(data, now)
+            if answered is not None:
+                self._answered(answered, now)
+            else:
+                self._indication(data, now)
+
+    def handle_timeout(self, now: float) -> None:
+        for purpose in self._requests.handle_timeout(now):
+            self._answered(Answered(purpose, None, None), now)
+        if self.state is not State.READY:
+            return
+        if now >= self._expires:
+            self._end("the server has not answered until the allocation expired", lost=True)
+            return
+        if now >= self._refresh_at:
+            self._refresh_at = now + RETRY
+            if _Refresh() not in self._requests.purposes:
+                self._requests.begin(_Refresh(), Method.REFRESH, (), now)
+                self._spoke(now)
+        for ip in self._permissions.due(now):
+            self._ask_permission(ip, now)
+        for peer in self._channels.due(now):
+            self._ask_channel(peer, now)
+        if not self._reliable and now >= self._keepalive_at:
+            self._say(pack_keepalive(self._new_transaction_id()), now)
+
+    def poll_transmit(self) -> bytes | None:
+        return self._outbox.popleft() if self._outbox else None
+
+    def poll_event(self) -> TurnEvent | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_timeout(self) -> float | None:
+        times = [self._requests.poll_timeout()]
+        if self.state is State.READY:
+            times += [self._refresh_at, self._expires]
+            times += [self._permissions.poll_timeout(), self._channels.poll_timeout()]
+            if not self._reliable:
+                times.append(self._keepalive_at)
+        return min((at for at in times if at is not None), default=None)
+
+    # -- answers -------------------------------------------------------------------------------------------------
+
+    def _answered(self, answered: Answered[_Purpose], now: float) -> None:
+        message, error = answered.message, answered.error
+        success = message if error is None else None
+        match answered.purpose:
+            case _Allocate():
+                self._allocate_answered(success, message, error, now)
+            case _Refresh():
+                self._refresh_answered(success, error, now)
+            case _Release():
+                self._end("closed", lost=False)
+            case _Permit(ip=ip):
+                if self._permissions.answered(
+                    ip, now, granted=success is not None, refused=error is not None
+                ):
+                    self._refused(ip, error)
+            case _Bind(peer=peer):
+                self._channels.answered(peer, now, granted=success is not None, refused=error is not None)
+                if success is not None:  # section 12: it also installs or refreshes the permission
+                    self._permissions.answered(peer.ip, now, granted=True, refused=False)
+            case _Connect(peer=peer):
+                number = None if success is None else success.number(Attribute.CONNECTION_ID)
+                if number is not None:
+                    self._events.append(PeerConnected(peer, number, asked=True))
+                else:
+                    reason = "did not answer in time" if error is None else explain(error)
+                    self._events.append(ConnectRefused(peer, f"the server {reason}"))
+
+    def _allocate_answered(
+        self, success: StunMessage | None, message: StunMessage | None, error: ErrorCode | None, now: float
+    ) -> None:
+        if error is not None and message is not None:
+            alternate = domain = None
+            if error.code == TRY_ALTERNATE:
+                alternate = message.endpoint(Attribute.ALTERNATE_SERVER)
+                domain = message.text(Attribute.ALTERNATE_DOMAIN)
+            self._fail(f"the server {explain(error)}", error.code, alternate, domain)
+            return
+        if success is None:
+            self._fail("the server does not answer")
+            return
+        self.relayed = self._relayed_of(success)
+        lifetime = success.number(Attribute.LIFETIME)
+        if not self.relayed or not lifetime:
+            self._fail("the server allocates, but names no usable relayed address and lifetime")
+            return
+        self.state = State.READY
+        self._renewed(lifetime, now)
+        self._spoke(now)
+        self._events.append(Allocated(self.relayed, success.endpoint(Attribute.XOR_MAPPED_ADDRESS), lifetime))
+
+    def _relayed_of(self, success: StunMessage) -> tuple[Endpoint, ...]:
+        """One endpoint of each family that was asked for."""
+        found: dict[Family, Endpoint] = {}
+        for attribute, value in success.attributes:
+            if attribute == Attribute.XOR_RELAYED_ADDRESS and isinstance(value, Endpoint):
+                usable = value.port and not (value.ip.is_unspecified or value.ip.is_multicast)
+                if usable and value.family in self._wanted.families:
+                    found.setdefault(value.family, value)
+        return tuple(found.values())
+
+    def _refresh_answered(self, success: StunMessage | None, error: ErrorCode | None, now: float) -> None:
+        if success is not None:
+            lifetime = success.number(Attribute.LIFETIME)
+            self._renewed(lifetime or RETRY, now)
+        elif error is not None and error.code not in SERVER_ERRORS:
+            self._end(f"the server {explain(error)}", lost=True)
+        # Silence and the server's own errors: `_refresh_at` is RETRY away, and the allocation has not expired yet.
+
+    def _renewed(self, lifetime: float, now: float) -> None:
+        lifetime = min(float(lifetime), MAX_LIFETIME)
+        self._expires = now + lifetime
+        self._refresh_at = now + lifetime * REFRESH_FRACTION
+
+    # -- what peers send -----------------------------------------------------------------------------------------
+
+    def _channel_data(self, frame: bytes, now: float) -> None:
+        try:
+            channel, data = unpack_channel_data(frame)
+        except DecodeError:
+            return
+        peer = self._channels.peer_of(channel)
+        if peer is not None:
+            self._heard(peer, data, now)
+
+    def _indication(self, data: bytes, now: float) -> None:
+        try:
+            message = decode(data)
+        except DecodeError:
+            return
+        peer = message.endpoint(Attribute.XOR_PEER_ADDRESS)
+        if message.cls is not StunClass.INDICATION or peer is None or self.state is not State.READY:
+            return
+        if not self._permissions.known(peer.ip):
+            return
+        if message.method == Method.DATA and (payload := message.raw(Attribute.DATA)) is not None:
+            self._heard(peer, payload, now)
+        elif message.method == Method.CONNECTION_ATTEMPT:
+            number = message.number(Attribute.CONNECTION_ID)
+            if number is not None:
+                self._events.append(PeerConnected(peer, number, asked=False))
+
+    def _heard(self, peer: Endpoint, data: bytes, now: float) -> None:
+        if self.state is not State.READY:
+            return
+        self.permit(peer.ip, now)  # it is in use, whoever talks
+        if self._channels.use(peer, now):
+            self._ask_channel(peer, now)
+        self._events.append(DataReceived(peer, data))
+
+    # -- small parts ---------------------------------------------------------------------------------------------
+
+    def _ask_permission(self, ip: IPAddress, now: float) -> None:
+        attributes = ((Attribute.XOR_PEER_ADDRESS, Endpoint(ip, 0)),)
+        self._requests.begin(_Permit(ip), Method.CREATE_PERMISSION, attributes, now)
+        self._spoke(now)
+
+    def _ask_channel(self, peer: Endpoint, now: float) -> None:
+        number = self._channels.number_of(peer)
+        attributes = ((Attribute.CHANNEL_NUMBER, number), (Attribute.XOR_PEER_ADDRESS, peer))
+        self._requests.begin(_Bind(peer), Method.CHANNEL_BIND, attributes, now)
+        self._spoke(now)
+
+    def _refused(self, ip: IPAddress, error: ErrorCode | None) -> None:
+        reason = "did not answer" if error is None else explain(error)
+        self._events.append(PeerRefused(ip, f"the server {reason}"))
+
+    def _say(self, frame: bytes, now: float) -> None:
+        self._outbox.append(frame)
+        self._spoke(now)
+
+    def _spoke(self, now: float) -> None:
+        self._keepalive_at = now + KEEPALIVE
+
+    def _fail(
+        self, reason: str, code: int = 0, alternate: Endpoint | None = None, domain: str | None = None
+    ) -> None:
+        self.state = State.ENDED
+        self._requests.drop()
+        self._events.append(AllocationFailed(reason, code, alternate, domain))
+
+    def _end(self, reason: str, *, lost: bool) -> None:
+        self.state = State.ENDED
+        self._requests.drop()
+        self._events.append(AllocationEnded(reason, lost))

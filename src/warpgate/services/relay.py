@@ -1,0 +1,214 @@
+"""TURN servers: allocations on whichever of the configured ones answers first, over whatever gets through to it.
+
+UDP, TCP and TLS to all servers are tried at once: the first allocation is kept, which makes it the nearest relay and
+UDP wherever that passes; the others are given back. Nothing is allocated before somebody asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from warpgate.errors import ConfigError, NetworkError, ServiceError, WarpgateError
+from warpgate.events import Observer, RelayAllocated, ServerFailed
+from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
+from warpgate.model.turn_server import TurnServer, TurnTransport
+from warpgate.net.network import Acceptor, Network, TcpStream
+from warpgate.net.race import RaceLost, first_of
+from warpgate.net.threads import in_thread
+from warpgate.proto.turn_wire import RelayRequest
+from warpgate.services.relay_allocation import Allocation, Redirected
+from warpgate.services.relay_carrier import Carrier, Route, StreamCarrier, UdpCarrier, dial
+from warpgate.services.relay_tcp import TcpRelay
+
+MAX_REDIRECTS = 2
+# What the end of a node may wait for streams that still drain, and again for the server's last answers.
+FAREWELL = 0.4
+CHECK_PATIENCE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RelayCheck:
+    """What one server did when asked for an allocation: `relayed` and `seconds`, or the `error`."""
+
+    server: str
+    relayed: tuple[Endpoint, ...] = ()
+    seconds: float = 0.0
+    error: str = ""
+
+
+class Relays:
+    """One per node. Life: made, used, `close`."""
+
+    def __init__(
+        self,
+        network: Network,
+        servers: Sequence[str],
+        emit: Observer,
+        *,
+        ca_file: str | None = None,
+        limit: int = 256,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`servers`: see `model.turn_server`; `ca_file`: PEM, trusted besides the system's. ConfigError for either."""
+        self.servers = tuple(dict.fromkeys(TurnServer.parse(server) for server in servers))
+        self._network = network
+        self._emit = emit
+        self._wall_clock = wall_clock
+        self._limit = limit
+        self._context = None if ca_file is None else _trusting(ca_file)
+        self._allocations: set[Allocation] = set()
+
+    async def open_udp(self, families: Iterable[Family]) -> Allocation:
+        """An allocation with an endpoint of each of these families, as far as the server has them; the caller's share
+        is to be dropped. ServiceError with every server's reason.
+        """
+        return await self._open(RelayRequest(Transport.UDP, frozenset(families)))
+
+    async def open_tcp(self, family: Family, acceptor: Acceptor) -> TcpRelay:
+        """A relayed TCP endpoint (RFC 6062); streams of peers who call go to the acceptor. ServiceError."""
+        allocation = await self._open(RelayRequest(Transport.TCP, frozenset({family})))
+        return TcpRelay(allocation, partial(self._dial, allocation.route), acceptor)
+
+    async def check(self) -> tuple[RelayCheck, ...]:
+        """Ask each server over each of its transports for a moment's allocation: for `doctor`."""
+        routes = [
+            (server, transport) for server in self.servers for transport in _transports(server, Transport.UDP)
+        ]
+        return tuple(await asyncio.gather(*(self._check(server, transport) for server, transport in routes)))
+
+    @property
+    def addresses(self) -> frozenset[IPAddress]:
+        """Of the relays that serve us now: a peer's relayed endpoint there is a relay's for sure."""
+        used = (endpoint.ip for allocation in self._allocations for endpoint in allocation.relayed)
+        return frozenset(used)
+
+    async def close(self) -> None:
+        """Give everything back, within a second."""
+        if self._allocations:
+            await asyncio.gather(*(allocation.finish(FAREWELL) for allocation in tuple(self._allocations)))
+
+    # -- choosing ------------------------------------------------------------------------------------------------
+
+    async def _open(self, wanted: RelayRequest) -> Allocation:
+        if not self.servers:
+            raise ServiceError("no TURN server is configured")
+        if len(self._allocations) >= self._limit:
+            raise ServiceError(f"{self._limit} allocations at once are enough")
+        runners: dict[str, Callable[[], Awaitable[Allocation]]] = {
+            f"{server} over {transport.name}": partial(self._ask, server, transport, wanted)
+            for server in self.servers
+            for transport in _transports(server, wanted.transport)
+        }
+        try:
+            return await first_of(runners, Allocation.drop)
+        except RaceLost as lost:
+            raise ServiceError(f"no relay: {lost}") from None
+
+    async def _ask(self, server: TurnServer, transport: TurnTransport, wanted: RelayRequest) -> Allocation:
+        """One server over one transport, at the first of its addresses that answers."""
+        try:
+            found = await self._network.resolve(server.host, server.port)
+            # One address of each family: a name's other addresses are the same server.
+            endpoints = {endpoint.family: endpoint for endpoint in reversed(found)}.values()
+            usable = [endpoint for endpoint in endpoints if self._network.route_source(endpoint) is not None]
+            if not usable:
+                raise NetworkError("no route")
+            return await first_of(
+                {
+                    str(endpoint): partial(
+                        self._allocate, Route(server, endpoint, transport, server.host), wanted
+                    )
+                    for endpoint in usable
+                },
+                Allocation.drop,
+            )
+        except (RaceLost, WarpgateError) as error:
+            self._emit(ServerFailed("turn", str(server), f"over {transport.name}: {error}"))
+            raise ServiceError(str(error)) from None
+
+    async def _allocate(self, route: Route, wanted: RelayRequest) -> Allocation:
+        started = asyncio.get_running_loop().time()
+        visited = {route.endpoint}
+        for _ in range(MAX_REDIRECTS + 1):
+            try:
+                allocation = await self._allocate_at(route, wanted)
+            except Redirected as redirected:
+                endpoint = redirected.alternate
+                # RFC 8489 section 10: the same family, and not where we have been before.
+                if endpoint in visited or endpoint.family is not route.endpoint.family:
+                    raise
+                visited.add(endpoint)
+                route = Route(route.server, endpoint, route.transport, redirected.domain or route.name)
+                continue
+            seconds = asyncio.get_running_loop().time() - started
+            relayed = tuple(map(str, allocation.relayed))
+            self._emit(RelayAllocated(str(route.server), route.transport.value, relayed, seconds))
+            return allocation
+        raise ServiceError(f"{route.server} sends us from one server to the next")
+
+    async def _allocate_at(self, route: Route, wanted: RelayRequest) -> Allocation:
+        make_carrier = await self._carrier_to(route)
+        allocation = Allocation(
+            route, route.server.credentials(self._wall_clock()), wanted, make_carrier, self._lost
+        )
+        self._allocations.add(allocation)
+        allocation.ended.add_done_callback(lambda _: self._allocations.discard(allocation))
+        await allocation.ready()
+        return allocation
+
+    async def _carrier_to(
+        self, route: Route
+    ) -> Callable[[Callable[[bytes], None], Callable[[str], None]], Carrier]:
+        if route.transport is TurnTransport.UDP:
+            return lambda on_frame, _: UdpCarrier(self._network, route, on_frame)
+        stream = await self._dial(route)
+        return partial(StreamCarrier, stream)
+
+    async def _dial(self, route: Route) -> TcpStream:
+        if route.transport is not TurnTransport.TLS:
+            return await dial(self._network, route, None)
+        if self._context is None:
+            self._context = await in_thread(ssl.create_default_context)  # 20 ms of reading certificates
+        return await dial(self._network, route, self._context)
+
+    def _lost(self, allocation: Allocation, reason: str) -> None:
+        self._emit(ServerFailed("turn", str(allocation.route.server), f"the relay is lost: {reason}"))
+
+    async def _check(self, server: TurnServer, transport: TurnTransport) -> RelayCheck:
+        shown = f"{server} over {transport.name}"
+        started = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(CHECK_PATIENCE):
+                allocation = await self._ask(server, transport, RelayRequest(families=frozenset(Family)))
+        except TimeoutError:
+            return RelayCheck(shown, error=f"no answer within {CHECK_PATIENCE:g} s")
+        except ServiceError as error:
+            return RelayCheck(shown, error=str(error))
+        seconds = asyncio.get_running_loop().time() - started
+        allocation.drop()
+        return RelayCheck(shown, allocation.relayed, seconds)
+
+
+def _transports(server: TurnServer, relayed: Transport) -> tuple[TurnTransport, ...]:
+    """How to talk to a server. TCP relays exist over streams only (RFC 6062 section 4.1), and servers listen for those
+    where they listen for datagrams.
+    """
+    if relayed is Transport.TCP:
+        return (TurnTransport.TLS if server.transport is TurnTransport.TLS else TurnTransport.TCP,)
+    if server.transport is None:
+        return (TurnTransport.UDP, TurnTransport.TCP)
+    return (server.transport,)
+
+
+def _trusting(ca_file: str) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{ca_file} holds no certificates to trust: {error}") from error
+    return context

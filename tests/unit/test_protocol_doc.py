@@ -1,0 +1,292 @@
+"""The worked examples of docs/protocol.md, taken out of the page and checked against the code."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from warpgate.config import Budgets, Timing
+from warpgate.core import responder, session
+from warpgate.model.address import (
+    MAX_ADDRESS_SIZE,
+    MAX_ATTACHMENTS,
+    MAX_BROKERS,
+    Attachment,
+    BrokerRef,
+    LearntBy,
+    Listening,
+    NodeAddress,
+)
+from warpgate.model.endpoint import Endpoint
+from warpgate.model.identity import Identity, listen_port_of, node_id_of
+from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
+from warpgate.plan.targets import MAX_PAIRS
+from warpgate.plugins import tcp_punch, udp_punch
+from warpgate.plugins.reverse import CallBack
+from warpgate.plugins.tcp_punch import Meet
+from warpgate.plugins.udp_punch import Punch
+from warpgate.proto import check, gate, hello, signals
+from warpgate.proto.check_wire import CheckCodec, introduction_of
+from warpgate.proto.envelope import MAX_ENVELOPE, open_envelope
+from warpgate.proto.hello import Authenticated, Handshake, Nominated, Role
+from warpgate.proto.signals import PluginMessage, Signal, SignalKind, decode_signal, encode_signal
+from warpgate.proto.stun import Attribute
+
+PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+BLOCK = re.compile(r"^```(?P<kind>hex|values) (?P<name>[\w-]+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = {(found["kind"], found["name"]): found["body"] for found in BLOCK.finditer(PAGE)}
+
+ALICE = Identity(ec.derive_private_key(1, ec.SECP256R1()))
+BOB = Identity(ec.derive_private_key(2, ec.SECP256R1()))
+SESSION = bytes(range(16))
+KEY = ALICE.session_key(BOB.public_key, SESSION)
+NONCE_A, NONCE_B = b"\xaa" * 16, b"\xbb" * 16
+CHECK_ID, NOMINATION_ID = bytes(range(0x10, 0x1C)), bytes(range(0x20, 0x2C))
+SEEN_AT = Endpoint.of("203.0.113.42", 25000)
+MESSAGE_ID = b"\xcc" * 16
+HEX_NAMES = {
+    "alice-key",
+    "bob-key",
+    "address",
+    "session-key",
+    "signal",
+    "envelope",
+    "hello",
+    "welcome",
+    "nominate",
+    "check",
+    "answer",
+    "nomination",
+    "callback",
+    "punch-1",
+    "punch-2",
+    "meet-1",
+    "meet-2",
+}
+
+
+def example(name: str) -> bytes:
+    """The bytes of a `hex` block, without its comments."""
+    return bytes.fromhex(re.sub(r"#.*", "", BLOCKS["hex", name]))
+
+
+def values(name: str) -> dict[str, str]:
+    pairs = (line.split(" = ", 1) for line in BLOCKS["values", name].splitlines())
+    return dict(pairs)
+
+
+def row(what: str) -> str:
+    """The second cell of the row of section 8 that begins with `what`."""
+    found = re.search(rf"^\| {re.escape(what)}[^|]*\| (?P<limit>[^|]*) \|$", PAGE, re.MULTILINE)
+    assert found is not None, what
+    return found["limit"]
+
+
+def alice_address() -> NodeAddress:
+    nat = NatProfile(
+        mapping=Mapping.EIM,
+        filtering=Filtering.APDF,
+        assignment=PortAssignment(Assignment.PRESERVING),
+        udp_blocked=False,
+        mapping_samples=3,
+        filtering_samples=2,
+        assignment_samples=3,
+    )
+    same = Listening(25000, 25000, LearntBy.STUN)
+    other = Listening(25000, 40001, LearntBy.STUN)
+    v6 = ip_address("2001:db8::5")
+    return NodeAddress(
+        ALICE.public_key,
+        (BrokerRef("mqtts://broker.example:8883", 0.04), BrokerRef("mqtt://192.0.2.9:1884")),
+        (
+            Attachment(ip_address("192.168.1.5"), ip_address("203.0.113.42"), same, other, nat),
+            Attachment(v6, v6, same, same),
+        ),
+    )
+
+
+def offer() -> Signal:
+    return Signal(
+        kind=SignalKind.OFFER,
+        session=SESSION,
+        sequence=1,
+        time=1767225600.0,
+        address=NodeAddress(ALICE.public_key).encode(),
+        messages=(
+            PluginMessage("reverse", example("callback")),
+            PluginMessage("udp_punch", example("punch-1")),
+        ),
+        known=bytes(8),
+        mode="stream",
+    )
+
+
+def alice_dials() -> Handshake:
+    return Handshake.dial(
+        role=Role.INITIATOR,
+        session=SESSION,
+        session_key=KEY,
+        public_key=ALICE.public_key,
+        peer_key=BOB.public_key,
+        nonce=NONCE_A,
+        plugin="direct",
+    )
+
+
+def test_every_example_is_checked_here() -> None:
+    assert {name for kind, name in BLOCKS if kind == "hex"} == HEX_NAMES
+
+
+def test_keys_and_names() -> None:
+    assert (example("alice-key"), example("bob-key")) == (ALICE.public_key, BOB.public_key)
+    assert values("names") == {
+        "alice-id": node_id_of(ALICE.public_key),
+        "alice-port": str(listen_port_of(ALICE.public_key)),
+        "bob-id": node_id_of(BOB.public_key),
+        "bob-port": str(listen_port_of(BOB.public_key)),
+    }
+
+
+def test_address() -> None:
+    address = alice_address()
+    assert NodeAddress.decode(example("address")) == address
+    assert address.encode() == example("address")
+    assert values("address") == {"reach-digest": address.reach_digest.hex(), "text": address.to_text()}
+
+
+def test_session_key() -> None:
+    assert example("session-key") == KEY == BOB.session_key(ALICE.public_key, SESSION)
+
+
+def test_signal_and_envelope() -> None:
+    assert encode_signal(offer()) == example("signal")
+    opened = open_envelope(BOB, example("envelope"))
+    assert (opened.sender, opened.message_id, opened.signal) == (ALICE.public_key, MESSAGE_ID, offer())
+
+
+def test_a_signal_may_end_after_the_fifth_field_or_have_more_than_eleven() -> None:
+    fields = msgspec.msgpack.decode(example("signal"))
+    assert len(fields) == 11
+    longer = msgspec.msgpack.encode([*fields, "of a later version"])
+    assert decode_signal(longer) == offer()
+    shortest = decode_signal(msgspec.msgpack.encode(fields[:5]))
+    assert (shortest.messages, shortest.known, shortest.held, shortest.acknowledges) == ((), b"", -1.0, 0)
+
+
+def test_hello_welcome_nominate() -> None:
+    alice, bob = alice_dials(), Handshake.accept(NONCE_B)
+    assert alice.data_to_send() == example("hello")
+    bob.receive(example("hello"))
+    bob.next_event()
+    bob.prove(KEY)
+    assert isinstance(bob.next_event(), Authenticated)
+    assert bob.data_to_send() == example("welcome")
+    alice.receive(example("welcome"))
+    alice.nominate()
+    assert alice.data_to_send() == example("nominate")
+    bob.receive(example("nominate"))
+    assert isinstance(bob.next_event(), Nominated)
+
+
+def test_checks() -> None:
+    alice = CheckCodec(True, SESSION, KEY, NONCE_A, introduction=ALICE.public_key)
+    bob = CheckCodec(False, SESSION, KEY, NONCE_B)
+    assert alice.request(CHECK_ID, "direct", None) == example("check")
+    assert introduction_of(example("check")).public_key == ALICE.public_key
+    assert bob.open(example("check")).plugin == "direct"
+    assert bob.answer(CHECK_ID, SEEN_AT) == example("answer")
+    assert alice.open(example("answer")).message.mapped == SEEN_AT
+    nomination = alice.request(NOMINATION_ID, "direct", NONCE_B, Attribute.USE_CANDIDATE)
+    assert nomination == example("nomination")
+    assert bob.open(nomination).nominating
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("callback", CallBack()),
+        ("punch-1", Punch(1)),
+        ("punch-2", Punch(2, ("203.0.113.42:25001",))),
+        ("meet-1", Meet(1)),
+        ("meet-2", Meet(2, ("203.0.113.42:25001",), 0.04)),
+    ],
+)
+def test_messages_of_strategies(name: str, message: object) -> None:
+    assert msgspec.msgpack.encode(message) == example(name)
+    assert msgspec.msgpack.decode(example(name), type=type(message)) == message
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        Attribute.XOR_MAPPED_ADDRESS,
+        Attribute.USE_CANDIDATE,
+        Attribute.MESSAGE_INTEGRITY_SHA256,
+        Attribute.ICE_CONTROLLED,
+        Attribute.ICE_CONTROLLING,
+        Attribute.WG_KEY,
+        Attribute.WG_NONCE,
+        Attribute.WG_PLUGIN,
+        Attribute.WG_CLOSE,
+        Attribute.WG_SESSION,
+    ],
+)
+def test_attribute_numbers(attribute: Attribute) -> None:
+    name = attribute.name.replace("_", "-")
+    assert f"| {name} | {attribute.value:#06x} |" in PAGE
+
+
+def numbers(offsets: tuple[float, ...]) -> str:
+    *head, last = (f"{offset:g}" for offset in offsets)
+    return f"{', '.join(head)} and {last} s"
+
+
+def test_timing() -> None:
+    timing = Timing()
+    words = " ".join(PAGE.split())
+    assert f"is a check at {numbers(timing.check_offsets)}" in words
+    assert f"is repeated {numbers(timing.offer_offsets)} after it was first sent" in words
+    assert f"is acknowledged within {timing.answer_delay:g} s" in words
+    assert f"on one verified pair at {numbers(check.NOMINATION_OFFSETS)}" in words
+    assert f"It is sent at {numbers(check.CLOSE_OFFSETS)} until answered" in words
+    consent = f"Every {check.CONSENT_REPEAT:g} s each side"
+    assert consent in words
+    assert f"From {timing.consent_silence:g} s on" in words
+    assert f"at {timing.consent_timeout:g} s the pipe is over" in words
+    assert f"one check with TTL {udp_punch.PRIMING_TTL}" in words
+    assert f"| s + max({udp_punch.LATE_SIGNAL:g} s, s/2) |" in words
+    assert f"| s + {udp_punch.VOLLEY_PATIENCE:g} s |" in words
+    assert f"| s + {tcp_punch.VOLLEY_PATIENCE:g} s |" in words
+    assert udp_punch.UNKNOWN_SIGNAL_DELAY == tcp_punch.UNKNOWN_SIGNAL_DELAY == 0.15
+    assert udp_punch.VOLLEYS == tcp_punch.VOLLEYS == 4
+
+
+def test_gate() -> None:
+    assert f"`time` is within {gate.WINDOW:g} s" in PAGE
+    assert f"A copy within {gate.DUPLICATE_DELAY:g} s" in PAGE
+    assert f"remembered for {2 * gate.WINDOW:g} s, {gate.MAX_IDS:,} of them" in PAGE
+    assert f"{gate.GLOBAL_RATE:g} a second, {gate.GLOBAL_BURST:g} at once" in row("envelopes opened")
+    assert f"{gate.SENDER_RATE:g} and {gate.SENDER_BURST:g}" in row("envelopes opened")
+
+
+def test_limits() -> None:
+    budgets = Budgets()
+    assert row("address") == f"{MAX_ADDRESS_SIZE} bytes, {MAX_BROKERS} brokers, {MAX_ATTACHMENTS} attachments"
+    assert row("envelope") == f"{MAX_ENVELOPE} bytes"
+    assert row("messages") == f"{signals.MAX_MESSAGES}, of at most {signals.MAX_BODY} bytes each"
+    assert row("sessions begun") == f"{budgets.offers_per_peer_per_minute} a minute"
+    assert row("sessions that") == f"{budgets.sessions_at_once}; the oldest makes room"
+    proofless = (
+        f"{budgets.unauthenticated_connections}, {budgets.hello_patience:g} s and {hello.MAX_UNPROVED}"
+    )
+    assert row("TCP connections") == f"{proofless} bytes each"
+    assert row("introductions") == f"{budgets.introductions_per_second:g} a second"
+    assert row("HELLO nonces") == f"{4 * session.BACKLOG}"
+    assert row("pairs of endpoints") == f"{MAX_PAIRS} for each transport"
+    assert row("time until") == f"{Timing().responder_patience:g} s"
+    assert responder.SESSIONS_REMEMBERED == 4096
