@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test check bench setup packages clean
 
-demo: setup
+demo: setup packages
 	$(BIN)/warpgate demo
 
 test: setup packages

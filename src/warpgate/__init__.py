@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from warpgate.api import auto_connect, open_connection
     from warpgate.config import Budgets, Config, Timing
-    from warpgate.core.node import Node, NodeStatus
+    from warpgate.core.node import Node
     from warpgate.core.pipe import DatagramPipe, Pipe, StreamPipe
+    from warpgate.core.running import NodeStatus
     from warpgate.core.subscription import SUB_ALL, Subscription
     from warpgate.errors import (
         AddressError,
@@ -42,7 +43,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "warpgate.api": ("auto_connect", "open_connection"),
     "warpgate.config": ("Budgets", "Config", "Timing"),
-    "warpgate.core.node": ("Node", "NodeStatus"),
+    "warpgate.core.node": ("Node",),
+    "warpgate.core.running": ("NodeStatus",),
     "warpgate.core.pipe": ("DatagramPipe", "Pipe", "StreamPipe"),
     "warpgate.core.subscription": ("SUB_ALL", "Subscription"),
     "warpgate.errors": (

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from warpgate.core.node import Node
 from warpgate.core.pipe import Pipe
+from warpgate.core.pipe_streams import open_streams
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Mode, Transport
 
@@ -34,8 +35,10 @@ async def auto_connect(
 async def open_connection(
     node: Node, dest: bytes | str | NodeAddress, *, timeout: float | None = None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Like `asyncio.open_connection`, but to a node: a stream reader and writer on the punched socket."""
+    """Like `asyncio.open_connection`, but to a node: a stream reader and writer on the punched socket, or on QUIC."""
     pipe = await node.connect(dest, timeout=timeout)
+    if pipe.transport is Transport.UDP:  # QUIC: the socket is shared
+        return open_streams(pipe, READ_LIMIT)
     sock = pipe.detach()
     try:
         return await asyncio.open_connection(sock=sock, limit=READ_LIMIT)

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any, Self, TypeVar
 from unittest import mock
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.config import Config
@@ -29,11 +30,17 @@ from warpgate.lab.clock import run_virtual
 from warpgate.lab.kinds import kind_of
 from warpgate.lab.memory import MemoryInternet, MemoryNetwork, MemoryRouter, OpenSocket, PathSpec
 from warpgate.lab.memory_servers import MemoryBroker, MemoryBrokers, MemoryStun
-from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import Identity
 from warpgate.plugins.base import REGISTRY, Registry
 
 T = TypeVar("T")
+Options = dict[str, Any]
+
+# What `connect` is asked for, and who then wins the punch.
+OVER_UDP: Options = {"mode": Mode.DATAGRAM}
+OVER_TCP: Options = {"mode": Mode.STREAM, "transport": Transport.TCP}
+BOTH_WAYS = [pytest.param(OVER_UDP, id="udp"), pytest.param(OVER_TCP, id="tcp")]
 
 HOP = 0.02
 R = 2 * HOP

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
-from cascade_world import HOP, R, S, World, connected, exchange, virtual
+from cascade_world import BOTH_WAYS, HOP, OVER_TCP, OVER_UDP, Options, R, S, World, connected, exchange, virtual
 
-from warpgate.errors import ConnectFailed
+from warpgate.errors import ConfigError, ConnectFailed
 from warpgate.model.endpoint import Mode, Transport
 
 
@@ -72,12 +72,12 @@ def pairs_with(table: str, *, reachable: bool) -> list[tuple[str, str, str]]:
     return [cell for cell in cells(table) if (cell[2] != "-") is reachable]
 
 
-async def check(world: World, mode: Mode, expected: Expected) -> None:
-    one, other, waited = await connected(world, mode=mode)
+async def check(world: World, options: Options, expected: Expected) -> None:
+    one, other, waited = await connected(world, **options)
     assert (one.plugin, other.plugin) == (expected.plugin, expected.plugin)
     assert waited == pytest.approx(expected.seconds, abs=1e-6)
     assert one.seconds == pytest.approx(waited)
-    assert (one.mode, other.mode, one.relayed) == (mode, mode, False)
+    assert (one.mode, other.mode, one.relayed) == (options["mode"], options["mode"], False)
     await exchange(one, other)
     await one.close()
     await other.close()
@@ -91,7 +91,7 @@ async def check(world: World, mode: Mode, expected: Expected) -> None:
 def test_datagrams(kind_a: str, kind_b: str, code: str) -> None:
     async def main() -> None:
         async with World(kind_a, kind_b) as world:
-            await check(world, Mode.DATAGRAM, CODES[code])
+            await check(world, OVER_UDP, CODES[code])
 
     virtual(main)
 
@@ -100,18 +100,18 @@ def test_datagrams(kind_a: str, kind_b: str, code: str) -> None:
 def test_streams(kind_a: str, kind_b: str, code: str) -> None:
     async def main() -> None:
         async with World(kind_a, kind_b) as world:
-            await check(world, Mode.STREAM, CODES[code])
+            await check(world, OVER_TCP, CODES[code])
 
     virtual(main)
 
 
-@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("options", BOTH_WAYS)
 @pytest.mark.parametrize("kind_b", ["firewalled", "eim-apdf", "edm"])
-def test_where_only_guessing_or_a_relay_would_help_the_failure_explains_itself(kind_b: str, mode: Mode) -> None:
+def test_where_only_guessing_or_a_relay_would_help_the_failure_explains_itself(kind_b: str, options: Options) -> None:
     async def main() -> None:
         async with World("edm", kind_b) as world:
             with pytest.raises(ConnectFailed, match="no strategy reached") as failed:
-                await world.a.node.connect(world.b.node.address, mode=mode)
+                await world.a.node.connect(world.b.node.address, **options)
             assert world.now < 8.2 + 20.0 + 0.1
             rows = {row.plugin: row for row in failed.value.report}
             assert {"direct", "udp_punch", "tcp_punch", "reverse", "signals"} <= set(rows)
@@ -124,13 +124,13 @@ def test_where_only_guessing_or_a_relay_would_help_the_failure_explains_itself(k
 
 
 @pytest.mark.parametrize("kind", ["eim-apdf", "eim-adf", "masquerade", "firewalled"])
-@pytest.mark.parametrize("mode", Mode)
-def test_one_strategy_by_name(kind: str, mode: Mode) -> None:
-    plugin = "udp_punch" if mode is Mode.DATAGRAM else "tcp_punch"
+@pytest.mark.parametrize("options", BOTH_WAYS)
+def test_one_strategy_by_name(kind: str, options: Options) -> None:
+    plugin = "udp_punch" if options is OVER_UDP else "tcp_punch"
 
     async def main() -> None:
         async with World("public", kind) as world:
-            one, other, _ = await connected(world, mode=mode, plugins=[plugin])
+            one, other, _ = await connected(world, **options, plugins=[plugin])
             assert (one.plugin, other.plugin) == (plugin, plugin)
             assert [row.plugin for row in one.report if row.plugin != "signals"] == [plugin]
             await exchange(one, other)
@@ -138,13 +138,13 @@ def test_one_strategy_by_name(kind: str, mode: Mode) -> None:
     virtual(main)
 
 
-@pytest.mark.parametrize(("mode", "code"), [(Mode.DATAGRAM, "pun"), (Mode.STREAM, "Pun")])
-def test_ipv6_passes_where_the_ipv4_routers_do_not(mode: Mode, code: str) -> None:
+@pytest.mark.parametrize(("options", "code"), [(OVER_UDP, "pun"), (OVER_TCP, "Pun")])
+def test_ipv6_passes_where_the_ipv4_routers_do_not(options: Options, code: str) -> None:
     """Both ends have endpoint-dependent IPv4 NATs, and stateful IPv6 firewalls."""
 
     async def main() -> None:
         async with World("edm", "edm", v6=True) as world:
-            one, other, waited = await connected(world, mode=mode)
+            one, other, waited = await connected(world, **options)
             assert (one.plugin, one.remote.family) == (CODES[code].plugin, 6)
             # The interface of the STUN server is IPv4 alone: the mapping is not known to be stable, so it is asked.
             assert waited <= CODES[code].seconds + R + 1e-6
@@ -154,11 +154,11 @@ def test_ipv6_passes_where_the_ipv4_routers_do_not(mode: Mode, code: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["eim-apdf", "edm", "masquerade"])
-@pytest.mark.parametrize("mode", Mode)
-def test_neighbours_connect_without_leaving_their_network(kind: str, mode: Mode) -> None:
+@pytest.mark.parametrize("options", BOTH_WAYS)
+def test_neighbours_connect_without_leaving_their_network(kind: str, options: Options) -> None:
     async def main() -> None:
         async with World(kind, neighbours=True) as world:
-            one, other, waited = await connected(world, mode=mode)
+            one, other, waited = await connected(world, **options)
             assert one.plugin == "direct"
             assert str(one.remote.ip) == "192.168.1.3"
             assert waited == pytest.approx(0.0)
@@ -167,10 +167,16 @@ def test_neighbours_connect_without_leaving_their_network(kind: str, mode: Mode)
     virtual(main)
 
 
-def test_transport_and_mode_that_exclude_each_other_are_refused() -> None:
+def test_settings_that_exclude_each_other_are_refused_before_anything_is_sent() -> None:
     async def main() -> None:
-        async with World("public", "public", settle=0.0) as world:
-            one, _, _ = await connected(world, transport=Transport.TCP)
-            assert one.transport is Transport.TCP
+        async with World("public", "public") as world:
+            packets = world.internet.capture()
+            for options in ({"mode": Mode.DATAGRAM, "transport": Transport.TCP}, {"plugins": ["no such"]}):
+                with pytest.raises(ConfigError):
+                    await world.a.node.connect(world.b.node.address, **options)
+            with pytest.raises(ConfigError, match="own address"):
+                await world.a.node.connect(world.a.node.address)
+            assert world.leftovers() == []
+            assert packets == []
 
     virtual(main)

@@ -16,7 +16,8 @@ from warpgate.model.nat import Filtering, Mapping
 
 if TYPE_CHECKING:
     from warpgate.config import Config
-    from warpgate.core.node import Node, NodeStatus
+    from warpgate.core.node import Node
+    from warpgate.core.running import NodeStatus
 
 # Two requests to a second server tell the filtering behaviour; each is given up after about 1.5 s.
 FINGERPRINT_PATIENCE = 4.0

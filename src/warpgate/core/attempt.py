@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from warpgate.config import Config
 from warpgate.core.links import TcpLink, UdpLink, prove
+from warpgate.core.quic_link import QuicLink, first_quic
 from warpgate.core.session import Session
 from warpgate.errors import AttemptFailed, AuthenticationError, DecodeError, ProtocolError
 from warpgate.events import SignalRefused
@@ -21,6 +23,8 @@ from warpgate.plugins.base import Attempt, Plugin, Relay
 from warpgate.proto.hello import Handshake
 from warpgate.proto.signals import MAX_BODY, PluginMessage
 
+Owned = TypeVar("Owned", TcpLink, QuicLink)
+
 
 class PluginAttempt:
     """One plugin's part in one session; `stack` is closed when the part is over."""
@@ -32,34 +36,34 @@ class PluginAttempt:
         self._remote_version = session.remote_version
         self.transports = transports
         self.stack = contextlib.ExitStack()
-        self._tcp_links: list[TcpLink] = []
+        self._links: list[TcpLink | QuicLink] = []
         self._over = False
 
-    async def run(self, part: Callable[[Attempt], Awaitable[Link]]) -> TcpLink | UdpLink:
+    async def run(self, part: Callable[[Attempt], Awaitable[Link]]) -> TcpLink | UdpLink | QuicLink:
         """The plugin's part (`initiate` or `respond`): its link, or what it raised.
 
-        TCP links that it got and did not return are aborted, however it lost sight of them; AttemptFailed when what
+        Links that it got and did not return are aborted, however it lost sight of them; AttemptFailed when what
         it returned is no link of ours.
         """
-        chosen: TcpLink | UdpLink | None = None
+        chosen: TcpLink | UdpLink | QuicLink | None = None
         try:
             with self.stack:
                 link = await part(self)
-            if not isinstance(link, TcpLink | UdpLink):
+            if not isinstance(link, TcpLink | UdpLink | QuicLink):
                 raise AttemptFailed(f"it returned {link!r}; links come from the attempt's methods")
             chosen = link
             return chosen
         finally:
             self._over = True
-            for other in self._tcp_links:
+            for other in self._links:
                 if other is not chosen:
                     other.abort()
 
-    def _own(self, link: TcpLink) -> TcpLink:
+    def _own(self, link: Owned) -> Owned:
         if self._over:
             link.abort()
             raise AttemptFailed("the attempt is over")
-        self._tcp_links.append(link)
+        self._links.append(link)
         return link
 
     # -- knowing -------------------------------------------------------------------------------------------------
@@ -159,8 +163,11 @@ class PluginAttempt:
     def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
         return self._engine.hub.owner(base, remote) is not None
 
-    async def verified(self) -> UdpLink:
-        return await self._session.verified.queue(self._plugin.name).get()
+    async def verified(self) -> UdpLink | QuicLink:
+        queue = self._session.verified.queue(self._plugin.name)
+        if self._session.mode is Mode.DATAGRAM:
+            return await queue.get()
+        return self._own(await first_quic(self._session, queue))
 
     async def open_udp(self, near: Endpoint) -> Endpoint:
         return self._session.open_port(near)

@@ -12,6 +12,7 @@ from warpgate.core.engine import Engine
 from warpgate.core.links import TcpLink, UdpLink
 from warpgate.core.pipe import Pipe
 from warpgate.core.pipes import PipeMaker
+from warpgate.core.quic_link import QuicLink
 from warpgate.core.report import Reporter
 from warpgate.core.session import Session
 from warpgate.errors import AttemptFailed, ConnectFailed, NetworkError, ProtocolError, WarpgateError
@@ -26,7 +27,7 @@ from warpgate.plugins.base import Plugin
 NEVER_WAIT = 0.0
 RELAY = "turn"
 
-Links = TcpLink | UdpLink
+Links = TcpLink | UdpLink | QuicLink
 
 
 class Connector:
@@ -109,6 +110,7 @@ class Connector:
             self._engine.emit(PluginSkipped(session, skipped.plugin, skipped.reason))
         by_name = {plugin.name: plugin for plugin in self._plugins}
         self._session.running = [step.plugin for step in self._plan.steps]
+        self._session.hopes_for_tcp = self._tcp_may_come
         runners = {
             step.plugin: partial(self._initiate, by_name[step.plugin], step.transports)
             for step in self._plan.steps
@@ -119,6 +121,10 @@ class Connector:
             PluginEnded(session, name, self._engine.now(), "won", f"{link.local} -> {link.remote}")
         )
         return link
+
+    def _tcp_may_come(self) -> bool:
+        running = self._session.running
+        return any(Transport.TCP in step.transports and step.plugin in running for step in self._plan.steps)
 
     def _patience(self, link: Links) -> float:
         """A relayed link waits for a direct one until `relay_patience` after the attempt's start, unless there can be
@@ -155,12 +161,12 @@ class Connector:
                 session.running.remove(plugin.name)
 
     async def _nominate(self, link: Links) -> Pipe:
-        if isinstance(link, UdpLink):
-            link.nominate()
-        else:
-            try:
+        try:
+            if isinstance(link, TcpLink):
                 await link.nominate()
-            except BaseException:
-                link.abort()
-                raise
+            else:
+                link.nominate()
+        except BaseException:
+            link.abort()
+            raise
         return self._pipes.make(self._session, link, link.plugin, self._report.rows)

@@ -19,6 +19,7 @@ from warpgate.net.network import DatagramReceiver, Network, UdpSocket
 from warpgate.proto.check import CheckAgent, CheckEvent
 from warpgate.proto.check_wire import session_of
 from warpgate.proto.machine import Transmit
+from warpgate.proto.quic_wire import connection_id_of, is_first_packet
 from warpgate.proto.stun import COOKIE, is_stun
 
 # Datagrams that overtake the nomination (which may have to be repeated) wait for the pipe, so many at most.
@@ -42,6 +43,7 @@ class Port:
 
     def __init__(self, hub: UdpHub, open_socket: OpenSocket) -> None:
         self.flows: dict[FlowKey, Deliver] = {}
+        self.streams: dict[FlowKey, dict[bytes, Deliver]] = {}  # QUIC, by connection id: many on one flow
         self.expecting: dict[FlowKey, CheckSession] = {}  # proved peers whose nomination is still to come
         # Whose each flow is: datagrams carry no label, so a pair of endpoints can carry one pipe.
         self.owners: dict[FlowKey, CheckSession] = {}
@@ -53,10 +55,15 @@ class Port:
         # The slice first: for a user's datagram it is all that is looked at.
         if data[4:8] == COOKIE and is_stun(data) and self._hub.take_stun(self, data, source):
             return
-        deliver = self.flows.get(source[:2])
-        if deliver is not None:
+        key = source[:2]
+        routes = self.streams.get(key)
+        if routes is not None and (deliver := routes.get(connection_id_of(data))) is not None:
             deliver(data)
-        elif (session := self.expecting.get(source[:2])) is not None:
+        elif is_first_packet(data) and self._hub.admit(self, data, source):
+            return
+        elif (deliver := self.flows.get(key)) is not None:
+            deliver(data)
+        elif (session := self.expecting.get(key)) is not None:
             session.early.append(data)
 
 
@@ -109,6 +116,12 @@ class CheckSession:
 
 
 Introduce = Callable[[Port, bytes, Endpoint], bool]
+# A QUIC client's first packet; whether it was ours.
+Admit = Callable[[Port, bytes, SockAddr], bool]
+
+
+def _admit_nobody(_port: Port, _data: bytes, _source: SockAddr) -> bool:
+    return False
 
 
 class UdpHub:
@@ -127,6 +140,7 @@ class UdpHub:
         self.sessions: dict[bytes, CheckSession] = {}
         self._past: OrderedDict[bytes, None] = OrderedDict()
         self.discovery: StunClient | None = None
+        self.admit: Admit = _admit_nobody
 
     def open(self, local: Endpoint) -> Port:
         """Bind one more socket; NetworkError when the port is taken."""

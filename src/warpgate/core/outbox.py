@@ -33,7 +33,8 @@ class Outbox:
         self._acknowledgement: asyncio.TimerHandle | None = None
         self._unacknowledged: dict[int, tuple[PluginMessage, ...]] = {}
         self._repeats: dict[int, list[asyncio.TimerHandle]] = {}
-        self._sent_once: dict[int, float] = {}
+        self._sent: dict[int, float] = {}
+        self._repeated: set[int] = set()
         self._open = True
         self.sequence = 0
 
@@ -52,9 +53,13 @@ class Outbox:
         if self._flush is None and self._acknowledgement is None and self._open:
             self._acknowledgement = self._loop.call_later(within, self._send_acknowledgement)
 
-    def sent_once(self, sequence: int) -> float | None:
-        """When a message left that was sent only once: then its answer's time can be measured (Karn, RFC 6298)."""
-        return self._sent_once.get(sequence)
+    def sent_at(self, sequence: int) -> float | None:
+        """When a message left for the first time."""
+        return self._sent.get(sequence)
+
+    def repeated(self, sequence: int) -> bool:
+        """Whether it was sent again, so that its acknowledgement may be of a repetition (Karn, RFC 6298)."""
+        return sequence in self._repeated
 
     def _send_queued(self) -> None:
         self._flush = None
@@ -62,7 +67,7 @@ class Outbox:
         messages, self._queued = tuple(self._queued), []
         self.sequence += 1
         sequence = self.sequence
-        self._sent_once[sequence] = self._loop.time()
+        self._sent[sequence] = self._loop.time()
         self._unacknowledged[sequence] = messages
         self._repeats[sequence] = [
             self._loop.call_later(offset, self._repeat, sequence) for offset in self._repeat_offsets
@@ -70,8 +75,8 @@ class Outbox:
         self._deliver(sequence, messages)
 
     def _repeat(self, sequence: int) -> None:
-        self._sent_once.pop(sequence, None)
         if sequence in self._unacknowledged:
+            self._repeated.add(sequence)
             self._deliver(sequence, self._unacknowledged[sequence])
 
     def _send_acknowledgement(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from warpgate.core.hub import CheckSession, Port, UdpHub
+from warpgate.core.reading import FilteredReader
 from warpgate.core.subscription import SUB_ALL, Subscription
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
 from warpgate.events import PluginReport
@@ -24,8 +25,6 @@ from warpgate.proto.check import CheckEvent, CheckingEnded
 
 # One read: larger gains nothing on loopback, smaller costs turns of the event loop.
 CHUNK = 256 * 1024
-# What a content filter may hold back while it waits for its match.
-FILTER_LIMIT = 1024 * 1024
 # RFC 8085 section 3.2: without path MTU discovery stay below the smallest that IPv6 guarantees; but a user who knows
 # the path may send whatever fits a UDP datagram.
 LARGEST_DATAGRAM = 65507
@@ -154,7 +153,11 @@ class Pipe(ABC):
         """Hand over the non-blocking, connected OS socket; the pipe is closed to this object afterwards."""
 
     def check_stall(self, limit: float) -> None:
-        """Called now and then: end the pipe when the peer has not acknowledged our data for `limit` seconds."""
+        """Called now and then: end the pipe when the peer has not acknowledged our data for `limit` seconds.
+
+        Pipes over UDP have consent for that.
+        """
+        return
 
     def _finish(self, reason: str) -> bool:
         """Record the end; False when it had ended before."""
@@ -177,7 +180,7 @@ class StreamPipe(Pipe):
     def __init__(self, info: PipeInfo, stream: TcpStream, on_end: Callable[[Pipe, str], None]) -> None:
         super().__init__(info, on_end)
         self._stream = stream
-        self._held = bytearray()  # read but not yet given to the user: leftovers of filters and of recv_n
+        self._reader = FilteredReader(self._read, info.remote)
         self._ended = False
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
@@ -192,43 +195,11 @@ class StreamPipe(Pipe):
             async with asyncio.timeout(timeout):
                 return await self.recv(sub)
         self._check_open()
-        if not sub.takes_all:
-            return await self._recv_filtered(sub)
-        if self._held:
-            data = bytes(self._held)
-            self._held.clear()
-            return data
-        return await self._read()
+        return await self._reader.next(sub)
 
     async def recv_n(self, count: int) -> bytes:
         self._check_open()
-        while len(self._held) < count:
-            if not (data := await self._read()):
-                raise PipeClosed(f"the stream ended after {len(self._held)} of {count} bytes")
-            self._held += data
-        return self._take(count)
-
-    async def _recv_filtered(self, sub: Subscription) -> bytes:
-        pattern = sub.pattern
-        wrong_sender = sub.sender is not None and sub.sender != self.remote
-        while True:
-            if not wrong_sender and pattern is None and self._held:
-                return self._take(len(self._held))
-            match = None if wrong_sender or pattern is None else pattern.search(self._held)
-            if match is not None and match.end():
-                return self._take(match.end())
-            if len(self._held) >= FILTER_LIMIT:
-                raise PipeClosed(
-                    f"no match for {sub.content!r} within {FILTER_LIMIT} bytes; they are still readable"
-                )
-            if not (data := await self._read()):
-                return b""
-            self._held += data
-
-    def _take(self, count: int) -> bytes:
-        data = bytes(self._held[:count])
-        del self._held[:count]
-        return data
+        return await self._reader.exactly(count)
 
     async def _read(self) -> bytes:
         if self._ended:
@@ -269,9 +240,9 @@ class StreamPipe(Pipe):
     def detach(self) -> socket.socket:
         """ConfigError while bytes that were read ahead by a filter wait to be received."""
         self._check_open()
-        if self._held:
+        if self._reader.held:
             raise ConfigError(
-                f"{len(self._held)} bytes were read ahead by a filter: receive them before detaching"
+                f"{self._reader.held} bytes were read ahead by a filter: receive them before detaching"
             )
         sock = self._stream.detach()
         self._finish("handed over by detach()")

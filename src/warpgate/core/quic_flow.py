@@ -1,7 +1,7 @@
 """Drives a `QuicStream` on the running loop, over the flow of one peer on one of the hub's ports.
 
-Datagrams that arrive in one turn of the loop are handed over together, and what is written in one turn is sent together:
-the library is much quicker so. Whoever waits is woken after every step and looks again.
+Datagrams that arrive in one turn of the loop are handed over together, and what is written in one turn is sent
+together: the library is much quicker so. Whoever waits is woken after every step and looks again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from warpgate.core.quic_stream import CLOSED, QuicStream, State
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family
 
-# Ethernet's 1,500 bytes less the IP and UDP headers. Path MTU discovery asks for more than IPv6 leaves; such a probe would
-# be fragmented by our own kernel and pass, and so would all packets after it. Not sent, it counts as lost.
+# Ethernet's 1,500 bytes less the IP and UDP headers. Path MTU discovery asks for more than IPv6 leaves; such a probe
+# would be fragmented by our own kernel and pass, and so would all packets after it. Not sent, it counts as lost.
 LARGEST = {Family.V4: 1472, Family.V6: 1452}
 
 
@@ -152,5 +152,3 @@ class QuicFlow:
         if not routes:
             self._port.streams.pop(self._target, None)
         self._wake()
-
-

@@ -1,6 +1,7 @@
 """The QUIC library (qh3), loaded when first wanted, and set up the way our streams need it.
 
-Importing it takes 25 ms and its first key share another 25 ms; `warm_up` spends them in a thread while the node starts.
+Importing it takes 25 ms and its first key share another 25 ms: `quic_door` spends them in a thread while the node
+starts.
 docs/decisions/quic-library.md tells why it is this one.
 """
 
@@ -9,17 +10,16 @@ from __future__ import annotations
 import io
 import logging
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from warpgate.model.identity import Identity
 from warpgate.proto.quic_proof import ALPN
+from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, FIRST_PACKET_SIZE
 
 if TYPE_CHECKING:
     from qh3.quic.configuration import QuicConfiguration
     from qh3.quic.connection import QuicConnection
 
-# RFC 9000 section 14: every path must carry 1,200 bytes; qh3's client then looks for more (RFC 8899).
-FIRST_PACKET_SIZE = 1200
 # The checks beneath notice a dead peer within 32 s; QUIC's own idle timeout (30 s in qh3) would end idle pipes.
 # It cannot be switched off, but this is three years.
 NO_IDLE_TIMEOUT = 1e8
@@ -56,7 +56,9 @@ def make_client(secrets: SecretLog) -> QuicConnection:
     return QuicConnection(configuration=configuration)
 
 
-def make_server(secrets: SecretLog, certificate: bytes, identity: Identity, first_id: bytes) -> QuicConnection:
+def make_server(
+    secrets: SecretLog, certificate: bytes, identity: Identity, first_id: bytes
+) -> QuicConnection:
     """`first_id`: the destination connection id of the client's first packet."""
     from qh3.quic.connection import QuicConnection  # noqa: PLC0415
 
@@ -73,16 +75,12 @@ def _configuration(secrets: SecretLog, *, is_client: bool) -> QuicConfiguration:
         quiet.addHandler(logging.NullHandler())
     return QuicConfiguration(
         alpn_protocols=[ALPN],
+        connection_id_length=CONNECTION_ID_SIZE,
         idle_timeout=NO_IDLE_TIMEOUT,
         initial_rtt=INITIAL_RTT,
         is_client=is_client,
         max_data=QUIC_WINDOW,
-        max_datagram_size=FIRST_PACKET_SIZE,
+        max_datagram_size=FIRST_PACKET_SIZE,  # qh3's client then looks for more (RFC 8899)
         max_stream_data=QUIC_WINDOW,
-        secrets_log_file=secrets,
+        secrets_log_file=cast(TextIO, secrets),
     )
-
-
-def warm_up() -> None:
-    """Import the library and have it make its first keys, which takes it as long again; blocking."""
-    make_client(SecretLog()).connect(ANYWHERE, 0.0)

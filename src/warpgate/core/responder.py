@@ -16,6 +16,8 @@ from warpgate.core.hub import CheckSession, Port, UdpHub
 from warpgate.core.links import TcpLink, UdpLink
 from warpgate.core.pipe import Pipe
 from warpgate.core.pipes import PipeMaker
+from warpgate.core.quic_flow import QuicFlow
+from warpgate.core.quic_link import QuicLink
 from warpgate.core.session import Session
 from warpgate.core.tasks import Tasks
 from warpgate.errors import AuthenticationError, DecodeError, NetworkError, ProtocolError, WarpgateError
@@ -47,6 +49,8 @@ class HostedSession:
         self._engine = engine
         self._tasks = Tasks(lambda name, error: session.note(name, str(error)), within=engine.tasks)
         self._over = False
+        self._quic: dict[tuple[Endpoint, Endpoint], QuicFlow] = {}  # proved, by pair
+        self._nominated_link: UdpLink | None = None  # of a stream whose QUIC handshake is still going on
         loop = asyncio.get_running_loop()
         patience = loop.call_later(engine.config.timing.responder_patience, self.end)
         session.stack.callback(patience.cancel)
@@ -114,7 +118,29 @@ class HostedSession:
 
     def _check_event(self, event: CheckEvent) -> None:
         if isinstance(event, Nominated):
-            self._nominated(UdpLink(self.session.checks, event.base, event.remote, event.plugin))
+            link = self.session.udp_link(event)
+            if self.session.mode is Mode.STREAM:
+                self._nominated_link = link
+                self._match_quic()
+            else:
+                self._nominated(link)
+        elif isinstance(event, CheckingEnded):
+            self._engine.hub.forget(self.session.checks)
+            self.end()
+
+    def take_quic(self, flow: QuicFlow) -> None:
+        """A QUIC connection of the initiator's, proved to be of this session."""
+        earlier = self._quic.pop((flow.base, flow.remote), None)
+        if earlier is not None:
+            earlier.close()
+        self._quic[flow.base, flow.remote] = flow
+        self._match_quic()
+
+    def _match_quic(self) -> None:
+        link = self._nominated_link
+        if link is not None and (flow := self._quic.pop((link.local, link.remote), None)) is not None:
+            self._nominated_link = None
+            self._chosen(QuicLink(link, flow))
 
     def _nominated(self, link: UdpLink) -> None:
         """One pair of endpoints carries one pipe. The peer knows that: it only takes a pair that is free on its side.
@@ -135,7 +161,7 @@ class HostedSession:
             return
         self._chosen(link)
 
-    def _chosen(self, link: TcpLink | UdpLink) -> None:
+    def _chosen(self, link: TcpLink | UdpLink | QuicLink) -> None:
         if self._over:
             link.abort()
             return
@@ -147,6 +173,12 @@ class HostedSession:
         if self._over:
             return
         self._over = True
+        for flow in self._quic.values():
+            flow.close(reason="another link was chosen")
+        if self._nominated_link is not None:  # and no QUIC on it: the peer must not believe in it
+            hub, checks = self._engine.hub, self.session.checks
+            self.session.on_check_event = lambda event: _forget_ended(hub, checks, event)
+            checks.close()
         self._tasks.cancel()  # the node's own tasks, which they are among, wait for them when it closes
         self.session.close()
         self._responder.ended(self.session)
@@ -209,13 +241,21 @@ class Responder:
         else:
             hosted.take_link(link)
 
+    def take_quic(self, flow: QuicFlow) -> None:
+        """A proved QUIC connection."""
+        hosted = self._hosted.get(flow.stream.session)
+        if hosted is None:
+            flow.close(reason="the session is over")
+        else:
+            hosted.take_quic(flow)
+
     def introduce(self, port: Port, data: bytes, remote: Endpoint) -> bool:
         """A check of a session nobody knows: if it introduces a welcome key (the result), answer it."""
         try:
             introduction = introduction_of(data)
             if not self._introductions.take(self._engine.now()):
                 raise AuthenticationError("too many introductions a second")
-            hosted = self._begin(introduction.session, introduction.public_key, Mode.DATAGRAM, None)
+            hosted = self._begin(introduction.session, introduction.public_key, introduction.mode, None)
         except (DecodeError, AuthenticationError) as error:
             self._engine.emit(StrangerRefused(str(remote), str(error)))
             return False
@@ -261,7 +301,7 @@ class Responder:
             raise AuthenticationError(f"more than {limit} offers a minute")
         times.append(now)
 
-    def chosen(self, session: Session, link: TcpLink | UdpLink) -> None:
+    def chosen(self, session: Session, link: TcpLink | UdpLink | QuicLink) -> None:
         self._take_pipe(self._pipes.make(session, link, link.plugin))
 
     def ended(self, session: Session) -> None:

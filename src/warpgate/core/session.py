@@ -84,9 +84,11 @@ class Session:
         self.inbound: Mailbox[TcpLink] = Mailbox(TcpLink.abort)
         self.verified: Mailbox[UdpLink] = Mailbox(UdpLink.abort)
         self.running: list[str] = []  # plugins at work: links of others are theirs to take
+        self.hopes_for_tcp: Callable[[], bool] = lambda: False
         self.remote_version = 0
         self._remote_changed = engine.new_future()
         self.measured_delay: float | None = None
+        self._measured_surely = False
         self.on_check_event: Callable[[CheckEvent], None] | None = None
         self.refusal: str | None = None
         self.on_refusal: Callable[[], None] | None = None
@@ -169,9 +171,15 @@ class Session:
         return self.remote_version
 
     def _measure(self, signal: Signal) -> None:
-        sent = self.outbox.sent_once(signal.acknowledges)
-        if sent is not None and signal.held >= 0 and self.measured_delay is None:
+        """From a message that was repeated the first copy counts, until there is a better one: brokers delay more than
+        they lose, and where a repetition always comes before the acknowledgement, it is all there is.
+        """
+        sent, certain = self.outbox.sent_at(signal.acknowledges), not self.outbox.repeated(signal.acknowledges)
+        if sent is None or signal.held < 0 or self._measured_surely:
+            return
+        if self.measured_delay is None or certain:
             self.measured_delay = max(0.0, self.engine.now() - sent - signal.held) / 2
+            self._measured_surely = certain
 
     def take_refusal(self, reason: str) -> None:
         """The peer will not have this session."""
@@ -234,10 +242,15 @@ class Session:
                 settings=CheckSettings(timing.check_offsets, timing.consent_silence, timing.consent_timeout),
                 introduction=engine.identity.public_key if self.initiator else None,
                 trust_heard=engine.heard_is_reachable,
+                mode=self.mode,
             )
             self._checks = CheckSession(engine.hub, agent, self._check_event)
             engine.hub.sessions[self.id] = self._checks
         return self._checks
+
+    def knows(self, base: Endpoint, remote: Endpoint) -> bool:
+        """Whether the peer has proved itself to our socket `base` from `remote`."""
+        return self._checks is not None and self._checks.agent.knows(base, remote)
 
     def _check_event(self, event: CheckEvent) -> None:
         if isinstance(event, PeerHeard):
@@ -255,7 +268,8 @@ class Session:
         return UdpLink(self.checks, event.base, event.remote, event.plugin, relayed=relayed)
 
     def _take_verified(self, link: UdpLink) -> None:
-        if self.engine.hub.claim(self.checks, link.local, link.remote):
+        # Streams tell each other apart by QUIC's connection ids: they share a pair.
+        if self.mode is Mode.STREAM or self.engine.hub.claim(self.checks, link.local, link.remote):
             self.verified.put(self._taker(link.plugin), link)
         else:
             self.note(link.plugin, f"{link.local} -> {link.remote} carries another pipe already")

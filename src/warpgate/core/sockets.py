@@ -59,24 +59,19 @@ class Sockets:
         undo.callback(self._listeners.pop, endpoint.ip, None)
         return base.port
 
-    def update(self, interfaces: tuple[Interface, ...]) -> tuple[set[IPAddress], set[IPAddress]]:
-        """Follow a change of interfaces; returns (added, removed). An address that cannot be bound is left out."""
+    def update(self, interfaces: tuple[Interface, ...]) -> None:
+        """Follow a change of interfaces. Pipes on addresses that stay live on; one that cannot be bound is left out."""
         wanted = {interface.ip for interface in interfaces}
         removed = set(self._listeners) - wanted
         for ip in removed:
             self._listeners.pop(ip).close()
+            self._engine.discovery.remove(Endpoint(ip, self.port))
             self._engine.hub.close_port(Endpoint(ip, self.port))
-        added = set()
         for ip in wanted - set(self._listeners):
             with contextlib.suppress(NetworkError), contextlib.ExitStack() as undo:
                 self._open_one(Endpoint(ip, self.port), undo)
                 undo.pop_all()
-                added.add(ip)
-        return added, removed
-
-    @property
-    def addresses(self) -> tuple[IPAddress, ...]:
-        return tuple(self._listeners)
+                self._engine.discovery.add(self._engine.hub.port(Endpoint(ip, self.port)).socket, self.port)
 
     def close(self) -> None:
         for listener in self._listeners.values():

@@ -101,6 +101,10 @@ SYSTEMATIC: Final = re.compile(
 )
 
 
+# What `+no-tcp` leaves open (MQTT): without a broker nothing can be signalled.
+BROKER_PORTS: Final = frozenset({1883})
+
+
 def _outermost(change: Callable[[NatSpec], NatSpec]) -> Callable[[tuple[Layer, ...]], tuple[Layer, ...]]:
     """Applied to the router that faces the internet."""
     return lambda layers: (*layers[:-1], replace(layers[-1], nat=change(layers[-1].nat)))
@@ -120,6 +124,7 @@ SUFFIXES: Final[dict[str, Callable[[tuple[Layer, ...]], tuple[Layer, ...]]]] = {
     "deaf": _outermost(lambda nat: replace(nat, refresh_inbound=False)),
     "small": _outermost(lambda nat: replace(nat, table_limit=512)),
     "noudp": _outermost(lambda nat: replace(nat, udp_blocked=True)),
+    "no-tcp": _outermost(lambda nat: replace(nat, tcp_ports=BROKER_PORTS)),
     "cgn": lambda layers: (*layers, Layer(CARRIER, None)),
     "open6": lambda layers: tuple(replace(layer, firewall=None) for layer in layers),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -47,6 +47,13 @@ class OpenSocket:
         return f"{self.host}: {self.kind} {self.local}" + (f" to {self.remote}" if self.remote else "")
 
 
+class MemoryWatch:
+    """Watches what never changes."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
 class MemoryNetwork:
     """The `Network` of one host in a `MemoryInternet`."""
 
@@ -76,6 +83,10 @@ class MemoryNetwork:
         families = sorted({Family(ip.version) for ip in addresses} | {Family.V4})
         own = tuple(Interface("eth0", ip, _ON_LINK[Family(ip.version)]) for ip in addresses)
         return tuple(_LOOPBACK[family] for family in families) + own
+
+    def watch_interfaces(self, on_change: Callable[[], object]) -> MemoryWatch:
+        """Nothing ever changes here."""
+        return MemoryWatch()
 
     def open_udp(self, local: Endpoint, receiver: DatagramReceiver) -> MemoryUdpSocket:
         try:

@@ -58,9 +58,17 @@ async def play(kind_a: str, kind_b: str, mode: str, names: tuple[str, str] = ("a
             await node.start(brokers=[broker.mqtt_url], stun=[str(stun.endpoint)])
             await node.trace()
         routers = [router for host in hosts for router in host.routers if router.nat is not None]
-        before = sum(router.nat.counters(lab.internet.scheduler.now()).mappings_created for router in routers if router.nat)
+        before = sum(
+            router.nat.counters(lab.internet.scheduler.now()).mappings_created
+            for router in routers
+            if router.nat
+        )
         result = await nodes[0].connect(nodes[1].address, mode=mode)
-        after = sum(router.nat.counters(lab.internet.scheduler.now()).mappings_created for router in routers if router.nat)
+        after = sum(
+            router.nat.counters(lab.internet.scheduler.now()).mappings_created
+            for router in routers
+            if router.nat
+        )
         traces = [await node.trace() for node in nodes]
         places = [
             Place(host.name, kind, str(host.ipv4), _outside(host.routers))

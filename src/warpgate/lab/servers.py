@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from warpgate.errors import ConfigError, ServiceError
+from warpgate.lab.certificate import CERTIFICATE_FILE, write_certificate
 from warpgate.lab.host import Host
 from warpgate.model.endpoint import Endpoint
 
@@ -44,6 +45,11 @@ class Server:
         return f"mqtt://{self.endpoint}"
 
     @property
+    def certificate(self) -> Path:
+        """PEM file to trust a server with TLS by."""
+        return self.directory / CERTIFICATE_FILE
+
+    @property
     def log(self) -> str:
         return (self.directory / "log").read_text(errors="replace")
 
@@ -62,18 +68,35 @@ async def start_mosquitto(host: Host, port: int = MQTT_PORT) -> Server:
     return await _start(host, [program, "-c", str(directory / "mosquitto.conf")], directory, port)
 
 
-async def start_coturn(host: Host, user: str = "user", password: str = "password") -> Server:
+async def start_coturn(
+    host: Host,
+    user: str = "user",
+    password: str = "password",
+    *,
+    secret: str | None = None,
+    tls_port: int | None = None,
+) -> Server:
     """STUN and TURN on ports 3478 and 3479 of this host; with two IPv4 addresses, a full RFC 5780 server.
 
     TURN takes `user` and `password` (long-term, realm "lab"); peers in private networks are allowed, since
-    in the lab they are just hosts. ServiceError when it does not come up.
+    in the lab they are just hosts. With a `secret` it takes time-limited credentials instead, with a `tls_port` it
+    speaks TLS there; the certificate to trust is `server.certificate`. ServiceError when it does not come up.
     """
     program = find_program("turnserver")
     directory = _workspace(host)
-    command = [program, "-n", "--no-tls", "--no-dtls", "--no-cli", "--no-stdout-log"]
+    command = [program, "-n", "--no-dtls", "--no-cli", "--no-stdout-log"]
+    if tls_port is None:
+        command.append("--no-tls")
+    else:
+        certificate, key = write_certificate(directory, host.addresses)
+        command += [f"--tls-listening-port={tls_port}", f"--cert={certificate}", f"--pkey={key}"]
     command += [f"--log-file={directory / 'coturn.log'}", "--simple-log", f"--pidfile={directory / 'pid'}"]
     command += [f"--listening-port={STUN_PORT}", f"--alt-listening-port={STUN_OTHER_PORT}"]
-    command += ["--lt-cred-mech", f"--user={user}:{password}", "--realm=lab", "--relay-threads=1"]
+    command += ["--realm=lab", "--relay-threads=1"]
+    if secret is None:
+        command += ["--lt-cred-mech", f"--user={user}:{password}"]
+    else:
+        command += ["--use-auth-secret", f"--static-auth-secret={secret}"]
     command += [f"--userdb={directory / 'users'}"]
     for ip in host.addresses:
         command += [f"--listening-ip={ip}", f"--relay-ip={ip}"]

@@ -33,8 +33,8 @@ _PORT_LOW = 16384
 _PORT_COUNT = 16000
 
 # All time: 99991231235959Z is RFC 5280's "no well-defined expiration date".
-_CERTIFICATE_BEGIN = datetime(2000, 1, 1)  # noqa: DTZ001 - x509 takes naive UTC
-_CERTIFICATE_END = datetime(9999, 12, 31, 23, 59, 59)  # noqa: DTZ001
+_CERTIFICATE_BEGIN = datetime(2000, 1, 1)  # x509 takes naive UTC
+_CERTIFICATE_END = datetime(9999, 12, 31, 23, 59, 59)
 
 _SHA256_ECDSA = ec.ECDSA(hashes.SHA256())
 _HPKE = Suite(KEM.P256, KDF.HKDF_SHA256, AEAD.AES_128_GCM)
@@ -142,7 +142,9 @@ def check_certificate(der: bytes, public_key: bytes) -> None:
         raise AuthenticationError("the peer's certificate is not of a P-256 key")
     shown = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
     if shown != public_key:
-        raise AuthenticationError(f"the certificate is of {node_id_of(shown)}, not of {node_id_of(public_key)}")
+        raise AuthenticationError(
+            f"the certificate is of {node_id_of(shown)}, not of {node_id_of(public_key)}"
+        )
 
 
 def node_id_of(public_key: bytes) -> str:

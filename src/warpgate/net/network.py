@@ -26,7 +26,7 @@ class Interface:
 
 
 class UdpSocket(Protocol):
-    """A bound, unconnected UDP socket. Everything received goes to the receiver given at opening, as (data, sockaddr)."""
+    """A bound, unconnected UDP socket. What is received goes to the receiver given at opening, as (data, sockaddr)."""
 
     @property
     def local(self) -> Endpoint: ...
@@ -43,7 +43,7 @@ class UdpSocket(Protocol):
         ...
 
     def detach(self, remote: Endpoint) -> socket.socket:
-        """A new non-blocking OS socket on the same local endpoint, connected to `remote`: it gets that flow from now on."""
+        """A new non-blocking OS socket on our endpoint, connected to `remote`: it gets that flow from now on."""
         ...
 
     def close(self) -> None: ...
@@ -102,11 +102,21 @@ class TcpListener(Protocol):
 Acceptor = Callable[[TcpStream], None]
 
 
+class Watch(Protocol):
+    """Something that goes on until it is closed."""
+
+    def close(self) -> None: ...
+
+
 class Network(Protocol):
     """What the program may ask of the machine."""
 
     def interfaces(self) -> tuple[Interface, ...]:
         """Addresses of interfaces that are up, loopback included, link-local and multicast excluded."""
+        ...
+
+    def watch_interfaces(self, on_change: Callable[[], object]) -> Watch:
+        """Call `on_change` shortly after `interfaces` or the routes have changed, until the watch is closed."""
         ...
 
     def open_udp(self, local: Endpoint, receiver: DatagramReceiver) -> UdpSocket:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 UNWINDING = 1.0
 
 
-class RaceLost(Exception):  # noqa: N818 - control flow between the race and its caller, never shown to a user
+class RaceLost(Exception):
     """Nobody succeeded; `failures` has every runner's exception by name."""
 
     def __init__(self, failures: Mapping[str, Exception]) -> None:

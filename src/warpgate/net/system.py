@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from functools import partial
 
 from warpgate.errors import AddressError, NetworkError
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net import tcp, udp
-from warpgate.net.interfaces import enumerate_interfaces
+from warpgate.net.interfaces import InterfaceWatcher, enumerate_interfaces
 from warpgate.net.network import Acceptor, DatagramReceiver, Interface
 from warpgate.net.sockets import address_family, network_error
 from warpgate.net.threads import in_thread
@@ -22,6 +23,9 @@ class SystemNetwork:
 
     def interfaces(self) -> tuple[Interface, ...]:
         return enumerate_interfaces()
+
+    def watch_interfaces(self, on_change: Callable[[], object]) -> InterfaceWatcher:
+        return InterfaceWatcher(on_change)
 
     def open_udp(self, local: Endpoint, receiver: DatagramReceiver) -> udp.SystemUdpSocket:
         try:

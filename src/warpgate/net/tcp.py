@@ -148,7 +148,9 @@ class SystemTcpStream:
             self._usable()
 
     def stalled(self) -> float:
-        """To be asked every few seconds: silence is counted from the first time it was seen. Always 0.0 where the system does not tell (it does on Linux)."""
+        """To be asked every few seconds: silence is counted from the first time it was seen. 0.0 where the system
+        does not tell; Linux does.
+        """
         if self._sock is None or not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
             return 0.0
         try:

@@ -41,9 +41,9 @@ class Plan:
     skipped: tuple[Skipped, ...]
 
 
-# What carries which mode. A stream over UDP needs a protocol of its own on the link.
+# What carries which mode. A stream over UDP is QUIC on the link.
 CARRIERS = {
-    Mode.STREAM: frozenset({Transport.TCP}),
+    Mode.STREAM: frozenset(Transport),
     Mode.DATAGRAM: frozenset({Transport.UDP}),
 }
 
@@ -56,7 +56,7 @@ def make_plan(
     if not carriers:
         name = "none" if transport is None else transport.value.upper()
         raise ConfigError(
-            f"a {mode.value} pipe cannot run over {name} (streams run over TCP, datagrams over UDP)"
+            f"a {mode.value} pipe cannot run over {name} (datagrams run over UDP)"
         )
     steps, skipped = [], []
     for verdict in verdicts:

@@ -30,6 +30,8 @@ PRIMING_TTL = 2
 UNKNOWN_SIGNAL_DELAY = 0.15
 # How much later than estimated a signal is usually heard at worst, seconds: scheduling, a busy broker.
 LATE_SIGNAL = 0.025
+# No broker that still serves is slower; a peer that says more is not believed.
+LONGEST_DELAY = 2.0
 # A volley is given its first six repeats and a long round trip before the next one, on other ports, joins it.
 VOLLEY_PATIENCE = 1.5
 VOLLEYS = 4
@@ -37,10 +39,14 @@ VOLLEYS = 4
 
 @dataclass(frozen=True, slots=True)
 class Punch:
-    """`endpoints`: reflexive endpoints of fresh sockets as text; none for the first volley (the address has them)."""
+    """`endpoints`: reflexive endpoints of fresh sockets as text; none for the first volley (the address has them).
+
+    `delay`: the sender's best estimate of a signal's one-way time in seconds, negative when it has none.
+    """
 
     volley: int
     endpoints: tuple[str, ...] = ()
+    delay: float = -1.0
 
 
 @register
@@ -89,16 +95,16 @@ class UdpPunch(Plugin):
         attempt.signal(Punch(1))
         shown = ", ".join(str(pair.remote) for pair in targets) or "nothing"
         attempt.note(f"primed {shown}; full checks in {wait * 1000:.0f} ms, when the offer should be there")
-        delay = UNKNOWN_SIGNAL_DELAY if attempt.signal_delay is None else attempt.signal_delay
-        return delay + VOLLEY_PATIENCE
+        return _delay(attempt) + VOLLEY_PATIENCE
 
-    def _full_after(self, attempt: Attempt) -> float:
+    def _full_after(self, attempt: Attempt, measured: float = -1.0) -> float:
         """When to send with full TTL: not before the peer has fired, however late the signal was.
 
-        A primed initiator loses nothing by waiting, since the peer's checks come in meanwhile. One whose mapping
-        depends on the destination could prime for nobody but the peer's listed endpoint, so it goes at once.
+        Who primed loses nothing by waiting, since the peer's checks come in meanwhile. One whose mapping depends on
+        the destination could prime for nobody but the peer's listed endpoint, so it goes at once. `measured`: what
+        the peer says of the delay.
         """
-        delay = UNKNOWN_SIGNAL_DELAY if attempt.signal_delay is None else attempt.signal_delay
+        delay = measured if 0.0 <= measured <= LONGEST_DELAY else _delay(attempt)
         if any(at.nat.mapping.endpoint_dependent for at in attempt.local.attachments):
             return delay
         return delay + max(LATE_SIGNAL, delay / 2)
@@ -109,7 +115,8 @@ class UdpPunch(Plugin):
         await asyncio.sleep(patience)
         for volley in range(2, VOLLEYS + 1):
             bases, endpoints = await _fresh(attempt)
-            attempt.signal(Punch(volley, endpoints))
+            delay = attempt.signal_delay
+            attempt.signal(Punch(volley, endpoints, -1.0 if delay is None else delay))
             attempt.note(f"volley {volley} from fresh ports: {', '.join(endpoints)}")
             peers = _parse(await self._answer(attempt, volley))
             attempt.check_targets(peers)
@@ -162,7 +169,7 @@ class UdpPunch(Plugin):
         peers = _parse(message)
         attempt.check_targets(peers)
         bases, endpoints = await _fresh(attempt)
-        wait = UNKNOWN_SIGNAL_DELAY if attempt.signal_delay is None else attempt.signal_delay
+        wait = self._full_after(attempt, message.delay)
         for base in bases:
             for peer in peers:
                 if peer.family is base.family:
@@ -173,6 +180,10 @@ class UdpPunch(Plugin):
 
     def _fire(self, attempt: Attempt, pair: Pair, wait: float) -> None:
         attempt.probe(pair.base, pair.remote, offsets=_later(attempt, 0.0 if pair.nearby else wait))
+
+
+def _delay(attempt: Attempt) -> float:
+    return UNKNOWN_SIGNAL_DELAY if attempt.signal_delay is None else attempt.signal_delay
 
 
 def _later(attempt: Attempt, wait: float) -> tuple[float, ...]:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from warpgate.errors import ProtocolError
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.proto.check_wire import CheckCodec, OpenedCheck
 from warpgate.proto.machine import Transmit
 from warpgate.proto.stun import Attribute, StunClass, StunMessage
@@ -122,12 +122,13 @@ class CheckAgent:
         settings: CheckSettings,
         introduction: bytes | None = None,
         trust_heard: bool = False,
+        mode: Mode = Mode.DATAGRAM,
     ) -> None:
         self.controlling = controlling
         self.session = session
         self.phase = Phase.CHECKING
         self.selected: tuple[Endpoint, Endpoint] | None = None
-        self._codec = CheckCodec(controlling, session, key, nonce, introduction)
+        self._codec = CheckCodec(controlling, session, key, nonce, introduction, mode)
         self._peer_nonce: bytes | None = None
         self._trust_heard = trust_heard
         self._trusted: set[Endpoint] = set()
@@ -291,6 +292,7 @@ class CheckAgent:
         pair, nominating = self._outstanding.pop(message.transaction_id, (None, False))
         if pair is None or pair.remote != remote:  # RFC 8445 section 7.2.5.2.1: symmetric addresses only
             return
+        pair.heard = True
         if self.phase is Phase.CLOSING:
             self._end("closed", by_peer=False)
         elif nominating and self.phase is Phase.NOMINATING:

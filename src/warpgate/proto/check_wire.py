@@ -27,7 +27,6 @@ from warpgate.proto.stun import (
     verify,
 )
 
-
 STREAM = 1  # value of WG-MODE; a datagram pipe's checks carry none
 
 

@@ -9,7 +9,7 @@ import pytest
 from warpgate.cli.doctor import diagnose, fingerprinted
 from warpgate.cli.nat_words import assignment_words
 from warpgate.config import Config
-from warpgate.core.node import NodeStatus
+from warpgate.core.running import NodeStatus
 from warpgate.events import MappingLearnt, ServerFailed
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment

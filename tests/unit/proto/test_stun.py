@@ -150,6 +150,7 @@ EVERY_VALUE: list[tuple[Attribute, AttributeValue]] = [
     (Attribute.WG_PLUGIN, "udp_punch"),
     (Attribute.WG_CLOSE, True),
     (Attribute.WG_SESSION, bytes(16)),
+    (Attribute.WG_MODE, 1),
 ]
 
 

@@ -1,0 +1,283 @@
+"""turn: over a relay (RFC 8656, RFC 6062), for when nothing else can work. Usable after s + the relay's path.
+
+The initiator allocates in the first tick and signals its relayed endpoint when it has one; the responder sends checks
+there from its listening sockets (or dials it, for a stream), and the relay's permissions let it in. So one relay is
+enough, the initiator's. The responder allocates one of its own
+
+* at once, when the initiator has none, or when it is not known that UDP (or TCP) gets out of the responder's network:
+  then two relays talk to each other, each client by TCP or TLS with its own;
+* after a while, when the initiator's relay leads to nothing: either side's may serve.
+
+That spares the server an allocation for nearly every connect. Each transport is a lane of its own: datagrams on UDP
+relays, streams on TCP relays. The core nominates a relayed link only when nothing direct comes in time.
+
+A relayed endpoint is not an address of the peer's own, so what is sent there on its word is bounded: see
+`core/relaying.py`. Whoever answers must prove the peer's key, as everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from warpgate.errors import AddressError, AttemptFailed, WarpgateError
+from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.net.link import Link
+from warpgate.net.race import RaceLost, first_of
+from warpgate.plan.relay import reaches_relays
+from warpgate.plugins.base import Attempt, Plugin, register
+
+# The responder's own relay is asked for when checks to the initiator's had the time of a bad path and found nothing.
+OWN_RELAY_PATIENCE = 1.0
+# Without a relay of its own the initiator waits for the peer's: a signal there and back, and a slow allocation.
+PEER_PATIENCE = 5.0
+# At 10 % loss each way seven checks fail together once in 10^5; more would be an attack's (core/relaying.py).
+CHECK_OFFSETS = (0.0, 0.06, 0.15, 0.4, 0.9, 1.8, 3.5)
+# Permissions need one datagram to each of the peer's addresses, from the relay.
+OPENING_OFFSETS = (0.0,)
+DIAL_PATIENCE = 5.0
+MAX_ENDPOINTS = 2
+MAX_MESSAGES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """`endpoints`: the sender's relayed endpoints as text, of this transport ("udp", "tcp"); none yet, and perhaps
+    never, unless `pending`.
+    """
+
+    transport: str
+    endpoints: tuple[str, ...] = ()
+    pending: bool = False
+
+
+@register
+class Turn(Plugin):
+    name: ClassVar[str] = "turn"
+    transports: ClassVar[frozenset[Transport]] = frozenset(Transport)
+    message_type: ClassVar[type | None] = Relayed
+
+    async def initiate(self, attempt: Attempt) -> Link:
+        lanes = _lanes(attempt)
+        for lane in lanes.values():
+            lane.announce()
+            lane.allocate_in(0.0)
+        return await self._run(attempt, lanes)
+
+    async def respond(self, attempt: Attempt) -> Link:
+        return await self._run(attempt, _lanes(attempt))
+
+    async def _run(self, attempt: Attempt, lanes: dict[Transport, _Lane]) -> Link:
+        reading = asyncio.ensure_future(_read(attempt, lanes))
+        attempt.stack.callback(reading.cancel)
+        try:
+            return await first_of(
+                {lane.transport.name: lane.link for lane in lanes.values()}, lambda link: link.abort()
+            )
+        except RaceLost as lost:
+            reasons = dict.fromkeys(str(error) for error in lost.failures.values())
+            raise AttemptFailed("; ".join(reasons)) from None
+
+
+async def _read(attempt: Attempt, lanes: dict[Transport, _Lane]) -> None:
+    for _ in range(MAX_MESSAGES):
+        try:
+            message = await attempt.receive()
+            if not isinstance(message, Relayed):
+                continue
+            lane = lanes.get(Transport(message.transport))
+            if lane is not None:
+                lane.told(
+                    message.pending, [Endpoint.parse(text) for text in message.endpoints[:MAX_ENDPOINTS]]
+                )
+        except (ValueError, AddressError) as error:
+            attempt.note(f"a message that makes no sense: {error}")
+        except WarpgateError as error:
+            attempt.note(str(error))
+
+
+class _Lane(ABC):
+    """One transport in one attempt: our relay and the peer's, and the links over either."""
+
+    transport: ClassVar[Transport]
+
+    def __init__(self, attempt: Attempt) -> None:
+        loop = asyncio.get_running_loop()
+        self._attempt = attempt
+        self._allocating: asyncio.Task[None] | None = None
+        self._starting: asyncio.TimerHandle | None = None
+        self._hopeless: asyncio.Future[str] = loop.create_future()
+        # Why there is no relay of ours.
+        self._failure = (
+            None if attempt.initiator or attempt.relay.configured else "no TURN server is configured"
+        )
+        self.mine: tuple[Endpoint, ...] = ()
+        self.theirs: tuple[Endpoint, ...] = ()
+
+    async def link(self) -> Link:
+        """The first link over a relay; AttemptFailed when neither side has one."""
+        coming = asyncio.ensure_future(self._coming())
+        self._attempt.stack.callback(coming.cancel)
+        either: set[asyncio.Future[Any]] = {coming, self._hopeless}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if coming.done():
+            return coming.result()
+        raise AttemptFailed(self._hopeless.result())
+
+    # -- our relay -----------------------------------------------------------------------------------------------
+
+    def announce(self) -> None:
+        """Tell the peer where our relay is, or whether there will be one."""
+        pending = self._attempt.relay.configured and not (self._allocating and self._allocating.done())
+        endpoints = tuple(str(endpoint) for endpoint in self.mine)
+        self._attempt.signal(Relayed(self.transport.value, endpoints, pending and not endpoints))
+
+    def allocate_in(self, seconds: float) -> None:
+        """Once; an earlier time than before counts."""
+        if self._allocating is not None:
+            return
+        if self._starting is not None:
+            self._starting.cancel()
+        if seconds:
+            self._starting = asyncio.get_running_loop().call_later(seconds, self.allocate_in, 0.0)
+            self._attempt.stack.callback(self._starting.cancel)
+            return
+        self._allocating = asyncio.ensure_future(self._allocate())
+        self._attempt.stack.callback(self._allocating.cancel)
+
+    async def _allocate(self) -> None:
+        attempt = self._attempt
+        try:
+            self.mine = await self._open()
+        except WarpgateError as error:
+            attempt.note(f"no {self.transport.name} relay of ours: {error}")
+            self._failure = str(error)
+            if attempt.relay.configured:
+                attempt.signal(Relayed(self.transport.value))
+            timer = asyncio.get_running_loop().call_later(PEER_PATIENCE, self._give_up)
+            attempt.stack.callback(timer.cancel)
+            return
+        attempt.note(f"our {self.transport.name} relay: {', '.join(map(str, self.mine))}")
+        attempt.signal(Relayed(self.transport.value, tuple(str(endpoint) for endpoint in self.mine)))
+        self._opened()
+
+    def _give_up(self) -> None:
+        if self._failure is not None and not self.theirs and not self._hopeless.done():
+            self._hopeless.set_result(f"{self._failure}, and the peer offers none")
+
+    # -- the peer's relay ----------------------------------------------------------------------------------------
+
+    def told(self, pending: bool, endpoints: Sequence[Endpoint]) -> None:
+        """A message of the peer's; AttemptFailed when its endpoints may not be tried."""
+        if endpoints:
+            admitted = self._attempt.relay.admit(endpoints)
+            self.theirs += tuple(endpoint for endpoint in admitted if endpoint not in self.theirs)
+            self._attempt.note(f"the peer's {self.transport.name} relay: {', '.join(map(str, admitted))}")
+            self._use(admitted)
+        elif not pending:
+            self._give_up()
+        if self._attempt.initiator or not self._attempt.relay.configured:
+            return
+        needed = not (pending or endpoints) or not reaches_relays(self._attempt.local, self.transport)
+        self.allocate_in(0.0 if needed else OWN_RELAY_PATIENCE)
+
+    @abstractmethod
+    async def _open(self) -> tuple[Endpoint, ...]:
+        """Allocate; ServiceError."""
+
+    @abstractmethod
+    def _opened(self) -> None:
+        """Our relay is there: let the peer in."""
+
+    @abstractmethod
+    def _use(self, endpoints: Sequence[Endpoint]) -> None:
+        """The peer's relay is there: go there."""
+
+    @abstractmethod
+    async def _coming(self) -> Link: ...
+
+
+class _UdpLane(_Lane):
+    """Checks to the peer's relay, and from ours."""
+
+    transport = Transport.UDP
+
+    async def _open(self) -> tuple[Endpoint, ...]:
+        return await self._attempt.relay.open_udp()
+
+    def _opened(self) -> None:
+        attempt = self._attempt
+        for base in self.mine:
+            for target in attempt.relay.targets(base.family, Transport.UDP):
+                attempt.probe(base, target, offsets=OPENING_OFFSETS)
+        self._check(self.mine, self.theirs)
+
+    def _use(self, endpoints: Sequence[Endpoint]) -> None:
+        listening = [at.host_endpoint(Transport.UDP) for at in self._attempt.local.attachments]
+        bases = [base for base in listening if base is not None and not base.ip.is_loopback]
+        self._check((*bases, *self.mine), endpoints)
+
+    def _check(self, bases: Sequence[Endpoint], endpoints: Sequence[Endpoint]) -> None:
+        for base in bases:
+            for endpoint in endpoints:
+                if base.family is endpoint.family:
+                    self._attempt.probe(base, endpoint, offsets=CHECK_OFFSETS)
+
+    async def _coming(self) -> Link:
+        return await self._attempt.verified()
+
+
+class _TcpLane(_Lane):
+    """The peer dials our relay, or we dial the peer's: as we are, or from our relay where that does not get out."""
+
+    transport = Transport.TCP
+
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__(attempt)
+        self._ready = asyncio.Event()
+        self._to_dial: asyncio.Queue[Endpoint] = asyncio.Queue()
+
+    async def _open(self) -> tuple[Endpoint, ...]:
+        return await self._attempt.relay.open_tcp()
+
+    def _opened(self) -> None:
+        self._ready.set()
+
+    def _use(self, endpoints: Sequence[Endpoint]) -> None:
+        for endpoint in endpoints:
+            self._to_dial.put_nowait(endpoint)
+
+    async def _coming(self) -> Link:
+        return await first_of({"called": self._attempt.inbound, "calling": self._call}, Link.abort)
+
+    async def _call(self) -> Link:
+        while True:
+            endpoint = await self._to_dial.get()
+            ways = {
+                "directly": partial(self._dial, endpoint),
+                "by our relay": partial(self._dial_by_relay, endpoint),
+            }
+            try:
+                return await first_of(ways, Link.abort)
+            except RaceLost as lost:
+                self._attempt.note(f"the peer's relay {endpoint} cannot be dialled: {lost}")
+
+    async def _dial(self, endpoint: Endpoint) -> Link:
+        try:
+            async with asyncio.timeout(DIAL_PATIENCE):
+                return await self._attempt.dial(endpoint)
+        except TimeoutError:
+            raise AttemptFailed(f"no answer within {DIAL_PATIENCE:g} s") from None
+
+    async def _dial_by_relay(self, endpoint: Endpoint) -> Link:
+        await self._ready.wait()
+        return await self._attempt.adopt(await self._attempt.relay.dial(endpoint))
+
+
+def _lanes(attempt: Attempt) -> dict[Transport, _Lane]:
+    lanes: tuple[_Lane, ...] = (_UdpLane(attempt), _TcpLane(attempt))
+    return {lane.transport: lane for lane in lanes if lane.transport in attempt.transports}
