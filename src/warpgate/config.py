@@ -16,9 +16,12 @@ class Budgets:
     random_probes_per_second: float = 100.0
     new_mappings_per_peer: int = 2048
     new_mappings_window: float = 600.0
-    # A person's contacts do not dial more often; a flood of signed offers costs 0.4 ms each to refuse.
-    offers_per_peer_per_minute: int = 60
+    # A peer that forwards connections opens a pipe for each; whoever wants more can keep one open.
+    offers_per_peer_per_minute: int = 600
     sessions_at_once: int = 256
+    # Each offer makes us send at most 8 x 12 checks and 8 SYNs, to whatever its sender claims to be.
+    offers_per_second: float = 20.0
+    offers_at_once: float = 100.0
     # Strangers' TCP connections that have not said a valid HELLO yet, and for how long, and how much.
     unauthenticated_connections: int = 128
     hello_patience: float = 5.0
@@ -57,6 +60,9 @@ class Timing:
     broker_timeout: float = 5.0  # TCP, TLS and MQTT CONNECT together
     responder_patience: float = 15.0  # links that were never nominated are aborted after this
     interface_poll: float = 5.0  # how often interfaces are compared where the OS sends no change events
+    # Seconds (whole) that port mappings are asked for, and renewed at half of it. RFC 6886 recommends 7200; with
+    # this, a router that forgot its mappings (a restart) has them back within 10 minutes.
+    port_map_lease: int = 1200
     interface_debounce: float = 0.25  # changes come in bursts (DHCP, IPv6 autoconfiguration)
 
 
@@ -70,11 +76,14 @@ class Config:
     stun: tuple[str, ...] | None = None  # host[:port]
     # turn:user:pass@host:port?transport=udp|tcp|tls, or turn-secret:secret@host:port... (time-limited credentials)
     turn: tuple[str, ...] = ()
-    ca_file: str | None = None  # PEM; trusted for relays over TLS, besides the system's (SSL_CERT_FILE works, too)
+    ca_file: str | None = (
+        None  # PEM; trusted for relays over TLS, besides the system's (SSL_CERT_FILE works, too)
+    )
     names: tuple[str, ...] = ()  # http(s) URLs
     interfaces: tuple[str, ...] | None = None  # only these interface names; None: all that are up
     allow: frozenset[str] | None = None  # node ids that may connect; None: anyone who proves a key
     accept: bool = True  # whether others may connect to this node at all
+    port_map: bool = True  # ask routers (PCP, NAT-PMP, UPnP) to pass connections on to the listening port
     home_brokers: int = 2  # connections kept to the fastest brokers, listed in the address
     receive_queue: int = 1024  # datagrams a pipe holds for a slow reader before it drops the newest
     timing: Timing = field(default_factory=Timing)

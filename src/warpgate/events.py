@@ -57,6 +57,36 @@ class RelayAllocated(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PortMapped(Event):
+    """A gateway passes on what comes to `external`; `lifetime` in seconds as granted, 0: until deleted."""
+
+    protocol: str
+    gateway: str
+    transport: str
+    local: str
+    external: str
+    lifetime: float
+
+
+@dataclass(frozen=True, slots=True)
+class PortUnmapped(Event):
+    """A mapping is gone: the lease ran out, or the network changed."""
+
+    transport: str
+    local: str
+    external: str
+
+
+@dataclass(frozen=True, slots=True)
+class DoubleNatFound(Event):
+    """The gateway maps ports at `external`, but the world sees `reflexive`: what is mapped leads nowhere."""
+
+    local: str
+    external: str
+    reflexive: str
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerConnected(Event):
     url: str
     rtt: float

@@ -11,6 +11,8 @@ from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
 from warpgate.plugins.base import REGISTRY, Attempt, Plugin, Registry
 
+QUICK = ("direct", "reverse", "udp_punch", "tcp_punch")
+
 
 class Rogue(Plugin):
     """Signals, so that its other half runs too; misbehaves after a time that the session's id decides."""
@@ -89,7 +91,9 @@ class Forgets(Rogue):
 
     async def misbehave(self, attempt: Attempt) -> Link:
         tasks = [
-            asyncio.ensure_future(attempt.dial(pair.remote)) for pair in attempt.pairs(Transport.TCP) if pair.open
+            asyncio.ensure_future(attempt.dial(pair.remote))
+            for pair in attempt.pairs(Transport.TCP)
+            if pair.open
         ]
         for task in tasks:
             attempt.stack.callback(task.cancel)
@@ -97,7 +101,9 @@ class Forgets(Rogue):
         with suppress(TimeoutError):
             async with asyncio.timeout(0.2):
                 await attempt.inbound()
-        await attempt.open_udp(attempt.local.attachments[0].host_endpoint(Transport.UDP) or Endpoint.of("0.0.0.0", 0))
+        await attempt.open_udp(
+            attempt.local.attachments[0].host_endpoint(Transport.UDP) or Endpoint.of("0.0.0.0", 0)
+        )
         await asyncio.sleep(0.1)
         raise RuntimeError("forgot everything")
 
@@ -122,8 +128,8 @@ ROGUES = (Raises, ReturnsNothing, ReturnsAStranger, Hangs, LeavesLate, Forgets, 
 
 
 def registry_with(*plugins: type[Plugin]) -> Registry:
-    """The built-in strategies and these."""
+    """The strategies that neither guess nor relay (those take long, by design), and these."""
     registry = Registry()
-    for plugin in (*REGISTRY.all().values(), *plugins):
+    for plugin in (*REGISTRY.select(QUICK), *plugins):
         registry.add(plugin)
     return registry

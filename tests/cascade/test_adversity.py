@@ -8,7 +8,19 @@ from dataclasses import replace
 from statistics import median
 
 import pytest
-from cascade_world import BOTH_WAYS, HOP, OVER_TCP, OVER_UDP, Options, R, S, World, connected, exchange, virtual
+from cascade_world import (
+    BOTH_WAYS,
+    HOP,
+    OVER_TCP,
+    OVER_UDP,
+    Options,
+    R,
+    S,
+    World,
+    connected,
+    exchange,
+    virtual,
+)
 
 from warpgate.core.pipe import Pipe
 from warpgate.lab.kinds import kind_of
@@ -17,6 +29,7 @@ from warpgate.model.endpoint import Family
 from warpgate.model.nat import Assignment, PortAssignment
 
 SEEDS = 20
+HOSTILE = ("eim-apdf+rst", "eim-adf+rst", "masquerade+rst", "eim-apdf+accept", "masquerade+accept")
 
 
 def notes_of(pipe: Pipe, plugin: str) -> str:
@@ -27,7 +40,9 @@ def notes_of(pipe: Pipe, plugin: str) -> str:
 
 
 @pytest.mark.parametrize("options", BOTH_WAYS)
-@pytest.mark.parametrize("kind", ["eim-apdf+rst", "eim-adf+rst", "masquerade+rst", "eim-apdf+accept", "masquerade+accept"])
+@pytest.mark.parametrize(
+    "kind", ["eim-apdf+rst", "eim-adf+rst", "masquerade+rst", "eim-apdf+accept", "masquerade+accept"]
+)
 def test_hostile_routers_on_both_sides_every_time_in_the_first_volley(kind: str, options: Options) -> None:
     """The signal is up to 15 ms late (|skew| < r = 20 ms): no SYN and no check may meet a closed router."""
     waited = []
@@ -123,7 +138,9 @@ def test_an_offer_that_is_lost_is_sent_again(lost: int, options: Options) -> Non
             broker._deliver = lossy  # type: ignore[method-assign]
             one, other, waited = await connected(world, **options)
             again = (0.6, 1.5)[lost - 1]
-            assert again + S < waited < again + S + 2.5  # TCP has missed its moment, and needs its second volley
+            assert (
+                again + S < waited < again + S + 2.5
+            )  # TCP has missed its moment, and needs its second volley
             assert world.a.signals()["offer"] >= lost + 1
             await exchange(one, other)
 

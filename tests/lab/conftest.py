@@ -13,6 +13,16 @@ from warpgate.lab.namespace import acquire_privileges
 from warpgate.lab.topology import Lab
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of many minutes run only when asked for by their mark, whatever else `-m` selects."""
+    if "long" in config.getoption("-m"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
 @pytest.fixture(scope="session")
 def privileges() -> None:
     try:

@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.config import Budgets, Timing
-from warpgate.core import responder, session
+from warpgate.core import quic_door, quic_stream, relaying, responder, session
+from warpgate.errors import AuthenticationError
 from warpgate.model.address import (
     MAX_ADDRESS_SIZE,
     MAX_ATTACHMENTS,
@@ -26,14 +27,16 @@ from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import Identity, listen_port_of, node_id_of
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.plan.targets import MAX_PAIRS
-from warpgate.plugins import tcp_punch, udp_punch
+from warpgate.plugins import tcp_punch, turn, udp_punch
 from warpgate.plugins.reverse import CallBack
 from warpgate.plugins.tcp_punch import Meet
+from warpgate.plugins.turn import Relayed
 from warpgate.plugins.udp_punch import Punch
 from warpgate.proto import check, gate, hello, signals
 from warpgate.proto.check_wire import CheckCodec, introduction_of
 from warpgate.proto.envelope import MAX_ENVELOPE, open_envelope
 from warpgate.proto.hello import Authenticated, Handshake, Nominated, Role
+from warpgate.proto.quic_proof import ALPN, HEAD_SIZE, check_head, session_of
 from warpgate.proto.signals import PluginMessage, Signal, SignalKind, decode_signal, encode_signal
 from warpgate.proto.stun import Attribute
 
@@ -65,6 +68,9 @@ HEX_NAMES = {
     "callback",
     "punch-1",
     "punch-2",
+    "quic-head",
+    "relayed",
+    "relayed-pending",
     "meet-1",
     "meet-2",
 }
@@ -81,7 +87,7 @@ def values(name: str) -> dict[str, str]:
 
 
 def row(what: str) -> str:
-    """The second cell of the row of section 8 that begins with `what`."""
+    """The second cell of the row of section 9 that begins with `what`."""
     found = re.search(rf"^\| {re.escape(what)}[^|]*\| (?P<limit>[^|]*) \|$", PAGE, re.MULTILINE)
     assert found is not None, what
     return found["limit"]
@@ -206,12 +212,26 @@ def test_checks() -> None:
     assert bob.open(nomination).nominating
 
 
+def test_head_of_a_stream_over_udp() -> None:
+    head = example("quic-head")
+    assert (len(head), session_of(head)) == (HEAD_SIZE, SESSION)
+    check_head(ALICE.public_key, b"\xdd" * 32, head)
+    with pytest.raises(AuthenticationError):
+        check_head(ALICE.public_key, b"\xde" * 32, head)
+    assert f'ALPN "{ALPN}"' in PAGE
+    assert f"| {quic_stream.USER} | both |" in PAGE
+    assert f"| {quic_stream.CLIENT_CREDIT} | client to server |" in PAGE
+    assert f"| {quic_stream.SERVER_CREDIT} | server to client |" in PAGE
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("callback", CallBack()),
         ("punch-1", Punch(1)),
         ("punch-2", Punch(2, ("203.0.113.42:25001",))),
+        ("relayed-pending", Relayed("udp", (), True)),
+        ("relayed", Relayed("udp", ("198.51.100.1:49160",))),
         ("meet-1", Meet(1)),
         ("meet-2", Meet(2, ("203.0.113.42:25001",), 0.04)),
     ],
@@ -234,6 +254,7 @@ def test_messages_of_strategies(name: str, message: object) -> None:
         Attribute.WG_PLUGIN,
         Attribute.WG_CLOSE,
         Attribute.WG_SESSION,
+        Attribute.WG_MODE,
     ],
 )
 def test_attribute_numbers(attribute: Attribute) -> None:
@@ -288,5 +309,10 @@ def test_limits() -> None:
     assert row("introductions") == f"{budgets.introductions_per_second:g} a second"
     assert row("HELLO nonces") == f"{4 * session.BACKLOG}"
     assert row("pairs of endpoints") == f"{MAX_PAIRS} for each transport"
+    window = f"{quic_stream.WINDOW // 2**20} MiB beyond the credit given"
+    assert row("stream over") == f"{window}; {quic_door.UNPROVED} unproved connections, 5 s each"
+    rate = f"{budgets.relay_targets_per_second:g} a second in all"
+    assert row("relayed endpoints") == f"{relaying.ENDPOINTS_PER_SESSION} in a session, {rate}"
+    assert f"UDP endpoints at {numbers(turn.CHECK_OFFSETS)}" in " ".join(PAGE.split())
     assert row("time until") == f"{Timing().responder_patience:g} s"
     assert responder.SESSIONS_REMEMBERED == 4096

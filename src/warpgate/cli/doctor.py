@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from warpgate.cli.nat_words import attachment_findings
+from warpgate.cli.port_map_words import port_map_findings, ports_settled
 from warpgate.cli.records import Finding, milliseconds
 from warpgate.cli.shell import Shell
 from warpgate.events import Event, MappingLearnt
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from warpgate.config import Config
     from warpgate.core.node import Node
     from warpgate.core.running import NodeStatus
+    from warpgate.services.relay import RelayCheck
 
 # Two requests to a second server tell the filtering behaviour; each is given up after about 1.5 s.
 FINGERPRINT_PATIENCE = 4.0
@@ -37,9 +39,9 @@ async def _examine(shell: Shell) -> int:
             mappings.append(event)
 
     async with shell.node(accept=True, observer=observe) as node:
-        if shell.settings.config.stun != ():
-            await _settled(node)
-        findings = diagnose(node.status(), node.node_id, node.port, mappings, shell.settings.config)
+        await _settled(node, shell.settings.config)
+        relays = await node.check_relays() if shell.settings.config.turn else ()
+        findings = diagnose(node.status(), node.node_id, node.port, mappings, shell.settings.config, relays)
     for section, members in groupby(findings, key=lambda finding: finding.section):
         shell.output.heading(section)
         for finding in members:
@@ -47,11 +49,15 @@ async def _examine(shell: Shell) -> int:
     return 0
 
 
-async def _settled(node: Node) -> None:
-    """Fingerprints need more answers than start() waits for: give them a little longer."""
+async def _settled(node: Node, config: Config) -> None:
+    """Fingerprints and routers need more time than start() gives them: a little longer."""
     deadline = asyncio.get_running_loop().time() + FINGERPRINT_PATIENCE
-    while not fingerprinted(node.status()) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+    while not _all_told(node.status(), config) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(FINGERPRINT_POLL)
+
+
+def _all_told(status: NodeStatus, config: Config) -> bool:
+    return (config.stun == () or fingerprinted(status)) and ports_settled(status)
 
 
 def fingerprinted(status: NodeStatus) -> bool:
@@ -63,7 +69,12 @@ def fingerprinted(status: NodeStatus) -> bool:
 
 
 def diagnose(
-    status: NodeStatus, node_id: str, port: int, mappings: Sequence[MappingLearnt], config: Config
+    status: NodeStatus,
+    node_id: str,
+    port: int,
+    mappings: Sequence[MappingLearnt],
+    config: Config,
+    relays: Sequence[RelayCheck] = (),
 ) -> list[Finding]:
     """Everything there is to say, section by section. Pure."""
     findings = [Finding("node", "ok", f"{node_id}, listening on port {port}")]
@@ -72,7 +83,9 @@ def diagnose(
         findings += attachment_findings(attachment)
     findings += _brokers(status, config)
     findings += _stun(status, mappings, config)
-    findings += [Finding(section, "missing", NOT_YET) for section in ("port mapping", "relays", "names")]
+    findings += _relays(relays)
+    findings += port_map_findings(status, config)
+    findings += [Finding(section, "missing", NOT_YET) for section in ("names",)]
     return [*findings, _verdict(status)]
 
 
@@ -114,6 +127,21 @@ def _stun(status: NodeStatus, mappings: Sequence[MappingLearnt], config: Config)
         yield Finding(
             section, "warning", "no server answers: this node cannot tell how it looks from outside"
         )
+
+
+def _relays(checks: Sequence[RelayCheck]) -> Iterator[Finding]:
+    section = "relays"
+    if not checks:
+        yield Finding(
+            section, "missing", "none is configured: peers behind two strict NATs cannot be reached"
+        )
+    for check in checks:
+        if check.error:
+            yield Finding(section, "missing", f"{check.server}: {check.error}")
+            continue
+        where = " and ".join(str(endpoint.ip) for endpoint in check.relayed)
+        text = f"{check.server} relays at {where}, allocated in {milliseconds(check.seconds)}"
+        yield Finding(section, "ok", text)
 
 
 def _failures(status: NodeStatus, service: str, section: str) -> Iterator[Finding]:

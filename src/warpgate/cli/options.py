@@ -30,6 +30,7 @@ class CommonOptions:
     names: tuple[str, ...] | None = None
     interface: tuple[str, ...] | None = None
     port: int | None = None
+    port_map: bool | None = None
     config: str | None = None
     json: bool | None = None
     verbose: bool | None = None
@@ -44,14 +45,18 @@ class CommonOptions:
             names=_joined(arguments, "names"),
             interface=_joined(arguments, "interface"),
             port=_last(arguments, "port"),
+            port_map=_last(arguments, "port_map"),
             config=_last(arguments, "config"),
             json=_last(arguments, "json"),
             verbose=_last(arguments, "verbose"),
         )
 
 
-def add_common_options(parser: argparse.ArgumentParser, level: int) -> None:
-    """Give `parser` the common options; `level` counts the commands before it on the line."""
+def add_common_options(parser: argparse.ArgumentParser, level: int, *, json: bool = True) -> None:
+    """Give `parser` the common options; `level` counts the commands before it on the line.
+
+    Without `json` the command brings its own --json.
+    """
     group = parser.add_argument_group("common options")
 
     def repeatable(name: str, metavar: str, text: str) -> None:
@@ -73,15 +78,23 @@ def add_common_options(parser: argparse.ArgumentParser, level: int) -> None:
         help="listen port (default: by identity)",
     )
     group.add_argument(
-        "--config", metavar="FILE", dest=f"config_{level}", help="TOML file with the same keys"
+        "--no-port-map",
+        action="store_const",
+        const=False,
+        dest=f"port_map_{level}",
+        help="do not ask routers to pass connections on to the listen port",
     )
     group.add_argument(
-        "--json",
-        action="store_const",
-        const=True,
-        dest=f"json_{level}",
-        help="one JSON object a line on stdout",
+        "--config", metavar="FILE", dest=f"config_{level}", help="TOML file with the same keys"
     )
+    if json:
+        group.add_argument(
+            "--json",
+            action="store_const",
+            const=True,
+            dest=f"json_{level}",
+            help="one JSON object a line on stdout",
+        )
     group.add_argument(
         "-v",
         "--verbose",

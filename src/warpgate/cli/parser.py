@@ -28,6 +28,22 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+class JsonLinesOrFile(argparse.Action):
+    """`--json FILE` names a file, `--json` alone is the common option."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        if values is None:
+            setattr(namespace, self.dest, True)
+        else:
+            namespace.json_file = values
+
+
 def build_parser() -> Parser:
     """`command` in the result is the command's name; `CommonOptions.gather` collects the common options."""
     parser = Parser(prog="warpgate", description=DESCRIPTION, usage="warpgate [OPTION]... COMMAND ...")
@@ -126,10 +142,10 @@ def _add_lab(parser: Parser) -> None:
         title="actions", metavar="ACTION", dest="action", required=True, prog="warpgate lab"
     )
 
-    def action(name: str, text: str, arguments: str = "") -> Parser:
+    def action(name: str, text: str, arguments: str = "", *, json: bool = True) -> Parser:
         usage = f"warpgate lab {name} [OPTION]... {arguments}".rstrip()
         added: Parser = actions.add_parser(name, help=text, description=text, usage=usage)
-        add_common_options(added, level=2)
+        add_common_options(added, level=2, json=json)
         return added
 
     up = action(
@@ -151,3 +167,32 @@ def _add_lab(parser: Parser) -> None:
         "--loss", type=not_negative, default=0.0, metavar="PCT", help="packets lost by each line, each way"
     )
     action("kinds", "list what --a and --b can be")
+    _add_lab_matrix(action("matrix", "connect every kind of site to every other one", json=False))
+
+
+LAB_MATRIX = """\
+Connect every kind of site to every other one, through real network namespaces, and tell for each pair which strategy
+won, the median time, the packets that both hosts sent, and the entries it made in the NATs' tables."""
+
+
+def _add_lab_matrix(matrix: Parser) -> None:
+    matrix.description = LAB_MATRIX
+    matrix.add_argument(
+        "--kinds", metavar="K[,K...]", help="instead of the usual eight (see warpgate lab kinds)"
+    )
+    matrix.add_argument("--modes", metavar="M[,M]", help="datagram, stream, or both (default)")
+    matrix.add_argument(
+        "--count", type=positive_count, metavar="N", help="connects for each pair and mode (default 3)"
+    )
+    matrix.add_argument("--no-relay", action="store_true", help="let the nodes know no TURN server")
+    matrix.add_argument("--svg", metavar="FILE", dest="svg_file", help="draw the matrix into FILE")
+    matrix.set_defaults(json_file=None)
+    # The common --json, except that a word after it is a file, which leaves stdout to people.
+    matrix.add_argument(
+        "--json",
+        action=JsonLinesOrFile,
+        nargs="?",
+        metavar="FILE",
+        dest="json_2",
+        help="write the matrix into FILE; without FILE: one JSON object a line on stdout",
+    )

@@ -1,6 +1,6 @@
 """What the user set, from four places: defaults < TOML file < environment (WARPGATE_*) < options.
 
-The same keys everywhere: identity, broker, stun, turn, names, interface, port, json, verbose. A repeatable
+The same keys everywhere: identity, broker, stun, turn, names, interface, port, port_map, json, verbose. A repeatable
 key given once replaces the defaults; an empty value means none.
 """
 
@@ -17,8 +17,7 @@ from warpgate.cli.options import CommonOptions
 from warpgate.config import Config
 from warpgate.errors import AddressError, ConfigError
 
-KEYS = ("identity", "broker", "stun", "turn", "names", "interface", "port", "json", "verbose")
-TURN_URL = re.compile(r"turn:[^:@\s]+:\S+@(\[[0-9a-fA-F:.]+\]|[^:@/\s]+):\d{1,5}(\?transport=(udp|tcp|tls))?")
+KEYS = ("identity", "broker", "stun", "turn", "names", "interface", "port", "port_map", "json", "verbose")
 HTTP_URL = re.compile(r"https?://[^\s/]+(/\S*)?")
 TRUE = ("1", "true", "yes", "on")
 FALSE = ("0", "false", "no", "off")
@@ -59,6 +58,7 @@ def _node_config(chosen: CommonOptions) -> Config:
         turn=chosen.turn or (),
         names=chosen.names or (),
         interfaces=chosen.interface or None,
+        port_map=base.port_map if chosen.port_map is None else chosen.port_map,
     )
 
 
@@ -92,6 +92,7 @@ def _read_file(path: Path | None, *, must_exist: bool = False) -> CommonOptions:
     return CommonOptions(
         identity=_text(table, "identity", place),
         port=_port_value(table.get("port"), f"{place}, port"),
+        port_map=_switch_value(table, "port_map", place),
         json=_switch_value(table, "json", place),
         verbose=_switch_value(table, "verbose", place),
         broker=_texts(table, "broker", place),
@@ -144,6 +145,7 @@ def _read_environment(environ: Mapping[str, str]) -> CommonOptions:
     return CommonOptions(
         identity=environ.get("WARPGATE_IDENTITY") or None,
         port=_port_value(int(port) if port.isascii() and port.isdigit() else port or None, "WARPGATE_PORT"),
+        port_map=_switched(environ, "WARPGATE_PORT_MAP"),
         json=_switched(environ, "WARPGATE_JSON"),
         verbose=_switched(environ, "WARPGATE_VERBOSE"),
         broker=_separated(environ.get("WARPGATE_BROKER")),
@@ -172,18 +174,12 @@ def _switched(environ: Mapping[str, str], name: str) -> bool | None:
 def _check_servers(chosen: CommonOptions) -> None:
     """Refuse a server that cannot be one now, with its key named, not later from inside the node."""
     from warpgate.model.servers import BrokerUrl, StunServer  # noqa: PLC0415 - not needed for --help
+    from warpgate.model.turn_server import TurnServer  # noqa: PLC0415
 
     _check("broker", chosen.broker or (), BrokerUrl.parse)
     _check("stun", chosen.stun or (), StunServer.parse)
-    _check("turn", chosen.turn or (), _check_turn)
+    _check("turn", chosen.turn or (), TurnServer.parse)
     _check("names", chosen.names or (), _check_name_server)
-
-
-def _check_turn(text: str) -> None:
-    if TURN_URL.fullmatch(text) is None:
-        raise ConfigError(
-            "not turn:USER:PASS@HOST:PORT, with ?transport=udp, tcp or tls"
-        )  # the text holds a password
 
 
 def _check_name_server(text: str) -> None:

@@ -75,7 +75,19 @@ def _server_news(event: events.Event) -> str:
             return f"{server} sees {transport} {local} as {mapped} ({milliseconds(event.seconds)})"
         case events.ServerFailed(service=service, server=server, reason=reason):
             return f"{service} server {server} failed: {reason}"
+        case events.PortMapped() | events.PortUnmapped() | events.DoubleNatFound():
+            return _router_news(event)
         case events.BrokerConnected(url=url, rtt=rtt):
             return f"connected to broker {url}, round trip {milliseconds(rtt)}"
         case _:
             return str(event)  # an event of a later version or of somebody's plugin
+
+
+def _router_news(event: events.PortMapped | events.PortUnmapped | events.DoubleNatFound) -> str:
+    match event:
+        case events.PortMapped(gateway=gateway, transport=transport, local=local, external=external):
+            return f"{gateway} maps {transport} {external} to {local} ({event.protocol})"
+        case events.PortUnmapped(transport=transport, local=local, external=external):
+            return f"{transport} {external} is not mapped to {local} any more"
+        case events.DoubleNatFound(external=external, reflexive=reflexive):
+            return f"double NAT: the router is {external}, the world sees {reflexive or 'something else'}"

@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from warpgate.config import Config
+from warpgate.core.guesses import RandomPunch
 from warpgate.core.links import TcpLink, UdpLink, prove
 from warpgate.core.quic_link import QuicLink, first_quic
 from warpgate.core.session import Session
@@ -18,6 +19,7 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.net.link import Link
 from warpgate.net.network import Network, TcpStream
+from warpgate.plan.classify import Observation
 from warpgate.plan.targets import Pair, pairs
 from warpgate.plugins.base import Attempt, Plugin, Relay
 from warpgate.proto.hello import Handshake
@@ -161,7 +163,8 @@ class PluginAttempt:
         self._session.checks.probe(base, remote, self._plugin.name, chosen, ttl)
 
     def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
-        return self._engine.hub.owner(base, remote) is not None
+        # Streams share a pair of endpoints: QUIC's connection ids tell them apart.
+        return self._session.mode is Mode.DATAGRAM and self._engine.hub.owner(base, remote) is not None
 
     async def verified(self) -> UdpLink | QuicLink:
         queue = self._session.verified.queue(self._plugin.name)
@@ -174,6 +177,20 @@ class PluginAttempt:
 
     async def reflexive(self, base: Endpoint) -> Endpoint:
         return await self._engine.discovery.map_udp(self._engine.hub.port(base).socket)
+
+    async def samples(self, base: Endpoint) -> tuple[Observation, ...]:
+        return await self._engine.discovery.sample_udp(self._engine.hub.port(base).socket)
+
+    def random_punch(self) -> RandomPunch:
+        engine, session = self._engine, self._session
+        try:
+            punch = engine.random_punches.begin(session, self._plugin.name, engine.now())
+        except AttemptFailed as error:
+            if not session.initiator:
+                engine.emit(SignalRefused(session.peer, str(error)))
+            raise
+        self.stack.callback(punch.close)
+        return punch
 
     # -- TCP -----------------------------------------------------------------------------------------------------
 

@@ -50,17 +50,14 @@ class Connector:
         self._session = Session(
             engine, engine.random_bytes(16), remote.public_key, initiator=True, mode=mode, remote=remote
         )
-        verdicts = [
-            Verdict(
-                plugin.name, plugin.transports, plugin.needs_signal, plugin.unsuitable(engine.address, remote)
-            )
-            for plugin in self._plugins
-        ]
+        verdicts = [_verdict(plugin, engine.address, remote) for plugin in self._plugins]
         self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(remote.brokers))
         self._report = Reporter(self._session.id, engine.now())
         self._deadline: asyncio.Timeout | None = None
         self._stopped: str | None = None
-        self.over: asyncio.Future[None] = engine.new_future()  # done when nothing of the attempt goes on any more
+        self.over: asyncio.Future[None] = (
+            engine.new_future()
+        )  # done when nothing of the attempt goes on any more
 
     async def run(self, timeout: float) -> Pipe:
         """The pipe, or ConnectFailed with the report."""
@@ -170,3 +167,11 @@ class Connector:
             link.abort()
             raise
         return self._pipes.make(self._session, link, link.plugin, self._report.rows)
+
+
+def _verdict(plugin: type[Plugin], local: NodeAddress, remote: NodeAddress) -> Verdict:
+    try:
+        reason = plugin.unsuitable(local, remote)
+    except Exception as error:  # noqa: BLE001 - somebody else's code may raise anything; the others go on
+        reason = f"crashed: {type(error).__name__}: {error}"
+    return Verdict(plugin.name, plugin.transports, plugin.needs_signal, reason)

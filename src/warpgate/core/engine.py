@@ -10,6 +10,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Protocol
 
 from warpgate.config import Config
+from warpgate.core.guesses import RandomPunches
 from warpgate.core.session import Session
 from warpgate.core.tasks import Tasks
 from warpgate.errors import AttemptFailed
@@ -76,6 +77,7 @@ class Engine:
         self.networks: tuple[IPNetwork, ...] = ()
         self._loop = asyncio.get_running_loop()
         rate = config.budgets.relay_targets_per_second
+        self.random_punches = RandomPunches(config.budgets)
         self.relay_targets = TokenBucket(rate, 4 * rate, self.now())
 
     def now(self) -> float:

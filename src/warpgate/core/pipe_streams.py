@@ -111,7 +111,8 @@ class PipeTransport(asyncio.Transport):
         if error is not None:
             self._end(error)
         elif not self._closing and isinstance(self._protocol, asyncio.Protocol):
-            keep_open = self._protocol.eof_received()  # as for sockets: a protocol may want the other direction
+            # As with sockets: a protocol may want the other direction kept open.
+            keep_open = self._protocol.eof_received()
             if not keep_open:
                 self.close()
 

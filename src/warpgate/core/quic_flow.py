@@ -18,18 +18,22 @@ from warpgate.model.endpoint import Endpoint, Family
 # Ethernet's 1,500 bytes less the IP and UDP headers. Path MTU discovery asks for more than IPv6 leaves; such a probe
 # would be fragmented by our own kernel and pass, and so would all packets after it. Not sent, it counts as lost.
 LARGEST = {Family.V4: 1472, Family.V6: 1452}
+# What a TURN message adds to the data on its way to the relay (RFC 8656 section 11: a Send indication; channels less).
+RELAYING = 48
 
 
 class QuicFlow:
     """Lives from the first packet until `close`; its owner is a link, then a pipe."""
 
-    def __init__(self, stream: QuicStream, port: Port, remote: Endpoint, *other_ids: bytes) -> None:
+    def __init__(
+        self, stream: QuicStream, port: Port, remote: Endpoint, *other_ids: bytes, relayed: bool = False
+    ) -> None:
         """`other_ids`: further connection ids under which the peer's packets may come."""
         self.stream = stream
         self._port = port
         self.remote = remote
         self._target = remote.sockaddr
-        self._largest = LARGEST[remote.family]
+        self._largest = LARGEST[remote.family] - (RELAYING if relayed else 0)
         self._loop = asyncio.get_running_loop()
         self._arrived: list[bytes] = []
         self._stuck: list[bytes] = []  # refused by a full socket buffer

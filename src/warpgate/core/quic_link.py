@@ -19,7 +19,7 @@ HANDSHAKES_AT_ONCE = 4
 # The QUIC handshake takes one round trip, which is what TCP is given (it begins when the UDP link is verified). A TCP
 # link that takes just as long (direct: 2 R both ways) is to win nevertheless, whatever the loop's jitter: it is
 # waited for by this part of the round trip more.
-TIE = 0.25
+TIE = 0.15
 # Lest a handshake that had to be repeated makes for a long wait.
 TIE_LIMIT = 0.05
 
@@ -58,7 +58,7 @@ async def open_quic(session: Session, link: UdpLink) -> QuicLink:
     """The client's side of a QUIC handshake on a verified link. NetworkError, AuthenticationError when it fails."""
     engine = session.engine
     stream = QuicStream.client(engine.identity, session.peer_key, session.id, engine.now())
-    flow = QuicFlow(stream, engine.hub.port(link.local), link.remote)
+    flow = QuicFlow(stream, engine.hub.port(link.local), link.remote, relayed=link.relayed)
     began = engine.now()
     try:
         await flow.opened()

@@ -117,7 +117,13 @@ class SessionRelays:
         reason = (
             None
             if own_server
-            else refusal(endpoint, self._engine.address, self._session.remote, self._engine.networks)
+            else refusal(
+                endpoint,
+                self._engine.address,
+                self._session.remote,
+                self._engine.networks,
+                self._session.initiator,
+            )
         )
         if reason is None and not self._engine.relay_targets.take(self._engine.now()):
             return "too many relayed endpoints to try at once"

@@ -49,6 +49,7 @@ class HostedSession:
         self._engine = engine
         self._tasks = Tasks(lambda name, error: session.note(name, str(error)), within=engine.tasks)
         self._over = False
+        self._started: set[str] = set()
         self._quic: dict[tuple[Endpoint, Endpoint], QuicFlow] = {}  # proved, by pair
         self._nominated_link: UdpLink | None = None  # of a stream whose QUIC handshake is still going on
         loop = asyncio.get_running_loop()
@@ -64,7 +65,7 @@ class HostedSession:
         if reasons:
             self._engine.emit(TargetsRefused(session.id.hex(), session.peer, reasons))
         for name in names:
-            if name not in session.running:
+            if name not in self._started:
                 self._start(name)
         if signal.known and signal.known != self._engine.address.reach_digest:
             session.outbox.schedule()  # where the initiator believes us to be is stale: say so at once
@@ -74,6 +75,12 @@ class HostedSession:
         if plugin is None:
             self.session.note(name, "the peer asks for a plugin that is not installed here")
             return
+        if not plugin.transports & CARRIERS[self.session.mode]:
+            self.session.note(
+                name, f"makes no link for a {self.session.mode.value} pipe, whatever the peer says"
+            )
+            return
+        self._started.add(name)  # once a session: what it may send is bounded for one run
         self.session.running.append(name)
         self._tasks.spawn(name, self._respond(plugin))
 
@@ -201,19 +208,25 @@ class Responder:
         self._offers: OrderedDict[bytes, deque[float]] = OrderedDict()
         rate = engine.config.budgets.introductions_per_second
         self._introductions = TokenBucket(rate, rate, engine.now())
+        offers = engine.config.budgets
+        self._all_offers = TokenBucket(offers.offers_per_second, offers.offers_at_once, engine.now())
 
     # -- three ways in -------------------------------------------------------------------------------------------
 
     def offer(self, opened: Opened) -> None:
-        """A valid OFFER envelope. AuthenticationError when this peer may not have a session."""
+        """A valid OFFER envelope. AuthenticationError when this peer may not have a session, DecodeError for nonsense."""
         signal = opened.signal
+        try:
+            mode = Mode(signal.mode)
+        except ValueError:
+            raise DecodeError(f"an offer of a pipe in mode {signal.mode!r}, which does not exist") from None
         hosted = self._hosted.get(signal.session)
         if hosted is None:
             self._ration(opened.sender)
-            hosted = self._begin(signal.session, opened.sender, Mode(signal.mode), opened.address)
+            hosted = self._begin(signal.session, opened.sender, mode, opened.address)
         elif hosted.session.peer_key != opened.sender:
             raise AuthenticationError("somebody else's session")
-        hosted.session.mode = Mode(signal.mode)
+        hosted.session.mode = mode
         hosted.offered(opened)
 
     def find(self, hello: HelloReceived) -> Session:
@@ -299,6 +312,8 @@ class Responder:
             self._offers.popitem(last=False)
         if len(times) == limit and now - times[0] < 60.0:
             raise AuthenticationError(f"more than {limit} offers a minute")
+        if not self._all_offers.take(now):
+            raise AuthenticationError("more offers from all peers together than this node answers")
         times.append(now)
 
     def chosen(self, session: Session, link: TcpLink | UdpLink | QuicLink) -> None:

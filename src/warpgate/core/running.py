@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from warpgate.config import Config
 from warpgate.core.connector import Connector
@@ -16,6 +16,7 @@ from warpgate.core.hub import UdpHub
 from warpgate.core.links import TcpLink
 from warpgate.core.pipe import Pipe
 from warpgate.core.pipes import PipeMaker
+from warpgate.core.port_mapping import PortMapping, PortMapStatus
 from warpgate.core.quic_door import QuicDoor
 from warpgate.core.responder import Responder
 from warpgate.core.session import Session
@@ -52,6 +53,7 @@ class NodeStatus:
     brokers: tuple[BrokerRef, ...]
     failures: tuple[ServerFailed, ...]
     counts: tuple[tuple[str, int], ...]
+    port_map: PortMapStatus = field(default_factory=PortMapStatus)
 
 
 class Running:
@@ -108,6 +110,7 @@ class Running:
             on_change=self._update_address,
             rng=rng,
         )
+        self.port_mapping = PortMapping(engine, self._update_address, rng)
         self.connectors: set[Connector] = set()
         self.accepted: asyncio.Queue[Pipe | None] = asyncio.Queue()
         self.interfaces: tuple[Interface, ...] = ()
@@ -128,6 +131,7 @@ class Running:
         self.tasks.spawn("discovery", engine.discovery.run())
         self.tasks.spawn("stalled pipes", self.pipes.watch())
         self.channel.start()
+        self.port_mapping.follow(self.interfaces, self.sockets.port)
         self.tasks.spawn("QUIC library", self.quic_door.prepare())
         engine.registry.all()  # imports and entry points: 20 ms better spent while servers answer than in an attempt
         patience = config.timing.start_patience
@@ -144,15 +148,14 @@ class Running:
         if self.connectors:
             await asyncio.wait([connector.over for connector in self.connectors])
         self.responder.close()
-        for pipe in self.pipes.open_pipes:
-            await pipe.close()
+        await self.pipes.close()
         self.accepted.put_nowait(None)
         self.sockets.close()
         await self.tasks.close()
         await self.channel.close()
         self.engine.discovery.close()
         self.engine.hub.close()
-        await self.engine.relays.close()
+        await asyncio.gather(self.engine.relays.close(), self.port_mapping.close())
 
     def _interfaces_changed(self) -> None:
         """Another network, an address more or less: everything outside is measured anew and announced."""
@@ -161,6 +164,7 @@ class Running:
         self.sockets.update(self.interfaces)
         self.engine.discovery.refresh()
         self.channel.reconnect()
+        self.port_mapping.follow(self.interfaces, self.sockets.port)
         self._update_address()
 
     # -- the address ---------------------------------------------------------------------------------------------
@@ -180,13 +184,14 @@ class Running:
     def _attachment(self, interface: Interface) -> Attachment:
         port = self.sockets.port
         learnt = self.engine.discovery.learnt(Endpoint(interface.ip, port))
-        return Attachment(
+        attachment = Attachment(
             interface.ip,
             learnt.reflexive,
             _listening(port, learnt.udp_mapped),
             _listening(port, learnt.tcp_mapped),
             learnt.nat,
         )
+        return self.port_mapping.announce(attachment)
 
     # -- peers ---------------------------------------------------------------------------------------------------
 
@@ -235,6 +240,7 @@ class Running:
             self.channel.brokers,
             tuple(self._failures.values()),
             tuple(sorted(self._counts.items())),
+            self.port_mapping.status,
         )
 
 

@@ -174,7 +174,10 @@ class Session:
         """From a message that was repeated the first copy counts, until there is a better one: brokers delay more than
         they lose, and where a repetition always comes before the acknowledgement, it is all there is.
         """
-        sent, certain = self.outbox.sent_at(signal.acknowledges), not self.outbox.repeated(signal.acknowledges)
+        sent, certain = (
+            self.outbox.sent_at(signal.acknowledges),
+            not self.outbox.repeated(signal.acknowledges),
+        )
         if sent is None or signal.held < 0 or self._measured_surely:
             return
         if self.measured_delay is None or certain:

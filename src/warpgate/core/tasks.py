@@ -12,9 +12,7 @@ from warpgate.errors import WarpgateError
 class Tasks:
     """Tasks that end with their owner. Errors of ours end a task quietly; others reach the loop's exception handler."""
 
-    def __init__(
-        self, on_failure: Callable[[str, WarpgateError], None], within: Tasks | None = None
-    ) -> None:
+    def __init__(self, on_failure: Callable[[str, WarpgateError], None], within: Tasks | None = None) -> None:
         """`within`: a longer-lived owner, whose `close` ends and awaits these tasks, too."""
         self._on_failure = on_failure
         self._within = within

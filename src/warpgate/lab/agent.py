@@ -57,17 +57,24 @@ class Agent:
 
     async def _start(self, **settings: Any) -> dict[str, Any]:
         await self._stop()
-        config = msgspec.convert(settings, Config)
+        # The model routers map no ports: asking them costs each process the import of the UPnP library.
+        config = msgspec.convert({"port_map": False} | settings, Config)
         node = Node(config, identity=Identity.generate(), observer=self._observe)
         began = time.perf_counter()
         await node.start()
         self._node = node
         self._signals.clear()
         self._echoing = asyncio.create_task(self._echo_all(node))
-        return {"address": node.address.to_text(), "seconds": time.perf_counter() - began, "node_id": node.node_id}
+        return {
+            "address": node.address.to_text(),
+            "seconds": time.perf_counter() - began,
+            "node_id": node.node_id,
+        }
 
     def _observe(self, event: Event) -> None:
-        self._trace.append({"event": type(event).__name__, "now": time.monotonic(), **dataclasses.asdict(event)})
+        self._trace.append(
+            {"event": type(event).__name__, "now": time.monotonic(), **dataclasses.asdict(event)}
+        )
         if isinstance(event, SignalSent | SignalReceived):
             self._signals[f"{type(event).__name__} {event.kind}"] += 1
 

@@ -22,7 +22,7 @@ from warpgate.lab.memory_sockets import (
 from warpgate.lab.memory_tcp import State
 from warpgate.lab.memory_wire import Host, Packet, Realm, Wire
 from warpgate.model.endpoint import Endpoint, Family, IPAddress
-from warpgate.net.network import Acceptor, DatagramReceiver, Interface
+from warpgate.net.network import Acceptor, DatagramReceiver, Gateway, Interface
 from warpgate.net.sockets import network_error
 
 EPHEMERAL = range(32768, 61000)  # net.ipv4.ip_local_port_range
@@ -83,6 +83,10 @@ class MemoryNetwork:
         families = sorted({Family(ip.version) for ip in addresses} | {Family.V4})
         own = tuple(Interface("eth0", ip, _ON_LINK[Family(ip.version)]) for ip in addresses)
         return tuple(_LOOPBACK[family] for family in families) + own
+
+    def gateways(self) -> tuple[Gateway, ...]:
+        """The model routers map no ports on request."""
+        return ()
 
     def watch_interfaces(self, on_change: Callable[[], object]) -> MemoryWatch:
         """Nothing ever changes here."""

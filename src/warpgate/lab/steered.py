@@ -40,7 +40,7 @@ class SteeredNode:
     """One process in one host; `start` may be called again for a new node with new ports."""
 
     def __init__(self, host: Host, process: asyncio.subprocess.Process) -> None:
-        self._host = host
+        self.host = host
         self._process = process
         self.address = ""
         self.node_id = ""
@@ -65,7 +65,7 @@ class SteeredNode:
         """A new node (the old one is closed) with these fields of Config, on a random port unless told otherwise."""
         answer = await self._ask(do="start", **{"port": 0, **settings})
         if "error" in answer:
-            raise ServiceError(f"the node in host {self._host.name} did not start: {answer['error']}")
+            raise ServiceError(f"the node in host {self.host.name} did not start: {answer['error']}")
         self.address, self.node_id = answer["address"], answer["node_id"]
         self.start_seconds = answer["seconds"]
 
@@ -102,6 +102,10 @@ class SteeredNode:
         """What its node's observer was told since the last call: "event" (the class), "now" (s), the fields."""
         return list((await self._ask(do="trace"))["trace"])
 
+    async def stop(self) -> None:
+        """Close its node in good order; the process stays."""
+        await self._ask(do="stop")
+
     async def _ask(self, *, patience: float = SLACK, **command: Any) -> dict[str, Any]:
         if self._process.stdin is None or self._process.stdout is None:
             raise ServiceError("the agent has no pipes")
@@ -109,8 +113,8 @@ class SteeredNode:
         async with asyncio.timeout(patience):
             line = await self._process.stdout.readline()
         if not line:
-            raise ServiceError(f"the node in host {self._host.name} died during {command['do']!r}")
+            raise ServiceError(f"the node in host {self.host.name} died during {command['do']!r}")
         return dict(json.loads(line))
 
     async def close(self) -> None:
-        await self._host.stop(self._process)
+        await self.host.stop(self._process)

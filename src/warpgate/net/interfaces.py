@@ -19,7 +19,7 @@ from pathlib import Path
 import ifaddr
 
 from warpgate.model.endpoint import IPAddress
-from warpgate.net.network import Interface
+from warpgate.net.network import Gateway, Interface
 
 # thread-self, not self: a thread may have entered a network namespace of its own.
 _PROC_NET = Path("/proc/thread-self/net")
@@ -65,14 +65,6 @@ class AssignedAddress:
     temporary: bool = False  # RFC 8981: changes daily
     deprecated: bool = False  # RFC 4862 section 5.5.4: not for new connections
     tentative: bool = False  # not checked for duplicates yet, or found to be one
-
-
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    """A router with a default route through `interface`. A link-local IPv6 address carries its scope."""
-
-    interface: str
-    ip: IPAddress
 
 
 def enumerate_interfaces() -> tuple[Interface, ...]:

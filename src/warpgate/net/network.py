@@ -25,6 +25,14 @@ class Interface:
     prefix: int
 
 
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A router with a default route through `interface`. A link-local IPv6 address carries its scope."""
+
+    interface: str
+    ip: IPAddress
+
+
 class UdpSocket(Protocol):
     """A bound, unconnected UDP socket. What is received goes to the receiver given at opening, as (data, sockaddr)."""
 
@@ -113,6 +121,10 @@ class Network(Protocol):
 
     def interfaces(self) -> tuple[Interface, ...]:
         """Addresses of interfaces that are up, loopback included, link-local and multicast excluded."""
+        ...
+
+    def gateways(self) -> tuple[Gateway, ...]:
+        """Routers with a default route, preferred ones first; () where the machine does not tell."""
         ...
 
     def watch_interfaces(self, on_change: Callable[[], object]) -> Watch:

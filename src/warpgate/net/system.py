@@ -9,8 +9,8 @@ from functools import partial
 from warpgate.errors import AddressError, NetworkError
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net import tcp, udp
-from warpgate.net.interfaces import InterfaceWatcher, enumerate_interfaces
-from warpgate.net.network import Acceptor, DatagramReceiver, Interface
+from warpgate.net.interfaces import InterfaceWatcher, default_gateways, enumerate_interfaces
+from warpgate.net.network import Acceptor, DatagramReceiver, Gateway, Interface
 from warpgate.net.sockets import address_family, network_error
 from warpgate.net.threads import in_thread
 
@@ -23,6 +23,9 @@ class SystemNetwork:
 
     def interfaces(self) -> tuple[Interface, ...]:
         return enumerate_interfaces()
+
+    def gateways(self) -> tuple[Gateway, ...]:
+        return default_gateways()
 
     def watch_interfaces(self, on_change: Callable[[], object]) -> InterfaceWatcher:
         return InterfaceWatcher(on_change)

@@ -55,9 +55,7 @@ def make_plan(
     carriers = CARRIERS[mode] if transport is None else CARRIERS[mode] & {transport}
     if not carriers:
         name = "none" if transport is None else transport.value.upper()
-        raise ConfigError(
-            f"a {mode.value} pipe cannot run over {name} (datagrams run over UDP)"
-        )
+        raise ConfigError(f"a {mode.value} pipe cannot run over {name} (datagrams run over UDP)")
     steps, skipped = [], []
     for verdict in verdicts:
         usable = verdict.transports & carriers

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Family, Transport
-from warpgate.model.nat import Assignment
+from warpgate.model.nat import Assignment, Filtering
 from warpgate.plan.targets import IPNetwork, is_private, pairs, refusal
 
 # Assignments for which a fresh port must be found by guessing or counting. Two of them at once are out of reach unless
@@ -62,13 +62,29 @@ def _facing_outside(address: NodeAddress) -> list[Attachment]:
 
 
 def _obstacle(mine: Attachment, theirs: Attachment, transport: Transport) -> str | None:
-    if transport is Transport.UDP and (mine.nat.udp_blocked or theirs.nat.udp_blocked):
-        return "UDP is blocked"
+    if transport is Transport.UDP and (_no_udp(mine) or _no_udp(theirs)):
+        return "UDP does not get through"
     kinds = {mine.nat.assignment.kind, theirs.nat.assignment.kind}
     dependent = mine.nat.mapping.endpoint_dependent and theirs.nat.mapping.endpoint_dependent
     if dependent and Assignment.RANDOM in kinds and kinds <= _GUESSED:
         return "both NATs map each destination to another port, one of them at random"
+    if transport is Transport.TCP and (_out_of_aim(mine, theirs) or _out_of_aim(theirs, mine)):
+        return "a NAT maps each destination to another TCP port at random, and the other side's filter goes by ports"
     return None
+
+
+def _no_udp(at: Attachment) -> bool:
+    """Measured as blocked, or on the way there: the verdict takes 4 s, but TCP has been answered and UDP has not."""
+    silent = at.nat.udp_blocked is None and at.udp.mapped is None and at.tcp.mapped is not None
+    return at.nat.udp_blocked is True or silent
+
+
+def _out_of_aim(one: Attachment, other: Attachment) -> bool:
+    """Nobody guesses TCP ports. A filter that was not measured is taken for the usual one: should it be laxer, the
+    punch is through before any relay is.
+    """
+    at_random = one.nat.mapping.endpoint_dependent and one.nat.assignment.kind is Assignment.RANDOM
+    return at_random and other.nat.filtering not in (Filtering.EIF, Filtering.ADF)
 
 
 def relay_families(peer: NodeAddress) -> frozenset[Family]:

@@ -26,6 +26,8 @@ PRIVATE_NETWORKS: tuple[IPNetwork, ...] = (
 )
 WELL_KNOWN_PORTS = 1024
 MAX_PAIRS = 24
+# Two interfaces in both families have so many; each costs a dozen small packets to whoever is named.
+MAX_PAIRS_UNINVITED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def pairs(
     networks: Sequence[IPNetwork] | None = None,
     invited: bool = True,
 ) -> tuple[Pair, ...]:
-    """All pairs worth trying, nearby first, then IPv6, then the rest; at most 24."""
+    """All pairs worth trying, nearby first, then IPv6, then the rest; at most 24, on a stranger's word 8."""
     found: dict[tuple[Endpoint, Endpoint], Pair] = {}
     for mine in own.attachments:
         base = mine.host_endpoint(transport)
@@ -101,7 +103,7 @@ def pairs(
                     if refusal(pair.remote, own, peer, networks, invited) is None:
                         found.setdefault((pair.base, pair.remote), pair)
     ordered = sorted(found.values(), key=lambda pair: (not pair.nearby, pair.remote.ip.version != 6))
-    return tuple(ordered[:MAX_PAIRS])
+    return tuple(ordered[: MAX_PAIRS if invited else MAX_PAIRS_UNINVITED])
 
 
 def refusals(
@@ -167,14 +169,14 @@ def _within_reach(
     theirs = {
         at.reflexive for at in peer.attachments if at.reflexive is not None and at.host.version == ip.version
     }
+    on_link = any(ip.version == network.version and ip in network for network in links)
     if ours & theirs:
-        return True
+        return invited or on_link  # our public address is in our own address: anybody can claim to share it
     if ours and theirs:
         # A whole private internet (a company's, a test bed's): where our own reflexive address is private, so may
         # the peer's be. Otherwise the same private network number is just another site's.
         return any(map(is_private, ours)) and any(ip == at.reflexive for at in peer.attachments)
-    on_link = any(ip.version == network.version and ip in network for network in links)
-    return on_link and (invited or not ours)
+    return on_link and (invited or not (ours or theirs))
 
 
 def _listening_ports(peer: NodeAddress) -> set[int]:

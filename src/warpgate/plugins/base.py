@@ -29,6 +29,7 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Family, Mode, Transport
 from warpgate.net.link import Link
 from warpgate.net.network import Network, TcpStream
+from warpgate.plan.classify import Observation
 from warpgate.plan.targets import Pair
 
 ENTRY_POINTS = "warpgate.plugins"
@@ -61,6 +62,32 @@ class Relay(Protocol):
 
     def admit(self, endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
         """The peer's relayed endpoints, as far as they may be tried; AttemptFailed when none may."""
+        ...
+
+
+class RandomPunch(Protocol):
+    """Many sockets or many ports, within the node's budgets; the only one of the node while it lasts."""
+
+    @property
+    def mappings_left(self) -> int:
+        """How many more sockets or probes this peer may cost: AttemptFailed beyond."""
+        ...
+
+    def open_towards(
+        self, near: Endpoint, target: Endpoint, schedule: Sequence[tuple[float, int | None]]
+    ) -> None:
+        """One more socket that sends to `target` at these times from now, each with a ttl (None: full).
+
+        Closed with the session unless it wins. NetworkError when the system has no more.
+        """
+        ...
+
+    async def probe(self, base: Endpoint, remote: Endpoint) -> None:
+        """One check to a guessed endpoint, as soon as the node's rate allows it."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is to be sent: the node may go on to its next random punch. Idempotent."""
         ...
 
 
@@ -166,6 +193,14 @@ class Attempt(Protocol):
         """What the outside sees of a UDP socket of `open_udp`, asked now. ServiceError when no server answers."""
         ...
 
+    async def samples(self, base: Endpoint) -> tuple[Observation, ...]:
+        """What several servers see of a UDP socket, in the order in which they were asked, now. ServiceError."""
+        ...
+
+    def random_punch(self) -> RandomPunch:
+        """AttemptFailed when a budget is used up or another one is going on; over with the plugin's part."""
+        ...
+
     async def reflexive_tcp(self, near: Endpoint) -> tuple[Endpoint, Endpoint]:
         """(local, reflexive) of a fresh TCP port on the interface of `near`; its mapping is kept open meanwhile."""
         ...
@@ -197,7 +232,7 @@ def outward(attempt: Attempt, transport: Transport) -> tuple[Endpoint, ...]:
 
 
 class Plugin(ABC):
-    """One traversal strategy. `rank` orders the report only; everything suitable starts at once."""
+    """One traversal strategy. Everything suitable starts in the same tick."""
 
     name: ClassVar[str]
     transports: ClassVar[frozenset[Transport]]
@@ -236,8 +271,9 @@ class Registry:
         """Every known plugin by name, entry points loaded on first use."""
         if not self._loaded:
             self._loaded = True
-            import warpgate.plugins.builtin  # noqa: F401, PLC0415 - importing registers; lazily, for start-up time
+            from warpgate.plugins.builtin import BUILTIN  # noqa: PLC0415 - they import this module
 
+            self._plugins = {plugin.name: plugin for plugin in BUILTIN} | self._plugins
             for entry in metadata.entry_points(group=ENTRY_POINTS):
                 self.add(entry.load())
         return dict(self._plugins)

@@ -7,6 +7,10 @@ fired, the initiator sends with full TTL.
 
 Later volleys use fresh sockets on both sides and swapped order (the responder primes, the initiator fires on its
 answer): 97.6 % of punches succeed on the first try, so a repetition must differ.
+
+Behind a NAT that gives each destination the next port of a count, a side samples the count on a fresh socket, fires
+once from it, and tells the ports that this must have led to; the other side probes those from its listening socket.
+Usable after s + one STUN round trip + R when the initiator counts, s more when the responder does.
 """
 
 from __future__ import annotations
@@ -16,11 +20,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from warpgate.errors import AttemptFailed, NetworkError, ServiceError
-from warpgate.model.address import NodeAddress
+from warpgate.errors import AddressError, AttemptFailed, NetworkError, ServiceError
+from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.model.nat import Assignment, Filtering, Mapping
 from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
+from warpgate.plan.classify import classify
+from warpgate.plan.predict import next_ports
 from warpgate.plan.targets import Pair, pairs
 from warpgate.plugins.base import Attempt, Plugin, outward, register
 
@@ -35,11 +42,17 @@ LONGEST_DELAY = 2.0
 # A volley is given its first six repeats and a long round trip before the next one, on other ports, joins it.
 VOLLEY_PATIENCE = 1.5
 VOLLEYS = 4
+# The volley number of predicted endpoints: they belong to the first volley's sockets on the other side.
+PREDICTED = 0
+# A fingerprint that is just being taken is waited for, 1 s at most.
+KNOWING_STEP = 0.05
+KNOWING_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Punch:
     """`endpoints`: reflexive endpoints of fresh sockets as text; none for the first volley (the address has them).
+    Of volley 0: one of them is where the sender is seen by the receiver's listening socket, likeliest first.
 
     `delay`: the sender's best estimate of a signal's one-way time in seconds, negative when it has none.
     """
@@ -71,6 +84,7 @@ class UdpPunch(Plugin):
 
     async def initiate(self, attempt: Attempt) -> Link:
         patience = self._first_volley(attempt)
+        self._start_predicting(attempt)
         try:
             return await first_of(
                 {"checks": attempt.verified, "volleys": partial(self._initiate_volleys, attempt, patience)},
@@ -112,13 +126,17 @@ class UdpPunch(Plugin):
     async def _initiate_volleys(self, attempt: Attempt, patience: float) -> Link:
         refreshing = asyncio.ensure_future(self._follow_address(attempt))
         attempt.stack.callback(refreshing.cancel)
+        answers: asyncio.Queue[Punch] = asyncio.Queue()
+        hearing = asyncio.ensure_future(self._hear(attempt, answers))
+        attempt.stack.callback(hearing.cancel)
         await asyncio.sleep(patience)
         for volley in range(2, VOLLEYS + 1):
+            self._start_predicting(attempt)
             bases, endpoints = await _fresh(attempt)
             delay = attempt.signal_delay
             attempt.signal(Punch(volley, endpoints, -1.0 if delay is None else delay))
             attempt.note(f"volley {volley} from fresh ports: {', '.join(endpoints)}")
-            peers = _parse(await self._answer(attempt, volley))
+            peers = _parse(await self._answer(answers, volley))
             attempt.check_targets(peers)
             for base in bases:
                 for peer in peers:
@@ -128,10 +146,19 @@ class UdpPunch(Plugin):
         await asyncio.sleep(attempt.config.timing.check_offsets[-1])
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
 
-    async def _answer(self, attempt: Attempt, volley: int) -> Punch:
+    async def _hear(self, attempt: Attempt, answers: asyncio.Queue[Punch]) -> None:
+        """Predictions are acted on at once, whatever volley is waited for."""
         while True:
             message = await attempt.receive()
-            if isinstance(message, Punch) and message.volley == volley:
+            if isinstance(message, Punch) and message.volley == PREDICTED:
+                _probe_predicted(attempt, message)
+            elif isinstance(message, Punch):
+                answers.put_nowait(message)
+
+    async def _answer(self, answers: asyncio.Queue[Punch], volley: int) -> Punch:
+        while True:
+            message = await answers.get()
+            if message.volley == volley:
                 return message
 
     async def _follow_address(self, attempt: Attempt) -> None:
@@ -151,7 +178,11 @@ class UdpPunch(Plugin):
         volleys = 0
         while volleys < VOLLEYS:
             message = await attempt.receive()
+            if isinstance(message, Punch) and message.volley == PREDICTED:
+                _probe_predicted(attempt, message)
+                continue
             volleys += 1
+            self._start_predicting(attempt)
             if not isinstance(message, Punch) or not message.endpoints:
                 self._respond_first(attempt)
             else:
@@ -178,6 +209,39 @@ class UdpPunch(Plugin):
         attempt.signal(Punch(message.volley, endpoints))
         attempt.note(f"volley {message.volley} from fresh ports: {', '.join(endpoints)}")
 
+    # -- predicting ----------------------------------------------------------------------------------------------
+
+    def _start_predicting(self, attempt: Attempt) -> None:
+        predicting = asyncio.ensure_future(self._predict(attempt))
+        attempt.stack.callback(predicting.cancel)
+
+    async def _predict(self, attempt: Attempt) -> None:
+        """Where our NAT counts and the peer's may filter by port: sample, fire once, tell."""
+        for _ in range(KNOWING_STEPS):
+            if not _being_measured(attempt.local):
+                break
+            await asyncio.sleep(KNOWING_STEP)
+        try:
+            for mine in attempt.local.attachments:
+                target = _strict_target(attempt, mine)
+                if _counts(mine) and target is not None:
+                    await self._fire_predicted(attempt, mine.nat.assignment.step, target)
+        except (ServiceError, NetworkError) as error:
+            attempt.note(f"no prediction: {error}")
+
+    async def _fire_predicted(self, attempt: Attempt, known_step: int, target: Pair) -> None:
+        base = await attempt.open_udp(target.base)
+        seen = await attempt.samples(base)
+        attempt.probe(
+            base, target.remote, offsets=(0.0,), ttl=PRIMING_TTL
+        )  # makes the mapping that we foretell
+        attempt.probe(base, target.remote, offsets=_later(attempt, _delay(attempt) + LATE_SIGNAL))
+        step = classify(seen).assignment.step or known_step
+        ports = next_ports([each.mapped.port for each in seen], step)
+        endpoints = tuple(str(Endpoint(seen[-1].mapped.ip, port)) for port in ports)
+        attempt.signal(Punch(PREDICTED, endpoints))
+        attempt.note(f"our NAT counts by {step}: fired at {target.remote}, from {endpoints[0]} or soon after")
+
     def _fire(self, attempt: Attempt, pair: Pair, wait: float) -> None:
         attempt.probe(pair.base, pair.remote, offsets=_later(attempt, 0.0 if pair.nearby else wait))
 
@@ -188,6 +252,44 @@ def _delay(attempt: Attempt) -> float:
 
 def _later(attempt: Attempt, wait: float) -> tuple[float, ...]:
     return tuple(wait + offset for offset in attempt.config.timing.check_offsets)
+
+
+def _probe_predicted(attempt: Attempt, message: Punch) -> None:
+    try:
+        peers = _parse(message)
+        attempt.check_targets(peers)
+    except (AddressError, AttemptFailed) as error:
+        attempt.note(f"predicted endpoints refused: {error}")
+        return
+    offsets = attempt.config.timing.check_offsets[:8:2]
+    for base in dict.fromkeys(pair.base for pair in attempt.pairs(Transport.UDP) if not pair.nearby):
+        for peer in peers:
+            if peer.family is base.family:
+                attempt.probe(base, peer, offsets=offsets)
+    attempt.note(f"probing predicted endpoints: {', '.join(message.endpoints)}")
+
+
+def _being_measured(local: NodeAddress) -> bool:
+    """Whether a NAT is between us and the servers, but not enough of them have told what it is like."""
+    return any(
+        at.nat.mapping is Mapping.UNKNOWN and at.reflexive not in (None, at.host) for at in local.attachments
+    )
+
+
+def _counts(at: Attachment) -> bool:
+    return at.nat.mapping.endpoint_dependent and at.nat.assignment.kind is Assignment.SEQUENTIAL
+
+
+def _strict_target(attempt: Attempt, mine: Attachment) -> Pair | None:
+    """The peer's endpoint to foretell a mapping for: behind a NAT that may filter by port, and does not map anew."""
+    strict = {
+        theirs.reflexive
+        for theirs in attempt.remote.attachments
+        if theirs.nat.filtering in (Filtering.UNKNOWN, Filtering.APDF)
+        and not theirs.nat.mapping.endpoint_dependent
+    }
+    outside = (pair for pair in attempt.pairs(Transport.UDP) if pair.base.ip == mine.host and not pair.nearby)
+    return next((pair for pair in outside if pair.remote.ip in strict), None)
 
 
 async def _fresh(attempt: Attempt) -> tuple[list[Endpoint], tuple[str, ...]]:

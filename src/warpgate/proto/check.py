@@ -20,9 +20,11 @@ Rules, which the code below relies on:
 from __future__ import annotations
 
 import enum
+import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from warpgate.errors import ProtocolError
 from warpgate.model.endpoint import Endpoint, Mode
@@ -94,9 +96,23 @@ class _Pair:
     base: Endpoint
     remote: Endpoint
     plugin: str
-    due: list[tuple[float, int | None]] = field(default_factory=list)  # (when, ttl), in time order
+    round: int = 0  # scheduled checks of earlier rounds are void
     heard: bool = False
     verified: bool = False
+
+
+class _Due(NamedTuple):
+    """A check to be sent; ordered by time, then by when it was asked for. Birthday probing has thousands of them."""
+
+    at: float
+    number: int
+    pair: _Pair
+    round: int
+    ttl: int | None
+
+    @property
+    def void(self) -> bool:
+        return self.round != self.pair.round
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +151,8 @@ class CheckAgent:
         self._new_id = new_id
         self._settings = settings
         self._pairs: dict[tuple[Endpoint, Endpoint], _Pair] = {}
+        self._due: list[_Due] = []  # a heap
+        self._scheduled = 0
         self._outstanding: dict[bytes, tuple[_Pair, bool]] = {}  # transaction id: (pair, nominating)
         self._outbox: deque[Transmit] = deque()
         self._events: deque[CheckEvent] = deque()
@@ -161,10 +179,9 @@ class CheckAgent:
         pair = self._pair(base, remote, plugin)
         if pair is None or pair.verified:
             return
-        pair.due.extend(
-            (now + offset, ttl) for offset in (self._settings.offsets if offsets is None else offsets)
-        )
-        pair.due.sort(key=lambda entry: entry[0])
+        for offset in self._settings.offsets if offsets is None else offsets:
+            self._scheduled += 1
+            heapq.heappush(self._due, _Due(now + offset, self._scheduled, pair, pair.round, ttl))
         self._send_due(now)
 
     def nominate(self, base: Endpoint, remote: Endpoint, now: float) -> None:
@@ -201,7 +218,7 @@ class CheckAgent:
         """No further checks for this plugin's pairs."""
         for pair in self._pairs.values():
             if pair.plugin == plugin:
-                pair.due.clear()
+                pair.round += 1
 
     def note_traffic(self) -> None:
         """User data arrived on the selected pair: that is consent as well (RFC 7675 section 5.1)."""
@@ -255,7 +272,9 @@ class CheckAgent:
         if self._repeats:
             times.append(self._repeats[0])
         if self.phase is Phase.CHECKING:
-            times.extend(pair.due[0][0] for pair in self._pairs.values() if pair.due)
+            while self._due and self._due[0].void:
+                heapq.heappop(self._due)
+            times.extend(due.at for due in self._due[:1])
         return min(times, default=None)
 
     # -- receiving -----------------------------------------------------------------------------------------------
@@ -305,16 +324,16 @@ class CheckAgent:
 
     def _verified(self, pair: _Pair) -> None:
         pair.verified = True
-        pair.due.clear()
+        pair.round += 1
         self._events.append(PairVerified(pair.base, pair.remote, pair.plugin))
 
     # -- sending -------------------------------------------------------------------------------------------------
 
     def _send_due(self, now: float) -> None:
-        for pair in self._pairs.values():
-            while pair.due and pair.due[0][0] <= now:
-                _, ttl = pair.due.pop(0)
-                self._send_check(pair, ttl)
+        while self._due and self._due[0].at <= now:
+            due = heapq.heappop(self._due)
+            if not due.void:
+                self._send_check(due.pair, due.ttl)
 
     def _send_check(self, pair: _Pair, ttl: int | None, *flags: Attribute) -> None:
         transaction_id = self._new_id()
@@ -359,8 +378,7 @@ class CheckAgent:
         self.selected = (pair.base, pair.remote)
         self._last_heard = now
         self._next_consent = now + CONSENT_REPEAT
-        for other in self._pairs.values():
-            other.due.clear()
+        self._due.clear()
 
     def _end(self, reason: str, by_peer: bool) -> None:
         if self.phase is not Phase.ENDED:

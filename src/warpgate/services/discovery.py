@@ -22,6 +22,7 @@ from warpgate.net.network import Network, TcpStream, UdpSocket
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.classify import Observation, classify
 from warpgate.proto.binding import BindingEvent, Mapped, OtherAddress, ServerSilent
+from warpgate.services.stun_samples import sample_assignment, worth_sampling
 from warpgate.services.stun_tcp import StunStream, TcpProbe
 from warpgate.services.stun_udp import UdpProbe, UdpQuestion, measure_filtering
 
@@ -54,6 +55,8 @@ class _Place:
         self.filtering = Filtering.UNKNOWN
         self.filtering_samples = 0
         self.filtering_for: IPAddress | None = None  # the reflexive address it was measured behind
+        self.samples: tuple[Observation, ...] = ()  # of sockets that were thrown away
+        self.sampled_for: IPAddress | None = None
         self.essential = False  # the system itself would use it to reach a server
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -73,7 +76,8 @@ class _Place:
     def _profile(self) -> NatProfile:
         over_tcp = () if self.tcp is None else self.tcp.observations
         if self.udp.observations:
-            return classify(self.udp.observations, self.filtering, self.filtering_samples)
+            seen = self.udp.observations + self.samples
+            return classify(seen, self.filtering, self.filtering_samples)
         # UDP is blocked only when something else got through while it was silent.
         blocked = True if over_tcp and self.udp.failed else None
         return replace(classify(over_tcp), udp_blocked=blocked)
@@ -152,7 +156,7 @@ class Discovery:
         _cancel(self._resolving)
         self._look_up()
         for place in self._places.values():
-            place.filtering_for = None
+            place.filtering_for = place.sampled_for = None
             _cancel(place.tasks)
             if place.tcp is not None:
                 place.tcp.forget()
@@ -312,7 +316,8 @@ class Discovery:
                 # RFC 5780 section 4.3, on the socket that counts: another address, and another port there.
                 probe.ask(Endpoint(other.ip, server.port))
                 probe.ask(other)
-        self._measure_filtering(self._places.get(probe.local))
+        if (place := self._places.get(probe.local)) is not None:
+            self._learn_more(place)
 
     def _mapped(
         self, transport: Transport, local: Endpoint, server: Endpoint, mapped: Endpoint, seconds: float
@@ -330,13 +335,15 @@ class Discovery:
         else:
             self._say(ServerFailed("stun", str(server), f"{transport.name} from {local}: {reason}"))
 
-    def _measure_filtering(self, place: _Place | None) -> None:
+    def _learn_more(self, place: _Place) -> None:
         """In the background, once for each reflexive address."""
-        if place is None or place.udp.other is None or place.udp.mapped is None:
-            return
-        if place.filtering_for != place.udp.mapped.ip:
-            place.filtering_for = place.udp.mapped.ip
+        ip = None if place.udp.mapped is None else place.udp.mapped.ip
+        if place.udp.other is not None and ip not in (None, place.filtering_for):
+            place.filtering_for = ip
             self._spawn(place.tasks, self._measure(place, place.udp.other[0]))
+        if ip not in (None, place.sampled_for) and worth_sampling(place.learnt.nat):
+            place.sampled_for, place.samples = ip, ()
+            self._spawn(place.tasks, self._sample(place))
 
     async def _measure(self, place: _Place, server: Endpoint) -> None:
         try:
@@ -347,6 +354,11 @@ class Discovery:
         place.filtering, place.filtering_samples = measured.filtering, measured.samples
         if measured.filtering is Filtering.UNKNOWN:
             self._say(ServerFailed("stun", str(server), f"filtering test: {measured.reason}"))
+        self._changed()
+
+    async def _sample(self, place: _Place) -> None:
+        known = len(place.udp.servers)
+        place.samples = await sample_assignment(self._network, place.udp.local, place.udp.servers, known)
         self._changed()
 
     # -- telling -------------------------------------------------------------------------------------------------

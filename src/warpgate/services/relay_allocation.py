@@ -16,7 +16,9 @@ from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 from warpgate.model.turn_server import Credentials
 from warpgate.net.driver import MachineDriver
 from warpgate.net.network import DatagramReceiver
-from warpgate.proto.turn import (
+from warpgate.proto.turn import State, TurnClient
+from warpgate.proto.turn_auth import LongTermAuth
+from warpgate.proto.turn_events import (
     Allocated,
     AllocationEnded,
     AllocationFailed,
@@ -24,11 +26,8 @@ from warpgate.proto.turn import (
     DataReceived,
     PeerConnected,
     PeerRefused,
-    State,
-    TurnClient,
     TurnEvent,
 )
-from warpgate.proto.turn_auth import LongTermAuth
 from warpgate.proto.turn_wire import RelayRequest
 from warpgate.services.relay_carrier import Carrier, Route
 

@@ -20,7 +20,7 @@ from warpgate.errors import DecodeError, NetworkError, ServiceError, WarpgateErr
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net.network import Acceptor, TcpStream
 from warpgate.proto.stun import Attribute, Method, StreamDecoder
-from warpgate.proto.turn import ConnectRefused, PeerConnected
+from warpgate.proto.turn_events import ConnectRefused, PeerConnected
 from warpgate.proto.turn_requests import Requests
 from warpgate.proto.turn_wire import explain
 from warpgate.services.relay_allocation import Allocation, TcpEvent

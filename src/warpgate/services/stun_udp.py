@@ -21,6 +21,8 @@ from warpgate.proto.machine import Transmit
 TRANSACTION_ID_SIZE = 12
 # When one server has told, the others get as long again, but at least this (jitter).
 ANOTHER_ANSWER = 0.05
+# Requests of one turn of the loop: when they left is known from when their answers were handled, less exactly.
+SAME_TICK = 0.01
 # A fingerprint needs a handful of samples; a NAT that changes its mind must not make us remember all of them.
 OBSERVATIONS = 64
 
@@ -116,8 +118,16 @@ class UdpProbe:
     def observations(self) -> tuple[Observation, ...]:
         """In the order in which the requests were sent."""
         places = {server: place for place, server in enumerate(self._asked)}
-        ordered = sorted(self._observations, key=lambda seen: (seen[0], places[seen[1].server]))
-        return tuple(observation for _, observation in ordered)
+        ordered: list[Observation] = []
+        tick: list[Observation] = []
+        before = 0.0
+        for sent, observation in sorted(self._observations, key=lambda seen: seen[0]):
+            if sent - before > SAME_TICK:
+                ordered += tick
+                tick = []
+            before = sent
+            tick = sorted([*tick, observation], key=lambda seen: places[seen.server])
+        return (*ordered, *tick)
 
     # Between the machine and the socket.
 
@@ -140,7 +150,7 @@ class UdpProbe:
         before = [other.mapped.ip for _, other in self._observations if other.server == seen.server]
         if before and before[-1] != seen.mapped.ip:
             self._observations.clear()  # another network: what we know is of a NAT that is not there any more
-        self._observations.append((round(sent, 6), seen))  # rounded: what left in one tick has one time
+        self._observations.append((sent, seen))
         del self._observations[:-OBSERVATIONS]
 
 

@@ -1,0 +1,113 @@
+"""A stream over UDP: is it whole, how fast is it beside TCP and beside bare QUIC, and does memory stay flat?
+
+100 MB between two processes, hashed at both ends: on loopback, and between two hosts of the lab with 0, 1 and 5 % loss
+one way. The lab's round trip is 4 ms here: with 1 % loss any loss-based congestion control is as slow as the round trip
+is long, and 100 MB over 40 ms would take minutes. *Bare QUIC* is the same library with the same settings on an asyncio
+datagram endpoint, without node, hub, checks and credit. Rates are printed to be read, not judged, but for the share of
+bare QUIC's on loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bench.rows import Row, show
+from warpgate.lab.line import Quality
+from warpgate.lab.topology import Lab
+
+SIZE = 100_000_000
+LOSSES = (0.0, 0.01, 0.05)
+LINE = 0.001  # one way, seconds; two lines make a path
+ROUNDS = 3
+# MB. A window of 4 MiB, the send buffer, and the allocator; a tenth of what goes through would be more.
+GROWTH = 16.0
+PATIENCE = 600.0
+
+Result = dict[str, Any]
+Run = Callable[..., Awaitable[Result]]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "bench.stream_worker", *map(str, arguments)]
+
+
+async def loopback() -> list[Row]:
+    env = {**os.environ, "BENCH_LOOPBACK": "1"}
+    pipe = asyncio.subprocess.PIPE
+    server = await asyncio.create_subprocess_exec(*command("serve"), stdout=pipe, env=env)
+
+    async def run(*arguments: object) -> Result:
+        client = await asyncio.create_subprocess_exec(*command(*arguments), stdout=pipe, env=env)
+        out, _ = await client.communicate()
+        return dict(json.loads(out))
+
+    try:
+        assert server.stdout is not None
+        ready = json.loads(await server.stdout.readline())
+        return await compare("loopback", run, ready["address"], "127.0.0.1", ready["port"], ROUNDS)
+    finally:
+        server.terminate()
+        await server.wait()
+
+
+async def lab(loss: float) -> list[Row]:
+    async with Lab() as lab:
+        a = lab.add_host("a", link=Quality(delay=LINE))
+        b = lab.add_host("b", link=Quality(delay=LINE, loss=loss))
+        server = await b.popen(command("serve"), stdout=asyncio.subprocess.PIPE)
+
+        async def run(*arguments: object) -> Result:
+            done = await a.run(command(*arguments), timeout=PATIENCE)
+            if not done.stdout:
+                raise SystemExit(done.stderr.decode())
+            return dict(json.loads(done.stdout))
+
+        assert server.stdout is not None
+        ready = json.loads(await server.stdout.readline())
+        return await compare(f"lab, {loss:.0%} loss", run, ready["address"], str(b.ipv4), ready["port"], 1)
+
+
+async def compare(where: str, run: Run, address: str, host: str, port: int, rounds: int) -> list[Row]:
+    """Alternately over the three, so that all see the same machine."""
+    udp, tcp, bare = [], [], []
+    for _ in range(rounds):
+        udp.append(await run("pour", address, "udp", SIZE))
+        tcp.append(await run("pour", address, "tcp", SIZE))
+        bare.append(await run("bare", host, port, SIZE))
+    rates = [
+        statistics.median(SIZE * 8 / one["seconds"] / 1e6 for one in group) for group in (udp, tcp, bare)
+    ]
+    equal = sum(bool(one["equal"]) for one in udp)
+    grown = max(max(one["grown"], one["peer_grown"]) for one in udp)
+    note = f"({rates[0]:.0f} Mbit/s; TCP {rates[1]:.0f}, bare QUIC {rates[2]:.0f})"
+    rows = [
+        Row(f"{where}: streams over UDP that arrived whole", equal, rounds, "of", at_most=False, note=note),
+        Row(f"{where}: memory grew by, the larger end", grown, GROWTH, "MB"),
+    ]
+    if where == "loopback":
+        rows.append(
+            Row("stream over UDP / bare QUIC, loopback", rates[0] / rates[2], 0.8, "x", at_most=False)
+        )
+    show(rows)
+    return rows
+
+
+async def run() -> list[Row]:
+    rows = await loopback()
+    for loss in LOSSES:
+        rows += await lab(loss)
+    return rows
+
+
+def main() -> bool:
+    return all(row.holds for row in asyncio.run(run()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(0 if main() else 1)

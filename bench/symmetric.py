@@ -1,0 +1,102 @@
+"""Is a NAT that maps each destination to another port crossed directly, with no relay, and at what cost?
+
+Sequential, block and random port assignment, against a port-restricted NAT, in both directions. Fresh nodes for
+every connect, whose fingerprints are half a second old: an address copied by hand is never younger. Probes are the
+checks to guessed ports; entries are rows of the routers' tables that one connect made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+from dataclasses import dataclass
+
+from bench.rig import Rig, rig
+from bench.rows import Row, show
+from warpgate.lab.steered import Connected
+
+FINGERPRINTED = 0.5  # seconds: two round trips to see the mapping, three for sixteen samples of a block
+COUNT = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """How many of 20 must connect, and in how many seconds: the median, the slowest."""
+
+    kind: str
+    needed: int
+    median: float
+    slowest: float
+
+
+CASES = (
+    Case("edm-seq", 20, 0.5, 15.0),
+    Case("edm-seq--2", 20, 0.5, 15.0),
+    Case("edm-block", 20, 0.8, 3.0),
+    Case("edm", 19, 3.0, 15.0),
+)
+OTHER = "eim-apdf"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One connect, and what the routers of both sides paid for it."""
+
+    done: Connected
+    sent: int  # packets out of both sites
+    entries: int  # flows made on both routers
+
+
+def _totals(lab: Rig) -> tuple[int, int]:
+    nats = [host.routers[0].counters().nat for host in (lab.a.host, lab.b.host)]
+    return sum(nat.packets_out for nat in nats), sum(nat.flows_created for nat in nats)
+
+
+async def one(lab: Rig) -> Cost:
+    await lab.fresh()
+    await asyncio.sleep(FINGERPRINTED)
+    await lab.b.refresh()
+    packets, entries = _totals(lab)
+    done = await lab.a.connect(lab.b.address, mode="datagram")
+    packets_after, entries_after = _totals(lab)
+    return Cost(done, packets_after - packets, entries_after - entries)
+
+
+def rows_of(what: str, case: Case, costs: list[Cost]) -> list[Row]:
+    good = [cost for cost in costs if cost.done.ok and not cost.done.relayed]
+    times = [cost.done.seconds for cost in good] or [float("inf")]
+    needed = case.needed * len(costs) // COUNT
+    winners = "/".join(sorted({cost.done.plugin for cost in good}))
+    sent, entries = [cost.sent for cost in costs], [cost.entries for cost in costs]
+    spent = f"packets {statistics.median(sent):.0f}, at most {max(sent)}; entries {statistics.median(entries):.0f}, at most {max(entries)}"
+    return [
+        Row(f"{what}: direct", len(good), needed, f"of {len(costs)}", at_most=False, note=winners),
+        Row(f"{what}: median", statistics.median(times) * 1000, case.median * 1000, note=spent),
+        Row(f"{what}: slowest", max(times) * 1000, case.slowest * 1000),
+    ]
+
+
+async def run(count: int, kinds: list[str]) -> list[Row]:
+    rows = []
+    for case in CASES:
+        if kinds and case.kind not in kinds:
+            continue
+        for kind_a, kind_b in ((case.kind, OTHER), (OTHER, case.kind)):
+            async with rig(kind_a, kind_b) as lab:
+                costs = [await one(lab) for _ in range(count)]
+            rows += rows_of(f"{kind_a} -> {kind_b}", case, costs)
+            show(rows[-3:])
+            for cost in costs:
+                if not cost.done.ok:
+                    print("    ", cost.done.error or "no echo", *cost.done.report, sep="\n      ")
+    return rows
+
+
+def main() -> bool:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else COUNT
+    return all(row.holds for row in asyncio.run(run(count, sys.argv[2:])))
+
+
+if __name__ == "__main__":
+    raise SystemExit(0 if main() else 1)

@@ -1,0 +1,109 @@
+"""Random punches of a node, whoever asks for them, within their budgets (design section 6).
+
+One at a time; at most `random_probes_per_second`; and no more new mappings for a peer in `new_mappings_window`
+seconds than `new_mappings_per_peer`, on our own router as on the peer's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from warpgate.config import Budgets
+from warpgate.errors import AttemptFailed
+from warpgate.model.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from warpgate.core.session import Session
+
+# Peers whose spending is remembered; whoever has more identities than these gets one punch at a time all the same.
+PEERS_REMEMBERED = 1024
+
+
+@dataclass(slots=True)
+class _Spent:
+    """New mappings of one punch; `at` is when the last one was made."""
+
+    at: float
+    mappings: int = 0
+
+
+class RandomPunches:
+    """The node's books."""
+
+    def __init__(self, budgets: Budgets) -> None:
+        self._budgets = budgets
+        self._busy = False
+        self._next_probe = 0.0
+        self._spent: OrderedDict[bytes, list[_Spent]] = OrderedDict()
+
+    def begin(self, session: Session, plugin: str, now: float) -> RandomPunch:
+        """AttemptFailed when another one is going on, or this peer has had its share."""
+        if self._busy:
+            raise AttemptFailed("another random punch is going on here; one at a time, for the router's sake")
+        limit, window = self._budgets.new_mappings_per_peer, self._budgets.new_mappings_window
+        recent = [entry for entry in self._spent.get(session.peer_key, ()) if now - entry.at < window]
+        left = limit - sum(entry.mappings for entry in recent)
+        if left <= 0:
+            raise AttemptFailed(f"this peer has cost {limit} new mappings within {window:g} s")
+        self._busy = True
+        entry = _Spent(now)
+        self._spent[session.peer_key] = [*recent, entry]
+        self._spent.move_to_end(session.peer_key)
+        if len(self._spent) > PEERS_REMEMBERED:
+            self._spent.popitem(last=False)
+        return RandomPunch(self, session, plugin, entry, left)
+
+    def end(self) -> None:
+        self._busy = False
+
+    def next_slot(self, now: float) -> float:
+        """When the next probe may leave: slots are handed out at the node's rate, and unused ones are lost."""
+        slot = max(now, self._next_probe)
+        self._next_probe = slot + 1.0 / self._budgets.random_probes_per_second
+        return slot
+
+
+class RandomPunch:
+    """One punch: the implementation of `plugins.base.RandomPunch`. Idempotent `close`."""
+
+    def __init__(
+        self, punches: RandomPunches, session: Session, plugin: str, spent: _Spent, mappings: int
+    ) -> None:
+        self.mappings_left = mappings
+        self._punches = punches
+        self._session = session
+        self._plugin = plugin
+        self._spent = spent
+        self._open = True
+
+    def open_towards(
+        self, near: Endpoint, target: Endpoint, schedule: Sequence[tuple[float, int | None]]
+    ) -> None:
+        self._spend()
+        base = self._session.open_port(near)
+        for after, ttl in schedule:
+            self._session.checks.probe(base, target, self._plugin, (after,), ttl)
+
+    async def probe(self, base: Endpoint, remote: Endpoint) -> None:
+        now = self._session.engine.now()
+        await asyncio.sleep(self._punches.next_slot(now) - now)
+        self._spend()
+        self._session.checks.probe(base, remote, self._plugin, (0.0,), None)
+
+    def _spend(self) -> None:
+        if not self._open:
+            raise AttemptFailed("this random punch is over")
+        if self.mappings_left <= 0:
+            raise AttemptFailed("the budget of new mappings for this peer is used up")
+        self.mappings_left -= 1
+        self._spent.mappings += 1
+        self._spent.at = self._session.engine.now()
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._punches.end()

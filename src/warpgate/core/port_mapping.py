@@ -1,0 +1,108 @@
+"""The node's side of port mapping: when to do it, and what of it goes into the address."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from warpgate.core.engine import Engine
+from warpgate.core.lease_store import lease_store_of
+from warpgate.events import DoubleNatFound
+from warpgate.model.address import Attachment, LearntBy, Listening
+from warpgate.model.endpoint import Endpoint, IPAddress, Transport
+from warpgate.net.network import Interface
+from warpgate.plan.targets import is_private
+from warpgate.services.portmap_board import Mapped
+from warpgate.services.portmapper import PortMapper, routes_of
+
+
+@dataclass(frozen=True, slots=True)
+class PortMapStatus:
+    """Which gateways are asked, and what they map now, announced or not."""
+
+    gateways: tuple[str, ...] = ()
+    mappings: tuple[Mapped, ...] = ()
+    double_nats: tuple[DoubleNatFound, ...] = ()
+
+
+class PortMapping:
+    """Life: `follow` when the sockets are open and after each change, `close`. Nothing is done before there is a
+    gateway to ask, so a node that uses only loopback sends nothing and touches no file."""
+
+    def __init__(self, engine: Engine, on_change: Callable[[], None], rng: random.Random) -> None:
+        self._engine = engine
+        self._on_change = on_change
+        self._rng = rng
+        self._mapper: PortMapper | None = None
+        self._double: set[DoubleNatFound] = set()
+
+    def follow(self, interfaces: Sequence[Interface], port: int) -> None:
+        """Map `port` on these interfaces, in the background."""
+        engine = self._engine
+        if not engine.config.port_map:
+            return
+        if self._mapper is None:
+            if not routes_of(interfaces, engine.network):
+                return
+            self._mapper = PortMapper(
+                engine.network,
+                port,
+                lease_store_of(engine.identity.node_id),
+                engine.emit,
+                self._on_change,
+                engine.random_bytes,
+                self._rng,
+                engine.config.timing.port_map_lease,
+            )
+        self._mapper.follow(interfaces)
+
+    @property
+    def status(self) -> PortMapStatus:
+        mapper = self._mapper
+        if mapper is None:
+            return PortMapStatus()
+        gateways = tuple(dict.fromkeys(str(route.gateway.ip) for route in mapper.routes))
+        return PortMapStatus(gateways, mapper.mappings, tuple(self._double))
+
+    def announce(self, attachment: Attachment) -> Attachment:
+        """The attachment with the mapped ports in place of those that STUN saw, where they lead to this node."""
+        if self._mapper is None:
+            return attachment
+        for transport in Transport:
+            mapped = self._mapper.mapped(attachment.host, transport)
+            if mapped is None:
+                continue
+            if leads_here(mapped.external.ip, attachment):
+                attachment = with_mapping(attachment, transport, mapped.external)
+            else:
+                self._tell_double_nat(mapped, attachment.reflexive)
+        return attachment
+
+    def _tell_double_nat(self, mapped: Mapped, reflexive: IPAddress | None) -> None:
+        seen = "" if reflexive is None else str(reflexive)
+        event = DoubleNatFound(str(mapped.internal.ip), str(mapped.external.ip), seen)
+        if event not in self._double:
+            self._double.add(event)
+            self._engine.emit(event)
+
+    async def close(self) -> None:
+        """Delete what is mapped; at most 0.8 s."""
+        mapper, self._mapper = self._mapper, None
+        if mapper is not None:
+            await mapper.close()
+
+
+def leads_here(external: IPAddress, attachment: Attachment) -> bool:
+    """Whether the gateway's external address is the one the world sees. Until STUN has told, a public one is."""
+    if attachment.reflexive is not None:
+        return external == attachment.reflexive
+    return external == attachment.host or not is_private(external)
+
+
+def with_mapping(attachment: Attachment, transport: Transport, external: Endpoint) -> Attachment:
+    """Announce `external` as the mapped endpoint of this transport."""
+    listening = Listening(attachment.listening(transport).local, external.port, LearntBy.PORT_MAP)
+    if transport is Transport.UDP:
+        return replace(attachment, reflexive=external.ip, udp=listening)
+    return replace(attachment, reflexive=external.ip, tcp=listening)

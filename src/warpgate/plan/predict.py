@@ -1,0 +1,83 @@
+"""Which external ports an endpoint-dependent NAT will give its next mappings, from samples taken just before. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from warpgate.model.nat import Assignment, NatProfile
+
+# RFC 6335 section 6: ports 0-1023 are the system's; NATs hand out the rest (RFC 4787 section 4.2.2), counting round.
+FIRST_PORT = 1024
+LAST_PORT = 65535
+ALL_PORTS = LAST_PORT + 1 - FIRST_PORT
+# How many of the next ports are worth a probe each: what else is behind the NAT takes a few within a round trip.
+CANDIDATES = 8
+# Carriers' blocks are powers of two, 512 to 4096 (RFC 7422 section 2, RFC 6888 REQ-4).
+LARGEST_BLOCK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """Ports `low` to `high`, both inclusive."""
+
+    low: int
+    high: int
+
+    @property
+    def size(self) -> int:
+        return self.high - self.low + 1
+
+
+FULL_RANGE = PortRange(FIRST_PORT, LAST_PORT)
+
+
+def next_ports(ports: Sequence[int], step: int, limit: int = CANDIDATES) -> tuple[int, ...]:
+    """The likeliest ports of the next mapping of a NAT that counts in `step` (may be negative), likeliest first.
+
+    `ports`: of mappings in the order in which they were asked for, the last one just now. Where others' mappings come
+    in between, gaps are multiples of the step: those seen most often first, then upwards, as time passes.
+    """
+    if not ports or not step:
+        return ()
+    gaps = Counter(_steps_between(before, after, step) for before, after in pairwise(ports))
+    likeliest = sorted(range(1, limit + 1), key=lambda gap: (-gaps[gap], gap))
+    found = (_wrapped(ports[-1] + gap * step) for gap in likeliest)
+    return tuple(dict.fromkeys(found))
+
+
+def _steps_between(before: int, after: int, step: int) -> int:
+    """0 when `after` is not reached from `before` in whole steps."""
+    distance = (after - before) % ALL_PORTS if step > 0 else (before - after) % ALL_PORTS
+    return 0 if distance % abs(step) else distance // abs(step)
+
+
+def _wrapped(port: int) -> int:
+    return (port - FIRST_PORT) % ALL_PORTS + FIRST_PORT
+
+
+def likely_block(low: int, high: int, samples: int) -> PortRange:
+    """Where the other ports of a block lie of which `samples` were seen, from `low` to `high`.
+
+    The ends of a block lie beyond the outermost samples by span / (n - 1) on average. Carriers' blocks are aligned
+    to their size: where the samples fill most of such a block, it does not go further.
+    """
+    if samples < 2:
+        return FULL_RANGE
+    margin = max(1, -(-(high - low) // (samples - 1)))
+    wide_low, wide_high = max(FIRST_PORT, low - margin), min(LAST_PORT, high + margin)
+    size = 1 << (low ^ high).bit_length()  # the smallest aligned block that holds both
+    start = low & -size
+    if size <= min(LARGEST_BLOCK, 2 * (high - low + 1)):
+        return PortRange(max(wide_low, start), min(wide_high, start + size - 1))
+    return PortRange(wide_low, wide_high)
+
+
+def ports_to_guess(nat: NatProfile) -> PortRange:
+    """Where the external port of a new mapping of this NAT lies, as far as is known."""
+    assignment = nat.assignment
+    if assignment.kind is Assignment.BLOCK:
+        return likely_block(assignment.low, assignment.high, nat.assignment_samples)
+    return FULL_RANGE

@@ -1,0 +1,402 @@
+"""Streams over UDP in virtual time: how fast, who wins, how they end, and that nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from cascade_world import HOP, Options, R, S, World, connected, ends, exchange, virtual
+
+from warpgate import api
+from warpgate.core.quic_link import TIE
+from warpgate.core.quic_pipe import LINGER
+from warpgate.core.quic_stream import SEND_BUFFER, WINDOW
+from warpgate.core.subscription import Subscription
+from warpgate.errors import ConfigError, ConnectFailed, PipeClosed
+from warpgate.model.endpoint import Mode, Transport
+
+r = HOP
+OVER_QUIC: Options = {"mode": Mode.STREAM, "transport": Transport.UDP}
+BLOB = bytes(range(256)) * 40_000  # 10 MB
+
+
+# -- how fast, and who wins --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind_a", "kind_b", "plugin", "seconds"),
+    [
+        ("public", "public", "direct", 2 * R),
+        ("eim-apdf", "eim-apdf", "udp_punch", S + r + R),
+        ("edm", "public", "direct", 2 * R),
+        ("public", "edm", "udp_punch", S + r + R),
+        ("edm", "eim-adf", "udp_punch", S + 2 * R),
+        ("masquerade", "eim-apdf", "udp_punch", S + r + R),
+    ],
+)
+def test_one_round_trip_after_the_link(kind_a: str, kind_b: str, plugin: str, seconds: float) -> None:
+    async def main() -> None:
+        async with World(kind_a, kind_b) as world:
+            one, other, waited = await connected(world, **OVER_QUIC)
+            assert (one.plugin, other.plugin) == (plugin, plugin)
+            assert (one.mode, one.transport, other.transport) == (Mode.STREAM, Transport.UDP, Transport.UDP)
+            assert waited == pytest.approx(seconds, abs=1e-6)
+            await exchange(one, other)
+            await one.close()
+            await other.close()
+            await world.quiet()
+            assert world.a.signals()["offer"] <= 1
+
+    virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("kind_a", "kind_b", "plugin", "seconds"),
+    [
+        ("public", "public", "direct", 2 * R),  # a tie is TCP's
+        ("public", "eim-apdf", "reverse", S + 1.5 * R),
+    ],
+)
+def test_tcp_wins_when_it_is_no_slower(kind_a: str, kind_b: str, plugin: str, seconds: float) -> None:
+    async def main() -> None:
+        async with World(kind_a, kind_b) as world:
+            one, other, waited = await connected(world, mode=Mode.STREAM)
+            assert (one.plugin, one.transport, other.transport) == (plugin, Transport.TCP, Transport.TCP)
+            assert waited == pytest.approx(seconds, abs=1e-6)
+            await exchange(one, other)
+            await one.close()
+            await other.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("kind_a", "kind_b"), [("eim-apdf+no-tcp", "eim-apdf"), ("eim-apdf+no-tcp", "eim-apdf+no-tcp")]
+)
+def test_where_tcp_does_not_pass_it_is_waited_for_a_part_of_a_round_trip(kind_a: str, kind_b: str) -> None:
+    async def main() -> None:
+        async with World(kind_a, kind_b) as world:
+            one, other, waited = await connected(world, mode=Mode.STREAM)
+            assert (one.plugin, one.transport) == ("udp_punch", Transport.UDP)
+            assert S + r + R <= waited <= S + r + R + TIE * R + 1e-6
+            await exchange(one, other)
+            await one.close()
+            await other.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_many_streams_between_two_nodes_share_a_pair_of_endpoints() -> None:
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            pipes = await asyncio.gather(
+                *(world.a.node.connect(world.b.node.address, **OVER_QUIC) for _ in range(12))
+            )
+            others = {pipe.session: pipe for pipe in [await world.b.node.accept() for _ in pipes]}
+            assert len({(pipe.local, pipe.remote) for pipe in pipes}) == 1
+            for number, pipe in enumerate(pipes):
+                await pipe.send(b"%d" % number)
+            for number, pipe in enumerate(pipes):
+                assert await others[pipe.session].recv(timeout=5) == b"%d" % number
+            await asyncio.gather(*(pipe.close() for pipe in (*pipes, *others.values())))
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_both_nodes_open_a_stream_to_each_other_at_once() -> None:
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            a, b = world.a.node, world.b.node
+            mine, yours = await asyncio.gather(
+                a.connect(b.address, **OVER_QUIC), b.connect(a.address, **OVER_QUIC)
+            )
+            mine_there, yours_here = await b.accept(), await a.accept()
+            await exchange(mine, mine_there)
+            await exchange(yours, yours_here)
+            await asyncio.gather(*(pipe.close() for pipe in (mine, yours, mine_there, yours_here)))
+            await world.quiet()
+
+    virtual(main)
+
+
+# -- giving up ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [0.0, S + r - 0.001, S + r + 0.001, S + r + r, S + r + R - 0.001])
+def test_cancelled_in_the_middle_of_it_all_nothing_is_left(after: float) -> None:
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            attempt = asyncio.ensure_future(world.a.node.connect(world.b.node.address, **OVER_QUIC))
+            await asyncio.sleep(after)
+            attempt.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await attempt
+            await world.quiet()
+            for seat in (world.a, world.b):
+                assert all(not port.streams for port in seat.engine.hub.ports)
+
+    virtual(main)
+
+
+def test_losers_leave_no_quic_behind() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, other, _ = await connected(world, mode=Mode.STREAM)
+            assert one.transport is Transport.TCP
+            await asyncio.sleep(1.0)
+            for seat in (world.a, world.b):
+                assert all(not port.streams for port in seat.engine.hub.ports)
+            await one.close()
+            await other.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_a_path_that_dies_in_the_handshake_fails_the_attempt() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            attempt = asyncio.ensure_future(
+                world.a.node.connect(world.b.node.address, timeout=8.0, **OVER_QUIC)
+            )
+            await asyncio.sleep(R + 0.001)
+            world.lose(1.0)
+            with pytest.raises(ConnectFailed):
+                await attempt
+            await world.quiet()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("loss", [0.05, 0.2])
+def test_loss_delays_a_stream_but_not_for_long(loss: float) -> None:
+    async def main() -> None:
+        for seed in range(8):
+            async with World("eim-apdf", "eim-apdf", loss=loss, seed=seed) as world:
+                one, other, waited = await connected(world, **OVER_QUIC)
+                assert waited < 5.0
+                await exchange(one, other)
+                await one.close()
+                await other.close()
+                await world.quiet()
+
+    virtual(main)
+
+
+# -- what it is to the user --------------------------------------------------------------------------------------
+
+
+async def pair(world: World) -> tuple[api.Pipe, api.Pipe]:
+    one, other, _ = await connected(world, **OVER_QUIC)
+    return one, other
+
+
+async def drain(pipe: api.Pipe) -> bytes:
+    return b"".join([data async for data in pipe])
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_ten_megabytes_whole_and_in_order_then_the_end(backwards: bool) -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, other = await pair(world)
+            sender, receiver = (other, one) if backwards else (one, other)
+            receiving = asyncio.ensure_future(drain(receiver))
+            await sender.send(BLOB)
+            await sender.close()  # returns when the peer has it all
+            assert await receiving == BLOB
+            await receiver.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_a_half_closed_pipe_answers() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, other = await pair(world)
+            await one.send(b"how many?")
+            one.write_eof()
+            with pytest.raises(PipeClosed):
+                await one.send(b"more")
+            assert await drain(other) == b"how many?"
+            await other.send(b"nine")
+            await other.close()
+            assert await drain(one) == b"nine"
+            await one.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_a_slow_reader_stops_the_writer_and_memory_stays_bounded() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, other = await pair(world)
+            sending = asyncio.ensure_future(one.send(bytes(4 * WINDOW)))
+            await asyncio.sleep(30.0)
+            assert not sending.done()
+            flow = other._stream  # type: ignore[attr-defined]
+            assert len(flow._unread) <= WINDOW
+            assert one._stream._quic.get_send_buffer_size(0) <= SEND_BUFFER  # type: ignore[attr-defined]
+            count = 0
+            while count < 4 * WINDOW:
+                count += len(await other.recv())
+            await sending
+            await one.close()
+            await other.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_filters_and_counts_as_on_any_stream() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, other = await pair(world)
+            await one.send(b"first line\nsecond line\nrest")
+            assert await other.recv(Subscription(content=rb"\n"), timeout=5) == b"first line\n"
+            assert await other.recv_n(7) == b"second "
+            with pytest.raises(TimeoutError):
+                await other.recv(Subscription(content=rb"never"), timeout=1.0)
+            assert await other.recv() == b"line\nrest"
+            with pytest.raises(TimeoutError):
+                await other.recv(timeout=0.5)
+            await one.close()
+            with pytest.raises(PipeClosed):
+                await other.recv_n(1)
+            await other.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_concurrent_senders_do_not_cut_in_on_each_other() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, other = await pair(world)
+            size = 3 * SEND_BUFFER
+            receiving = asyncio.ensure_future(drain(other))
+            await asyncio.gather(*(one.send(bytes([letter]) * size) for letter in b"abc"))
+            await one.close()
+            assert await receiving == b"a" * size + b"b" * size + b"c" * size
+            await other.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_an_abort_resets_the_other_side_at_once() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, other = await pair(world)
+            receiving = asyncio.ensure_future(other.recv())
+            await asyncio.sleep(1.0)
+            began = world.now
+            one.abort()
+            with pytest.raises(PipeClosed):
+                await receiving
+            assert world.now - began <= r + 0.01
+            with pytest.raises(PipeClosed):
+                await other.send(b"anybody?")
+            with pytest.raises(PipeClosed):
+                await one.recv()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_a_closed_side_gives_nothing_out_and_closing_twice_is_no_error() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, other = await pair(world)
+            await other.send(b"unread")
+            await asyncio.sleep(1.0)
+            await one.close()
+            await one.close()
+            one.abort()
+            with pytest.raises(PipeClosed):
+                await one.recv()
+            await other.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_a_silent_peer_ends_the_pipe_within_35_seconds() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, other = await pair(world)
+            await asyncio.sleep(60.0)  # idle: the checks beneath keep it open
+            await exchange(one, other)
+            world.lose(1.0)
+            began = world.now
+            assert await ends(one, patience=40.0)
+            assert world.now - began <= 35.0
+            assert await ends(other, patience=10.0)
+            await world.quiet(patience=40.0)
+
+    virtual(main)
+
+
+def test_closing_towards_a_dead_peer_takes_as_long_as_linger() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, _ = await pair(world)
+            world.lose(1.0)
+            await one.send(b"lost")
+            began = world.now
+            await one.close()
+            assert world.now - began == pytest.approx(LINGER, abs=0.1)
+
+    virtual(main)
+
+
+def test_there_is_no_socket_to_hand_over_but_asyncio_streams_work() -> None:
+    async def main() -> None:
+        async with World("eim-apdf+no-tcp", "eim-apdf") as world:
+            one, other = await pair(world)
+            with pytest.raises(ConfigError, match="no socket of its own"):
+                one.detach()
+            await exchange(one, other)
+            await one.close()
+            await other.close()
+            reader, writer = await api.open_connection(world.a.node, world.b.node.address)
+            pipe = await world.b.node.accept()
+            echo = asyncio.ensure_future(_echo(pipe))
+            data = bytes(1_000_000)
+            writer.write(b"hello\n" + data)
+            await writer.drain()
+            writer.write_eof()
+            assert await reader.readline() == b"hello\n"
+            assert await reader.read() == data
+            writer.close()
+            await writer.wait_closed()
+            await echo
+            await world.quiet()
+
+    virtual(main)
+
+
+async def _echo(pipe: api.Pipe) -> None:
+    async with pipe:
+        async for data in pipe:
+            await pipe.send(data)
+
+
+def test_datagram_pipes_on_the_same_pair_are_left_alone() -> None:
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            flat, flat_there, _ = await connected(world, mode=Mode.DATAGRAM)
+            one, other = await pair(world)
+            await exchange(one, other)
+            await exchange(flat, flat_there)
+            assert (flat.local, flat.remote) == (one.local, one.remote)
+            for pipe in (one, other, flat, flat_there):
+                await pipe.close()
+            await world.quiet()
+
+    virtual(main)

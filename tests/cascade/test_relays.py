@@ -1,0 +1,240 @@
+"""Whole nodes over a TURN server, in virtual time: when a relay is used, what it costs, and that it lasts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from cascade_world import (
+    HOP,
+    OVER_TCP,
+    OVER_UDP,
+    Options,
+    R,
+    S,
+    World,
+    connected,
+    ends,
+    exchange,
+    virtual,
+)
+
+from warpgate.config import Config
+from warpgate.errors import ConnectFailed
+from warpgate.events import RelayAllocated
+from warpgate.lab.memory import OpenSocket
+from warpgate.lab.memory_turn import MemoryTurn
+from warpgate.model.endpoint import Endpoint, Mode
+
+TURN = "turn:user:password@203.0.113.5:3478"
+HOUR = 3600.0
+EITHER = [pytest.param(OVER_UDP, id="udp"), pytest.param(OVER_TCP, id="tcp")]
+
+
+class RelayWorld(World):
+    """A world with a TURN server, which a, b or both know."""
+
+    def __init__(
+        self, *kinds: str, a: bool = True, b: bool = True, server: str = TURN, **options: Any
+    ) -> None:
+        known = Config(turn=(server,))
+        super().__init__(
+            *kinds, config_a=known if a else Config(), config_b=known if b else Config(), **options
+        )
+        self.turn_host = self.internet.host("turn", "203.0.113.5", "2001:db8:5::5")
+        self.turn = MemoryTurn(self.turn_host, Endpoint.parse("203.0.113.5:3478"))
+
+    async def close(self) -> None:
+        await super().close()
+        await self.turn.close()
+
+    def strays(self) -> list[OpenSocket]:
+        return [entry for entry in super().strays() if entry.host != "turn"]
+
+    async def given_back(self) -> None:
+        """Nothing is allocated any more, soon after nobody needs it."""
+        async with asyncio.timeout(15.0):
+            while self.turn.allocations:  # noqa: ASYNC110 - the server tells nobody
+                await asyncio.sleep(0.1)
+
+
+# A log-in is refused first, so an allocation takes 2 R over UDP, 3 R over TCP; then one signal.
+DATAGRAM = 2 * R + S + 2 * HOP
+# The peer's call reaches the relay (R + r), the relay tells us (r), and a prepared connection is bound to it (R).
+STREAM = 3 * R + S + (R + HOP) + HOP + R
+
+
+@pytest.mark.parametrize(("options", "expected"), [(OVER_UDP, DATAGRAM), (OVER_TCP, STREAM)])
+def test_two_random_nats_meet_at_the_initiators_relay_without_waiting(
+    options: Options, expected: float
+) -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            near, far, seconds = await connected(world, **options)
+            assert (near.plugin, near.relayed, far.relayed) == ("turn", True, True)
+            assert seconds == pytest.approx(expected, abs=HOP)
+            await exchange(near, far)
+            assert world.b.said(RelayAllocated) == []  # one relay is enough
+            assert world.a.signals()["offer"] <= 3
+            await near.close()
+            await far.close()
+            await world.given_back()
+            await world.quiet()
+
+    virtual(story)
+
+
+@pytest.mark.parametrize("options", EITHER)
+def test_either_sides_relay_serves(options: Options) -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm", a=False) as world:
+            near, far, seconds = await connected(world, **options)
+            assert (near.plugin, near.relayed, far.relayed) == ("turn", True, True)
+            assert seconds < 0.5
+            await exchange(near, far)
+
+    virtual(story)
+
+
+@pytest.mark.parametrize("options", EITHER)
+@pytest.mark.parametrize(
+    ("a", "b"), [("udp-blocked", "edm"), ("edm", "udp-blocked"), ("udp-blocked", "udp-blocked")]
+)
+def test_without_udp_the_relay_is_reached_over_tcp(a: str, b: str, options: Options) -> None:
+    async def story() -> None:
+        async with RelayWorld(a, b) as world:
+            near, far, seconds = await connected(world, **options)
+            assert near.relayed or near.plugin == "tcp_punch"
+            assert seconds < 1.0
+            await exchange(near, far)
+
+    virtual(story)
+
+
+def test_a_direct_link_is_waited_for_and_the_relay_given_back() -> None:
+    async def story() -> None:
+        async with RelayWorld("eim", "eim") as world:
+            near, far, seconds = await connected(world, **OVER_UDP)
+            assert (near.plugin, near.relayed) == ("udp_punch", False)
+            assert seconds < 0.1
+            await exchange(near, far)
+            await world.given_back()
+
+    virtual(story)
+
+
+def test_where_a_direct_link_could_be_the_relay_waits_its_second() -> None:
+    async def story() -> None:
+        # Nothing is known of the NATs, and the two cannot hear each other.
+        async with RelayWorld("eim", "eim") as world:
+            world.internet.partition(world.routers["a"], world.routers["b"])
+            near, far, seconds = await connected(world, **OVER_UDP)
+            assert (near.plugin, near.relayed) == ("turn", True)
+            assert seconds == pytest.approx(1.0, abs=0.01)
+            await exchange(near, far)
+
+    virtual(story)
+
+
+@pytest.mark.parametrize(
+    ("how", "talk"),
+    [
+        ("?transport=udp", "nobody"),
+        ("?transport=udp", "near"),
+        ("?transport=udp", "far"),
+        ("?transport=tcp", "far"),
+    ],
+)
+def test_a_relayed_datagram_pipe_lives_for_hours(how: str, talk: str) -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm", server=TURN + how) as world:
+            near, far, _ = await connected(world, **OVER_UDP)
+            await asyncio.sleep(5)
+            world.turn.dropped.clear()
+            speaker, listener = (near, far) if talk == "near" else (far, near)
+            for _ in range(3 * 60):
+                if talk != "nobody":
+                    await speaker.send(b"tick")
+                    assert await listener.recv(timeout=5) == b"tick"
+                await asyncio.sleep(60)
+            assert world.now > 3 * HOUR
+            await exchange(near, far)
+            assert dict(world.turn.dropped) == {}
+            assert world.turn.requests["ALLOCATE"] < 10
+
+    virtual(story, limit=7 * HOUR)
+
+
+def test_a_relayed_stream_lives_for_hours_and_ends_with_its_pipe() -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            near, far, _ = await connected(world, **OVER_TCP)
+            for _ in range(3):
+                await asyncio.sleep(HOUR)
+                await exchange(near, far)
+            assert len(world.turn.allocations) == 1
+            await near.send(b"x" * 100_000)
+            await near.close()
+            received = b""
+            while data := await far.recv():
+                received += data
+            assert len(received) == 100_000
+            await far.close()
+            await world.given_back()
+
+    virtual(story, limit=7 * HOUR)
+
+
+@pytest.mark.parametrize("options", EITHER)
+def test_a_relay_that_dies_ends_the_pipe(options: Options) -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            near, far, _ = await connected(world, **options)
+            world.turn_host.crash()
+            assert all(await asyncio.gather(ends(near), ends(far)))
+            world.turn_host.boot()
+
+    virtual(story, limit=HOUR)
+
+
+@pytest.mark.parametrize("options", EITHER)
+@pytest.mark.parametrize("after", [0.03, 0.09, 0.13, 0.19, 0.25])
+def test_an_attempt_that_is_cancelled_leaves_nothing_allocated(after: float, options: Options) -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            attempt = asyncio.ensure_future(world.a.node.connect(world.b.node.address, **options))
+            await asyncio.sleep(after)
+            attempt.cancel()
+            await asyncio.wait([attempt])
+            if not attempt.cancelled():  # it was just done
+                await attempt.result().close()
+            await asyncio.sleep(40)
+            assert world.turn.allocations == {}
+            await world.quiet()
+
+    virtual(story)
+
+
+def test_without_any_relay_the_reason_is_told() -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm", a=False, b=False) as world:
+            with pytest.raises(ConnectFailed) as failed:
+                await world.a.node.connect(world.b.node.address, plugins=["turn"], mode=Mode.DATAGRAM)
+            assert "no TURN server is configured, and the peer offers none" in str(failed.value)
+
+    virtual(story)
+
+
+def test_a_wrong_password_is_told() -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm", b=False, server="turn:user:wrong@203.0.113.5:3478") as world:
+            with pytest.raises(ConnectFailed) as failed:
+                await world.a.node.connect(
+                    world.b.node.address, plugins=["turn"], mode=Mode.DATAGRAM, timeout=0.5
+                )
+            notes = [text for row in failed.value.report for _, text in row.notes]
+            assert any("does not accept the user name or password (error 401" in note for note in notes)
+            assert "wrong" not in str(notes)
+
+    virtual(story)

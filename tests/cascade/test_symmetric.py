@@ -1,0 +1,207 @@
+"""Through NATs that give each destination another port, in virtual time: when, how, and within which budgets."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from dataclasses import replace
+
+import pytest
+from cascade_world import OVER_UDP, HOP, R, S, World, connected, exchange, virtual
+
+from warpgate.config import Budgets, Config
+from warpgate.errors import ConnectFailed
+from warpgate.events import PluginEnded, PluginSkipped, SignalRefused
+from warpgate.model.nat import Assignment
+from warpgate.plugins.random_probe import OPEN, OPENED, Guess
+
+STUN = R  # one round trip to a server
+COUNTING = ["edm-seq", "edm-seq-2", "edm-seq-7", "edm-seq--1", "edm-seq--2"]
+STRICT = ["eim-apdf", "eim-apdf+rst", "eim-apdf+accept", "firewalled", "masquerade"]
+
+
+async def crossed(kind_a: str, kind_b: str, seed: int = 0) -> tuple[str, float, int, int]:
+    """The winner, the seconds, and the mappings that the attempt made on either router."""
+    async with World(kind_a, kind_b, seed=seed) as world:
+        before = [world.routers[name].counters().flows_created for name in ("a", "b")]
+        one, other, waited = await connected(world, **OVER_UDP)
+        await exchange(one, other)
+        after = [world.routers[name].counters().flows_created for name in ("a", "b")]
+        await one.close()
+        await other.close()
+        await world.quiet()
+        return one.plugin, waited, after[0] - before[0], after[1] - before[1]
+
+
+@pytest.mark.parametrize("strict", STRICT)
+@pytest.mark.parametrize("counting", COUNTING)
+def test_a_nat_that_counts_is_predicted(counting: str, strict: str) -> None:
+    plugin, waited, *_ = virtual(lambda: crossed(counting, strict))
+    assert (plugin, waited) == ("udp_punch", pytest.approx(STUN + S + HOP + R, abs=1e-6))
+    plugin, waited, *_ = virtual(lambda: crossed(strict, counting))
+    assert plugin == "udp_punch"
+    assert waited <= S + STUN + S + R + 1e-6
+
+
+def test_what_is_known_of_a_nat_that_counts_is_enough_right_after_the_start() -> None:
+    async def main() -> None:
+        async with World("edm-seq", "eim-apdf", settle=0.0) as world:
+            one, other, waited = await connected(world, **OVER_UDP)
+            assert one.plugin == "udp_punch"
+            assert waited < 0.5
+            await exchange(one, other)
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("strict", ["eim-apdf", "firewalled", "masquerade+accept"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_block_is_guessed(strict: str, seed: int) -> None:
+    for kinds in (("edm-block", strict), (strict, "edm-block")):
+        plugin, waited, a, b = virtual(lambda kinds=kinds: crossed(*kinds, seed))  # type: ignore[misc]
+        assert plugin == "random_probe"
+        assert waited < 3.0
+        # 32 sockets on one router, probes at 100/s on the other, and a few of the punch's.
+        assert max(a, b) <= max(40, 100 * waited + 10)
+
+
+def test_all_ports_are_guessed_and_no_probe_is_faster_than_the_budget() -> None:
+    done = [virtual(lambda seed=seed: crossed("eim-apdf", "edm", seed)) for seed in range(9)]  # type: ignore[misc]
+    assert {plugin for plugin, *_ in done} == {"random_probe"}
+    assert statistics.median(waited for _, waited, *_ in done) < 3.5
+    for _, waited, probes, sockets in done:
+        assert waited < 15.0
+        assert sockets <= 256 + 20
+        assert probes <= 100 * waited + 10
+
+
+@pytest.mark.parametrize("kind", ["eim-apdf", "eim-adf", "eim-eif", "masquerade"])
+def test_where_a_punch_works_nothing_is_guessed(kind: str) -> None:
+    async def main() -> None:
+        async with World("eim-apdf", kind) as world:
+            one, _, _ = await connected(world, **OVER_UDP)
+            assert one.plugin != "random_probe"
+            skipped = {event.plugin: event.reason for event in world.a.said(PluginSkipped)}
+            assert "nothing to guess" in skipped["random_probe"]
+            assert world.a.signals() == {"offer": 1}
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("kinds", [("edm", "edm"), ("edm-block", "edm")])
+def test_two_such_nats_are_left_to_a_relay(kinds: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with World(*kinds) as world:
+            with pytest.raises(ConnectFailed):
+                await world.a.node.connect(world.b.node.address, **OVER_UDP, timeout=2.0)
+            skipped = {event.plugin: event.reason for event in world.a.said(PluginSkipped)}
+            assert "both NATs" in skipped["random_probe"]
+
+    virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("kind", "assignment"),
+    [("edm-seq--2", Assignment.SEQUENTIAL), ("edm-block", Assignment.BLOCK), ("edm", Assignment.RANDOM)],
+)
+def test_the_assignment_is_known_soon_after_the_start_and_says_so_in_the_address(
+    kind: str, assignment: Assignment
+) -> None:
+    async def main() -> None:
+        async with World(kind, "public", settle=0.0) as world:
+            assert world.now <= 3 * R  # nothing of it delays the start
+            while world.a.node.address.attachments[0].nat.assignment.kind is not assignment and world.now < 5:
+                await _turn()
+            assert world.now < 0.5
+            await world.quiet()  # sockets that only measured are closed
+
+    virtual(main)
+
+
+async def _turn() -> None:
+    await asyncio.sleep(0.02)
+
+
+# -- budgets -----------------------------------------------------------------------------------------------------
+
+
+def stingy(**budgets: float) -> Config:
+    return Config(budgets=replace(Budgets(), **budgets))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kinds", [("edm", "eim-apdf"), ("eim-apdf", "edm")])
+def test_a_peer_that_asks_for_more_is_refused_with_the_reason(kinds: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with World(*kinds, seed=4, config_b=stingy(new_mappings_per_peer=3)) as world:
+            for attempt in range(2):
+                before = world.routers["b"].counters().flows_created
+                with pytest.raises(ConnectFailed) as failed:
+                    await world.a.node.connect(
+                        world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=8.0
+                    )
+                assert world.routers["b"].counters().flows_created - before <= 3
+                await asyncio.sleep(16.0)  # b has given up, too
+            refused = [event.reason for event in world.b.said(SignalRefused)]
+            assert any("cost 3 new mappings" in reason for reason in refused)
+            assert attempt == 1
+            assert "the peer refused" in str(failed.value)
+
+    virtual(main)
+
+
+def test_one_random_punch_at_a_time() -> None:
+    async def main() -> None:
+            async with World("eim-apdf", "edm", seed=2) as world:
+            async def connect() -> bool:
+                try:
+                    await world.a.node.connect(
+                        world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=15.0
+                    )
+                except ConnectFailed as failed:
+                    return "one at a time" not in str(failed)
+                return True
+
+            assert sorted(await asyncio.gather(connect(), connect())) == [False, True]
+            assert [event for event in world.b.said(SignalRefused) if "one at a time" in event.reason]
+
+    virtual(main)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Guess(OPENED, "198.51.100.2:1", "203.0.113.1", 1024, 65535),  # not the peer's address
+        Guess(OPENED, "198.51.100.2:1", "198.51.100.1", 9, 3),
+        Guess(OPENED, "198.51.100.2:1", "198.51.100.1", 0, 700_000),
+        Guess(OPENED, "no endpoint", "nor this", -5, 5),
+        Guess(OPEN, "203.0.113.1:3478"),
+        Guess(OPEN, "192.168.2.1:80"),
+        Guess("what"),
+    ],
+)
+def test_hostile_messages_cost_nothing(message: Guess) -> None:
+    async def main() -> None:
+        async with World("edm", "eim-apdf") as world:
+            before = world.routers["b"].counters().flows_created
+            from unittest import mock  # noqa: PLC0415
+
+            with (
+                mock.patch("warpgate.plugins.random_probe._spread", _says(message)),
+                pytest.raises(ConnectFailed, match="refused"),
+            ):
+                await world.a.node.connect(
+                    world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=3.0
+                )
+            assert world.routers["b"].counters().flows_created == before
+            ended = [event for event in world.b.said(PluginEnded) if event.plugin == "random_probe"]
+            assert [event.outcome for event in ended] == ["failed"]
+
+    virtual(main)
+
+
+def _says(message: Guess):  # type: ignore[no-untyped-def]
+    async def spread(attempt, part, target) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            attempt.signal(message)
+        await asyncio.sleep(5.0)
+
+    return spread

@@ -1,0 +1,186 @@
+"""Port mapping against the real miniupnpd on a real Linux router: PCP, UPnP IGD 1 and 2, IPv6 pinholes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mapping_router import EXTERNAL, INSIDE6, MappingRouter, mapping_router, shell
+from needs import need_programs
+
+from warpgate.lab.steered import SteeredNode
+from warpgate.model.address import Attachment, LearntBy, NodeAddress
+
+pytestmark = pytest.mark.lab
+PORT = 20000
+BOTH = {"tcp", "udp"}
+# A new veth pair carries packets up to a second after it was made, UPnP answers within its MX second.
+PATIENCE = 20.0
+PROTOCOLS = {
+    "PCP": {"upnp": False},
+    "UPnP IGD 1": {"pcp": False, "version": 1},
+    "UPnP IGD 2": {"pcp": False, "version": 2},
+}
+
+
+@pytest.fixture
+async def router(privileges: None) -> AsyncIterator[MappingRouter]:
+    need_programs("nft", "ip", "miniupnpd")
+    async with mapping_router() as made:
+        yield made
+
+
+@asynccontextmanager
+async def node(
+    router: MappingRouter, data: Path, lease: int = 1200, **settings: Any
+) -> AsyncIterator[SteeredNode]:
+    """A node behind the router, with no STUN server and no broker in the world."""
+    async with await SteeredNode.launch(router.inside, {"WARPGATE_DATA": str(data)}) as made:
+        timing = {"port_map_lease": lease}
+        await made.start(
+            **{"stun": [], "brokers": [], "port": PORT, "port_map": True, "timing": timing} | settings
+        )
+        yield made
+
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
+    async with asyncio.timeout(PATIENCE):
+        while not (found := await condition()):  # noqa: ASYNC110 - another process's state
+            await asyncio.sleep(0.05)
+    return found
+
+
+async def announced(made: SteeredNode) -> Attachment | None:
+    """The IPv4 attachment once both transports are mapped in it."""
+    await made.refresh()
+    attachment = next(at for at in NodeAddress.from_text(made.address).attachments if at.host.version == 4)
+    learnt = {attachment.udp.learnt, attachment.tcp.learnt}
+    return attachment if learnt == {LearntBy.PORT_MAP} else None
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_peer_simply_connects_and_close_deletes(
+    router: MappingRouter, protocol: str, tmp_path: Path
+) -> None:
+    router.configure(**PROTOCOLS[protocol])
+    await router.start()
+    async with node(router, tmp_path) as made, await SteeredNode.launch(router.outside) as peer:
+        assert made.start_seconds < 1.0  # mapping is not waited for
+        attachment = await until(lambda: announced(made))
+        assert str(attachment.reflexive) == EXTERNAL
+        mapped = [event for event in await made.trace() if event["event"] == "PortMapped"]
+        assert {event["protocol"] for event in mapped if event["gateway"] == "192.168.1.1"} == {protocol}
+        assert router.forwards(PORT) == BOTH
+
+        await peer.start(stun=[], brokers=[])
+        for transport, mode in (("tcp", "stream"), ("udp", "datagram")):
+            done = await peer.connect(made.address, transport=transport, mode=mode)
+            assert (done.ok, done.plugin, done.signals) == (True, "direct", {})
+        counts = await made.refresh()
+        assert not {name for name in counts if name.startswith("Signal")}
+        assert list((tmp_path / "leases").iterdir())
+
+        await made.stop()
+        assert router.forwards(PORT) == set()
+        assert not list((tmp_path / "leases").iterdir())
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_short_lease_is_renewed_and_back_after_the_router_restarts(
+    router: MappingRouter, protocol: str, tmp_path: Path
+) -> None:
+    """With leases of 6 s: alive after 7 s, and after a restart back within a renewal."""
+    router.configure(**PROTOCOLS[protocol])
+    await router.start()
+    async with node(router, tmp_path, lease=6) as made:
+        await until(lambda: announced(made))
+        await asyncio.sleep(7.0)
+        assert router.forwards(PORT) == BOTH
+        await router.restart()
+
+        async def back() -> bool:
+            return router.forwards(PORT) == BOTH
+
+        await until(back)
+        await until(lambda: announced(made))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_after_a_crash_the_next_start_leaves_nothing_behind(
+    router: MappingRouter, protocol: str, tmp_path: Path
+) -> None:
+    """Killed with two mappings: started again on another port, the old ones are gone; on the same, taken over."""
+    router.configure(**PROTOCOLS[protocol])
+    await router.start()
+    for port, left in ((PORT, set()), (PORT, set()), (PORT + 1, {PORT})):
+        program = await listen(router, tmp_path, port)
+
+        async def mapped(port: int = port, left: set[int] = left) -> bool:
+            return router.forwards(port) == BOTH and not any(router.forwards(old) for old in left)
+
+        await until(mapped)
+        await until_remembered(tmp_path, port)
+        await router.inside.stop(program, kill=True)
+        assert router.forwards(port) == BOTH
+
+
+async def listen(router: MappingRouter, data: Path, port: int) -> asyncio.subprocess.Process:
+    environment = {
+        "WARPGATE_DATA": str(data),
+        "WARPGATE_BROKER": "",
+        "WARPGATE_STUN": "",
+        "XDG_CONFIG_HOME": str(data),
+    }
+    command = [sys.executable, "-m", "warpgate", "listen", "--echo", "--json", "--port", str(port)]
+    return await router.inside.popen(command, env=environment, stdout=asyncio.subprocess.DEVNULL)
+
+
+async def until_remembered(data: Path, port: int) -> None:
+    async def remembered() -> bool:
+        rows = [row for file in (data / "leases").iterdir() for row in json.loads(file.read_bytes())]
+        found = [row["transport"] for row in rows if row["internal"] == f"192.168.1.2:{port}"]
+        return set(found) == BOTH
+
+    await until(remembered)
+
+
+async def test_an_ipv6_pinhole(router: MappingRouter, tmp_path: Path) -> None:
+    router.configure(upnp=False)
+    await router.start()
+    async with node(router, tmp_path) as made, await SteeredNode.launch(router.outside) as peer:
+
+        async def open6() -> Attachment | None:
+            await made.refresh()
+            found = next(
+                at for at in NodeAddress.from_text(made.address).attachments if str(at.host) == INSIDE6
+            )
+            learnt = {found.udp.learnt, found.tcp.learnt}
+            return found if learnt == {LearntBy.PORT_MAP} else None
+
+        attachment = await until(open6)
+        assert attachment.reflexive == attachment.host
+        shell(router.outside, "ip addr del 45.0.0.8/24 dev eth0")  # nothing but IPv6
+        await peer.start(stun=[], brokers=[])
+        for transport, mode in (("tcp", "stream"), ("udp", "datagram")):
+            done = await peer.connect(made.address, transport=transport, mode=mode)
+            assert (done.ok, done.plugin, done.signals) == (True, "direct", {}), done
+
+
+async def test_without_port_mapping_nothing_is_asked(router: MappingRouter, tmp_path: Path) -> None:
+    router.configure()
+    await router.start()
+    async with (
+        node(router, tmp_path, port_map=False) as made,
+        await SteeredNode.launch(router.outside) as peer,
+    ):
+        await peer.start(stun=[], brokers=[])
+        done = await peer.connect(made.address, timeout=1.0)
+        assert not done.ok
+        assert "request received" not in router.log
+        assert "HTTP REQUEST" not in router.log

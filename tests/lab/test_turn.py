@@ -1,0 +1,239 @@
+"""Nodes behind strict routers, and a real coturn between them: which relay serves, how soon, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Generator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from needs import need_programs
+
+from warpgate.events import Event, ServerFailed
+from warpgate.lab.host import Host
+from warpgate.lab.servers import Server, start_coturn, start_mosquitto
+from warpgate.lab.steered import Connected, SteeredNode
+from warpgate.lab.topology import Lab
+from warpgate.model.endpoint import Endpoint, Family, IPAddress
+from warpgate.net.network import Acceptor, DatagramReceiver, TcpStream
+from warpgate.net.system import SystemNetwork
+from warpgate.net.tcp import SystemTcpListener, SystemTcpStream
+from warpgate.net.udp import SystemUdpSocket
+from warpgate.services.relay import Relays
+
+pytestmark = pytest.mark.lab
+
+TLS_PORT = 443
+
+
+@dataclass(frozen=True, slots=True)
+class Sites:
+    """Two nodes, a broker and a relay; `restart` gives the nodes these TURN servers."""
+
+    lab: Lab
+    a: SteeredNode
+    b: SteeredNode
+    broker: Server
+    relay: Server
+
+    async def restart(self, how: str = "", *, a: bool = True, b: bool = True) -> None:
+        scheme, _, query = how.rpartition("/")
+        port = TLS_PORT if query == "tls" else self.relay.endpoint.port
+        url = f"{scheme or 'turn:user:password'}@{self.relay.endpoint.ip}:{port}"
+        url += f"?transport={query}" if query else ""
+        for node, knows in ((self.a, a), (self.b, b)):
+            await node.start(
+                brokers=[self.broker.mqtt_url],
+                stun=[str(self.relay.endpoint)],
+                turn=[url] if knows else [],
+                ca_file=str(self.relay.certificate),
+            )
+
+    async def connect(self, mode: str, transport: str | None = None) -> Connected:
+        return await self.a.connect(self.b.address, mode=mode, transport=transport)
+
+
+@asynccontextmanager
+async def sites(kind_a: str, kind_b: str, secret: str | None = None) -> AsyncIterator[Sites]:
+    need_programs("turnserver", "mosquitto")
+    async with AsyncExitStack() as stack:
+        lab = await stack.enter_async_context(Lab(seed=5))
+        # The broker is where even the strictest router lets through.
+        broker = await start_mosquitto(lab.add_host("broker"), TLS_PORT)
+        relay = await start_coturn(lab.add_host("relay", ipv4=2), secret=secret, tls_port=TLS_PORT)
+        a = await stack.enter_async_context(await SteeredNode.launch(lab.add_host("a", behind=kind_a)))
+        b = await stack.enter_async_context(await SteeredNode.launch(lab.add_host("b", behind=kind_b)))
+        yield Sites(lab, a, b, broker, relay)
+
+
+def check(done: Connected, limit: float) -> None:
+    assert done.ok, (done.error, done.report)
+    assert (done.plugin, done.relayed) == ("turn", True)
+    assert done.seconds < limit
+
+
+@pytest.mark.parametrize(("mode", "transport"), [("datagram", None), ("stream", None), ("stream", "tcp")])
+async def test_two_random_nats_are_relayed_at_once(
+    privileges: None, mode: str, transport: str | None
+) -> None:
+    async with sites("edm", "edm") as two:
+        await two.restart("/udp")
+        check(await two.connect(mode, transport), 0.4)
+
+
+@pytest.mark.parametrize("known", ["a", "b"])
+async def test_one_sides_relay_is_enough(privileges: None, known: str) -> None:
+    async with sites("edm", "edm", secret="north") as two:
+        await two.restart("turn-secret:north/", a=known == "a", b=known == "b")
+        check(await two.connect("datagram"), 0.6)
+        await two.restart("turn-secret:north/", a=known == "a", b=known == "b")
+        check(await two.connect("stream", "tcp"), 0.6)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [("udp-blocked", "edm"), ("edm", "udp-blocked"), ("udp-blocked", "udp-blocked")]
+)
+async def test_where_udp_is_blocked_the_relay_is_reached_over_tcp(privileges: None, a: str, b: str) -> None:
+    async with sites(a, b) as two:
+        for mode in ("datagram", "stream"):
+            await two.restart("/tcp")
+            done = await two.connect(mode)
+            if mode == "datagram" or done.plugin != "tcp_punch":
+                check(done, 1.0)
+
+
+@pytest.mark.parametrize(("a", "b"), [("only-443", "only-443"), ("only-443", "eim"), ("eim", "only-443")])
+async def test_where_only_port_443_is_open_the_relay_is_reached_over_tls(
+    privileges: None, a: str, b: str
+) -> None:
+    async with sites(a, b) as two:
+        for mode in ("datagram", "stream"):
+            await two.restart("/tls")
+            check(await two.connect(mode), 1.5)
+
+
+class HostNetwork(SystemNetwork):
+    """The kernel's sockets, opened in one host of the lab."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def open_udp(self, local: Endpoint, receiver: DatagramReceiver) -> SystemUdpSocket:
+        with self._host.entered():
+            return super().open_udp(local, receiver)
+
+    def listen_tcp(self, local: Endpoint, acceptor: Acceptor) -> SystemTcpListener:
+        with self._host.entered():
+            return super().listen_tcp(local, acceptor)
+
+    async def dial_tcp(self, remote: Endpoint, local: Endpoint | None = None) -> SystemTcpStream:
+        with self._host.entered():
+            dialling = super().dial_tcp(remote, local)
+            started = dialling.send(None)  # up to its first suspension: the socket is open then
+        return await _Rest(dialling, started)
+
+    def route_source(self, remote: Endpoint) -> IPAddress | None:
+        with self._host.entered():
+            return super().route_source(remote)
+
+
+class _Rest:
+    """Awaits a coroutine that has been started."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, SystemTcpStream], first: Any) -> None:
+        self._coroutine = coroutine
+        self._first = first
+
+    def __await__(self) -> Generator[Any, Any, SystemTcpStream]:
+        waiting = self._first
+        while True:
+            try:
+                sent = yield waiting
+            except BaseException as error:  # noqa: BLE001 - a cancellation belongs to the coroutine
+                waiting = self._coroutine.throw(error)
+                continue
+            try:
+                waiting = self._coroutine.send(sent)
+            except StopIteration as done:
+                return done.value
+
+
+class Talk:
+    """A relayed base on one host and an ordinary socket on another, and what each has heard."""
+
+    def __init__(self, client: Host, peer: Host, url: str) -> None:
+        self.base_heard: asyncio.Queue[bytes] = asyncio.Queue()
+        self.peer_heard: asyncio.Queue[bytes] = asyncio.Queue()
+        self.events: list[Event] = []
+        self.relays = Relays(HostNetwork(client), [url], self.events.append)
+        local = Endpoint(peer.addresses[0], 0)
+        self.peer = HostNetwork(peer).open_udp(local, lambda data, _: self.peer_heard.put_nowait(data))
+
+    async def open(self, family: Family) -> Endpoint:
+        allocation = await self.relays.open_udp({family})
+        (relayed,) = allocation.relayed
+        self.base = allocation.socket(relayed, lambda data, _: self.base_heard.put_nowait(data))
+        allocation.drop()
+        return relayed
+
+    async def there(self, data: bytes = b"there") -> None:
+        self.base.send(data, self.peer.local.sockaddr)
+        async with asyncio.timeout(5):
+            assert await self.peer_heard.get() == data
+
+    async def back(self, data: bytes = b"back") -> None:
+        self.peer.send(data, self.base.local.sockaddr)
+        async with asyncio.timeout(5):
+            assert await self.base_heard.get() == data
+
+    async def close(self) -> None:
+        self.base.close()
+        await self.relays.close()
+        self.peer.close()
+
+
+async def test_ipv4_and_ipv6_meet_at_a_relay(lab: Lab) -> None:
+    """A client with IPv6 only gets an IPv4 endpoint, and the other way round."""
+    need_programs("turnserver")
+    server = await start_coturn(lab.add_host("relay", ipv4=1, ipv6=1))
+    four, six = lab.add_host("four", ipv4=1), lab.add_host("six", ipv4=0, ipv6=1)
+    for client, peer, family in ((six, four, Family.V4), (four, six, Family.V6)):
+        own = next(e for e in server.endpoints if e.ip.version == client.addresses[0].version)
+        talk = Talk(client, peer, f"turn:user:password@{own}")
+        relayed = await talk.open(family)
+        assert relayed.family is family
+        await talk.there()
+        await talk.back()
+        await talk.close()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_relays_live_for_twelve_minutes(lab: Lab) -> None:
+    """Past every lifetime that coturn keeps: permissions 5, channels and allocations 10 minutes; the peer speaks."""
+    need_programs("turnserver")
+    server = await start_coturn(lab.add_host("relay"))
+    client, peer = lab.add_host("client", behind="edm"), lab.add_host("peer")
+    talk = Talk(client, peer, f"turn:user:password@{server.endpoint}")
+    await talk.open(Family.V4)
+    await talk.there()
+    arrived: asyncio.Queue[TcpStream] = asyncio.Queue()
+    relay = await talk.relays.open_tcp(Family.V4, arrived.put_nowait)
+    relay.permit(peer.ipv4)
+    outer = await HostNetwork(peer).dial_tcp(relay.endpoint)
+    inner = await arrived.get()
+    for minute in range(12):
+        await talk.back(str(minute).encode())
+        await asyncio.sleep(60)
+    await talk.back()
+    await talk.there()
+    for one, other in ((outer, inner), (inner, outer)):
+        await one.send(b"still here")
+        assert await other.recv(100) == b"still here"
+    assert [event for event in talk.events if isinstance(event, ServerFailed)] == []
+    outer.abort()
+    inner.abort()
+    relay.close()
+    await talk.close()

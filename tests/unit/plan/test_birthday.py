@@ -1,0 +1,92 @@
+"""The arithmetic of the references, and who does what between which NATs."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
+from warpgate.model.identity import Identity
+from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
+from warpgate.plan.birthday import Part, guessing, hit_probability, mutual_probability, sockets_for, why_not
+from warpgate.plan.predict import FULL_RANGE, PortRange
+
+KEY = Identity.generate().public_key
+RANDOM = PortAssignment(Assignment.RANDOM)
+BLOCK = PortAssignment(Assignment.BLOCK, low=2048, high=3071)
+
+
+def behind(nat: NatProfile, number: int = 1) -> NodeAddress:
+    live = Listening(5000, 5000, LearntBy.STUN)
+    outside = ip_address(f"203.0.113.{number}")
+    return NodeAddress(KEY, (), (Attachment(ip_address(f"192.168.{number}.2"), outside, live, live, nat),))
+
+
+def edm(assignment: PortAssignment = RANDOM) -> NatProfile:
+    return NatProfile(Mapping.APDM, Filtering.APDF, assignment, assignment_samples=15)
+
+
+def eim(filtering: Filtering = Filtering.APDF) -> NatProfile:
+    return NatProfile(Mapping.EIM, filtering, PortAssignment(Assignment.PRESERVING))
+
+
+UNKNOWN = NatProfile()
+
+
+def test_the_numbers_of_the_references() -> None:
+    assert hit_probability(64_512, 256, 1024) == pytest.approx(0.983, abs=0.001)
+    assert hit_probability(64_512, 256, 174) == pytest.approx(0.5, abs=0.01)
+    assert hit_probability(1024, 32, 128) == pytest.approx(0.986, abs=0.003)  # 59 of 60
+    assert hit_probability(1024, 32, 1000) == 1.0
+    assert hit_probability(1024, 32, 0) == 0.0
+    assert mutual_probability(64_512, 64_512, 1500) < 0.001
+    assert mutual_probability(1024, 1024, 1500) == pytest.approx(0.883, abs=0.001)
+
+
+def test_sockets_follow_the_range() -> None:
+    assert sockets_for(PortRange(2048, 3071)) == 32
+    assert sockets_for(PortRange(2048, 2559)) == 32
+    assert sockets_for(PortRange(2048, 6143)) == 128
+    assert sockets_for(FULL_RANGE) == 256
+
+
+@pytest.mark.parametrize("assignment", [RANDOM, BLOCK, PortAssignment()])
+def test_the_side_whose_mappings_differ_spreads(assignment: PortAssignment) -> None:
+    one, other = behind(edm(assignment)), behind(eim(), 2)
+    forth, back = guessing(one, other), guessing(other, one)
+    assert forth is not None
+    assert back is not None
+    assert (forth.part, back.part) == (Part.SPREAD, Part.SEARCH)
+    assert forth.spreading == back.spreading == one.attachments[0]
+    assert forth.certain is back.certain is (assignment.kind is not Assignment.UNKNOWN)
+    assert why_not(one, other) is None
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "reason"),
+    [
+        (eim(), eim(), "neither NAT"),
+        (edm(PortAssignment(Assignment.PRESERVING)), eim(), "preserves ports"),
+        (edm(), eim(Filtering.ADF), "lets any port"),
+        (edm(), eim(Filtering.EIF), "lets any port"),
+        (edm(), edm(), "both NATs"),
+        (edm(BLOCK), edm(BLOCK), "both NATs"),
+        (NatProfile(udp_blocked=True), edm(), "UDP is blocked"),
+    ],
+)
+def test_where_guessing_is_out_of_place_the_reason_is_told(mine: NatProfile, theirs: NatProfile, reason: str) -> None:
+    for local, remote in ((behind(mine), behind(theirs, 2)), (behind(theirs), behind(mine, 2))):
+        assert reason in (why_not(local, remote) or "")
+        assert guessing(local, remote) is None
+
+
+def test_what_is_unknown_rules_nothing_out_and_starts_nothing() -> None:
+    for theirs in (UNKNOWN, eim()):
+        assert why_not(behind(UNKNOWN), behind(theirs, 2)) is None
+        assert guessing(behind(UNKNOWN), behind(theirs, 2)) is None
+    # A NAT of unknown behaviour opposite one that is known to map anew: worth a try, but not at once.
+    found = guessing(behind(edm()), behind(UNKNOWN, 2))
+    assert found is not None
+    assert not found.certain
+    assert why_not(NodeAddress(KEY), behind(edm())) is None
