@@ -69,7 +69,10 @@ def rows_of(what: str, case: Case, costs: list[Cost]) -> list[Row]:
     needed = case.needed * len(costs) // COUNT
     winners = "/".join(sorted({cost.done.plugin for cost in good}))
     sent, entries = [cost.sent for cost in costs], [cost.entries for cost in costs]
-    spent = f"packets {statistics.median(sent):.0f}, at most {max(sent)}; entries {statistics.median(entries):.0f}, at most {max(entries)}"
+    spent = (
+        f"packets {statistics.median(sent):.0f}, at most {max(sent)}; "
+        f"entries {statistics.median(entries):.0f}, at most {max(entries)}"
+    )
     return [
         Row(f"{what}: direct", len(good), needed, f"of {len(costs)}", at_most=False, note=winners),
         Row(f"{what}: median", statistics.median(times) * 1000, case.median * 1000, note=spent),

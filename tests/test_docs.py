@@ -192,14 +192,13 @@ def test_packets_that_one_offer_can_cause() -> None:
     sends = len(warpgate.Timing().check_offsets)
     text = " ".join((ROOT / "docs" / "threats.md").read_text().split())
     for transport in Transport:
-        assert len(pairs(victim(1), hostile, transport, invited=False)) == 16
-        assert len(pairs(victim(8), hostile, transport, invited=False)) == 24
+        assert len(pairs(victim(1), hostile, transport, invited=False)) == 8
+        assert len(pairs(victim(8), hostile, transport, invited=False)) == 8
     opened = [pair for pair in pairs(victim(1), hostile, Transport.TCP, invited=False) if pair.open]
-    assert len(opened) == 8
-    assert f"{16 * sends} UDP datagrams" in text
-    assert f"{24 * sends} datagrams" in text
+    assert len(opened) <= 8
+    assert f"{8 * sends} UDP datagrams" in text
     assert (
-        f"{4 * 24 * sends} datagrams, or with fresh ports {4 * 8 * (sends + 1)} from each interface" in text
+        f"{4 * 8 * sends} datagrams, or with fresh ports {4 * 8 * (sends + 1)} from each interface" in text
     )
 
 

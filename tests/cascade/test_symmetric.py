@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import statistics
 from dataclasses import replace
+from unittest import mock
 
 import pytest
-from cascade_world import OVER_UDP, HOP, R, S, World, connected, exchange, virtual
+from cascade_world import HOP, OVER_UDP, R, S, World, connected, exchange, virtual
 
 from warpgate.config import Budgets, Config
 from warpgate.errors import ConnectFailed
 from warpgate.events import PluginEnded, PluginSkipped, SignalRefused
+from warpgate.model.endpoint import Endpoint
 from warpgate.model.nat import Assignment
+from warpgate.plan.birthday import Guessing
+from warpgate.plugins.base import Attempt
 from warpgate.plugins.random_probe import OPEN, OPENED, Guess
 
 STUN = R  # one round trip to a server
@@ -26,6 +30,7 @@ async def crossed(kind_a: str, kind_b: str, seed: int = 0) -> tuple[str, float, 
         before = [world.routers[name].counters().flows_created for name in ("a", "b")]
         one, other, waited = await connected(world, **OVER_UDP)
         await exchange(one, other)
+        assert len(world.strays()) <= 2  # of all the sockets only the one with the pipe is left, on either side
         after = [world.routers[name].counters().flows_created for name in ("a", "b")]
         await one.close()
         await other.close()
@@ -54,7 +59,7 @@ def test_what_is_known_of_a_nat_that_counts_is_enough_right_after_the_start() ->
     virtual(main)
 
 
-@pytest.mark.parametrize("strict", ["eim-apdf", "firewalled", "masquerade+accept"])
+@pytest.mark.parametrize("strict", ["eim-apdf", "firewalled", "eim-apdf+accept"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_block_is_guessed(strict: str, seed: int) -> None:
     for kinds in (("edm-block", strict), (strict, "edm-block")):
@@ -133,7 +138,7 @@ def stingy(**budgets: float) -> Config:
 def test_a_peer_that_asks_for_more_is_refused_with_the_reason(kinds: tuple[str, str]) -> None:
     async def main() -> None:
         async with World(*kinds, seed=4, config_b=stingy(new_mappings_per_peer=3)) as world:
-            for attempt in range(2):
+            for _ in range(2):
                 before = world.routers["b"].counters().flows_created
                 with pytest.raises(ConnectFailed) as failed:
                     await world.a.node.connect(
@@ -143,25 +148,24 @@ def test_a_peer_that_asks_for_more_is_refused_with_the_reason(kinds: tuple[str, 
                 await asyncio.sleep(16.0)  # b has given up, too
             refused = [event.reason for event in world.b.said(SignalRefused)]
             assert any("cost 3 new mappings" in reason for reason in refused)
-            assert attempt == 1
             assert "the peer refused" in str(failed.value)
 
     virtual(main)
 
 
 def test_one_random_punch_at_a_time() -> None:
-    async def main() -> None:
-            async with World("eim-apdf", "edm", seed=2) as world:
-            async def connect() -> bool:
-                try:
-                    await world.a.node.connect(
-                        world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=15.0
-                    )
-                except ConnectFailed as failed:
-                    return "one at a time" not in str(failed)
-                return True
+    async def connect(world: World) -> bool:
+        try:
+            await world.a.node.connect(
+                world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=15.0
+            )
+        except ConnectFailed as failed:
+            return "one at a time" not in str(failed)
+        return True
 
-            assert sorted(await asyncio.gather(connect(), connect())) == [False, True]
+    async def main() -> None:
+        async with World("eim-apdf", "edm", seed=2) as world:
+            assert sorted(await asyncio.gather(connect(world), connect(world))) == [False, True]
             assert [event for event in world.b.said(SignalRefused) if "one at a time" in event.reason]
 
     virtual(main)
@@ -180,13 +184,15 @@ def test_one_random_punch_at_a_time() -> None:
     ],
 )
 def test_hostile_messages_cost_nothing(message: Guess) -> None:
+    async def says(attempt: Attempt, part: Guessing, target: Endpoint) -> None:
+        attempt.signal(message)
+        await asyncio.sleep(5.0)
+
     async def main() -> None:
         async with World("edm", "eim-apdf") as world:
             before = world.routers["b"].counters().flows_created
-            from unittest import mock  # noqa: PLC0415
-
             with (
-                mock.patch("warpgate.plugins.random_probe._spread", _says(message)),
+                mock.patch("warpgate.plugins.random_probe._spread", says),
                 pytest.raises(ConnectFailed, match="refused"),
             ):
                 await world.a.node.connect(
@@ -197,11 +203,3 @@ def test_hostile_messages_cost_nothing(message: Guess) -> None:
             assert [event.outcome for event in ended] == ["failed"]
 
     virtual(main)
-
-
-def _says(message: Guess):  # type: ignore[no-untyped-def]
-    async def spread(attempt, part, target) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-            attempt.signal(message)
-        await asyncio.sleep(5.0)
-
-    return spread

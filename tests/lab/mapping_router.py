@@ -150,6 +150,14 @@ def shell(host: Host, script: str, given: str = "") -> str:
     return done.stdout
 
 
+async def carrier(host: Host, name: str) -> None:
+    """The kernel brings veth pairs into service when it gets round to it, up to a second later."""
+    deadline = time.monotonic() + UP_LIMIT
+    while "state UP" not in shell(host, f"ip -o link show {name}"):
+        assert time.monotonic() < deadline, f"{name} does not come up"
+        await asyncio.sleep(LOG_POLL)
+
+
 @contextlib.asynccontextmanager
 async def mapping_router() -> AsyncIterator[MappingRouter]:
     """All of it but miniupnpd itself, which is configured and started by the test."""
@@ -165,6 +173,8 @@ async def mapping_router() -> AsyncIterator[MappingRouter]:
                 outside,
                 HOST.format(v4="45.0.0.8", v6="2001:db8:2::8") + "ip -6 route add default via 2001:db8:2::1",
             )
+            for host, name in ((router, "in0"), (router, "out0"), (inside, "eth0"), (outside, "eth0")):
+                await carrier(host, name)
             try:
                 yield MappingRouter(router, inside, outside, Path(directory))
             finally:

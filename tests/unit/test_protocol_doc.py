@@ -26,7 +26,7 @@ from warpgate.model.address import (
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import Identity, listen_port_of, node_id_of
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
-from warpgate.plan.targets import MAX_PAIRS
+from warpgate.plan.targets import MAX_PAIRS_UNINVITED
 from warpgate.plugins import tcp_punch, turn, udp_punch
 from warpgate.plugins.reverse import CallBack
 from warpgate.plugins.tcp_punch import Meet
@@ -308,7 +308,7 @@ def test_limits() -> None:
     assert row("TCP connections") == f"{proofless} bytes each"
     assert row("introductions") == f"{budgets.introductions_per_second:g} a second"
     assert row("HELLO nonces") == f"{4 * session.BACKLOG}"
-    assert row("pairs of endpoints") == f"{MAX_PAIRS} for each transport"
+    assert row("pairs of endpoints") == f"{MAX_PAIRS_UNINVITED} for each transport"
     window = f"{quic_stream.WINDOW // 2**20} MiB beyond the credit given"
     assert row("stream over") == f"{window}; {quic_door.UNPROVED} unproved connections, 5 s each"
     rate = f"{budgets.relay_targets_per_second:g} a second in all"

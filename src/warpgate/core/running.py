@@ -138,6 +138,8 @@ class Running:
         await asyncio.gather(engine.discovery.first(patience), self.channel.first_home(patience))
         self._update_address()
         self._watch = self._network.watch_interfaces(self._interfaces_changed)
+        if usable_interfaces(self._network.interfaces(), config.interfaces) != self.interfaces:
+            self._interfaces_changed()  # while nobody watched
         engine.emit(NodeStarted(engine.identity.node_id, self.sockets.port, time.perf_counter() - began))
 
     async def close(self) -> None:

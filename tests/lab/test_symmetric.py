@@ -1,0 +1,48 @@
+"""Real nodes, kernels and servers through NATs that give each destination another port; the bench has the numbers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from needs import need_programs
+
+from warpgate.lab.servers import start_coturn, start_mosquitto
+from warpgate.lab.steered import SteeredNode
+from warpgate.lab.topology import Lab
+from warpgate.model.address import NodeAddress
+
+pytestmark = pytest.mark.lab
+
+CASES = [
+    ("edm-seq", "eim-apdf", "udp_punch", 1.0, "SEQUENTIAL"),
+    ("eim-apdf", "edm-seq--2", "udp_punch", 1.0, "SEQUENTIAL"),
+    ("edm-block", "eim-apdf", "random_probe", 4.0, "BLOCK"),
+    ("eim-apdf", "edm-block", "random_probe", 4.0, "BLOCK"),
+    ("edm", "firewalled", "random_probe", 15.0, "RANDOM"),
+]
+
+
+@pytest.mark.parametrize(("kind_a", "kind_b", "plugin", "limit", "assignment"), CASES)
+async def test_direct_without_a_relay(
+    lab: Lab, kind_a: str, kind_b: str, plugin: str, limit: float, assignment: str
+) -> None:
+    need_programs("mosquitto", "turnserver")
+    server = lab.add_host("server", ipv4=2)
+    hosts = lab.add_host("a", behind=kind_a), lab.add_host("b", behind=kind_b)
+    broker, stun = await start_mosquitto(server), await start_coturn(server)
+    async with await SteeredNode.launch(hosts[0]) as a, await SteeredNode.launch(hosts[1]) as b:
+        for node in (a, b):
+            await node.start(brokers=[broker.mqtt_url], stun=[str(stun.endpoint)])
+        await asyncio.sleep(0.5)  # the fingerprint is taken in the background
+        for node in (a, b):
+            await node.refresh()
+        hard = a if kind_a.startswith("edm") else b
+        known = [at.nat.assignment.kind.name for at in NodeAddress.from_text(hard.address).attachments]
+        assert known == [assignment]
+        done = await a.connect(b.address, mode="datagram")
+        assert done.ok, (done.error, done.report)
+        assert (done.plugin, done.relayed) == (plugin, False)
+        assert done.seconds < limit
+        for host in hosts:
+            assert host.routers[0].counters().nat.flows_created < 2048
