@@ -48,8 +48,9 @@ class Timing:
     # A check or SYN volley: retransmission offsets. The first gap is longer than the jitter of a good path, then
     # doubling (noq: base RTT/10, doubling, cap 2 s). At 10 % loss each way, 12 sends fail together 1 in 10^8.
     check_offsets: tuple[float, ...] = (0.0, 0.03, 0.08, 0.16, 0.3, 0.5, 0.8, 1.2, 1.8, 2.6, 3.8, 5.5)
-    # A message again while nothing shows that it arrived; MQTT runs over TCP, so early repeats only add load.
-    offer_offsets: tuple[float, ...] = (0.6, 1.5, 3.0, 6.0, 10.0)
+    # A message again while nothing shows that it arrived (not before its answer could be here twice over). MQTT runs
+    # over TCP, whose timer doubles with each loss; a repetition behind a lost segment makes TCP notice the loss at once.
+    offer_offsets: tuple[float, ...] = (0.25, 0.6, 1.2, 2.0, 3.0, 6.0, 10.0)
     # An answer that only acknowledges is held back this long: a first volley that succeeds makes it needless.
     answer_delay: float = 0.25
     consent_silence: float = 15.0  # RFC 7675 asks every 5 s; conntrack keeps an unreplied mapping for 30 s
@@ -58,7 +59,8 @@ class Timing:
     keepalive_low: float = 20.0
     keepalive_high: float = 26.0
     broker_timeout: float = 5.0  # TCP, TLS and MQTT CONNECT together
-    responder_patience: float = 15.0  # links that were never nominated are aborted after this
+    # A session that nothing was nominated in ends after this: an attempt lasts 20 s, and its last volley is answered.
+    responder_patience: float = 25.0
     interface_poll: float = 5.0  # how often interfaces are compared where the OS sends no change events
     # Seconds (whole) that port mappings are asked for, and renewed at half of it. RFC 6886 recommends 7200; with
     # this, a router that forgot its mappings (a restart) has them back within 10 minutes.

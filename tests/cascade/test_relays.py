@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ from cascade_world import (
 )
 
 from warpgate.config import Config
-from warpgate.errors import ConnectFailed
+from warpgate.core.session import Session
+from warpgate.errors import AttemptFailed, ConnectFailed
 from warpgate.events import RelayAllocated
 from warpgate.lab.memory import OpenSocket
 from warpgate.lab.memory_turn import MemoryTurn
@@ -236,5 +238,38 @@ def test_a_wrong_password_is_told() -> None:
             notes = [text for row in failed.value.report for _, text in row.notes]
             assert any("does not accept the user name or password (error 401" in note for note in notes)
             assert "wrong" not in str(notes)
+
+    virtual(story)
+
+
+def test_a_peer_cannot_aim_us_at_third_parties_for_long() -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            engine = world.a.engine
+            seats = [
+                Session(
+                    engine,
+                    bytes([number]) * 16,
+                    world.b.node.public_key,
+                    initiator=False,
+                    mode=Mode.DATAGRAM,
+                    remote=None,
+                )
+                for number in range(8)
+            ]
+            first = seats[0].relays
+            for text in ("192.168.7.7:50000", "127.0.0.1:50000", "224.0.0.1:50000", "203.0.113.77:53"):
+                with pytest.raises(AttemptFailed):
+                    first.admit([Endpoint.parse(text)])
+            victims = [Endpoint.parse(f"203.0.113.77:{50000 + number}") for number in range(9)]
+            assert len(first.admit(victims)) == 4  # and never more in this session
+            assert first.admit(victims[:1]) == (victims[0],)
+            admitted = 0
+            for seat in seats[1:]:
+                with contextlib.suppress(AttemptFailed):
+                    admitted += len(seat.relays.admit(victims))
+            assert admitted <= 4 * engine.config.budgets.relay_targets_per_second
+            for seat in seats:
+                seat.close()
 
     virtual(story)

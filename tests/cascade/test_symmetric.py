@@ -30,7 +30,7 @@ async def crossed(kind_a: str, kind_b: str, seed: int = 0) -> tuple[str, float, 
         before = [world.routers[name].counters().flows_created for name in ("a", "b")]
         one, other, waited = await connected(world, **OVER_UDP)
         await exchange(one, other)
-        assert len(world.strays()) <= 2  # of all the sockets only the one with the pipe is left, on either side
+        assert len(world.strays()) <= 2  # only the socket with the pipe is left, on either side
         after = [world.routers[name].counters().flows_created for name in ("a", "b")]
         await one.close()
         await other.close()

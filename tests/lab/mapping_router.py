@@ -135,11 +135,12 @@ class MappingRouter:
     def forwards(self, port: int) -> set[str]:
         """Which transports are translated to the inside host on this internal port."""
         lines = [line for line in self.rules().splitlines() if f"dnat ip to 192.168.1.2:{port}" in line]
+        # nft shows miniupnpd's comparison of the protocol field (byte 9 of the IP header) as it is.
         return {
             name
-            for name in ("tcp", "udp")
+            for name, number in (("tcp", "0x6"), ("udp", "0x11"))
             for line in lines
-            if f"{name} dport" in line or f"l4proto {name}" in line
+            if f" {number} " in line
         }
 
 

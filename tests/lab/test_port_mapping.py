@@ -172,11 +172,14 @@ async def test_an_ipv6_pinhole(router: MappingRouter, tmp_path: Path) -> None:
             assert (done.ok, done.plugin, done.signals) == (True, "direct", {}), done
 
 
-async def test_without_port_mapping_nothing_is_asked(router: MappingRouter, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{"port_map": False}, {"interfaces": ["lo"]}])
+async def test_where_it_is_off_nothing_is_asked(
+    router: MappingRouter, tmp_path: Path, settings: dict[str, Any]
+) -> None:
     router.configure()
     await router.start()
     async with (
-        node(router, tmp_path, port_map=False) as made,
+        node(router, tmp_path, **settings) as made,
         await SteeredNode.launch(router.outside) as peer,
     ):
         await peer.start(stun=[], brokers=[])

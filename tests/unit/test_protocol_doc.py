@@ -28,6 +28,7 @@ from warpgate.model.identity import Identity, listen_port_of, node_id_of
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.plan.targets import MAX_PAIRS_UNINVITED
 from warpgate.plugins import tcp_punch, turn, udp_punch
+from warpgate.plugins.random_probe import Guess
 from warpgate.plugins.reverse import CallBack
 from warpgate.plugins.tcp_punch import Meet
 from warpgate.plugins.turn import Relayed
@@ -66,6 +67,9 @@ HEX_NAMES = {
     "answer",
     "nomination",
     "callback",
+    "guess-open",
+    "guess-opened",
+    "punch-0",
     "punch-1",
     "punch-2",
     "quic-head",
@@ -228,7 +232,10 @@ def test_head_of_a_stream_over_udp() -> None:
     ("name", "message"),
     [
         ("callback", CallBack()),
+        ("punch-0", Punch(0, ("203.0.113.42:25003", "203.0.113.42:25004"))),
         ("punch-1", Punch(1)),
+        ("guess-open", Guess("open", "203.0.113.42:25001")),
+        ("guess-opened", Guess("opened", "198.51.100.9:4000", "203.0.113.42", 1024, 65535)),
         ("punch-2", Punch(2, ("203.0.113.42:25001",))),
         ("relayed-pending", Relayed("udp", (), True)),
         ("relayed", Relayed("udp", ("198.51.100.1:49160",))),

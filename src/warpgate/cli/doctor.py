@@ -13,6 +13,7 @@ from warpgate.cli.port_map_words import port_map_findings, ports_settled
 from warpgate.cli.records import Finding, milliseconds
 from warpgate.cli.shell import Shell
 from warpgate.events import Event, MappingLearnt
+from warpgate.model.address import LearntBy
 from warpgate.model.nat import Filtering, Mapping
 
 if TYPE_CHECKING:
@@ -157,6 +158,10 @@ def _verdict(status: NodeStatus) -> Finding:
     nats = [attachment.nat for attachment in status.attachments]
     if any(nat.mapping is Mapping.NONE and nat.accepts_anyone for nat in nats):
         return Finding(section, "ok", "anybody can connect to this node directly")
+    if any(attachment.tcp.learnt is LearntBy.PORT_MAP for attachment in status.attachments):
+        return Finding(
+            section, "ok", "anybody can connect to this node, through the port that the router maps"
+        )
     if not status.brokers:
         return Finding(section, "warning", "only peers who can reach this machine directly can connect to it")
     if any(nat.mapping.predictable for nat in nats):

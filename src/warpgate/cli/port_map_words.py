@@ -25,8 +25,10 @@ def port_map_findings(status: NodeStatus, config: Config) -> Iterator[Finding]:
     if not state.gateways:
         yield Finding(SECTION, "info", "no router to ask: this machine has no default gateway")
         return
+    doubled = {double.external for double in state.double_nats}
     for mapped in state.mappings:
-        yield Finding(SECTION, "ok", _mapping(mapped))
+        if str(mapped.external.ip) not in doubled:
+            yield Finding(SECTION, "ok", _mapping(mapped))
     for double in state.double_nats:
         seen = double.reflexive or "another address"
         yield Finding(

@@ -71,6 +71,8 @@ def _node_news(event: events.Event) -> str:
 
 def _server_news(event: events.Event) -> str:
     match event:
+        case events.RelayAllocated(server=server, transport=transport, relayed=relayed):
+            return f"{server} relays for this node at {', '.join(relayed)} (asked over {transport.upper()})"
         case events.MappingLearnt(transport=transport, local=local, mapped=mapped, server=server):
             return f"{server} sees {transport} {local} as {mapped} ({milliseconds(event.seconds)})"
         case events.ServerFailed(service=service, server=server, reason=reason):

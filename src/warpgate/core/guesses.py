@@ -36,29 +36,35 @@ class RandomPunches:
 
     def __init__(self, budgets: Budgets) -> None:
         self._budgets = budgets
-        self._busy = False
+        self._current: RandomPunch | None = None
         self._next_probe = 0.0
         self._spent: OrderedDict[bytes, list[_Spent]] = OrderedDict()
 
     def begin(self, session: Session, plugin: str, now: float) -> RandomPunch:
-        """AttemptFailed when another one is going on, or this peer has had its share."""
-        if self._busy:
+        """AttemptFailed when another one is going on, or this peer has had its share.
+
+        What our own user asks for ends what a peer has asked for, or any stranger could keep us from it.
+        """
+        if self._current is not None and (self._current.own or not session.initiator):
             raise AttemptFailed("another random punch is going on here; one at a time, for the router's sake")
         limit, window = self._budgets.new_mappings_per_peer, self._budgets.new_mappings_window
         recent = [entry for entry in self._spent.get(session.peer_key, ()) if now - entry.at < window]
         left = limit - sum(entry.mappings for entry in recent)
         if left <= 0:
             raise AttemptFailed(f"this peer has cost {limit} new mappings within {window:g} s")
-        self._busy = True
+        if self._current is not None:
+            self._current.close()
         entry = _Spent(now)
         self._spent[session.peer_key] = [*recent, entry]
         self._spent.move_to_end(session.peer_key)
         if len(self._spent) > PEERS_REMEMBERED:
             self._spent.popitem(last=False)
-        return RandomPunch(self, session, plugin, entry, left)
+        self._current = RandomPunch(self, session, plugin, entry, left)
+        return self._current
 
-    def end(self) -> None:
-        self._busy = False
+    def end(self, punch: RandomPunch) -> None:
+        if self._current is punch:
+            self._current = None
 
     def next_slot(self, now: float) -> float:
         """When the next probe may leave: slots are handed out at the node's rate, and unused ones are lost."""
@@ -74,6 +80,7 @@ class RandomPunch:
         self, punches: RandomPunches, session: Session, plugin: str, spent: _Spent, mappings: int
     ) -> None:
         self.mappings_left = mappings
+        self.own = session.initiator
         self._punches = punches
         self._session = session
         self._plugin = plugin
@@ -106,4 +113,4 @@ class RandomPunch:
     def close(self) -> None:
         if self._open:
             self._open = False
-            self._punches.end()
+            self._punches.end(self)

@@ -182,9 +182,13 @@ class StreamPipe(Pipe):
         self._stream = stream
         self._reader = FilteredReader(self._read, info.remote)
         self._ended = False
+        self._eof_sent = False
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """PipeClosed also after `write_eof`."""
         self._check_open()
+        if self._eof_sent:
+            raise PipeClosed("the end of the stream has been sent")
         try:
             await self._stream.send(data)
         except NetworkError as error:
@@ -228,6 +232,7 @@ class StreamPipe(Pipe):
             self._stream.write_eof()
         except NetworkError as error:
             raise self._broken(error) from error
+        self._eof_sent = True
 
     async def close(self) -> None:
         if self._finish("closed on this side"):

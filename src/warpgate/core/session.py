@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # A plugin that does not read its messages or links is not waited for; a hostile peer fills no more than this.
 BACKLOG = 32
+# A message is not repeated before its answer should have come, twice over.
+SIGNAL_ROUND_TRIPS = 2
 
 
 class Mailbox(Generic[T]):
@@ -102,7 +104,8 @@ class Session:
         self.relays = SessionRelays(self)
         self.stack = contextlib.ExitStack()
         self.stack.callback(self.relays.close)
-        repeats = engine.config.timing.offer_offsets
+        soonest = SIGNAL_ROUND_TRIPS * 2 * (self.signal_delay or 0.0)
+        repeats = [offset for offset in engine.config.timing.offer_offsets if offset >= soonest]
         self.outbox = Outbox(self._post, repeats, lambda reason: self.note("signals", reason))
         self.stack.callback(self.outbox.close)
 

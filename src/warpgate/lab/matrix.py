@@ -44,7 +44,8 @@ ROUND_TRIP: Final = 4 * Quality().delay  # out and back, over two hosts' lines e
 TIMEOUT: Final = 20.0
 # Attempts begin one at a time, or they would disturb each other's clocks. One that takes longer than this is no
 # longer a matter of milliseconds: others may begin beside it, or the pairs that fail would take most of the time.
-HEAD_START: Final = 1.0
+# Longer than Timing.relay_patience, so that relayed pipes are measured in peace, too.
+HEAD_START: Final = 1.2
 # Labs at once; each has four namespaces and four processes.
 PAIRS_AT_ONCE: Final = 6
 

@@ -67,8 +67,8 @@ class Router:
         if neighbour is not None:
             neighbour(packet)  # the inside is one switched network: no router, no hop
             return
-        if packet.destination in self._own_inside:
-            self._local += 1
+        if packet.destination in self._own_inside or _is_multicast(packet.destination):
+            self._local += 1  # a multicast (SSDP) is for the site: it never reaches the NAT
             return
         if not spend_hops(packet, 1):
             self._complain(packet, Complaint.TIME_EXCEEDED, self.inside, self._to_inside)
@@ -185,3 +185,8 @@ class Router:
 
     def _unconnected(self, _: Packet) -> None:
         self._dropped["no uplink"] += 1
+
+
+def _is_multicast(packed: bytes) -> bool:
+    """224.0.0.0/4 or ff00::/8."""
+    return packed[0] >> 4 == 14 if len(packed) == 4 else packed[0] == 0xFF

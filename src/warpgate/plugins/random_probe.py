@@ -38,7 +38,7 @@ UNKNOWN_SIGNAL_DELAY = 0.15
 # Plain punches are done after a signal and a round trip, which is about as long as one over a broker; then an early
 # repeat of a lost packet.
 SIMPLER_SIGNALS = 3
-SIMPLER_REPEAT = 0.1
+SIMPLER_REPEAT = 0.05
 # A NAT that counts is predicted by udp_punch; guessing takes over when others behind it make that hopeless.
 PREDICTION_PATIENCE = 3.0
 # How long it may take until either side's NAT is known well enough.

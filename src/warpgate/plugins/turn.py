@@ -8,8 +8,12 @@ enough, the initiator's. The responder allocates one of its own
   then two relays talk to each other, each client by TCP or TLS with its own;
 * after a while, when the initiator's relay leads to nothing: either side's may serve.
 
-That spares the server an allocation for nearly every connect. Each transport is a lane of its own: datagrams on UDP
-relays, streams on TCP relays. The core nominates a relayed link only when nothing direct comes in time.
+That spares the server an allocation for nearly every connect. The core nominates a relayed link only when nothing
+direct comes in time.
+
+Each transport is a lane of its own, and the initiator takes one: UDP relays wherever a UDP link will do, for streams,
+too. TCP relays are for pipes that must run over TCP: they know no half-close, and coturn (4.6) ends either connection
+with RST when the other one ends, so that what was still under way may be cut off.
 
 A relayed endpoint is not an address of the peer's own, so what is sent there on its word is bounded: see
 `core/relaying.py`. Whoever answers must prove the peer's key, as everywhere.
@@ -62,14 +66,16 @@ class Turn(Plugin):
     message_type: ClassVar[type | None] = Relayed
 
     async def initiate(self, attempt: Attempt) -> Link:
-        lanes = _lanes(attempt)
-        for lane in lanes.values():
-            lane.announce()
-            lane.allocate_in(0.0)
-        return await self._run(attempt, lanes)
+        lane = _UdpLane(attempt) if Transport.UDP in attempt.transports else _TcpLane(attempt)
+        lane.announce()
+        lane.allocate_in(0.0)
+        return await self._run(attempt, {lane.transport: lane})
 
     async def respond(self, attempt: Attempt) -> Link:
-        return await self._run(attempt, _lanes(attempt))
+        lanes: tuple[_Lane, ...] = (_UdpLane(attempt), _TcpLane(attempt))
+        return await self._run(
+            attempt, {lane.transport: lane for lane in lanes if lane.transport in attempt.transports}
+        )
 
     async def _run(self, attempt: Attempt, lanes: dict[Transport, _Lane]) -> Link:
         reading = asyncio.ensure_future(_read(attempt, lanes))
@@ -276,8 +282,3 @@ class _TcpLane(_Lane):
     async def _dial_by_relay(self, endpoint: Endpoint) -> Link:
         await self._ready.wait()
         return await self._attempt.adopt(await self._attempt.relay.dial(endpoint))
-
-
-def _lanes(attempt: Attempt) -> dict[Transport, _Lane]:
-    lanes: tuple[_Lane, ...] = (_UdpLane(attempt), _TcpLane(attempt))
-    return {lane.transport: lane for lane in lanes if lane.transport in attempt.transports}

@@ -80,6 +80,9 @@ class UdpPunch(Plugin):
                 return f"{side} network blocks UDP"
         return None
 
+    def __init__(self) -> None:
+        self._predictions_heard = 0
+
     # -- initiating ----------------------------------------------------------------------------------------------
 
     async def initiate(self, attempt: Attempt) -> Link:
@@ -151,7 +154,7 @@ class UdpPunch(Plugin):
         while True:
             message = await attempt.receive()
             if isinstance(message, Punch) and message.volley == PREDICTED:
-                _probe_predicted(attempt, message)
+                self._probe_predicted(attempt, message)
             elif isinstance(message, Punch):
                 answers.put_nowait(message)
 
@@ -179,7 +182,7 @@ class UdpPunch(Plugin):
         while volleys < VOLLEYS:
             message = await attempt.receive()
             if isinstance(message, Punch) and message.volley == PREDICTED:
-                _probe_predicted(attempt, message)
+                self._probe_predicted(attempt, message)
                 continue
             volleys += 1
             self._start_predicting(attempt)
@@ -242,6 +245,23 @@ class UdpPunch(Plugin):
         attempt.signal(Punch(PREDICTED, endpoints))
         attempt.note(f"our NAT counts by {step}: fired at {target.remote}, from {endpoints[0]} or soon after")
 
+    def _probe_predicted(self, attempt: Attempt, message: Punch) -> None:
+        self._predictions_heard += 1
+        try:
+            peers = _parse(message)
+            attempt.check_targets(peers)
+        except (AddressError, AttemptFailed) as error:
+            attempt.note(f"predicted endpoints refused: {error}")
+            return
+        if self._predictions_heard > VOLLEYS:
+            return  # an honest peer predicts once a volley
+        offsets = attempt.config.timing.check_offsets[:8:2]
+        for base in dict.fromkeys(pair.base for pair in attempt.pairs(Transport.UDP) if not pair.nearby):
+            for peer in peers:
+                if peer.family is base.family:
+                    attempt.probe(base, peer, offsets=offsets)
+        attempt.note(f"probing predicted endpoints: {', '.join(str(peer) for peer in peers)}")
+
     def _fire(self, attempt: Attempt, pair: Pair, wait: float) -> None:
         attempt.probe(pair.base, pair.remote, offsets=_later(attempt, 0.0 if pair.nearby else wait))
 
@@ -252,21 +272,6 @@ def _delay(attempt: Attempt) -> float:
 
 def _later(attempt: Attempt, wait: float) -> tuple[float, ...]:
     return tuple(wait + offset for offset in attempt.config.timing.check_offsets)
-
-
-def _probe_predicted(attempt: Attempt, message: Punch) -> None:
-    try:
-        peers = _parse(message)
-        attempt.check_targets(peers)
-    except (AddressError, AttemptFailed) as error:
-        attempt.note(f"predicted endpoints refused: {error}")
-        return
-    offsets = attempt.config.timing.check_offsets[:8:2]
-    for base in dict.fromkeys(pair.base for pair in attempt.pairs(Transport.UDP) if not pair.nearby):
-        for peer in peers:
-            if peer.family is base.family:
-                attempt.probe(base, peer, offsets=offsets)
-    attempt.note(f"probing predicted endpoints: {', '.join(message.endpoints)}")
 
 
 def _being_measured(local: NodeAddress) -> bool:

@@ -21,8 +21,9 @@ from warpgate.proto.machine import Transmit
 TRANSACTION_ID_SIZE = 12
 # When one server has told, the others get as long again, but at least this (jitter).
 ANOTHER_ANSWER = 0.05
-# Requests of one turn of the loop: when they left is known from when their answers were handled, less exactly.
-SAME_TICK = 0.01
+# Requests less than this apart belong together: within such a group the order in which servers became known is the
+# order of sending; times are only known from when a busy loop handled the answers. Rounds are 20 s apart.
+SAME_ROUND = 1.0
 # A fingerprint needs a handful of samples; a NAT that changes its mind must not make us remember all of them.
 OBSERVATIONS = 64
 
@@ -119,15 +120,15 @@ class UdpProbe:
         """In the order in which the requests were sent."""
         places = {server: place for place, server in enumerate(self._asked)}
         ordered: list[Observation] = []
-        tick: list[Observation] = []
+        group: list[Observation] = []
         before = 0.0
         for sent, observation in sorted(self._observations, key=lambda seen: seen[0]):
-            if sent - before > SAME_TICK:
-                ordered += tick
-                tick = []
+            if sent - before > SAME_ROUND:
+                ordered += group
+                group = []
             before = sent
-            tick = sorted([*tick, observation], key=lambda seen: places[seen.server])
-        return (*ordered, *tick)
+            group = sorted([*group, observation], key=lambda seen: places[seen.server])
+        return (*ordered, *group)
 
     # Between the machine and the socket.
 

@@ -9,11 +9,14 @@ import pytest
 from warpgate.cli.doctor import diagnose, fingerprinted
 from warpgate.cli.nat_words import assignment_words
 from warpgate.config import Config
+from warpgate.core.port_mapping import PortMapStatus
 from warpgate.core.running import NodeStatus
-from warpgate.events import MappingLearnt, ServerFailed
+from warpgate.events import DoubleNatFound, MappingLearnt, ServerFailed
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening
+from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.net.network import Interface
+from warpgate.services.portmap_board import Mapped
 
 EIM = NatProfile(Mapping.EIM, Filtering.APDF)
 BROKER = BrokerRef("mqtt://broker.example:1883", 0.0402)
@@ -115,3 +118,49 @@ def test_a_broker_that_came_back_is_not_reported():
 def test_a_fingerprint_is_complete_when_both_behaviours_are_known():
     assert fingerprinted(status(attached(EIM)))
     assert not fingerprinted(status(attached(EIM), attached(NatProfile(Mapping.EIM))))
+
+
+def mapped(protocol: str, lifetime: float, external: str = "203.0.113.9:4242") -> Mapped:
+    internal = Endpoint.parse("10.0.0.2:4242")
+    return Mapped(Transport.TCP, internal, Endpoint.parse(external), protocol, "10.0.0.1", lifetime)
+
+
+def ports(config: Config | None = None, failures=(), **port_map) -> list[str]:
+    state = PortMapStatus(**port_map)
+    snapshot = NodeStatus((), (), (BROKER,), failures, (), state)
+    return said(snapshot, config=config)["port mapping"]
+
+
+def test_what_the_router_maps():
+    assert ports(gateways=("10.0.0.1",), mappings=(mapped("PCP", 1200.0), mapped("UPnP IGD 1", 0.0))) == [
+        "ok: 10.0.0.1 passes TCP 203.0.113.9:4242 on to 10.0.0.2:4242 (PCP, for 1200 s at a time): "
+        "peers connect there directly",
+        "ok: 10.0.0.1 passes TCP 203.0.113.9:4242 on to 10.0.0.2:4242 (UPnP IGD 1, until it is deleted): "
+        "peers connect there directly",
+    ]
+    assert ports(config=Config(port_map=False)) == ["missing: switched off (--no-port-map, port_map)"]
+
+
+def test_a_double_nat_is_named():
+    double = DoubleNatFound("10.0.0.2", "100.64.0.5", "198.51.100.7")
+    lines = ports(
+        gateways=("10.0.0.1",), mappings=(mapped("PCP", 60.0, "100.64.0.5:4242"),), double_nats=(double,)
+    )
+    assert len(lines) == 1
+    assert lines[0].startswith(
+        "warning: double NAT: the router maps ports at 100.64.0.5, but the world sees 198.51.100.7"
+    )
+
+
+def test_a_router_that_maps_nothing_says_why():
+    refused = ServerFailed("port mapping", "10.0.0.1 (UPnP)", "no UPnP gateway answers at 10.0.0.1")
+    lines = ports(gateways=("10.0.0.1",), failures=(refused,))
+    assert lines[0].startswith("missing: 10.0.0.1 maps no ports for this node.")
+    assert lines[1] == "info: 10.0.0.1 (UPnP): no UPnP gateway answers at 10.0.0.1"
+
+
+def test_a_mapped_port_is_the_verdict():
+    listening = Listening(4242, 4242, LearntBy.PORT_MAP)
+    attachment = Attachment(ip_address("10.0.0.2"), ip_address("203.0.113.9"), listening, listening, EIM)
+    verdict = said(status(attachment, brokers=()))["in short"]
+    assert verdict == ["ok: anybody can connect to this node, through the port that the router maps"]

@@ -29,6 +29,7 @@ def test_nothing_said_gives_the_defaults():
     settings = load(CommonOptions(), {})
     assert settings.config == Config()
     assert (settings.json, settings.verbose) == (False, False)
+    assert settings.config.port_map
 
 
 def test_each_place_overrides_the_one_below(write):
@@ -78,6 +79,13 @@ def test_a_switch_in_the_file_can_be_turned_off_again(write):
     environ = write("json = true\nverbose = true")
     assert load(CommonOptions(), environ).json
     assert not load(CommonOptions(), environ | {"WARPGATE_JSON": "off"}).json
+
+
+def test_port_mapping_can_be_switched_off_and_on_again(write):
+    environ = write("port_map = false")
+    assert not load(CommonOptions(), environ).config.port_map
+    assert load(CommonOptions(), environ | {"WARPGATE_PORT_MAP": "on"}).config.port_map
+    assert not load(parse("--no-port-map"), {"WARPGATE_PORT_MAP": "on"}).config.port_map
 
 
 def test_every_kind_of_server_and_interface_arrives():
