@@ -5,7 +5,17 @@ from __future__ import annotations
 import importlib
 import sys
 
-ALL = ("startup", "connect_times", "pairs", "symmetric", "hostile", "adversity", "throughput", "idle_pipes")
+ALL = (
+    "startup",
+    "connect_times",
+    "pairs",
+    "symmetric",
+    "hostile",
+    "adversity",
+    "throughput",
+    "stream_over_udp",
+    "idle_pipes",
+)
 
 
 def main() -> int:

@@ -38,7 +38,13 @@ async def lossy() -> list[Row]:
         note = f"median {statistics.median(good) * 1000:.0f} ms"
         rows += [
             Row(f"{what}: connected", len(good), len(of_mode), "of", at_most=False, note=note),
-            Row(f"{what}: slowest", max(good), SLOWEST, "s", note=str(sorted(round(one, 2) for one in good)[-5:])),
+            Row(
+                f"{what}: slowest",
+                max(good),
+                SLOWEST,
+                "s",
+                note=str(sorted(round(one, 2) for one in good)[-5:]),
+            ),
         ]
     return rows
 

@@ -1,7 +1,7 @@
 """Does every pair that theory can cross without guessing get a direct pipe?
 
-All ordered pairs of {public, firewalled, EIM with EIF, ADF, APDF, EDM} in which a side is public or EIF, every EIM x EIM
-pair, and EDM x (EIM+ADF), which needs no guessing: datagrams over UDP, and streams over TCP.
+All ordered pairs of {public, firewalled, EIM with EIF, ADF, APDF, EDM} in which a side is public or EIF, every
+EIM x EIM pair, and EDM x (EIM+ADF), which needs no guessing: datagrams over UDP, and streams over TCP.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ KINDS = ("public", "firewalled", "eim-eif", "eim-adf", "eim-apdf", "edm")
 OPEN = ("public", "eim-eif")
 EIM = ("eim-eif", "eim-adf", "eim-apdf", "firewalled")
 COUNT = 5
+CARRIER = {"datagram": "udp", "stream": "tcp"}
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -34,7 +35,7 @@ async def run(count: int) -> list[Row]:
     for kind_a, kind_b in pairs():
         async with rig(kind_a, kind_b) as lab:
             for mode in ("datagram", "stream"):
-                done = await repeat(count, lambda lab=lab, mode=mode: lab.connect(mode))  # type: ignore[misc]
+                done = await repeat(count, lambda lab=lab, mode=mode: lab.connect(mode, CARRIER[mode]))  # type: ignore[misc]
                 good = [one for one in done if one.ok and not one.relayed]
                 winners = "/".join(sorted({one.plugin for one in good}))
                 times = [one.seconds for one in good] or [float("inf")]

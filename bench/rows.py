@@ -26,7 +26,8 @@ class Row:
         sign = "<=" if self.at_most else ">="
         verdict = "ok  " if self.holds else "MISS"
         ratio = f"{self.value / self.limit:5.2f} of it" if self.limit else ""
-        return f"{verdict} {self.what:<58} {self.value:9.2f} {sign} {self.limit:8.2f} {self.unit:<6} {ratio} {self.note}"
+        compared = f"{self.value:9.2f} {sign} {self.limit:8.2f} {self.unit:<6} {ratio}"
+        return f"{verdict} {self.what:<58} {compared} {self.note}"
 
 
 def show(rows: Sequence[Row]) -> bool:

@@ -94,9 +94,9 @@ class MappingRouter:
         text = CONFIG.format(upnp=said[upnp], pcp=said[pcp], version1=said[version == 1])
         (self.directory / "miniupnpd.conf").write_text(text)
 
-    async def start(self) -> None:
-        """With no memory of anything: empty tables, empty connection tracking for what was mapped."""
-        shell(self.router, "nft -f -", RULES)
+    async def start(self, extra: str = "") -> None:
+        """With no memory of anything: fresh tables, with `extra` beside them."""
+        shell(self.router, "nft -f -", RULES + extra)
         program = shutil.which("miniupnpd", path=SEARCH)
         assert program is not None
         command = [

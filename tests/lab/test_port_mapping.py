@@ -18,6 +18,7 @@ from warpgate.lab.steered import SteeredNode
 from warpgate.model.address import Attachment, LearntBy, NodeAddress
 
 pytestmark = pytest.mark.lab
+DEAF6 = "table ip6 deaf { chain input { type filter hook input priority -5; udp dport 5351 drop; }; }\n"
 PORT = 20000
 BOTH = {"tcp", "udp"}
 # A new veth pair carries packets up to a second after it was made, UPnP answers within its MX second.
@@ -150,9 +151,11 @@ async def until_remembered(data: Path, port: int) -> None:
     await until(remembered)
 
 
-async def test_an_ipv6_pinhole(router: MappingRouter, tmp_path: Path) -> None:
-    router.configure(upnp=False)
-    await router.start()
+@pytest.mark.parametrize("protocol", ["PCP", "UPnP IGD 2"])
+async def test_an_ipv6_pinhole(router: MappingRouter, protocol: str, tmp_path: Path) -> None:
+    router.configure(**PROTOCOLS[protocol])
+    # miniupnpd answers PCP over IPv6 even where PCP is switched off.
+    await router.start("" if protocol == "PCP" else DEAF6)
     async with node(router, tmp_path) as made, await SteeredNode.launch(router.outside) as peer:
 
         async def open6() -> Attachment | None:
@@ -165,6 +168,8 @@ async def test_an_ipv6_pinhole(router: MappingRouter, tmp_path: Path) -> None:
 
         attachment = await until(open6)
         assert attachment.reflexive == attachment.host
+        mapped = [event for event in await made.trace() if event["event"] == "PortMapped"]
+        assert {event["protocol"] for event in mapped if event["local"].startswith("[")} == {protocol}
         shell(router.outside, "ip addr del 45.0.0.8/24 dev eth0")  # nothing but IPv6
         await peer.start(stun=[], brokers=[])
         for transport, mode in (("tcp", "stream"), ("udp", "datagram")):

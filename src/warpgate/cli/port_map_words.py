@@ -57,7 +57,7 @@ def ports_settled(status: NodeStatus) -> bool:
         sum(mapped.gateway == gateway for mapped in status.port_map.mappings) >= len(Transport)
         or any(failure.server == f"{gateway} (UPnP)" for failure in status.failures)
         for gateway in status.port_map.gateways
-        if ":" not in gateway  # IPv6 gateways are asked by PCP alone, beside the others
+        if ":" not in gateway  # IPv6 gateways are asked at the same time
     )
 
 

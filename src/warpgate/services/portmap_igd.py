@@ -9,7 +9,7 @@ from contextlib import suppress
 from warpgate.errors import ServiceError
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.services.portmap_board import Board, Mapped, Remembered
-from warpgate.services.upnp import Igd, find
+from warpgate.services.upnp import Igd, Pinholes, find
 
 STORED_AS = "upnp"
 # A device once found is asked directly for that long; then it is searched again (Tailscale trusts it 10 min).
@@ -23,7 +23,7 @@ class IgdClient:
         self._board = board
         self._lease = lease
         self._rng = rng
-        self._igd: Igd | None = None
+        self._igd: Igd | Pinholes | None = None
         self._found_at = 0.0
         self._renewals: dict[Transport, float] = {}
 
@@ -72,16 +72,16 @@ class IgdClient:
         """Its internal endpoint if that is to be mapped still: then it is renewed, not deleted."""
         return self._board.internal() if left.transport in self._board.missing else None
 
-    async def _device(self) -> Igd:
+    async def _device(self) -> Igd | Pinholes:
         now = asyncio.get_running_loop().time()
         if self._igd is None or now > self._found_at + PRESENCE_TRUST:
             self._igd = None
             route = self._board.route
-            self._igd = await find(route.ip, route.gateway.ip, self._rng)
+            self._igd = await find(route, self._rng)
             self._found_at = now
         return self._igd
 
-    async def _map(self, igd: Igd, transport: Transport) -> None:
+    async def _map(self, igd: Igd | Pinholes, transport: Transport) -> None:
         internal = self._board.internal()
         lease = await igd.map(transport, internal, self._first_choice(transport), self._lease)
         if not await self._offer(igd, transport, lease.external_port, lease.lifetime):
@@ -101,7 +101,7 @@ class IgdClient:
                 return left.external_port
         return self._board.port
 
-    async def _offer(self, igd: Igd, transport: Transport, port: int, lifetime: float) -> bool:
+    async def _offer(self, igd: Igd | Pinholes, transport: Transport, port: int, lifetime: float) -> bool:
         board = self._board
         gateway = str(board.route.gateway.ip)
         external = Endpoint(await igd.external_ip(), port)

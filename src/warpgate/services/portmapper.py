@@ -186,9 +186,7 @@ class _RouteMapper:
         self._client: GatewayClient | None = None
         self._igd = IgdClient(board, lease, rng)
         self._woken = asyncio.Event()
-        self._tasks = [asyncio.ensure_future(self._gateway())]
-        if board.route.ip.version == 4:  # IPv6 gateways are asked for pinholes by PCP
-            self._tasks.append(asyncio.ensure_future(self._upnp()))
+        self._tasks = [asyncio.ensure_future(self._gateway()), asyncio.ensure_future(self._upnp())]
 
     async def _gateway(self) -> None:
         pause = ABSENCE_TRUST

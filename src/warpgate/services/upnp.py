@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import random
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from warpgate.errors import ServiceError
-from warpgate.model.endpoint import Endpoint, IPAddress, Transport
+from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr, Transport
 from warpgate.net.threads import in_thread
+from warpgate.services.portmap_board import Route
 
 if TYPE_CHECKING:
     from async_upnp_client.client import UpnpAction, UpnpDevice, UpnpService
@@ -35,6 +37,9 @@ CONNECTION_SERVICES = tuple(
     f"urn:schemas-upnp-org:service:{name}"
     for name in ("WANIPConnection:2", "WANIPConnection:1", "WANPPPConnection:1")
 )
+FIREWALL_SERVICE = "urn:schemas-upnp-org:service:WANIPv6FirewallControl:1"
+PROTOCOL_NUMBERS = {Transport.TCP: 6, Transport.UDP: 17}
+SSDP_GROUP, SSDP_GROUP_V6, SSDP_PORT = "239.255.255.250", "FF02::C", 1900
 DESCRIPTION = "warpgate"
 # WANIPConnection:2 section 2.5.20 calls what AddAnyPortMapping returns by the first name, and so do all answers;
 # miniupnpd 2.3.1 describes it by the second, and the library drops what is not described.
@@ -55,17 +60,34 @@ class IgdLease:
     lifetime: float
 
 
-class Igd:
+class _Actions:
+    """One service of a device, and how its errors become ours."""
+
+    name = "UPnP"
+
+    def __init__(self, service: UpnpService) -> None:
+        self._service = service
+
+    async def _call(self, action: str, **arguments: Any) -> Mapping[str, Any]:
+        errors = importlib.import_module("async_upnp_client.exceptions")
+        if not self._service.has_action(action):
+            raise ServiceError(f"{self.name} does not offer {action}")
+        try:
+            answer: Mapping[str, Any] = await self._service.action(action).async_call(**arguments)
+        except errors.UpnpActionError as error:
+            raise _ActionRefusedError(self.name, action, error.error_code, error.error_desc) from error
+        except (errors.UpnpError, OSError, TimeoutError, ValueError, KeyError) as error:
+            raise ServiceError(f"{self.name}, {action}: {error}") from error
+        return answer
+
+
+class Igd(_Actions):
     """The connection service of one gateway. Every verb raises ServiceError for whatever goes wrong."""
 
     def __init__(self, service: UpnpService, rng: random.Random) -> None:
-        self._service = service
+        super().__init__(service)
         self._rng = rng
-
-    @property
-    def name(self) -> str:
-        """`UPnP IGD 1` or `UPnP IGD 2`, by what the connection service offers."""
-        return f"UPnP IGD {2 if self._service.service_type.endswith('WANIPConnection:2') else 1}"
+        self.name = f"UPnP IGD {2 if service.service_type.endswith('WANIPConnection:2') else 1}"
 
     async def external_ip(self) -> IPAddress:
         answer = await self._call("GetExternalIPAddress")
@@ -130,18 +152,6 @@ class Igd:
             "NewLeaseDuration": lease,
         }
 
-    async def _call(self, action: str, **arguments: Any) -> Mapping[str, Any]:
-        errors = importlib.import_module("async_upnp_client.exceptions")
-        if not self._service.has_action(action):
-            raise ServiceError(f"{self.name} does not offer {action}")
-        try:
-            answer: Mapping[str, Any] = await self._service.action(action).async_call(**arguments)
-        except errors.UpnpActionError as error:
-            raise _ActionRefusedError(self.name, action, error.error_code, error.error_desc) from error
-        except (errors.UpnpError, OSError, TimeoutError, ValueError, KeyError) as error:
-            raise ServiceError(f"{self.name}, {action}: {error}") from error
-        return answer
-
 
 class _ActionRefusedError(ServiceError):
     """The device answered with a UPnP error code."""
@@ -151,17 +161,59 @@ class _ActionRefusedError(ServiceError):
         self.code = code
 
 
+class Pinholes(_Actions):
+    """The IPv6 firewall of one gateway (WANIPv6FirewallControl:1), with the verbs of `Igd`: it lets in to `ip`."""
+
+    name = "UPnP IGD 2"
+
+    def __init__(self, service: UpnpService, ip: IPAddress) -> None:
+        super().__init__(service)
+        self._ip = ip
+        self._ids: dict[Transport, int] = {}
+
+    async def external_ip(self) -> IPAddress:
+        return self._ip
+
+    async def map(self, transport: Transport, internal: Endpoint, wanted: int, lease: int) -> IgdLease:
+        """Let anybody in to `internal`; the port is its own, whatever is `wanted`."""
+        answer = await self._call(
+            "AddPinhole",
+            RemoteHost="",
+            RemotePort=0,
+            InternalClient=str(internal.ip),
+            InternalPort=internal.port,
+            Protocol=PROTOCOL_NUMBERS[transport],
+            LeaseTime=lease,
+        )
+        self._ids[transport] = int(answer.get("UniqueID") or 0)
+        return IgdLease(internal.port, float(lease))
+
+    async def renew(
+        self, transport: Transport, internal: Endpoint, external_port: int, lease: int
+    ) -> IgdLease:
+        """The gateway may have forgotten it: then it is added anew."""
+        if transport in self._ids:
+            with suppress(ServiceError):
+                await self._call("UpdatePinhole", UniqueID=self._ids[transport], NewLeaseTime=lease)
+                return IgdLease(external_port, float(lease))
+        return await self.map(transport, internal, external_port, lease)
+
+    async def unmap(self, transport: Transport, external_port: int) -> None:
+        if transport in self._ids:
+            await self._call("DeletePinhole", UniqueID=self._ids.pop(transport))
+
+
 class PortTakenError(ServiceError):
     """Error 718: the external port belongs to another host."""
 
 
-async def find(source: IPAddress, gateway: IPAddress, rng: random.Random) -> Igd:
-    """The connection service of the gateway as seen from our address `source`.
+async def find(route: Route, rng: random.Random) -> Igd | Pinholes:
+    """What the gateway of this route offers: its connection service, or for IPv6 its firewall.
 
     ServiceError when it does not answer a search, describes no such service, or cannot be understood.
     """
     await in_thread(_import)
-    location = await _search(source, gateway)
+    location = await _search(route)
     errors = importlib.import_module("async_upnp_client.exceptions")
     factory_module = importlib.import_module("async_upnp_client.client_factory")
     requester = importlib.import_module("async_upnp_client.aiohttp").AiohttpRequester(REQUEST_TIMEOUT)
@@ -171,6 +223,10 @@ async def find(source: IPAddress, gateway: IPAddress, rng: random.Random) -> Igd
     except (errors.UpnpError, OSError, TimeoutError, ValueError) as error:
         raise ServiceError(f"UPnP device description at {location}: {error}") from error
     services = {service.service_type: service for service in device.all_services}
+    if route.ip.version == 6:
+        if FIREWALL_SERVICE in services:
+            return Pinholes(services[FIREWALL_SERVICE], route.ip)
+        raise ServiceError(f"the UPnP device at {location} opens no IPv6 pinholes")
     for wanted in CONNECTION_SERVICES:
         if wanted in services:
             return Igd(services[wanted], rng)
@@ -190,9 +246,10 @@ def _import() -> None:
         importlib.import_module(f"async_upnp_client.{module}")
 
 
-async def _search(source: IPAddress, gateway: IPAddress) -> str:
+async def _search(route: Route) -> str:
     """The URL of the gateway's description; ServiceError after 2.5 s without any."""
     found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    gateway = route.gateway.ip
 
     def answered(headers: CaseInsensitiveDict) -> None:
         location = str(headers.get("location", ""))
@@ -200,28 +257,47 @@ async def _search(source: IPAddress, gateway: IPAddress) -> str:
             found.set_result(location)
 
     search = importlib.import_module("async_upnp_client.search")
-    listener = search.SsdpSearchListener(callback=answered, source=(str(source), 0), timeout=SEARCH_MX)
     try:
-        await listener.async_start()
-        for pause in SEARCHES:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    return await asyncio.shield(found)
-            if pause != SEARCHES[-1]:
-                for target in SEARCH_TARGETS:
-                    listener.search_target = target
-                    listener.async_search()
+        source, target = _search_endpoints(route)
+        listener = search.SsdpSearchListener(
+            callback=answered, source=source, target=target, timeout=SEARCH_MX
+        )
+        try:
+            await listener.async_start()
+            for pause in SEARCHES:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        return await asyncio.shield(found)
+                if pause != SEARCHES[-1]:
+                    for search_target in SEARCH_TARGETS:
+                        listener.search_target = search_target
+                        listener.async_search()
+        finally:
+            listener.async_stop()
+            found.cancel()
     except OSError as error:
-        raise ServiceError(f"UPnP search from {source}: {error}") from error
-    finally:
-        listener.async_stop()
-        found.cancel()
+        raise ServiceError(f"UPnP search from {route.ip}: {error}") from error
     raise ServiceError(f"no UPnP gateway answers at {gateway}")
 
 
+def _search_endpoints(route: Route) -> tuple[SockAddr, SockAddr]:
+    """From where to which multicast group (UPnP Device Architecture 1.1, sections 1.3.2 and A.3)."""
+    if route.ip.version == 4:
+        return (str(route.ip), 0), (SSDP_GROUP, SSDP_PORT)
+    scope = socket.if_nametoindex(route.interface.name)
+    return ("::", 0, 0, scope), (SSDP_GROUP_V6, SSDP_PORT, 0, scope)
+
+
 def _is_at(location: str, gateway: IPAddress) -> bool:
+    """Whether the URL is at the gateway. One that is known by its link-local address names its global one: there
+    any IPv6 literal has to be believed."""
     try:
         parts = urlsplit(location)
-        return parts.scheme == "http" and ip_address(parts.hostname or "") == gateway
+        host = ip_address(parts.hostname or "")
     except ValueError:
         return False
+    if parts.scheme != "http":
+        return False
+    if gateway.is_link_local:
+        return host.version == 6 and not (host.is_loopback or host.is_multicast)
+    return host == gateway

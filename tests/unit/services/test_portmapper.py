@@ -18,7 +18,7 @@ from warpgate.proto.portmap_wire import PcpMapping, PcpResponse, decode_request,
 from warpgate.services import portmap_igd, portmapper
 from warpgate.services.portmap_board import ForgetfulStore, Remembered
 from warpgate.services.portmapper import PortMapper
-from warpgate.services.upnp import Igd, IgdLease, PortTakenError, _ActionRefusedError, _is_at
+from warpgate.services.upnp import Igd, IgdLease, Pinholes, PortTakenError, _ActionRefusedError, _is_at
 
 HOME = Interface("eth0", ip_address("192.168.1.2"), 24)
 LOOPBACK = Interface("lo", ip_address("127.0.0.1"), 8)
@@ -335,3 +335,30 @@ def test_only_the_gateway_itself_is_believed() -> None:
         "http://[",
     ):
         assert not _is_at(elsewhere, gateway)
+
+
+def test_a_link_local_gateway_names_its_global_address() -> None:
+    gateway = ip_address("fe80::1%eth0")
+    assert _is_at("http://[2001:db8:1::1]:5000/root.xml", gateway)
+    for elsewhere in ("http://192.168.1.1:5000/", "http://[::1]:5000/", "http://example.org/"):
+        assert not _is_at(elsewhere, gateway)
+
+
+async def test_a_pinhole_that_was_forgotten_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    ip = ip_address("2001:db8:1::2")
+    pinholes = Pinholes(None, ip)  # type: ignore[arg-type]
+
+    async def call(action: str, **arguments: object) -> dict[str, object]:
+        calls.append(action)
+        if action == "UpdatePinhole" and calls.count(action) == 2:
+            raise _ActionRefusedError("UPnP IGD 2", action, 704, "NoSuchEntry")
+        return {"UniqueID": 7}
+
+    monkeypatch.setattr(pinholes, "_call", call)
+    await pinholes.map(Transport.TCP, Endpoint(ip, 5000), 9, 60)
+    for _ in range(2):
+        lease = await pinholes.renew(Transport.TCP, Endpoint(ip, 5000), 5000, 60)
+        assert lease == IgdLease(5000, 60.0)
+    await pinholes.unmap(Transport.TCP, 5000)
+    assert calls == ["AddPinhole", "UpdatePinhole", "UpdatePinhole", "AddPinhole", "DeletePinhole"]
