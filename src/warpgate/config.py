@@ -49,7 +49,7 @@ class Timing:
     # doubling (noq: base RTT/10, doubling, cap 2 s). At 10 % loss each way, 12 sends fail together 1 in 10^8.
     check_offsets: tuple[float, ...] = (0.0, 0.03, 0.08, 0.16, 0.3, 0.5, 0.8, 1.2, 1.8, 2.6, 3.8, 5.5)
     # A message again while nothing shows that it arrived (not before its answer could be here twice over). MQTT runs
-    # over TCP, whose timer doubles with each loss; a repetition behind a lost segment makes TCP notice the loss at once.
+    # over TCP, whose timer doubles with each loss; a repetition behind a lost segment makes TCP notice it at once.
     offer_offsets: tuple[float, ...] = (0.25, 0.6, 1.2, 2.0, 3.0, 6.0, 10.0)
     # An answer that only acknowledges is held back this long: a first volley that succeeds makes it needless.
     answer_delay: float = 0.25

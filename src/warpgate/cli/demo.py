@@ -17,9 +17,9 @@ from warpgate.errors import ConfigError
 from warpgate.lab.scene import Moment, Scene, play
 
 if TYPE_CHECKING:
-    from rich.text import Text
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 SLOWER = 20  # a 60 ms connect takes 1.2 s on the screen
 FRAMES_PER_SECOND = 25

@@ -214,7 +214,7 @@ class Responder:
     # -- three ways in -------------------------------------------------------------------------------------------
 
     def offer(self, opened: Opened) -> None:
-        """A valid OFFER envelope. AuthenticationError when this peer may not have a session, DecodeError for nonsense."""
+        """A valid OFFER envelope. AuthenticationError when it may not begin a session, DecodeError for nonsense."""
         signal = opened.signal
         try:
             mode = Mode(signal.mode)

@@ -1,0 +1,170 @@
+"""The hub: whose a flow is, and where datagrams go."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pipe_kit import KEY, SESSION, Datagrams, Side, virtually
+
+from warpgate.core.hub import PAST_LIMIT, CheckSession
+from warpgate.errors import NetworkError
+from warpgate.lab.memory import MemoryInternet, PathSpec
+from warpgate.model.endpoint import Endpoint
+from warpgate.proto.check import CheckAgent, CheckingEnded, CheckSettings
+from warpgate.proto.check_wire import CheckCodec
+
+PEER = Endpoint.of("198.51.100.9", 9)
+
+
+def session(side: Side, number: int, ended: list[str]) -> CheckSession:
+    agent = CheckAgent(
+        controlling=True,
+        session=bytes((number,)) * 16,
+        key=KEY,
+        nonce=bytes(16),
+        new_id=lambda: bytes(12),
+        settings=CheckSettings((0.0,), 15.0, 30.0),
+    )
+
+    def happened(event: object) -> None:
+        if isinstance(event, CheckingEnded):
+            ended.append(f"{number}: {event.reason}")
+
+    made = CheckSession(side.hub, agent, happened)
+    side.hub.sessions[agent.session] = made
+    return made
+
+
+def test_one_pair_of_endpoints_is_one_sessions() -> None:
+    async def main() -> None:
+        side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)
+        ended: list[str] = []
+        first, second = session(side, 1, ended), session(side, 2, ended)
+        base = side.port.base
+        assert side.hub.owner(base, PEER) is None
+        assert side.hub.claim(first, base, PEER)
+        assert side.hub.claim(first, base, PEER)  # again, and it is still its own
+        assert not side.hub.claim(second, base, PEER)
+        assert side.hub.claim(second, base, Endpoint.of("198.51.100.9", 10))
+        assert side.hub.owner(base, PEER) is first
+        side.hub.forget(first)
+        assert side.hub.owner(base, PEER) is None
+        assert side.hub.claim(second, base, PEER)
+        second.disown(keep=PEER)
+        assert list(side.port.owners) == [PEER.sockaddr]
+        assert ended == []
+        side.hub.close()
+
+    virtually(main)
+
+
+def test_whom_the_peer_nominates_takes_over_and_the_former_pipe_is_over() -> None:
+    async def main() -> None:
+        side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)
+        ended: list[str] = []
+        first, second = session(side, 1, ended), session(side, 2, ended)
+        base = side.port.base
+        side.hub.claim(first, base, PEER)
+        side.hub.take_over(second, base, PEER)
+        side.hub.take_over(second, base, PEER)
+        assert side.hub.owner(base, PEER) is second
+        assert ended == ["1: the peer opened another pipe between the same endpoints"]
+        side.hub.forget(first)  # what it had is another's by now
+        assert side.hub.owner(base, PEER) is second
+        side.hub.close()
+
+    virtually(main)
+
+
+def test_a_port_that_is_closed_has_no_flows() -> None:
+    async def main() -> None:
+        side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)
+        first = session(side, 1, [])
+        base = side.port.base
+        side.hub.close_port(base)
+        side.hub.close_port(base)
+        assert not side.hub.claim(first, base, PEER)
+        with pytest.raises(NetworkError, match="is closed"):
+            side.hub.take_over(first, base, PEER)
+        with pytest.raises(NetworkError, match="is closed"):
+            side.hub.port(base)
+        assert side.hub.ports == ()
+        side.hub.close()
+
+    virtually(main)
+
+
+def test_a_port_that_is_taken_is_refused() -> None:
+    async def main() -> None:
+        side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)
+        with pytest.raises(NetworkError, match="in use"):
+            side.hub.open(side.port.base)
+        assert side.hub.port(side.port.base) is side.port
+        side.hub.close()
+
+    virtually(main)
+
+
+def test_datagrams_without_a_pipe_go_nowhere() -> None:
+    async def main() -> None:
+        internet = MemoryInternet(path=PathSpec(delay=0.01))
+        side = Side(internet.host("one", "198.51.100.1"), controlling=False)
+        other = internet.host("other", "198.51.100.2")
+        heard: list[bytes] = []
+        sock = other.open_udp(Endpoint.of("198.51.100.2", 5), lambda data, _: heard.append(data))
+        for data in (b"", b"hello", b"\x00\x01\x00\x00\x21\x12\xa4\x42" + bytes(12), bytes(1400)):
+            sock.send(data, side.port.base.sockaddr)
+        await asyncio.sleep(1.0)
+        assert heard == []
+        assert side.introduced == []
+        sock.close()
+        side.hub.close()
+
+    virtually(main)
+
+
+def test_a_check_of_a_session_nobody_knows_is_an_introduction() -> None:
+    async def main() -> None:
+        internet = MemoryInternet(path=PathSpec(delay=0.01))
+        side = Side(internet.host("one", "198.51.100.1"), controlling=False, session=b"x" * 16)
+        other = internet.host("other", "198.51.100.2")
+        sock = other.open_udp(Endpoint.of("198.51.100.2", 5), lambda *_: None)
+        check = CheckCodec(True, SESSION, KEY, bytes(16), bytes(33)).request(bytes(12), "direct", None)
+        sock.send(check, side.port.base.sockaddr)
+        await asyncio.sleep(0.1)
+        assert side.introduced == [check]
+        sock.close()
+        side.hub.close()
+
+    virtually(main)
+
+
+def test_forged_checks_of_a_session_are_told_and_do_not_touch_it() -> None:
+    async def main() -> None:
+        async with Datagrams() as pipes:
+            other = pipes.internet.host("third", "198.51.100.3")
+            sock = other.open_udp(Endpoint.of("198.51.100.3", 5), lambda *_: None)
+            forged = CheckCodec(True, SESSION, bytes(32), bytes(16), bytes(33)).request(
+                bytes(12), "direct", None
+            )
+            sock.send(forged, pipes.other.port.base.sockaddr)
+            await asyncio.sleep(0.1)
+            assert len(pipes.other.garbage) == 1
+            assert pipes.other.introduced == []
+            await pipes.a.send(b"still here")
+            assert await pipes.b.recv(timeout=1.0) == b"still here"
+            sock.close()
+
+    virtually(main)
+
+
+def test_what_is_remembered_of_the_past_is_bounded() -> None:
+    async def main() -> None:
+        side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)
+        for number in range(2 * PAST_LIMIT):
+            side.hub.retire(number.to_bytes(16, "big"))
+        assert len(side.hub._past) == PAST_LIMIT
+        side.hub.close()
+
+    virtually(main)
