@@ -13,10 +13,34 @@ FILE_LINES = 400
 FUNCTION_LINES = 60
 
 # Lowest first; a package imports only itself and what stands before it.
-LAYERS = ("base", "model", "proto", "plan", "net", "services", "plugins", "core", "api", "lab", "server", "cli")
+LAYERS = (
+    "base",
+    "model",
+    "proto",
+    "plan",
+    "net",
+    "services",
+    "plugins",
+    "core",
+    "api",
+    "lab",
+    "server",
+    "cli",
+)
 BASE_MODULES = {"errors", "events", "config", "__init__", "__main__"}
 PURE = {"base", "model", "proto", "plan"}
-IMPURE_MODULES = {"asyncio", "socket", "ssl", "time", "random", "secrets", "os", "logging", "subprocess", "threading"}
+IMPURE_MODULES = {
+    "asyncio",
+    "socket",
+    "ssl",
+    "time",
+    "random",
+    "secrets",
+    "os",
+    "logging",
+    "subprocess",
+    "threading",
+}
 # proto and plan are side by side: neither imports the other. The lab is outside: it uses the program like a user.
 SIBLINGS = {frozenset({"proto", "plan"})}
 
@@ -83,4 +107,6 @@ def test_only_the_command_line_prints() -> None:
         if layer_of(module_name(path)) in ("cli", "lab"):
             continue
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-        assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
+        assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], (
+            path
+        )

@@ -197,9 +197,7 @@ def test_packets_that_one_offer_can_cause() -> None:
     opened = [pair for pair in pairs(victim(1), hostile, Transport.TCP, invited=False) if pair.open]
     assert len(opened) <= 8
     assert f"{8 * sends} UDP datagrams" in text
-    assert (
-        f"{4 * 8 * sends} datagrams, or with fresh ports {4 * 8 * (sends + 1)} from each interface" in text
-    )
+    assert f"{4 * 8 * sends} datagrams, or with fresh ports {4 * 8 * (sends + 1)} from each interface" in text
 
 
 def _has(owner: object, name: str) -> bool:

@@ -65,23 +65,26 @@ def refusal(
     anybody else must show that it shares our public address before anything of our LAN is touched.
     """
     ip = endpoint.ip
-    if ip.is_multicast or ip.is_unspecified or ip == IPv4Address("255.255.255.255"):
-        return f"{endpoint} is no unicast address"
     links = networks_of(own.attachments) if networks is None else networks
-    if any(
-        ip == network.broadcast_address and network.num_addresses > 2 for network in links if ip.version == 4
-    ):
-        return f"{endpoint} is a broadcast address"
+    if (kind := _no_host(ip, links)) is not None:
+        return f"{endpoint} is {kind}"
     if ip.is_loopback:
         at_home = any(at.host.is_loopback for at in own.attachments)
         return None if at_home else f"{endpoint} is a loopback address"
-    if ip.is_link_local:
-        return f"{endpoint} is link-local"
     if endpoint.port < WELL_KNOWN_PORTS and endpoint.port not in _listening_ports(peer):
         return f"{endpoint}: ports below 1024 are tried only where the peer itself listens"
     if is_private(ip) and not _within_reach(ip, own, peer, links, invited):
         return f"{endpoint} is private, and the peer shares neither our public address nor a network of ours"
     return None
+
+
+def _no_host(ip: IPAddress, links: Sequence[IPNetwork]) -> str | None:
+    """What kind of address this is, if it is none of a host beyond our links."""
+    if ip.is_multicast or ip.is_unspecified or ip == IPv4Address("255.255.255.255"):
+        return "no unicast address"
+    if any(ip == link.broadcast_address and link.num_addresses > 2 for link in links if ip.version == 4):
+        return "a broadcast address"
+    return "link-local" if ip.is_link_local else None
 
 
 def pairs(
