@@ -1,8 +1,8 @@
 """Is a NAT that maps each destination to another port crossed directly, with no relay, and at what cost?
 
 Sequential, block and random port assignment, against a port-restricted NAT, in both directions. Fresh nodes for
-every connect, whose fingerprints are half a second old: an address copied by hand is never younger. Probes are the
-checks to guessed ports; entries are rows of the routers' tables that one connect made.
+every connect, whose fingerprints are half a second old: an address copied by hand is never younger. Packets are all
+that left both sites, probes included; entries are rows of the routers' tables that one connect made.
 """
 
 from __future__ import annotations

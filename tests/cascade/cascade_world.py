@@ -21,7 +21,7 @@ from unittest import mock
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from warpgate.config import Config
+from warpgate.config import Config, Timing
 from warpgate.core.node import Node
 from warpgate.core.pipe import Pipe
 from warpgate.errors import PipeClosed
@@ -222,7 +222,7 @@ class World:
             and not (entry.remote is not None and entry.remote.port in (3478, 3479))
         ]
 
-    async def quiet(self, patience: float = 20.0) -> None:
+    async def quiet(self, patience: float = Timing().responder_patience + 10.0) -> None:
         """Wait (virtually) until sessions and sockets of attempts are gone; fails when they stay."""
         for _ in range(int(patience / 0.25)):
             if not self.leftovers():

@@ -72,7 +72,7 @@ async def clean_up(world: World, pipe: Pipe | None) -> None:
         assert pipe is None
     if pipe is not None:
         await pipe.close()
-    await world.quiet(20.0)
+    await world.quiet()
 
 
 SUCCESSES = [
@@ -177,7 +177,7 @@ def test_connect_while_it_waits_for_what_never_comes(
                 assert world.now - began < 0.01  # promptly
                 assert [entry for entry in world.strays() if entry.host == "a"] == []
                 assert world.a.engine.sessions == {}
-            await world.quiet(20.0)
+            await world.quiet()
 
     virtual(main)
 
@@ -195,7 +195,7 @@ def test_a_timeout_is_a_failure_with_a_report_and_leaves_as_little(options: Opti
                 assert world.now - began == pytest.approx(timeout, abs=0.01)
                 assert failed.value.report
                 assert [entry for entry in world.strays() if entry.host == "a"] == []
-            await world.quiet(20.0)
+            await world.quiet()
 
     virtual(main)
 
@@ -212,7 +212,7 @@ def test_plugins_that_take_their_time_to_leave() -> None:
                 with pytest.raises(asyncio.CancelledError):
                     await task
                 assert world.a.engine.sessions == {}
-            await world.quiet(20.0)
+            await world.quiet()
 
     virtual(main)
 
@@ -239,7 +239,7 @@ def test_nomination_that_the_kernel_does_not_take() -> None:
                     assert world.now - began == pytest.approx(3.0, abs=0.01)
                 assert world.a.engine.sessions == {}
                 assert [entry for entry in world.strays() if entry.host == "a"] == []
-                await world.quiet(20.0)
+                await world.quiet()
 
     virtual(main)
 

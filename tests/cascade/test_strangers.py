@@ -21,7 +21,7 @@ from cascade_world import (
 )
 from strangers_kit import Stranger, altered, fresh_bytes, hung_up, ips, renamed, sent_by
 
-from warpgate.config import Budgets, Config
+from warpgate.config import Budgets, Config, Timing
 from warpgate.core.engine import TOPIC
 from warpgate.errors import ConnectFailed, NetworkError
 from warpgate.events import (
@@ -41,12 +41,12 @@ from warpgate.plugins.udp_punch import Punch
 from warpgate.proto.hello import NONCE_SIZE
 from warpgate.proto.stun import Attribute
 
-PATIENCE = 16.0  # responder_patience: what nobody nominates is gone by then
+PATIENCE = Timing().responder_patience  # what nobody nominates is gone by then
 
 
 async def nobody_got_in(world: World) -> None:
     """Whatever was begun has ended, and no pipe came of it."""
-    await world.quiet(PATIENCE + 2.0)
+    await world.quiet()
     assert world.b.said(PipeOpened) == []
 
 
@@ -204,7 +204,7 @@ def test_a_recording_played_to_a_node_that_was_restarted_gets_a_welcome_and_no_p
             welcome = await hung_up(stream)
             assert welcome[:4] == b"WG1\x02"
             mallory.close()
-            await world.quiet(PATIENCE + 2)
+            await world.quiet()
             assert len(world.b.said(PipeOpened)) == before
 
     virtual(main)
@@ -233,7 +233,7 @@ def test_recorded_checks_played_to_a_node_that_was_restarted_make_no_pipe() -> N
                 await asyncio.sleep(0.1)
             assert mallory.received  # the checks are authentic, so they are answered
             mallory.close()
-            await world.quiet(PATIENCE + 2)
+            await world.quiet()
             assert len(world.b.said(PipeOpened)) == before
 
     virtual(main)
@@ -670,7 +670,7 @@ def test_a_flood_of_offers_by_one_peer_is_rationed_and_answered() -> None:
             reasons = [event.reason for event in world.b.said(SignalRefused)]
             assert reasons.count(f"more than {limit} offers a minute") == 2 * limit
             mallory.close()
-            await world.quiet(PATIENCE + 2)
+            await world.quiet()
 
     virtual(main)
 
@@ -717,7 +717,7 @@ def test_a_flood_of_introductions_is_rationed_and_does_not_touch_who_comes_by_an
             await one.close()
             await other.close()
             mallory.close()
-            await world.quiet(PATIENCE + 2)
+            await world.quiet()
 
     virtual(main)
 
@@ -746,7 +746,7 @@ def test_sessions_at_once_are_bounded_and_the_oldest_makes_room() -> None:
             for stream in streams:
                 stream.abort()
             mallory.close()
-            await world.quiet(PATIENCE + 2)
+            await world.quiet()
 
     virtual(main)
 
@@ -759,8 +759,8 @@ def test_links_that_are_never_nominated_are_closed_by_the_patience() -> None:
             streams = [await mallory.authenticate(mallory.handshake(session)) for _ in range(10)]
             began = world.now
             for stream in streams:
-                assert await hung_up(stream, within=20.0) == b""
-            assert world.now - began == pytest.approx(15.0, abs=1.0)
+                assert await hung_up(stream, within=PATIENCE + 5.0) == b""
+            assert world.now - began == pytest.approx(PATIENCE, abs=1.0)
             mallory.close()
             await nobody_got_in(world)
 

@@ -109,7 +109,12 @@ def _obstacle(mine: Attachment, theirs: Attachment) -> str | None:
         return "UDP is blocked"
     for edm, other in ((mine, theirs), (theirs, mine)):
         if edm.nat.mapping.endpoint_dependent and not other.nat.mapping.endpoint_dependent:
-            return _one_sided(edm, other)
+            preserving = edm.nat.assignment.kind is Assignment.PRESERVING
+            return (
+                "the NAT that maps each destination anew preserves ports: nothing to guess"
+                if preserving
+                else None
+            )
     if Mapping.UNKNOWN in (mine.nat.mapping, theirs.nat.mapping):
         return None
     if mine.nat.mapping.endpoint_dependent:
@@ -117,14 +122,6 @@ def _obstacle(mine: Attachment, theirs: Attachment) -> str | None:
         chance = mutual_probability(ports, other_ports, MOST_PROBES)
         return f"both NATs map each destination to another port, among {ports} and {other_ports}: {chance:.2%} at best"
     return "neither NAT maps each destination to another port, so there is nothing to guess"
-
-
-def _one_sided(edm: Attachment, other: Attachment) -> str | None:
-    if edm.nat.assignment.kind is Assignment.PRESERVING:
-        return "the NAT that maps each destination anew preserves ports, so there is nothing to guess"
-    if other.nat.filtering in (Filtering.EIF, Filtering.ADF):
-        return "the other NAT lets any port of a known address in, so there is nothing to guess"
-    return None
 
 
 def _hopeless_otherwise(edm: Attachment, other: Attachment) -> bool:

@@ -22,7 +22,7 @@ from typing import ClassVar
 from warpgate.errors import AddressError, AttemptFailed, NetworkError
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
-from warpgate.model.nat import Assignment
+from warpgate.model.nat import Assignment, Filtering
 from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.birthday import Guessing, Part, guessing, sockets_for, why_not
@@ -39,8 +39,9 @@ UNKNOWN_SIGNAL_DELAY = 0.15
 # repeat of a lost packet.
 SIMPLER_SIGNALS = 3
 SIMPLER_REPEAT = 0.05
-# A NAT that counts is predicted by udp_punch; guessing takes over when others behind it make that hopeless.
-PREDICTION_PATIENCE = 3.0
+# udp_punch predicts a NAT that counts, and passes a filter that does not look at ports. Guessing takes over when others
+# behind the NAT make the first hopeless, or the filter was measured wrongly (a port with flows of an earlier program).
+LIKELY_PATIENCE = 3.0
 # How long it may take until either side's NAT is known well enough.
 KNOWING_PATIENCE = 5.0
 KNOWING_STEP = 0.05
@@ -152,8 +153,11 @@ async def _worth_guessing(attempt: Attempt) -> Guessing:
 
 
 def _patience(part: Guessing, delay: float) -> float:
+    searching = part.theirs if part.part is Part.SPREAD else part.mine
     sequential = part.spreading.nat.assignment.kind is Assignment.SEQUENTIAL
-    return PREDICTION_PATIENCE if sequential else SIMPLER_SIGNALS * delay + SIMPLER_REPEAT
+    if sequential or searching.nat.filtering in (Filtering.EIF, Filtering.ADF):
+        return LIKELY_PATIENCE
+    return SIMPLER_SIGNALS * delay + SIMPLER_REPEAT
 
 
 async def _answer(attempt: Attempt) -> Guess:
@@ -187,7 +191,8 @@ async def _spread(attempt: Attempt, part: Guessing, target: Endpoint) -> None:
     attempt.note(
         f"{count} sockets towards {target}; the peer looks for them in ports {ports.low}-{ports.high}"
     )
-    await asyncio.sleep(attempt.config.timing.attempt_timeout)
+    await asyncio.sleep(attempt.config.timing.attempt_timeout)  # the peer searches no longer
+    punch.close()
 
 
 async def _search(attempt: Attempt, message: Guess) -> None:

@@ -87,7 +87,7 @@ class UdpPunch(Plugin):
 
     async def initiate(self, attempt: Attempt) -> Link:
         patience = self._first_volley(attempt)
-        self._start_predicting(attempt)
+        self._start_predicting(attempt, 1)
         try:
             return await first_of(
                 {"checks": attempt.verified, "volleys": partial(self._initiate_volleys, attempt, patience)},
@@ -134,7 +134,7 @@ class UdpPunch(Plugin):
         attempt.stack.callback(hearing.cancel)
         await asyncio.sleep(patience)
         for volley in range(2, VOLLEYS + 1):
-            self._start_predicting(attempt)
+            self._start_predicting(attempt, volley)
             bases, endpoints = await _fresh(attempt)
             delay = attempt.signal_delay
             attempt.signal(Punch(volley, endpoints, -1.0 if delay is None else delay))
@@ -185,7 +185,7 @@ class UdpPunch(Plugin):
                 self._probe_predicted(attempt, message)
                 continue
             volleys += 1
-            self._start_predicting(attempt)
+            self._start_predicting(attempt, volleys)
             if not isinstance(message, Punch) or not message.endpoints:
                 self._respond_first(attempt)
             else:
@@ -214,19 +214,22 @@ class UdpPunch(Plugin):
 
     # -- predicting ----------------------------------------------------------------------------------------------
 
-    def _start_predicting(self, attempt: Attempt) -> None:
-        predicting = asyncio.ensure_future(self._predict(attempt))
+    def _start_predicting(self, attempt: Attempt, volley: int) -> None:
+        predicting = asyncio.ensure_future(self._predict(attempt, volley))
         attempt.stack.callback(predicting.cancel)
 
-    async def _predict(self, attempt: Attempt) -> None:
-        """Where our NAT counts and the peer's may filter by port: sample, fire once, tell."""
+    async def _predict(self, attempt: Attempt, volley: int) -> None:
+        """Where our NAT counts and the peer's may filter by port: sample, fire once, tell.
+
+        After a volley has failed, whatever was measured of the peer's filter.
+        """
         for _ in range(KNOWING_STEPS):
             if not _being_measured(attempt.local):
                 break
             await asyncio.sleep(KNOWING_STEP)
         try:
             for mine in attempt.local.attachments:
-                target = _strict_target(attempt, mine)
+                target = _strict_target(attempt, mine, certain=volley > 1)
                 if _counts(mine) and target is not None:
                     await self._fire_predicted(attempt, mine.nat.assignment.step, target)
         except (ServiceError, NetworkError) as error:
@@ -285,12 +288,12 @@ def _counts(at: Attachment) -> bool:
     return at.nat.mapping.endpoint_dependent and at.nat.assignment.kind is Assignment.SEQUENTIAL
 
 
-def _strict_target(attempt: Attempt, mine: Attachment) -> Pair | None:
+def _strict_target(attempt: Attempt, mine: Attachment, *, certain: bool) -> Pair | None:
     """The peer's endpoint to foretell a mapping for: behind a NAT that may filter by port, and does not map anew."""
     strict = {
         theirs.reflexive
         for theirs in attempt.remote.attachments
-        if theirs.nat.filtering in (Filtering.UNKNOWN, Filtering.APDF)
+        if (certain or theirs.nat.filtering in (Filtering.UNKNOWN, Filtering.APDF))
         and not theirs.nat.mapping.endpoint_dependent
     }
     outside = (pair for pair in attempt.pairs(Transport.UDP) if pair.base.ip == mine.host and not pair.nearby)

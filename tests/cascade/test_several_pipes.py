@@ -1,0 +1,215 @@
+"""Several pipes between the same two nodes: datagrams carry no label, so each pair of endpoints carries one pipe."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from cascade_world import BOTH_WAYS, OVER_TCP, OVER_UDP, Options, R, World, connected, ends, exchange, virtual
+from rogue_plugins import QUICK, ROGUES, ReturnsADeadLink, registry_with
+
+from warpgate.core.pipe import Pipe
+from warpgate.errors import ConnectFailed, PipeClosed
+from warpgate.events import PluginEnded
+from warpgate.model.endpoint import Transport
+
+
+async def close_all(world: World, *pipes: Pipe) -> None:
+    for pipe in pipes:
+        await pipe.close()
+    await world.quiet()
+
+
+async def tell_apart(pairs: list[tuple[Pipe, Pipe]]) -> None:
+    """What is sent into one comes out at its own other end."""
+    for number, (one, _) in enumerate(pairs):
+        await one.send(b"to %d" % number)
+    for number, (_, other) in enumerate(pairs):
+        assert await other.recv(timeout=5.0) == b"to %d" % number
+        await other.send(b"from %d" % number)
+    for number, (one, _) in enumerate(pairs):
+        assert await one.recv(timeout=5.0) == b"from %d" % number
+
+
+@pytest.mark.parametrize("options", BOTH_WAYS)
+@pytest.mark.parametrize(
+    ("kind_a", "kind_b"),
+    [
+        ("public", "public"),
+        ("eim-apdf", "eim-apdf"),
+        ("eim-adf", "masquerade"),
+        ("edm", "public"),
+        ("public", "eim-apdf"),
+    ],
+)
+def test_one_after_the_other(kind_a: str, kind_b: str, options: Options) -> None:
+    async def main() -> None:
+        async with World(kind_a, kind_b) as world:
+            pairs = []
+            for number in range(3):
+                one, other, waited = await connected(world, plugins=QUICK, **options)
+                pairs.append((one, other))
+                assert waited < 1.0, f"pipe {number}"
+            assert len({(one.local, one.remote) for one, _ in pairs}) == 3
+            assert len({one.session for one, _ in pairs}) == 3
+            await tell_apart(pairs)
+            for pipe in pairs.pop(1):
+                await pipe.close()
+            await asyncio.sleep(3.0)
+            await tell_apart(pairs)
+            await close_all(world, *(pipe for pair in pairs for pipe in pair))
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("options", BOTH_WAYS)
+@pytest.mark.parametrize("kind", ["public", "eim-apdf"])
+def test_three_at_once(kind: str, options: Options) -> None:
+    async def main() -> None:
+        async with World(kind, kind) as world:
+            address = world.b.node.address
+            ones = await asyncio.gather(
+                *(world.a.node.connect(address, plugins=QUICK, **options) for _ in range(3))
+            )
+            others = {pipe.session: pipe for pipe in [await world.b.node.accept() for _ in range(3)]}
+            assert len(others) == 3
+            pairs = [(one, others[one.session]) for one in ones]
+            await tell_apart(pairs)
+            await close_all(world, *ones, *others.values())
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("kind", ["public", "eim-apdf"])
+def test_streams_over_udp_and_datagrams_beside_each_other(kind: str) -> None:
+    async def main() -> None:
+        async with World(kind, kind) as world:
+            over_quic: Options = {"plugins": ["direct", "udp_punch"], "transport": Transport.UDP}
+            first = await connected(world, plugins=QUICK, **OVER_UDP)
+            second = await connected(world, **over_quic)
+            third = await connected(world, plugins=QUICK, **OVER_UDP)
+            await tell_apart([(one, other) for one, other, _ in (first, second, third)])
+            await close_all(
+                world, *(pipe for one, other, _ in (first, second, third) for pipe in (one, other))
+            )
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("options", BOTH_WAYS)
+@pytest.mark.parametrize("kind", ["public", "eim-apdf", "masquerade"])
+def test_both_call_each_other_in_the_same_instant(kind: str, options: Options) -> None:
+    """Both may get their pipe; over UDP one of the two may be told that the other's took its place. None goes deaf."""
+
+    async def main() -> None:
+        async with World(kind, kind) as world:
+            to_a, to_b = world.a.node.address, world.b.node.address
+            ours, theirs = await asyncio.gather(
+                world.a.node.connect(to_b, plugins=QUICK, **options),
+                world.b.node.connect(to_a, plugins=QUICK, **options),
+            )
+            at_b = await accepted(world.b.node.accept)
+            at_a = await accepted(world.a.node.accept)
+            alive = 0
+            for mine, other in ((ours, at_b), (theirs, at_a)):
+                if other is None or mine.closed or other.closed:
+                    assert await ends(mine, 10.0)
+                    if other is not None:
+                        assert await ends(other, 10.0)
+                else:
+                    assert mine.session == other.session
+                    try:
+                        await exchange(mine, other)
+                        alive += 1
+                    except (PipeClosed, TimeoutError):
+                        assert await ends(mine, 10.0)
+                        assert await ends(other, 10.0)
+            assert alive >= 1
+            await close_all(world, *(pipe for pipe in (ours, theirs, at_a, at_b) if pipe is not None))
+
+    virtual(main)
+
+
+async def accepted(accept: object) -> Pipe | None:
+    try:
+        async with asyncio.timeout(2.0):
+            return await accept()  # type: ignore[operator, no-any-return]
+    except TimeoutError:
+        return None
+
+
+def test_a_peer_that_was_restarted_on_the_same_port_connects_again_at_once() -> None:
+    """b still holds the pipe of a's former life, on the very endpoints of the new one."""
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            _, old, _ = await connected(world, **OVER_UDP)
+            world.a.network.crash()
+            await world.a.node.close()
+            world.a.network.boot()
+            await world.a.node.start()
+            one, other, waited = await connected(world, **OVER_UDP)
+            assert waited == pytest.approx(R)
+            assert (old.local, old.remote) == (other.local, other.remote)
+            await exchange(one, other)
+            with pytest.raises(PipeClosed, match="another pipe between the same endpoints"):
+                await old.recv()
+            await close_all(world, one, other)
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("options", BOTH_WAYS)
+def test_again_at_once_after_closing(options: Options) -> None:
+    """The former pipe's last words are still on their way."""
+
+    async def main() -> None:
+        async with World() as world:
+            for _ in range(5):
+                one, other, waited = await connected(world, plugins=QUICK, **options)
+                assert waited < 1.0
+                await exchange(one, other)
+                await one.close()
+                await other.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+HARMLESS = [rogue for rogue in ROGUES if rogue is not ReturnsADeadLink]  # that one may well win the race
+
+
+@pytest.mark.parametrize("rogue", HARMLESS)
+def test_a_plugin_that_misbehaves_costs_the_others_nothing(rogue: type) -> None:
+    async def main() -> None:
+        async with World("public", "public", registry=registry_with(rogue)) as world:
+            for _ in range(3):
+                one, other, _ = await connected(world, **OVER_TCP)
+                await exchange(one, other)
+                await close_all(world, one, other)
+            outcomes = {event.outcome for event in world.a.said(PluginEnded) if event.plugin == rogue.name}
+            assert outcomes <= {"lost", "failed", "crashed", "won"}
+
+    virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "reason"),
+    [
+        ("raises", "crashed", "ZeroDivisionError: a plugin's bug"),
+        ("returns_nothing", "failed", "it returned None"),
+        ("returns_a_stranger", "failed", "links come from the attempt's methods"),
+        ("forgets", "crashed", "RuntimeError: forgot everything"),
+    ],
+)
+def test_what_a_plugin_did_wrong_is_in_the_report(name: str, outcome: str, reason: str) -> None:
+    async def main() -> None:
+        async with World("public", "public", registry=registry_with(*ROGUES)) as world:
+            with pytest.raises(ConnectFailed) as failed:
+                await world.a.node.connect(world.b.node.address, plugins=[name], timeout=2.0)
+            [row] = [row for row in failed.value.report if row.plugin == name]
+            assert row.outcome == outcome
+            assert reason in row.reason
+            await world.quiet()
+
+    virtual(main)
