@@ -42,6 +42,7 @@ OVER_UDP: Options = {"mode": Mode.DATAGRAM}
 OVER_TCP: Options = {"mode": Mode.STREAM, "transport": Transport.TCP}
 BOTH_WAYS = [pytest.param(OVER_UDP, id="udp"), pytest.param(OVER_TCP, id="tcp")]
 
+EPOCH = 1_800_000_000.0  # when the virtual clock began, in Unix seconds
 HOP = 0.02
 R = 2 * HOP
 S = 2 * HOP  # one way, over a broker
@@ -69,6 +70,7 @@ class Seat:
         self.name = name
         self.network = network
         self.events: list[Event] = []
+        self._rng = random.Random(f"{name} {world.rng.random()}")
         self.loop_errors = world.loop_errors
         self.node = Node(
             config,
@@ -78,6 +80,12 @@ class Seat:
             observer=self.events.append,
             registry=registry,
         )
+
+    async def start(self) -> None:
+        """Whatever a node draws at random is the same in every run; its wall clock is the virtual one."""
+        await self.node.start()
+        self.engine.random_bytes = self._rng.randbytes
+        self.engine.wall_clock = lambda: EPOCH + asyncio.get_running_loop().time()
 
     @property
     def engine(self) -> Any:
@@ -163,7 +171,7 @@ class World:
             )
         )
         self.stun = MemoryStun(self.stun_host, Endpoint.parse(STUN), Endpoint.parse(STUN_2))
-        await asyncio.gather(self.a.node.start(), self.b.node.start())
+        await asyncio.gather(self.a.start(), self.b.start())
         await asyncio.sleep(self._settle)
         if self.loss:
             self.lose(self.loss)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 import msgspec
-from cascade_world import World, identity
+from cascade_world import EPOCH, World, identity
 
 from warpgate.core.engine import TOPIC
 from warpgate.errors import NetworkError, WarpgateError
@@ -26,6 +25,11 @@ from warpgate.proto.hello import HEADER_SIZE, Handshake, Role, rest_of_message
 from warpgate.proto.signals import PluginMessage, Signal, SignalKind
 
 _serial = itertools.count(1)
+
+
+def now_unix() -> float:
+    """What the nodes of a world take the time to be."""
+    return EPOCH + asyncio.get_running_loop().time()
 
 
 def fresh_bytes(count: int) -> bytes:
@@ -91,7 +95,7 @@ class Stranger:
             kind=SignalKind.OFFER,
             session=fresh_bytes(16) if session is None else session,
             sequence=sequence,
-            time=time.time() if sent is None else sent,
+            time=now_unix() if sent is None else sent,
             address=(self.address() if address is None else address).encode(),
             messages=tuple(PluginMessage(name, msgspec.msgpack.encode(body)) for name, body in messages),
             mode=mode,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import pytest
@@ -19,7 +18,7 @@ from cascade_world import (
     identity,
     virtual,
 )
-from strangers_kit import Stranger, altered, fresh_bytes, hung_up, ips, renamed, sent_by
+from strangers_kit import Stranger, altered, fresh_bytes, hung_up, ips, now_unix, renamed, sent_by
 
 from warpgate.config import Budgets, Config, Timing
 from warpgate.core.engine import TOPIC
@@ -270,8 +269,8 @@ def test_an_old_envelope_is_refused_even_by_a_node_that_was_restarted() -> None:
     async def main() -> None:
         async with World() as world:
             mallory = Stranger(world)
-            mallory.publish(mallory.offer(("udp_punch", Punch(1)), sent=time.time() - 301))
-            mallory.publish(mallory.offer(("udp_punch", Punch(1)), sent=time.time() + 301))
+            mallory.publish(mallory.offer(("udp_punch", Punch(1)), sent=now_unix() - 301))
+            mallory.publish(mallory.offer(("udp_punch", Punch(1)), sent=now_unix() + 301))
             await asyncio.sleep(1.0)
             assert [event.reason[:7] for event in world.b.said(SignalRefused)] == ["too old", "too old"]
             mallory.close()
@@ -497,12 +496,13 @@ def test_a_thousand_idle_connections_do_not_keep_an_honest_peer_out(options: Opt
             crowd = [Stranger(world, f"idler{number}", f"198.51.101.{number}") for number in range(1, 5)]
             streams = await asyncio.gather(*(idler.dial() for idler in crowd for _ in range(250)))
             assert len(streams) == 1000
+            await asyncio.sleep(2 * R)
             held = [
                 entry
                 for entry in world.internet.open_sockets()
                 if entry.host == "b" and entry.kind == "stream"
             ]
-            assert len(held) <= Budgets().unauthenticated_connections + 2  # and two to the STUN server
+            assert len(held) <= Budgets().unauthenticated_connections + 2 < 200  # and two to the STUN server
             one, other, waited = await connected(world, **options)
             assert waited == pytest.approx(R if options is OVER_UDP else 2 * R)
             await exchange(one, other)

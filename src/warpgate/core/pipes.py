@@ -23,7 +23,7 @@ class PipeMaker:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._open: set[Pipe] = set()
+        self._open: dict[Pipe, None] = {}  # in order of their opening
 
     async def watch(self) -> None:
         """End stream pipes whose peer has gone silent with our data in flight; runs as long as the node."""
@@ -73,7 +73,7 @@ class PipeMaker:
             pipe = self._quic(session, link, info)
         else:
             pipe = self._datagram(session, link, info)
-        self._open.add(pipe)
+        self._open[pipe] = None
         self._engine.emit(
             PipeOpened(
                 session.id.hex(),
@@ -110,5 +110,5 @@ class PipeMaker:
         return pipe
 
     def _ended(self, pipe: Pipe, reason: str) -> None:
-        self._open.discard(pipe)
+        self._open.pop(pipe, None)
         self._engine.emit(PipeEnded(pipe.session.hex(), pipe.peer, reason))

@@ -16,7 +16,7 @@ class Tasks:
         """`within`: a longer-lived owner, whose `close` ends and awaits these tasks, too."""
         self._on_failure = on_failure
         self._within = within
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in order of their start
         self._closed = False
 
     def spawn(self, name: str, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
@@ -25,15 +25,18 @@ class Tasks:
             coroutine.close()
             return None
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._ended)
         if self._within is not None:
-            self._within._tasks.add(task)
-            task.add_done_callback(self._within._tasks.discard)
+            self._within._tasks[task] = None
+            task.add_done_callback(self._within._drop)
         return task
 
+    def _drop(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._drop(task)
         if task.cancelled():
             return
         error = task.exception()

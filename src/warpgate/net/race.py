@@ -10,7 +10,7 @@ synchronous function, wherever they turn up; and cancelling the race must not sk
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -56,10 +56,10 @@ class Race(Generic[T]):
         tasks: dict[asyncio.Future[T], str] = {
             asyncio.ensure_future(runner()): name for name, runner in runners.items()
         }
-        pending: set[asyncio.Future[T]] = set(tasks)
+        pending = dict(tasks)  # in order, so that the same things always happen in the same order
         try:
             try:
-                await self._until_won(tasks, pending)
+                await self._until_won(pending)
             finally:
                 await self._unwind(pending)
         except BaseException:  # of the unwinding as well: the race may be cancelled when it has been won
@@ -70,17 +70,14 @@ class Race(Generic[T]):
             raise RaceLost(self._failures)
         return self._best
 
-    async def _until_won(
-        self, tasks: Mapping[asyncio.Future[T], str], pending: set[asyncio.Future[T]]
-    ) -> None:
+    async def _until_won(self, pending: dict[asyncio.Future[T], str]) -> None:
         """Takes from `pending` whatever has been dealt with."""
         while pending:
             done, _ = await asyncio.wait(
                 pending, timeout=self._remaining(), return_when=asyncio.FIRST_COMPLETED
             )
-            for task in (task for task in tasks if task in done):
-                pending.remove(task)
-                self._finish(tasks[task], task)
+            for task in [task for task in pending if task in done]:
+                self._finish(pending.pop(task), task)
             if (self._best is not None and self._remaining() == 0.0) or self._leader in self._failures:
                 return
 
@@ -109,7 +106,7 @@ class Race(Generic[T]):
         else:
             self._discard(result)
 
-    async def _unwind(self, pending: set[asyncio.Future[T]]) -> None:
+    async def _unwind(self, pending: Collection[asyncio.Future[T]]) -> None:
         for task in pending:
             task.add_done_callback(self._discard_late)
             task.cancel()
