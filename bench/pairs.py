@@ -7,17 +7,14 @@ EIM x EIM pair, and EDM x (EIM+ADF), which needs no guessing: datagrams over UDP
 from __future__ import annotations
 
 import asyncio
-import statistics
 import sys
 
-from bench.rig import repeat, rig
-from bench.rows import Row, show
+from bench.sites import both_modes
 
 KINDS = ("public", "firewalled", "eim-eif", "eim-adf", "eim-apdf", "edm")
 OPEN = ("public", "eim-eif")
 EIM = ("eim-eif", "eim-adf", "eim-apdf", "firewalled")
 COUNT = 5
-CARRIER = {"datagram": "udp", "stream": "tcp"}
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -30,28 +27,9 @@ def pairs() -> list[tuple[str, str]]:
     ]
 
 
-async def run(count: int) -> list[Row]:
-    rows = []
-    for kind_a, kind_b in pairs():
-        async with rig(kind_a, kind_b) as lab:
-            for mode in ("datagram", "stream"):
-                done = await repeat(count, lambda lab=lab, mode=mode: lab.connect(mode, CARRIER[mode]))  # type: ignore[misc]
-                good = [one for one in done if one.ok and not one.relayed]
-                winners = "/".join(sorted({one.plugin for one in good}))
-                times = [one.seconds for one in good] or [float("inf")]
-                note = f"{winners}, median {statistics.median(times) * 1000:.0f} ms"
-                rows.append(
-                    Row(f"{kind_a} -> {kind_b}, {mode}", len(good), count, "of", at_most=False, note=note)
-                )
-                show(rows[-1:])
-                for one in done:
-                    if not one.ok:
-                        print("    ", one.error or "no echo", *one.report, sep="\n      ")
-    return rows
-
-
 def main() -> bool:
-    return all(row.holds for row in asyncio.run(run(int(sys.argv[1]) if len(sys.argv) > 1 else COUNT)))
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else COUNT
+    return all(row.holds for row in asyncio.run(both_modes(pairs(), count)))
 
 
 if __name__ == "__main__":
