@@ -108,6 +108,23 @@ class Forgets(Rogue):
         raise RuntimeError("forgot everything")
 
 
+class DialsAfterwards(Rogue):
+    """Leaves a task behind that dials when the plugin has long failed."""
+
+    name: ClassVar[str] = "dials_afterwards"
+
+    async def initiate(self, attempt: Attempt) -> Link:
+        async def dial() -> None:
+            await asyncio.sleep(0.3)
+            for pair in attempt.pairs(Transport.TCP):
+                if pair.open:
+                    await attempt.dial(pair.remote)
+
+        task = asyncio.ensure_future(dial())
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        raise RuntimeError("failed, but not finished")
+
+
 class ReturnsADeadLink(Rogue):
     """Dials, drops the link, returns it."""
 

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 from cascade_world import BOTH_WAYS, OVER_TCP, OVER_UDP, Options, R, World, connected, ends, exchange, virtual
-from rogue_plugins import QUICK, ROGUES, ReturnsADeadLink, registry_with
+from rogue_plugins import QUICK, ROGUES, DialsAfterwards, Hangs, ReturnsADeadLink, registry_with
 
 from warpgate.core.pipe import Pipe
 from warpgate.errors import ConnectFailed, PipeClosed
-from warpgate.events import PluginEnded
+from warpgate.events import LinkVerified, PluginEnded
 from warpgate.model.endpoint import Transport
 
 
@@ -189,6 +189,36 @@ def test_a_plugin_that_misbehaves_costs_the_others_nothing(rogue: type) -> None:
                 await close_all(world, one, other)
             outcomes = {event.outcome for event in world.a.said(PluginEnded) if event.plugin == rogue.name}
             assert outcomes <= {"lost", "failed", "crashed", "won"}
+
+    virtual(main)
+
+
+def test_a_link_that_comes_when_its_plugin_is_over_is_dropped() -> None:
+    async def main() -> None:
+        async with World("public", "public", registry=registry_with(DialsAfterwards, Hangs)) as world:
+            names = ["dials_afterwards", "hangs"]
+            task = asyncio.ensure_future(
+                world.a.node.connect(world.b.node.address, plugins=names, timeout=2.0)
+            )
+            await asyncio.sleep(0.3 + 3 * R)
+            assert [event.transport for event in world.a.said(LinkVerified)] == ["tcp"]  # it did get that far
+            assert [entry for entry in world.strays() if entry.host == "a"] == []
+            with pytest.raises(ConnectFailed):
+                await task
+            await world.quiet()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("kind", ["public", "eim-eif"])
+def test_direct_alone_finds_a_socket_of_its_own_for_each_pipe(kind: str) -> None:
+    async def main() -> None:
+        async with World("public", kind) as world:
+            made = [await connected(world, plugins=["direct"], **OVER_UDP) for _ in range(3)]
+            assert [waited for _, _, waited in made] == pytest.approx([R, R, R])
+            assert len({one.local for one, _, _ in made}) == 3
+            await tell_apart([(one, other) for one, other, _ in made])
+            await close_all(world, *(pipe for one, other, _ in made for pipe in (one, other)))
 
     virtual(main)
 

@@ -18,6 +18,7 @@ from cascade_world import (
     identity,
     virtual,
 )
+from rogue_plugins import LeavesLate, registry_with
 from strangers_kit import Stranger, altered, fresh_bytes, hung_up, ips, now_unix, renamed, sent_by
 
 from warpgate.config import Budgets, Config, Timing
@@ -34,10 +35,13 @@ from warpgate.events import (
 )
 from warpgate.lab.flow import Protocol
 from warpgate.lab.memory_segment import TcpSegment
+from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint
 from warpgate.plugins.tcp_punch import Meet
 from warpgate.plugins.udp_punch import Punch
+from warpgate.proto.envelope import seal
 from warpgate.proto.hello import NONCE_SIZE
+from warpgate.proto.signals import Signal, SignalKind
 from warpgate.proto.stun import Attribute
 
 PATIENCE = Timing().responder_patience  # what nobody nominates is gone by then
@@ -649,6 +653,109 @@ def test_what_an_address_may_cost_a_third_party_is_bounded(mode: str, bound: int
             assert len([at for at in sent_by(packets, "b") if str(at.ip) == THIRD_PARTY]) == len(aimed)
             mallory.close()
             await nobody_got_in(world)
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("what", ["addresses", "addresses alone", "messages"])
+def test_more_of_the_same_session_costs_as_much_as_new_sessions(what: str) -> None:
+    """Following an address that changes, or firing at endpoints that are named, is what an offer can make a node do."""
+
+    async def main() -> None:
+        config = Config(budgets=Budgets(offers_per_second=1.0, offers_at_once=5.0))
+        async with World(kind_b="eim-apdf", config_b=config) as world:
+            mallory = Stranger(world)
+            packets = world.internet.capture()
+            session = fresh_bytes(16)
+            for number in range(1, 101):
+                address = mallory.address(mallory.attachment(f"203.1.113.{number}", port=5000))
+                message: object = Punch(1)
+                if what == "messages":
+                    address = mallory.address(*(mallory.attachment(port=5000 + i) for i in range(8)))
+                    message = Punch(2 + number, tuple(f"{mallory.ip}:{2000 + number}" for _ in range(8)))
+                messages = () if what == "addresses alone" and number > 1 else (("udp_punch", message),)
+                offer = mallory.offer(*messages, session=session, sequence=number, address=address)
+                mallory.publish(offer)
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(PATIENCE + 10)
+            allowed = 5 + 10  # at once, and in the 10 s that it went on
+            sent = [at for at in sent_by(packets, "b") if str(at.ip) not in ("203.0.113.1", "203.0.113.2")]
+            assert 0 < len(sent) <= allowed * 8 * 13
+            refused = [event.reason for event in world.b.said(SignalRefused)]
+            assert len(refused) >= 100 - allowed - 1
+            assert set(refused) == {"more offers from all peers together than this node answers"}
+            mallory.close()
+            await nobody_got_in(world)
+            one, other, _ = await connected(world, **OVER_UDP)
+            await exchange(one, other)
+            await one.close()
+            await other.close()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("name", ["udp_punch", "tcp_punch", "reverse", "direct", "no such plugin"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        7,
+        "text",
+        [],
+        {},
+        {"volley": "one"},
+        {"volley": -1},
+        {"volley": 2**63},
+        {"volley": 2, "endpoints": 5},
+    ],
+    ids=str,
+)
+def test_messages_that_are_none(name: str, body: object) -> None:
+    """A plugin may fail of them; the session, the node and the next peer do not."""
+
+    async def main() -> None:
+        async with World(kind_b="eim-eif") as world:
+            mallory = Stranger(world)
+            mallory.publish(mallory.offer((name, body), mode="stream"))
+            await asyncio.sleep(2.0)
+            assert [event for event in world.b.said(PluginEnded) if event.outcome == "crashed"] == []
+            one, other, _ = await connected(world, **OVER_TCP)
+            await exchange(one, other)
+            await one.close()
+            await other.close()
+            mallory.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_refusals_that_come_twice_end_the_attempt_once() -> None:
+    """Each repetition of an offer is refused anew, and the first refusal may still be taking effect."""
+
+    async def main() -> None:
+        async with World(registry=registry_with(LeavesLate)) as world:
+            b = identity("b")
+            world.b.network.crash()
+            task = asyncio.ensure_future(world.a.node.connect(world.b.node.address, plugins=["leaves_late"]))
+            await asyncio.sleep(0.1)
+            [session] = world.a.engine.sessions
+            for sequence in (1, 2, 3):
+                refusal = Signal(
+                    kind=SignalKind.REFUSAL,
+                    session=session,
+                    sequence=sequence,
+                    time=now_unix(),
+                    address=NodeAddress(b.public_key).encode(),
+                    reason="go away",
+                )
+                envelope = seal(b, world.a.node.public_key, refusal, fresh_bytes(16))
+                world.brokers[0].publish(TOPIC + world.a.node.node_id, envelope)
+                await asyncio.sleep(0.01)
+            with pytest.raises(ConnectFailed, match="refused: go away"):
+                await task
+            assert world.loop_errors == []
+            assert world.a.node.address.brokers != ()
+            world.b.network.boot()
 
     virtual(main)
 

@@ -21,7 +21,7 @@ from warpgate.core.quic_link import QuicLink
 from warpgate.core.session import Session
 from warpgate.core.tasks import Tasks
 from warpgate.errors import AuthenticationError, DecodeError, NetworkError, ProtocolError, WarpgateError
-from warpgate.events import PluginEnded, PluginStarted, StrangerRefused, TargetsRefused
+from warpgate.events import PluginEnded, PluginStarted, SignalRefused, StrangerRefused, TargetsRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.model.identity import node_id_of
@@ -36,6 +36,8 @@ from warpgate.proto.hello import HelloReceived
 
 PEERS_REMEMBERED = 1024
 SESSIONS_REMEMBERED = 4096
+
+TOO_MANY = "more offers from all peers together than this node answers"
 
 PipeTaker = Callable[[Pipe], None]
 
@@ -226,6 +228,10 @@ class Responder:
             hosted = self._begin(signal.session, opened.sender, mode, opened.address)
         elif hosted.session.peer_key != opened.sender:
             raise AuthenticationError("somebody else's session")
+        elif hosted.session.news_in(signal, opened.address) and not self._all_offers.take(self._engine.now()):
+            # Not a refusal of the session: it is not acknowledged, so an honest peer says it again.
+            self._engine.emit(SignalRefused(hosted.session.peer, TOO_MANY))
+            return
         hosted.session.mode = mode
         hosted.offered(opened)
 
@@ -313,7 +319,7 @@ class Responder:
         if len(times) == limit and now - times[0] < 60.0:
             raise AuthenticationError(f"more than {limit} offers a minute")
         if not self._all_offers.take(now):
-            raise AuthenticationError("more offers from all peers together than this node answers")
+            raise AuthenticationError(TOO_MANY)
         times.append(now)
 
     def chosen(self, session: Session, link: TcpLink | UdpLink | QuicLink) -> None:

@@ -160,6 +160,11 @@ class Session:
             self.messages.put(message.name, message.body)
         return tuple(dict.fromkeys(message.name for message in signal.messages))
 
+    def news_in(self, signal: Signal, remote: NodeAddress) -> bool:
+        """Whether `take_signal` would make plugins do something: it brings messages, or endpoints, not seen yet."""
+        moved = remote.reach_digest != self.remote.reach_digest
+        return moved or bool(signal.messages and signal.sequence not in self.seen_sequences)
+
     def _take_remote(self, remote: NodeAddress) -> None:
         """A fresher address of the peer's; signals may overtake each other, but hardly within one attempt."""
         self.remote = remote

@@ -24,7 +24,7 @@ from importlib import metadata
 from typing import ClassVar, Protocol, TypeVar
 
 from warpgate.config import Config
-from warpgate.errors import ConfigError
+from warpgate.errors import AttemptFailed, ConfigError
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Family, Mode, Transport
 from warpgate.net.link import Link
@@ -248,8 +248,8 @@ class Plugin(ABC):
     async def initiate(self, attempt: Attempt) -> Link: ...
 
     async def respond(self, attempt: Attempt) -> Link:
-        """The other half; strategies that need none never signal, so this is never called for them."""
-        raise NotImplementedError(f"{self.name} has no responding half")
+        """The other half; strategies that need none never signal, so only a strange peer asks for theirs."""
+        raise AttemptFailed(f"{self.name} has no responding half")
 
 
 class Registry:

@@ -142,6 +142,20 @@ def test_what_overtakes_the_nomination_waits_for_the_pipe() -> None:
     virtually(main)
 
 
+def test_a_pipe_keeps_one_pair_of_endpoints_and_gives_back_the_others() -> None:
+    async def main() -> None:
+        pipes = Datagrams()
+        one = pipes.one
+        elsewhere = Endpoint.of("198.51.100.2", 9)
+        for remote in (elsewhere, pipes.other.port.base):  # verified as well, before the choice was made
+            assert one.hub.claim(one.checks, one.port.base, remote)
+        async with pipes:
+            assert list(one.port.owners) == [pipes.a.remote.sockaddr]
+            assert one.hub.owner(one.port.base, elsewhere) is None
+
+    virtually(main)
+
+
 def test_the_peer_closes() -> None:
     async def main() -> None:
         async with Datagrams() as pipes:

@@ -283,6 +283,31 @@ def test_whatever_the_tick_of_the_cancellation_nothing_is_lost(ticks: int) -> No
     virtually(main)
 
 
+def test_when_the_leader_fails_the_race_is_lost() -> None:
+    """The others only wait for what it may bring about."""
+
+    async def main() -> None:
+        runners = {"leader": fails(OSError("gave up"), 1.0), "waiting": wins("never", 50)}
+        with pytest.raises(RaceLost, match="leader: gave up"):
+            await first_of(runners, discard=lambda _: None, leader="leader")
+        assert now() == 1.0
+
+    virtually(main)
+
+
+def test_when_another_than_the_leader_fails_or_wins_it_is_as_ever() -> None:
+    async def main() -> None:
+        runners = {"leader": wins("a", 1.0), "other": fails(OSError("no"), 0.5)}
+        assert await first_of(runners, discard=lambda _: None, leader="leader") == "a"
+        runners = {"leader": fails(OSError("no"), 5.0), "other": wins("b", 0.5)}
+        assert await first_of(runners, discard=lambda _: None, leader="leader") == "b"
+        race = Race[str](lambda _: None, patience=lambda _: 9.0, leader="leader")
+        runners = {"leader": fails(OSError("no"), 1.0), "other": wins("patient", 0.5)}
+        assert await race.run(runners) == ("other", "patient")
+
+    virtually(main)
+
+
 def test_a_timeout_around_the_race_stays_a_timeout() -> None:
     async def main() -> None:
         with pytest.raises(TimeoutError):

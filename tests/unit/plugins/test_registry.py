@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from warpgate.errors import ConfigError
+from warpgate.errors import AttemptFailed, ConfigError
 from warpgate.model.endpoint import Transport
 from warpgate.net.link import Link
 from warpgate.plugins import base
@@ -102,6 +102,6 @@ def test_installed_entry_points_are_loaded_once(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_a_plugin_without_a_responding_half_says_so() -> None:
-    with pytest.raises(NotImplementedError, match="mine has no responding half"):
+    with pytest.raises(AttemptFailed, match="mine has no responding half"):
         await Mine().respond(None)  # type: ignore[arg-type]
     assert Mine.unsuitable(None, None) is None  # type: ignore[arg-type]
