@@ -61,11 +61,9 @@ class Timing:
     broker_timeout: float = 5.0  # TCP, TLS and MQTT CONNECT together
     # A session that nothing was nominated in ends after this: an attempt lasts 20 s, and its last volley is answered.
     responder_patience: float = 25.0
-    interface_poll: float = 5.0  # how often interfaces are compared where the OS sends no change events
     # Seconds (whole) that port mappings are asked for, and renewed at half of it. RFC 6886 recommends 7200; with
     # this, a router that forgot its mappings (a restart) has them back within 10 minutes.
     port_map_lease: int = 1200
-    interface_debounce: float = 0.25  # changes come in bursts (DHCP, IPv6 autoconfiguration)
 
 
 @dataclass(frozen=True, slots=True)

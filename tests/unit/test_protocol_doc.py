@@ -27,7 +27,7 @@ from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import Identity, listen_port_of, node_id_of
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.plan.targets import MAX_PAIRS_UNINVITED
-from warpgate.plugins import tcp_punch, turn, udp_punch
+from warpgate.plugins import base, tcp_punch, turn, udp_punch
 from warpgate.plugins.random_probe import Guess
 from warpgate.plugins.reverse import CallBack
 from warpgate.plugins.tcp_punch import Meet
@@ -290,7 +290,7 @@ def test_timing() -> None:
     assert f"| s + max({udp_punch.LATE_SIGNAL:g} s, s/2) |" in words
     assert f"| s + {udp_punch.VOLLEY_PATIENCE:g} s |" in words
     assert f"| s + {tcp_punch.VOLLEY_PATIENCE:g} s |" in words
-    assert udp_punch.UNKNOWN_SIGNAL_DELAY == tcp_punch.UNKNOWN_SIGNAL_DELAY == 0.15
+    assert base.UNKNOWN_SIGNAL_DELAY == 0.15
     assert udp_punch.VOLLEYS == tcp_punch.VOLLEYS == 4
 
 

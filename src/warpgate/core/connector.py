@@ -46,7 +46,6 @@ class Connector:
         self._engine = engine
         self._pipes = pipes
         self._plugins = engine.registry.select(plugins)
-        self._mode = mode
         self._session = Session(
             engine, engine.random_bytes(16), remote.public_key, initiator=True, mode=mode, remote=remote
         )

@@ -16,7 +16,7 @@ from warpgate.core.tasks import Tasks
 from warpgate.errors import AttemptFailed
 from warpgate.events import Event, Observer
 from warpgate.model.address import BrokerRef, NodeAddress
-from warpgate.model.identity import Identity
+from warpgate.model.identity import Identity, node_id_of
 from warpgate.net.network import Interface, Network
 from warpgate.plan.targets import IPNetwork
 from warpgate.plugins.base import Registry
@@ -116,7 +116,6 @@ class Engine:
         kind: SignalKind,
         sequence: int,
         messages: tuple[PluginMessage, ...],
-        reason: str = "",
     ) -> int:
         """Seal one envelope for the session's peer and publish it; AttemptFailed when there is no broker for it."""
         held = -1.0 if session.heard_at is None else self.now() - session.heard_at
@@ -131,13 +130,16 @@ class Engine:
             known=session.remote.reach_digest if session.initiator else b"",
             held=held,
             mode=session.mode.value,
-            reason=reason,
         )
         # A stranger's offer came over one of our own brokers, and its sender listens there too: what answers it goes
         # nowhere else, or anybody could make us connect to a host of its choice.
         brokers = session.remote.brokers if session.initiator else self.channel.brokers
-        urls = tuple(broker.url for broker in brokers)
-        if not urls:
+        if not brokers:
             raise AttemptFailed("the peer's address names no broker, so it cannot be signalled")
-        data = seal(self.identity, session.peer_key, signal, self.random_bytes(16))
-        return self.channel.publish(urls, TOPIC + session.peer, data)
+        return self.publish(session.peer_key, signal, brokers)
+
+    def publish(self, peer_key: bytes, signal: Signal, brokers: tuple[BrokerRef, ...]) -> int:
+        """Seal a signal to its receiver; on how many of the brokers it went out at once. ProtocolError: too large."""
+        data = seal(self.identity, peer_key, signal, self.random_bytes(16))
+        urls = tuple(broker.url for broker in brokers)
+        return self.channel.publish(urls, TOPIC + node_id_of(peer_key), data)

@@ -208,10 +208,11 @@ class Responder:
         self._hosted: dict[bytes, HostedSession] = {}
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._offers: OrderedDict[bytes, deque[float]] = OrderedDict()
-        rate = engine.config.budgets.introductions_per_second
-        self._introductions = TokenBucket(rate, rate, engine.now())
-        offers = engine.config.budgets
-        self._all_offers = TokenBucket(offers.offers_per_second, offers.offers_at_once, engine.now())
+        budgets, now = engine.config.budgets, engine.now()
+        self._introductions = TokenBucket(
+            budgets.introductions_per_second, budgets.introductions_per_second, now
+        )
+        self._all_offers = TokenBucket(budgets.offers_per_second, budgets.offers_at_once, now)
 
     # -- three ways in -------------------------------------------------------------------------------------------
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from warpgate.core.engine import TOPIC, Engine
+from contextlib import suppress
+
+from warpgate.core.engine import Engine
 from warpgate.core.responder import Responder
 from warpgate.errors import AuthenticationError, ProtocolError, WarpgateError
 from warpgate.events import SignalReceived, SignalRefused
 from warpgate.model.identity import node_id_of
-from warpgate.proto.envelope import Opened, open_envelope, seal
+from warpgate.proto.envelope import Opened, open_envelope
 from warpgate.proto.gate import Duplicate, EnvelopeGate
 from warpgate.proto.signals import MAX_REASON, Signal, SignalKind
 
@@ -76,9 +78,5 @@ class SignalReader:
             mode=opened.signal.mode,
             reason=reason[:MAX_REASON],
         )
-        try:
-            data = seal(engine.identity, opened.sender, refusal, engine.random_bytes(16))
-        except WarpgateError:
-            return
-        urls = tuple(broker.url for broker in engine.channel.brokers)
-        engine.channel.publish(urls, TOPIC + node_id_of(opened.sender), data)
+        with suppress(WarpgateError):
+            engine.publish(opened.sender, refusal, engine.channel.brokers)

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from warpgate.lab.host import Host
 from warpgate.lab.servers import start_coturn, start_mosquitto
 from warpgate.lab.steered import Connected, SteeredNode
 from warpgate.lab.topology import Lab
@@ -38,7 +39,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What happened: `packets` and `mappings` are those of both routers together, during the attempt."""
+    """What happened: `mappings`: new ones in both routers together, during the attempt."""
 
     places: tuple[Place, Place]
     result: Connected
@@ -57,24 +58,21 @@ async def play(kind_a: str, kind_b: str, mode: str, names: tuple[str, str] = ("a
         for node in nodes:
             await node.start(brokers=[broker.mqtt_url], stun=[str(stun.endpoint)])
             await node.trace()
-        routers = [router for host in hosts for router in host.routers if router.nat is not None]
-        before = sum(
-            router.nat.counters(lab.internet.scheduler.now()).mappings_created
-            for router in routers
-            if router.nat
-        )
+        before = _mappings(hosts)
         result = await nodes[0].connect(nodes[1].address, mode=mode)
-        after = sum(
-            router.nat.counters(lab.internet.scheduler.now()).mappings_created
-            for router in routers
-            if router.nat
-        )
+        mappings = _mappings(hosts) - before
         traces = [await node.trace() for node in nodes]
         places = [
             Place(host.name, kind, str(host.ipv4), _outside(host.routers))
             for host, kind in zip(hosts, (kind_a, kind_b), strict=True)
         ]
-        return Scene((places[0], places[1]), result, _moments(names, traces), after - before)
+        return Scene((places[0], places[1]), result, _moments(names, traces), mappings)
+
+
+def _mappings(hosts: Sequence[Host]) -> int:
+    """How many mappings the NATs in front of these hosts have made so far."""
+    counted = [router.counters().nat for host in hosts for router in host.routers]
+    return sum(nat.mappings_created for nat in counted if nat is not None)
 
 
 def _outside(routers: Sequence[Any]) -> str:

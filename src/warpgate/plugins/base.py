@@ -33,6 +33,8 @@ from warpgate.plan.classify import Observation
 from warpgate.plan.targets import Pair
 
 ENTRY_POINTS = "warpgate.plugins"
+# Brokers without a measured round trip: what two far ends over a busy public broker need, in seconds.
+UNKNOWN_SIGNAL_DELAY = 0.15
 NAME_LIMIT = 32  # bytes of UTF-8; the name travels in HELLO and in checks
 
 
@@ -220,6 +222,11 @@ class Attempt(Protocol):
     async def adopt(self, stream: TcpStream) -> Link:
         """Let the peer prove its key on a stream that the plugin opened by its own means; we speak first."""
         ...
+
+
+def signal_delay(attempt: Attempt) -> float:
+    """Seconds that a signal to the peer should need, as well as that is known."""
+    return UNKNOWN_SIGNAL_DELAY if attempt.signal_delay is None else attempt.signal_delay
 
 
 def outward(attempt: Attempt, transport: Transport) -> tuple[Endpoint, ...]:

@@ -27,14 +27,13 @@ from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.birthday import Guessing, Part, guessing, sockets_for, why_not
 from warpgate.plan.predict import PortRange, ports_to_guess
-from warpgate.plugins.base import Attempt, Plugin, register
+from warpgate.plugins.base import Attempt, Plugin, register, signal_delay
 
 # Passes the own router, dies at the provider's first hop.
 PRIMING_TTL = 2
 # A carrier's NAT may be further away than the priming goes: later packets go further, those with full TTL last, since
 # they may claim tuples on the peer's router. (Seconds after the priming, TTL.)
 LATER = ((1.0, 5), (6.0, None))
-UNKNOWN_SIGNAL_DELAY = 0.15
 # Plain punches are done after a signal and a round trip, which is about as long as one over a broker; then an early
 # repeat of a lost packet.
 SIMPLER_SIGNALS = 3
@@ -139,7 +138,7 @@ class RandomProbe(Plugin):
 
 async def _worth_guessing(attempt: Attempt) -> Guessing:
     """Waits until nothing simpler can be hoped for. AttemptFailed when it does not become clear that this can."""
-    delay = UNKNOWN_SIGNAL_DELAY if attempt.signal_delay is None else attempt.signal_delay
+    delay = signal_delay(attempt)
     began = attempt.now()
     while (waited := attempt.now() - began) < KNOWING_PATIENCE:
         part = guessing(attempt.local, attempt.remote)

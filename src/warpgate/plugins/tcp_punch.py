@@ -24,9 +24,8 @@ from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.targets import pairs
-from warpgate.plugins.base import Attempt, Plugin, outward, register
+from warpgate.plugins.base import Attempt, Plugin, outward, register, signal_delay
 
-UNKNOWN_SIGNAL_DELAY = 0.15
 # Long enough for the kernel's first SYN retransmission (1 s, RFC 6298) to pass a NAT that the other side opened late.
 VOLLEY_PATIENCE = 1.6
 VOLLEYS = 4
@@ -62,7 +61,7 @@ class TcpPunch(Plugin):
 
     async def initiate(self, attempt: Attempt) -> Link:
         attempt.signal(Meet(1, (), -1.0))
-        fire_at = attempt.now() + _delay(attempt)
+        fire_at = attempt.now() + signal_delay(attempt)
         tried: set[Route] = set()
         try:
             return await first_of(
@@ -149,15 +148,10 @@ class TcpPunch(Plugin):
         faces = await _fresh(attempt)
         mine = tuple(str(mapped) for _, mapped in faces)
         attempt.signal(Meet(message.volley, mine))
-        delay = message.delay if 0.0 <= message.delay <= 2.0 else _delay(attempt)
+        delay = message.delay if 0.0 <= message.delay <= 2.0 else signal_delay(attempt)
         await asyncio.sleep(delay)
         attempt.note(f"volley {message.volley} from fresh ports: {', '.join(mine)}")
         return await _fire(attempt, _match(faces, peers))
-
-
-def _delay(attempt: Attempt) -> float:
-    delay = attempt.signal_delay
-    return UNKNOWN_SIGNAL_DELAY if delay is None else delay
 
 
 async def _first_volley(attempt: Attempt, tried: set[Route]) -> Link:

@@ -29,12 +29,10 @@ from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.classify import classify
 from warpgate.plan.predict import next_ports
 from warpgate.plan.targets import Pair, pairs
-from warpgate.plugins.base import Attempt, Plugin, outward, register
+from warpgate.plugins.base import Attempt, Plugin, outward, register, signal_delay
 
 # Passes the own router, dies at the provider's first hop: 20/20 punches against accepting routers, 0/20 without.
 PRIMING_TTL = 2
-# Brokers without a measured round trip: what two far ends over a busy public broker need.
-UNKNOWN_SIGNAL_DELAY = 0.15
 # How much later than estimated a signal is usually heard at worst, seconds: scheduling, a busy broker.
 LATE_SIGNAL = 0.025
 # No broker that still serves is slower; a peer that says more is not believed.
@@ -112,7 +110,7 @@ class UdpPunch(Plugin):
         attempt.signal(Punch(1))
         shown = ", ".join(str(pair.remote) for pair in targets) or "nothing"
         attempt.note(f"primed {shown}; full checks in {wait * 1000:.0f} ms, when the offer should be there")
-        return _delay(attempt) + VOLLEY_PATIENCE
+        return signal_delay(attempt) + VOLLEY_PATIENCE
 
     def _full_after(self, attempt: Attempt, measured: float = -1.0) -> float:
         """When to send with full TTL: not before the peer has fired, however late the signal was.
@@ -121,7 +119,7 @@ class UdpPunch(Plugin):
         the destination could prime for nobody but the peer's listed endpoint, so it goes at once. `measured`: what
         the peer says of the delay.
         """
-        delay = measured if 0.0 <= measured <= LONGEST_DELAY else _delay(attempt)
+        delay = measured if 0.0 <= measured <= LONGEST_DELAY else signal_delay(attempt)
         if any(at.nat.mapping.endpoint_dependent for at in attempt.local.attachments):
             return delay
         return delay + max(LATE_SIGNAL, delay / 2)
@@ -241,7 +239,7 @@ class UdpPunch(Plugin):
         attempt.probe(
             base, target.remote, offsets=(0.0,), ttl=PRIMING_TTL
         )  # makes the mapping that we foretell
-        attempt.probe(base, target.remote, offsets=_later(attempt, _delay(attempt) + LATE_SIGNAL))
+        attempt.probe(base, target.remote, offsets=_later(attempt, signal_delay(attempt) + LATE_SIGNAL))
         step = classify(seen).assignment.step or known_step
         ports = next_ports([each.mapped.port for each in seen], step)
         endpoints = tuple(str(Endpoint(seen[-1].mapped.ip, port)) for port in ports)
@@ -267,10 +265,6 @@ class UdpPunch(Plugin):
 
     def _fire(self, attempt: Attempt, pair: Pair, wait: float) -> None:
         attempt.probe(pair.base, pair.remote, offsets=_later(attempt, 0.0 if pair.nearby else wait))
-
-
-def _delay(attempt: Attempt) -> float:
-    return UNKNOWN_SIGNAL_DELAY if attempt.signal_delay is None else attempt.signal_delay
 
 
 def _later(attempt: Attempt, wait: float) -> tuple[float, ...]:
