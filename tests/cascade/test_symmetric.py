@@ -137,7 +137,9 @@ def stingy(**budgets: float) -> Config:
 @pytest.mark.parametrize("kinds", [("edm", "eim-apdf"), ("eim-apdf", "edm")])
 def test_a_peer_that_asks_for_more_is_refused_with_the_reason(kinds: tuple[str, str]) -> None:
     async def main() -> None:
-        async with World(*kinds, seed=4, config_b=stingy(new_mappings_per_peer=3)) as world:
+        # Three sockets may be hit by luck: with few probes that happens once in thousands of runs.
+        patient, strict = stingy(random_probes_per_second=2.0), stingy(new_mappings_per_peer=3)
+        async with World(*kinds, seed=4, config_a=patient, config_b=strict) as world:
             for _ in range(2):
                 before = world.routers["b"].counters().flows_created
                 with pytest.raises(ConnectFailed) as failed:

@@ -144,7 +144,8 @@ async def listen(router: MappingRouter, data: Path, port: int) -> asyncio.subpro
 
 async def until_remembered(data: Path, port: int) -> None:
     async def remembered() -> bool:
-        rows = [row for file in (data / "leases").iterdir() for row in json.loads(file.read_bytes())]
+        # The router maps before its answer can be remembered: at first there is no such folder.
+        rows = [row for file in (data / "leases").glob("*.json") for row in json.loads(file.read_bytes())]
         found = [row["transport"] for row in rows if row["internal"] == f"192.168.1.2:{port}"]
         return set(found) == BOTH
 
