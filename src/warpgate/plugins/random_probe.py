@@ -206,7 +206,9 @@ async def _search(attempt: Attempt, message: Guess) -> None:
         raise AttemptFailed(f"a message that is none of ours: {error}") from None
     attempt.check_targets(ends)
     punch = attempt.random_punch()
-    order = random.sample(range(ports.low, ports.high + 1), min(ports.size, punch.mappings_left))
+    # Drawn from the session id, which is random itself: another order each time, and the same where that is replayed.
+    rng = random.Random(attempt.session)
+    order = rng.sample(range(ports.low, ports.high + 1), min(ports.size, punch.mappings_left))
     attempt.note(
         f"probing up to {len(order)} of ports {ports.low}-{ports.high} of {message.spread} from {base}"
     )
