@@ -13,8 +13,8 @@ test: setup packages
 	$(BIN)/python -m pytest
 
 check: setup
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check --no-cache src tests bench
+	$(BIN)/ruff format --no-cache --check src tests bench
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sites import GENEROUS, Pair, R, S, pair
 
+from sites import GENEROUS, Pair, R, S, pair
 from warpgate.lab.topology import Lab
 
 pytestmark = pytest.mark.lab
