@@ -3,8 +3,10 @@
 # need it are skipped, or fail where CI=true.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
+for folder in /usr/lib/postgresql/*/bin; do PATH=$PATH:$folder; done
 missing=
-for pair in mosquitto:mosquitto turnserver:coturn miniupnpd:miniupnpd nft:nftables ip:iproute2; do
+for pair in mosquitto:mosquitto turnserver:coturn miniupnpd:miniupnpd nft:nftables ip:iproute2 postgres:postgresql \
+    sshd:openssh-server ssh:openssh-client; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
 [ -z "$missing" ] && exit 0

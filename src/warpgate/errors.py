@@ -21,6 +21,10 @@ class AddressError(WarpgateError):
     """Text or bytes that are not a node address (mangled, truncated, another version) or not an endpoint."""
 
 
+class NicknameError(AddressError):
+    """Text that cannot be a nickname; the message is the reason."""
+
+
 class ProtocolError(WarpgateError):
     """A peer or server broke the protocol."""
 
@@ -41,6 +45,25 @@ class ServiceError(WarpgateError):
     """An outside server (STUN, broker, relay, name server) failed or refused."""
 
 
+class NameNotFound(ServiceError):
+    """No name server that answers has this nickname."""
+
+
+class NameRefused(ServiceError):
+    """A name server does not take a record; `code` is its word for why ("taken", "rate", ...).
+
+    `sequence`: the one it has, where it says so; `retry_after`: seconds, 0.0 unless it says so.
+    """
+
+    def __init__(
+        self, message: str, code: str, sequence: int | None = None, retry_after: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.sequence = sequence
+        self.retry_after = retry_after
+
+
 class AttemptFailed(WarpgateError):
     """One plugin could not open a link; the message is the reason shown in reports."""
 
@@ -53,5 +76,21 @@ class ConnectFailed(WarpgateError):
         self.report = tuple(report)
 
 
+class PeerKeyChanged(WarpgateError):
+    """A nickname now leads to another key than it did before. No ConnectFailed: trying again must not get past it."""
+
+
 class PipeClosed(WarpgateError):
     """The pipe was reset, lost its peer, or was closed on this side."""
+
+
+class TransferFailed(WarpgateError):
+    """A file or directory could not be sent or received."""
+
+
+class TransferRefused(TransferFailed):
+    """The receiver, or a rule, says no: nothing changes when it is tried again. `reason` is one word for programs."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = str(reason)

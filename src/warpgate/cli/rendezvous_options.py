@@ -1,0 +1,57 @@
+"""What `warpgate serve` takes for serving more than names. Only grammar: imported for every --help."""
+
+from __future__ import annotations
+
+import argparse
+
+from warpgate.cli.options import port_number
+
+EPILOG = """\
+With --stun and --broker, one command on a machine with a public address gives a group everything but a relay. It prints
+one line for the clients' config file. Open in its firewall: UDP and TCP 3478 and 3479, TCP 1883 (with a certificate
+8883), TCP 8421. docs/operating.md tells what larger groups need."""
+
+
+def add_rendezvous_options(parser: argparse.ArgumentParser) -> None:
+    """--stun, --broker and what goes with them."""
+    parser.epilog = EPILOG
+    group = parser.add_argument_group("rendezvous")
+    group.add_argument(
+        "--stun",
+        dest="serve_stun",
+        action="store_true",
+        help="answer STUN, too (with --interface, there alone): with two addresses of one all of RFC 5780",
+    )
+    group.add_argument(
+        "--broker",
+        dest="serve_broker",
+        action="store_true",
+        help="run an MQTT broker, too: mosquitto if it is installed, else the one of warpgate[broker]",
+    )
+    group.add_argument(
+        "--embedded-broker", action="store_true", help="the latter, even if mosquitto is installed"
+    )
+    group.add_argument(
+        "--public-host",
+        metavar="NAME_OR_IP",
+        help="how clients reach this machine (default: the address of its interfaces)",
+    )
+    group.add_argument(
+        "--stun-port",
+        type=port_number,
+        default=3478,
+        metavar="N",
+        help="this one and the next (default 3478)",
+    )
+    group.add_argument(
+        "--broker-port",
+        type=port_number,
+        metavar="N",
+        help="(default 1883, with a certificate 8883)",
+    )
+    group.add_argument(
+        "--tls-cert",
+        metavar="FILE",
+        help="PEM certificate chain: HTTP becomes HTTPS, and MQTT MQTTS; clients must trust it",
+    )
+    group.add_argument("--tls-key", metavar="FILE", help="PEM private key of the certificate")

@@ -1,0 +1,127 @@
+"""What `warpgate serve --stun --broker` runs beside the names, and how clients are told of it."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from warpgate.errors import AddressError, ConfigError, NetworkError
+from warpgate.model.endpoint import Endpoint, IPAddress
+from warpgate.model.rendezvous import Rendezvous
+from warpgate.net.network import Interface, Network
+from warpgate.server.addresses import announced_address, is_public, stun_places
+from warpgate.server.broker import Broker, BrokerSettings, Tls
+from warpgate.server.broker_process import BrokerProcess
+from warpgate.server.stun_responder import StunResponder
+
+SALT_SIZE = 16
+
+
+def served_interfaces(
+    network: Network, host: str | None, names: Sequence[str] | None = None
+) -> tuple[Interface, ...]:
+    """The addresses for STUN: of all interfaces or those of these names, and of them only `host` if that is one.
+
+    ConfigError when that is not an address of this machine.
+    """
+    interfaces = tuple(each for each in network.interfaces() if names is None or each.name in names)
+    if not _is_one(host):
+        return interfaces
+    try:
+        wanted = Endpoint.of(str(host), 0).ip
+    except AddressError:
+        raise ConfigError(f"--host {host}: STUN and the broker need an IP address here, not a name") from None
+    chosen = tuple(interface for interface in interfaces if interface.ip == wanted)
+    if not chosen:
+        raise ConfigError(f"--host {host}: no network interface of this machine has this address")
+    return chosen
+
+
+def broker_settings(host: str | None, port: int | None, tls: Tls | None) -> BrokerSettings:
+    """For a broker on `host`, or on all addresses."""
+    return BrokerSettings((str(host),) if _is_one(host) else (), port, tls)
+
+
+@asynccontextmanager
+async def stun_service(
+    network: Network, interfaces: Sequence[Interface], port: int
+) -> AsyncIterator[StunResponder]:
+    """STUN on `port` and the next one until the end of the block. NetworkError when one of them is taken."""
+    places = stun_places(interfaces, port, port + 1)
+    if not places:
+        raise NetworkError("no network interface is up: there is nothing to answer STUN on")
+    responder = StunResponder.open(network, places, salt=secrets.token_bytes(SALT_SIZE))
+    try:
+        yield responder
+    finally:
+        await responder.close()
+
+
+@asynccontextmanager
+async def broker_service(
+    network: Network, host: str | None, broker: Broker, on_trouble: Callable[[str], None]
+) -> AsyncIterator[BrokerProcess]:
+    """A broker until the end of the block. ServiceError when it does not start, ConfigError for its files.
+
+    `on_trouble` gets a sentence each time it had to be started again.
+    """
+    probe = Endpoint.of(str(host) if _is_one(host) else "127.0.0.1", broker.port)
+    process = BrokerProcess(broker, probe, network, on_trouble)
+    await process.start()
+    try:
+        yield process
+    finally:
+        await process.close()
+
+
+def announcement(
+    host: str,
+    *,
+    names_port: int | None,
+    broker_port: int | None,
+    stun: StunResponder | None,
+    tls: bool,
+) -> Rendezvous:
+    """What clients need to know. ConfigError when `host` is neither a name nor an address.
+
+    With two addresses a client finds the others by itself (RFC 5780); with one, the second port lets it see whether its
+    NAT gives each port another mapping.
+    """
+    checked = Rendezvous.parse(f"warpgate://{_bracketed(host)}/names=1").host
+    return Rendezvous(
+        checked, names_port, broker_port, () if stun is None else stun.announced_ports(checked), tls
+    )
+
+
+def public_host(interfaces: Sequence[Interface]) -> tuple[str, str]:
+    """The address to announce when nobody named one, and what is wrong with it ("" for nothing).
+
+    ConfigError when there is none.
+    """
+    found = announced_address(interfaces)
+    if found is None:
+        raise ConfigError(
+            "no network interface is up: say what clients reach this machine by with --public-host"
+        )
+    return str(found), "" if is_public(found) else _warning(found)
+
+
+def _is_one(host: str | None) -> bool:
+    """Whether this is one address, and not all of them."""
+    return host not in (None, "", "0.0.0.0", "::")
+
+
+def _warning(ip: IPAddress) -> str:
+    return (
+        f"{ip} is a private address: clients elsewhere cannot reach it. If this machine has a public address or name, "
+        "say it with --public-host"
+    )
+
+
+def _bracketed(host: str) -> str:
+    with contextlib.suppress(AddressError):
+        if Endpoint.of(host.strip("[]"), 0).ip.version == 6:
+            return f"[{host.strip('[]')}]"
+    return host

@@ -1,0 +1,183 @@
+"""`warpgate serve --stun --broker` on loopback: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from warpgate.cli.main import main
+from warpgate.lab.certificate import write_certificate
+from warpgate.lab.servers import SEARCH
+from warpgate.model.rendezvous import Rendezvous
+from warpgate.proto.stun import StunClass, StunMessage, decode, encode
+from warpgate.server.addresses import announced_address, is_public
+
+HOST = "127.0.0.1"
+PATIENCE = 20.0
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+def stun_port() -> int:
+    """One whose neighbour is free."""
+    for port in range(21000, 29000, 2):
+        try:
+            with socket.create_server((HOST, port)), socket.create_server((HOST, port + 1)):
+                return port
+        except OSError:
+            continue
+    raise OSError("no free port")
+
+
+@contextmanager
+def serving(folder: Path, *words: str) -> Iterator[dict[str, dict]]:
+    """Its events by name, up to "ready"; it ends with status 0 when it is told to."""
+    command = [sys.executable, "-m", "warpgate", "serve", "--json", "--host", HOST, *words]
+    environment = {"WARPGATE_DATA": str(folder), "HOME": str(folder), "PATH": "/usr/bin:/bin"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        events = {}
+        for line in process.stdout:
+            event = json.loads(line)
+            events[event["event"]] = event
+            if event["event"] in ("ready", "failed"):
+                break
+        yield events
+    finally:
+        if "failed" not in events:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == (0 if "ready" in events else 1)
+        process.stdout.close()
+        process.stderr.close()  # type: ignore[union-attr]
+
+
+def test_the_line_names_what_is_served(tmp_path: Path) -> None:
+    if not (shutil.which("mosquitto") or shutil.which("mosquitto", path=SEARCH)):
+        pytest.skip("needs mosquitto")
+    names, broker = free_ports(2)
+    stun = stun_port()
+    ports = ("--port", str(names), "--stun-port", str(stun), "--broker-port", str(broker))
+    with serving(tmp_path, "--stun", "--broker", "--public-host", "Gate.example.org", *ports) as events:
+        line = Rendezvous.parse(events["rendezvous"]["rendezvous"])
+        assert line == Rendezvous("gate.example.org", names, broker, (stun, stun + 1))
+        assert events["rendezvous"]["broker"] == "mosquitto"
+        assert events["rendezvous"]["stun"] == [f"{HOST}:{stun}", f"{HOST}:{stun + 1}"]
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.settimeout(5)
+            client.sendto(encode(StunMessage(1, StunClass.REQUEST, bytes(12))), (HOST, stun + 1))
+            assert decode(client.recv(1000)).cls is StunClass.SUCCESS
+        socket.create_connection((HOST, broker), 5).close()
+        with urlopen(f"http://{HOST}:{names}/health", timeout=5) as answer:
+            assert json.load(answer)["status"] == "ok"
+        with urlopen(f"http://{HOST}:{names}/metrics", timeout=5) as answer:
+            shown = answer.read().decode().splitlines()
+        assert {"warpgate_stun_answered_total 1", "warpgate_broker_up 1"} <= set(shown)
+    with pytest.raises(OSError):  # noqa: PT011 - whatever the kernel says to a port that nobody has
+        socket.create_connection((HOST, broker), 1)
+
+
+def test_with_a_certificate_names_are_served_over_tls(tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path, [ip_address(HOST)])
+    (names,) = free_ports(1)
+    words = (
+        "--public-host",
+        HOST,
+        "--tls-cert",
+        str(certificate),
+        "--tls-key",
+        str(key),
+        "--port",
+        str(names),
+    )
+    with serving(tmp_path, *words) as events:
+        line = events["rendezvous"]["rendezvous"]
+        assert line == f"warpgates://{HOST}/names={names}"
+        url = Rendezvous.parse(line).names[0]
+        assert events["ready"]["url"] == url
+        trust = ssl.create_default_context(cafile=str(certificate))
+        with urlopen(f"{url}/health", context=trust, timeout=5) as answer:
+            assert answer.status == 200
+
+
+def test_a_private_address_is_warned_of(tmp_path: Path) -> None:
+    words = ("--stun", "--stun-port", str(stun_port()), "--port", str(free_ports(1)[0]))
+    with serving(tmp_path, *words) as events:
+        assert "--public-host" in events["warning"]["message"]
+        assert HOST in events["rendezvous"]["rendezvous"]
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    names, taken = free_ports(2)
+    with socket.create_server((HOST, taken)):
+        words = ("--stun", "--stun-port", str(taken), "--port", str(names))
+        with serving(tmp_path, *words) as events:
+            assert f"{HOST}:{taken}" in events["failed"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--tls-cert", "a.pem"), "--tls-cert and --tls-key belong together"),
+        (("--tls-cert", "no.pem", "--tls-key", "no.key"), "TLS files no.pem, no.key: No such file"),
+        (("--stun", "--host", "192.0.2.1"), "192.0.2.1"),
+        (("--public-host", "not a host"), "neither a host name nor an IP address"),
+        (("--stun-port", "0"), "no port number"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    words: tuple[str, ...], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setenv("WARPGATE_DATA", str(tmp_path))
+    port = str(free_ports(1)[0])
+    assert main(["serve", "--host", HOST, "--port", port, *words]) in (1, 2)
+    assert reason in capsys.readouterr().err
+
+
+class TestWhatIsAnnounced:
+    def test_public_before_private_before_loopback(self) -> None:
+        from warpgate.net.network import Interface  # noqa: PLC0415
+
+        def announced(*ips: str) -> str:
+            return str(announced_address([Interface("eth0", ip_address(ip), 24) for ip in ips]))
+
+        assert announced("127.0.0.1", "10.0.0.5", "203.0.113.5", "2001:db8::5") == "203.0.113.5"
+        assert announced("127.0.0.1", "10.0.0.5", "2001:db8::5") == "2001:db8::5"
+        assert announced("127.0.0.1", "10.0.0.5") == "10.0.0.5"
+        assert announced("127.0.0.1") == "127.0.0.1"
+        assert announced_address([]) is None
+
+    @pytest.mark.parametrize(
+        ("ip", "public"),
+        [
+            ("203.0.113.5", True),
+            ("8.8.8.8", True),
+            ("2001:db8::5", True),
+            ("10.0.0.5", False),
+            ("100.64.0.9", False),
+            ("169.254.1.1", False),
+            ("fd00::1", False),
+            ("::1", False),
+            ("224.0.0.1", False),
+        ],
+    )
+    def test_what_is_public(self, ip: str, public: bool) -> None:
+        assert is_public(ip_address(ip)) is public

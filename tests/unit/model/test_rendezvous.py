@@ -1,0 +1,79 @@
+"""The one word that stands for a self-hosted rendezvous."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warpgate.errors import ConfigError
+from warpgate.model.rendezvous import Rendezvous
+from warpgate.model.servers import BrokerUrl, StunServer
+
+ports = st.integers(1, 65535)
+hosts = st.sampled_from(["203.0.113.5", "2001:db8::5", "gate.example.org"])
+rendezvous = st.builds(
+    Rendezvous, hosts, ports, st.none() | ports, st.lists(ports, max_size=2).map(tuple), st.booleans()
+)
+
+
+def test_every_service() -> None:
+    found = Rendezvous.parse("warpgate://203.0.113.5/names=8421,broker=1883,stun=3478+3479")
+    assert found.names == ("http://203.0.113.5:8421",)
+    assert found.brokers == ("mqtt://203.0.113.5:1883",)
+    assert found.stun == ("203.0.113.5:3478", "203.0.113.5:3479")
+
+
+def test_with_tls_and_a_name() -> None:
+    found = Rendezvous.parse("warpgates://Gate.Example.org/broker=8883,names=443")
+    assert found.names == ("https://gate.example.org:443",)
+    assert found.brokers == ("mqtts://gate.example.org:8883",)
+    assert found.stun == ()
+    assert str(found) == "warpgates://gate.example.org/names=443,broker=8883"
+
+
+def test_ipv6() -> None:
+    found = Rendezvous.parse("warpgate://[2001:db8::5]/stun=3478")
+    assert found.stun == ("[2001:db8::5]:3478",)
+    assert (found.names, found.brokers) == ((), ())
+
+
+@given(rendezvous)
+def test_what_is_printed_is_understood(value: Rendezvous) -> None:
+    assert Rendezvous.parse(str(value)) == value
+    for url in value.brokers:
+        BrokerUrl.parse(url)
+    for server in value.stun:
+        StunServer.parse(server)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("203.0.113.5", "starts with warpgate://"),
+        ("http://203.0.113.5/names=1", "starts with warpgate://"),
+        ("warpgate:///names=1", "names no host"),
+        ("warpgate://203.0.113.5", "is not one of names=, broker=, stun="),
+        ("warpgate://203.0.113.5/turn=1", "is not one of"),
+        ("warpgate://203.0.113.5/names=1,names=2", "once each"),
+        ("warpgate://203.0.113.5/names=0", "is not a port"),
+        ("warpgate://203.0.113.5/names=", "is not a port"),
+        ("warpgate://203.0.113.5/names=1+2", "is not a port"),
+        ("warpgate://203.0.113.5/stun=1+2+3", "is not a port"),
+        ("warpgate://203.0.113.5:80/names=1", "ports come after the services"),
+        ("warpgate://me@203.0.113.5/names=1", "credentials"),
+        ("warpgate://bad host/names=1", "neither a host name"),
+    ],
+)
+def test_every_mistake_is_named(text: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        Rendezvous.parse(text)
+
+
+@given(st.text(max_size=60) | st.text(max_size=40).map("warpgate://h/".__add__))
+def test_garbage_is_a_config_error(text: str) -> None:
+    try:
+        Rendezvous.parse(text)
+    except ConfigError:
+        return
+    assert text.strip().lower().startswith("warpgate")
