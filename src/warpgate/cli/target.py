@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from warpgate.cli.options import UsageError
+from warpgate.config import Config
+from warpgate.core.destination import NO_NAME_SERVER, parse_destination
 from warpgate.errors import AddressError, ServiceError
 from warpgate.model.address import NodeAddress
+from warpgate.model.nickname import fold
 
-NICKNAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?", re.IGNORECASE)
-LOOKS_LIKE_ADDRESS = re.compile(r"wg[0-9]", re.IGNORECASE)
 LARGEST_FILE = 65_536  # an address text has a few hundred characters
-NO_NAMES = "the name service is not available in this version"
 
 
-def parse_target(text: str) -> NodeAddress:
-    """Raises UsageError when it is none of the three, ServiceError for a nickname (no name service yet)."""
+def parse_target(text: str, config: Config) -> NodeAddress | str:
+    """An address, or a folded nickname. UsageError when it is neither, ServiceError for a nickname that no name server
+    can be asked for.
+    """
     if text.startswith("@"):
-        return _parse_address(_read(Path(text[1:])), f"the address in {text[1:]}")
-    if NICKNAME.fullmatch(text) and not LOOKS_LIKE_ADDRESS.match(text):
-        raise ServiceError(f"{NO_NAMES}, so {text!r} cannot be looked up: give an address text or @FILE")
-    return _parse_address(text, "TARGET")
+        return _parse_address(_read(Path(text[1:]).expanduser()), f"the address in {text[1:]}")
+    try:
+        target = parse_destination(text)
+    except AddressError as error:
+        raise UsageError(f"TARGET: {error}") from error
+    return check_name(target, config) if isinstance(target, str) else target
+
+
+def check_name(text: str, config: Config) -> str:
+    """The folded nickname. NicknameError, and ServiceError when no name server is configured."""
+    name = fold(text)
+    if not config.names:
+        raise ServiceError(f"{name!r} is a nickname, and {NO_NAME_SERVER}")
+    return name
 
 
 def _read(path: Path) -> str:

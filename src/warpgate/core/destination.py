@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import re
 
-from warpgate.errors import AddressError, ServiceError
+from warpgate.errors import NicknameError
 from warpgate.model.address import NodeAddress
+from warpgate.model.nickname import fold
 
-_NICKNAME = re.compile(r"[\w.-]{1,64}")
+NO_NAME_SERVER = (
+    "no name server is configured: give the URL of one (--names URL, WARPGATE_NAMES, `names` in the config file, "
+    "Config.names), or an address"
+)
+_ADDRESS_TEXT = re.compile(r"wg[0-9]", re.IGNORECASE)
 
 
-def parse_destination(dest: bytes | str | NodeAddress) -> NodeAddress:
-    """Address bytes, address text, or an address. AddressError when it is none of these.
+def parse_destination(dest: bytes | str | NodeAddress) -> NodeAddress | str:
+    """An address, from its bytes, its text, or itself; or the folded nickname that a text is otherwise.
 
-    ServiceError for a nickname: there is no name service to ask.
+    AddressError when it is neither; the NicknameError among them says why a text is no nickname.
     """
     if isinstance(dest, NodeAddress):
         return dest
     if isinstance(dest, bytes | bytearray):
         return NodeAddress.decode(bytes(dest))
-    try:
+    if _ADDRESS_TEXT.match(dest.strip()):
         return NodeAddress.from_text(dest)
-    except AddressError:
-        if _NICKNAME.fullmatch(dest) and not dest.lower().startswith("wg1"):
-            raise ServiceError(
-                f"{dest!r} looks like a nickname, but this version has no name service: give an address (wg1...)"
-            ) from None
-        raise
+    try:
+        return fold(dest.strip())
+    except NicknameError as error:
+        shown = dest if len(dest) <= 80 else dest[:80] + "..."
+        raise NicknameError(f"{shown!r} is no address text (wg1...), and no nickname: {error}") from None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 
 from warpgate.core.identity_store import data_directory
+from warpgate.core.whole_file import replace_file
 from warpgate.errors import AddressError, ConfigError
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.services.portmap_board import ForgetfulStore, LeaseStore, Remembered
@@ -47,21 +46,9 @@ class FileLeaseStore:
     def save(self, leases: tuple[Remembered, ...]) -> None:
         with contextlib.suppress(OSError):
             if leases:
-                self._replace(msgspec.json.encode([_row(lease) for lease in leases]))
+                replace_file(self._path, msgspec.json.encode([_row(lease) for lease in leases]))
             else:
                 self._path.unlink(missing_ok=True)
-
-    def _replace(self, data: bytes) -> None:
-        """Never a partly written file, whatever happens in between."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=".new-", dir=self._path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(draft).replace(self._path)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
 
 
 def lease_store_of(node_id: str) -> LeaseStore:

@@ -1,0 +1,147 @@
+"""Small HTTP requests to one server over the Network seam, on a connection that is kept for the next one.
+
+Redirects are not followed: whoever names a server means that server. Why not aiohttp: docs/decisions/http-client.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from warpgate.errors import NetworkError
+from warpgate.model.servers import NameServerUrl
+from warpgate.net.network import Network, TcpStream
+from warpgate.net.race import RaceLost, first_of
+from warpgate.net.threads import in_thread
+from warpgate.net.tls import client_context, secure
+
+if TYPE_CHECKING:
+    from warpgate.services.http_connection import Answer, HttpConnection
+
+# Shorter than servers keep idle connections (aiohttp and nginx: 75 s): who closes first is never surprised by it.
+IDLE_LIFE = 60.0
+_CONNECTION = "warpgate.services.http_connection"
+
+
+class Trust:
+    """The authorities that https servers are checked against; loaded once, in a thread."""
+
+    def __init__(self, ca_file: str | None = None) -> None:
+        self._ca_file = ca_file
+        self._context: ssl.SSLContext | None = None
+
+    async def context(self) -> ssl.SSLContext:
+        """ConfigError when the file holds no certificates."""
+        if self._context is None:
+            self._context = await in_thread(partial(client_context, self._ca_file))
+        return self._context
+
+
+class HttpClient:
+    """Life: made, `warm` perhaps, `ask`ed, `close`. At most one idle connection is kept, for a minute."""
+
+    def __init__(self, network: Network, url: NameServerUrl, trust: Trust) -> None:
+        self._network = network
+        self._url = url
+        self._trust = trust
+        self._connections: set[HttpConnection] = set()
+        self._idle: HttpConnection | None = None
+        self._warming: asyncio.Future[None] | None = None
+        self._closed = False
+
+    async def warm(self) -> None:
+        """Have a connection ready, so that the next request takes one round trip. NetworkError, ConfigError."""
+        if self._idle is not None or self._warming is not None:
+            return
+        warming = self._warming = asyncio.get_running_loop().create_future()
+        try:
+            self._keep(await self._dial())
+        finally:
+            self._warming = None
+            warming.set_result(None)
+
+    async def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        """One request, `path` below the URL's. NetworkError; ServiceError when the answer is not HTTP or too long.
+
+        When a kept connection turns out to be dead before anything came back, the request is repeated on a new one;
+        all our methods allow that (RFC 9110 section 9.2.2).
+        """
+        if self._warming is not None:
+            await asyncio.wait({self._warming})
+        kept, self._idle = self._idle, None
+        if kept is not None:
+            try:
+                return await self._ask_on(kept, method, path, body)
+            except NetworkError:
+                if kept.heard:
+                    raise
+        return await self._ask_on(await self._dial(), method, path, body)
+
+    async def close(self) -> None:
+        """Idempotent; requests in progress fail."""
+        self._closed = True
+        self._idle = None
+        if ending := [connection.close() for connection in self._connections]:
+            await asyncio.wait(ending)
+
+    async def _ask_on(self, connection: HttpConnection, method: str, path: str, body: bytes | None) -> Answer:
+        try:
+            answer = await connection.ask(method, self._url.path + path, self._url.authority, body)
+        except BaseException:
+            connection.close()
+            raise
+        self._keep(connection)
+        return answer
+
+    def _keep(self, connection: HttpConnection) -> None:
+        if self._idle is None and connection.usable:
+            self._idle = connection
+            connection.rest(IDLE_LIFE)
+        else:
+            connection.close()
+
+    async def _dial(self) -> HttpConnection:
+        """At whichever of the server's addresses answers first, one of each family."""
+        if _CONNECTION not in sys.modules:
+            await in_thread(partial(import_module, _CONNECTION))  # 6 ms for h11
+        from warpgate.services.http_connection import HttpConnection  # noqa: PLC0415 - just imported
+
+        found = await self._network.resolve(self._url.host, self._url.port)
+        endpoints = {endpoint.family: endpoint for endpoint in reversed(found)}.values()
+        runners: dict[str, Callable[[], Awaitable[TcpStream]]] = {
+            str(endpoint): partial(self._network.dial_tcp, endpoint)
+            for endpoint in endpoints
+            if self._network.route_source(endpoint) is not None
+        }
+        if not runners:
+            raise NetworkError(f"no route to {self._url.host}")
+        try:
+            stream = await first_of(runners, lambda late: late.abort())
+        except RaceLost as lost:
+            raise NetworkError("; ".join(str(error) for error in lost.failures.values())) from None
+        if self._url.tls:
+            stream = await self._secured(stream)
+        if self._closed:
+            stream.abort()
+            raise NetworkError("closed on this side")
+        connection = HttpConnection(stream, self._ended)
+        self._connections.add(connection)
+        return connection
+
+    async def _secured(self, stream: TcpStream) -> TcpStream:
+        try:
+            context = await self._trust.context()
+        except BaseException:
+            stream.abort()
+            raise
+        return await secure(stream, context, self._url.host)
+
+    def _ended(self, connection: HttpConnection) -> None:
+        self._connections.discard(connection)
+        if self._idle is connection:
+            self._idle = None
