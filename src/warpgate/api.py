@@ -23,21 +23,24 @@ async def auto_connect(
     *,
     plugins: Sequence[str] | None = None,
     timeout: float | None = None,
+    secure: bool = False,
 ) -> tuple[Pipe, str]:
     """The pipe to `dest` (address bytes, text or nickname) and the name of the strategy that won.
 
     Arguments and errors as for `Node.connect`.
     """
-    pipe = await node.connect(dest, mode=mode, transport=transport, plugins=plugins, timeout=timeout)
+    pipe = await node.connect(
+        dest, mode=mode, transport=transport, plugins=plugins, timeout=timeout, secure=secure
+    )
     return pipe, pipe.plugin
 
 
 async def open_connection(
-    node: Node, dest: bytes | str | NodeAddress, *, timeout: float | None = None
+    node: Node, dest: bytes | str | NodeAddress, *, timeout: float | None = None, secure: bool = False
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Like `asyncio.open_connection`, but to a node: a stream reader and writer on the punched socket, or on QUIC."""
-    pipe = await node.connect(dest, timeout=timeout)
-    if pipe.transport is Transport.UDP:  # QUIC: the socket is shared
+    """Like `asyncio.open_connection`, but to a node: a stream reader and writer on the punched socket, QUIC or TLS."""
+    pipe = await node.connect(dest, timeout=timeout, secure=secure)
+    if pipe.secure:  # QUIC or TLS: what the socket carries is not what the user reads
         return open_streams(pipe, READ_LIMIT)
     sock = pipe.detach()
     try:

@@ -18,7 +18,7 @@ SESSION = b"s" * 16
 cut_points = st.lists(st.integers(0, 400), max_size=5)
 
 
-def alice(nonce: bytes, plugin: str = "direct") -> Handshake:
+def alice(nonce: bytes, plugin: str = "direct", secure: bool = False) -> Handshake:
     return Handshake.dial(
         role=Role.INITIATOR,
         session=SESSION,
@@ -27,6 +27,7 @@ def alice(nonce: bytes, plugin: str = "direct") -> Handshake:
         peer_key=BOB,
         nonce=nonce,
         plugin=plugin,
+        secure=secure,
     )
 
 
@@ -36,11 +37,11 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @fixed
-@given(sixteen, sixteen, st.text(max_size=8), cut_points, st.binary(max_size=50))
+@given(sixteen, sixteen, st.text(max_size=8), st.booleans(), cut_points, st.binary(max_size=50))
 def test_it_works_however_the_stream_is_cut(
-    ours: bytes, theirs: bytes, plugin: str, cuts: list[int], user: bytes
+    ours: bytes, theirs: bytes, plugin: str, secure: bool, cuts: list[int], user: bytes
 ) -> None:
-    dialler, acceptor = alice(ours, plugin), Handshake.accept(theirs)
+    dialler, acceptor = alice(ours, plugin, secure), Handshake.accept(theirs)
     for piece in pieces(dialler.data_to_send(), cuts):
         acceptor.receive(piece)
     assert isinstance(acceptor.next_event(), HelloReceived)
@@ -48,6 +49,7 @@ def test_it_works_however_the_stream_is_cut(
     authenticated = acceptor.next_event()
     assert isinstance(authenticated, Authenticated)
     assert (authenticated.peer_key, authenticated.plugin) == (ALICE, plugin)
+    assert authenticated.secure is secure
     for piece in pieces(acceptor.data_to_send(), cuts):
         dialler.receive(piece)
     assert isinstance(dialler.next_event(), Authenticated)

@@ -1,8 +1,6 @@
-"""Pipes: the authenticated, chosen link in the user's hands.
+"""Pipes: the authenticated, chosen link in the user's hands; and those that carry datagrams.
 
-A `StreamPipe` is a TCP connection as it is: after the handshake not a byte is added, so it runs at the kernel's speed
-and `detach` can hand the socket to any other library. A `DatagramPipe` shares the node's UDP socket; only STUN that
-verifies under its session is kept back.
+A `DatagramPipe` shares the node's UDP socket; only STUN that verifies under its session is kept back.
 """
 
 from __future__ import annotations
@@ -15,19 +13,18 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from warpgate.core.hub import CheckSession, Port, UdpHub
-from warpgate.core.reading import FilteredReader
 from warpgate.core.subscription import SUB_ALL, Subscription
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
 from warpgate.events import PluginReport
 from warpgate.model.endpoint import Endpoint, Mode, Transport
-from warpgate.net.network import TcpStream
 from warpgate.proto.check import CheckEvent, CheckingEnded
 
-# One read: larger gains nothing on loopback, smaller costs turns of the event loop.
-CHUNK = 256 * 1024
 # RFC 8085 section 3.2: without path MTU discovery stay below the smallest that IPv6 guarantees; but a user who knows
 # the path may send whatever fits a UDP datagram.
 LARGEST_DATAGRAM = 65507
+# Two flights, which a path of a second with losses repeats twice or so.
+TLS_PATIENCE = 10.0
+ABORTED = "aborted on this side"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +95,11 @@ class Pipe(ABC):
         return self._info.session
 
     @property
+    def secure(self) -> bool:
+        """Whether the bytes travel encrypted and authenticated: QUIC, or TLS on TCP."""
+        return False
+
+    @property
     def closed(self) -> bool:
         return self._end is not None
 
@@ -137,6 +139,16 @@ class Pipe(ABC):
         """Exactly `count` bytes of a stream; PipeClosed when it ends before (what came stays readable by `recv`)."""
 
     @abstractmethod
+    async def start_tls(self, timeout: float = TLS_PATIENCE) -> None:
+        """Go on in TLS 1.3, both ends pinned to their node keys; at once where the pipe is `secure` already.
+
+        Both sides call it at the same point of their conversation, as with asyncio's `start_tls`: nothing else sends or
+        receives meanwhile, and whoever said what made them start says no more in clear. AuthenticationError (another
+        node's certificate), ProtocolError (not our TLS), PipeClosed (ended, reset, or nothing for `timeout` seconds):
+        the pipe is closed then, and nothing of what came is given out. ConfigError on a datagram pipe.
+        """
+
+    @abstractmethod
     def write_eof(self) -> None:
         """Tell the peer that nothing more will be sent; receiving goes on (streams only)."""
 
@@ -145,8 +157,8 @@ class Pipe(ABC):
         """Close in an orderly way; idempotent."""
 
     @abstractmethod
-    def abort(self) -> None:
-        """Drop at once, synchronously; idempotent."""
+    def abort(self, reason: str = ABORTED) -> None:
+        """Drop at once, synchronously; idempotent. `reason`: what PipeClosed says from then on."""
 
     @abstractmethod
     def detach(self) -> socket.socket:
@@ -170,88 +182,6 @@ class Pipe(ABC):
     def _check_open(self) -> None:
         if self._end is not None:
             raise PipeClosed(self._end)
-
-
-class StreamPipe(Pipe):
-    """Reliable ordered bytes over TCP."""
-
-    mode = Mode.STREAM
-
-    def __init__(self, info: PipeInfo, stream: TcpStream, on_end: Callable[[Pipe, str], None]) -> None:
-        super().__init__(info, on_end)
-        self._stream = stream
-        self._reader = FilteredReader(self._read, info.remote)
-        self._ended = False
-        self._eof_sent = False
-
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
-        """PipeClosed also after `write_eof`."""
-        self._check_open()
-        if self._eof_sent:
-            raise PipeClosed("the end of the stream has been sent")
-        try:
-            await self._stream.send(data)
-        except NetworkError as error:
-            raise self._broken(error) from error
-
-    async def recv(self, sub: Subscription = SUB_ALL, timeout: float | None = None) -> bytes:
-        if timeout is not None:
-            async with asyncio.timeout(timeout):
-                return await self.recv(sub)
-        self._check_open()
-        return await self._reader.next(sub)
-
-    async def recv_n(self, count: int) -> bytes:
-        self._check_open()
-        return await self._reader.exactly(count)
-
-    async def _read(self) -> bytes:
-        if self._ended:
-            return b""
-        try:
-            data = await self._stream.recv(CHUNK)
-        except NetworkError as error:
-            raise self._broken(error) from error
-        self._ended = not data
-        return data
-
-    def check_stall(self, limit: float) -> None:
-        if self._stream.stalled() >= limit and self._finish(
-            f"nothing acknowledged by the peer for {limit:g} s"
-        ):
-            self._stream.abort()
-
-    def _broken(self, error: NetworkError) -> PipeClosed:
-        if self._finish(str(error)):
-            self._stream.abort()
-        return PipeClosed(self._end or str(error))
-
-    def write_eof(self) -> None:
-        self._check_open()
-        try:
-            self._stream.write_eof()
-        except NetworkError as error:
-            raise self._broken(error) from error
-        self._eof_sent = True
-
-    async def close(self) -> None:
-        if self._finish("closed on this side"):
-            self._stream.close()
-
-    def abort(self) -> None:
-        if self._finish("aborted on this side"):
-            self._stream.abort()
-
-    def detach(self) -> socket.socket:
-        """ConfigError while bytes that were read ahead by a filter wait to be received."""
-        self._check_open()
-        if self._reader.held:
-            raise ConfigError(
-                f"{self._reader.held} bytes were read ahead by a filter: receive them before detaching"
-            )
-        sock = self._stream.detach()
-        self._finish("handed over by detach()")
-        return sock
 
 
 class DatagramPipe(Pipe):
@@ -345,6 +275,9 @@ class DatagramPipe(Pipe):
     async def recv_n(self, count: int) -> bytes:
         raise ConfigError("recv_n counts bytes of a stream; this pipe carries datagrams")
 
+    async def start_tls(self, timeout: float = TLS_PATIENCE) -> None:
+        raise ConfigError("TLS needs a stream; this pipe carries datagrams")
+
     def write_eof(self) -> None:
         raise ConfigError("a datagram pipe has no end of stream; close it")
 
@@ -361,8 +294,8 @@ class DatagramPipe(Pipe):
             self._drop()
             self._checks.close()
 
-    def abort(self) -> None:
-        if self._finish("aborted on this side"):
+    def abort(self, reason: str = ABORTED) -> None:
+        if self._finish(reason):
             self._drop()
             self._release()
 

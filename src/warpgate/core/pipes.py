@@ -6,11 +6,14 @@ import asyncio
 
 from warpgate.core.engine import Engine
 from warpgate.core.links import TcpLink, UdpLink
-from warpgate.core.pipe import DatagramPipe, Pipe, PipeInfo, StreamPipe
+from warpgate.core.pipe import DatagramPipe, Pipe, PipeInfo
 from warpgate.core.quic_link import QuicLink
 from warpgate.core.quic_pipe import QuicPipe
 from warpgate.core.session import Session
+from warpgate.core.stream_pipe import StreamPipe
+from warpgate.errors import NetworkError
 from warpgate.events import PipeEnded, PipeOpened, PluginReport
+from warpgate.model.endpoint import IPAddress
 
 # With a limit of 30 s a dead peer is noticed within 35 s; a thousand pipes cost 2 ms each time.
 STALL_CHECK = 5.0
@@ -42,6 +45,12 @@ class PipeMaker:
                 task.cancel()
             await asyncio.wait(closing)
 
+    def vanished(self, addresses: frozenset[IPAddress]) -> None:
+        """These addresses of ours are no more: what was sent from them gets no answer."""
+        for pipe in self.open_pipes:
+            if pipe.local.ip in addresses:
+                pipe.abort(f"the network interface with {pipe.local.ip} went away")
+
     @property
     def open_pipes(self) -> tuple[Pipe, ...]:
         return tuple(self._open)
@@ -53,7 +62,10 @@ class PipeMaker:
         plugin: str,
         report: tuple[PluginReport, ...] = (),
     ) -> Pipe:
-        """The link must be nominated; ownership of it moves to the pipe."""
+        """The link must be nominated; ownership of it moves to the pipe.
+
+        NetworkError when its socket is closed, since the interface has gone in this very moment; nothing is left then.
+        """
         seconds = self._engine.now() - session.started
         info = PipeInfo(
             session.id,
@@ -66,13 +78,13 @@ class PipeMaker:
             seconds,
             report,
         )
-        pipe: Pipe
-        if isinstance(link, TcpLink):
-            pipe = StreamPipe(info, link.stream, self._ended)
-        elif isinstance(link, QuicLink):
-            pipe = self._quic(session, link, info)
-        else:
-            pipe = self._datagram(session, link, info)
+        try:
+            pipe = self._pipe(session, link, info)
+        except NetworkError:
+            link.abort()
+            if not isinstance(link, TcpLink):  # the session leaves chosen checks to their pipe
+                self._engine.hub.forget(session.checks)
+            raise
         self._open[pipe] = None
         self._engine.emit(
             PipeOpened(
@@ -84,17 +96,26 @@ class PipeMaker:
                 str(link.local),
                 str(link.remote),
                 seconds,
+                pipe.secure,
             )
         )
         return pipe
 
+    def _pipe(self, session: Session, link: TcpLink | UdpLink | QuicLink, info: PipeInfo) -> Pipe:
+        if isinstance(link, TcpLink):
+            return StreamPipe(info, link.stream, session.tls_ends, self._ended)
+        if isinstance(link, QuicLink):
+            return self._quic(session, link, info)
+        return self._datagram(session, link, info)
+
     def _datagram(self, session: Session, link: UdpLink, info: PipeInfo) -> DatagramPipe:
         hub = self._engine.hub
+        port = hub.port(link.local)
         own_port = session.keep_port(link.local)
         pipe = DatagramPipe(
             info,
             hub,
-            hub.port(link.local),
+            port,
             link.checks,
             self._engine.config.receive_queue,
             self._ended,
@@ -104,6 +125,7 @@ class PipeMaker:
         return pipe
 
     def _quic(self, session: Session, link: QuicLink, info: PipeInfo) -> QuicPipe:
+        self._engine.hub.port(link.local)
         own_port = session.keep_port(link.local)
         pipe = QuicPipe(info, self._engine.hub, link.udp.checks, link.flow, self._ended, own_port)
         session.on_check_event = pipe.check_event

@@ -7,9 +7,10 @@ import socket
 from collections.abc import Callable
 
 from warpgate.core.hub import CheckSession, UdpHub
-from warpgate.core.pipe import Pipe, PipeInfo
+from warpgate.core.pipe import ABORTED, TLS_PATIENCE, Pipe, PipeInfo
 from warpgate.core.quic_flow import QuicFlow
-from warpgate.core.quic_stream import ABORTED, CLOSED, State
+from warpgate.core.quic_stream import ABORTED as RESET
+from warpgate.core.quic_stream import CLOSED, State
 from warpgate.core.reading import FilteredReader
 from warpgate.core.subscription import SUB_ALL, Subscription
 from warpgate.errors import ConfigError, PipeClosed
@@ -68,6 +69,14 @@ class QuicPipe(Pipe):
         self._check_open()
         if self._stream.finished:
             raise PipeClosed("the end of the stream has been sent")
+
+    @property
+    def secure(self) -> bool:
+        return True
+
+    async def start_tls(self, timeout: float = TLS_PATIENCE) -> None:
+        """Nothing is to be done: QUIC carries TLS 1.3, and both node keys are proved."""
+        self._check_open()
 
     def write_eof(self) -> None:
         self._check_open()
@@ -147,10 +156,10 @@ class QuicPipe(Pipe):
                 return
             progress = stream.progress
 
-    def abort(self) -> None:
-        if self._finish("aborted on this side"):
+    def abort(self, reason: str = ABORTED) -> None:
+        if self._finish(reason):
             self._left = True
-            self._flow.close(ABORTED, "reset by the peer")
+            self._flow.close(RESET, "reset by the peer")
             self._checks.close()
 
     def detach(self) -> socket.socket:

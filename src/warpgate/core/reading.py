@@ -25,6 +25,10 @@ class FilteredReader:
     def held(self) -> int:
         return len(self._held)
 
+    def take_held(self) -> bytes:
+        """What was read ahead: somebody else goes on from there."""
+        return self._take(len(self._held))
+
     async def next(self, sub: Subscription) -> bytes:
         """As `Pipe.recv`."""
         if not sub.takes_all:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b32encode
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,6 +18,9 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from warpgate.errors import AuthenticationError, ConfigError, DecodeError
+
+if TYPE_CHECKING:
+    from cryptography.x509 import CertificateBuilder
 
 PUBLIC_KEY_SIZE = 33
 SIGNATURE_SIZE = 64
@@ -35,6 +39,8 @@ _PORT_COUNT = 16000
 # All time: 99991231235959Z is RFC 5280's "no well-defined expiration date".
 _CERTIFICATE_BEGIN = datetime(2000, 1, 1)  # x509 takes naive UTC
 _CERTIFICATE_END = datetime(9999, 12, 31, 23, 59, 59)
+# The issuer of every node's certificate: a name under which a verifier can put the key that it expects.
+_ISSUER = "warpgate/1 node key"
 
 _SHA256_ECDSA = ec.ECDSA(hashes.SHA256())
 _HPKE = Suite(KEM.P256, KDF.HKDF_SHA256, AEAD.AES_128_GCM)
@@ -81,6 +87,14 @@ class Identity:
             serialization.NoEncryption(),
         )
 
+    def to_encrypted_pem(self, password: bytes) -> bytes:
+        """PKCS #8 under a password, for a file that others may see."""
+        return self._private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(password),
+        )
+
     def session_key(self, peer_public_key: bytes, session: bytes) -> bytes:
         """32 bytes that only the two key holders know, per session id (16 bytes).
 
@@ -96,21 +110,11 @@ class Identity:
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
     def certificate(self) -> bytes:
-        """PEM of an X.509 certificate of this key, signed by itself: the form in which TLS wants to see the key.
+        """PEM of an X.509 certificate of this key, signed with it: the form in which TLS wants to see the key.
 
         It claims nothing but the key; whose that is, and until when, node addresses say.
         """
-        from cryptography import x509  # noqa: PLC0415 - 20 ms, and only streams over UDP need it
-
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, self.node_id)])
-        builder = x509.CertificateBuilder(
-            issuer_name=name,
-            subject_name=name,
-            public_key=self._private.public_key(),
-            serial_number=1,
-            not_valid_before=_CERTIFICATE_BEGIN,
-            not_valid_after=_CERTIFICATE_END,
-        )
+        builder = _certificate(self.node_id, self._private.public_key())
         return builder.sign(self._private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def hpke_open(self, ciphertext: bytes, info: bytes) -> bytes:
@@ -127,12 +131,43 @@ class Identity:
             ) from None
 
 
+def _certificate(subject: str, key: ec.EllipticCurvePublicKey) -> CertificateBuilder:
+    from cryptography import x509  # noqa: PLC0415 - 20 ms, and only encrypted streams need it
+
+    def name(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+    return x509.CertificateBuilder(
+        issuer_name=name(_ISSUER),
+        subject_name=name(subject),
+        public_key=key,
+        serial_number=1,
+        not_valid_before=_CERTIFICATE_BEGIN,
+        not_valid_after=_CERTIFICATE_END,
+    )
+
+
+def trust_anchor(public_key: bytes) -> bytes:
+    """DER of a CA certificate that makes a TLS library trust what that node key signed, and nothing else.
+
+    A trust anchor is a name and a key (RFC 5280 section 6.1.1 (d)); libraries take it as a certificate whose own
+    signature means nothing. This one's is made with a key that is thrown away. AuthenticationError: no P-256 point.
+    """
+    from cryptography import x509  # noqa: PLC0415 - see `_certificate`
+
+    builder = _certificate(_ISSUER, _point(public_key)).add_extension(
+        x509.BasicConstraints(ca=True, path_length=0), critical=True
+    )
+    throwaway = ec.generate_private_key(ec.SECP256R1())
+    return builder.sign(throwaway, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
 def check_certificate(der: bytes, public_key: bytes) -> None:
     """AuthenticationError unless the certificate is of that node key (33 bytes).
 
     Whoever shows it must also prove that it holds the key; TLS sees to that (RFC 8446 section 4.4.3).
     """
-    from cryptography import x509  # noqa: PLC0415 - see `Identity.certificate`
+    from cryptography import x509  # noqa: PLC0415 - see `_certificate`
 
     try:
         key = x509.load_der_x509_certificate(der).public_key()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family
+from warpgate.net.devices import keep_to
 from warpgate.net.network import Acceptor
 from warpgate.net.sockets import (
     IMMEDIATE_BEFORE_YIELD,
@@ -168,6 +169,19 @@ class SystemTcpStream:
             self._in_flight = _InFlight(now, acked)
         return now - self._in_flight.seen
 
+    def unacknowledged(self) -> int:
+        """Asked of the kernel by SIOCOUTQ, which has TIOCOUTQ's number (tcp(7)); 0 where the system does not tell."""
+        if self._sock is None or sys.platform != "linux":
+            return 0
+        try:
+            from fcntl import ioctl  # noqa: PLC0415 - no such modules on Windows
+            from termios import TIOCOUTQ  # noqa: PLC0415
+
+            answer = ioctl(self._sock, TIOCOUTQ, bytes(4))
+        except OSError:
+            return 0
+        return int.from_bytes(answer, sys.byteorder)
+
     def write_eof(self) -> None:
         try:
             self._usable().shutdown(socket.SHUT_WR)
@@ -295,9 +309,28 @@ def listen(local: Endpoint) -> socket.socket:
     return sock
 
 
-async def dial(remote: Endpoint, local: Endpoint | None) -> SystemTcpStream:
+def listen_beside(local: Endpoint, device: str) -> socket.socket | None:
+    """A second socket where `listen` has one, for what comes in by this interface: answers leave by it, too.
+
+    The first one hears the rest: this machine itself, and whoever comes by another way. None when refused.
+    """
+    sock = _new_socket(local.family)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if keep_to(sock, device):
+            sock.bind(local.sockaddr)
+            sock.listen(BACKLOG)
+            return sock
+    except OSError:
+        pass
+    sock.close()
+    return None
+
+
+async def dial(remote: Endpoint, local: Endpoint | None, device: str | None = None) -> SystemTcpStream:
     """See `Network.dial_tcp`. Everything up to the first `await` runs in the caller's turn: the SYN is out by
-    then.
+    then. `device`: the interface to leave by.
     """
     sock = _new_socket(remote.family)
     try:
@@ -305,6 +338,8 @@ async def dial(remote: Endpoint, local: Endpoint | None) -> SystemTcpStream:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(local.sockaddr)
+        if device is not None:
+            keep_to(sock, device)
         code = sock.connect_ex(remote.sockaddr)
         if code == errno.EINPROGRESS:
             await Readiness.to_write(asyncio.get_running_loop(), sock).wait()

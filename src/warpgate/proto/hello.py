@@ -20,7 +20,8 @@ Rules:
   both are diallers and the HELLOs cross: the peer's HELLO, in the same session and of the opposite role, then
   is the proof, and there is no WELCOME. So each side sends exactly one of the two.
 * Then the initiator, and nobody else, sends NOMINATE, on one link only. The responder is silent till then.
-* What follows NOMINATE, either way, is the user's, byte for byte.
+* What follows NOMINATE, either way, is the user's, byte for byte; where the initiator wants it so (mode 2 of its
+  HELLO, or its offer), it is TLS.
 * A recording of HELLO gets an answer but never a nomination, whose MAC covers both nonces. A HELLO that is
   reflected to its sender has the wrong role; a WELCOME carries its sender's role under the MAC.
 """
@@ -49,7 +50,7 @@ HEADER_SIZE = 6
 _MAGIC = b"WG1"
 _MAC_SIZE = 32
 _HELLO_FIXED = SESSION_SIZE + 1 + PUBLIC_KEY_SIZE + NONCE_SIZE + 1 + 1
-_STREAM = 1  # the only mode a TCP link has
+_STREAM, _SECURE = 1, 2  # modes of a TCP link: a stream as it is, or TLS on it from the nomination on
 
 
 class Role(enum.IntEnum):
@@ -73,11 +74,15 @@ class HelloReceived:
     nonce: bytes
     mode: Mode
     plugin: str
+    secure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Authenticated:
-    """The other end holds the session key. `role`, `peer_key`, `nonce` and `plugin` are the peer's."""
+    """The other end holds the session key. `role`, `peer_key`, `nonce` and `plugin` are the peer's.
+
+    `secure`: the initiator's HELLO says that TLS follows its nomination.
+    """
 
     session: bytes
     role: Role
@@ -85,6 +90,7 @@ class Authenticated:
     nonce: bytes
     mode: Mode
     plugin: str
+    secure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +155,15 @@ class Handshake:
         peer_key: bytes,
         nonce: bytes,
         plugin: str = "",
+        secure: bool = False,
     ) -> Handshake:
-        """We dialled: `role` and `public_key` are ours, `nonce` is 16 fresh random bytes. HELLO is queued."""
-        expected = HelloReceived(session, role.opposite, peer_key, b"", Mode.STREAM, plugin)
+        """We dialled: `role` and `public_key` are ours, `nonce` is 16 fresh random bytes. HELLO is queued.
+
+        `secure`: TLS is to follow the nomination.
+        """
+        expected = HelloReceived(session, role.opposite, peer_key, b"", Mode.STREAM, plugin, secure)
         handshake = cls(State.DIALLED, expected, session_key, nonce)
-        body = _pack_hello(HelloReceived(session, role, public_key, nonce, Mode.STREAM, plugin))
+        body = _pack_hello(HelloReceived(session, role, public_key, nonce, Mode.STREAM, plugin, secure))
         handshake._send(Type.HELLO, body, b"hello")
         return handshake
 
@@ -256,7 +266,13 @@ class Handshake:
         nonce = message[HEADER_SIZE:]
         self._authenticated(
             HelloReceived(
-                expected.session, expected.role, expected.key, nonce, expected.mode, expected.plugin
+                expected.session,
+                expected.role,
+                expected.key,
+                nonce,
+                expected.mode,
+                expected.plugin,
+                expected.secure,
             )
         )
 
@@ -276,7 +292,7 @@ class Handshake:
         self._peer_nonce = peer.nonce
         self._state = State.CONTROLLING if peer.role is Role.RESPONDER else State.CONTROLLED
         self._events.append(
-            Authenticated(peer.session, peer.role, peer.key, peer.nonce, peer.mode, peer.plugin)
+            Authenticated(peer.session, peer.role, peer.key, peer.nonce, peer.mode, peer.plugin, peer.secure)
         )
 
     def _take(self, size: int) -> tuple[bytes, bytes]:
@@ -324,7 +340,13 @@ def _pack_hello(hello: HelloReceived) -> bytes:
             f"a HELLO with plugin {hello.plugin!r}, session {hello.session!r}, key {hello.key!r}"
         )
     role_and_key = bytes((hello.role,)) + hello.key
-    return hello.session + role_and_key + hello.nonce + bytes((_STREAM, len(name))) + name
+    return (
+        hello.session
+        + role_and_key
+        + hello.nonce
+        + bytes((_SECURE if hello.secure else _STREAM, len(name)))
+        + name
+    )
 
 
 def _parse_hello(body: bytes) -> HelloReceived:
@@ -332,10 +354,12 @@ def _parse_hello(body: bytes) -> HelloReceived:
     role, rest = body[SESSION_SIZE], body[SESSION_SIZE + 1 :]
     key, nonce = rest[:PUBLIC_KEY_SIZE], rest[PUBLIC_KEY_SIZE : PUBLIC_KEY_SIZE + NONCE_SIZE]
     mode, size, name = body[_HELLO_FIXED - 2], body[_HELLO_FIXED - 1], body[_HELLO_FIXED:]
-    if role not in (Role.INITIATOR, Role.RESPONDER) or mode != _STREAM or size != len(name):
+    if role not in (Role.INITIATOR, Role.RESPONDER) or mode not in (_STREAM, _SECURE) or size != len(name):
         raise DecodeError(f"a HELLO with role {role}, mode {mode} and a plugin name of {size} bytes")
     try:
         plugin = name.decode()
     except UnicodeDecodeError as error:
         raise DecodeError(f"the plugin's name in a HELLO is not UTF-8: {error}") from None
-    return HelloReceived(body[:SESSION_SIZE], Role(role), key, nonce, Mode.STREAM, plugin)
+    return HelloReceived(
+        body[:SESSION_SIZE], Role(role), key, nonce, Mode.STREAM, plugin, secure=mode == _SECURE
+    )

@@ -49,7 +49,7 @@ class Signal(msgspec.Struct, frozen=True, array_like=True):
     `address` is the sender's encoded NodeAddress; `known` the digest of the receiver's address that the
     sender worked with (b"": none); `acknowledges` the receiver's highest sequence up to which the sender misses
     none; `held` how long an ANSWER's offer waited here (-1: unknown); `mode` a
-    Mode's value.
+    Mode's value; `secure` whether the initiator wants TLS on a TCP link.
     """
 
     kind: SignalKind
@@ -63,6 +63,7 @@ class Signal(msgspec.Struct, frozen=True, array_like=True):
     mode: Annotated[str, Meta(max_length=16)] = ""
     reason: Annotated[str, Meta(max_length=MAX_REASON)] = ""
     acknowledges: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    secure: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.time) and math.isfinite(self.held)):

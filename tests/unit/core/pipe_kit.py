@@ -9,15 +9,19 @@ from typing import Any, Self
 
 from warpgate.config import Config, Timing
 from warpgate.core.hub import CheckSession, UdpHub
-from warpgate.core.pipe import DatagramPipe, Pipe, PipeInfo, StreamPipe
+from warpgate.core.pipe import DatagramPipe, Pipe, PipeInfo
+from warpgate.core.pipe_tls import TlsEnds
+from warpgate.core.stream_pipe import StreamPipe
 from warpgate.lab.clock import run_virtual
 from warpgate.lab.memory import MemoryInternet, MemoryNetwork, PathSpec
 from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.model.identity import Identity
 from warpgate.net.network import TcpStream
 from warpgate.proto.check import CheckAgent, CheckEvent, CheckSettings, Nominated, PairVerified
 
 SESSION = bytes(16)
 KEY = bytes(range(32))
+ALICE, BOB = Identity.generate(), Identity.generate()
 TIMING = Timing()
 HOP = 0.02
 
@@ -135,14 +139,15 @@ class Streams:
     async def __aenter__(self) -> Self:
         accepted: asyncio.Queue[TcpStream] = asyncio.Queue()
         listener = self._other.listen_tcp(Endpoint.of("198.51.100.2", 4000), accepted.put_nowait)
-        self.a = self._pipe(await self._one.dial_tcp(listener.local))
-        self.b = self._pipe(await accepted.get())
+        self.a = self._pipe(await self._one.dial_tcp(listener.local), ALICE, BOB, client=True)
+        self.b = self._pipe(await accepted.get(), BOB, ALICE, client=False)
         listener.close()
         return self
 
-    def _pipe(self, stream: TcpStream) -> StreamPipe:
+    def _pipe(self, stream: TcpStream, own: Identity, peer: Identity, *, client: bool) -> StreamPipe:
         made = info(Transport.TCP, stream.local, stream.remote)
-        return StreamPipe(made, stream, lambda pipe, reason: self.ended.append((pipe, reason)))
+        ends = TlsEnds(own, peer.public_key, SESSION, client)
+        return StreamPipe(made, stream, ends, lambda pipe, reason: self.ended.append((pipe, reason)))
 
     async def __aexit__(self, *_: object) -> None:
         self.a.abort()
