@@ -17,6 +17,7 @@ encoded = addresses.map(NodeAddress.encode)
 def test_bytes_and_text_come_back(address: NodeAddress) -> None:
     assert NodeAddress.decode(address.encode()) == address
     assert NodeAddress.from_text(address.to_text()) == address
+    assert NodeAddress.from_text(address.to_host_name().upper()) == address
 
 
 @fixed
@@ -27,7 +28,12 @@ def test_garbage_is_an_address_error_and_what_passes_is_canonical(data: bytes) -
 
 
 @fixed
-@given(st.text() | st.text().map(lambda text: "wg1" + text) | mutated(encoded).map(lambda data: data.hex()))
+@given(
+    st.text()
+    | st.text().map(lambda text: "wg1" + text)
+    | st.text().map(lambda text: "WG1." + text)
+    | mutated(encoded).map(lambda data: data.hex())
+)
 def test_any_text_is_an_address_error(text: str) -> None:
     try:
         NodeAddress.from_text(text)
@@ -38,7 +44,10 @@ def test_any_text_is_an_address_error(text: str) -> None:
 
 @fixed
 @given(
-    addresses.map(lambda address: address.to_text()), st.integers(3), st.integers(0, 3), st.text(max_size=3)
+    addresses.map(NodeAddress.to_text) | addresses.map(NodeAddress.to_host_name),
+    st.integers(3),
+    st.integers(0, 3),
+    st.text(max_size=3),
 )
 def test_mangled_text_is_an_address_error_or_still_the_same(
     text: str, position: int, length: int, replacement: str

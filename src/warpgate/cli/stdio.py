@@ -7,63 +7,21 @@ They are daemons: a read of a terminal may never return, and must not keep the p
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
 import errno
 import os
-import queue
 import select
-import threading
-from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
 
 from warpgate.cli.ends import CHUNK, DATAGRAM, End, PipeEnd, join
 from warpgate.cli.output import Output
 from warpgate.cli.records import Received
 from warpgate.model.endpoint import Mode
+from warpgate.net.threads import SerialThread
 
 if TYPE_CHECKING:
     from warpgate.core.pipe import Pipe
-
-Result = TypeVar("Result")
-
-
-class BlockingThread:
-    """Runs blocking calls, one after the other, off the loop."""
-
-    def __init__(self, name: str) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, name=name, daemon=True).start()
-
-    async def call(self, function: Callable[[], Result]) -> Result:
-        """The function's result; whatever OSError it raises is raised here."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-
-        def settle(outcome: Result | OSError) -> None:
-            if future.done():  # the waiting task was cancelled meanwhile
-                return
-            if isinstance(outcome, OSError):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        def run() -> None:
-            outcome: Result | OSError
-            try:
-                outcome = function()
-            except OSError as error:
-                outcome = error
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, outcome)
-
-        self._calls.put(run)
-        return await future
-
-    def _serve(self) -> None:
-        while True:
-            self._calls.get()()
 
 
 class StdioEnd:
@@ -74,8 +32,8 @@ class StdioEnd:
         self._limit = limit
         self._stdin = stdin
         self._stdout = stdout
-        self._reader = BlockingThread("stdin")
-        self._writer = BlockingThread("stdout")
+        self._reader = SerialThread("stdin")
+        self._writer = SerialThread("stdout")
 
     @property
     def interactive(self) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b32decode, b32encode, urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass, replace
 
 from warpgate.errors import AddressError, AuthenticationError
@@ -26,6 +26,7 @@ __all__ = ["Attachment", "BrokerRef", "LearntBy", "Listening", "NodeAddress"]
 
 ADDRESS_VERSION = 1
 TEXT_PREFIX = "wg1"
+HOST_NAME_PREFIX = "wg1."
 MAX_BROKERS = 4
 MAX_ATTACHMENTS = 8
 MAX_ADDRESS_SIZE = 1024
@@ -33,6 +34,7 @@ DIGEST_SIZE = 8
 
 # A mangled paste passes unnoticed once in 2^32.
 _CHECKSUM_SIZE = 4
+_LABEL = 63  # RFC 1035 section 2.3.4: the most characters between two dots of a host name
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,14 @@ class NodeAddress:
     def reach_digest(self) -> bytes:
         """8 bytes that name the endpoints alone: the same whatever is learnt of brokers and NATs."""
         places = tuple(replace(attachment, nat=NatProfile()) for attachment in self.attachments)
+        return NodeAddress(self.public_key, (), places).digest
+
+    @property
+    def plan_digest(self) -> bytes:
+        """8 bytes that name what a peer decides by: the endpoints, and what kinds of NAT are before them. It stays the
+        same while more samples confirm a kind, or widen a block.
+        """
+        places = tuple(replace(attachment, nat=attachment.nat.kind) for attachment in self.attachments)
         return NodeAddress(self.public_key, (), places).digest
 
     def encode(self) -> bytes:
@@ -106,13 +116,26 @@ class NodeAddress:
         data = self.encode()
         return TEXT_PREFIX + urlsafe_b64encode(data + _checksum(data)).decode("ascii").rstrip("=")
 
+    def to_host_name(self) -> str:
+        """The same where a host name is wanted, one fifth longer: `wg1.` and base32 (RFC 4648 section 6) in labels.
+
+        Capital and small letters are the same in it, since programs like ssh turn host names to small letters.
+        """
+        data = self.encode()
+        body = b32encode(data + _checksum(data)).decode("ascii").rstrip("=").lower()
+        return HOST_NAME_PREFIX + ".".join(
+            body[start : start + _LABEL] for start in range(0, len(body), _LABEL)
+        )
+
     @classmethod
     def from_text(cls, text: str) -> NodeAddress:
-        """Undo `to_text`, forgiving white space (pasted lines get wrapped).
+        """Undo `to_text` and `to_host_name`, forgiving white space (pasted lines get wrapped).
 
         The AddressError tells apart mangled text, text of another version, and text that is no address.
         """
         compact = "".join(text.split())
+        if compact.lower().startswith(HOST_NAME_PREFIX):
+            return cls._from_host_name(compact.lower())
         if not compact.startswith(TEXT_PREFIX):
             raise AddressError(_why_not_an_address(compact))
         body = compact.removeprefix(TEXT_PREFIX)
@@ -123,6 +146,23 @@ class NodeAddress:
         # Re-encoding finds what the decoder skips: characters outside the alphabet, stray bits at the end.
         if len(data) <= _CHECKSUM_SIZE or urlsafe_b64encode(data).decode("ascii").rstrip("=") != body:
             raise AddressError("the address text is mangled: characters were lost, added or changed")
+        return cls._checked(data)
+
+    @classmethod
+    def _from_host_name(cls, text: str) -> NodeAddress:
+        body = text.removeprefix(HOST_NAME_PREFIX).replace(".", "").upper()
+        try:
+            data = b32decode(body.encode("ascii") + b"=" * (-len(body) % 8))
+        except (UnicodeEncodeError, binascii.Error):
+            data = b""
+        if len(data) <= _CHECKSUM_SIZE or b32encode(data).decode("ascii").rstrip("=") != body:
+            raise AddressError(
+                "the address in the host name is mangled: characters were lost, added or changed"
+            )
+        return cls._checked(data)
+
+    @classmethod
+    def _checked(cls, data: bytes) -> NodeAddress:
         encoded, checksum = data[:-_CHECKSUM_SIZE], data[-_CHECKSUM_SIZE:]
         if checksum != _checksum(encoded):
             raise AddressError(

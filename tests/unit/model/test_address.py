@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -100,6 +101,16 @@ def test_every_changed_character_is_noticed() -> None:
     for index in range(3, len(text)):
         with pytest.raises(AddressError):
             NodeAddress.from_text(text[:index] + ("A" if text[index] != "A" else "B") + text[index + 1 :])
+
+
+def test_a_host_name_has_labels_and_survives_what_is_done_to_host_names() -> None:
+    name = ADDRESS.to_host_name()
+    assert re.fullmatch(r"wg1(\.[a-z2-7]{1,63})+", name)
+    assert NodeAddress.from_text(name.upper()) == ADDRESS
+    for index in range(4, len(name)):
+        if name[index] != ".":
+            with pytest.raises(AddressError, match="mangled"):
+                NodeAddress.from_text(name[:index] + ("a" if name[index] != "a" else "b") + name[index + 1 :])
 
 
 def test_every_cut_and_every_trailing_byte_is_refused() -> None:

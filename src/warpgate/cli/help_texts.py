@@ -1,0 +1,57 @@
+"""What `--help` says at length. Paragraphs are filled; lines that begin with blanks stay as they are."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+DESCRIPTION = """\
+Gets a socket open between two machines, wherever they are: behind NATs and firewalls, too.
+
+    there                                     here
+    warpgate listen --echo                    warpgate connect ADDRESS --ping 3
+    warpgate listen --forward localhost:22    ssh -o ProxyCommand='warpgate connect %h' user@HOST
+    warpgate receive                          warpgate send FILE ADDRESS
+
+ADDRESS is what the command there prints; HOST is a nickname, or what `warpgate address --host-name ADDRESS` prints."""
+
+LISTEN = """\
+Print the address that peers need, and wait for them. With --echo, --exec or --forward peers are served side by side
+until the command is told to stop. Without these it is like `nc -l`: the first peer gets stdin and stdout, and the
+command ends with it. A child that --exec runs finds the peer's node id in WARPGATE_PEER; its exit status is told here,
+not to the peer."""
+
+CONNECT = """\
+Open a pipe to TARGET and join stdin and stdout to it, as netcat does: the end of the input is told to the peer, and
+what the peer says still comes out until it ends, too. So it serves in pipelines, and as a ProxyCommand of ssh:
+
+    tar c folder | warpgate connect TARGET
+    ssh -o ProxyCommand='warpgate connect %h' user@HOST
+
+With --listen each connection to the local port becomes a pipe of its own, until the command is told to stop. The exit
+status is 0 when both sides have ended in order, 1 when there is no way to the peer or the pipe broke."""
+
+SEND = """\
+Send a file, or a directory with everything below it, to a peer that runs `warpgate receive`: encrypted, and verified by
+SHA-256 at the other end. When the connection breaks it is made again, and what the receiver has already is not sent
+again; that is so too when the command is given once more. Modification times of files and the executable bit are kept;
+symbolic links in a directory are left out, and told."""
+
+RECEIVE = """\
+Take files and directories that peers send with `warpgate send`, and put them into DIR (default: the current directory).
+Whoever has the address may send, unless --allow says who: there is no question asked. Nothing is overwritten unless
+--overwrite is given. What is not complete yet waits in a hidden file or directory beside its place (ending in .wgpart)
+to be continued; it can be deleted at any time."""
+
+
+class Paragraphs(argparse.HelpFormatter):
+    """Fills each paragraph by itself; examples, whose lines begin with blanks, are left as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled = []
+        for paragraph in re.split(r"\n\n+", text):
+            if paragraph.startswith(" "):
+                filled.append("\n".join(indent + line for line in paragraph.splitlines()))
+            else:
+                filled.append(super()._fill_text(paragraph, width, indent))
+        return "\n\n".join(filled)

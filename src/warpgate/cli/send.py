@@ -1,0 +1,35 @@
+"""`warpgate send`: a file or directory to a peer that runs `warpgate receive`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from warpgate.cli.connecting import Journey
+from warpgate.cli.shell import Shell
+from warpgate.cli.transfer_records import SentShown, Skipped
+from warpgate.cli.transfer_view import TransferView
+from warpgate.net.threads import in_thread
+from warpgate.transfer.sender import send
+from warpgate.transfer.source import scan
+
+PATIENCE = 120.0
+
+
+def run(arguments: argparse.Namespace, shell: Shell) -> int:
+    journey = Journey.of(arguments, shell.settings.config)
+    patience = PATIENCE if arguments.patience is None else arguments.patience
+    return shell.run(_send(shell, Path(arguments.file), journey, patience))
+
+
+async def _send(shell: Shell, path: Path, journey: Journey, patience: float) -> int:
+    source = await in_thread(lambda: scan(path))
+    for skipped in source.skipped:
+        shell.output.warn(Skipped(skipped))
+    async with shell.node(accept=False) as node:
+        began = time.monotonic()
+        with TransferView(shell.output) as view:
+            sent = await send(source, lambda: journey.connect(node), patience=patience, watcher=view.watch)
+        shell.output.show(SentShown.of(sent, time.monotonic() - began))
+    return 0

@@ -1,0 +1,161 @@
+"""Which names a receiver writes to: one component of a path at a time, and the list as a whole.
+
+The sender may be hostile. A path is a tuple of names, so there is no separator to smuggle one in with, no absolute path
+and no `..`; what else must not be in a name is refused, never mended. That a path does not leave the directory through
+a symbolic link is the file system's part (`transfer/staging.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable
+
+from warpgate.errors import TransferRefused
+from warpgate.proto.transfer_wire import (
+    MAX_DEPTH,
+    MAX_ENTRIES,
+    MAX_LIST,
+    MAX_NAME,
+    MAX_PATH,
+    MAX_SIZE,
+    Entry,
+    Offer,
+    Reason,
+)
+
+PARTIAL_SUFFIX = ".wgpart"
+_PEER_SHOWN = 12  # 60 bits: nobody makes keys until one fits
+_NAME_COST = 64  # bytes of memory besides its characters
+
+# Windows' own rules ("Naming Files, Paths, and Namespaces"): devices whatever the extension, and what cannot be typed.
+_DEVICES = frozenset(("con", "prn", "aux", "nul", "conin$", "conout$"))
+_NUMBERED_DEVICES = ("com", "lpt")
+_WINDOWS_FORBIDDEN = frozenset('<>:"\\|?*')
+
+
+def check_name(name: str, *, windows: bool = False) -> None:
+    """TransferRefused unless this can be the name of a file here, and of nothing else."""
+    shown = printable(name)
+    if name in ("", ".", ".."):
+        raise _unsafe(f"{shown!r} is no name of a file")
+    if "/" in name or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise _unsafe(f"'{shown}' has a slash or a control character in it")
+    if len(name.encode()) > MAX_NAME:
+        raise TransferRefused(f"'{shown}' has more than {MAX_NAME} bytes", Reason.LIMIT)
+    if windows and _is_odd_on_windows(name):
+        raise _unsafe(f"'{shown}' cannot be the name of a file on Windows")
+
+
+def _is_odd_on_windows(name: str) -> bool:
+    stem = name.split(".", maxsplit=1)[0].rstrip().lower()
+    return (
+        not _WINDOWS_FORBIDDEN.isdisjoint(name)
+        or name[-1] in ". "
+        or stem in _DEVICES
+        or (stem[:3] in _NUMBERED_DEVICES and len(stem) == 4 and stem[3].isdigit())
+    )
+
+
+def check_offer(offer: Offer, *, windows: bool = False) -> None:
+    """TransferRefused for a name that is not written to, also for one that partial files have."""
+    check_name(offer.name, windows=windows)
+    if offer.name.endswith(PARTIAL_SUFFIX):
+        raise _unsafe(
+            f"'{printable(offer.name)}': names ending in {PARTIAL_SUFFIX} are for what is not complete yet"
+        )
+    if not offer.directory and offer.entries != 1:
+        raise TransferRefused(f"a file is one entry, not {offer.entries}", Reason.PROTOCOL)
+
+
+class Listing:
+    """The list of entries as it comes in, checked one by one against the rules and the offer's totals."""
+
+    def __init__(self, offer: Offer, *, windows: bool = False) -> None:
+        self._offer = offer
+        self._windows = windows
+        self._size = 0
+        self._cost = 0
+        self._directories: set[tuple[str, ...]] = {()} if offer.directory else set()
+        self._files: set[tuple[str, ...]] = set()
+        self.entries: list[Entry] = []
+
+    @property
+    def complete(self) -> bool:
+        return len(self.entries) == self._offer.entries
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """TransferRefused for paths that are unsafe, doubled or in no directory, and for more than was offered."""
+        for entry in entries:
+            self._check(entry)
+            self.entries.append(entry)
+            (self._directories if entry.directory else self._files).add(entry.path)
+        if self.complete and self._size != self._offer.size:
+            raise TransferRefused(
+                f"{self._offer.size} bytes were offered and {self._size} listed", Reason.PROTOCOL
+            )
+
+    def _check(self, entry: Entry) -> None:
+        shown = printable("/".join(entry.path))
+        self._size += entry.size
+        if len(self.entries) >= self._offer.entries or self._size > self._offer.size:
+            raise TransferRefused(f"'{shown}' is more than was offered", Reason.LIMIT)
+        if entry.directory and entry.size:
+            raise TransferRefused(f"'{shown}' is a directory with a size", Reason.PROTOCOL)
+        if not self._offer.directory:
+            if entry.path or entry.directory:
+                raise _unsafe(f"'{shown}' is in no directory that was offered")
+            return
+        self._cost += check_path(entry.path, windows=self._windows)
+        if self._cost > MAX_LIST:
+            raise TransferRefused("the list of names is too long", Reason.LIMIT)
+        if not entry.path or entry.path in self._directories or entry.path in self._files:
+            raise _unsafe(f"'{shown}' is listed twice")
+        if entry.path[:-1] not in self._directories:
+            raise _unsafe(f"'{shown}' is listed before the directory it is in")
+
+
+def check_totals(entries: int, size: int, cost: int = 0) -> None:
+    """What a sender asks itself before it offers; `cost` as `check_path` tells."""
+    if entries > MAX_ENTRIES or cost > MAX_LIST:
+        raise TransferRefused(
+            f"more than {MAX_ENTRIES} files and directories, or too long names", Reason.LIMIT
+        )
+    if size > MAX_SIZE:
+        raise TransferRefused(f"{size} bytes are more than {MAX_SIZE}", Reason.LIMIT)
+
+
+def check_path(path: tuple[str, ...], *, windows: bool = False) -> int:
+    """One path below the directory; what it costs in the list. TransferRefused when it is none or too long."""
+    for name in path:
+        check_name(name, windows=windows)
+    size = sum(len(name.encode()) + 1 for name in path)
+    if len(path) > MAX_DEPTH or size > MAX_PATH:
+        raise TransferRefused(f"a path of more than {MAX_DEPTH} names or {MAX_PATH} bytes", Reason.LIMIT)
+    return size + _NAME_COST * len(path)
+
+
+def partial_name(name: str, peer: str) -> str:
+    """Where what has come of `name` from `peer` waits to be complete: hidden, beside its place, one for each sender.
+
+    Nobody continues, or learns by its hash, what somebody else has begun.
+    """
+    ending = f".{peer[:_PEER_SHOWN]}{PARTIAL_SUFFIX}"
+    room = MAX_NAME - len(ending) - 1
+    if len(name.encode()) > room:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = name.encode()[: room - 17].decode("utf-8", "ignore") + "~" + digest
+    return f".{name}{ending}"
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """For messages and screens: what could steer a terminal or turn the line around is written as an escape."""
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text[:limit]
+    )
+    return shown if len(text) <= limit else shown + "..."
+
+
+def _unsafe(text: str) -> TransferRefused:
+    return TransferRefused(text, Reason.UNSAFE)

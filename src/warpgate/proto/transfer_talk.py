@@ -1,0 +1,214 @@
+"""The order of a file transfer's messages, as two tables: what may come when, at the receiver and at the sender.
+
+Rules: the list is complete before a file begins; every file of the list comes once, in the list's order, from its
+beginning or from where the receiver said it has it to; a file has exactly the size that was listed. Both sides check
+the other one; neither does any input or output here. Whoever may talk to a receiver may be hostile, and so may be the
+receiver that somebody was told to send to.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from warpgate.errors import ProtocolError, TransferFailed, TransferRefused
+from warpgate.proto.transfer_names import Listing, check_offer, printable
+from warpgate.proto.transfer_wire import (
+    VERSION,
+    Abort,
+    AnyMessage,
+    Begin,
+    Busy,
+    Data,
+    Done,
+    End,
+    Entries,
+    Entry,
+    Finish,
+    Have,
+    Offer,
+    Part,
+    Reason,
+    Refused,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class FileBegun:
+    index: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileData:
+    piece: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileEnded:
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All files have come."""
+
+
+Event = Offered | FileBegun | FileData | FileEnded | Finished
+
+
+class Receiving(enum.Enum):
+    """Where a receiver is."""
+
+    NEW = "before the offer"
+    LISTING = "in the list"
+    LISTED = "after the list, before what is there already"
+    BETWEEN = "between two files"
+    INSIDE = "in a file"
+    OVER = "after the end"
+
+
+_MAY_COME: dict[Receiving, tuple[type[AnyMessage], ...]] = {
+    Receiving.NEW: (Offer,),
+    Receiving.LISTING: (Entries,),
+    Receiving.LISTED: (),
+    Receiving.BETWEEN: (Begin, Finish),
+    Receiving.INSIDE: (Data, End),
+    Receiving.OVER: (),
+}
+
+
+class Incoming:
+    """The receiver's side. `receive` takes the sender's messages; in the state LISTED `know` is called."""
+
+    def __init__(self, *, windows: bool = False) -> None:
+        self.state = Receiving.NEW
+        self._windows = windows
+        self._listing: Listing | None = None
+        self.entries: tuple[Entry, ...] = ()  # once LISTED
+        self._files: list[int] = []  # still to come, last first
+        self._parts: dict[int, int] = {}
+        self._missing = 0  # bytes of the file that is coming
+
+    def receive(self, message: AnyMessage) -> Event | None:
+        """What it means, None for nothing new. TransferRefused for what breaks a rule, TransferFailed at an abort."""
+        if isinstance(message, Busy):
+            return None
+        if isinstance(message, Abort):
+            raise TransferFailed(f"the sender gave up: {printable(message.text)}")
+        if not isinstance(message, _MAY_COME[self.state]):
+            raise TransferRefused(
+                f"{type(message).__name__} may not come {self.state.value}", Reason.PROTOCOL
+            )
+        return self._understand(message)
+
+    def _understand(self, message: AnyMessage) -> Event | None:
+        match message:
+            case Offer():
+                return self._offered(message)
+            case Entries(entries=entries):
+                self._listed(entries)
+                return None
+            case Begin():
+                return self._begun(message)
+            case Data(piece=piece):
+                return self._piece(piece)
+            case End(digest=digest):
+                return self._ended(digest)
+            case _:
+                return self._finished()
+
+    def know(self, parts: Iterable[Part]) -> None:
+        """What of the files is there already: the sender may go on from there."""
+        self._parts = {part.index: part.size for part in parts}
+        self._files = [index for index, entry in enumerate(self.entries) if not entry.directory][::-1]
+        self.state = Receiving.BETWEEN
+
+    def _offered(self, offer: Offer) -> Event:
+        if offer.version != VERSION:
+            raise TransferRefused(
+                f"version {offer.version} is not known here ({VERSION} is)", Reason.PROTOCOL
+            )
+        check_offer(offer, windows=self._windows)
+        self._listing = Listing(offer, windows=self._windows)
+        self.state = Receiving.LISTING
+        self._listed(())  # of an empty directory there is nothing to list
+        return Offered(offer)
+
+    def _listed(self, entries: Iterable[Entry]) -> None:
+        assert self._listing is not None
+        self._listing.add(entries)
+        if self._listing.complete:
+            self.state = Receiving.LISTED
+            self.entries = tuple(self._listing.entries)
+
+    def _begun(self, message: Begin) -> Event:
+        if not self._files or message.index != self._files.pop():
+            raise TransferRefused(f"entry {message.index} is not the file that comes next", Reason.PROTOCOL)
+        if message.offset not in (0, self._parts.get(message.index, 0)):
+            raise TransferRefused(
+                f"nobody has {message.offset} bytes of entry {message.index}", Reason.PROTOCOL
+            )
+        self._missing = self.entries[message.index].size - message.offset
+        self.state = Receiving.INSIDE
+        return FileBegun(message.index, message.offset)
+
+    def _piece(self, piece: bytes) -> Event:
+        self._missing -= len(piece)
+        if self._missing < 0:
+            raise TransferRefused("a file is longer than it was listed", Reason.PROTOCOL)
+        return FileData(piece)
+
+    def _ended(self, digest: bytes) -> Event:
+        if self._missing:
+            raise TransferRefused(f"a file ends {self._missing} bytes too early", Reason.PROTOCOL)
+        self.state = Receiving.BETWEEN
+        return FileEnded(digest)
+
+    def _finished(self) -> Event:
+        if self._files:
+            raise TransferRefused(f"the end, but {len(self._files)} files have not come", Reason.PROTOCOL)
+        self.state = Receiving.OVER
+        return Finished()
+
+
+class Outgoing:
+    """The sender's side: the receiver's messages, checked against what was listed."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+        self._parts: dict[int, Part] = {}
+        self.known: dict[int, Part] | None = None  # by index, once the receiver has said it all
+        self.heard = False  # anything at all
+        self.done = False
+
+    def receive(self, message: AnyMessage) -> None:
+        """TransferRefused when the receiver refuses, ProtocolError for what no receiver may say now."""
+        match message:
+            case Busy():
+                pass
+            case Refused(reason=reason, text=text):
+                self.heard = True
+                raise TransferRefused(f"refused by the receiver: {printable(text, 500)}", printable(reason))
+            case Have(parts=parts, last=last) if self.known is None:
+                for part in parts:
+                    self._add(part)
+                if last:
+                    self.known = self._parts
+            case Done() if not self.done:
+                self.done = True
+            case _:
+                raise ProtocolError(f"the receiver said {type(message).__name__}, which may not come now")
+        self.heard = True
+
+    def _add(self, part: Part) -> None:
+        entry = self._entries[part.index] if part.index < len(self._entries) else None
+        if entry is None or entry.directory or part.size > entry.size or part.index in self._parts:
+            raise ProtocolError(f"the receiver has {part.size} bytes of entry {part.index}, which cannot be")
+        self._parts[part.index] = part

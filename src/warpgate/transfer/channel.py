@@ -1,0 +1,104 @@
+"""Messages of a file transfer on a pipe, with a sign of life now and then in both directions.
+
+A TCP connection whose other end has vanished is silent for ever for who only reads. So whoever has sent nothing for
+`SIGN_OF_LIFE` says Busy, and who has heard nothing for `SILENCE` gives the connection up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+from warpgate.core.pipe import Pipe
+from warpgate.errors import ConfigError, NetworkError, PipeClosed
+from warpgate.model.endpoint import Mode
+from warpgate.proto.transfer_wire import AnyMessage, Busy, Deframer, encode
+
+SIGN_OF_LIFE = 10.0
+# Four signs missed; also how long one message may take to be sent, when the other side's buffers are full.
+SILENCE = 45.0
+# Refusals are said before the pipe is closed: what the other side still sends is thrown away for so long, because
+# closing a TCP connection with unread input resets it, and the last words would be lost.
+PARTING = 5.0
+
+
+class Channel:
+    """`async with Channel(pipe)`: the pipe is closed with it; aborted when an error or a cancellation leaves it."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        """ConfigError for a datagram pipe."""
+        if pipe.mode is not Mode.STREAM:
+            raise ConfigError("files are sent over streams, this is a datagram pipe")
+        self.peer = pipe.peer
+        self._pipe = pipe
+        self._deframer = Deframer()
+        self._received: deque[AnyMessage] = deque()
+        self._sending = asyncio.Lock()
+        self._sent_at = 0.0
+        self._signs: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._sent_at = asyncio.get_running_loop().time()
+        self._signs = asyncio.create_task(self._give_signs())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._signs is not None:
+            self._signs.cancel()
+            await asyncio.gather(self._signs, return_exceptions=True)
+        if kind is None:
+            await self._pipe.close()
+        else:
+            self._pipe.abort()
+
+    async def send(self, *messages: AnyMessage) -> None:
+        """PipeClosed; NetworkError when the other side has taken nothing for `SILENCE` seconds."""
+        async with self._sending:
+            try:
+                async with asyncio.timeout(SILENCE):
+                    await self._pipe.send(b"".join(map(encode, messages)))
+            except TimeoutError:
+                raise NetworkError(f"{self.peer} has taken nothing for {SILENCE:g} s") from None
+            self._sent_at = asyncio.get_running_loop().time()
+
+    async def receive(self) -> AnyMessage:
+        """The next message. PipeClosed at the end, NetworkError after silence, DecodeError for garbage."""
+        while not self._received:
+            try:
+                data = await self._pipe.recv(timeout=SILENCE)
+            except TimeoutError:
+                raise NetworkError(f"{self.peer} has said nothing for {SILENCE:g} s") from None
+            if not data:
+                raise PipeClosed(
+                    f"{self.peer} ended the stream{' within a message' * self._deframer.pending}"
+                )
+            self._received.extend(self._deframer.feed(data))
+        return self._received.popleft()
+
+    async def part(self, last_words: AnyMessage) -> None:
+        """Say this, and give the other side time to read it and to go."""
+        with contextlib.suppress(PipeClosed, NetworkError, TimeoutError):
+            async with asyncio.timeout(PARTING):
+                await self.send(last_words)
+                self._pipe.write_eof()
+                while await self._pipe.recv():
+                    pass
+
+    def drop(self) -> None:
+        """At once, from anywhere: whoever waits for a message gets PipeClosed."""
+        self._pipe.abort()
+
+    async def _give_signs(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                await asyncio.sleep(SIGN_OF_LIFE)
+                if not self._sending.locked() and loop.time() - self._sent_at >= SIGN_OF_LIFE:
+                    await self.send(Busy())
+        except (PipeClosed, NetworkError):
+            self._pipe.abort()  # a part of a frame may have gone out; whoever uses the channel notices

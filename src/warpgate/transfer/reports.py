@@ -1,0 +1,63 @@
+"""What sender and receiver tell whoever watches them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """The list is known on both sides. `files` and `size` (bytes) are totals; `peer` is the other side's node id."""
+
+    peer: str
+    name: str
+    directory: bool
+    files: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """`done` bytes of `size` are there, among them `resumed` from an earlier try; `current` is the file at work."""
+
+    peer: str
+    name: str
+    current: str
+    done: int
+    size: int
+    resumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The sender has lost the connection, and will try again in `wait` seconds."""
+
+    name: str
+    error: str
+    wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """Complete, verified, in its place. `sha256` (hexadecimal) of a single file, "" of a directory."""
+
+    peer: str
+    name: str
+    directory: bool
+    files: int
+    size: int
+    resumed: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The receiver gets no more of this one over the connection that it came on."""
+
+    peer: str
+    name: str
+
+
+Report = Announced | Advanced | Interrupted | Transferred | Stopped
+Watcher = Callable[[Report], None]

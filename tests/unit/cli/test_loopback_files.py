@@ -1,0 +1,135 @@
+"""`warpgate send` and `warpgate receive`, as real programs on the loopback interface."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pty
+import random
+import signal
+
+import pytest
+from cli_fakes import target_text
+
+BLOB = random.Random(6).randbytes(5_000_000)
+
+
+@pytest.fixture
+def here(tmp_path):
+    (tmp_path / "tree" / "below").mkdir(parents=True)
+    (tmp_path / "tree" / "below" / "blob").write_bytes(BLOB)
+    (tmp_path / "tree" / "link").symlink_to("below")
+    (tmp_path / "blob").write_bytes(BLOB)
+    return tmp_path
+
+
+@pytest.fixture
+def incoming(tmp_path):
+    (tmp_path / "incoming").mkdir()
+    return tmp_path / "incoming"
+
+
+def test_a_file_and_a_directory_and_the_file_again(start, here, incoming):
+    receiver = start("b", "receive", str(incoming), "--json")
+    address = receiver.ready()
+    sent = start("a", "send", str(here / "blob"), address, "--json")
+    status, output, errors = sent.finish()
+    assert (status, errors) == (0, b"")
+    told = [json.loads(line) for line in output.splitlines()]
+    assert [event["event"] for event in told if event["event"] != "progress"] == ["offered", "sent"]
+    digest = hashlib.sha256(BLOB).hexdigest()
+    peer = told[0].pop("peer")
+    assert told[0] == {"event": "offered", "name": "blob", "directory": False, "files": 1, "size": len(BLOB)}
+    seconds = told[-1].pop("seconds")
+    assert 0 < seconds < 30
+    whole = {
+        "name": "blob",
+        "directory": False,
+        "files": 1,
+        "size": len(BLOB),
+        "resumed": 0,
+        "sha256": digest,
+    }
+    assert told[-1] == {"event": "sent", "peer": peer, **whole}
+    heard = [receiver.read_event()]
+    while heard[-1]["event"] != "received":
+        heard.append(receiver.read_event())
+    own = heard[-1].pop("peer")
+    assert own != peer
+    assert heard[-1] == {"event": "received", **whole, "path": str(incoming / "blob")}
+
+    status, output, errors = start("a", "send", str(here / "tree"), address).finish()
+    assert status == 0
+    assert b"skipped link" in errors
+    assert output.splitlines()[-1].startswith(b"sent tree: 5.0 MB, verified")
+    assert (incoming / "tree" / "below" / "blob").read_bytes() == BLOB
+    assert not (incoming / "tree" / "link").exists()
+
+    (here / "blob").write_bytes(b"another")
+    status, output, errors = start("a", "send", str(here / "blob"), address).finish()
+    assert (status, output) == (1, b"")
+    assert b"'blob' exists already, and nothing is overwritten" in errors
+    assert (incoming / "blob").read_bytes() == BLOB
+    while (event := receiver.read_event())["event"] != "failed":
+        pass
+    assert (event["peer"], event["reason"]) == (own, "exists")
+    receiver.process.send_signal(signal.SIGTERM)
+    assert receiver.finish()[0] == 0
+
+
+def test_once_and_overwritten_and_a_bar_on_a_terminal(start, here, incoming):
+    (incoming / "blob").write_bytes(b"old")
+    receiver = start("b", "receive", str(incoming), "--once", "--overwrite")
+    assert receiver.process.stdout.readline().startswith(b"listening as ")
+    address = receiver.process.stdout.readline().decode().strip()
+    screen, terminal = pty.openpty()
+    sender = start("a", "send", str(here / "blob"), address, stderr=terminal)
+    os.close(terminal)
+    drawn = b""
+    with open(screen, "rb", buffering=0) as file:
+        try:
+            while data := file.read(65536):
+                drawn += data
+        except OSError:  # how a pseudo-terminal ends
+            pass
+    assert sender.finish()[0] == 0
+    assert b"blob" in drawn
+    assert b"5.0" in drawn
+    status, output, _ = receiver.finish()
+    assert status == 0
+    assert f"received {incoming}/blob: 5.0 MB".encode() in output
+    assert (incoming / "blob").read_bytes() == BLOB
+
+
+def test_only_the_allowed_may_send(start, here, incoming):
+    friend = json.loads(start("a", "id", "--json").finish()[1])["node_id"]
+    receiver = start("b", "receive", str(incoming), "--allow", friend, "--json")
+    address = receiver.ready()
+    assert start("c", "send", str(here / "blob"), address, "--timeout", "1").finish()[0] == 1
+    assert list(incoming.iterdir()) == []
+    assert start("a", "send", str(here / "blob"), address).finish()[0] == 0
+
+
+def test_a_peer_that_does_something_else(start, here):
+    listener = start("b", "listen", "--echo", "--json")
+    status, _, errors = start("a", "send", str(here / "blob"), listener.ready()).finish()
+    assert status == 1
+    assert b"is the peer `warpgate receive`?" in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (("send", "nothing-there", "wg1x"), 2, b"TARGET"),
+        (("send", "nothing-there", "@{address}"), 1, b"nothing-there: No such file"),
+        (("receive", "nothing-there"), 2, b"is not a directory"),
+        (("receive", ".", "--allow", "me"), 2, b"--allow"),
+    ],
+)
+def test_what_makes_no_sense(start, tmp_path, words, status, message):
+    (tmp_path / "address").write_text(target_text())
+    words = [word.format(address=tmp_path / "address") for word in words]
+    found, _, errors = start("a", *words).finish()
+    assert found == status
+    assert message in errors
