@@ -24,17 +24,21 @@ class Complaint(enum.Enum):
     PORT_UNREACHABLE = ((3, 3), (1, 4))
     PROHIBITED = ((3, 13), (1, 1))
     TIME_EXCEEDED = ((11, 0), (3, 0))
+    TOO_BIG = ((3, 4), (2, 0))
 
 
-def complain(packet: Packet, complaint: Complaint, source: IPAddress) -> Packet | None:
-    """An ICMP error about `packet`, to its sender. None where RFC 1122 section 3.2.2 forbids one."""
+def complain(packet: Packet, complaint: Complaint, source: IPAddress, mtu: int = 0) -> Packet | None:
+    """An ICMP error about `packet`, to its sender. None where RFC 1122 section 3.2.2 forbids one.
+
+    `mtu`: what TOO_BIG tells in octets (RFC 1191 section 4, RFC 4443 section 3.2: where both have it last).
+    """
     if packet.flow is None or packet.destination_ip.is_multicast or source.version != packet.version:
         return None
     kind, code = complaint.value[0 if packet.version == 4 else 1]
     quote = packet.data[: QUOTE_LIMIT[packet.version]]
-    message = bytearray((kind, code, 0, 0, 0, 0, 0, 0)) + quote
+    message = bytearray((kind, code, 0, 0, 0, 0)) + mtu.to_bytes(2, "big") + quote
     protocol = int(Protocol.ICMP) if packet.version == 4 else ICMP6
-    header = _ip_header(source, packet.source_ip, protocol, len(message))
+    header = ip_header(source, packet.source_ip, protocol, len(message))
     data = header + message
     seal(data, packet.version, len(header))
     return parse(data)
@@ -49,7 +53,7 @@ def reset(packet: Packet) -> Packet | None:
     if packet.flags & ACK:
         sequence, acknowledgment, flags = bytes(data[at + 8 : at + 12]), bytes(4), RST
     else:
-        length = _ip_length(packet) - at - (data[at + 12] >> 4) * 4
+        length = ip_length(packet) - at - (data[at + 12] >> 4) * 4
         taken = length + bool(packet.flags & SYN) + bool(packet.flags & FIN)
         heard = int.from_bytes(data[at + 4 : at + 8], "big")
         sequence, acknowledgment, flags = (
@@ -64,19 +68,23 @@ def reset(packet: Packet) -> Packet | None:
         source.packed + destination.packed + bytes((0, int(Protocol.TCP))) + len(segment).to_bytes(2, "big")
     )
     segment[16:18] = checksum(pseudo + segment).to_bytes(2, "big")
-    return parse(_ip_header(source, destination, int(Protocol.TCP), len(segment)) + segment)
+    return parse(ip_header(source, destination, int(Protocol.TCP), len(segment)) + segment)
 
 
-def _ip_length(packet: Packet) -> int:
+def ip_length(packet: Packet) -> int:
+    """Octets of the whole packet, as its header says."""
     data = packet.data
     return data[2] << 8 | data[3] if packet.version == 4 else IPV6_HEADER + (data[4] << 8 | data[5])
 
 
-def _ip_header(source: IPAddress, destination: IPAddress, protocol: int, length: int) -> bytearray:
+def ip_header(
+    source: IPAddress, destination: IPAddress, protocol: int, length: int, hops: int = HOPS
+) -> bytearray:
+    """For `length` octets after it; both addresses of one family."""
     if not isinstance(source, IPv4Address):
-        fixed = b"\x60\0\0\0" + length.to_bytes(2, "big") + bytes((protocol, HOPS))
+        fixed = b"\x60\0\0\0" + length.to_bytes(2, "big") + bytes((protocol, hops))
         return bytearray(fixed + source.packed + destination.packed)
-    fixed = b"\x45\0" + (20 + length).to_bytes(2, "big") + bytes((0, 0, 0, 0, HOPS, protocol, 0, 0))
+    fixed = b"\x45\0" + (20 + length).to_bytes(2, "big") + bytes((0, 0, 0, 0, hops, protocol, 0, 0))
     header = bytearray(fixed + source.packed + destination.packed)
     header[10:12] = checksum(header).to_bytes(2, "big")
     return header

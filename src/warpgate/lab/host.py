@@ -7,9 +7,12 @@ import contextlib
 import functools
 import os
 import signal
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Final
 
 from warpgate.errors import NetworkError, ServiceError
@@ -21,6 +24,10 @@ from warpgate.model.endpoint import IPAddress
 
 # How long a program may take to end by itself after SIGTERM before it is killed.
 TERM_PATIENCE: Final = 2.0
+HOSTS_FILE: Final = "/etc/hosts"
+LOCAL_NAMES: Final[dict[str, tuple[IPAddress, ...]]] = {
+    "localhost": (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,8 @@ class Host:
         self.namespace = Namespace()
         self.attached: tuple[Attached, ...] = ()
         self.resources = contextlib.ExitStack()  # closed after its programs have ended
+        self._names: dict[str, tuple[IPAddress, ...]] = {}
+        self._hosts_file: Path | None = None
         self._processes: list[asyncio.subprocess.Process] = []
 
     @property
@@ -82,6 +91,15 @@ class Host:
         """Of each uplink, live objects."""
         return tuple(attached.uplink.counters for attached in self.attached)
 
+    def know(self, name: str, addresses: Sequence[IPAddress]) -> None:
+        """Let its resolver answer so: programs that are started from now on have a hosts file of their own."""
+        self._names[name] = tuple(addresses)
+        if self._hosts_file is None:
+            directory = self.resources.enter_context(tempfile.TemporaryDirectory(prefix="warpgate-lab-"))
+            self._hosts_file = Path(directory) / "hosts"
+        rows = [(ip, name) for name, ips in {**LOCAL_NAMES, **self._names}.items() for ip in ips]
+        self._hosts_file.write_text("".join(f"{ip} {name}\n" for ip, name in rows))
+
     def entered(self) -> AbstractContextManager[None]:
         """`with host.entered():` opens sockets in this host. Never await inside."""
         return self.namespace.entered()
@@ -111,7 +129,7 @@ class Host:
                 cwd=cwd,
                 limit=limit,
                 start_new_session=True,
-                preexec_fn=functools.partial(_move_in, self.namespace.fd),
+                preexec_fn=functools.partial(_move_in, self.namespace.fd, self._hosts_file),
             )
         except OSError as error:
             raise ServiceError(f"could not start {command[0]} in host {self.name}: {error}") from error
@@ -163,10 +181,14 @@ class Host:
         raise NetworkError(f"host {self.name} has no IPv{version} address")
 
 
-def _move_in(namespace: int) -> None:
+def _move_in(namespace: int, hosts_file: Path | None) -> None:
     """Between fork and exec."""
     linux.die_with_parent()
     linux.setns(namespace, linux.CLONE_NEWNET)
+    if hosts_file is not None:
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount("none", "/", linux.MS_REC | linux.MS_PRIVATE)  # nobody else is to see the next one
+        linux.mount(str(hosts_file), HOSTS_FILE, linux.MS_BIND)
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:

@@ -49,10 +49,13 @@ class Uplink:
         self.up: Deliver = _unplugged
         self.counters = HostCounters()
         self._fd = fd
+        self._released = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(fd, self._readable)
 
     def deliver(self, packet: Packet) -> None:
+        if self._released:
+            return
         try:
             os.write(self._fd, packet.data)
         except BlockingIOError:
@@ -85,7 +88,8 @@ class Uplink:
                 self.up(packet)
 
     def release(self) -> int:
-        """Stop reading; the descriptor is the caller's to close."""
+        """Stop reading and writing; the descriptor is the caller's to close."""
+        self._released = True
         self._loop.remove_reader(self._fd)
         return self._fd
 
@@ -130,11 +134,21 @@ class Internet:
         for ip in addresses:
             self._routes[ip.packed] = access.down
 
+    def withdraw(self, *addresses: IPAddress) -> None:
+        """Announce no more: what is sent there is lost, as where a provider routes a family badly."""
+        for ip in addresses:
+            self._routes.pop(ip.packed, None)
+
     def attach(self, fd: int) -> Uplink:
         """Take charge of a TUN descriptor; its packets go to the uplink's `up`, which is to be set."""
         uplink = Uplink(fd)
         self._uplinks.append(uplink)
         return uplink
+
+    def detach(self, uplink: Uplink) -> None:
+        """Pull the plug: the host's device is gone, with its addresses and routes."""
+        self._uplinks.remove(uplink)
+        os.close(uplink.release())
 
     def close(self) -> None:
         """Give up all devices. Closing one takes the kernel 30 ms, closing many at once takes hardly longer."""

@@ -8,9 +8,13 @@ import os
 import signal
 from typing import Final
 
+CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWNET: Final = 0x40000000
 PR_SET_PDEATHSIG: Final = 1
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_PRIVATE: Final = 0x40000
 CLOCK_MONOTONIC: Final = 1
 TFD_TIMER_ABSTIME: Final = 1
 
@@ -36,6 +40,11 @@ def unshare(flags: int) -> None:
 def setns(fd: int, kind: int) -> None:
     """Move the calling thread into the namespace behind `fd`. Raises OSError."""
     _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
+
+
+def mount(source: str, target: str, flags: int) -> None:
+    """mount(2) without a file system of its own: for binding, and for what flags alone do. Raises OSError."""
+    _check(_libc.mount(source.encode(), target.encode(), None, ctypes.c_ulong(flags), None), "mount")
 
 
 def die_with_parent() -> None:

@@ -28,6 +28,7 @@ IFF_TUN: Final = 0x0001
 IFF_NO_PI: Final = 0x1000
 LOOPBACK: Final = 1  # lo is the first interface of every namespace
 SECOND_TABLES: Final = 100  # routing tables 100, 101, ... belong to the uplinks
+METRIC: Final = 100  # of the first device's routes
 MTU: Final = 1500
 
 
@@ -40,7 +41,7 @@ class Namespace:
             self.fd = os.open(OWN_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
             with Netlink() as netlink:
                 netlink.set_up(LOOPBACK)
-        self._tuns = 0
+        self.tuns = 0  # how many devices it has been given
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -49,17 +50,25 @@ class Namespace:
             linux.setns(self.fd, linux.CLONE_NEWNET)
             yield
 
-    def add_tun(self, addresses: tuple[tuple[IPAddress, int], ...], gateway: IPAddress | None) -> int:
+    def add_tun(
+        self,
+        addresses: tuple[tuple[IPAddress, int], ...],
+        gateway: IPAddress | None,
+        source_routed: bool = True,
+        preferred: bool = False,
+    ) -> int:
         """A TUN device `net0`, `net1`, ... with these (address, prefix length) and default routes through it.
 
-        Returns the descriptor, non-blocking, one IP packet a read or write. The first device is preferred;
-        each further one is used for what is sent from its own addresses.
+        Returns the descriptor, non-blocking, one IP packet a read or write. The first device is preferred,
+        unless a further one is; each further one is used for what is sent from its own addresses, if it is
+        `source_routed`.
         """
-        number, self._tuns = self._tuns, self._tuns + 1
+        number, self.tuns = self.tuns, self.tuns + 1
         with self.entered():
             fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                _configure(fd, number, addresses, gateway)
+                metric = METRIC - number if preferred else METRIC + number
+                _configure(fd, number, addresses, gateway, metric, source_routed and number > 0)
             except BaseException:
                 os.close(fd)
                 raise
@@ -70,7 +79,12 @@ class Namespace:
 
 
 def _configure(
-    fd: int, number: int, addresses: tuple[tuple[IPAddress, int], ...], gateway: IPAddress | None
+    fd: int,
+    number: int,
+    addresses: tuple[tuple[IPAddress, int], ...],
+    gateway: IPAddress | None,
+    metric: int,
+    source_routed: bool,
 ) -> None:
     name = f"net{number}"
     fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
@@ -82,10 +96,10 @@ def _configure(
             netlink.add_address(index, ip, prefix)
         for version in {ip.version for ip, _ in addresses}:
             via = gateway if gateway is not None and gateway.version == version else None
-            netlink.add_default_route(index, version, via, metric=100 + number)
-            if number:
-                netlink.add_default_route(index, version, via, 100, SECOND_TABLES + number)
-        for ip, _ in addresses if number else ():
+            netlink.add_default_route(index, version, via, metric)
+            if source_routed:
+                netlink.add_default_route(index, version, via, METRIC, SECOND_TABLES + number)
+        for ip, _ in addresses if source_routed else ():
             netlink.add_source_rule(ip, SECOND_TABLES + number, priority=1000 + number)
 
 

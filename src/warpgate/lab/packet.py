@@ -254,13 +254,20 @@ def _translate(data: bytearray, version: int, header: int, body: int, *, old: Fl
         _adjust(data, header + 10, addresses)
     else:
         data[header + 8 : header + 40] = after.addresses
-    protocol = new.protocol
-    at = body + CHECKSUM_AT[protocol]
-    if protocol is Protocol.ICMP:
+    if new.protocol is Protocol.ICMP:
         request = data[body] == ECHO_REQUEST[version]
         data[body + 4 : body + 6] = after.ports[:2] if request else after.ports[2:]
-        _adjust(data, at, ports if version == 4 else ports + addresses)
+        _adjust(data, body + CHECKSUM_AT[Protocol.ICMP], ports if version == 4 else ports + addresses)
         return
+    translate_ports(data, body, old=old, new=new)
+
+
+def translate_ports(data: bytearray, body: int, *, old: Flow, new: Flow) -> None:
+    """Write `new`'s ports into a UDP or TCP header at `body`; its checksum is `new`'s then, whatever the families."""
+    before, after = _wire(old), _wire(new)
+    addresses, ports = after.address_sum - before.address_sum, after.port_sum - before.port_sum
+    protocol = new.protocol
+    at = body + CHECKSUM_AT[protocol]
     data[body : body + 4] = after.ports
     if at + 2 > len(data):
         return  # quoted TCP headers end before their checksum

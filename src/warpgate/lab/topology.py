@@ -28,8 +28,10 @@ from warpgate.lab.kinds import Kind, Layer, kind_of
 from warpgate.lab.line import Deliver, Quality
 from warpgate.lab.namespace import acquire_privileges
 from warpgate.lab.nat import Nat
+from warpgate.lab.nat64 import Nat64Router
 from warpgate.lab.router import Router
 from warpgate.model.endpoint import IPAddress
+from warpgate.model.translation import WELL_KNOWN_ADDRESSES, WELL_KNOWN_NAME, Nat64Prefix
 
 PUBLIC_HOSTS: Final = IPv4Network("198.51.100.0/24")  # RFC 5737 TEST-NET-2
 ROUTERS: Final = IPv4Network("203.0.113.0/24")  # RFC 5737 TEST-NET-3
@@ -83,6 +85,12 @@ class Site:
     segment: Segment
     addresses6: Iterator[IPv6Address]
 
+    @property
+    def nat64(self) -> Nat64Prefix | None:
+        """The prefix of its translator; None where IPv4 is IPv4."""
+        inmost = self.routers[0] if self.routers else None
+        return inmost.prefix if isinstance(inmost, Nat64Router) else None
+
 
 class Lab:
     """An internet with hosts. `seed` decides ports, losses and jitter; `link` is the line of every site by default.
@@ -99,6 +107,7 @@ class Lab:
         self._plan = AddressPlan()
         self._hosts: dict[str, Host] = {}
         self._sites: dict[str, Site] = {}
+        self._names: dict[str, tuple[IPAddress, ...]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -130,14 +139,14 @@ class Lab:
         name: str,
         behind: str | Sequence[str] | Site = "public",
         *,
-        ipv4: int = 1,
-        ipv6: int = 0,
+        ipv4: int | None = None,
+        ipv6: int | None = None,
         link: Quality | None = None,
     ) -> Host:
         """A host behind a new site of this kind (several: from the inside out), or behind one that exists.
 
-        `ipv4` and `ipv6` say how many addresses of each family it gets. `link` is the new site's line.
-        Raises ConfigError.
+        `ipv4` and `ipv6` say how many addresses of each family it gets; one of IPv4 when they do not, behind a NAT64
+        one of IPv6. `link` is the new site's line. Raises ConfigError.
         """
         if name in self._hosts:
             raise ConfigError(f"there is a host {name!r} already")
@@ -155,22 +164,34 @@ class Lab:
         host: Host,
         behind: str | Sequence[str] | Site = "public",
         *,
-        ipv4: int = 1,
-        ipv6: int = 0,
+        ipv4: int | None = None,
+        ipv6: int | None = None,
         link: Quality | None = None,
+        source_routed: bool = True,
+        preferred: bool = False,
     ) -> Attached:
-        """A further interface of a host; arguments as for `add_host`."""
+        """A further interface of a host; arguments as for `add_host`.
+
+        The system prefers the first one, unless this one is `preferred`. With `source_routed` what is sent from this
+        one's addresses leaves by it; most machines have no such rules.
+        """
         site = behind
         if not isinstance(site, Site):
-            site = self.add_site(f"{host.name}-{len(host.attached)}", site, link=link)
+            site = self.add_site(f"{host.name}-{host.namespace.tuns}", site, link=link)
         elif link is not None:
             raise ConfigError(f"host {host.name} shares the line of site {site.name}: set its quality there")
-        segment = site.segment
+        segment, nat64 = site.segment, site.nat64
+        ipv4 = (0 if nat64 else 1) if ipv4 is None else ipv4
+        ipv6 = (1 if nat64 else 0) if ipv6 is None else ipv6
+        if ipv4 and nat64 is not None:
+            raise ConfigError(f"site {site.name} has no IPv4 inside, only a NAT64")
         addresses: tuple[tuple[IPAddress, int], ...] = (
             *((_taken(segment.addresses, "IPv4 addresses"), segment.prefix) for _ in range(ipv4)),
             *((_taken(site.addresses6, "IPv6 addresses"), 64) for _ in range(ipv6)),
         )
-        uplink = self.internet.attach(host.namespace.add_tun(addresses, segment.gateway))
+        uplink = self.internet.attach(
+            host.namespace.add_tun(addresses, segment.gateway, source_routed, preferred)
+        )
         if site.routers:
             uplink.up = site.routers[0].from_below
         else:
@@ -180,7 +201,26 @@ class Lab:
             self._announce(ip, uplink.deliver, site.routers, site.access)
         attached = Attached(tuple(ip for ip, _ in addresses), uplink, site.routers, site.access)
         host.attached += (attached,)
+        if nat64 is not None:
+            host.know(WELL_KNOWN_NAME, [*WELL_KNOWN_ADDRESSES, *map(nat64.embed, WELL_KNOWN_ADDRESSES)])
+        for name, known in self._names.items():
+            host.know(name, _answers(known, host))
         return attached
+
+    def remove_uplink(self, host: Host, attached: Attached) -> None:
+        """Take an interface away from a host, as when a cable is pulled or a phone leaves."""
+        host.attached = tuple(other for other in host.attached if other is not attached)
+        self.internet.withdraw(*attached.addresses)
+        self.internet.detach(attached.uplink)
+
+    def add_name(self, name: str, *addresses: IPAddress) -> None:
+        """Let programs that are started from now on, in any host, resolve this name.
+
+        Behind a NAT64 the network's DNS64 is played as well: names without an IPv6 address get one (RFC 6147).
+        """
+        self._names[name] = addresses
+        for host in self._hosts.values():
+            host.know(name, _answers(addresses, host))
 
     def add_site(self, name: str, kind: str | Sequence[str], *, link: Quality | None = None) -> Site:
         """Routers of this kind with a line to the core, to put hosts behind (one, when public). Raises ConfigError."""
@@ -218,7 +258,8 @@ class Lab:
             network = self._plan.home() if inmost else self._plan.carrier()
             inside = network.hosts()
             inner = Segment(inside, network.prefixlen, next(inside))
-        router = Router(
+        make = Nat64Router if layer.nat64 else Router
+        router = make(
             label,
             nat=Nat(spec, own if spec.translates else (), self._rng),
             firewall=None if layer.firewall is None else Nat(layer.firewall, (), self._rng),
@@ -236,6 +277,15 @@ class Lab:
             if ip.version == 4 and router.nat is not None and router.nat.spec.translates:
                 return
         self.internet.route((ip,), access)
+
+
+def _answers(addresses: Sequence[IPAddress], host: Host) -> tuple[IPAddress, ...]:
+    """What the resolver of this host's network says."""
+    routers = (router for attached in host.attached for router in attached.routers)
+    prefix = next((router.prefix for router in routers if isinstance(router, Nat64Router)), None)
+    if prefix is None or any(ip.version == 6 for ip in addresses):
+        return tuple(addresses)
+    return (*addresses, *(prefix.embed(ip) for ip in addresses if isinstance(ip, IPv4Address)))
 
 
 def _taken(addresses: Iterator[_T], what: str) -> _T:

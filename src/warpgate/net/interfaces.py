@@ -65,6 +65,7 @@ class AssignedAddress:
     temporary: bool = False  # RFC 8981: changes daily
     deprecated: bool = False  # RFC 4862 section 5.5.4: not for new connections
     tentative: bool = False  # not checked for duplicates yet, or found to be one
+    index: int = 0
 
 
 def enumerate_interfaces() -> tuple[Interface, ...]:
@@ -88,7 +89,7 @@ def usable(addresses: Iterable[AssignedAddress]) -> tuple[Interface, ...]:
         own = list(group)
         chosen += [address for address in own if address.ip.version == 4]
         chosen += _best_v6([address for address in own if address.ip.version == 6])
-    return tuple(Interface(address.name, address.ip, address.prefix) for address in chosen)
+    return tuple(Interface(address.name, address.ip, address.prefix, address.index) for address in chosen)
 
 
 def _best_v6(addresses: list[AssignedAddress]) -> list[AssignedAddress]:
@@ -122,6 +123,7 @@ def assigned_addresses() -> tuple[AssignedAddress, ...]:
                     temporary=bool(flags & _TEMPORARY),
                     deprecated=bool(flags & _DEPRECATED),
                     tentative=bool(flags & (_TENTATIVE | _DAD_FAILED)),
+                    index=adapter.index or 0,
                 )
             )
     return tuple(found)
@@ -180,7 +182,8 @@ def _proc_table(name: str) -> list[list[str]]:
 
 
 def _current() -> object:
-    return enumerate_interfaces(), default_gateways()
+    found = enumerate_interfaces()
+    return found, [interface.index for interface in found], default_gateways()
 
 
 class InterfaceWatcher:

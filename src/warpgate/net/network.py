@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
@@ -18,11 +18,15 @@ DatagramReceiver = Callable[[bytes, SockAddr], None]
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One usable address of one network interface: `prefix` is its on-link prefix length in bits."""
+    """One usable address of one network interface: `prefix` is its on-link prefix length in bits.
+
+    `index` is the system's number for the interface: another one when it went away and was made anew.
+    """
 
     name: str
     ip: IPAddress
     prefix: int
+    index: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,10 @@ class TcpStream(Protocol):
 
         A peer that merely does not read (closed window) is not stalled: it answers the kernel's probes.
         """
+        ...
+
+    def unacknowledged(self) -> int:
+        """Bytes sent, also those that wait in our kernel, that the peer's has not acknowledged; 0 where unknown."""
         ...
 
     def write_eof(self) -> None:

@@ -9,8 +9,9 @@ from functools import partial
 from warpgate.errors import AddressError, NetworkError
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net import tcp, udp
-from warpgate.net.interfaces import InterfaceWatcher, default_gateways, enumerate_interfaces
-from warpgate.net.network import Acceptor, DatagramReceiver, Gateway, Interface
+from warpgate.net.devices import Devices
+from warpgate.net.interfaces import InterfaceWatcher, assigned_addresses, default_gateways, usable
+from warpgate.net.network import Acceptor, DatagramReceiver, Gateway, Interface, TcpListener
 from warpgate.net.sockets import address_family, network_error
 from warpgate.net.threads import in_thread
 
@@ -19,10 +20,17 @@ _DISCARD_PORT = 9
 
 
 class SystemNetwork:
-    """Stateless: who opens something owns it. Sockets belong to the running loop."""
+    """Who opens something owns it. Sockets belong to the running loop, and stay on the interface of their address as
+    far as `interfaces` told of it when it was last asked.
+    """
+
+    def __init__(self) -> None:
+        self._devices = Devices()
 
     def interfaces(self) -> tuple[Interface, ...]:
-        return enumerate_interfaces()
+        assigned = assigned_addresses()
+        self._devices.learn(assigned)
+        return usable(assigned)
 
     def gateways(self) -> tuple[Gateway, ...]:
         return default_gateways()
@@ -32,18 +40,23 @@ class SystemNetwork:
 
     def open_udp(self, local: Endpoint, receiver: DatagramReceiver) -> udp.SystemUdpSocket:
         try:
-            return udp.SystemUdpSocket(udp.bind_udp(local), receiver)
+            return udp.SystemUdpSocket(udp.bind_udp(local, self._devices.of(local.ip)), receiver)
         except OSError as error:
             raise network_error(f"open UDP {local}", error) from error
 
-    def listen_tcp(self, local: Endpoint, acceptor: Acceptor) -> tcp.SystemTcpListener:
+    def listen_tcp(self, local: Endpoint, acceptor: Acceptor) -> TcpListener:
         try:
-            return tcp.SystemTcpListener(tcp.listen(local), acceptor)
+            listener = tcp.SystemTcpListener(tcp.listen(local), acceptor)
         except OSError as error:
             raise network_error(f"listen on TCP {local}", error) from error
+        device = self._devices.of(local.ip)
+        beside = None if device is None else tcp.listen_beside(listener.local, device)
+        return listener if beside is None else _Listeners(listener, tcp.SystemTcpListener(beside, acceptor))
 
     async def dial_tcp(self, remote: Endpoint, local: Endpoint | None = None) -> tcp.SystemTcpStream:
-        return await tcp.dial(remote, local)
+        source = self.route_source(remote) if local is None else local.ip
+        device = None if source is None else self._devices.to(source, remote)
+        return await tcp.dial(remote, local, device)
 
     async def resolve(self, host: str, port: int) -> tuple[Endpoint, ...]:
         try:
@@ -64,3 +77,19 @@ class SystemNetwork:
                 return Endpoint.from_sockaddr(sock.getsockname()).ip
             except OSError:
                 return None
+
+
+class _Listeners:
+    """Two sockets on one endpoint, as one."""
+
+    def __init__(self, anywhere: TcpListener, on_device: TcpListener) -> None:
+        self._anywhere = anywhere
+        self._on_device = on_device
+
+    @property
+    def local(self) -> Endpoint:
+        return self._anywhere.local
+
+    def close(self) -> None:
+        self._on_device.close()
+        self._anywhere.close()

@@ -14,6 +14,7 @@ import sys
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family, SockAddr
+from warpgate.net.devices import send_alike, send_by
 from warpgate.net.network import DatagramReceiver
 from warpgate.net.sockets import Readiness, address_family, network_error
 
@@ -141,14 +142,16 @@ class SystemUdpSocket:
         self._sock.close()
 
 
-def bind_udp(local: Endpoint) -> socket.socket:
-    """A non-blocking UDP socket that owns its port alone; raises OSError."""
+def bind_udp(local: Endpoint, device: str | None = None) -> socket.socket:
+    """A non-blocking UDP socket that owns its port alone, and sends by `device` if given; raises OSError."""
     sock = socket.socket(address_family(local.family), socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         if local.family is Family.V6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if device is not None:
+            send_by(sock, local.family, device)
         sock.bind(local.sockaddr)
     except BaseException:
         sock.close()
@@ -176,6 +179,7 @@ def _bound_twin(original: socket.socket, local: Endpoint) -> socket.socket:
         for option in options:
             original.setsockopt(socket.SOL_SOCKET, option, 1)
             sock.setsockopt(socket.SOL_SOCKET, option, 1)
+        send_alike(sock, local.family, original)
         sock.bind(local.sockaddr)
     except BaseException:
         sock.close()

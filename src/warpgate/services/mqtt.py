@@ -14,6 +14,7 @@ from warpgate.model.servers import BrokerUrl
 from warpgate.net.network import Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
 from warpgate.net.threads import in_thread
+from warpgate.net.uplinks import other_uplinks
 from warpgate.services.broker import MessageReceiver, VersionRefused
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 ATTEMPT_DELAY = 0.25
 # Of all the addresses a name has: both families and a spare each.
 ADDRESSES_TRIED = 4
+# And of all pairs of an address and an uplink: bridges and the like can be many.
+WAYS_TRIED = 8
 REMEMBERED_BROKERS = 64
 
 
@@ -78,21 +81,31 @@ class MqttConnector:
         return self._link_type
 
     async def _dial(self, broker: BrokerUrl) -> TcpStream:
-        """RFC 8305: the name's next address is tried when the last one has not answered for a moment."""
-        endpoints = await self._network.resolve(broker.host, broker.port)
+        """RFC 8305: the name's next address is tried when the last one has not answered for a moment; and so are the
+        uplinks that the system would not choose, as the one it chooses may lead nowhere.
+        """
+        endpoints = _interleaved(await self._network.resolve(broker.host, broker.port))[:ADDRESSES_TRIED]
+        ways: list[tuple[Endpoint, Endpoint | None]] = [(endpoint, None) for endpoint in endpoints]
+        ways += [
+            (endpoint, Endpoint(ip, 0))
+            for endpoint in endpoints
+            for ip in other_uplinks(self._network, endpoint)
+        ]
         turns = {
-            str(endpoint): partial(self._dial_in_turn, endpoint, place * ATTEMPT_DELAY)
-            for place, endpoint in enumerate(_interleaved(endpoints)[:ADDRESSES_TRIED])
+            f"{endpoint} from {local or 'here'}": partial(
+                self._dial_in_turn, endpoint, local, place * ATTEMPT_DELAY
+            )
+            for place, (endpoint, local) in enumerate(ways[:WAYS_TRIED])
         }
         try:
             return await first_of(turns, discard=_abort)
         except RaceLost as lost:
             raise NetworkError("; ".join(str(error) for error in lost.failures.values())) from lost
 
-    async def _dial_in_turn(self, endpoint: Endpoint, delay: float) -> TcpStream:
+    async def _dial_in_turn(self, endpoint: Endpoint, local: Endpoint | None, delay: float) -> TcpStream:
         if delay:
             await asyncio.sleep(delay)
-        return await self._network.dial_tcp(endpoint)
+        return await self._network.dial_tcp(endpoint, local)
 
 
 def _import_link() -> type[MqttLink]:

@@ -40,6 +40,9 @@ SEND_BOUND = 64 * 1024
 # How long an orderly end may take before the connection is aborted.
 GOODBYE = 0.03
 QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
+# Seconds for which what was sent may stay unacknowledged, then the link is dead: the kernel has repeated it four times
+# by then, and would do so for 15 minutes. Linux.
+USER_TIMEOUT = 3.0
 NO_RETAINED = 2  # MQTT 5 section 3.8.3.1: "Do not send retained messages at the time of the subscribe"
 
 
@@ -79,6 +82,8 @@ class MqttLink:
 
         Raises VersionRefused, else ServiceError.
         """
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(USER_TIMEOUT * 1000))
         version = MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311
         link = cls(topic, on_message, version)
         try:

@@ -1,0 +1,83 @@
+"""Which NAT64 prefix the network has (RFC 7050): what its resolver makes of a name that has IPv4 addresses alone."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from ipaddress import IPv6Address
+
+from warpgate.errors import NetworkError
+from warpgate.events import Nat64Found, Observer
+from warpgate.model.translation import WELL_KNOWN_NAME, Nat64Prefix, prefixes_in
+from warpgate.net.translated import TranslatedNetwork, without_ipv4
+
+# Asked again as long as nothing answers: the network may just be coming up. A resolver that has no such name answers
+# in the same way, so the pauses grow long.
+RETRY_LOW = 5.0
+RETRY_HIGH = 600.0
+
+
+class PrefixDiscovery:
+    """Asks only where an interface has IPv6 and no IPv4.
+
+    Life: `look`, again after each change of interfaces; `close`.
+    """
+
+    def __init__(
+        self, network: TranslatedNetwork, emit: Observer, on_change: Callable[[], None], rng: random.Random
+    ) -> None:
+        """Sets the network's prefix, then calls `on_change`."""
+        self._network = network
+        self._emit = emit
+        self._on_change = on_change
+        self._rng = rng
+        self._asking: asyncio.Task[None] | None = None
+        self._answered = asyncio.Event()
+
+    def look(self) -> None:
+        """Begin to ask, at once and anew."""
+        if self._asking is not None:
+            self._asking.cancel()
+        self._answered.clear()
+        if without_ipv4(self._network.inner.interfaces()):
+            self._asking = asyncio.get_running_loop().create_task(self._ask(), name="nat64")
+        else:
+            self._set(None)
+
+    async def first(self, patience: float) -> None:
+        """Returns when the resolver has answered or failed once, after `patience` seconds at the latest."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._answered.wait()
+        except TimeoutError:
+            pass
+
+    def close(self) -> None:
+        """Asks no more. Idempotent."""
+        if self._asking is not None:
+            self._asking.cancel()
+
+    async def _ask(self) -> None:
+        pause = RETRY_LOW
+        while True:
+            try:
+                answers = await self._network.inner.resolve(WELL_KNOWN_NAME, 0)
+            except NetworkError:
+                self._answered.set()  # a resolver that is down says nothing about the prefix that we have
+            else:
+                found = prefixes_in(end.ip for end in answers if isinstance(end.ip, IPv6Address))
+                self._set(next(iter(found), None))
+                if found:
+                    return
+            await asyncio.sleep(self._rng.uniform(pause / 2, pause))
+            pause = min(RETRY_HIGH, pause * 2)
+
+    def _set(self, prefix: Nat64Prefix | None) -> None:
+        changed = prefix != self._network.prefix
+        self._network.prefix = prefix
+        if changed and prefix is not None:
+            self._emit(Nat64Found(str(prefix)))
+        if changed:
+            self._on_change()
+        self._answered.set()

@@ -1,0 +1,70 @@
+"""One local endpoint of the node's, and what STUN servers have told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from warpgate.model.endpoint import IPAddress
+from warpgate.model.nat import Filtering, NatProfile
+from warpgate.plan.classify import Observation, classify
+from warpgate.services.stun_tcp import TcpProbe
+from warpgate.services.stun_udp import UdpProbe
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What is known of one local endpoint. Ports are None as long as nobody has told.
+
+    `tcp_mapped` is left out when TCP is mapped to another address than UDP: an attachment has one.
+    """
+
+    reflexive: IPAddress | None
+    udp_mapped: int | None
+    tcp_mapped: int | None
+    nat: NatProfile
+
+
+class Place:
+    """One local endpoint: its probes and what they told. Owned by Discovery."""
+
+    def __init__(self, udp: UdpProbe, tcp: TcpProbe | None) -> None:
+        self.udp = udp
+        self.tcp = tcp
+        self.filtering = Filtering.UNKNOWN
+        self.filtering_samples = 0
+        self.filtering_for: IPAddress | None = None  # the reflexive address it was measured behind
+        self.samples: tuple[Observation, ...] = ()  # of sockets that were thrown away
+        self.sampled_for: IPAddress | None = None
+        self.essential = False  # the system itself would use it to reach a server
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def learnt(self) -> Learnt:
+        udp = self.udp.mapped
+        tcp = None if self.tcp is None else self.tcp.mapped
+        reflexive = udp or tcp
+        ip = None if reflexive is None else reflexive.ip
+        return Learnt(
+            ip,
+            None if udp is None else udp.port,
+            tcp.port if tcp is not None and tcp.ip == ip else None,
+            self._profile(),
+        )
+
+    def _profile(self) -> NatProfile:
+        over_tcp = () if self.tcp is None else self.tcp.observations
+        if self.udp.observations:
+            seen = self.udp.observations + self.samples
+            return classify(seen, self.filtering, self.filtering_samples)
+        # UDP is blocked only when something else got through while it was silent.
+        blocked = True if over_tcp and self.udp.failed else None
+        return replace(classify(over_tcp), udp_blocked=blocked)
+
+    def told(self, unresolved: bool) -> bool:
+        """Whether both transports have an answer, or no server left that could give one."""
+        udp = self.udp.mapped is not None or (not unresolved and (self.udp.failed or not self.udp.asked))
+        tcp = self.tcp is None or self.tcp.mapped is not None
+        return udp and (
+            tcp or (not unresolved and (self.tcp is None or self.tcp.failed or not self.tcp.asked))
+        )

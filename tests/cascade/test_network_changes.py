@@ -1,0 +1,254 @@
+"""What a node does when its networks change under it, and when it has IPv6 alone: in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from cascade_world import OVER_TCP, OVER_UDP, World, connected, identity, virtual
+
+from warpgate.config import Config
+from warpgate.core.node import Node
+from warpgate.errors import ConnectFailed, NetworkError, PipeClosed
+from warpgate.events import Event, LinkVerified, Nat64Found, PluginEnded
+from warpgate.lab.memory import MemoryInternet, MemoryNetwork
+from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.model.translation import WELL_KNOWN_NAME
+from warpgate.net.network import Interface
+
+QUIC = {"mode": Mode.STREAM, "transport": Transport.UDP}
+MADE_UP = ("192.0.0.170", "192.0.0.171", "64:ff9b::192.0.0.170", "64:ff9b::192.0.0.171")
+REAL = ("192.0.0.170", "192.0.0.171")
+OWN = "192.0.0.1"
+
+
+@pytest.mark.parametrize("options", [OVER_UDP, QUIC], ids=["datagram", "quic"])
+def test_the_interface_goes_between_nomination_and_pipe(options: dict[str, Any]) -> None:
+    """On the initiator's side: the connect fails, and the checks do not stay behind."""
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            hub = world.a.engine.hub
+            [port] = hub.ports
+
+            def unplug(event: Event) -> None:
+                if isinstance(event, PluginEnded) and event.outcome == "won":
+                    hub.close_port(port.base)
+
+            world.a.engine.observers.append(unplug)
+            with pytest.raises(ConnectFailed, match="is closed"):
+                await connected(world, **options)
+            assert hub.sessions == {}
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_the_responders_interface_goes_in_that_moment() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            hub = world.b.engine.hub
+            [port] = hub.ports
+
+            def unplug(event: Event) -> None:
+                chosen = [checks for checks in hub.sessions.values() if checks.agent.selected is not None]
+                if isinstance(event, LinkVerified) and chosen:
+                    hub.close_port(port.base)
+
+            world.b.engine.observers.append(unplug)
+            pipe = await world.a.node.connect(world.b.node.address, **OVER_UDP)
+            with pytest.raises(PipeClosed):  # consent
+                await pipe.recv(timeout=60.0)
+            await world.quiet()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("options", [OVER_UDP, OVER_TCP, QUIC], ids=["datagram", "tcp", "quic"])
+def test_pipes_on_a_vanished_address_end_at_once(options: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, other, _ = await connected(world, **options)
+            reading = asyncio.ensure_future(one.recv())
+            await asyncio.sleep(0)
+            world.a.node._run.pipes.vanished(frozenset({ip_address("192.0.2.1")}))
+            assert not one.closed
+            world.a.node._run.pipes.vanished(frozenset({one.local.ip}))
+            with pytest.raises(PipeClosed, match=f"the network interface with {one.local.ip} went away"):
+                await reading
+            await other.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+class Replugged:
+    """A host's network whose interfaces are made anew, addresses and all, with each step of `generation`."""
+
+    def __init__(self, host: MemoryNetwork) -> None:
+        self.generation = 1
+        self._host = host
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        return tuple(replace(each, index=self.generation) for each in self._host.interfaces())
+
+
+def test_an_interface_that_was_made_anew_is_another_one() -> None:
+    """A VPN that was restarted: the address is the same, but what was open there hangs on the old device."""
+
+    async def main() -> None:
+        host = Replugged(MemoryInternet().host("host", "198.51.100.1"))
+        config = Config(brokers=(), stun=(), port_map=False)
+        async with Node(config, identity=identity("a"), network=host) as node:  # type: ignore[arg-type]
+            running = node._run
+            [before] = running.engine.hub.ports
+            running._interfaces_changed()
+            assert running.engine.hub.ports == (before,)
+            host.generation += 1
+            running._interfaces_changed()
+            [after] = running.engine.hub.ports
+            assert after is not before
+            assert after.base == before.base
+            assert len(host.open_sockets()) == 2  # UDP and TCP
+
+    virtual(main)
+
+
+# -- NAT64 ----------------------------------------------------------------------------------------------------------
+
+
+class Resolver:
+    """A host's network whose resolver does as it is told; `asked` counts."""
+
+    def __init__(self, host: MemoryNetwork) -> None:
+        self.asked = 0
+        self.obey(failing)
+        self._host = host
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+    def obey(self, answer: Callable[[], Any]) -> None:
+        self._answer = answer
+
+    async def resolve(self, host: str, port: int) -> tuple[Endpoint, ...]:
+        assert host == WELL_KNOWN_NAME
+        self.asked += 1
+        return tuple(Endpoint.of(text, port) for text in await self._answer())
+
+
+def lone(*addresses: str) -> tuple[Resolver, Node, list[Event]]:
+    """A node of its own, without servers."""
+    host = Resolver(MemoryInternet().host("host", *addresses))
+    events: list[Event] = []
+    config = Config(brokers=(), stun=(), port_map=False)
+    return host, Node(config, identity=identity("a"), network=host, observer=events.append), events
+
+
+def hosts(node: Node) -> set[str]:
+    return {str(at.host) for at in node.address.attachments}
+
+
+def after(seconds: float, *answer: str) -> Callable[[], Any]:
+    async def resolved() -> tuple[str, ...]:
+        await asyncio.sleep(seconds)
+        return answer
+
+    return resolved
+
+
+def failing() -> Any:
+    raise NetworkError("resolve: temporary failure")
+
+
+def test_a_resolver_that_never_answers_costs_half_a_second_at_most() -> None:
+    async def main() -> None:
+        host, node, _ = lone("2001:db8::2")
+        host.obey(after(10_000.0))
+        began = asyncio.get_running_loop().time()
+        await node.start()
+        assert asyncio.get_running_loop().time() - began == pytest.approx(0.5, abs=0.01)
+        assert hosts(node) == {"2001:db8::2"}
+        await node.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 2.0])
+def test_the_address_has_ipv4_as_soon_as_the_resolver_tells(seconds: float) -> None:
+    async def main() -> None:
+        host, node, events = lone("2001:db8::2")
+        host.obey(after(seconds, *MADE_UP))
+        async with node:
+            assert (OWN in hosts(node)) == (seconds < 0.5)
+            await asyncio.sleep(seconds)
+            assert hosts(node) == {"2001:db8::2", OWN}
+            assert [event for event in events if isinstance(event, Nat64Found)] == [
+                Nat64Found("64:ff9b::/96")
+            ]
+            # The two listen on one address of the machine's: the ports differ.
+            assert len({at.udp.local for at in node.address.attachments}) == 2
+            await asyncio.sleep(1000)
+            assert host.asked == 1
+
+    virtual(main, limit=2000)
+
+
+@pytest.mark.parametrize(
+    "addresses", [("198.51.100.1",), ("198.51.100.1", "2001:db8::2")], ids=["v4", "dual"]
+)
+def test_who_has_ipv4_does_not_ask(addresses: tuple[str, ...]) -> None:
+    async def main() -> None:
+        host, node, _ = lone(*addresses)
+        host.obey(failing)
+        async with node:
+            assert hosts(node) == set(addresses)
+            assert host.asked == 0
+
+    virtual(main)
+
+
+def test_a_resolver_that_fails_is_asked_again_and_one_that_says_no_is_believed() -> None:
+    async def main() -> None:
+        host, node, _ = lone("2001:db8::2")
+        host.obey(failing)
+        async with node:
+            await asyncio.sleep(6)
+            assert host.asked == 2
+            host.obey(after(0.0, *MADE_UP))
+            await asyncio.sleep(30)
+            assert OWN in hosts(node)
+            # The network changes, and its resolver is not up yet: what is known is kept until somebody says otherwise.
+            host.obey(failing)
+            node._run._interfaces_changed()
+            await asyncio.sleep(1)
+            assert OWN in hosts(node)
+            host.obey(after(0.0, *REAL))
+            await asyncio.sleep(10)
+            assert hosts(node) == {"2001:db8::2"}
+
+    virtual(main)
+
+
+def test_pauses_grow_where_nobody_translates() -> None:
+    async def main() -> None:
+        host, node, _ = lone("2001:db8::2")
+        host.obey(after(0.0, *REAL))
+        async with node:
+            counts = []
+            for _ in range(4):
+                await asyncio.sleep(900)
+                counts.append(host.asked)
+            growth = [late - early for early, late in itertools.pairwise(counts)]
+            assert max(growth) <= 4, counts
+
+    virtual(main, limit=5000)
