@@ -1,8 +1,9 @@
 """Is a NAT that maps each destination to another port crossed directly, with no relay, and at what cost?
 
-Sequential, block and random port assignment, against a port-restricted NAT, in both directions. Fresh nodes for
-every connect, whose fingerprints are half a second old: an address copied by hand is never younger. Packets are all
-that left both sites, probes included; entries are rows of the routers' tables that one connect made.
+Sequential, block and random port assignment, against a port-restricted NAT, in both directions: as datagrams, as
+streams in default mode, and over TCP alone where ports can be predicted; and two NATs that count, opposite each other.
+Fresh nodes for every connect, whose fingerprints are half a second old: an address copied by hand is never younger.
+Packets are all that left both sites, probes included; entries are rows of the routers' tables that one connect made.
 """
 
 from __future__ import annotations
@@ -22,21 +23,26 @@ COUNT = 20
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """How many of 20 must connect, and in how many seconds: the median, the slowest."""
+    """How many of 20 must connect, and in how many seconds: the median, the slowest. `ways`: see WAYS."""
 
     kind: str
     needed: int
     median: float
     slowest: float
+    ways: tuple[str, ...]
+    other: str = "eim-apdf"
 
 
+# What is asked for, and the transport that it is limited to.
+WAYS = {"datagram": ("datagram", None), "stream": ("stream", None), "TCP": ("stream", "tcp")}
 CASES = (
-    Case("edm-seq", 20, 0.5, 15.0),
-    Case("edm-seq--2", 20, 0.5, 15.0),
-    Case("edm-block", 20, 0.8, 3.0),
-    Case("edm", 19, 3.0, 15.0),
+    Case("edm-seq", 20, 0.5, 15.0, ("datagram", "stream", "TCP")),
+    Case("edm-seq--2", 20, 0.5, 15.0, ("datagram",)),
+    Case("edm-seq--2", 20, 0.5, 15.0, ("TCP",), other="eim-apdf+rst"),
+    Case("edm-seq", 20, 0.5, 15.0, ("datagram", "TCP"), other="edm-seq-2"),
+    Case("edm-block", 20, 0.8, 3.0, ("datagram", "stream")),
+    Case("edm", 19, 3.0, 15.0, ("datagram", "stream")),
 )
-OTHER = "eim-apdf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +59,13 @@ def _totals(lab: Rig) -> tuple[int, int]:
     return sum(nat.packets_out for nat in nats), sum(nat.flows_created for nat in nats)
 
 
-async def one(lab: Rig) -> Cost:
+async def one(lab: Rig, way: str) -> Cost:
+    mode, transport = WAYS[way]
     await lab.fresh()
     await asyncio.sleep(FINGERPRINTED)
     await lab.b.refresh()
     packets, entries = _totals(lab)
-    done = await lab.a.connect(lab.b.address, mode="datagram")
+    done = await lab.a.connect(lab.b.address, mode=mode, transport=transport)
     packets_after, entries_after = _totals(lab)
     return Cost(done, packets_after - packets, entries_after - entries)
 
@@ -80,19 +87,26 @@ def rows_of(what: str, case: Case, costs: list[Cost]) -> list[Row]:
     ]
 
 
+async def measure(kind_a: str, kind_b: str, case: Case, count: int) -> list[Row]:
+    rows = []
+    async with rig(kind_a, kind_b) as lab:
+        for way in case.ways:
+            costs = [await one(lab, way) for _ in range(count)]
+            rows += rows_of(f"{kind_a} -> {kind_b}, {way}", case, costs)
+            show(rows[-3:])
+            for cost in costs:
+                if not cost.done.ok:
+                    print("    ", cost.done.error or "no echo", *cost.done.report, sep="\n      ")
+    return rows
+
+
 async def run(count: int, kinds: list[str]) -> list[Row]:
     rows = []
     for case in CASES:
         if kinds and case.kind not in kinds:
             continue
-        for kind_a, kind_b in ((case.kind, OTHER), (OTHER, case.kind)):
-            async with rig(kind_a, kind_b) as lab:
-                costs = [await one(lab) for _ in range(count)]
-            rows += rows_of(f"{kind_a} -> {kind_b}", case, costs)
-            show(rows[-3:])
-            for cost in costs:
-                if not cost.done.ok:
-                    print("    ", cost.done.error or "no echo", *cost.done.report, sep="\n      ")
+        for kind_a, kind_b in ((case.kind, case.other), (case.other, case.kind)):
+            rows += await measure(kind_a, kind_b, case, count)
     return rows
 
 

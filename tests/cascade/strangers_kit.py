@@ -112,7 +112,13 @@ class Stranger:
         return await self.network.dial_tcp(self.target)
 
     def handshake(
-        self, session: bytes, key: Identity | None = None, claims: bytes | None = None, plugin: str = "direct"
+        self,
+        session: bytes,
+        key: Identity | None = None,
+        claims: bytes | None = None,
+        plugin: str = "direct",
+        *,
+        secure: bool = False,
     ) -> Handshake:
         """An initiator's handshake: `key` makes the session key, `claims` is the public key it says it has."""
         mine = self.identity if key is None else key
@@ -125,6 +131,7 @@ class Stranger:
             peer_key=b_key,
             nonce=fresh_bytes(16),
             plugin=plugin,
+            secure=secure,
         )
 
     async def authenticate(self, handshake: Handshake) -> TcpStream:

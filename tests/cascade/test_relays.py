@@ -31,6 +31,7 @@ from warpgate.model.endpoint import Endpoint, Mode
 
 TURN = "turn:user:password@203.0.113.5:3478"
 HOUR = 3600.0
+BROKER_PORT = 1883
 EITHER = [pytest.param(OVER_UDP, id="udp"), pytest.param(OVER_TCP, id="tcp")]
 
 
@@ -38,14 +39,20 @@ class RelayWorld(World):
     """A world with a TURN server, which a, b or both know."""
 
     def __init__(
-        self, *kinds: str, a: bool = True, b: bool = True, server: str = TURN, **options: Any
+        self,
+        *kinds: str,
+        a: bool = True,
+        b: bool = True,
+        server: str = TURN,
+        port: int = 3478,
+        **options: Any,
     ) -> None:
         known = Config(turn=(server,))
         super().__init__(
             *kinds, config_a=known if a else Config(), config_b=known if b else Config(), **options
         )
         self.turn_host = self.internet.host("turn", "203.0.113.5", "2001:db8:5::5")
-        self.turn = MemoryTurn(self.turn_host, Endpoint.parse("203.0.113.5:3478"))
+        self.turn = MemoryTurn(self.turn_host, Endpoint.of("203.0.113.5", port))
 
     async def close(self) -> None:
         await super().close()
@@ -83,6 +90,90 @@ def test_two_random_nats_meet_at_the_initiators_relay_without_waiting(
             await far.close()
             await world.given_back()
             await world.quiet()
+
+    virtual(story)
+
+
+HOPELESS = [("edm", "edm"), ("edm", "edm-seq"), ("edm-block", "edm-block"), ("edm-block", "edm-seq")]
+
+
+@pytest.mark.parametrize("settle", [0.0, 0.3])
+@pytest.mark.parametrize("kinds", HOPELESS)
+@pytest.mark.parametrize(("options", "expected"), [(OVER_UDP, DATAGRAM), (OVER_TCP, STREAM)])
+def test_just_after_the_start_nothing_is_waited_for_either(
+    options: Options, expected: float, kinds: tuple[str, str], settle: float
+) -> None:
+    """Whether either side's ports are random is not known yet when the address is given, but soon enough."""
+
+    async def story() -> None:
+        async with RelayWorld(*kinds, settle=settle) as world:
+            near, far, seconds = await connected(world, **options)
+            assert (near.plugin, near.relayed, far.relayed) == ("turn", True, True)
+            assert seconds < min(0.4, expected + S + 2 * R)
+            await exchange(near, far)
+
+    virtual(story)
+
+
+# Masquerading routers that let no datagram out, and TCP to brokers and to the relay only.
+NOTHING_OUT = "masquerade+noudp+no-tcp"
+
+
+@pytest.mark.parametrize("options", EITHER)
+@pytest.mark.parametrize(
+    ("kinds", "limit"),
+    [((NOTHING_OUT, NOTHING_OUT), 0.5), ((NOTHING_OUT, "eim"), 0.6), (("public", NOTHING_OUT), 0.6)],
+)
+def test_where_nothing_but_the_relay_has_answered_it_is_hardly_waited(
+    kinds: tuple[str, str], limit: float, options: Options
+) -> None:
+    async def story() -> None:
+        server = f"turn:user:password@203.0.113.5:{BROKER_PORT}?transport=tcp"
+        async with RelayWorld(*kinds, server=server, port=BROKER_PORT) as world:
+            near, far, seconds = await connected(world, **options)
+            assert (near.plugin, near.relayed) == ("turn", True)
+            assert seconds < limit
+            await exchange(near, far)
+
+    virtual(story)
+
+
+@pytest.mark.parametrize("kinds", [("udp-blocked", "public"), ("public", "udp-blocked")])
+def test_an_open_port_is_no_hope_where_no_datagram_gets_out(kinds: tuple[str, str]) -> None:
+    async def story() -> None:
+        async with RelayWorld(*kinds) as world:
+            near, _, seconds = await connected(world, **OVER_UDP)
+            assert near.relayed
+            assert seconds < 0.5
+
+    virtual(story)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("edm-seq", "edm-seq-2"), ("edm-seq", "eim-apdf"), ("edm-block", "eim-apdf")]
+)
+@pytest.mark.parametrize("options", EITHER)
+def test_what_can_be_predicted_is_not_relayed(kinds: tuple[str, str], options: Options) -> None:
+    """Blocks are guessed over UDP only."""
+
+    async def story() -> None:
+        async with RelayWorld(*kinds, seed=2) as world:
+            near, far, seconds = await connected(world, **options)
+            guessed = kinds[0] == "edm-block" and options is OVER_TCP
+            assert near.relayed is guessed
+            assert seconds < 1.0
+            await exchange(near, far)
+
+    virtual(story)
+
+
+@pytest.mark.parametrize("options", EITHER)
+def test_when_the_direct_strategies_have_failed_the_relay_waits_no_longer(options: Options) -> None:
+    async def story() -> None:
+        async with RelayWorld("eim", "eim") as world:
+            near, _, seconds = await connected(world, **options, plugins=["direct", "turn"])
+            assert (near.plugin, near.relayed) == ("turn", True)
+            assert seconds < 0.5
 
     virtual(story)
 
@@ -224,6 +315,16 @@ def test_without_any_relay_the_reason_is_told() -> None:
             with pytest.raises(ConnectFailed) as failed:
                 await world.a.node.connect(world.b.node.address, plugins=["turn"], mode=Mode.DATAGRAM)
             assert "no TURN server is configured, and the peer offers none" in str(failed.value)
+
+    virtual(story)
+
+
+def test_who_has_no_relay_is_told_so_when_another_strategy_has_won() -> None:
+    async def story() -> None:
+        async with RelayWorld("eim", "eim", a=False, b=False) as world:
+            near, _, _ = await connected(world, **OVER_UDP)
+            rows = {row.plugin: row.reason for row in near.report}
+            assert rows["turn"] == "no TURN server is configured here"
 
     virtual(story)
 

@@ -8,13 +8,26 @@ from dataclasses import replace
 from unittest import mock
 
 import pytest
-from cascade_world import HOP, OVER_UDP, R, S, World, connected, exchange, virtual
+from cascade_world import (
+    BOTH_WAYS,
+    FINGERPRINTED,
+    HOP,
+    OVER_TCP,
+    OVER_UDP,
+    Options,
+    R,
+    S,
+    World,
+    connected,
+    exchange,
+    virtual,
+)
 
 from warpgate.config import Budgets, Config
 from warpgate.errors import ConnectFailed
 from warpgate.events import PluginEnded, PluginSkipped, SignalRefused
 from warpgate.model.endpoint import Endpoint
-from warpgate.model.nat import Assignment
+from warpgate.model.nat import Assignment, Filtering
 from warpgate.plan.birthday import Guessing
 from warpgate.plugins.base import Attempt
 from warpgate.plugins.random_probe import OPEN, OPENED, Guess
@@ -24,11 +37,13 @@ COUNTING = ["edm-seq", "edm-seq-2", "edm-seq-7", "edm-seq--1", "edm-seq--2"]
 STRICT = ["eim-apdf", "eim-apdf+rst", "eim-apdf+accept", "firewalled", "masquerade"]
 
 
-async def crossed(kind_a: str, kind_b: str, seed: int = 0) -> tuple[str, float, int, int]:
+async def crossed(
+    kind_a: str, kind_b: str, seed: int = 0, options: Options = OVER_UDP, settle: float = FINGERPRINTED
+) -> tuple[str, float, int, int]:
     """The winner, the seconds, and the mappings that the attempt made on either router."""
-    async with World(kind_a, kind_b, seed=seed) as world:
+    async with World(kind_a, kind_b, seed=seed, settle=settle) as world:
         before = [world.routers[name].counters().flows_created for name in ("a", "b")]
-        one, other, waited = await connected(world, **OVER_UDP)
+        one, other, waited = await connected(world, **options)
         await exchange(one, other)
         assert len(world.strays()) <= 2  # only the socket with the pipe is left, on either side
         after = [world.routers[name].counters().flows_created for name in ("a", "b")]
@@ -46,6 +61,87 @@ def test_a_nat_that_counts_is_predicted(counting: str, strict: str) -> None:
     plugin, waited, *_ = virtual(lambda: crossed(strict, counting))
     assert plugin == "udp_punch"
     assert waited <= S + STUN + S + R + 1e-6
+
+
+@pytest.mark.parametrize("strict", [*STRICT, "masquerade+accept"])
+@pytest.mark.parametrize("counting", ["edm-seq", "edm-seq--2", "adm-seq-7"])
+def test_a_nat_that_counts_is_predicted_over_tcp(counting: str, strict: str) -> None:
+    """With SYNs that no router answers with RST: each finds the other's opened, or is silently dropped."""
+    for kinds, signals in (((counting, strict), 1), ((strict, counting), 2)):
+        plugin, waited, *_ = virtual(lambda kinds=kinds: crossed(*kinds, options=OVER_TCP))  # type: ignore[misc]
+        # STUN over TCP takes 2 R; the SYNs meet half way; then HELLO.
+        assert (plugin, waited) == (
+            "tcp_punch",
+            pytest.approx(signals * S + 2 * STUN + R + HOP, abs=HOP + 1e-6),
+        )
+
+
+@pytest.mark.parametrize("kinds", [("edm-seq", "eim-apdf"), ("eim-apdf", "edm-seq")])
+def test_both_ends_agree_where_two_connections_come_through(kinds: tuple[str, str]) -> None:
+    """As long as the filter is not known, both the listening port and the fresh one connect, and the predicted ports
+    include both.
+    """
+
+    async def main() -> None:
+        async with World(*kinds, settle=0.0) as world:
+            assert {at.nat.filtering for at in world.b.node.address.attachments} == {Filtering.UNKNOWN}
+            one, other, waited = await connected(world, **OVER_TCP)
+            assert one.plugin == "tcp_punch"
+            assert waited < 0.5
+            await exchange(one, other)
+            await one.close()
+            await other.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("options", BOTH_WAYS)
+@pytest.mark.parametrize(
+    "kinds", [("edm-seq", "edm-seq"), ("edm-seq--1", "edm-seq-7"), ("adm-seq", "edm-seq-2")]
+)
+def test_two_nats_that_count_are_predicted(kinds: tuple[str, str], options: Options) -> None:
+    plugin, waited, *_ = virtual(lambda: crossed(*kinds, options=options))
+    assert plugin == ("udp_punch" if options is OVER_UDP else "tcp_punch")
+    assert waited < 2 * S + 4 * STUN + 2 * R
+
+
+@pytest.mark.parametrize("meanwhile", [0, 1, 2, 3])
+def test_others_mappings_between_two_counts_do_no_harm(meanwhile: int) -> None:
+    async def main() -> None:
+        async with World("edm-seq", "edm-seq-2") as world:
+            neighbour = world.internet.host("neighbour", "192.168.1.9", behind=world.routers["a"])
+            sock = neighbour.open_udp(Endpoint.of("192.168.1.9", 999), lambda data, source: None)
+
+            async def make_mappings() -> None:
+                await asyncio.sleep(STUN + S)  # a has sampled and told
+                for port in range(meanwhile):
+                    sock.send(b"", ("203.0.113.9", 1000 + port))
+
+            busy = asyncio.ensure_future(make_mappings())
+            one, other, waited = await connected(world, **OVER_UDP)
+            assert (one.plugin, waited) == ("udp_punch", pytest.approx(0.2, abs=0.01))
+            await exchange(one, other)
+            await busy
+            sock.close()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("kinds", [("adm-adf", "edm"), ("edm", "adm-adf"), ("adm-adf-block", "edm-block")])
+def test_a_mapping_for_a_whole_address_is_guessed_even_from_behind_such_a_nat(kinds: tuple[str, str]) -> None:
+    plugin, waited, *_ = virtual(lambda: crossed(*kinds, seed=3))
+    assert plugin == "random_probe"
+    assert waited < 15.0
+
+
+@pytest.mark.parametrize("seed", [25, 66])
+def test_a_router_that_accepts_anything_is_not_made_to_move_the_searching_port(seed: int) -> None:
+    """In these two runs the search came upon a mapping that an ordinary punch had aimed from."""
+    for kinds in (("masquerade+accept", "edm-block"), ("edm-block", "masquerade+accept")):
+        plugin, waited, *_ = virtual(lambda kinds=kinds: crossed(*kinds, seed, settle=1.0))  # type: ignore[misc]
+        assert plugin == "random_probe"
+        assert waited < 3.0
 
 
 def test_what_is_known_of_a_nat_that_counts_is_enough_right_after_the_start() -> None:
@@ -93,7 +189,9 @@ def test_where_a_punch_works_nothing_is_guessed(kind: str) -> None:
     virtual(main)
 
 
-@pytest.mark.parametrize("kinds", [("edm", "edm"), ("edm-block", "edm")])
+@pytest.mark.parametrize(
+    "kinds", [("edm", "edm"), ("edm-block", "edm"), ("edm-block", "edm-block"), ("edm-seq", "edm-block")]
+)
 def test_two_such_nats_are_left_to_a_relay(kinds: tuple[str, str]) -> None:
     async def main() -> None:
         async with World(*kinds) as world:

@@ -14,19 +14,32 @@ from warpgate.model.address import NodeAddress
 
 pytestmark = pytest.mark.lab
 
+UDP, TCP = ("datagram", None), ("stream", "tcp")
 CASES = [
-    ("edm-seq", "eim-apdf", "udp_punch", 1.0, "SEQUENTIAL"),
-    ("eim-apdf", "edm-seq--2", "udp_punch", 1.0, "SEQUENTIAL"),
-    ("edm-block", "eim-apdf", "random_probe", 4.0, "BLOCK"),
-    ("eim-apdf", "edm-block", "random_probe", 4.0, "BLOCK"),
-    ("edm", "firewalled", "random_probe", 15.0, "RANDOM"),
+    ("edm-seq", "eim-apdf", UDP, "udp_punch", 1.0, "SEQUENTIAL"),
+    ("eim-apdf", "edm-seq--2", UDP, "udp_punch", 1.0, "SEQUENTIAL"),
+    ("edm-seq", "eim-apdf+rst", TCP, "tcp_punch", 1.5, "SEQUENTIAL"),
+    ("eim-apdf", "edm-seq--2", TCP, "tcp_punch", 1.5, "SEQUENTIAL"),
+    ("edm-seq", "edm-seq-2", UDP, "udp_punch", 1.0, "SEQUENTIAL"),
+    ("edm-seq-2", "edm-seq", TCP, "tcp_punch", 3.5, "SEQUENTIAL"),
+    ("edm-block", "eim-apdf", UDP, "random_probe", 4.0, "BLOCK"),
+    ("eim-apdf", "edm-block", ("stream", None), "random_probe", 4.0, "BLOCK"),
+    ("edm-block", "masquerade+accept", UDP, "random_probe", 4.0, "BLOCK"),
+    ("edm", "firewalled", UDP, "random_probe", 15.0, "RANDOM"),
 ]
 
 
-@pytest.mark.parametrize(("kind_a", "kind_b", "plugin", "limit", "assignment"), CASES)
+@pytest.mark.parametrize(("kind_a", "kind_b", "way", "plugin", "limit", "assignment"), CASES)
 async def test_direct_without_a_relay(
-    lab: Lab, kind_a: str, kind_b: str, plugin: str, limit: float, assignment: str
+    lab: Lab,
+    kind_a: str,
+    kind_b: str,
+    way: tuple[str, str | None],
+    plugin: str,
+    limit: float,
+    assignment: str,
 ) -> None:
+    """`way`: the mode, and the transport that the pipe is limited to."""
     need_programs("mosquitto", "turnserver")
     server = lab.add_host("server", ipv4=2)
     hosts = lab.add_host("a", behind=kind_a), lab.add_host("b", behind=kind_b)
@@ -40,7 +53,8 @@ async def test_direct_without_a_relay(
         hard = a if kind_a.startswith("edm") else b
         known = [at.nat.assignment.kind.name for at in NodeAddress.from_text(hard.address).attachments]
         assert known == [assignment]
-        done = await a.connect(b.address, mode="datagram")
+        mode, transport = way
+        done = await a.connect(b.address, mode=mode, transport=transport)
         assert done.ok, (done.error, done.report)
         assert (done.plugin, done.relayed) == (plugin, False)
         assert done.seconds < limit

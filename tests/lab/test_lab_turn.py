@@ -111,13 +111,14 @@ async def test_where_only_port_443_is_open_the_relay_is_reached_over_tls(
     async with sites(a, b) as two:
         for mode in ("datagram", "stream"):
             await two.restart("/tls")
-            check(await two.connect(mode), 1.5)
+            check(await two.connect(mode), 1.0)
 
 
 class HostNetwork(SystemNetwork):
     """The kernel's sockets, opened in one host of the lab."""
 
     def __init__(self, host: Host) -> None:
+        super().__init__()
         self._host = host
 
     def open_udp(self, local: Endpoint, receiver: DatagramReceiver) -> SystemUdpSocket:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.net.link import Link
 from warpgate.net.network import Network, TcpStream
+from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.classify import Observation
 from warpgate.plan.targets import Pair, pairs
 from warpgate.plugins.base import Attempt, Plugin, Relay
@@ -115,12 +116,17 @@ class PluginAttempt:
     # -- signals -------------------------------------------------------------------------------------------------
 
     def signal(self, message: object) -> None:
+        expected = self._plugin.message_type
+        if expected is None or not isinstance(message, expected):
+            raise ProtocolError(
+                f"{message!r} is no message of {self._plugin.name}: its message_type is {expected}"
+            )
         body = msgspec.msgpack.encode(message)
         if len(body) > MAX_BODY:
             raise ProtocolError(f"a message of {len(body)} bytes; at most {MAX_BODY} fit")
         self._session.outbox.add(PluginMessage(self._plugin.name, body))
 
-    async def receive(self) -> object:
+    async def receive(self) -> Any:
         body = await self._session.messages.queue(self._plugin.name).get()
         if self._plugin.message_type is None:
             raise DecodeError(f"{self._plugin.name} takes no messages")
@@ -128,6 +134,12 @@ class PluginAttempt:
             return msgspec.msgpack.decode(body, type=self._plugin.message_type)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DecodeError(f"a message for {self._plugin.name} that is none: {error}") from None
+
+    async def first(self, ways: Mapping[str, Callable[[], Awaitable[Link]]]) -> Link:
+        try:
+            return await first_of(ways, lambda link: link.abort())
+        except RaceLost as lost:
+            raise AttemptFailed(str(lost)) from None
 
     async def remote_changed(self) -> None:
         self._remote_version = await self._session.remote_newer_than(self._remote_version)
@@ -196,8 +208,13 @@ class PluginAttempt:
 
     async def reflexive_tcp(self, near: Endpoint) -> tuple[Endpoint, Endpoint]:
         mapped, stream = await self._engine.discovery.map_tcp(Endpoint(near.ip, 0))
-        self.stack.callback(stream.close)
+        self.stack.callback(stream.abort)
         return stream.local, mapped
+
+    async def samples_tcp(self, near: Endpoint) -> tuple[Observation, ...]:
+        seen, stream = await self._engine.discovery.sample_tcp(near.ip)
+        self.stack.callback(stream.abort)
+        return seen
 
     async def dial(self, remote: Endpoint, local: Endpoint | None = None) -> TcpLink:
         return await self.adopt(await self._engine.network.dial_tcp(remote, local))
@@ -212,9 +229,11 @@ class PluginAttempt:
             peer_key=session.peer_key,
             nonce=engine.random_bytes(16),
             plugin=self._plugin.name,
+            secure=session.secure,
         )
-        relayed = session.relays.touches(stream.local, stream.remote)
-        link, peer = await prove(stream, handshake, engine.config.budgets.hello_patience, relayed=relayed)
+        relayed = session.relays.carry(self._plugin.name, stream.local, stream.remote)
+        patience = engine.config.budgets.hello_patience
+        link, peer = await prove(stream, handshake, patience, relayed=relayed, secure=session.secure)
         if not session.fresh_nonce(peer.nonce):
             link.abort()
             raise AuthenticationError(f"{stream.remote} repeated a proof that was given before")
@@ -225,6 +244,12 @@ class PluginAttempt:
     async def listen_tcp(self, local: Endpoint) -> None:
         listener = self._engine.network.listen_tcp(local, self._engine.strangers.accept)
         self.stack.callback(listener.close)
+
+    def keep(self, link: Link) -> None:
+        if self._session.keep_link is None or not isinstance(link, TcpLink) or link not in self._links:
+            raise AttemptFailed("only a responder keeps links, and only those that it has dialled")
+        self._links.remove(link)
+        self._session.keep_link(link)
 
     async def inbound(self) -> TcpLink:
         return self._own(await self._session.inbound.queue(self._plugin.name).get())

@@ -15,17 +15,33 @@ from warpgate.core.pipes import PipeMaker
 from warpgate.core.quic_link import QuicLink
 from warpgate.core.report import Reporter
 from warpgate.core.session import Session
-from warpgate.errors import AttemptFailed, ConnectFailed, NetworkError, ProtocolError, WarpgateError
-from warpgate.events import Event, PluginEnded, PluginSkipped, PluginStarted
+from warpgate.errors import (
+    AttemptFailed,
+    ConfigError,
+    ConnectFailed,
+    NetworkError,
+    ProtocolError,
+    WarpgateError,
+)
+from warpgate.events import (
+    AddressChanged,
+    Event,
+    PluginEnded,
+    PluginReport,
+    PluginSkipped,
+    PluginStarted,
+    SignalReceived,
+)
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Mode, Transport
 from warpgate.net.race import Race, RaceLost
 from warpgate.plan.cascade import Plan, Verdict, make_plan
-from warpgate.plan.relay import direct_ruled_out
+from warpgate.plan.relay import Hope, direct_hope
 from warpgate.plugins.base import Plugin
 
 NEVER_WAIT = 0.0
-RELAY = "turn"
+# Of `relay_patience`, where nobody outside has seen anything of one side.
+FAINT_SHARE = 0.5
 
 Links = TcpLink | UdpLink | QuicLink
 
@@ -41,17 +57,33 @@ class Connector:
         mode: Mode,
         transport: Transport | None,
         plugins: Sequence[str] | None,
+        secure: bool,
+        before: tuple[PluginReport, ...] = (),
     ) -> None:
-        """ConfigError for an unknown plugin, or a mode and a transport that exclude each other."""
+        """`before`: rows of the report that are there already.
+
+        ConfigError for an unknown plugin, or a mode that excludes the transport or `secure`.
+        """
+        if secure and mode is Mode.DATAGRAM:
+            raise ConfigError(
+                "a datagram pipe cannot be encrypted: ask for a stream, or encrypt the datagrams yourself"
+            )
         self._engine = engine
         self._pipes = pipes
         self._plugins = engine.registry.select(plugins)
         self._session = Session(
-            engine, engine.random_bytes(16), remote.public_key, initiator=True, mode=mode, remote=remote
+            engine,
+            engine.random_bytes(16),
+            remote.public_key,
+            initiator=True,
+            mode=mode,
+            remote=remote,
+            secure=secure,
         )
         verdicts = [_verdict(plugin, engine.address, remote) for plugin in self._plugins]
         self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(remote.brokers))
-        self._report = Reporter(self._session.id, engine.now())
+        self._report = Reporter(self._session.id, engine.now(), before)
+        self._race: Race[Links] = Race(lambda link: link.abort(), self._patience)
         self._deadline: asyncio.Timeout | None = None
         self._stopped: str | None = None
         self.over: asyncio.Future[None] = (
@@ -66,7 +98,7 @@ class Connector:
         try:
             async with asyncio.timeout(timeout) as self._deadline:
                 session.on_refusal = lambda: self.stop(f"{session.peer} refused: {session.refusal}")
-                link = await self._race()
+                link = await self._run_plan()
                 return await self._nominate(link)
         except TimeoutError:
             why = self._stopped or f"no strategy reached {session.peer} within {timeout:g} s"
@@ -89,6 +121,9 @@ class Connector:
 
     def _observe(self, event: Event) -> None:
         self._report.observe(event, self._engine.now())
+        if isinstance(event, AddressChanged | SignalReceived | PluginEnded):
+            # A relayed link that waits may have nothing to wait for any more; the event tells of what happens just now.
+            asyncio.get_running_loop().call_soon(self._race.reconsider)
 
     def _failed(self, message: str) -> ConnectFailed:
         rows = tuple(
@@ -100,7 +135,7 @@ class Connector:
         reasons = "; ".join(f"{row.plugin}: {row.reason}" for row in rows if row.reason)
         return ConnectFailed(f"{message} ({reasons})" if reasons else message, rows)
 
-    async def _race(self) -> Links:
+    async def _run_plan(self) -> Links:
         session = self._session.id.hex()
         for skipped in self._plan.skipped:
             self._engine.emit(PluginSkipped(session, skipped.plugin, skipped.reason))
@@ -111,8 +146,7 @@ class Connector:
             step.plugin: partial(self._initiate, by_name[step.plugin], step.transports)
             for step in self._plan.steps
         }
-        race: Race[Links] = Race(lambda link: link.abort(), self._patience)
-        name, link = await race.run(runners)
+        name, link = await self._race.run(runners)
         self._engine.emit(
             PluginEnded(session, name, self._engine.now(), "won", f"{link.local} -> {link.remote}")
         )
@@ -123,18 +157,23 @@ class Connector:
         return any(Transport.TCP in step.transports and step.plugin in running for step in self._plan.steps)
 
     def _patience(self, link: Links) -> float:
-        """A relayed link waits for a direct one until `relay_patience` after the attempt's start, unless there can be
-        none.
+        """How long a relayed link waits for a direct one: until `relay_patience` after the attempt's start, half of
+        that where the hope is faint, not at all where there is none.
         """
         if not link.relayed:
             return NEVER_WAIT
         engine, session = self._engine, self._session
-        carriers = frozenset(transport for step in self._plan.steps for transport in step.transports)
-        ruled_out = direct_ruled_out(engine.address, session.remote, carriers, engine.networks)
-        if ruled_out is not None:
-            session.note(RELAY, f"no direct link to wait for: {ruled_out}")
+        relays = {plugin.name for plugin in self._plugins if plugin.relays}
+        direct = [
+            step for step in self._plan.steps if step.plugin in session.running and step.plugin not in relays
+        ]
+        carriers = frozenset(transport for step in direct for transport in step.transports)
+        outlook = direct_hope(engine.address, session.remote, carriers, engine.networks)
+        if outlook.hope is Hope.NONE:
+            session.note(link.plugin, f"no direct link to wait for: {outlook.reason}")
             return NEVER_WAIT
-        return max(NEVER_WAIT, session.started + engine.config.timing.relay_patience - engine.now())
+        patience = engine.config.timing.relay_patience * (1.0 if outlook.hope is Hope.FAIR else FAINT_SHARE)
+        return max(NEVER_WAIT, session.started + patience - engine.now())
 
     async def _initiate(self, plugin: type[Plugin], transports: frozenset[Transport]) -> Links:
         session, engine = self._session, self._engine
@@ -144,7 +183,9 @@ class Connector:
         try:
             return await attempt.run(plugin().initiate)
         except asyncio.CancelledError:
-            engine.emit(say(engine.now(), "lost", "another strategy was faster"))
+            unequipped = plugin.relays and not engine.relays.servers
+            reason = "no TURN server is configured here" if unequipped else "another strategy was faster"
+            engine.emit(say(engine.now(), "lost", reason))
             raise
         except WarpgateError as error:
             engine.emit(say(engine.now(), "failed", str(error)))
@@ -160,6 +201,9 @@ class Connector:
         try:
             if isinstance(link, TcpLink):
                 await link.nominate()
+                if link.secure:
+                    patience = self._engine.config.budgets.hello_patience
+                    await link.start_tls(self._session.tls_ends, patience)
             else:
                 link.nominate()
         except BaseException:

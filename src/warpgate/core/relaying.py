@@ -39,9 +39,14 @@ class SessionRelays:
         self._tcp: TcpRelay | None = None
         self._over = False
 
-    def touches(self, local: Endpoint, remote: Endpoint) -> bool:
-        """Whether a link between these runs over a relay."""
-        return local in self._relayed or remote in self._relayed
+    def carry(self, plugin: str, local: Endpoint, remote: Endpoint) -> bool:
+        """Whether a plugin's link between these runs over a relay.
+
+        The first packet from the peer's relay may be here before the message that tells of it; the plugin knows.
+        """
+        strategy = self._engine.registry.all().get(plugin)
+        by_nature = strategy is not None and strategy.relays
+        return by_nature or local in self._relayed or remote in self._relayed
 
     @property
     def configured(self) -> bool:
@@ -51,6 +56,11 @@ class SessionRelays:
         allocation = await self._engine.relays.open_udp(relay_families(self._session.remote))
         try:
             self._check_open()
+            for relayed in allocation.relayed:
+                # Let in by permission alone. A datagram from the relay would do as well, but a router that takes in
+                # strangers' packets itself moves the peer's port at that, and every later punch misses.
+                for target in self._targets(relayed.family, Transport.UDP):
+                    allocation.permit(target.ip)
             return tuple([self._adopt(allocation, relayed) for relayed in allocation.relayed])
         finally:
             allocation.drop()  # its sockets hold shares of their own
@@ -75,7 +85,7 @@ class SessionRelays:
             raise
         self._tcp = relay
         self._relayed.add(relay.endpoint)
-        for target in self.targets(family, Transport.TCP):
+        for target in self._targets(family, Transport.TCP):
             relay.permit(target.ip)
         for admitted in self._admitted:
             relay.permit(admitted.ip)
@@ -88,7 +98,7 @@ class SessionRelays:
             raise AttemptFailed(f"{remote} was not admitted")
         return await self._tcp.connect(remote)
 
-    def targets(self, family: Family, transport: Transport) -> tuple[Endpoint, ...]:
+    def _targets(self, family: Family, transport: Transport) -> tuple[Endpoint, ...]:
         return relay_targets(self._engine.address, self._session.remote, family, transport)
 
     def admit(self, endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:

@@ -23,7 +23,7 @@ from warpgate.core.tasks import Tasks
 from warpgate.errors import AuthenticationError, DecodeError, NetworkError, ProtocolError, WarpgateError
 from warpgate.events import PluginEnded, PluginStarted, SignalRefused, StrangerRefused, TargetsRefused
 from warpgate.model.address import NodeAddress
-from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
 from warpgate.plan.cascade import CARRIERS
 from warpgate.plan.targets import refusals
@@ -33,11 +33,14 @@ from warpgate.proto.check_wire import introduction_of
 from warpgate.proto.envelope import Opened
 from warpgate.proto.gate import TokenBucket
 from warpgate.proto.hello import HelloReceived
+from warpgate.proto.signals import Signal
 
 PEERS_REMEMBERED = 1024
 SESSIONS_REMEMBERED = 4096
 
 TOO_MANY = "more offers from all peers together than this node answers"
+
+ONLY_ENCRYPTED = "this node takes only encrypted pipes"
 
 PipeTaker = Callable[[Pipe], None]
 
@@ -58,6 +61,7 @@ class HostedSession:
         patience = loop.call_later(engine.config.timing.responder_patience, self.end)
         session.stack.callback(patience.cancel)
         session.on_check_event = self._check_event
+        session.keep_link = self._keep_link
 
     def offered(self, opened: Opened) -> None:
         """A fresh or repeated offer: start what it asks for."""
@@ -69,15 +73,15 @@ class HostedSession:
         for name in names:
             if name not in self._started:
                 self._start(name)
-        if signal.known and signal.known != self._engine.address.reach_digest:
-            session.outbox.schedule()  # where the initiator believes us to be is stale: say so at once
+        if signal.known and signal.known != self._engine.address.plan_digest:
+            session.outbox.schedule()  # what the initiator knows of us is stale: say so at once
 
     def _start(self, name: str) -> None:
         plugin = self._engine.registry.all().get(name)
         if plugin is None:
             self.session.note(name, "the peer asks for a plugin that is not installed here")
             return
-        if not plugin.transports & CARRIERS[self.session.mode]:
+        if not plugin.transports & self._carriers:
             self.session.note(
                 name, f"makes no link for a {self.session.mode.value} pipe, whatever the peer says"
             )
@@ -86,11 +90,19 @@ class HostedSession:
         self.session.running.append(name)
         self._tasks.spawn(name, self._respond(plugin))
 
+    @property
+    def _carriers(self) -> frozenset[Transport]:
+        """A stream over UDP is QUIC; TCP is encrypted only if the initiator wants it so."""
+        carriers = CARRIERS[self.session.mode]
+        if self._engine.config.secure_only and not self.session.secure:
+            carriers -= {Transport.TCP}
+        return carriers
+
     async def _respond(self, plugin: type[Plugin]) -> None:
         session, engine = self.session, self._engine
         engine.emit(PluginStarted(session.id.hex(), plugin.name, engine.now()))
         outcome, reason = "lost", "the initiator chose another link"
-        attempt = PluginAttempt(session, plugin, plugin.transports & CARRIERS[session.mode])
+        attempt = PluginAttempt(session, plugin, plugin.transports & self._carriers)
         try:
             link = await attempt.run(plugin().respond)
             if isinstance(link, TcpLink):
@@ -109,6 +121,9 @@ class HostedSession:
     def take_link(self, link: TcpLink) -> None:
         """A TCP link that the initiator dialled and proved."""
         self.session.say_verified(link)
+        self._keep_link(link)
+
+    def _keep_link(self, link: TcpLink) -> None:
         if self._tasks.spawn("nomination", self.await_nomination(link)) is None:
             link.abort()
 
@@ -119,6 +134,22 @@ class HostedSession:
         except (NetworkError, ProtocolError) as error:
             link.abort()
             self.session.note(link.plugin, f"{link.remote} was not nominated: {error}")
+        except BaseException:
+            link.abort()
+            raise
+        else:
+            await self._chosen_tcp(link)
+
+    async def _chosen_tcp(self, link: TcpLink) -> None:
+        """Nominated, and perhaps to be encrypted before anybody gets it."""
+        try:
+            if link.secure:
+                await link.start_tls(self.session.tls_ends, self._engine.config.budgets.hello_patience)
+            elif self._engine.config.secure_only:
+                raise AuthenticationError(ONLY_ENCRYPTED)
+        except (NetworkError, ProtocolError) as error:
+            link.abort()
+            self.session.note(link.plugin, f"{link.remote} was nominated, but not encrypted: {error}")
         except BaseException:
             link.abort()
             raise
@@ -223,6 +254,9 @@ class Responder:
             mode = Mode(signal.mode)
         except ValueError:
             raise DecodeError(f"an offer of a pipe in mode {signal.mode!r}, which does not exist") from None
+        self._check_secrecy(mode)
+        if self._needs_tls(mode, signal):
+            raise AuthenticationError(f"{ONLY_ENCRYPTED}: ask for TLS (secure=True, --tls)")
         hosted = self._hosted.get(signal.session)
         if hosted is None:
             self._ration(opened.sender)
@@ -234,10 +268,13 @@ class Responder:
             self._engine.emit(SignalRefused(hosted.session.peer, TOO_MANY))
             return
         hosted.session.mode = mode
+        hosted.session.secure = signal.secure
         hosted.offered(opened)
 
     def find(self, hello: HelloReceived) -> Session:
         """The session of an initiator's HELLO, new if need be. AuthenticationError when it may not have one."""
+        if self._engine.config.secure_only and not hello.secure:
+            raise AuthenticationError(f"{ONLY_ENCRYPTED}, and this TCP link is not to be one")
         hosted = self._hosted.get(hello.session)
         if hosted is None:
             if not self._introductions.take(self._engine.now()):
@@ -295,6 +332,7 @@ class Responder:
         self, session_id: bytes, peer_key: bytes, mode: Mode, remote: NodeAddress | None
     ) -> HostedSession:
         config = self._engine.config
+        self._check_secrecy(mode)
         peer = node_id_of(peer_key)
         if not config.accept:
             raise AuthenticationError("this node accepts nobody")
@@ -311,6 +349,18 @@ class Responder:
         self._engine.sessions[session_id] = session
         return hosted
 
+    def _check_secrecy(self, mode: Mode) -> None:
+        if self._engine.config.secure_only and mode is Mode.DATAGRAM:
+            raise AuthenticationError(f"{ONLY_ENCRYPTED}, and datagrams are not")
+
+    def _needs_tls(self, mode: Mode, signal: Signal) -> bool:
+        """Whether an offer leads to nothing but streams in clear."""
+        if not self._engine.config.secure_only or signal.secure or mode is not Mode.STREAM:
+            return False
+        plugins = self._engine.registry.all()
+        offered = [plugins[message.name] for message in signal.messages if message.name in plugins]
+        return bool(offered) and not any(Transport.UDP in plugin.transports for plugin in offered)
+
     def _ration(self, sender: bytes) -> None:
         limit, now = self._engine.config.budgets.offers_per_peer_per_minute, self._engine.now()
         times = self._offers.setdefault(sender, deque(maxlen=limit))
@@ -324,7 +374,12 @@ class Responder:
         times.append(now)
 
     def chosen(self, session: Session, link: TcpLink | UdpLink | QuicLink) -> None:
-        self._take_pipe(self._pipes.make(session, link, link.plugin))
+        try:
+            pipe = self._pipes.make(session, link, link.plugin)
+        except NetworkError as error:
+            session.note(link.plugin, str(error))
+        else:
+            self._take_pipe(pipe)
 
     def ended(self, session: Session) -> None:
         self._hosted.pop(session.id, None)

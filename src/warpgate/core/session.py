@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from warpgate.core.hub import CheckSession
 from warpgate.core.links import TcpLink, UdpLink
 from warpgate.core.outbox import Outbox
+from warpgate.core.pipe_tls import TlsEnds
 from warpgate.core.relaying import SessionRelays
 from warpgate.events import LinkVerified, PluginNoted, SignalSent
 from warpgate.model.address import NodeAddress
@@ -71,14 +72,16 @@ class Session:
         initiator: bool,
         mode: Mode,
         remote: NodeAddress | None,
+        secure: bool = False,
     ) -> None:
-        """AuthenticationError when `peer_key` is no point on the curve."""
+        """`secure`: the initiator wants TLS on TCP. AuthenticationError when `peer_key` is no point on the curve."""
         self.engine = engine
         self.id = session_id
         self.peer_key = peer_key
         self.peer = node_id_of(peer_key)
         self.initiator = initiator
         self.mode = mode
+        self.secure = secure
         self.remote = remote if remote is not None else NodeAddress(peer_key, (), ())
         self.key = engine.identity.session_key(peer_key, session_id)
         self.started = engine.now()
@@ -87,6 +90,7 @@ class Session:
         self.verified: Mailbox[UdpLink] = Mailbox(UdpLink.abort)
         self.running: list[str] = []  # plugins at work: links of others are theirs to take
         self.hopes_for_tcp: Callable[[], bool] = lambda: False
+        self.keep_link: Callable[[TcpLink], None] | None = None  # where one waits to be nominated
         self.remote_version = 0
         self._remote_changed = engine.new_future()
         self.measured_delay: float | None = None
@@ -122,6 +126,11 @@ class Session:
     @property
     def role(self) -> Role:
         return Role.INITIATOR if self.initiator else Role.RESPONDER
+
+    @property
+    def tls_ends(self) -> TlsEnds:
+        """Who may be at the ends of TLS on this session's link."""
+        return TlsEnds(self.engine.identity, self.peer_key, self.id, client=self.initiator)
 
     @property
     def acknowledges(self) -> int:
@@ -275,7 +284,7 @@ class Session:
             self.on_check_event(event)
 
     def udp_link(self, event: PairVerified | Nominated) -> UdpLink:
-        relayed = self.relays.touches(event.base, event.remote)
+        relayed = self.relays.carry(event.plugin, event.base, event.remote)
         return UdpLink(self.checks, event.base, event.remote, event.plugin, relayed=relayed)
 
     def _take_verified(self, link: UdpLink) -> None:

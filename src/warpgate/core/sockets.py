@@ -1,4 +1,8 @@
-"""The node's listening sockets: one TCP and one UDP socket per interface address, all on one port number."""
+"""The node's listening sockets: one TCP and one UDP socket per interface address, all on one port number.
+
+The exception is an address that comes later and on which the number is taken, or that stands for another one (behind a
+NAT64, IPv4 and IPv6 share one address of the machine's): it has the next free one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from warpgate.net.network import Interface, TcpListener
 
 # How far to look when the identity's own port is taken (another process of the same identity, usually).
 PORT_TRIES = 64
+HIGHEST_PORT = 65535
 # Docker bridges and the like can be many; an address has room for so many, and each costs keepalives.
 MAX_ATTACHMENTS = 8
 
@@ -31,17 +36,26 @@ class Sockets:
         self._listeners: dict[IPAddress, TcpListener] = {}
         self.port = 0
 
+    def endpoint(self, ip: IPAddress) -> Endpoint:
+        """Where we listen on this address; the node's port where we do not (yet)."""
+        listener = self._listeners.get(ip)
+        return Endpoint(ip, self.port) if listener is None else listener.local
+
     def open(self, interfaces: tuple[Interface, ...], port: int, exact: bool) -> None:
-        """Bind everything on `port`, or (unless `exact`) the next free one. NetworkError when there is none."""
+        """Bind everything on `port`, or (unless `exact`) the next free one; 0: on any. NetworkError when there is none.
+
+        What is free over UDP may be taken over TCP: any port means another try.
+        """
         addresses = [interface.ip for interface in interfaces]
-        for candidate in range(port, port + (1 if exact else PORT_TRIES)):
+        candidates = [port] if exact and port else [port + more if port else 0 for more in range(PORT_TRIES)]
+        for tried, candidate in enumerate(candidates, start=1):
             with contextlib.ExitStack() as undo:
                 chosen = candidate
                 try:
                     for ip in addresses:
                         chosen = self._open_one(Endpoint(ip, chosen), undo)
                 except NetworkError:
-                    if exact or candidate == port + PORT_TRIES - 1:
+                    if tried == len(candidates):
                         raise
                     continue
                 undo.pop_all()
@@ -59,19 +73,28 @@ class Sockets:
         undo.callback(self._listeners.pop, endpoint.ip, None)
         return base.port
 
-    def update(self, interfaces: tuple[Interface, ...]) -> None:
-        """Follow a change of interfaces. Pipes on addresses that stay live on; one that cannot be bound is left out."""
-        wanted = {interface.ip for interface in interfaces}
-        removed = set(self._listeners) - wanted
-        for ip in removed:
-            self._listeners.pop(ip).close()
-            self._engine.discovery.remove(Endpoint(ip, self.port))
-            self._engine.hub.close_port(Endpoint(ip, self.port))
-        for ip in wanted - set(self._listeners):
+    def update(self, interfaces: tuple[Interface, ...], gone: frozenset[IPAddress]) -> None:
+        """Follow a change of interfaces: what was open on `gone` addresses is closed, though they may be back by now.
+
+        Pipes on addresses that stay live on; one that cannot be bound is left out.
+        """
+        for ip in gone & set(self._listeners):
+            listener = self._listeners.pop(ip)
+            self._engine.discovery.remove(listener.local)
+            self._engine.hub.close_port(listener.local)
+            listener.close()
+        for interface in interfaces:
+            if interface.ip not in self._listeners:
+                self._open_later(interface.ip)
+
+    def _open_later(self, ip: IPAddress) -> None:
+        for port in range(self.port, min(self.port + PORT_TRIES, HIGHEST_PORT + 1)):
             with contextlib.suppress(NetworkError), contextlib.ExitStack() as undo:
-                self._open_one(Endpoint(ip, self.port), undo)
+                self._open_one(Endpoint(ip, port), undo)
                 undo.pop_all()
-                self._engine.discovery.add(self._engine.hub.port(Endpoint(ip, self.port)).socket, self.port)
+                local = self.endpoint(ip)
+                self._engine.discovery.add(self._engine.hub.port(local).socket, local.port)
+                return
 
     def close(self) -> None:
         for listener in self._listeners.values():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 # How long a loser may take to clean up after its cancellation before the race is over without it.
@@ -50,6 +50,12 @@ class Race(Generic[T]):
         self._failures: dict[str, Exception] = {}
         self._best: tuple[str, T] | None = None
         self._deadline = 0.0
+        self._news: asyncio.Future[None] | None = None
+
+    def reconsider(self) -> None:
+        """What `patience` goes by has changed: how long a result that waits is to wait from now on is asked again."""
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
     async def run(self, runners: Mapping[str, Callable[[], Awaitable[T]]]) -> tuple[str, T]:
         """The winner's name and result; RaceLost when all failed."""
@@ -73,11 +79,13 @@ class Race(Generic[T]):
     async def _until_won(self, pending: dict[asyncio.Future[T], str]) -> None:
         """Takes from `pending` whatever has been dealt with."""
         while pending:
-            done, _ = await asyncio.wait(
-                pending, timeout=self._remaining(), return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in [task for task in pending if task in done]:
+            self._news = asyncio.get_running_loop().create_future()
+            either: list[asyncio.Future[Any]] = [*pending, self._news]
+            await asyncio.wait(either, timeout=self._remaining(), return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in pending if task.done()]:
                 self._finish(pending.pop(task), task)
+            if self._best is not None and self._news.done():
+                self._deadline = asyncio.get_running_loop().time() + self._patience(self._best[1])
             if (self._best is not None and self._remaining() == 0.0) or self._leader in self._failures:
                 return
 

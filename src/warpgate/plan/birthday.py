@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Transport
-from warpgate.model.nat import Assignment, Filtering, Mapping
+from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile
 from warpgate.plan.predict import PortRange, ports_to_guess
 
 # References, "Birthday arithmetic": 256 sockets x 1024 probes over all ports meet with 98 %, 32 x 128 in a block of
@@ -54,13 +54,22 @@ def hit_probability(ports: int, sockets: int, probes: int) -> float:
     return 1.0 - math.exp(missed)
 
 
-def mutual_probability(ports: int, other_ports: int, probes: int) -> float:
-    """That two endpoint-dependent NATs meet when both sides send to `probes` ports each.
+def mutual_probability(ports: int, other_ports: int) -> float:
+    """That two endpoint-dependent NATs meet when both sides guess, as long as their budgets last.
 
-    Ports must be reused per destination, or the mappings run out. Of probes^2 pairs of mappings, each fits both ways
-    with 1 / (ports x other_ports).
+    Each probe makes a mapping of its own: of n x m pairs of mappings, each fits both ways with 1 / (ports x
+    other_ports). A subscriber's ports are all it has, so guessing takes half of them at most: two blocks meet with
+    22 %, whatever their size, and that is no way through.
     """
-    return -math.expm1(-(probes**2) / (ports * other_ports))
+    probes, other_probes = (min(MOST_PROBES, of // 2) for of in (ports, other_ports))
+    return -math.expm1(-probes * other_probes / (ports * other_ports))
+
+
+def holds_still(nat: NatProfile) -> bool:
+    """Whether a mapping, once found, serves the peer's whole address (ADM) and lets in whatever comes from it: then
+    the other side may send from anywhere.
+    """
+    return nat.mapping is Mapping.ADM and nat.filtering in (Filtering.EIF, Filtering.ADF)
 
 
 def sockets_for(ports: PortRange) -> int:
@@ -76,7 +85,7 @@ def guessing(local: NodeAddress, remote: NodeAddress) -> Guessing | None:
             if mine.family is not theirs.family or _obstacle(mine, theirs) is not None:
                 continue
             for part, edm, other in ((Part.SPREAD, mine, theirs), (Part.SEARCH, theirs, mine)):
-                if edm.nat.mapping.endpoint_dependent and not other.nat.mapping.endpoint_dependent:
+                if _can_be_found(edm.nat, other.nat):
                     found.append(Guessing(part, mine, theirs, _hopeless_otherwise(edm, other)))
     return max(found, key=lambda each: each.certain, default=None)
 
@@ -108,7 +117,7 @@ def _obstacle(mine: Attachment, theirs: Attachment) -> str | None:
     if mine.nat.udp_blocked or theirs.nat.udp_blocked:
         return "UDP is blocked"
     for edm, other in ((mine, theirs), (theirs, mine)):
-        if edm.nat.mapping.endpoint_dependent and not other.nat.mapping.endpoint_dependent:
+        if _can_be_found(edm.nat, other.nat):
             preserving = edm.nat.assignment.kind is Assignment.PRESERVING
             return (
                 "the NAT that maps each destination anew preserves ports: nothing to guess"
@@ -119,12 +128,20 @@ def _obstacle(mine: Attachment, theirs: Attachment) -> str | None:
         return None
     if mine.nat.mapping.endpoint_dependent:
         ports, other_ports = ports_to_guess(mine.nat).size, ports_to_guess(theirs.nat).size
-        chance = mutual_probability(ports, other_ports, MOST_PROBES)
+        chance = mutual_probability(ports, other_ports)
         return f"both NATs map each destination to another port, among {ports} and {other_ports}: {chance:.2%} at best"
     return "neither NAT maps each destination to another port, so there is nothing to guess"
 
 
+def _can_be_found(edm: NatProfile, other: NatProfile) -> bool:
+    """Whether many sockets behind `edm` and one searching behind `other` can meet."""
+    reachable = not other.mapping.endpoint_dependent or holds_still(edm)
+    return edm.mapping.endpoint_dependent and reachable
+
+
 def _hopeless_otherwise(edm: Attachment, other: Attachment) -> bool:
-    """Whether an ordinary punch is known to fail: no guessable next port on one side, strict filtering on the other."""
+    """Whether an ordinary punch is known to fail: no guessable next port on one side, strict filtering on the other (or
+    no known port there either).
+    """
     guessed = edm.nat.assignment.kind in (Assignment.RANDOM, Assignment.BLOCK)
-    return guessed and other.nat.filtering is Filtering.APDF
+    return guessed and (other.nat.filtering is Filtering.APDF or other.nat.mapping.endpoint_dependent)

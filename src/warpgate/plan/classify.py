@@ -5,6 +5,7 @@ Nothing is guessed past the samples: too few of them give UNKNOWN, which is a va
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortA
 # come in between ours. Two random gaps of one direction within 32 ports come by chance once in 4 million.
 SEQUENTIAL_SAMPLES = 3
 MAX_GAP = 32
+# Of all gaps, when there are some more: of 14 gaps in a block of 1024, ten lie so by chance once in 10^12.
+MOST_GAPS = 0.7
 # Carrier NATs give a subscriber 512 to 4096 ports (RFC 7422, RFC 6888 REQ-4). Four random ports out of 64,512
 # lie within 4096 by chance once in 1,000 (4 w^3 - 3 w^4, w = 4096/64512), three once in 80: too often.
 BLOCK_SAMPLES = 4
@@ -139,16 +142,17 @@ def _of_ports(ports: Sequence[int]) -> PortAssignment:
 def _step(ports: Sequence[int]) -> int:
     """The step of an allocator that counts, 0 when it does not.
 
-    Others' mappings make some gaps multiples of it; one gap out of range is the allocator's wrap-around.
+    Others' mappings make some gaps multiples of it; one gap out of range is the allocator's wrap-around, and a few are
+    those before and after a port that was given out long ago, to an earlier program on the same local port.
     """
     if len(ports) < SEQUENTIAL_SAMPLES:
         return 0
     gaps = [after - before for before, after in pairwise(ports)]
     near = [gap for gap in gaps if 0 < abs(gap) <= MAX_GAP]
-    wrapped = [gap for gap in gaps if abs(gap) > MAX_BLOCK]
-    if len(near) < SEQUENTIAL_SAMPLES - 1 or len(near) + min(len(wrapped), 1) < len(gaps):
+    up = sum(gap > 0 for gap in near) * 2 >= len(near)
+    counted = [gap for gap in near if (gap > 0) is up]
+    wrapped = [gap for gap in gaps if abs(gap) > MAX_BLOCK and (gap > 0) is not up]
+    explained = len(counted) + min(len(wrapped), 1)
+    if len(counted) < SEQUENTIAL_SAMPLES - 1 or explained < math.ceil(MOST_GAPS * len(gaps)):
         return 0
-    up = near[0] > 0
-    if any((gap > 0) is not up for gap in near) or any((gap < 0) is not up for gap in wrapped):
-        return 0
-    return gcd(*near) if up else -gcd(*near)
+    return gcd(*counted) if up else -gcd(*counted)

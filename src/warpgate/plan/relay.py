@@ -1,75 +1,99 @@
-"""What relays are for, between two addresses: when nothing else can work, and who must be let in. Pure."""
+"""What relays are for, between two addresses: what hope there is of a direct link, and who must be let in. Pure."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Family, Transport
-from warpgate.model.nat import Assignment, Filtering
-from warpgate.plan.targets import IPNetwork, is_private, pairs, refusal
+from warpgate.model.nat import Filtering
+from warpgate.plan.birthday import holds_still
+from warpgate.plan.counting import hidden, may_count
+from warpgate.plan.targets import IPNetwork, Pair, facing_outside, is_private, pairs, refusal
 
-# Assignments for which a fresh port must be found by guessing or counting. Two of them at once are out of reach unless
-# both leave few ports to guess (references: EDM x EDM full range needs 170,000 probes).
-_GUESSED = {Assignment.RANDOM, Assignment.SEQUENTIAL, Assignment.BLOCK}
 # An address has at most eight attachments; a relay is told of no more endpoints than these.
 MAX_TARGETS = 8
 
 
-def direct_ruled_out(
+class Hope(enum.IntEnum):
+    """Of a direct link: what decides how long a relayed one is held back."""
+
+    NONE = 0  # ruled out by what was measured
+    FAINT = 1  # one side has not been seen from outside, which may be the servers' fault
+    FAIR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    hope: Hope
+    reason: str
+
+
+FAIR = Outlook(Hope.FAIR, "")
+
+
+def direct_hope(
     own: NodeAddress,
     peer: NodeAddress,
     transports: Iterable[Transport],
     networks: Sequence[IPNetwork] | None = None,
-) -> str | None:
-    """Why no direct link over any of these transports can come about, as far as was *measured*; None when one may.
-
-    UNKNOWN rules nothing out.
-    """
-    reason = "no transport is left"
-    for transport in transports:
-        found = _ruled_out(own, peer, transport, networks)
-        if found is None:
-            return None
-        reason = found
-    return reason
+) -> Outlook:
+    """What may become of direct links over these transports, as far as was *measured*: UNKNOWN rules nothing out."""
+    found = [_over(own, peer, transport, networks) for transport in sorted(transports, key=_by_name)]
+    return max(
+        found,
+        key=lambda outlook: outlook.hope,
+        default=Outlook(Hope.NONE, "no direct strategy is at work any more"),
+    )
 
 
-def _ruled_out(
+def _by_name(transport: Transport) -> str:
+    return transport.value
+
+
+def _over(
     own: NodeAddress, peer: NodeAddress, transport: Transport, networks: Sequence[IPNetwork] | None
-) -> str | None:
+) -> Outlook:
     forth, back = pairs(own, peer, transport, networks), pairs(peer, own, transport)
-    if any(pair.nearby or pair.open for pair in forth) or any(pair.open for pair in back):
-        return None
-    routes = [
-        (mine, theirs)
-        for mine in _facing_outside(own)
-        for theirs in _facing_outside(peer)
-        if mine.family is theirs.family
-    ]
-    # Without a common family something may still translate between them (NAT64): then there are pairs.
-    reasons = [_obstacle(mine, theirs, transport) for mine, theirs in routes]
+    if not (own.attachments and peer.attachments) or any(pair.nearby for pair in forth):
+        return FAIR
+    mine, theirs = facing_outside(own), facing_outside(peer)
+    if transport is Transport.UDP and any(all(map(_no_udp, side)) for side in (mine, theirs)):
+        return Outlook(Hope.NONE, "UDP does not get through")
+    unseen = [side for side in (mine, theirs) if all(map(_unseen, side))]
+    if unseen:
+        hope = Hope.NONE if len(unseen) == 2 else Hope.FAINT
+        return Outlook(hope, "no server outside has seen anything of one side" + " or the other" * (not hope))
+    if any(pair.open for pair in (*forth, *back)):
+        return FAIR
+    return _between(mine, theirs, transport, forth)
+
+
+def _between(
+    mine: list[Attachment], theirs: list[Attachment], transport: Transport, forth: tuple[Pair, ...]
+) -> Outlook:
+    routes = [(near, far) for near in mine for far in theirs if near.family is far.family]
     if not routes:
-        both_known = own.attachments and peer.attachments
-        return "the two have no address family in common" if both_known and not forth else None
-    return None if None in reasons else reasons[0]
-
-
-def _facing_outside(address: NodeAddress) -> list[Attachment]:
-    """Attachments by which the internet is reached: bridges and idle interfaces have no reflexive address."""
-    usable = [at for at in address.attachments if at.reflexive is not None or not is_private(at.host)]
-    return usable or list(address.attachments)
+        # Without a common family something may still translate between them (NAT64): then there are pairs.
+        return FAIR if forth else Outlook(Hope.NONE, "the two have no address family in common")
+    obstacles = [_obstacle(near, far, transport) for near, far in routes]
+    if None in obstacles:
+        return FAIR
+    return Outlook(Hope.NONE, obstacles[0] or "")
 
 
 def _obstacle(mine: Attachment, theirs: Attachment, transport: Transport) -> str | None:
     if transport is Transport.UDP and (_no_udp(mine) or _no_udp(theirs)):
         return "UDP does not get through"
-    kinds = {mine.nat.assignment.kind, theirs.nat.assignment.kind}
-    dependent = mine.nat.mapping.endpoint_dependent and theirs.nat.mapping.endpoint_dependent
-    if dependent and Assignment.RANDOM in kinds and kinds <= _GUESSED:
-        return "both NATs map each destination to another port, one of them at random"
+    if hidden(mine) and hidden(theirs):
+        still = transport is Transport.UDP and (holds_still(mine.nat) or holds_still(theirs.nat))
+        if still or (may_count(mine) and may_count(theirs)):
+            return None
+        return "both NATs map each destination to another port, and not both count them"
     if transport is Transport.TCP and (_out_of_aim(mine, theirs) or _out_of_aim(theirs, mine)):
-        return "a NAT maps each destination to another TCP port at random, and the other side's filter goes by ports"
+        return "a NAT maps each destination to a TCP port nobody can tell, and the other side's filter goes by ports"
     return None
 
 
@@ -79,11 +103,18 @@ def _no_udp(at: Attachment) -> bool:
     return at.nat.udp_blocked is True or silent
 
 
-def _out_of_aim(one: Attachment, other: Attachment) -> bool:
-    """Nobody guesses TCP ports. A filter that was not measured is taken for the usual one: should it be laxer, the
-    punch is through before any relay is.
+def _unseen(at: Attachment) -> bool:
+    """A private endpoint that nobody outside has answered over UDP or TCP. A node gives servers 1.5 s before anybody
+    can have its address.
     """
-    at_random = one.nat.mapping.endpoint_dependent and one.nat.assignment.kind is Assignment.RANDOM
+    return at.reflexive is None and is_private(at.host)
+
+
+def _out_of_aim(one: Attachment, other: Attachment) -> bool:
+    """TCP ports are counted, never guessed. A filter that was not measured is taken for the usual one: should it be
+    laxer, the punch is through before any relay is.
+    """
+    at_random = hidden(one) and not may_count(one)
     return at_random and other.nat.filtering not in (Filtering.EIF, Filtering.ADF)
 
 

@@ -13,15 +13,18 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from warpgate.model.address import Attachment, LearntBy, NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Mapping
+from warpgate.model.translation import SERVICE_CONTINUITY
 
 IPNetwork = IPv4Network | IPv6Network
 
-# RFC 1918, RFC 6598 (carrier NAT), RFC 4193. Not `is_private`: that also counts documentation and test networks.
+# RFC 1918, RFC 6598 (carrier NAT), RFC 7335 (a host's own translator), RFC 4193. Not `is_private`: that also counts
+# documentation and test networks.
 PRIVATE_NETWORKS: tuple[IPNetwork, ...] = (
     IPv4Network("10.0.0.0/8"),
     IPv4Network("172.16.0.0/12"),
     IPv4Network("192.168.0.0/16"),
     IPv4Network("100.64.0.0/10"),
+    SERVICE_CONTINUITY,
     IPv6Network("fc00::/7"),
 )
 WELL_KNOWN_PORTS = 1024
@@ -43,6 +46,12 @@ class Pair:
 def is_private(ip: IPAddress) -> bool:
     """Whether `ip` means something only inside one site."""
     return any(ip.version == network.version and ip in network for network in PRIVATE_NETWORKS)
+
+
+def facing_outside(address: NodeAddress) -> list[Attachment]:
+    """Attachments by which the internet is reached: bridges and idle interfaces have no reflexive address."""
+    usable = [at for at in address.attachments if at.reflexive is not None or not is_private(at.host)]
+    return usable or list(address.attachments)
 
 
 def networks_of(attachments: Iterable[Attachment]) -> tuple[IPNetwork, ...]:
@@ -84,6 +93,8 @@ def _no_host(ip: IPAddress, links: Sequence[IPNetwork]) -> str | None:
         return "no unicast address"
     if any(ip == link.broadcast_address and link.num_addresses > 2 for link in links if ip.version == 4):
         return "a broadcast address"
+    if ip.version == 4 and ip in SERVICE_CONTINUITY:
+        return "an address that a translator gives its own host"
     return "link-local" if ip.is_link_local else None
 
 

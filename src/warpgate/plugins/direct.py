@@ -10,8 +10,6 @@ from warpgate.errors import AttemptFailed
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
-from warpgate.net.race import RaceLost, first_of
-from warpgate.plan.targets import pairs
 from warpgate.plugins.base import Attempt, Plugin, register
 
 # The kernel repeats a SYN after 1 s and 3 s (RFC 6298); whoever has not answered the third one is not there.
@@ -32,7 +30,7 @@ class Direct(Plugin):
 
     @classmethod
     def unsuitable(cls, local: NodeAddress, remote: NodeAddress) -> str | None:
-        if any(pair.open for transport in Transport for pair in pairs(local, remote, transport)):
+        if any(cls.open_pairs(local, remote, transport) for transport in Transport):
             return None
         return "none of the peer's addresses is known to accept strangers from here"
 
@@ -50,10 +48,7 @@ class Direct(Plugin):
         if not runners:
             raise AttemptFailed("nothing to try over the transports of this pipe")
         attempt.note(f"trying {', '.join(runners)}")
-        try:
-            return await first_of(runners, lambda link: link.abort())
-        except RaceLost as lost:
-            raise AttemptFailed(str(lost)) from None
+        return await attempt.first(runners)
 
     def _targets(self, attempt: Attempt, transport: Transport) -> tuple[Endpoint, ...]:
         if transport not in attempt.transports:

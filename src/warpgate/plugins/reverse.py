@@ -10,8 +10,6 @@ from warpgate.errors import AttemptFailed
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Transport
 from warpgate.net.link import Link
-from warpgate.net.race import RaceLost, first_of
-from warpgate.plan.targets import pairs
 from warpgate.plugins.base import Attempt, Plugin, register
 
 
@@ -30,7 +28,7 @@ class Reverse(Plugin):
 
     @classmethod
     def unsuitable(cls, local: NodeAddress, remote: NodeAddress) -> str | None:
-        if any(pair.open for pair in pairs(remote, local, Transport.TCP)):
+        if cls.open_pairs(remote, local, Transport.TCP):
             return None
         return "none of our addresses is known to accept the peer's call"
 
@@ -43,9 +41,4 @@ class Reverse(Plugin):
         targets = dict.fromkeys(pair.remote for pair in attempt.pairs(Transport.TCP) if pair.open)
         if not targets:
             raise AttemptFailed("none of the initiator's endpoints may be dialled from here")
-        try:
-            return await first_of(
-                {str(target): partial(attempt.dial, target) for target in targets}, Link.abort
-            )
-        except RaceLost as lost:
-            raise AttemptFailed(str(lost)) from None
+        return await attempt.first({str(target): partial(attempt.dial, target) for target in targets})

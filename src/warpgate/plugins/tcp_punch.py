@@ -9,26 +9,56 @@ the time, so a SYN that comes late is accepted instead of reset.
 
 A later volley uses fresh ports on both sides and measured times, in swapped order: the initiator sends its ports, the
 responder answers with its own, waits for the answer's way, and both fire.
+
+Behind a NAT that gives each destination the next port of a count, a side samples the count by STUN over TCP and tells
+the ports that its next SYN will leave from; when that should be heard both fire, the other side from its listening
+port. Usable after s + 4 R when the initiator counts, s more when the responder does. Two sides that both count go to
+fresh ports at once: each samples, tells, and sends its n-th SYN to the other's n-th port.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
-from warpgate.errors import AttemptFailed, NetworkError, ServiceError, WarpgateError
-from warpgate.model.address import NodeAddress
+from warpgate.errors import (
+    AddressError,
+    AttemptFailed,
+    NetworkError,
+    ProtocolError,
+    ServiceError,
+    WarpgateError,
+)
+from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
+from warpgate.plan.counting import (
+    both_count,
+    counts,
+    crosswise,
+    foretold,
+    in_aim,
+    may_count,
+    target_to_foretell,
+)
 from warpgate.plan.targets import pairs
-from warpgate.plugins.base import Attempt, Plugin, outward, register, signal_delay
+from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, register, signal_delay
 
 # Long enough for the kernel's first SYN retransmission (1 s, RFC 6298) to pass a NAT that the other side opened late.
 VOLLEY_PATIENCE = 1.6
 VOLLEYS = 4
+# In one message; what a prediction names.
+ENDPOINTS = 8
+# The volley number of predicted endpoints: they belong to the first volley's port on the other side.
+PREDICTED = 0
+PREDICTIONS = 2
+# No broker that still serves is slower; a peer that says more is not believed.
+LONGEST_DELAY = 2.0
+# How often it is looked whether the peer's NAT has become known, seconds.
+KNOWING_STEP = 0.05
 
 Route = tuple[Endpoint, Endpoint]  # our local port and where to connect from it
 
@@ -36,6 +66,7 @@ Route = tuple[Endpoint, Endpoint]  # our local port and where to connect from it
 @dataclass(frozen=True, slots=True)
 class Meet:
     """`endpoints`: reflexive endpoints of fresh ports as text; none for the first volley (the address has them).
+    Of volley 0: one of them is where the sender's next SYN to the receiver's listed endpoint leaves, likeliest first.
 
     `delay`: the sender's best estimate of a signal's one-way time in seconds, negative when it has none.
     """
@@ -43,6 +74,34 @@ class Meet:
     volley: int
     endpoints: tuple[str, ...] = ()
     delay: float = -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A fresh port of ours, and where the peer will see it: one endpoint, or several that were foretold."""
+
+    local: Endpoint
+    seen: tuple[Endpoint, ...]
+
+
+@dataclass(slots=True)
+class Inbox:
+    """What the other half said, predictions apart from volleys: those are acted on whatever volley is going on."""
+
+    attempt: Attempt
+    volleys: asyncio.Queue[Meet] = field(default_factory=asyncio.Queue)
+    predictions: asyncio.Queue[Meet] = field(default_factory=asyncio.Queue)
+
+    async def read(self) -> NoReturn:
+        """AttemptFailed for a message that is none of ours."""
+        while True:
+            try:
+                message = await self.attempt.receive()
+            except ProtocolError as error:
+                raise AttemptFailed(str(error)) from None
+            if not isinstance(message, Meet):
+                raise AttemptFailed("a message that is none of ours")
+            (self.predictions if message.volley == PREDICTED else self.volleys).put_nowait(message)
 
 
 @register
@@ -60,15 +119,22 @@ class TcpPunch(Plugin):
     # -- initiating ----------------------------------------------------------------------------------------------
 
     async def initiate(self, attempt: Attempt) -> Link:
-        attempt.signal(Meet(1, (), -1.0))
+        counting = both_count(attempt.local, attempt.remote)
+        if not counting:
+            attempt.signal(Meet(1, (), -1.0))
         fire_at = attempt.now() + signal_delay(attempt)
         tried: set[Route] = set()
+        inbox = Inbox(attempt)
+        reading = asyncio.ensure_future(inbox.read())
+        attempt.stack.callback(reading.cancel)
         try:
             return await first_of(
                 {
                     "inbound": attempt.inbound,
-                    "volleys": partial(self._initiate_volleys, attempt, fire_at, tried),
+                    "volleys": partial(self._initiate_volleys, attempt, inbox, fire_at, tried),
                     "refreshed": partial(_follow_address, attempt, tried),
+                    "predicting": partial(_predict, attempt),
+                    "predicted": partial(_follow_predictions, attempt, inbox),
                 },
                 Link.abort,
                 leader="volleys",
@@ -76,19 +142,20 @@ class TcpPunch(Plugin):
         except RaceLost as lost:
             raise AttemptFailed(str(lost)) from None
 
-    async def _initiate_volleys(self, attempt: Attempt, fire_at: float, tried: set[Route]) -> Link:
-        await asyncio.sleep(fire_at - attempt.now())
+    async def _initiate_volleys(
+        self, attempt: Attempt, inbox: Inbox, fire_at: float, tried: set[Route]
+    ) -> Link:
         try:
-            return await _first_volley(attempt, tried)
+            return await self._initiate_first(attempt, fire_at, tried)
         except AttemptFailed as error:
             attempt.note(f"first volley: {error}")
         for volley in range(2, VOLLEYS + 1):
             faces = await _fresh(attempt)
-            mine = tuple(str(mapped) for _, mapped in faces)
+            mine = _as_text(faces)
             delay = attempt.signal_delay
             attempt.signal(Meet(volley, mine, -1.0 if delay is None else delay))
             attempt.note(f"volley {volley} from fresh ports: {', '.join(mine)}")
-            peers = _parse(await self._answer(attempt, volley))
+            peers = _parse(await self._answer(inbox, volley))
             attempt.check_targets(peers)
             try:
                 return await _fire(attempt, _match(faces, peers))
@@ -96,19 +163,48 @@ class TcpPunch(Plugin):
                 attempt.note(f"volley {volley}: {error}")
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
 
-    async def _answer(self, attempt: Attempt, volley: int) -> Meet:
+    async def _initiate_first(self, attempt: Attempt, fire_at: float, tried: set[Route]) -> Link:
+        """AttemptFailed when it is over, or as soon as both NATs are known to count: then no listening port is where
+        the other side believes it to be.
+        """
+        volley = asyncio.ensure_future(_first_volley(attempt, tried, fire_at))
+        attempt.stack.callback(volley.cancel)
+        while not volley.done():
+            if both_count(attempt.local, attempt.remote):
+                volley.cancel()
+                raise AttemptFailed("both NATs count: going to fresh ports at once")
+            await asyncio.wait({volley}, timeout=KNOWING_STEP)
+        return volley.result()
+
+    async def _answer(self, inbox: Inbox, volley: int) -> Meet:
         while True:
-            message = await attempt.receive()
-            if isinstance(message, Meet) and message.volley == volley:
+            message = await inbox.volleys.get()
+            if message.volley == volley:
                 return message
 
     # -- responding ----------------------------------------------------------------------------------------------
 
     async def respond(self, attempt: Attempt) -> Link:
+        inbox = Inbox(attempt)
+        try:
+            return await first_of(
+                {
+                    "reading": inbox.read,
+                    "volleys": partial(self._respond_volleys, attempt, inbox),
+                    "predicting": partial(_predict, attempt),
+                    "predicted": partial(_follow_predictions, attempt, inbox),
+                },
+                Link.abort,
+                leader="reading",
+            )
+        except RaceLost as lost:
+            raise AttemptFailed(str(lost)) from None
+
+    async def _respond_volleys(self, attempt: Attempt, inbox: Inbox) -> Link:
         """A volley that failed is followed by whatever the initiator asks for next."""
         volley: asyncio.Task[Link] | None = None
         for _ in range(VOLLEYS):
-            message = await self._next(attempt, volley)
+            message = await self._next(attempt, inbox, volley)
             if not isinstance(message, Meet):
                 return message
             if volley is not None:
@@ -119,9 +215,9 @@ class TcpPunch(Plugin):
             raise AttemptFailed("nothing was asked for")
         return await volley
 
-    async def _next(self, attempt: Attempt, volley: asyncio.Task[Link] | None) -> Meet | Link:
+    async def _next(self, attempt: Attempt, inbox: Inbox, volley: asyncio.Task[Link] | None) -> Meet | Link:
         """The link of the volley in progress, or the initiator's next message."""
-        receiving = asyncio.ensure_future(attempt.receive())
+        receiving = asyncio.ensure_future(inbox.volleys.get())
         attempt.stack.callback(receiving.cancel)
         if volley is not None:
             await asyncio.wait({receiving, volley}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,33 +226,37 @@ class TcpPunch(Plugin):
                     receiving.cancel()
                     return volley.result()
                 attempt.note(str(error))
-        message = await receiving
-        if not isinstance(message, Meet):
-            raise AttemptFailed("a message that is none of ours")
-        return message
+        return await receiving
 
     async def _respond_volley(self, attempt: Attempt, message: Meet) -> Link:
         if not message.endpoints:
             tried: set[Route] = set()
             runners = {
-                "volley": partial(_first_volley, attempt, tried),
+                "volley": partial(_first_volley, attempt, tried, attempt.now()),
                 "refreshed": partial(_follow_address, attempt, tried),
             }
             return await first_of(runners, Link.abort)
         peers = _parse(message)
         attempt.check_targets(peers)
         faces = await _fresh(attempt)
-        mine = tuple(str(mapped) for _, mapped in faces)
+        mine = _as_text(faces)
         attempt.signal(Meet(message.volley, mine))
-        delay = message.delay if 0.0 <= message.delay <= 2.0 else signal_delay(attempt)
-        await asyncio.sleep(delay)
+        told = 0.0 <= message.delay <= LONGEST_DELAY
+        await asyncio.sleep(message.delay if told else signal_delay(attempt))
         attempt.note(f"volley {message.volley} from fresh ports: {', '.join(mine)}")
+        if both_count(attempt.local, attempt.remote):
+            peers = crosswise(peers)
         return await _fire(attempt, _match(faces, peers))
 
 
-async def _first_volley(attempt: Attempt, tried: set[Route]) -> Link:
+# -- the first volley --------------------------------------------------------------------------------------------
+
+
+async def _first_volley(attempt: Attempt, tried: set[Route], fire_at: float) -> Link:
     """From the listening ports to what the peer's address lists, as far as not tried yet."""
-    routes = [(pair.base, pair.remote) for pair in attempt.pairs(Transport.TCP) if not pair.nearby]
+    await asyncio.sleep(fire_at - attempt.now())
+    candidates = in_aim(attempt.pairs(Transport.TCP), attempt.local, attempt.remote)
+    routes = [(pair.base, pair.remote) for pair in candidates if not pair.nearby]
     fresh = [route for route in routes if route not in tried]
     tried.update(fresh)
     attempt.note(f"fired at {', '.join(str(remote) for _, remote in fresh) or 'nothing'}")
@@ -170,16 +270,74 @@ async def _follow_address(attempt: Attempt, tried: set[Route]) -> Link:
     while True:
         await attempt.remote_changed()
         try:
-            return await _first_volley(attempt, tried)
+            return await _first_volley(attempt, tried, attempt.now())
         except AttemptFailed as error:
             attempt.note(f"after the peer's new address: {error}")
 
 
+# -- predicting --------------------------------------------------------------------------------------------------
+
+
+async def _predict(attempt: Attempt) -> Link:
+    """Where our NAT counts and the peer's may filter by port: sample, tell, and connect when that should be heard.
+
+    Not at once, or the peer's router could answer with RST: the peer's own SYN must have opened it.
+    """
+    await fingerprinted(attempt)
+    for mine in attempt.local.attachments:
+        target = target_to_foretell(attempt.pairs(Transport.TCP), mine, attempt.remote, certain=False)
+        if may_count(mine) and target is not None:
+            return await _fire_predicted(attempt, mine, target.base, target.remote)
+    raise AttemptFailed("nothing to predict: no NAT of ours that counts, or none of the peer's that minds")
+
+
+async def _fire_predicted(attempt: Attempt, mine: Attachment, near: Endpoint, target: Endpoint) -> Link:
+    try:
+        face = await _foretold_face(attempt, mine, near)
+    except (ServiceError, NetworkError) as error:
+        raise AttemptFailed(f"no prediction: {error}") from None
+    delay = signal_delay(attempt)
+    fire_at = attempt.now() + delay
+    attempt.signal(Meet(PREDICTED, _as_text([face]), delay))
+    attempt.note(f"our NAT counts: connecting to {target} from {face.seen[0]} or soon after")
+    await asyncio.sleep(fire_at - attempt.now())
+    return await _fire(attempt, [(face.local, target)])
+
+
+async def _follow_predictions(attempt: Attempt, inbox: Inbox) -> Link:
+    """The peer's next SYN leaves from one of the endpoints that it names: connect to all of them at once."""
+    for _ in range(PREDICTIONS):  # an honest peer makes one
+        message = await inbox.predictions.get()
+        try:
+            peers = _parse(message)
+            attempt.check_targets(peers)
+            bases = dict.fromkeys(pair.base for pair in attempt.pairs(Transport.TCP) if not pair.nearby)
+            attempt.note(f"connecting to predicted endpoints: {', '.join(map(str, peers))}")
+            return await _fire(
+                attempt, [(base, peer) for base in bases for peer in peers if peer.family is base.family]
+            )
+        except (AddressError, AttemptFailed) as error:
+            attempt.note(f"predicted endpoints: {error}")
+    raise AttemptFailed("none of the predicted endpoints answered")
+
+
+async def _foretold_face(attempt: Attempt, mine: Attachment, near: Endpoint) -> Face:
+    """A fresh port behind a NAT that counts, and where its next connection will be seen. ServiceError."""
+    seen = await attempt.samples_tcp(near)
+    ports = foretold(seen, mine.nat.assignment.step)
+    if not ports:
+        raise ServiceError("our NAT does not count over TCP")
+    return Face(seen[-1].local, ports)
+
+
+# -- all volleys -------------------------------------------------------------------------------------------------
+
+
 async def _fire(attempt: Attempt, routes: list[Route]) -> Link:
-    """Connect along all routes in one tick; AttemptFailed when none is through in time."""
+    """Connect along all routes in one tick, in this order; AttemptFailed when none is through in time."""
     if not routes:
         raise AttemptFailed("no endpoint to connect to")
-    runners = {f"{local} -> {remote}": partial(attempt.dial, remote, local) for local, remote in routes}
+    runners = {f"{local} -> {remote}": partial(_dial, attempt, remote, local) for local, remote in routes}
     try:
         async with asyncio.timeout(VOLLEY_PATIENCE):
             return await first_of(runners, Link.abort)
@@ -189,28 +347,53 @@ async def _fire(attempt: Attempt, routes: list[Route]) -> Link:
         raise AttemptFailed(str(lost)) from None
 
 
-async def _fresh(attempt: Attempt) -> list[tuple[Endpoint, Endpoint]]:
-    """(local, reflexive) of new ports on the interfaces that face the peer; we listen on them too."""
+async def _dial(attempt: Attempt, remote: Endpoint, local: Endpoint) -> Link:
+    """The responder returns none: several may come through, and the initiator says which is the one."""
+    link = await attempt.dial(remote, local)
+    if not attempt.initiator:
+        attempt.keep(link)
+        await asyncio.sleep(VOLLEY_PATIENCE)
+        raise AttemptFailed("it was not chosen")
+    return link
+
+
+async def _fresh(attempt: Attempt) -> list[Face]:
+    """New ports on the interfaces that face the peer; we listen on them too."""
     faces = []
     for near in outward(attempt, Transport.TCP):
         try:
-            local, mapped = await attempt.reflexive_tcp(near)
+            face = await _fresh_face(attempt, near)
         except (ServiceError, NetworkError) as error:
             attempt.note(f"no fresh port on {near.ip}: {error}")
             continue
         try:
-            await attempt.listen_tcp(local)
+            await attempt.listen_tcp(face.local)
         except WarpgateError as error:
-            attempt.note(f"not listening on {local}: {error}")
-        faces.append((local, mapped))
+            attempt.note(f"not listening on {face.local}: {error}")
+        faces.append(face)
     if not faces:
         raise AttemptFailed("no fresh port whose outside endpoint is known")
     return faces
 
 
-def _match(faces: list[Route], peers: list[Endpoint]) -> list[Route]:
-    return [(local, peer) for local, _ in faces for peer in peers if peer.family is local.family]
+async def _fresh_face(attempt: Attempt, near: Endpoint) -> Face:
+    counting = [at for at in attempt.local.attachments if at.host == near.ip and counts(at)]
+    if counting:
+        try:
+            return await _foretold_face(attempt, counting[0], near)
+        except (ServiceError, NetworkError) as error:
+            attempt.note(str(error))
+    local, mapped = await attempt.reflexive_tcp(near)
+    return Face(local, (mapped,))
+
+
+def _as_text(faces: list[Face]) -> tuple[str, ...]:
+    return tuple([str(endpoint) for face in faces for endpoint in face.seen][:ENDPOINTS])
+
+
+def _match(faces: list[Face], peers: list[Endpoint]) -> list[Route]:
+    return [(face.local, peer) for face in faces for peer in peers if peer.family is face.local.family]
 
 
 def _parse(message: Meet) -> list[Endpoint]:
-    return [Endpoint.parse(text) for text in message.endpoints[:8]]
+    return [Endpoint.parse(text) for text in message.endpoints[:ENDPOINTS]]

@@ -41,8 +41,6 @@ OWN_RELAY_PATIENCE = 1.0
 PEER_PATIENCE = 5.0
 # At 10 % loss each way seven checks fail together once in 10^5; more would be an attack's (core/relaying.py).
 CHECK_OFFSETS = (0.0, 0.06, 0.15, 0.4, 0.9, 1.8, 3.5)
-# Permissions need one datagram to each of the peer's addresses, from the relay.
-OPENING_OFFSETS = (0.0,)
 DIAL_PATIENCE = 5.0
 MAX_ENDPOINTS = 2
 MAX_MESSAGES = 8
@@ -64,6 +62,7 @@ class Turn(Plugin):
     name: ClassVar[str] = "turn"
     transports: ClassVar[frozenset[Transport]] = frozenset(Transport)
     message_type: ClassVar[type | None] = Relayed
+    relays: ClassVar[bool] = True
 
     async def initiate(self, attempt: Attempt) -> Link:
         lane = _UdpLane(attempt) if Transport.UDP in attempt.transports else _TcpLane(attempt)
@@ -216,10 +215,6 @@ class _UdpLane(_Lane):
         return await self._attempt.relay.open_udp()
 
     def _opened(self) -> None:
-        attempt = self._attempt
-        for base in self.mine:
-            for target in attempt.relay.targets(base.family, Transport.UDP):
-                attempt.probe(base, target, offsets=OPENING_OFFSETS)
         self._check(self.mine, self.theirs)
 
     def _use(self, endpoints: Sequence[Endpoint]) -> None:

@@ -10,26 +10,33 @@ answer): 97.6 % of punches succeed on the first try, so a repetition must differ
 
 Behind a NAT that gives each destination the next port of a count, a side samples the count on a fresh socket, fires
 once from it, and tells the ports that this must have led to; the other side probes those from its listening socket.
-Usable after s + one STUN round trip + R when the initiator counts, s more when the responder does.
+Usable after s + one STUN round trip + R when the initiator counts, s more when the responder does. Two sides that both
+count go to fresh sockets at once: each samples, tells, and sends its n-th packet to the other's n-th port.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 from warpgate.errors import AddressError, AttemptFailed, NetworkError, ServiceError
-from warpgate.model.address import Attachment, NodeAddress
+from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
-from warpgate.model.nat import Assignment, Filtering, Mapping
 from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
-from warpgate.plan.classify import classify
-from warpgate.plan.predict import next_ports
+from warpgate.plan.counting import (
+    both_count,
+    counts,
+    crosswise,
+    foretold,
+    in_aim,
+    target_to_foretell,
+)
 from warpgate.plan.targets import Pair, pairs
-from warpgate.plugins.base import Attempt, Plugin, outward, register, signal_delay
+from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, register, signal_delay
 
 # Passes the own router, dies at the provider's first hop: 20/20 punches against accepting routers, 0/20 without.
 PRIMING_TTL = 2
@@ -40,11 +47,14 @@ LONGEST_DELAY = 2.0
 # A volley is given its first six repeats and a long round trip before the next one, on other ports, joins it.
 VOLLEY_PATIENCE = 1.5
 VOLLEYS = 4
+# In one message; what a prediction names.
+ENDPOINTS = 8
 # The volley number of predicted endpoints: they belong to the first volley's sockets on the other side.
 PREDICTED = 0
-# A fingerprint that is just being taken is waited for, 1 s at most.
+# What else begins in this tick, a relay's client for one, takes ports too: it is let through first. Seconds.
+OWN_NOISE = 0.005
+# How often it is looked whether the peer's NAT has become known, seconds.
 KNOWING_STEP = 0.05
-KNOWING_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +107,11 @@ class UdpPunch(Plugin):
 
     def _first_volley(self, attempt: Attempt) -> float:
         """Returns how long it should be given before the next one; not at all when other pipes are in its place."""
+        if both_count(attempt.local, attempt.remote):
+            attempt.note("both NATs count: going to fresh ports at once")
+            return 0.0
         wait = self._full_after(attempt)
-        possible = attempt.pairs(Transport.UDP)
+        possible = _in_aim(attempt)
         targets = [pair for pair in possible if not attempt.occupied(pair.base, pair.remote)]
         if possible and not targets:
             attempt.note("other pipes are on all known endpoints: going to fresh ports at once")
@@ -130,7 +143,7 @@ class UdpPunch(Plugin):
         answers: asyncio.Queue[Punch] = asyncio.Queue()
         hearing = asyncio.ensure_future(self._hear(attempt, answers))
         attempt.stack.callback(hearing.cancel)
-        await asyncio.sleep(patience)
+        await self._first_volley_over(attempt, patience)
         for volley in range(2, VOLLEYS + 1):
             self._start_predicting(attempt, volley)
             bases, endpoints = await _fresh(attempt)
@@ -146,6 +159,14 @@ class UdpPunch(Plugin):
             await asyncio.sleep(VOLLEY_PATIENCE)
         await asyncio.sleep(attempt.config.timing.check_offsets[-1])
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
+
+    async def _first_volley_over(self, attempt: Attempt, patience: float) -> None:
+        """Earlier when the peer's NAT turns out to count as ours does: then it was in vain."""
+        steps = math.ceil(patience / KNOWING_STEP)
+        for _ in range(steps):
+            if both_count(attempt.local, attempt.remote):
+                return
+            await asyncio.sleep(patience / steps)
 
     async def _hear(self, attempt: Attempt, answers: asyncio.Queue[Punch]) -> None:
         """Predictions are acted on at once, whatever volley is waited for."""
@@ -166,7 +187,7 @@ class UdpPunch(Plugin):
         """The peer's endpoints have changed, or become known: it has already sent to us from the new ones."""
         while True:
             await attempt.remote_changed()
-            for pair in attempt.pairs(Transport.UDP):
+            for pair in _in_aim(attempt):
                 self._fire(attempt, pair, 0.0)
 
     # -- responding ----------------------------------------------------------------------------------------------
@@ -191,7 +212,7 @@ class UdpPunch(Plugin):
         return await waiting
 
     def _respond_first(self, attempt: Attempt) -> None:
-        targets = attempt.pairs(Transport.UDP)
+        targets = _in_aim(attempt)
         for pair in targets:
             self._fire(attempt, pair, 0.0)
         shown = ", ".join(str(pair.remote) for pair in targets)
@@ -201,6 +222,8 @@ class UdpPunch(Plugin):
         peers = _parse(message)
         attempt.check_targets(peers)
         bases, endpoints = await _fresh(attempt)
+        if both_count(attempt.local, attempt.remote):
+            peers = crosswise(peers)
         wait = self._full_after(attempt, message.delay)
         for base in bases:
             for peer in peers:
@@ -221,14 +244,12 @@ class UdpPunch(Plugin):
 
         After a volley has failed, whatever was measured of the peer's filter.
         """
-        for _ in range(KNOWING_STEPS):
-            if not _being_measured(attempt.local):
-                break
-            await asyncio.sleep(KNOWING_STEP)
+        await fingerprinted(attempt)
         try:
             for mine in attempt.local.attachments:
-                target = _strict_target(attempt, mine, certain=volley > 1)
-                if _counts(mine) and target is not None:
+                outside = attempt.pairs(Transport.UDP)
+                target = target_to_foretell(outside, mine, attempt.remote, certain=volley > 1)
+                if counts(mine) and target is not None:
                     await self._fire_predicted(attempt, mine.nat.assignment.step, target)
         except (ServiceError, NetworkError) as error:
             attempt.note(f"no prediction: {error}")
@@ -240,11 +261,9 @@ class UdpPunch(Plugin):
             base, target.remote, offsets=(0.0,), ttl=PRIMING_TTL
         )  # makes the mapping that we foretell
         attempt.probe(base, target.remote, offsets=_later(attempt, signal_delay(attempt) + LATE_SIGNAL))
-        step = classify(seen).assignment.step or known_step
-        ports = next_ports([each.mapped.port for each in seen], step)
-        endpoints = tuple(str(Endpoint(seen[-1].mapped.ip, port)) for port in ports)
+        endpoints = tuple(map(str, foretold(seen, known_step)))
         attempt.signal(Punch(PREDICTED, endpoints))
-        attempt.note(f"our NAT counts by {step}: fired at {target.remote}, from {endpoints[0]} or soon after")
+        attempt.note(f"our NAT counts: fired at {target.remote}, from {endpoints[0]} or soon after")
 
     def _probe_predicted(self, attempt: Attempt, message: Punch) -> None:
         self._predictions_heard += 1
@@ -271,35 +290,30 @@ def _later(attempt: Attempt, wait: float) -> tuple[float, ...]:
     return tuple(wait + offset for offset in attempt.config.timing.check_offsets)
 
 
-def _being_measured(local: NodeAddress) -> bool:
-    """Whether a NAT is between us and the servers, but not enough of them have told what it is like."""
-    return any(
-        at.nat.mapping is Mapping.UNKNOWN and at.reflexive not in (None, at.host) for at in local.attachments
-    )
-
-
-def _counts(at: Attachment) -> bool:
-    return at.nat.mapping.endpoint_dependent and at.nat.assignment.kind is Assignment.SEQUENTIAL
-
-
-def _strict_target(attempt: Attempt, mine: Attachment, *, certain: bool) -> Pair | None:
-    """The peer's endpoint to foretell a mapping for: behind a NAT that may filter by port, and does not map anew."""
-    strict = {
-        theirs.reflexive
-        for theirs in attempt.remote.attachments
-        if (certain or theirs.nat.filtering in (Filtering.UNKNOWN, Filtering.APDF))
-        and not theirs.nat.mapping.endpoint_dependent
-    }
-    outside = (pair for pair in attempt.pairs(Transport.UDP) if pair.base.ip == mine.host and not pair.nearby)
-    return next((pair for pair in outside if pair.remote.ip in strict), None)
+def _in_aim(attempt: Attempt) -> list[Pair]:
+    return in_aim(attempt.pairs(Transport.UDP), attempt.local, attempt.remote)
 
 
 async def _fresh(attempt: Attempt) -> tuple[list[Endpoint], tuple[str, ...]]:
-    """New sockets on the interfaces that face the peer, and what the outside sees of them."""
+    """New sockets on the interfaces that face the peer, and where the peer will see them."""
     bases = [await attempt.open_udp(near) for near in outward(attempt, Transport.UDP)]
     if not bases:
         raise AttemptFailed("no interface of ours faces the peer's network")
-    return bases, tuple([str(await _reflexive(attempt, base)) for base in bases])
+    seen: list[str] = []
+    for base in bases:
+        seen += map(str, await _will_be_seen(attempt, base))
+    return bases, tuple(seen[:ENDPOINTS])
+
+
+async def _will_be_seen(attempt: Attempt, base: Endpoint) -> tuple[Endpoint, ...]:
+    counting = [at for at in attempt.local.attachments if at.host == base.ip and counts(at)]
+    if counting:
+        await asyncio.sleep(OWN_NOISE)
+        try:
+            return foretold(await attempt.samples(base), counting[0].nat.assignment.step)
+        except (ServiceError, NetworkError) as error:
+            attempt.note(f"no prediction: {error}")
+    return (await _reflexive(attempt, base),)
 
 
 async def _reflexive(attempt: Attempt, base: Endpoint) -> Endpoint:
@@ -313,4 +327,4 @@ async def _reflexive(attempt: Attempt, base: Endpoint) -> Endpoint:
 
 
 def _parse(message: Punch) -> list[Endpoint]:
-    return [Endpoint.parse(text) for text in message.endpoints[:8]]
+    return [Endpoint.parse(text) for text in message.endpoints[:ENDPOINTS]]

@@ -86,6 +86,7 @@ class BindingClient:
         self._jitter = jitter
         self._low, self._high = keepalive_low, keepalive_high
         self._transactions = Transactions(base)
+        self._family = base.family
         self._events: deque[BindingEvent] = deque()
         self._servers = {server: _Server() for server in servers}
         self._keepalive_at = self._measured_at = now
@@ -127,6 +128,9 @@ class BindingClient:
         if answer.cls is StunClass.ERROR or mapped is None:
             what = f"{answer.error.code} {answer.error.reason}" if answer.error else "no mapped address"
             self._silent(source, f"answered: {what}", now)
+            return
+        if mapped.family is not self._family:  # it was reached by an address that a DNS64 had made
+            self._silent(source, f"a translator is between: it sees {mapped}", now)
             return
         self._answered(source, mapped, now - transaction.started, now)
         self._note_other(source, answer.endpoint(Attribute.OTHER_ADDRESS))

@@ -6,6 +6,7 @@ Owned by the machines that send Binding requests; not a machine itself.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from warpgate.errors import DecodeError
@@ -24,13 +25,16 @@ RETRANSMIT_WAITS = (0.25, 0.5, 1.0, 2.0)
 
 @dataclass(slots=True)
 class Transaction:
-    """One request, repeated unchanged until answered. `started` is when it was first sent."""
+    """One request, repeated unchanged until answered. `started` is when it was first sent; after each sending the next
+    of `waits` is waited, in seconds, and given up after the last.
+    """
 
     request: StunMessage
     server: Endpoint
     started: float
     due: float
     sends: int
+    waits: Sequence[float]
 
 
 class Transactions:
@@ -43,9 +47,11 @@ class Transactions:
         self._open: dict[bytes, Transaction] = {}
         self._outbox: deque[Transmit] = deque()
 
-    def begin(self, request: StunMessage, server: Endpoint, now: float) -> None:
+    def begin(
+        self, request: StunMessage, server: Endpoint, now: float, waits: Sequence[float] = RETRANSMIT_WAITS
+    ) -> None:
         """Send for the first time."""
-        transaction = Transaction(request, server, started=now, due=now, sends=0)
+        transaction = Transaction(request, server, started=now, due=now, sends=0, waits=waits)
         self._open[request.transaction_id] = transaction
         self._send(transaction, now)
 
@@ -85,7 +91,7 @@ class Transactions:
         """Repeat what is due; returns the transactions that were given up."""
         given_up = []
         for transaction in [item for item in self._open.values() if item.due <= now]:
-            if transaction.sends < len(RETRANSMIT_WAITS):
+            if transaction.sends < len(transaction.waits):
                 self._send(transaction, now)
             else:
                 del self._open[transaction.request.transaction_id]
@@ -100,5 +106,5 @@ class Transactions:
 
     def _send(self, transaction: Transaction, now: float) -> None:
         self._outbox.append(Transmit(encode(transaction.request), self._base, transaction.server))
-        transaction.due = now + RETRANSMIT_WAITS[transaction.sends]
+        transaction.due = now + transaction.waits[transaction.sends]
         transaction.sends += 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 
 from warpgate.config import Timing
@@ -20,10 +19,11 @@ from warpgate.model.nat import Filtering, NatProfile
 from warpgate.model.servers import StunServer
 from warpgate.net.network import Network, TcpStream, UdpSocket
 from warpgate.net.race import RaceLost, first_of
-from warpgate.plan.classify import Observation, classify
+from warpgate.plan.classify import Observation
 from warpgate.proto.binding import BindingEvent, Mapped, OtherAddress, ServerSilent
+from warpgate.services.stun_place import Learnt, Place
 from warpgate.services.stun_samples import sample_assignment, worth_sampling
-from warpgate.services.stun_tcp import StunStream, TcpProbe
+from warpgate.services.stun_tcp import StunStream, TcpProbe, sample_tcp
 from warpgate.services.stun_udp import UdpProbe, UdpQuestion, measure_filtering
 
 # A name that could not be resolved is tried again, as the network may be down for the moment.
@@ -31,64 +31,6 @@ RESOLVE_LOW = 5.0
 RESOLVE_HIGH = 60.0
 # Servers asked for the mapping of a fresh port: one may be slow or gone, and somebody waits.
 QUESTIONED = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Learnt:
-    """What is known of one local endpoint. Ports are None as long as nobody has told.
-
-    `tcp_mapped` is left out when TCP is mapped to another address than UDP: an attachment has one.
-    """
-
-    reflexive: IPAddress | None
-    udp_mapped: int | None
-    tcp_mapped: int | None
-    nat: NatProfile
-
-
-class _Place:
-    """One local endpoint: its probes and what they told. Owned by Discovery."""
-
-    def __init__(self, udp: UdpProbe, tcp: TcpProbe | None) -> None:
-        self.udp = udp
-        self.tcp = tcp
-        self.filtering = Filtering.UNKNOWN
-        self.filtering_samples = 0
-        self.filtering_for: IPAddress | None = None  # the reflexive address it was measured behind
-        self.samples: tuple[Observation, ...] = ()  # of sockets that were thrown away
-        self.sampled_for: IPAddress | None = None
-        self.essential = False  # the system itself would use it to reach a server
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def learnt(self) -> Learnt:
-        udp = self.udp.mapped
-        tcp = None if self.tcp is None else self.tcp.mapped
-        reflexive = udp or tcp
-        ip = None if reflexive is None else reflexive.ip
-        return Learnt(
-            ip,
-            None if udp is None else udp.port,
-            tcp.port if tcp is not None and tcp.ip == ip else None,
-            self._profile(),
-        )
-
-    def _profile(self) -> NatProfile:
-        over_tcp = () if self.tcp is None else self.tcp.observations
-        if self.udp.observations:
-            seen = self.udp.observations + self.samples
-            return classify(seen, self.filtering, self.filtering_samples)
-        # UDP is blocked only when something else got through while it was silent.
-        blocked = True if over_tcp and self.udp.failed else None
-        return replace(classify(over_tcp), udp_blocked=blocked)
-
-    def told(self, unresolved: bool) -> bool:
-        """Whether both transports have an answer, or no server left that could give one."""
-        udp = self.udp.mapped is not None or (not unresolved and (self.udp.failed or not self.udp.asked))
-        tcp = self.tcp is None or self.tcp.mapped is not None
-        return udp and (
-            tcp or (not unresolved and (self.tcp is None or self.tcp.failed or not self.tcp.asked))
-        )
 
 
 class Discovery:
@@ -112,7 +54,7 @@ class Discovery:
         self._rng = rng
         self._endpoints: dict[StunServer, tuple[Endpoint, ...]] = {}
         self._unresolved = set(self._servers)
-        self._places: dict[Endpoint, _Place] = {}
+        self._places: dict[Endpoint, Place] = {}
         self._questions: dict[Endpoint, list[UdpQuestion]] = {}
         self._resolving: set[asyncio.Task[None]] = set()
         self._asking = False
@@ -135,12 +77,12 @@ class Discovery:
                 partial(self._mapped, Transport.TCP),
                 partial(self._failed, local, Transport.TCP),
             )
-        self._places[local] = _Place(UdpProbe(sock, self._timing, self._rng, self._happened), tcp)
+        self._places[local] = Place(UdpProbe(sock, self._timing, self._rng, self._happened), tcp)
         for server, endpoints in self._endpoints.items():
             self._ask(self._places[local], server, endpoints)
         if not self._asking:
             self._asking = True
-            self._look_up()
+            self._look_up(self._servers)
 
     def remove(self, local: Endpoint) -> None:
         """Its socket is going to be closed. Idempotent."""
@@ -151,10 +93,14 @@ class Discovery:
             _cancel(place.tasks)
             self._changed()
 
+    def look_up_again(self) -> None:
+        """Names may have other addresses now, and those that had none may have one."""
+        _cancel(self._resolving)
+        self._look_up(self._servers)
+
     def refresh(self) -> None:
         """The network has changed: ask everything again, with connections anew."""
-        _cancel(self._resolving)
-        self._look_up()
+        self.look_up_again()
         for place in self._places.values():
             place.filtering_for = place.sampled_for = None
             _cancel(place.tasks)
@@ -238,6 +184,12 @@ class Discovery:
             raise ServiceError(f"no STUN server tells what it sees of TCP {local}: {lost}") from lost
         return mapped, connection.stream
 
+    async def sample_tcp(self, ip: IPAddress) -> tuple[tuple[Observation, ...], TcpStream]:
+        """What several fresh TCP ports on this interface are seen as, in the order of asking, and a connection that
+        keeps the last one's mapping: what a prediction rests on. ServiceError.
+        """
+        return await sample_tcp(self._network, self._best(Endpoint(ip, 0), Transport.TCP), ip)
+
     def _best(self, local: Endpoint, transport: Transport) -> tuple[Endpoint, ...]:
         """Servers for a question, those that have answered this interface first. ServiceError without any."""
         answered: list[Endpoint] = []
@@ -259,9 +211,9 @@ class Discovery:
 
     # -- asking --------------------------------------------------------------------------------------------------
 
-    def _look_up(self) -> None:
+    def _look_up(self, servers: Sequence[StunServer]) -> None:
         """Literal addresses are asked in this tick; each name on its own, so that a slow one delays nobody."""
-        for server in [server for server in self._servers if server not in self._endpoints]:
+        for server in servers:
             try:
                 self._found(server, (Endpoint.of(server.host, server.port),))
             except AddressError:
@@ -289,7 +241,7 @@ class Discovery:
             self._ask(place, server, endpoints)
         self._progressed()
 
-    def _ask(self, place: _Place, server: StunServer, endpoints: tuple[Endpoint, ...]) -> None:
+    def _ask(self, place: Place, server: StunServer, endpoints: tuple[Endpoint, ...]) -> None:
         local = place.udp.local
         for endpoint in endpoints:
             if endpoint.family is not local.family or (local.ip.is_loopback and not endpoint.ip.is_loopback):
@@ -335,7 +287,7 @@ class Discovery:
         else:
             self._say(ServerFailed("stun", str(server), f"{transport.name} from {local}: {reason}"))
 
-    def _learn_more(self, place: _Place) -> None:
+    def _learn_more(self, place: Place) -> None:
         """In the background, once for each reflexive address."""
         ip = None if place.udp.mapped is None else place.udp.mapped.ip
         if place.udp.other is not None and ip not in (None, place.filtering_for):
@@ -345,7 +297,7 @@ class Discovery:
             place.sampled_for, place.samples = ip, ()
             self._spawn(place.tasks, self._sample(place))
 
-    async def _measure(self, place: _Place, server: Endpoint) -> None:
+    async def _measure(self, place: Place, server: Endpoint) -> None:
         try:
             measured = await measure_filtering(self._network, place.udp.local, server)
         except NetworkError as error:
@@ -356,7 +308,7 @@ class Discovery:
             self._say(ServerFailed("stun", str(server), f"filtering test: {measured.reason}"))
         self._changed()
 
-    async def _sample(self, place: _Place) -> None:
+    async def _sample(self, place: Place) -> None:
         known = len(place.udp.servers)
         place.samples = await sample_assignment(self._network, place.udp.local, place.udp.servers, known)
         self._changed()

@@ -7,25 +7,29 @@ UDP wherever that passes; the others are given back. Nothing is allocated before
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from warpgate.errors import ConfigError, NetworkError, ServiceError, WarpgateError
+from warpgate.errors import NetworkError, ServiceError, WarpgateError
 from warpgate.events import Observer, RelayAllocated, ServerFailed
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
 from warpgate.model.turn_server import TurnServer, TurnTransport
 from warpgate.net.network import Acceptor, Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
 from warpgate.net.threads import in_thread
+from warpgate.net.tls import client_context
+from warpgate.net.uplinks import other_uplinks
 from warpgate.proto.turn_wire import RelayRequest
 from warpgate.services.relay_allocation import Allocation, Redirected
 from warpgate.services.relay_carrier import Carrier, Route, StreamCarrier, UdpCarrier, dial
 from warpgate.services.relay_tcp import TcpRelay
 
 MAX_REDIRECTS = 2
+# When the uplink of the system's choice has not led to an allocation by then (two slow round trips), others are tried.
+UPLINK_DELAY = 0.5
+OTHER_UPLINKS = 3
 # What the end of a node may wait for streams that still drain, and again for the server's last answers.
 FAREWELL = 0.4
 CHECK_PATIENCE = 5.0
@@ -60,7 +64,7 @@ class Relays:
         self._emit = emit
         self._wall_clock = wall_clock
         self._limit = limit
-        self._context = None if ca_file is None else _trusting(ca_file)
+        self._context = None if ca_file is None else client_context(ca_file)
         self._allocations: set[Allocation] = set()
 
     async def open_udp(self, families: Iterable[Family]) -> Allocation:
@@ -118,21 +122,25 @@ class Relays:
             usable = [endpoint for endpoint in endpoints if self._network.route_source(endpoint) is not None]
             if not usable:
                 raise NetworkError("no route")
-            return await first_of(
-                {
-                    str(endpoint): partial(
-                        self._allocate, Route(server, endpoint, transport, server.host), wanted
-                    )
-                    for endpoint in usable
-                },
-                Allocation.drop,
-            )
+            routes = [Route(server, endpoint, transport, server.host) for endpoint in usable]
+            others = [
+                replace(route, source=ip)
+                for route in routes
+                for ip in other_uplinks(self._network, route.endpoint)[:OTHER_UPLINKS]
+            ]
+            ways = {str(route.endpoint): partial(self._allocate, route, wanted) for route in routes}
+            for route in others:
+                name = f"{route.endpoint} from {route.source}"
+                ways[name] = partial(self._allocate, route, wanted, UPLINK_DELAY)
+            return await first_of(ways, Allocation.drop)
         except (RaceLost, WarpgateError) as error:
             self._emit(ServerFailed("turn", str(server), f"over {transport.name}: {error}"))
             raise ServiceError(str(error)) from None
 
-    async def _allocate(self, route: Route, wanted: RelayRequest) -> Allocation:
+    async def _allocate(self, route: Route, wanted: RelayRequest, delay: float = 0.0) -> Allocation:
         started = asyncio.get_running_loop().time()
+        if delay:
+            await asyncio.sleep(delay)
         visited = {route.endpoint}
         for _ in range(MAX_REDIRECTS + 1):
             try:
@@ -143,7 +151,7 @@ class Relays:
                 if endpoint in visited or endpoint.family is not route.endpoint.family:
                     raise
                 visited.add(endpoint)
-                route = Route(route.server, endpoint, route.transport, redirected.domain or route.name)
+                route = replace(route, endpoint=endpoint, name=redirected.domain or route.name)
                 continue
             seconds = asyncio.get_running_loop().time() - started
             relayed = tuple(map(str, allocation.relayed))
@@ -173,7 +181,7 @@ class Relays:
         if route.transport is not TurnTransport.TLS:
             return await dial(self._network, route, None)
         if self._context is None:
-            self._context = await in_thread(ssl.create_default_context)  # 20 ms of reading certificates
+            self._context = await in_thread(client_context)
         return await dial(self._network, route, self._context)
 
     def _lost(self, allocation: Allocation, reason: str) -> None:
@@ -203,12 +211,3 @@ def _transports(server: TurnServer, relayed: Transport) -> tuple[TurnTransport, 
     if server.transport is None:
         return (TurnTransport.UDP, TurnTransport.TCP)
     return (server.transport,)
-
-
-def _trusting(ca_file: str) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    try:
-        context.load_verify_locations(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{ca_file} holds no certificates to trust: {error}") from error
-    return context

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from warpgate.errors import DecodeError, NetworkError, ServiceError
-from warpgate.model.endpoint import Endpoint, SockAddr
+from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 from warpgate.model.turn_server import TurnServer, TurnTransport
 from warpgate.net.network import Network, TcpStream
 from warpgate.net.tls import secure
@@ -30,12 +30,15 @@ OnBroken = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One way to one server: `name` is what its certificate must hold."""
+    """One way to one server: `name` is what its certificate must hold, `source` the address of ours to use (None: the
+    system's choice).
+    """
 
     server: TurnServer
     endpoint: Endpoint
     transport: TurnTransport
     name: str
+    source: IPAddress | None = None
 
     def __str__(self) -> str:
         return f"{self.server} at {self.endpoint} over {self.transport.name}"
@@ -71,7 +74,7 @@ class UdpCarrier:
 
     def __init__(self, network: Network, route: Route, on_frame: OnFrame) -> None:
         """NetworkError when there is no way to the server."""
-        source = network.route_source(route.endpoint)
+        source = route.source or network.route_source(route.endpoint)
         if source is None:
             raise NetworkError(f"no route to {route.endpoint}")
         self._target = route.endpoint.sockaddr
@@ -179,9 +182,10 @@ class StreamCarrier:
 
 async def dial(network: Network, route: Route, context: ssl.SSLContext | None) -> TcpStream:
     """A connection to the server, inside TLS with a context. NetworkError, ServiceError (too slow)."""
+    local = None if route.source is None else Endpoint(route.source, 0)
     try:
         async with asyncio.timeout(DIAL_PATIENCE):
-            stream = await network.dial_tcp(route.endpoint)
+            stream = await network.dial_tcp(route.endpoint, local)
             return stream if context is None else await secure(stream, context, route.name)
     except TimeoutError:
         raise ServiceError(f"no connection to {route.endpoint} within {DIAL_PATIENCE:g} s") from None

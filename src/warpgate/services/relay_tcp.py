@@ -69,6 +69,10 @@ class RelayedStream:
     def stalled(self) -> float:
         return self._stream.stalled()
 
+    def unacknowledged(self) -> int:
+        """By the relay."""
+        return self._stream.unacknowledged()
+
     def write_eof(self) -> None:
         self._stream.write_eof()
 

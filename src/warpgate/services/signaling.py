@@ -103,6 +103,12 @@ class SignalChannel:
             pass
         return any(home.live for home in self._with_role(Role.HOME))
 
+    def retry(self) -> None:
+        """There may be a way now that there was not: dial the brokers that are not up, at once."""
+        for keeper in self._keepers.values():
+            if not keeper.live:
+                keeper.redial()
+
     def reconnect(self) -> None:
         """After a change of networks: dial all brokers anew, at once."""
         for keeper in self._keepers.values():

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from warpgate.config import Timing
 from warpgate.errors import DecodeError, ServiceError, WarpgateError
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net.network import Network, TcpStream
 from warpgate.plan.classify import Observation
 from warpgate.proto.stun import BINDING, StreamDecoder, StunClass, StunMessage, decode, encode
@@ -26,6 +26,9 @@ from warpgate.services.stun_udp import new_transaction_id
 PATIENCE = 5.0
 # Two say whether the mapping depends on the destination; more would only cost the router sessions.
 KEPT = 2
+# Mappings in a row that show how a NAT counts, and how long the last one's answer is outrun by others', seconds.
+SAMPLES = 3
+OTHERS = 0.05
 BACKOFF_LOW = 1.0
 BACKOFF_HIGH = 60.0
 # A Binding answer has about 100 bytes; SOFTWARE and the like may add some hundreds.
@@ -65,6 +68,8 @@ class StunStream:
             if answer.transaction_id != request.transaction_id:
                 continue
             if answer.cls is StunClass.SUCCESS and answer.mapped is not None:
+                if answer.mapped.family is not self.stream.local.family:
+                    raise ServiceError(f"a translator is between: it sees {answer.mapped}")
                 return answer.mapped
             raise ServiceError(f"answered {answer.error}" if answer.error else "answered without an address")
 
@@ -87,6 +92,41 @@ class StunStream:
             return decode(frame)
         except DecodeError as error:
             raise ServiceError(f"not a STUN server: {error}") from error
+
+
+async def sample_tcp(
+    network: Network, servers: Sequence[Endpoint], ip: IPAddress, wanted: int = SAMPLES
+) -> tuple[tuple[Observation, ...], TcpStream]:
+    """What servers see of `wanted` fresh ports of the interface `ip`, in the order in which their SYNs left, all in one
+    tick; and the connection from the last one, which keeps its mapping until closed.
+
+    ServiceError when nobody tells of that one; of the others, whatever is there by then counts.
+    """
+    local = Endpoint(ip, 0)
+    asked = [servers[number % len(servers)] for number in range(wanted)]
+    dialling = [asyncio.ensure_future(StunStream.dial(network, server, local)) for server in asked]
+    try:
+        connection, _ = await dialling[-1]
+        await asyncio.wait(dialling, timeout=OTHERS)
+    except WarpgateError as error:
+        raise ServiceError(f"no STUN server tells what it sees of TCP {ip}: {error}") from error
+    finally:
+        for task in dialling[:-1]:
+            task.add_done_callback(_abort)
+            task.cancel()
+    told = [
+        (task.result(), server)
+        for task, server in zip(dialling, asked, strict=True)
+        if task.done() and not task.cancelled() and task.exception() is None
+    ]
+    return tuple(
+        Observation(one.stream.local, server, mapped) for (one, mapped), server in told
+    ), connection.stream
+
+
+def _abort(task: asyncio.Future[tuple[StunStream, Endpoint]]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result()[0].stream.abort()
 
 
 class TcpProbe:

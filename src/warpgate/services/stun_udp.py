@@ -171,7 +171,7 @@ def plausible(server: Endpoint, other: Endpoint) -> bool:
 async def measure_filtering(network: Network, near: Endpoint, server: Endpoint) -> FilteringMeasured:
     """Who gets in through the NAT before `near` (RFC 5780 section 4.4).
 
-    On a socket of its own; takes a round trip to 5 s. NetworkError when the socket cannot be opened.
+    On a socket of its own; takes two to nine round trips. NetworkError when the socket cannot be opened.
     """
     done: asyncio.Future[FilteringMeasured] = asyncio.get_running_loop().create_future()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from warpgate.config import Budgets
-from warpgate.core.guesses import PEERS_REMEMBERED, RandomPunches
+from warpgate.core.guesses import PEERS_REMEMBERED, TURN, RandomPunches
 from warpgate.errors import AttemptFailed
 from warpgate.lab.clock import run_virtual
 from warpgate.model.endpoint import Endpoint
@@ -66,6 +66,24 @@ def test_what_our_user_asks_for_goes_before_what_peers_ask_for() -> None:
             books.begin(session(initiator=initiator), "x", 0.0)
 
 
+def test_who_has_had_a_turn_gives_way_to_another_peer() -> None:
+    books = RandomPunches(Budgets())
+    first = books.begin(session(), "x", 0.0)
+    with pytest.raises(AttemptFailed, match="one at a time"):
+        books.begin(session(b"another"), "x", TURN - 0.1)
+    with pytest.raises(AttemptFailed, match="one at a time"):
+        books.begin(session(), "x", TURN)  # not to itself, under which session ever
+    second = books.begin(session(b"another"), "x", TURN)
+    with pytest.raises(AttemptFailed, match="is over"):
+        first.open_towards(BASE, TARGET, ((0.0, 2),))
+    second.open_towards(BASE, TARGET, ((0.0, 2),))
+    second.close()
+    own = books.begin(session(initiator=True), "x", 10.0)
+    with pytest.raises(AttemptFailed, match="one at a time"):
+        books.begin(session(b"another"), "x", 10.0 + 3 * TURN)  # our user's takes as long as it takes
+    own.close()
+
+
 def test_a_peer_gets_so_many_mappings_in_a_window_whatever_they_are_for() -> None:
     async def main() -> None:
         books = RandomPunches(Budgets(new_mappings_per_peer=5, new_mappings_window=600.0))
@@ -98,6 +116,10 @@ def test_probes_of_all_punches_together_keep_to_the_rate() -> None:
     assert slots == pytest.approx([1.0, 1.01, 1.02, 1.03, 1.04])
     assert books.next_slot(7.0) == 7.0  # what was not used is lost: no burst
     assert books.next_slot(7.0) == pytest.approx(7.01)
+    late = 0.0
+    for _ in range(100):  # every timer is 1 ms late
+        late = books.next_slot(max(7.0, late + 0.001))
+    assert late == pytest.approx(8.01)
 
 
 def test_the_books_stay_small() -> None:

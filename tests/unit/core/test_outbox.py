@@ -6,7 +6,7 @@ import asyncio
 
 from pipe_kit import virtually
 
-from warpgate.core.outbox import Outbox
+from warpgate.core.outbox import TURNS, Outbox
 from warpgate.errors import ServiceError
 from warpgate.proto.signals import PluginMessage
 
@@ -40,10 +40,14 @@ def test_all_messages_of_one_tick_travel_together() -> None:
         sent.box.add(message("b"))
         sent.box.schedule()
         assert sent.posts == []
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        sent.box.add(message("c"))  # of a task that a strategy's task began
         await asyncio.sleep(0)
-        sent.box.add(message("c"))
+        assert sent.posts == [(0.0, 1, ("a", "b", "c"))]
+        sent.box.add(message("d"))
         await asyncio.sleep(0.1)
-        assert sent.posts == [(0.0, 1, ("a", "b")), (0.0, 2, ("c",))]
+        assert sent.posts[1:] == [(0.0, 2, ("d",))]
         sent.box.close()
 
     virtually(main)

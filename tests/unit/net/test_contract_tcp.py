@@ -150,6 +150,21 @@ def test_close_with_unread_bytes_resets(world: World) -> None:
     world.run(main)
 
 
+def test_what_the_peer_has_not_acknowledged_is_known(world: World) -> None:
+    async def main() -> None:
+        async with Connected(world) as tcp:
+            assert tcp.client.unacknowledged() == 0
+            sending = asyncio.ensure_future(tcp.client.send(bytes(TOO_MUCH)))
+            await world.settle()
+            assert 0 < tcp.client.unacknowledged() < TOO_MUCH
+            await recv_exactly(tcp.server, TOO_MUCH)
+            await sending
+            await world.settle()
+            assert tcp.client.unacknowledged() == 0
+
+    world.run(main)
+
+
 def test_two_tasks_at_one_direction_are_misuse(world: World) -> None:
     async def main() -> None:
         async with Connected(world) as tcp:

@@ -338,3 +338,25 @@ def test_a_runner_that_cancels_itself_has_just_failed() -> None:
             await Race[str](lambda _: None).run({"a": gives_up})
 
     virtually(main)
+
+
+@pytest.mark.parametrize(("wait", "until"), [(0.0, 2.0), (1.0, 3.0), (10.0, 6.0)])
+def test_how_long_a_result_waits_may_be_asked_again(wait: float, until: float) -> None:
+    async def main() -> None:
+        patience = 5.0
+        race: Race[str] = Race(lambda _: None, lambda result: patience if result == "second best" else 0.0)
+
+        async def news() -> str:
+            nonlocal patience
+            await asyncio.sleep(2)
+            patience = wait
+            race.reconsider()
+            await asyncio.sleep(4)
+            return "best"
+
+        name, result = await race.run({"early": wins("second best", after=1), "late": news})
+        assert (name, result) == (("late", "best") if until == 6.0 else ("early", "second best"))
+        assert now() == until
+        race.reconsider()  # too late: nothing happens
+
+    virtually(main)

@@ -40,8 +40,9 @@ def test_the_numbers_of_the_references() -> None:
     assert hit_probability(1024, 32, 128) == pytest.approx(0.986, abs=0.003)  # 59 of 60
     assert hit_probability(1024, 32, 1000) == 1.0
     assert hit_probability(1024, 32, 0) == 0.0
-    assert mutual_probability(64_512, 64_512, 1500) < 0.001
-    assert mutual_probability(1024, 1024, 1500) == pytest.approx(0.883, abs=0.001)
+    assert mutual_probability(64_512, 64_512) < 0.001
+    for block in (512, 1024, 2048):
+        assert mutual_probability(block, block) == pytest.approx(0.221, abs=0.001)
 
 
 def test_sockets_follow_the_range() -> None:
@@ -79,6 +80,17 @@ def test_where_guessing_is_out_of_place_the_reason_is_told(
     for local, remote in ((behind(mine), behind(theirs, 2)), (behind(theirs), behind(mine, 2))):
         assert reason in (why_not(local, remote) or "")
         assert guessing(local, remote) is None
+
+
+@pytest.mark.parametrize("other", [edm(), edm(BLOCK), eim()])
+def test_a_mapping_for_a_whole_address_is_found_from_any_port(other: NatProfile) -> None:
+    still = NatProfile(Mapping.ADM, Filtering.ADF, RANDOM, assignment_samples=15)
+    forth, back = guessing(behind(still), behind(other, 2)), guessing(behind(other, 2), behind(still))
+    assert forth is not None
+    assert back is not None
+    assert (forth.part, back.part) == (Part.SPREAD, Part.SEARCH)
+    assert forth.certain
+    assert why_not(behind(still), behind(other, 2)) is None
 
 
 @pytest.mark.parametrize("filtering", [Filtering.EIF, Filtering.ADF, Filtering.UNKNOWN])

@@ -89,6 +89,18 @@ def test_arbitrary_pooling_is_noted() -> None:
         ([30006, 30004, 30003], PortAssignment(Assignment.SEQUENTIAL, step=-1), 3),
         ([65534, 65535, 1024, 1025], PortAssignment(Assignment.SEQUENTIAL, step=1), 4),
         ([1026, 1024, 65534, 65532], PortAssignment(Assignment.SEQUENTIAL, step=-2), 4),
+        # A port from long ago among them: once it makes two gaps of five or fewer, nothing can be told.
+        (
+            [30000, 30001, 30900, 30003, 30004, 30005, 30007, 30008],
+            PortAssignment(Assignment.SEQUENTIAL, step=1),
+            8,
+        ),
+        (
+            [30008, 30006, 2000, 30004, 30002, 30000, 29998, 29996],
+            PortAssignment(Assignment.SEQUENTIAL, step=-2),
+            8,
+        ),
+        ([30000, 30001, 30900, 30003], PortAssignment(Assignment.BLOCK, low=30000, high=30900), 4),
         ([30000, 30001, 50000, 50001], PortAssignment(Assignment.RANDOM), 4),
         ([30000, 30004, 30001], PortAssignment(), 0),
         ([30000, 30900, 30100], PortAssignment(), 0),
@@ -133,6 +145,15 @@ def test_each_address_of_a_pool_has_its_own_ports() -> None:
         PortAssignment(Assignment.SEQUENTIAL, step=1),
         3,
     )
+
+
+@pytest.mark.parametrize("size", [512, 1024, 2048])
+def test_a_block_is_hardly_ever_taken_for_a_count(size: int) -> None:
+    random = Random(size)
+    kinds = [
+        classify(ports(*random.sample(range(4096, 4096 + size), 16))).assignment.kind for _ in range(1000)
+    ]
+    assert set(kinds) == {Assignment.BLOCK}
 
 
 def test_random_ports_are_hardly_ever_taken_for_something_better() -> None:

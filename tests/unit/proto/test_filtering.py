@@ -58,14 +58,25 @@ def test_only_another_port_means_address_dependent_once_the_other_was_given_up()
 def test_a_late_answer_from_elsewhere_still_counts() -> None:
     test, both, port = started()
     test.receive(answer(port), SAME_IP, 0.1)
-    run(test, until=2.0)
-    test.receive(answer(both), OTHER, 2.0)
+    run(test, until=0.3)
+    test.receive(answer(both), OTHER, 0.3)
     assert result(test) == (Filtering.EIF, 2)
 
 
 def test_silence_means_address_and_port_dependent() -> None:
     test, _, _ = started()
     assert len(run(test, until=60.0)) == 6
+    assert result(test) == (Filtering.APDF, 2)
+
+
+@pytest.mark.parametrize(("round_trip", "over"), [(0.001, 0.3), (0.04, 0.3), (0.2, 1.5)])
+def test_silence_is_believed_after_some_round_trips(round_trip: float, over: float) -> None:
+    test = FilteringTest(BASE, FIRST, 0.0, new_transaction_id=transaction_ids())
+    (plain,) = sent(test)
+    test.receive(answer(plain, other=OTHER), FIRST, round_trip)
+    run(test, until=round_trip + over - 0.01)
+    assert events(test.poll_event) == []
+    run(test, until=round_trip + over + 0.01)
     assert result(test) == (Filtering.APDF, 2)
 
 

@@ -20,7 +20,8 @@ from warpgate.lab.nat import NatSpec
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.net.network import UdpSocket
-from warpgate.services.discovery import Discovery, Learnt
+from warpgate.services.discovery import Discovery
+from warpgate.services.stun_place import Learnt
 from warpgate.services.stun_udp import plausible
 
 OUTSIDE, INSIDE = "198.51.100.7", "192.168.1.2"

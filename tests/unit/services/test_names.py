@@ -271,7 +271,7 @@ LIES = [
         "a release of 'alice'",
         id="a release served as a record",
     ),
-    pytest.param(signed(issued=NOW - 7200), r"expired 3[56]\d\d s ago", id="an expired record"),
+    pytest.param(signed(issued=NOW - 7200), r"expired \d{4} s ago", id="an expired record"),
     pytest.param(signed()[:-1], "no good", id="a truncated record"),
     pytest.param(signed() + b"\0", "no good", id="a record and more"),
     pytest.param(b"\x01" + bytes(300), "no good", id="garbage"),

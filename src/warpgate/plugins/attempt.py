@@ -1,0 +1,226 @@
+"""Everything that a strategy may touch in one connect; `plugins.base` says what a strategy is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from warpgate.config import Config
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.net.link import Link
+from warpgate.net.network import Network, TcpStream
+from warpgate.plan.classify import Observation
+from warpgate.plan.targets import Pair
+
+
+class Relay(Protocol):
+    """What an attempt may do with TURN servers. All that is opened is given back, unless the winning link is on it."""
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is any server of ours."""
+        ...
+
+    async def open_udp(self) -> tuple[Endpoint, ...]:
+        """Relayed endpoints, to be told to the peer; they let in what comes from its outside addresses.
+
+        Each may be the `base` of `probe`. ServiceError with the reasons.
+        """
+        ...
+
+    async def open_tcp(self) -> tuple[Endpoint, ...]:
+        """Relayed endpoints that the peer may dial: its links arrive by `inbound`. ServiceError with the reasons."""
+        ...
+
+    async def dial(self, remote: Endpoint) -> TcpStream:
+        """From our relay of `open_tcp` to a relayed endpoint of the peer's; for `adopt`. ServiceError, NetworkError."""
+        ...
+
+    def admit(self, endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+        """The peer's relayed endpoints, as far as they may be tried; AttemptFailed when none may."""
+        ...
+
+
+class RandomPunch(Protocol):
+    """Many sockets or many ports, within the node's budgets; the only one of the node while it lasts."""
+
+    @property
+    def mappings_left(self) -> int:
+        """How many more sockets or probes this peer may cost: AttemptFailed beyond."""
+        ...
+
+    def open_towards(
+        self, near: Endpoint, target: Endpoint, schedule: Sequence[tuple[float, int | None]]
+    ) -> None:
+        """One more socket that sends to `target` at these times from now, each with a ttl (None: full).
+
+        Closed with the session unless it wins. NetworkError when the system has no more.
+        """
+        ...
+
+    async def probe(self, base: Endpoint, remote: Endpoint) -> None:
+        """One check to a guessed endpoint, as soon as the node's rate allows it."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is to be sent: the node may go on to its next random punch. Idempotent."""
+        ...
+
+
+class Attempt(Protocol):
+    """One plugin's part in one connect: everything it may touch. Times are the loop's clock, seconds."""
+
+    @property
+    def session(self) -> bytes:
+        """16 bytes, chosen by the initiator."""
+        ...
+
+    @property
+    def initiator(self) -> bool: ...
+
+    @property
+    def local(self) -> NodeAddress: ...
+
+    @property
+    def remote(self) -> NodeAddress:
+        """The peer's address; fresher when the peer has sent a fresher one."""
+        ...
+
+    @property
+    def mode(self) -> Mode: ...
+
+    @property
+    def transports(self) -> frozenset[Transport]:
+        """What the pipe may run over."""
+        ...
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def network(self) -> Network: ...
+
+    @property
+    def relay(self) -> Relay: ...
+
+    @property
+    def stack(self) -> contextlib.ExitStack:
+        """Closed when the plugin's part is over; what a winning link needs must be moved out before."""
+        ...
+
+    @property
+    def signal_delay(self) -> float | None:
+        """Estimated one-way time of a signal to the peer, measured once an answer has come; None if unknown."""
+        ...
+
+    def now(self) -> float: ...
+
+    def note(self, text: str) -> None:
+        """One line for `explain`: what was tried or learnt."""
+        ...
+
+    def signal(self, message: object) -> None:
+        """Send the peer's half a message; all plugins' messages of one tick travel in one envelope.
+
+        Delivered once, repeated until acknowledged. ProtocolError when it packs to more than 1,024 bytes, or is no
+        `message_type`.
+        """
+        ...
+
+    async def receive(self) -> Any:
+        """The next message of the peer's half, decoded as the plugin's `message_type`; DecodeError for anything else.
+
+        The peer may be anybody: what is in it is a claim (`check_targets`).
+        """
+        ...
+
+    async def first(self, ways: Mapping[str, Callable[[], Awaitable[Link]]]) -> Link:
+        """Try all at once: the first link, the other ways are cancelled. AttemptFailed with every way's reason."""
+        ...
+
+    async def remote_changed(self) -> None:
+        """Returns when `remote` has become another address since the last call (or since the start)."""
+        ...
+
+    def pairs(self, transport: Transport) -> tuple[Pair, ...]:
+        """Our listening sockets x the peer's endpoints, as far as policy lets them be tried, best first."""
+        ...
+
+    def check_targets(self, endpoints: Sequence[Endpoint]) -> None:
+        """AttemptFailed (and a refusal is counted) when these are not the peer's own, or not allowed."""
+        ...
+
+    def probe(
+        self,
+        base: Endpoint,
+        remote: Endpoint,
+        *,
+        offsets: Sequence[float] | None = None,
+        ttl: int | None = None,
+    ) -> None:
+        """Send connectivity checks from our UDP socket `base`, at these times from now; ttl for priming."""
+        ...
+
+    def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
+        """Whether a datagram pipe is on this pair of endpoints already. A second one needs another of our sockets."""
+        ...
+
+    async def verified(self) -> Link:
+        """The next UDP link of this plugin: the peer has proved its key on it."""
+        ...
+
+    async def open_udp(self, near: Endpoint) -> Endpoint:
+        """One more UDP socket for checks, on the same interface as `near`, closed with the attempt unless it wins."""
+        ...
+
+    async def reflexive(self, base: Endpoint) -> Endpoint:
+        """What the outside sees of a UDP socket of `open_udp`, asked now. ServiceError when no server answers."""
+        ...
+
+    async def samples(self, base: Endpoint) -> tuple[Observation, ...]:
+        """What several servers see of a UDP socket, in the order in which they were asked, now. ServiceError."""
+        ...
+
+    def random_punch(self) -> RandomPunch:
+        """AttemptFailed when a budget is used up or another one is going on; over with the plugin's part."""
+        ...
+
+    async def reflexive_tcp(self, near: Endpoint) -> tuple[Endpoint, Endpoint]:
+        """(local, reflexive) of a fresh TCP port on the interface of `near`; its mapping is kept open meanwhile."""
+        ...
+
+    async def samples_tcp(self, near: Endpoint) -> tuple[Observation, ...]:
+        """What servers see of several fresh TCP ports on the interface of `near`, in the order of asking, now.
+
+        The mapping of the last one is kept open meanwhile: that is the one to go on from. ServiceError.
+        """
+        ...
+
+    async def dial(self, remote: Endpoint, local: Endpoint | None = None) -> Link:
+        """Connect by TCP and let the peer prove its key. NetworkError, ProtocolError."""
+        ...
+
+    async def listen_tcp(self, local: Endpoint) -> None:
+        """Also accept on `local` (a fresh punching port) while the attempt lasts; links arrive by `inbound`."""
+        ...
+
+    def keep(self, link: Link) -> None:
+        """Responder: a link that was dialled waits for the initiator's choice from now on, whatever else is returned.
+
+        Where several dials may succeed, each is to be kept: which one the initiator chooses is not for us to say.
+        """
+        ...
+
+    async def inbound(self) -> Link:
+        """The next TCP link that the peer's half dialled to us, already proved.
+
+        In `respond` there is none to have: a link that the initiator dialled is for the initiator to choose. There this
+        waits until the attempt is over, which keeps open what the half has opened.
+        """
+        ...
+
+    async def adopt(self, stream: TcpStream) -> Link:
+        """Let the peer prove its key on a stream that the plugin opened by its own means; we speak first."""
+        ...
