@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench setup packages clean
+.PHONY: demo test check bench matrix setup packages clean
 
 demo: setup packages
 	$(BIN)/warpgate demo
@@ -20,6 +20,10 @@ check: setup
 
 bench: setup packages
 	$(BIN)/python -m bench
+
+# Every pair of NAT kinds, some 20 minutes; `make matrix RESUME=1` goes on where it was stopped.
+matrix: setup packages
+	$(BIN)/warpgate lab matrix --json docs/matrix.json --svg docs/matrix.svg $(if $(RESUME),--resume)
 
 setup: $(STAMP)
 

@@ -8,13 +8,22 @@ import sys
 ALL = (
     "startup",
     "connect_times",
+    "look_up",
     "pairs",
     "symmetric",
+    "relays",
     "hostile",
     "adversity",
     "throughput",
+    "tls_on_pipes",
     "stream_over_udp",
+    "slow_reader",
+    "dead_peers",
+    "files",
     "idle_pipes",
+    "names",
+    "rendezvous",
+    "footprint",
 )
 
 

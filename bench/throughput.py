@@ -17,9 +17,9 @@ from contextlib import suppress
 from bench.rows import Row, show
 from warpgate import Config, Identity, Mode, Node, Pipe, PipeClosed, Transport
 
-TOTAL = 512 * 1024 * 1024
+TOTAL = 1024 * 1024 * 1024  # through one stream
 CHUNK = 256 * 1024
-ROUNDS = 9
+ROUNDS = 5
 DATAGRAMS = 30_000
 SIZE = 1200
 WINDOW = 64

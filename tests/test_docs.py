@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import datetime
 import os
 import re
 import sys
@@ -12,10 +11,6 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 import warpgate
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
@@ -64,24 +59,6 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles}
 
 
-def self_signed(folder: Path) -> None:
-    """`cert.pem` and `key.pem` for the name "peer", as the command in the README makes them."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "peer")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("peer")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    form = serialization.PrivateFormat.PKCS8
-    pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(pem)
-
-
 async def start(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
     words = (sys.executable, "-c", LOOPBACK, "program.py", *arguments)
     pipe = asyncio.subprocess.PIPE
@@ -90,14 +67,13 @@ async def start(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
 
 
 def test_there_are_programs_to_run() -> None:
-    assert len(PROGRAMS) == 2
+    assert len(PROGRAMS) == 1
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["ten lines", "TLS"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=["ten lines"])
 async def test_program_runs_between_two_nodes(program: str, tmp_path: Path) -> None:
     """Without arguments a program prints its address and waits for a peer; with an address it connects."""
     (tmp_path / "program.py").write_text(program)
-    self_signed(tmp_path)
     waiting = await start(tmp_path)
     try:
         assert waiting.stdout is not None

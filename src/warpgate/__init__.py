@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from warpgate.api import auto_connect, open_connection
     from warpgate.config import Budgets, Config, Timing
     from warpgate.core.node import Node
-    from warpgate.core.pipe import DatagramPipe, Pipe, StreamPipe
+    from warpgate.core.pipe import DatagramPipe, Pipe
     from warpgate.core.running import NodeStatus
+    from warpgate.core.stream_pipe import StreamPipe
     from warpgate.core.subscription import SUB_ALL, Subscription
     from warpgate.errors import (
         AddressError,
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
         ConfigError,
         ConnectFailed,
         DecodeError,
+        NameNotFound,
+        NameRefused,
         NetworkError,
+        NicknameError,
+        PeerKeyChanged,
         PipeClosed,
         ProtocolError,
         ServiceError,
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from warpgate.model.address import NodeAddress
     from warpgate.model.endpoint import Endpoint, Mode, Transport
     from warpgate.model.identity import Identity
+    from warpgate.net.link import Link
     from warpgate.plugins.base import Attempt, Plugin, register
 
 __version__ = "0.1.0"
@@ -45,7 +51,8 @@ _HOMES = {
     "warpgate.config": ("Budgets", "Config", "Timing"),
     "warpgate.core.node": ("Node",),
     "warpgate.core.running": ("NodeStatus",),
-    "warpgate.core.pipe": ("DatagramPipe", "Pipe", "StreamPipe"),
+    "warpgate.core.pipe": ("DatagramPipe", "Pipe"),
+    "warpgate.core.stream_pipe": ("StreamPipe",),
     "warpgate.core.subscription": ("SUB_ALL", "Subscription"),
     "warpgate.errors": (
         "AddressError",
@@ -54,7 +61,11 @@ _HOMES = {
         "ConfigError",
         "ConnectFailed",
         "DecodeError",
+        "NameNotFound",
+        "NameRefused",
         "NetworkError",
+        "NicknameError",
+        "PeerKeyChanged",
         "PipeClosed",
         "ProtocolError",
         "ServiceError",
@@ -63,6 +74,7 @@ _HOMES = {
     "warpgate.model.address": ("NodeAddress",),
     "warpgate.model.endpoint": ("Endpoint", "Mode", "Transport"),
     "warpgate.model.identity": ("Identity",),
+    "warpgate.net.link": ("Link",),
     "warpgate.plugins.base": ("Attempt", "Plugin", "register"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -81,11 +93,16 @@ __all__ = [
     "DecodeError",
     "Endpoint",
     "Identity",
+    "Link",
     "Mode",
+    "NameNotFound",
+    "NameRefused",
     "NetworkError",
+    "NicknameError",
     "Node",
     "NodeAddress",
     "NodeStatus",
+    "PeerKeyChanged",
     "Pipe",
     "PipeClosed",
     "Plugin",

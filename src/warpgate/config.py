@@ -77,12 +77,16 @@ class Config:
     # turn:user:pass@host:port?transport=udp|tcp|tls, or turn-secret:secret@host:port... (time-limited credentials)
     turn: tuple[str, ...] = ()
     ca_file: str | None = (
-        None  # PEM; trusted for relays over TLS, besides the system's (SSL_CERT_FILE works, too)
+        None  # PEM; trusted for relays over TLS and https name servers, besides the system's (SSL_CERT_FILE works, too)
     )
-    names: tuple[str, ...] = ()  # http(s) URLs
+    names: tuple[str, ...] = ()  # name servers: http(s)://host[:port][/prefix]
+    # The contact book, which pins nicknames to keys. None: `known_peers` in the user's data directory; in memory for a
+    # program that gives its node an identity of its own.
+    known_peers: str | None = None
     interfaces: tuple[str, ...] | None = None  # only these interface names; None: all that are up
     allow: frozenset[str] | None = None  # node ids that may connect; None: anyone who proves a key
     accept: bool = True  # whether others may connect to this node at all
+    secure_only: bool = False  # whether peers may open only encrypted pipes: QUIC, or TLS on TCP
     port_map: bool = True  # ask routers (PCP, NAT-PMP, UPnP) to pass connections on to the listening port
     home_brokers: int = 2  # connections kept to the fastest brokers, listed in the address
     receive_queue: int = 1024  # datagrams a pipe holds for a slow reader before it drops the newest

@@ -57,6 +57,15 @@ class RelayAllocated(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PluginBroken(Event):
+    """An installed plugin that cannot be used; the node goes on without it."""
+
+    entry: str
+    package: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PortMapped(Event):
     """A gateway passes on what comes to `external`; `lifetime` in seconds as granted, 0: until deleted."""
 
@@ -78,6 +87,13 @@ class PortUnmapped(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Nat64Found(Event):
+    """The network's translator to IPv4 expects addresses in `prefix`."""
+
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
 class DoubleNatFound(Event):
     """The gateway maps ports at `external`, but the world sees `reflexive`: what is mapped leads nowhere."""
 
@@ -90,6 +106,52 @@ class DoubleNatFound(Event):
 class BrokerConnected(Event):
     url: str
     rtt: float
+
+
+@dataclass(frozen=True, slots=True)
+class NameFound(Event):
+    """A nickname was looked up; `server` gave the newest record, `seconds` after the question."""
+
+    name: str
+    node_id: str
+    sequence: int
+    server: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ContactPinned(Event):
+    """A nickname was used for the first time: from now on it has to have this key."""
+
+    name: str
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NameRegistered(Event):
+    """A name server took our record: for the first time, after the address changed, or to keep it alive."""
+
+    name: str
+    server: str
+    sequence: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NameReleased(Event):
+    name: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class NameNotRegistered(Event):
+    """A name server was not reached, or refused (`refused`); it is asked again after `retry` seconds."""
+
+    name: str
+    server: str
+    reason: str
+    refused: bool
+    retry: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +251,7 @@ class PipeOpened(Event):
     local: str
     remote: str
     seconds: float
+    secure: bool
 
 
 @dataclass(frozen=True, slots=True)

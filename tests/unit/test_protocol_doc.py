@@ -8,10 +8,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.config import Budgets, Timing
-from warpgate.core import quic_door, quic_stream, relaying, responder, session
+from warpgate.core import pipe_tls, quic_door, quic_stream, relaying, responder, session
 from warpgate.errors import AuthenticationError
 from warpgate.model.address import (
     MAX_ADDRESS_SIZE,
@@ -136,7 +137,7 @@ def offer() -> Signal:
     )
 
 
-def alice_dials() -> Handshake:
+def alice_dials(*, secure: bool = False) -> Handshake:
     return Handshake.dial(
         role=Role.INITIATOR,
         session=SESSION,
@@ -145,6 +146,7 @@ def alice_dials() -> Handshake:
         peer_key=BOB.public_key,
         nonce=NONCE_A,
         plugin="direct",
+        secure=secure,
     )
 
 
@@ -166,7 +168,12 @@ def test_address() -> None:
     address = alice_address()
     assert NodeAddress.decode(example("address")) == address
     assert address.encode() == example("address")
-    assert values("address") == {"reach-digest": address.reach_digest.hex(), "text": address.to_text()}
+    assert values("address") == {
+        "reach-digest": address.reach_digest.hex(),
+        "plan-digest": address.plan_digest(address).hex(),
+        "text": address.to_text(),
+        "host-name": address.to_host_name(),
+    }
 
 
 def test_session_key() -> None:
@@ -179,13 +186,14 @@ def test_signal_and_envelope() -> None:
     assert (opened.sender, opened.message_id, opened.signal) == (ALICE.public_key, MESSAGE_ID, offer())
 
 
-def test_a_signal_may_end_after_the_fifth_field_or_have_more_than_eleven() -> None:
+def test_a_signal_may_end_after_the_fifth_field_or_have_more_than_twelve() -> None:
     fields = msgspec.msgpack.decode(example("signal"))
-    assert len(fields) == 11
+    assert len(fields) == 12
     longer = msgspec.msgpack.encode([*fields, "of a later version"])
     assert decode_signal(longer) == offer()
     shortest = decode_signal(msgspec.msgpack.encode(fields[:5]))
     assert (shortest.messages, shortest.known, shortest.held, shortest.acknowledges) == ((), b"", -1.0, 0)
+    assert not shortest.secure
 
 
 def test_hello_welcome_nominate() -> None:
@@ -201,6 +209,16 @@ def test_hello_welcome_nominate() -> None:
     assert alice.data_to_send() == example("nominate")
     bob.receive(example("nominate"))
     assert isinstance(bob.next_event(), Nominated)
+
+
+def test_tls_on_tcp_links() -> None:
+    assert f'"{pipe_tls.ALPN}" and the session id' in PAGE
+    wanted = alice_dials(secure=True).data_to_send()
+    assert (wanted[72], example("hello")[72]) == (2, 1)
+    certificate = x509.load_pem_x509_certificate(ALICE.certificate())
+    issuer, subject = certificate.issuer.rfc4514_string(), certificate.subject.rfc4514_string()
+    assert (issuer, subject) == ("CN=warpgate/1 node key", f"CN={ALICE.node_id}")
+    assert f'common name "{issuer.removeprefix("CN=")}"' in PAGE
 
 
 def test_checks() -> None:

@@ -14,7 +14,7 @@ from warpgate.cli.ping import ping
 from warpgate.cli.records import Forwarding, PipeOpen, Unserved
 from warpgate.cli.shell import Shell
 from warpgate.cli.stdio import join_stdio
-from warpgate.errors import ServiceError, WarpgateError
+from warpgate.errors import WarpgateError
 from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.net.network import TcpStream
 from warpgate.net.system import SystemNetwork
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 # After our input ended, an answer to the last datagram may take a round trip; a second is three slow ones.
 DATAGRAM_LINGER = 1.0
 LOCALHOST = "127.0.0.1"
+# Both nodes and the routers between them work for each attempt; a browser opens six connections to a host at once.
+ATTEMPTS_AT_ONCE = 16
+# Each is a socket here and one there; a process has 1024 by default (RLIMIT_NOFILE).
+CONNECTIONS_AT_ONCE = 400
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
-    if arguments.tls:
-        raise ServiceError("--tls is not available in this version: run TLS over the pipe yourself")
-    journey = Journey.of(arguments)
+    journey = Journey.of(arguments, shell.settings.config)
     if arguments.listen is not None:
         if journey.mode is Mode.DATAGRAM:
             raise UsageError("--listen forwards TCP connections, it cannot go with --datagram")
@@ -61,9 +63,16 @@ async def _forward(shell: Shell, journey: Journey, port: int) -> int:
     async with shell.node(accept=False) as node, contextlib.AsyncExitStack() as stack:
         carrying: set[asyncio.Task[None]] = set()
         stack.push_async_callback(cancel_all, carrying)
+        attempts = asyncio.Semaphore(ATTEMPTS_AT_ONCE)
 
         def accepted(stream: TcpStream) -> None:
-            task = asyncio.create_task(_carry(shell, journey, node, stream))
+            if len(carrying) >= CONNECTIONS_AT_ONCE:
+                stream.abort()
+                shell.output.warn(
+                    Unserved(str(stream.remote), f"there are {len(carrying)} connections already")
+                )
+                return
+            task = asyncio.create_task(_carry(shell, journey, node, stream, attempts))
             carrying.add(task)
             task.add_done_callback(carrying.discard)
 
@@ -75,11 +84,15 @@ async def _forward(shell: Shell, journey: Journey, port: int) -> int:
     return 0
 
 
-async def _carry(shell: Shell, journey: Journey, node: Node, stream: TcpStream) -> None:
+async def _carry(
+    shell: Shell, journey: Journey, node: Node, stream: TcpStream, attempts: asyncio.Semaphore
+) -> None:
     """One local connection from start to end; what goes wrong with it concerns no other."""
     try:
         with owned_stream(stream):
-            async with owned(await journey.connect(node)) as pipe:
+            async with attempts:
+                pipe = await journey.connect(node)
+            async with owned(pipe):
                 shell.output.show(PipeOpen.of(pipe))
                 await join(StreamEnd(stream), PipeEnd(pipe))
     except (WarpgateError, OSError) as error:

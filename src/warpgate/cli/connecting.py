@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from warpgate.cli.options import UsageError
 from warpgate.cli.target import parse_target
+from warpgate.config import Config
 from warpgate.errors import ConfigError
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Mode, Transport
@@ -21,25 +22,29 @@ if TYPE_CHECKING:
 class Journey:
     """Where to, and by which means; None leaves the choice to the node."""
 
-    target: NodeAddress
+    target: NodeAddress | str
     mode: Mode = Mode.STREAM
     transport: Transport | None = None
     plugins: tuple[str, ...] | None = None
     timeout: float | None = None
+    secure: bool = False
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Journey:
-        """Raises UsageError for contradictions and for names that are none."""
+    def of(cls, arguments: argparse.Namespace, config: Config) -> Journey:
+        """Raises UsageError for contradictions and for names that are none; ServiceError as `parse_target`."""
         mode = Mode.DATAGRAM if arguments.datagram else Mode.STREAM
         transport = Transport(arguments.transport) if arguments.transport else None
         if mode is Mode.DATAGRAM and transport is Transport.TCP:
             raise UsageError("--datagram needs UDP, it cannot go with --transport tcp")
+        if mode is Mode.DATAGRAM and arguments.tls:
+            raise UsageError("--tls encrypts streams, it cannot go with --datagram")
         plugins = parse_via(arguments.via)
-        return cls(parse_target(arguments.target), mode, transport, plugins, arguments.timeout)
+        target = parse_target(arguments.target, config)
+        return cls(target, mode, transport, plugins, arguments.timeout, secure=arguments.tls)
 
     async def connect(self, node: Node) -> Pipe:
-        """Raises ConnectFailed, UsageError when the target is the node itself."""
-        if self.target.node_id == node.node_id:
+        """Raises as `Node.connect`; UsageError when the target is the node itself."""
+        if isinstance(self.target, NodeAddress) and self.target.node_id == node.node_id:
             raise UsageError(
                 "TARGET is this node's own address: for two nodes on one machine give one of them another key "
                 "with --identity NAME"
@@ -50,6 +55,7 @@ class Journey:
             transport=self.transport,
             plugins=self.plugins,
             timeout=self.timeout,
+            secure=self.secure,
         )
 
 

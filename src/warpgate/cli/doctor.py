@@ -8,24 +8,27 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from warpgate.cli.family_words import family_findings, translated
 from warpgate.cli.nat_words import attachment_findings
 from warpgate.cli.port_map_words import port_map_findings, ports_settled
 from warpgate.cli.records import Finding, milliseconds
 from warpgate.cli.shell import Shell
+from warpgate.cli.strategies import strategy_findings
 from warpgate.events import Event, MappingLearnt
 from warpgate.model.address import LearntBy
 from warpgate.model.nat import Filtering, Mapping
+from warpgate.plugins.base import REGISTRY
 
 if TYPE_CHECKING:
     from warpgate.config import Config
     from warpgate.core.node import Node
     from warpgate.core.running import NodeStatus
+    from warpgate.services.names import NameServerCheck
     from warpgate.services.relay import RelayCheck
 
 # Two requests to a second server tell the filtering behaviour; each is given up after about 1.5 s.
 FINGERPRINT_PATIENCE = 4.0
 FINGERPRINT_POLL = 0.1
-NOT_YET = "not in this version"
 
 
 def run(_arguments: argparse.Namespace, shell: Shell) -> int:
@@ -42,7 +45,11 @@ async def _examine(shell: Shell) -> int:
     async with shell.node(accept=True, observer=observe) as node:
         await _settled(node, shell.settings.config)
         relays = await node.check_relays() if shell.settings.config.turn else ()
-        findings = diagnose(node.status(), node.node_id, node.port, mappings, shell.settings.config, relays)
+        names = await node.check_names() if shell.settings.config.names else ()
+        findings = diagnose(
+            node.status(), node.node_id, node.port, mappings, shell.settings.config, relays, names
+        )
+    findings[-1:-1] = strategy_findings(REGISTRY)
     for section, members in groupby(findings, key=lambda finding: finding.section):
         shell.output.heading(section)
         for finding in members:
@@ -76,17 +83,19 @@ def diagnose(
     mappings: Sequence[MappingLearnt],
     config: Config,
     relays: Sequence[RelayCheck] = (),
+    names: Sequence[NameServerCheck] = (),
 ) -> list[Finding]:
     """Everything there is to say, section by section. Pure."""
     findings = [Finding("node", "ok", f"{node_id}, listening on port {port}")]
     findings += _interfaces(status)
+    findings += family_findings(status)
     for attachment in status.attachments:
         findings += attachment_findings(attachment)
     findings += _brokers(status, config)
     findings += _stun(status, mappings, config)
     findings += _relays(relays)
     findings += port_map_findings(status, config)
-    findings += [Finding(section, "missing", NOT_YET) for section in ("names",)]
+    findings += _names(names)
     return [*findings, _verdict(status)]
 
 
@@ -95,7 +104,7 @@ def _interfaces(status: NodeStatus) -> Iterator[Finding]:
     if not status.interfaces:
         yield Finding(section, "missing", "none is up")
     for interface in status.interfaces:
-        family = f"IPv{interface.ip.version}"
+        family = "IPv4 by NAT64" if translated(status, interface) else f"IPv{interface.ip.version}"
         yield Finding(section, "ok", f"{interface.name}: {interface.ip}/{interface.prefix} ({family})")
 
 
@@ -143,6 +152,19 @@ def _relays(checks: Sequence[RelayCheck]) -> Iterator[Finding]:
         where = " and ".join(str(endpoint.ip) for endpoint in check.relayed)
         text = f"{check.server} relays at {where}, allocated in {milliseconds(check.seconds)}"
         yield Finding(section, "ok", text)
+
+
+def _names(checks: Sequence[NameServerCheck]) -> Iterator[Finding]:
+    section = "names"
+    if not checks:
+        yield Finding(
+            section, "missing", "no name server is configured: peers are reached by their addresses"
+        )
+    for check in checks:
+        if check.error:
+            yield Finding(section, "missing", f"{check.server}: {check.error}")
+        else:
+            yield Finding(section, "ok", f"{check.server}, round trip {milliseconds(check.seconds)}")
 
 
 def _failures(status: NodeStatus, service: str, section: str) -> Iterator[Finding]:

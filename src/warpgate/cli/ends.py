@@ -110,6 +110,7 @@ class PipeEnd:
         self._linger = linger
         self._heard = asyncio.get_running_loop().time()
         self._datagrams = pipe.mode is Mode.DATAGRAM
+        self._peer_ended = False
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
@@ -121,6 +122,7 @@ class PipeEnd:
                     return
                 raise
             if not data and not self._datagrams:
+                self._peer_ended = True
                 return
             self._heard = loop.time()
             yield data
@@ -135,7 +137,11 @@ class PipeEnd:
 
     async def end(self) -> None:
         if not self._datagrams:
-            self._pipe.write_eof()
+            try:
+                self._pipe.write_eof()
+            except PipeClosed:
+                if not self._peer_ended:  # who has said everything and gone need not hear that we have, too
+                    raise
             return
         self._heard = asyncio.get_running_loop().time()
         while (rest := self._silent_in()) > 0:  # noqa: ASYNC110 - until a time that moves, not for an event

@@ -12,7 +12,7 @@ from warpgate.errors import ConnectFailed
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
-    return shell.run(_explain(shell, Journey.of(arguments)))
+    return shell.run(_explain(shell, Journey.of(arguments, shell.settings.config)))
 
 
 async def _explain(shell: Shell, journey: Journey) -> int:

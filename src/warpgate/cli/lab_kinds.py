@@ -9,10 +9,14 @@ from warpgate.cli.shell import Shell
 from warpgate.lab.kinds import ASSIGNMENTS, FILTERINGS, KINDS, MAPPINGS, SUFFIXES
 from warpgate.lab.spec import NatSpec
 
+INSIDE_NAT64 = "IPv6 alone, and a NAT64 with "
+
 
 def run(_arguments: argparse.Namespace, shell: Shell) -> int:
     for name, layers in KINDS.items():
-        routers = ", behind ".join(describe(layer.nat) for layer in layers)
+        routers = ", behind ".join(
+            f"{INSIDE_NAT64 if layer.nat64 else ''}{describe(layer.nat)}" for layer in layers
+        )
         shell.output.show(KindShown(name, routers or "no router: a host on the internet"))
     shell.output.heading(
         f"\nand MAPPING-FILTERING[-ASSIGNMENT]: {'|'.join(MAPPINGS)} - {'|'.join(FILTERINGS)} - "

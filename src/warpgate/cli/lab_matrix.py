@@ -1,69 +1,72 @@
 """`warpgate lab matrix`: connect every kind of site to every other one, and tell what won and what it cost.
 
-warpgate lab matrix
-warpgate lab matrix --kinds eim-apdf,edm --modes datagram --count 5 --svg matrix.svg
+warpgate lab matrix --json matrix.json --svg matrix.svg
+warpgate lab matrix --kinds eim-apdf,edm --modes datagram --count 5
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from warpgate.cli.options import UsageError
 from warpgate.cli.records import Record, milliseconds
 from warpgate.cli.shell import Shell
-from warpgate.errors import ConfigError
+from warpgate.errors import ConfigError, DecodeError
 from warpgate.lab.kinds import kind_of
-from warpgate.lab.matrix import DEFAULT_COUNT, DEFAULT_KINDS, DEFAULT_MODES, Cell, Matrix, measure
+from warpgate.lab.matrix import Ask, Cell, Design, Matrix
 from warpgate.lab.matrix_picture import draw
-from warpgate.model.endpoint import Mode
+from warpgate.lab.matrix_run import (
+    DEFAULT_ASKS,
+    DEFAULT_COUNT,
+    DEFAULT_KINDS,
+    DEFAULT_KINDS6,
+    RELAY_PATIENCE,
+    ROUND_TRIP,
+    measure,
+)
 
-ROW = "{:10} {:16} {:16} {:14} {:>9} {:>11} {:>11} {:>8} {:>8}"
+ROW = "{:4} {:9} {:18} {:18} {:14} {:7} {:>9} {:>11} {:>11} {:>8} {:>8}"
 HEADING = ROW.format(
-    "mode", "from", "to", "winner", "connected", "median", "slowest", "packets", "entries"
+    "IPv", "mode", "from", "to", "winner", "theory", "connected", "median", "slowest", "packets", "entries"
 ).rstrip()
 
 
 @dataclass(frozen=True, slots=True)
 class CellShown(Record):
-    """One cell as `lab.matrix.Cell` has it; times in seconds, None when no connect succeeded."""
+    """One cell, with its own fields in JSON, and what is wrong with it."""
 
     event = "cell"
-    initiator: str
-    responder: str
-    mode: str
-    count: int
-    connected: int
-    winner: str
-    transport: str
-    relayed: bool
-    seconds: float | None
-    worst: float | None
-    packets: int
-    mappings: int
-    flows: int
-    failures: tuple[str, ...]
+    cell: Cell
+    problems: tuple[str, ...]
 
-    @classmethod
-    def of(cls, cell: Cell) -> CellShown:
-        return cls(**{**asdict(cell), "mode": cell.mode.value})
+    def members(self) -> dict[str, Any]:
+        cell = self.cell
+        told = {"ask": cell.ask.value, "expected": cell.expected.value}
+        return {**asdict(cell), **told, "problems": self.problems}
 
     def text(self) -> str:
+        cell = self.cell
         row = ROW.format(
-            self.mode,
-            self.initiator,
-            self.responder,
-            self.winner + (" (relay)" if self.relayed and self.winner != "turn" else "") or "-",
-            f"{self.connected} of {self.count}",
-            "-" if self.seconds is None else milliseconds(self.seconds),
-            "-" if self.worst is None else milliseconds(self.worst),
-            self.packets,
-            self.mappings + self.flows,
+            cell.family,
+            cell.ask.value,
+            cell.initiator,
+            cell.responder,
+            cell.winner + (" (relay)" if cell.relayed and cell.winner != "turn" else "") or "-",
+            cell.expected.value,
+            f"{cell.connected} of {cell.count}",
+            "-" if cell.seconds is None else milliseconds(cell.seconds),
+            "-" if cell.worst is None else milliseconds(cell.worst),
+            cell.packets,
+            cell.entries,
         )
-        reasons = Counter(self.failures).items()
-        return "\n".join((row, *(f"    {number} x {reason}" for reason, number in reasons)))
+        reasons = (f"{number} x {reason}" for reason, number in Counter(cell.failures).items())
+        return "\n    ".join((row, *(f"WRONG: {problem}" for problem in self.problems), *reasons))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,76 +76,109 @@ class MatrixDone(Record):
     event = "matrix"
     cells: int
     connected: int
+    wrong: int
+    seconds: float
     json_file: str
     svg_file: str
 
     def text(self) -> str:
         files = " and ".join(file for file in (self.json_file, self.svg_file) if file)
-        return f"\n{self.connected} of {self.cells} connected" + (f"; written to {files}" if files else "")
+        wrong = f", {self.wrong} not as they should be" if self.wrong else ""
+        return f"\n{self.connected} of {self.cells} connected{wrong}, in {self.seconds / 60:.0f} min" + (
+            f"; written to {files}" if files else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure, and where to write it (None: nowhere)."""
+    """What to measure, and where to write it (None: nowhere); `resume`: what is there already is kept."""
 
-    kinds: tuple[str, ...]
-    modes: tuple[Mode, ...]
-    count: int
-    relay: bool
+    design: Design
     json_file: Path | None
     svg_file: Path | None
+    resume: bool
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Plan:
         """Raises UsageError for kinds and modes that do not exist."""
-        kinds = _words(arguments.kinds) or DEFAULT_KINDS
+        kinds, kinds6 = _words(arguments.kinds), _words(arguments.kinds6)
+        if not kinds and not kinds6:
+            kinds, kinds6 = DEFAULT_KINDS, DEFAULT_KINDS6
         try:
-            for kind in kinds:
+            for kind in (*kinds, *kinds6):
                 kind_of(kind)
-            modes = tuple(Mode(word) for word in _words(arguments.modes)) or DEFAULT_MODES
+            asks = tuple(Ask(word) for word in _words(arguments.modes)) or DEFAULT_ASKS
         except ConfigError as error:
             raise UsageError(f"--kinds: {error}") from error
         except ValueError:
-            raise UsageError(f"--modes: {arguments.modes!r} is not datagram, stream or both") from None
+            known = ", ".join(ask.value for ask in Ask)
+            raise UsageError(f"--modes: {arguments.modes!r} has something else than {known}") from None
+        patience = RELAY_PATIENCE if arguments.relay_patience is None else arguments.relay_patience
+        if arguments.resume and arguments.json_file is None:
+            raise UsageError("--resume needs --json FILE, to go on from")
         return cls(
-            kinds=kinds,
-            modes=modes,
-            count=arguments.count or DEFAULT_COUNT,
-            relay=not arguments.no_relay,
+            Design(kinds, kinds6, asks, arguments.count or DEFAULT_COUNT, not arguments.no_relay, patience),
             json_file=_file(arguments.json_file),
             svg_file=_file(arguments.svg_file),
+            resume=arguments.resume,
         )
+
+    def known(self) -> tuple[Cell, ...]:
+        """The cells of an earlier run. ConfigError when the file holds something else, or another design's."""
+        if not self.resume or self.json_file is None or not self.json_file.exists():
+            return ()
+        try:
+            earlier = Matrix.from_json(self.json_file.read_bytes())
+        except DecodeError as error:
+            raise ConfigError(f"{self.json_file}: {error}") from error
+        ours, same = self.design, earlier.design
+        if replace(same, kinds=ours.kinds, kinds6=ours.kinds6, asks=ours.asks) != ours:
+            raise ConfigError(f"{self.json_file} was measured with another --count, relay or patience")
+        return Matrix.of(ours, ROUND_TRIP, earlier.cells).cells
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
     plan = Plan.of(arguments)
+    known = plan.known()
     for file in (plan.json_file, plan.svg_file):
         if file is not None:
             file.open("a").close()  # an OSError now rather than after minutes of work
-    return shell.run(_run(plan, shell))
+    return shell.run(_run(plan, known, shell))
 
 
-async def _run(plan: Plan, shell: Shell) -> int:
+async def _run(plan: Plan, known: tuple[Cell, ...], shell: Shell) -> int:
+    design, cells, began = plan.design, list(known), time.monotonic()
+
+    def report(cell: Cell) -> None:
+        cells.append(cell)
+        shell.output.show(CellShown(cell, cell.problems(relay=design.relay)))
+        _write_json(plan, Matrix.of(design, ROUND_TRIP, cells))  # for --resume, should we be stopped
+
     shell.output.heading(HEADING)
-    matrix = await measure(
-        plan.kinds,
-        plan.modes,
-        plan.count,
-        relay=plan.relay,
-        report=lambda cell: shell.output.show(CellShown.of(cell)),
-    )
-    _write(plan, matrix)
-    connected = sum(cell.connected > 0 for cell in matrix.cells)
-    files = (str(file or "") for file in (plan.json_file, plan.svg_file))
-    shell.output.show(MatrixDone(len(matrix.cells), connected, *files))
-    return 0
-
-
-def _write(plan: Plan, matrix: Matrix) -> None:
-    if plan.json_file is not None:
-        plan.json_file.write_bytes(matrix.to_json())
+    matrix = await measure(design, known=known, report=report)
+    _write_json(plan, matrix)
     if plan.svg_file is not None:
         plan.svg_file.write_text(draw(matrix), encoding="utf-8")
+    wrong = matrix.problems()
+    shell.output.show(
+        MatrixDone(
+            cells=len(matrix.cells),
+            connected=sum(cell.connected == cell.count for cell in matrix.cells),
+            wrong=len(wrong),
+            seconds=time.monotonic() - began,
+            json_file=str(plan.json_file or ""),
+            svg_file=str(plan.svg_file or ""),
+        )
+    )
+    return 1 if wrong else 0
+
+
+def _write_json(plan: Plan, matrix: Matrix) -> None:
+    """Whole or not at all."""
+    if plan.json_file is not None:
+        fresh = plan.json_file.with_name(plan.json_file.name + ".new")
+        fresh.write_bytes(matrix.to_json())
+        os.replace(fresh, plan.json_file)
 
 
 def _words(text: str | None) -> tuple[str, ...]:

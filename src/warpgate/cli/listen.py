@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from warpgate.cli.ends import PipeEnd, StreamEnd, cancel_all, join, owned, owned_stream
+from warpgate.cli.naming import naming_news, parse_name, while_named
 from warpgate.cli.options import UsageError, port_number
 from warpgate.cli.process import run_on_pipe
 from warpgate.cli.records import PipeOpen, Ready, Unserved
 from warpgate.cli.shell import Shell
 from warpgate.cli.stdio import join_stdio
-from warpgate.cli.target import NO_NAMES
-from warpgate.errors import NetworkError, PipeClosed, ServiceError, WarpgateError
+from warpgate.errors import NetworkError, PipeClosed, WarpgateError
 from warpgate.model.endpoint import Mode
 from warpgate.net.network import TcpStream
 from warpgate.net.system import SystemNetwork
@@ -25,18 +25,21 @@ if TYPE_CHECKING:
     from warpgate.core.node import Node
     from warpgate.core.pipe import Pipe
 
+# Each may hold a socket or a process besides its pipe; a process has 1024 descriptors by default (RLIMIT_NOFILE).
+PIPES_AT_ONCE = 400
+
 Handler = Callable[["Pipe"], Awaitable[None]]
 NODE_ID = re.compile(r"[a-z2-7]{26}")
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
-    if arguments.name is not None:
-        raise ServiceError(f"{NO_NAMES}: listen without --name and pass on the address")
+    name = parse_name(arguments.name, shell)
     allow = parse_allowed(arguments.allow)
     handler = _handler(arguments)
-    work = _serve(shell, allow, handler, once=arguments.once) if handler else _join_first(shell, allow)
+    if arguments.tls:
+        shell = shell.secured()
     # Being told to stop is how a service ends: nothing went wrong.
-    return shell.run(work, stopped=0)
+    return shell.run(_listen(shell, allow, name, handler, once=arguments.once), stopped=0)
 
 
 def parse_allowed(ids: list[str] | None) -> frozenset[str] | None:
@@ -73,14 +76,27 @@ def _handler(arguments: argparse.Namespace) -> Handler | None:
     return None
 
 
-async def _serve(shell: Shell, allow: frozenset[str] | None, handler: Handler, *, once: bool) -> int:
+async def _listen(
+    shell: Shell, allow: frozenset[str] | None, name: str | None, handler: Handler | None, *, once: bool
+) -> int:
+    shell.output.bytes_on_stdout = handler is None
+    async with shell.node(accept=True, allow=allow, observer=naming_news(shell)) as node:
+        announce(node, shell)
+        work = _join_first(node, shell) if handler is None else _serve(node, shell, handler, once=once)
+        return await while_named(work, node, name, shell)
+
+
+async def _serve(node: Node, shell: Shell, handler: Handler, *, once: bool) -> int:
     """Serve every peer concurrently until told to stop; with `once` only the first, to its end."""
-    async with shell.node(accept=True, allow=allow) as node, contextlib.AsyncExitStack() as stack:
-        _announce(node, shell)
+    async with contextlib.AsyncExitStack() as stack:
         serving: set[asyncio.Task[None]] = set()
         stack.push_async_callback(cancel_all, serving)
         while True:
             pipe = await node.accept()
+            if len(serving) >= PIPES_AT_ONCE:
+                pipe.abort()
+                shell.output.warn(Unserved(pipe.peer, f"there are {len(serving)} pipes already"))
+                continue
             shell.output.show(PipeOpen.of(pipe))
             task = asyncio.create_task(_serve_one(pipe, handler, shell))
             serving.add(task)
@@ -102,11 +118,9 @@ async def _serve_one(pipe: Pipe, handler: Handler, shell: Shell) -> None:
         shell.output.warn(Unserved(pipe.peer, str(error)))
 
 
-async def _join_first(shell: Shell, allow: frozenset[str] | None) -> int:
+async def _join_first(node: Node, shell: Shell) -> int:
     """Like `nc -l`: the first peer gets our stdin and stdout, and with it the command ends."""
-    shell.output.bytes_on_stdout = True
-    async with shell.node(accept=True, allow=allow) as node, contextlib.AsyncExitStack() as stack:
-        _announce(node, shell)
+    async with contextlib.AsyncExitStack() as stack:
         pipe = await node.accept()
         stack.push_async_callback(cancel_all, {asyncio.create_task(_turn_away(node))})
         async with owned(pipe):
@@ -115,7 +129,8 @@ async def _join_first(shell: Shell, allow: frozenset[str] | None) -> int:
     return 0
 
 
-def _announce(node: Node, shell: Shell) -> None:
+def announce(node: Node, shell: Shell) -> None:
+    """Tell that and where peers can connect now."""
     shell.output.show(Ready(node.node_id, node.address.to_text()))
     if not node.address.brokers:
         shell.output.note("there is no broker: only peers who can reach this machine directly can connect")

@@ -28,6 +28,7 @@ class CommonOptions:
     stun: tuple[str, ...] | None = None
     turn: tuple[str, ...] | None = None
     names: tuple[str, ...] | None = None
+    rendezvous: tuple[str, ...] | None = None
     interface: tuple[str, ...] | None = None
     port: int | None = None
     port_map: bool | None = None
@@ -43,6 +44,7 @@ class CommonOptions:
             stun=_joined(arguments, "stun"),
             turn=_joined(arguments, "turn"),
             names=_joined(arguments, "names"),
+            rendezvous=_joined(arguments, "rendezvous"),
             interface=_joined(arguments, "interface"),
             port=_last(arguments, "port"),
             port_map=_last(arguments, "port_map"),
@@ -52,10 +54,12 @@ class CommonOptions:
         )
 
 
-def add_common_options(parser: argparse.ArgumentParser, level: int, *, json: bool = True) -> None:
+def add_common_options(
+    parser: argparse.ArgumentParser, level: int, *, json: bool = True, servers: bool = True
+) -> None:
     """Give `parser` the common options; `level` counts the commands before it on the line.
 
-    Without `json` the command brings its own --json.
+    Without `json` the command brings its own --json; without `servers` it is a server itself.
     """
     group = parser.add_argument_group("common options")
 
@@ -65,10 +69,16 @@ def add_common_options(parser: argparse.ArgumentParser, level: int, *, json: boo
     group.add_argument(
         "--identity", metavar="NAME", dest=f"identity_{level}", help="key to use (default: default)"
     )
-    repeatable("broker", "mqtt://HOST:PORT", "signalling broker; repeatable, replaces the defaults")
-    repeatable("stun", "HOST:PORT", "STUN server; repeatable, replaces the defaults")
-    repeatable("turn", "turn:USER:PASS@HOST:PORT", "relay server, with ?transport=udp|tcp|tls; repeatable")
-    repeatable("names", "URL", "name server; repeatable")
+    if servers:
+        repeatable("broker", "mqtt://HOST:PORT", "signalling broker; repeatable, replaces the defaults")
+        repeatable("stun", "HOST:PORT", "STUN server; repeatable, replaces the defaults")
+        repeatable(
+            "turn", "turn:USER:PASS@HOST:PORT", "relay server, with ?transport=udp|tcp|tls; repeatable"
+        )
+        repeatable("names", "URL", "name server; repeatable")
+        repeatable(
+            "rendezvous", "warpgate://HOST/...", "all of these but the relay, as `warpgate serve` prints it"
+        )
     repeatable("interface", "NAME", "use only this network interface; repeatable")
     group.add_argument(
         "--port",
@@ -128,6 +138,11 @@ def positive_count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is no count (1 or more)")
     return int(text)
+
+
+def count_or_none(text: str) -> int:
+    """An argparse type: a whole number, 0 or more."""
+    return 0 if text == "0" else positive_count(text)
 
 
 def not_negative(text: str) -> float:

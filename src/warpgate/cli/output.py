@@ -31,7 +31,7 @@ class Output:
     def show(self, record: Record) -> None:
         """Print a result."""
         if self.json:
-            _print_line(sys.stdout, _json_line(record.event, asdict(record)))
+            _print_line(sys.stdout, _json_line(record.event, record.members()))
         else:
             _print_line(sys.stderr if self.bytes_on_stdout else sys.stdout, record.text())
 

@@ -5,24 +5,27 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
+from warpgate.cli.help_texts import CONNECT, DESCRIPTION, LISTEN, RECEIVE, SEND, Paragraphs
 from warpgate.cli.options import (
     UsageError,
     add_common_options,
+    count_or_none,
     not_negative,
     port_number,
     positive_count,
     positive_seconds,
 )
+from warpgate.cli.rendezvous_options import add_rendezvous_options
+from warpgate.cli.strategies import ViaAction
 
-DESCRIPTION = "Gets a socket open between two machines, wherever they are."
-TARGET_HELP = "an address text (wg1...), @FILE holding one, or a nickname"
+TARGET_HELP = "an address (wg1...), @FILE holding one, or a nickname"
 
 
 class Parser(argparse.ArgumentParser):
     """Options are spelt out, and errors raised: `main` decides how to say them."""
 
     def __init__(self, **settings: object) -> None:
-        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+        super().__init__(allow_abbrev=False, formatter_class=Paragraphs, **settings)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -48,23 +51,25 @@ def build_parser() -> Parser:
     """`command` in the result is the command's name; `CommonOptions.gather` collects the common options."""
     parser = Parser(prog="warpgate", description=DESCRIPTION, usage="warpgate [OPTION]... COMMAND ...")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    add_common_options(parser, level=0)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", prog="warpgate")
+    add_common_options(parser, level=0)
 
-    def command(name: str, text: str, arguments: str = "") -> Parser:
+    def command(name: str, text: str, arguments: str = "", *, servers: bool = True) -> Parser:
         usage = f"warpgate {name} [OPTION]... {arguments}".rstrip()
         added: Parser = commands.add_parser(name, help=text, description=text, usage=usage)
-        add_common_options(added, level=1)
+        add_common_options(added, level=1, servers=servers)
         return added
 
     command("id", "print node id and public key")
     _add_address(command("address", "print this node's address"))
     _add_listen(command("listen", "wait for peers"))
     _add_connect(command("connect", "open a pipe to TARGET", "TARGET"))
+    _add_send(command("send", "send a file or directory to TARGET", "FILE TARGET"))
+    _add_receive(command("receive", "take files that peers send", "[DIR]"))
     command("doctor", "tell what works here and what does not")
     _add_connecting(command("explain", "connect, then tell what each strategy did and why", "TARGET"))
-    _add_name(command("name", "register, show or release a nickname"))
-    command("serve", "run a name server")
+    _add_name(command("name", "register, show or release a nickname, or forget its key"))
+    _add_serve(command("serve", "run a name server, and STUN and a broker beside it", servers=False))
     _add_lab(command("lab", "a whole internet on one machine"))
     command("demo", "two nodes behind two NATs in the lab, the cascade drawn live")
     return parser
@@ -72,13 +77,18 @@ def build_parser() -> Parser:
 
 def _add_address(parser: Parser) -> None:
     parser.add_argument("--qr", action="store_true", help="print it as a QR code too")
+    parser.add_argument(
+        "--host-name",
+        nargs="?",
+        const="",
+        metavar="TARGET",
+        help="as a host name without capital letters, for ssh; or not this node's address but that of TARGET",
+    )
 
 
 def _add_listen(parser: Parser) -> None:
-    parser.description = (
-        "Wait for peers. Without --echo, --exec or --forward the first pipe is joined to stdin and stdout."
-    )
-    parser.add_argument("--name", metavar="NAME", help="register this nickname while listening")
+    parser.description = LISTEN
+    parser.add_argument("--name", metavar="NAME", help="register this nickname and keep it registered")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--echo", action="store_true", help="answer every byte or datagram with itself")
     what.add_argument(
@@ -89,22 +99,30 @@ def _add_listen(parser: Parser) -> None:
     )
     what.add_argument("--forward", metavar="HOST:PORT", help="connect each peer to this TCP service")
     parser.add_argument("--allow", action="append", metavar="ID", help="only let this node in; repeatable")
+    parser.add_argument(
+        "--tls", action="store_true", help="refuse pipes that are not encrypted (peers use --tls, or QUIC)"
+    )
     parser.add_argument("--once", action="store_true", help="exit after the first pipe has ended")
 
 
 def _add_connecting(parser: Parser) -> None:
     parser.add_argument("target", metavar="TARGET", help=TARGET_HELP)
-    parser.add_argument("--via", action="append", metavar="P[,P]", help="only these strategies")
+    parser.add_argument(
+        "--via", action=ViaAction, metavar="P[,P]", help="only these strategies (there are %(strategies)s)"
+    )
     parser.add_argument("--datagram", action="store_true", help="datagrams as UDP gives them, no stream")
     parser.add_argument("--transport", choices=("tcp", "udp"), help="only links over this")
+    parser.add_argument(
+        "--tls",
+        action="store_true",
+        help="an encrypted stream on every path: QUIC over UDP, TLS pinned to the peer's key over TCP",
+    )
     parser.add_argument("--timeout", type=positive_seconds, metavar="S", help="give up after S seconds")
 
 
 def _add_connect(parser: Parser) -> None:
+    parser.description = CONNECT
     _add_connecting(parser)
-    parser.add_argument(
-        "--tls", action="store_true", help="encrypt the stream with TLS pinned to the peer's key"
-    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--ping", type=positive_count, metavar="N", help="measure N echoes of a `listen --echo` peer"
@@ -117,6 +135,37 @@ def _add_connect(parser: Parser) -> None:
     )
 
 
+def _add_send(parser: Parser) -> None:
+    parser.description = SEND
+    parser.add_argument("file", metavar="FILE", help="a file or a directory")
+    parser.add_argument("target", metavar="TARGET", help=TARGET_HELP)
+    parser.add_argument(
+        "--via", action=ViaAction, metavar="P[,P]", help="only these strategies (there are %(strategies)s)"
+    )
+    parser.add_argument("--transport", choices=("tcp", "udp"), help="only links over this")
+    parser.add_argument(
+        "--timeout", type=positive_seconds, metavar="S", help="give up a connect after S seconds"
+    )
+    parser.add_argument(
+        "--patience",
+        type=positive_seconds,
+        metavar="S",
+        help="after a break, go on trying until nothing got through for S seconds (default 120)",
+    )
+    parser.set_defaults(datagram=False, tls=True)
+
+
+def _add_receive(parser: Parser) -> None:
+    parser.description = RECEIVE
+    parser.add_argument("folder", metavar="DIR", nargs="?", default=".", help="an existing directory")
+    parser.add_argument("--name", metavar="NAME", help="register this nickname and keep it registered")
+    parser.add_argument("--allow", action="append", metavar="ID", help="only from this node; repeatable")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files of the same name, and add to directories"
+    )
+    parser.add_argument("--once", action="store_true", help="exit when one file or directory was received")
+
+
 def _add_name(parser: Parser) -> None:
     actions = parser.add_subparsers(
         title="actions", metavar="ACTION", dest="action", required=True, prog="warpgate name"
@@ -125,10 +174,48 @@ def _add_name(parser: Parser) -> None:
         ("register", "claim NAME for this identity"),
         ("show", "look NAME up"),
         ("release", "give NAME up"),
+        ("forget", "drop NAME from the contact book: whatever key it has next is trusted"),
     ):
         added: Parser = actions.add_parser(action, help=text, description=text)
         added.add_argument("name", metavar="NAME")
         add_common_options(added, level=2)
+
+
+SERVE = """\
+Serve nicknames over HTTP until told to stop: records signed by their owners, first come, first served. --port is the
+HTTP port (default 8421). Put a proxy that speaks HTTPS in front where privacy matters: records cannot be forged, but
+look-ups can be watched."""
+
+
+def _add_serve(parser: Parser) -> None:
+    parser.description = SERVE
+    parser.add_argument("--host", metavar="H", help="address to listen on (default: all)")
+    parser.add_argument(
+        "--database",
+        metavar="WHERE",
+        help="SQLite file (default: in the data directory) or postgresql://USER:PASSWORD@HOST/NAME",
+    )
+    parser.add_argument(
+        "--trust-proxy",
+        action="store_true",
+        help="take the client's address from the last X-Forwarded-For: only behind a proxy that sets it",
+    )
+    add_rendezvous_options(parser)
+    limits = parser.add_argument_group("limits (0: none)")
+    for name, default, text in (
+        ("names-per-key", 16, "names that one key can hold"),
+        ("names-per-network", 64, "names registered from one network (IPv4 address, IPv6 /56)"),
+        ("writes-per-key", 12, "a minute"),
+        ("writes-per-network", 120, "a minute"),
+        ("lookups-per-network", 600, "a minute"),
+        ("connections-per-network", 64, "open at once"),
+    ):
+        limits.add_argument(
+            f"--{name}", type=count_or_none, default=default, metavar="N", help=f"{text} (default {default})"
+        )
+    parser.add_argument(
+        "--connections", type=positive_count, default=4096, metavar="N", help="open at once (default 4096)"
+    )
 
 
 LAB_UP = """\
@@ -172,20 +259,32 @@ def _add_lab(parser: Parser) -> None:
 
 LAB_MATRIX = """\
 Connect every kind of site to every other one, through real network namespaces, and tell for each pair which strategy
-won, the median time, the packets that both hosts sent, and the entries it made in the NATs' tables."""
+won, the median time, the packets that both hosts sent, and the entries it made in the NATs' tables. What should not
+be so is marked: a pair that does not connect, one that is relayed though its routers could be crossed, and a connect
+that costs too much; then the exit status is 1."""
 
 
 def _add_lab_matrix(matrix: Parser) -> None:
     matrix.description = LAB_MATRIX
+    matrix.add_argument("--kinds", metavar="K[,K...]", help="of sites, for IPv4 (see warpgate lab kinds)")
+    matrix.add_argument("--kinds6", metavar="K[,K...]", help="the same for IPv6")
     matrix.add_argument(
-        "--kinds", metavar="K[,K...]", help="instead of the usual eight (see warpgate lab kinds)"
+        "--modes", metavar="M[,M]", help="datagram, tcp (streams), stream (over either); default datagram,tcp"
     )
-    matrix.add_argument("--modes", metavar="M[,M]", help="datagram, stream, or both (default)")
     matrix.add_argument(
         "--count", type=positive_count, metavar="N", help="connects for each pair and mode (default 3)"
     )
+    matrix.add_argument(
+        "--relay-patience",
+        type=not_negative,
+        metavar="S",
+        help="how long a relay waits where a port has to be guessed (default 15; users wait 1)",
+    )
     matrix.add_argument("--no-relay", action="store_true", help="let the nodes know no TURN server")
     matrix.add_argument("--svg", metavar="FILE", dest="svg_file", help="draw the matrix into FILE")
+    matrix.add_argument(
+        "--resume", action="store_true", help="keep the cells that the FILE of --json holds already"
+    )
     matrix.set_defaults(json_file=None)
     # The common --json, except that a word after it is a file, which leaves stdout to people.
     matrix.add_argument(

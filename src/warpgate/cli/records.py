@@ -6,8 +6,8 @@ them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from warpgate.core.pipe import Pipe
@@ -19,6 +19,10 @@ class Record:
     """Base of all records; `event` is the value of the JSON object's "event"."""
 
     event: ClassVar[str]
+
+    def members(self) -> dict[str, Any]:
+        """The JSON object, its "event" aside."""
+        return asdict(self)
 
     def text(self) -> str:
         """The same for people; may span lines, "" for nothing."""
@@ -56,6 +60,42 @@ class Ready(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Serving(Record):
+    """A name server is up. `database` is what it was told, without a password."""
+
+    event = "ready"
+    url: str
+    database: str
+
+    def text(self) -> str:
+        return f"serving names at {self.url} from {self.database}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeWarning(Record):
+    """Something that the operator should know; the service goes on."""
+
+    event = "warning"
+    message: str
+
+    def text(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class RendezvousShown(Record):
+    """What clients put into their configuration. `stun`: endpoints here; `broker`: which one runs, "" for none."""
+
+    event = "rendezvous"
+    rendezvous: str
+    stun: tuple[str, ...]
+    broker: str
+
+    def text(self) -> str:
+        return f'rendezvous = "{self.rendezvous}"'
+
+
+@dataclass(frozen=True, slots=True)
 class PipeOpen(Record):
     event = "pipe"
     plugin: str
@@ -66,6 +106,7 @@ class PipeOpen(Record):
     local: str
     remote: str
     peer: str
+    secure: bool
 
     @classmethod
     def of(cls, pipe: Pipe) -> PipeOpen:
@@ -78,12 +119,13 @@ class PipeOpen(Record):
             local=str(pipe.local),
             remote=str(pipe.remote),
             peer=pipe.peer,
+            secure=pipe.secure,
         )
 
     def text(self) -> str:
-        relayed = ", relayed" if self.relayed else ""
+        more = ", encrypted" * self.secure + ", relayed" * self.relayed
         return (
-            f"{self.mode} with {self.peer} by {self.plugin} over {self.transport.upper()}{relayed}"
+            f"{self.mode} with {self.peer} by {self.plugin} over {self.transport.upper()}{more}"
             f" in {milliseconds(self.seconds)}: {self.local} - {self.remote}"
         )
 

@@ -1,24 +1,38 @@
 """What the user set, from four places: defaults < TOML file < environment (WARPGATE_*) < options.
 
-The same keys everywhere: identity, broker, stun, turn, names, interface, port, port_map, json, verbose. A repeatable
-key given once replaces the defaults; an empty value means none.
+The same keys everywhere: identity, broker, stun, turn, names, rendezvous, interface, port, port_map, json, verbose. A
+repeatable key given once replaces the defaults; an empty value means none. `rendezvous` stands for the name server,
+broker and STUN server that it lists, as if they had been given in the same place.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from warpgate.cli.options import CommonOptions
 from warpgate.config import Config
 from warpgate.errors import AddressError, ConfigError
 
-KEYS = ("identity", "broker", "stun", "turn", "names", "interface", "port", "port_map", "json", "verbose")
-HTTP_URL = re.compile(r"https?://[^\s/]+(/\S*)?")
+if TYPE_CHECKING:
+    from warpgate.model.rendezvous import Rendezvous
+
+KEYS = (
+    "identity",
+    "broker",
+    "stun",
+    "turn",
+    "names",
+    "rendezvous",
+    "interface",
+    "port",
+    "port_map",
+    "json",
+    "verbose",
+)
 TRUE = ("1", "true", "yes", "on")
 FALSE = ("0", "false", "no", "off")
 
@@ -36,7 +50,8 @@ def load(options: CommonOptions, environ: Mapping[str, str]) -> Settings:
     """Put the four places together. Raises ConfigError naming the key and the place that make no sense."""
     path = options.config or environ.get("WARPGATE_CONFIG") or None
     from_file = _read_file(Path(path), must_exist=True) if path else _read_file(_default_file(environ))
-    chosen = _over(_over(from_file, _read_environment(environ)), options)
+    places = from_file, _read_environment(environ), options
+    chosen = _over(_over(_expanded(places[0]), _expanded(places[1])), _expanded(places[2]))
     _check_servers(chosen)
     return Settings(_node_config(chosen), json=bool(chosen.json), verbose=bool(chosen.verbose))
 
@@ -45,6 +60,28 @@ def _over(lower: CommonOptions, upper: CommonOptions) -> CommonOptions:
     """`upper` where it says something, else `lower`."""
     said = {item.name: value for item in fields(upper) if (value := getattr(upper, item.name)) is not None}
     return replace(lower, **said)
+
+
+def _expanded(place: CommonOptions) -> CommonOptions:
+    """With the servers of its rendezvous beside those that it names."""
+    if not place.rendezvous:
+        return place
+    from warpgate.model.rendezvous import Rendezvous  # noqa: PLC0415 - not needed for --help
+
+    found: list[Rendezvous] = []
+    _check("rendezvous", place.rendezvous, lambda text: found.append(Rendezvous.parse(text)))
+    return replace(
+        place,
+        broker=_joined(place.broker, *(each.brokers for each in found)),
+        stun=_joined(place.stun, *(each.stun for each in found)),
+        names=_joined(place.names, *(each.names for each in found)),
+    )
+
+
+def _joined(said: tuple[str, ...] | None, *more: tuple[str, ...]) -> tuple[str, ...] | None:
+    """A rendezvous without a service leaves what was said of that service."""
+    added = tuple(text for texts in more for text in texts)
+    return (said or ()) + added if added else said
 
 
 def _node_config(chosen: CommonOptions) -> Config:
@@ -99,6 +136,7 @@ def _read_file(path: Path | None, *, must_exist: bool = False) -> CommonOptions:
         stun=_texts(table, "stun", place),
         turn=_texts(table, "turn", place),
         names=_texts(table, "names", place),
+        rendezvous=_texts(table, "rendezvous", place),
         interface=_texts(table, "interface", place),
     )
 
@@ -152,6 +190,7 @@ def _read_environment(environ: Mapping[str, str]) -> CommonOptions:
         stun=_separated(environ.get("WARPGATE_STUN")),
         turn=_separated(environ.get("WARPGATE_TURN")),
         names=_separated(environ.get("WARPGATE_NAMES")),
+        rendezvous=_listed(environ.get("WARPGATE_RENDEZVOUS")),
         interface=_separated(environ.get("WARPGATE_INTERFACE")),
     )
 
@@ -159,6 +198,11 @@ def _read_environment(environ: Mapping[str, str]) -> CommonOptions:
 def _separated(value: str | None) -> tuple[str, ...] | None:
     """Comma or space separated; set but empty means none."""
     return None if value is None else tuple(value.replace(",", " ").split())
+
+
+def _listed(value: str | None) -> tuple[str, ...] | None:
+    """Space separated: a rendezvous has commas of its own."""
+    return None if value is None else tuple(value.split())
 
 
 def _switched(environ: Mapping[str, str], name: str) -> bool | None:
@@ -173,18 +217,13 @@ def _switched(environ: Mapping[str, str], name: str) -> bool | None:
 
 def _check_servers(chosen: CommonOptions) -> None:
     """Refuse a server that cannot be one now, with its key named, not later from inside the node."""
-    from warpgate.model.servers import BrokerUrl, StunServer  # noqa: PLC0415 - not needed for --help
+    from warpgate.model.servers import BrokerUrl, NameServerUrl, StunServer  # noqa: PLC0415 - not needed for --help
     from warpgate.model.turn_server import TurnServer  # noqa: PLC0415
 
     _check("broker", chosen.broker or (), BrokerUrl.parse)
     _check("stun", chosen.stun or (), StunServer.parse)
     _check("turn", chosen.turn or (), TurnServer.parse)
-    _check("names", chosen.names or (), _check_name_server)
-
-
-def _check_name_server(text: str) -> None:
-    if HTTP_URL.fullmatch(text) is None:
-        raise ConfigError(f"{text!r} is not an http:// or https:// URL")
+    _check("names", chosen.names or (), NameServerUrl.parse)
 
 
 def _check(key: str, values: Sequence[str], parse: Callable[[str], object]) -> None:

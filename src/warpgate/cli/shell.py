@@ -7,14 +7,16 @@ import contextlib
 import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warpgate.cli.output import Output
 from warpgate.cli.settings import Settings
 from warpgate.config import Config
-from warpgate.events import Event, Observer
+from warpgate.events import ContactPinned, Event, Observer
 
 if TYPE_CHECKING:
+    from warpgate.core.known_peers import ContactBook
     from warpgate.core.node import Node
 
 NodeMaker = Callable[[Config, Observer], "Node"]
@@ -39,10 +41,17 @@ class Shell:
 
         def observe(event: Event) -> None:
             self.output.observe(event)
+            if isinstance(event, ContactPinned):
+                self.output.note(f"{event.name} is {event.node_id}: from now on it must have this key")
             if observer is not None:
                 observer(event)
 
         return self.node_maker(replace(self.settings.config, accept=accept, allow=allow), observe)
+
+    def secured(self) -> Shell:
+        """The same for a command whose node takes only encrypted pipes."""
+        config = replace(self.settings.config, secure_only=True)
+        return replace(self, settings=replace(self.settings, config=config))
 
     def run(self, work: Coroutine[Any, Any, int], *, stopped: int = TERMINATED) -> int:
         """Run to the end, or until SIGTERM or SIGHUP: then `work` is cancelled and the status is `stopped`.
@@ -64,7 +73,16 @@ def make_node(config: Config, observer: Observer) -> Node:
     from warpgate.core.identity_store import load_or_create  # noqa: PLC0415 - slow imports, only where needed
     from warpgate.core.node import Node  # noqa: PLC0415
 
-    return Node(config, identity=load_or_create(config.identity), observer=observer)
+    contacts = str(contact_book(config).path)
+    identity = load_or_create(config.identity)
+    return Node(replace(config, known_peers=contacts), identity=identity, observer=observer)
+
+
+def contact_book(config: Config) -> ContactBook:
+    """Where nicknames are pinned: the user's own, unless the settings name another."""
+    from warpgate.core.known_peers import ContactBook, default_path  # noqa: PLC0415 - only where needed
+
+    return ContactBook(default_path() if config.known_peers is None else Path(config.known_peers))
 
 
 async def _until_told_to_stop(work: Coroutine[Any, Any, int], stopped: int) -> int:

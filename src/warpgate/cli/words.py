@@ -15,6 +15,14 @@ def describe(event: events.Event) -> str:
             return _signal_news(event)
         case events.LinkVerified() | events.PipeOpened() | events.PipeEnded():
             return f"[{event.session[:6]}] {_link_news(event)}"
+        case (
+            events.NameFound()
+            | events.ContactPinned()
+            | events.NameRegistered()
+            | events.NameReleased()
+            | events.NameNotRegistered()
+        ):
+            return _name_news(event)
         case _:
             return _node_news(event)
 
@@ -59,6 +67,8 @@ def _node_news(event: events.Event) -> str:
             return f"node {node_id} is up on port {port} after {milliseconds(seconds)}"
         case events.AddressChanged(attachments=attachments, brokers=brokers):
             return f"the address changed: {attachments} attachment(s), {brokers} broker(s)"
+        case events.PluginBroken(entry=entry, package=package, reason=reason):
+            return f"the strategy {entry} of {package} cannot be used: {reason}"
         case events.StrangerRefused(remote=remote, reason=reason):
             return f"refused {remote}: {reason}"
         case events.TargetsRefused(session=session, peer=peer, reasons=reasons):
@@ -77,7 +87,7 @@ def _server_news(event: events.Event) -> str:
             return f"{server} sees {transport} {local} as {mapped} ({milliseconds(event.seconds)})"
         case events.ServerFailed(service=service, server=server, reason=reason):
             return f"{service} server {server} failed: {reason}"
-        case events.PortMapped() | events.PortUnmapped() | events.DoubleNatFound():
+        case events.PortMapped() | events.PortUnmapped() | events.DoubleNatFound() | events.Nat64Found():
             return _router_news(event)
         case events.BrokerConnected(url=url, rtt=rtt):
             return f"connected to broker {url}, round trip {milliseconds(rtt)}"
@@ -85,11 +95,35 @@ def _server_news(event: events.Event) -> str:
             return str(event)  # an event of a later version or of somebody's plugin
 
 
-def _router_news(event: events.PortMapped | events.PortUnmapped | events.DoubleNatFound) -> str:
+def _name_news(
+    event: events.NameFound
+    | events.ContactPinned
+    | events.NameRegistered
+    | events.NameReleased
+    | events.NameNotRegistered,
+) -> str:
+    match event:
+        case events.NameFound(name=name, node_id=node_id, server=server, seconds=seconds):
+            return f"{name} is {node_id}, says {server} ({milliseconds(seconds)})"
+        case events.ContactPinned(name=name, node_id=node_id):
+            return f"{name} is pinned to {node_id}"
+        case events.NameRegistered(name=name, server=server, seconds=seconds):
+            return f"{server} has registered {name} ({milliseconds(seconds)})"
+        case events.NameReleased(name=name, server=server):
+            return f"{server} has released {name}"
+        case events.NameNotRegistered(name=name, server=server, reason=reason, retry=retry):
+            return f"{server} does not register {name}: {reason} (again in {retry:.0f} s)"
+
+
+def _router_news(
+    event: events.PortMapped | events.PortUnmapped | events.DoubleNatFound | events.Nat64Found,
+) -> str:
     match event:
         case events.PortMapped(gateway=gateway, transport=transport, local=local, external=external):
             return f"{gateway} maps {transport} {external} to {local} ({event.protocol})"
         case events.PortUnmapped(transport=transport, local=local, external=external):
             return f"{transport} {external} is not mapped to {local} any more"
+        case events.Nat64Found(prefix=prefix):
+            return f"this network translates to IPv4 (NAT64, prefix {prefix})"
         case events.DoubleNatFound(external=external, reflexive=reflexive):
             return f"double NAT: the router is {external}, the world sees {reflexive or 'something else'}"

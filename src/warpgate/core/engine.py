@@ -127,9 +127,10 @@ class Engine:
             time=self.wall_clock(),
             address=self.address.encode(),
             messages=messages,
-            known=session.remote.reach_digest if session.initiator else b"",
+            known=session.remote.plan_digest(self.address) if session.initiator else b"",
             held=held,
             mode=session.mode.value,
+            secure=session.secure,
         )
         # A stranger's offer came over one of our own brokers, and its sender listens there too: what answers it goes
         # nowhere else, or anybody could make us connect to a host of its choice.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from warpgate.core.hub import CheckSession
+from warpgate.core.pipe_tls import TlsEnds, start_tls
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.network import TcpStream
@@ -17,9 +18,17 @@ class TcpLink:
     transport = Transport.TCP
 
     def __init__(
-        self, stream: TcpStream, handshake: Handshake, plugin: str, *, relayed: bool = False
+        self,
+        stream: TcpStream,
+        handshake: Handshake,
+        plugin: str,
+        *,
+        relayed: bool = False,
+        secure: bool = False,
     ) -> None:
+        """`secure`: the initiator wants TLS on it."""
         self.relayed = relayed
+        self.secure = secure
         self.stream = stream
         self.handshake = handshake
         self.plugin = plugin
@@ -39,6 +48,10 @@ class TcpLink:
         """Choose this link (initiator); afterwards the stream is the user's."""
         self.handshake.nominate()
         await self.stream.send(self.handshake.data_to_send())
+
+    async def start_tls(self, ends: TlsEnds, patience: float) -> None:
+        """After the nomination, where it is `secure`. NetworkError, ProtocolError when it fails: closed then."""
+        self.stream = await start_tls(self.stream, ends, patience)
 
     async def nominated(self) -> None:
         """Wait until the initiator chooses this link. NetworkError, ProtocolError when it does not."""
@@ -65,7 +78,7 @@ async def _read_exactly(stream: TcpStream, count: int) -> bytes:
 
 
 async def prove(
-    stream: TcpStream, handshake: Handshake, patience: float, *, relayed: bool = False
+    stream: TcpStream, handshake: Handshake, patience: float, *, relayed: bool = False, secure: bool = False
 ) -> tuple[TcpLink, Authenticated]:
     """Speak first on a connection we opened; returns once the peer has proved its key.
 
@@ -84,7 +97,7 @@ async def prove(
     except BaseException:
         stream.abort()
         raise
-    return TcpLink(stream, handshake, peer.plugin, relayed=relayed), peer
+    return TcpLink(stream, handshake, peer.plugin, relayed=relayed, secure=secure), peer
 
 
 class UdpLink:

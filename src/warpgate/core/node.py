@@ -12,18 +12,21 @@ from warpgate.config import Config
 from warpgate.core.connector import Connector
 from warpgate.core.destination import parse_destination
 from warpgate.core.identity_store import load_or_create
+from warpgate.core.known_peers import known_peers_at
 from warpgate.core.pipe import Pipe
 from warpgate.core.running import MessageHandler, NodeStatus, Running
 from warpgate.errors import ConfigError, PipeClosed
-from warpgate.events import Observer
+from warpgate.events import Observer, PluginReport
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Mode, Transport
 from warpgate.model.identity import Identity
 from warpgate.net.network import Network
 from warpgate.net.system import SystemNetwork
+from warpgate.net.translated import TranslatedNetwork
 from warpgate.plugins.base import REGISTRY, Registry
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.mqtt import MqttConnector
+from warpgate.services.names import NameServerCheck
 from warpgate.services.relay import RelayCheck
 
 
@@ -68,7 +71,7 @@ class Node:
         if self._running is not None:
             raise ConfigError("the node runs already")
         identity = load_or_create(self._config.identity) if self._identity is None else self._identity
-        network = SystemNetwork() if self._network is None else self._network
+        network = TranslatedNetwork(SystemNetwork() if self._network is None else self._network)
         running = Running(
             self._config,
             identity,
@@ -77,6 +80,7 @@ class Node:
             self._observer,
             self._registry,
             self._handlers,
+            known_peers_at(self._config.known_peers, own_identity=self._identity is not None),
         )
         try:
             await running.start()
@@ -131,6 +135,28 @@ class Node:
         """Ask each configured TURN server for a moment's allocation, at most 5 s: what doctor tells of them."""
         return await self._run.engine.relays.check()
 
+    # -- names ---------------------------------------------------------------------------------------------------
+
+    async def nickname(self, name: str, *, wait: bool = False) -> tuple[str, ...]:
+        """Register `name` for this node, and keep it up to date while the node runs; the servers that have it so far.
+
+        It stays registered when the node is closed: for 30 days, and for this identity alone. `wait`: for as long as no
+        server can be reached. NicknameError; NameRefused with the server's reason (taken, too many); ServiceError when
+        none is configured or reached.
+        """
+        return await self._run.names.register(name, wait=wait)
+
+    async def release_nickname(self, name: str) -> tuple[str, ...]:
+        """Give `name` up, for anybody to register; the servers that have taken note (`ServerFailed` tells of others).
+
+        NicknameError; NameRefused, ServiceError when none has.
+        """
+        return await self._run.names.release(name)
+
+    async def check_names(self) -> tuple[NameServerCheck, ...]:
+        """How each configured name server is, and how far; at most 7 s: what doctor tells of them."""
+        return await self._run.names.check()
+
     # -- connecting and accepting --------------------------------------------------------------------------------
 
     async def connect(
@@ -141,23 +167,34 @@ class Node:
         transport: Transport | None = None,
         plugins: Sequence[str] | None = None,
         timeout: float | None = None,
+        secure: bool = False,
     ) -> Pipe:
         """A pipe to the node that `dest` names: address bytes, its text form, or a nickname.
 
-        `plugins`: only these strategies, by name. `timeout` in seconds (default: `attempt_timeout`).
-        AddressError, ConfigError (unknown plugin, impossible mode), ServiceError (name look-up),
-        ConnectFailed with a report.
+        `plugins`: only these strategies, by name. `timeout` in seconds (default: `attempt_timeout`). `secure`: an
+        encrypted stream, whatever wins: QUIC is one, TCP gets TLS on it (on both sides, see `Pipe.start_tls`).
+        AddressError, ConfigError (unknown plugin, impossible mode), ConnectFailed with a report. For a nickname also
+        NicknameError, NameNotFound, ServiceError (look-up), and PeerKeyChanged when it had another key before.
         """
         run = self._run
+        patience = self._config.timing.attempt_timeout if timeout is None else timeout
         remote = parse_destination(dest)
-        if remote.public_key == self.public_key:
-            raise ConfigError("that is this node's own address")
-        connector = Connector(run.engine, run.pipes, remote, mode, transport, plugins)
-        run.connectors.add(connector)
-        try:
-            return await connector.run(self._config.timing.attempt_timeout if timeout is None else timeout)
-        finally:
-            run.connectors.discard(connector)
+
+        async def attempt(
+            address: NodeAddress, seconds: float, before: tuple[PluginReport, ...] = ()
+        ) -> Pipe:
+            if address.public_key == self.public_key:
+                raise ConfigError("that is this node's own address")
+            connector = Connector(run.engine, run.pipes, address, mode, transport, plugins, secure, before)
+            run.connectors.add(connector)
+            try:
+                return await connector.run(seconds)
+            finally:
+                run.connectors.discard(connector)
+
+        if isinstance(remote, NodeAddress):
+            return await attempt(remote, patience)
+        return await run.names.connect(remote, patience, attempt)
 
     async def accept(self) -> Pipe:
         """The next pipe that a peer opened to us. PipeClosed when the node is closed meanwhile."""

@@ -14,6 +14,10 @@ from collections.abc import Callable, Sequence
 from warpgate.errors import WarpgateError
 from warpgate.proto.signals import PluginMessage
 
+# Turns of the loop until what was added leaves: strategies that start in one tick begin tasks of their own, and what
+# those say first belongs into the same envelope (a broker's Nagle algorithm holds the next one back for a round trip).
+TURNS = 3
+
 Post = Callable[[int, tuple[PluginMessage, ...]], None]
 
 
@@ -46,7 +50,7 @@ class Outbox:
     def schedule(self) -> None:
         """Send a numbered envelope at the end of this tick, even one without messages: our address has changed."""
         if self._flush is None and self._open:
-            self._flush = self._loop.call_soon(self._send_queued)
+            self._flush = self._loop.call_soon(self._turn, TURNS)
 
     def acknowledge(self, within: float) -> None:
         """Let the peer know what has come, in `within` seconds at the latest."""
@@ -60,6 +64,12 @@ class Outbox:
     def repeated(self, sequence: int) -> bool:
         """Whether it was sent again, so that its acknowledgement may be of a repetition (Karn, RFC 6298)."""
         return sequence in self._repeated
+
+    def _turn(self, left: int) -> None:
+        if left:
+            self._flush = self._loop.call_soon(self._turn, left - 1)
+        else:
+            self._send_queued()
 
     def _send_queued(self) -> None:
         self._flush = None

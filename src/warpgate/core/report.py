@@ -28,7 +28,9 @@ class _Row:
 class Reporter:
     """Listens to the events of one session; `rows` is the report so far, times in seconds after `start`."""
 
-    def __init__(self, session: bytes, start: float) -> None:
+    def __init__(self, session: bytes, start: float, before: tuple[PluginReport, ...] = ()) -> None:
+        """`before`: rows about what had to be done before the attempt, with times below 0."""
+        self._before = before
         self._session = session.hex()
         self._start = start
         self._rows: dict[str, _Row] = {}
@@ -62,7 +64,7 @@ class Reporter:
     @property
     def rows(self) -> tuple[PluginReport, ...]:
         """One row a plugin; what was said on the signal channel is in the row called `signals`."""
-        return tuple(
+        return self._before + tuple(
             PluginReport(
                 name,
                 "info" if name == "signals" else row.outcome,

@@ -13,7 +13,9 @@ from warpgate.config import Config
 from warpgate.core.connector import Connector
 from warpgate.core.engine import TOPIC, Engine
 from warpgate.core.hub import UdpHub
+from warpgate.core.known_peers import KnownPeers
 from warpgate.core.links import TcpLink
+from warpgate.core.names import Names
 from warpgate.core.pipe import Pipe
 from warpgate.core.pipes import PipeMaker
 from warpgate.core.port_mapping import PortMapping, PortMapStatus
@@ -25,21 +27,34 @@ from warpgate.core.sockets import Sockets, usable_interfaces
 from warpgate.core.strangers import Strangers
 from warpgate.core.tasks import Tasks
 from warpgate.errors import AuthenticationError, ConfigError
-from warpgate.events import AddressChanged, Event, NodeStarted, Observer, ServerFailed, StrangerRefused
+from warpgate.events import (
+    AddressChanged,
+    Event,
+    NodeStarted,
+    Observer,
+    PluginBroken,
+    ServerFailed,
+    StrangerRefused,
+)
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, NodeAddress
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import Identity, listen_port_of
-from warpgate.net.network import Interface, Network, Watch
+from warpgate.net.network import Interface, Watch
+from warpgate.net.translated import TranslatedNetwork
 from warpgate.plugins.base import Registry
 from warpgate.proto.hello import HelloReceived, Role
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.defaults import public_servers
 from warpgate.services.discovery import Discovery
+from warpgate.services.nat64 import PrefixDiscovery
 from warpgate.services.relay import Relays
 from warpgate.services.signaling import SignalChannel
 
 # Pipes that peers opened and nobody has accepted yet; each holds a socket.
 ACCEPT_QUEUE = 128
+# Where an interface lacks IPv4, brokers wait for the resolver's word on NAT64, as they may be reached only by that: a
+# resolver near enough to be of use answers in a few round trips.
+NAT64_PATIENCE = 0.5
 
 MessageHandler = Callable[[bytes, Pipe], Awaitable[None]]
 
@@ -54,6 +69,7 @@ class NodeStatus:
     failures: tuple[ServerFailed, ...]
     counts: tuple[tuple[str, int], ...]
     port_map: PortMapStatus = field(default_factory=PortMapStatus)
+    nat64: str = ""  # the prefix by which IPv4 is reached on interfaces that have none, "" without
 
 
 class Running:
@@ -63,11 +79,12 @@ class Running:
         self,
         config: Config,
         identity: Identity,
-        network: Network,
+        network: TranslatedNetwork,
         broker_connector: BrokerConnector,
         observer: Observer | None,
         registry: Registry,
         handlers: list[MessageHandler],
+        contacts: KnownPeers,
     ) -> None:
         self._config = config
         self._handlers = handlers
@@ -111,9 +128,11 @@ class Running:
             rng=rng,
         )
         self.port_mapping = PortMapping(engine, self._update_address, rng)
+        self.names = Names(engine, contacts, rng)
         self.connectors: set[Connector] = set()
         self.accepted: asyncio.Queue[Pipe | None] = asyncio.Queue()
         self.interfaces: tuple[Interface, ...] = ()
+        self._nat64 = PrefixDiscovery(network, engine.emit, self._translation_changed, rng)
         self._watch: Watch | None = None
 
     async def start(self) -> None:
@@ -130,11 +149,16 @@ class Running:
         self._update_address()
         self.tasks.spawn("discovery", engine.discovery.run())
         self.tasks.spawn("stalled pipes", self.pipes.watch())
+        patience = config.timing.start_patience
+        self._nat64.look()
+        await self._nat64.first(min(patience, NAT64_PATIENCE))
         self.channel.start()
         self.port_mapping.follow(self.interfaces, self.sockets.port)
+        self.names.start()
         self.tasks.spawn("QUIC library", self.quic_door.prepare())
-        engine.registry.all()  # imports and entry points: 20 ms better spent while servers answer than in an attempt
-        patience = config.timing.start_patience
+        # Imports and entry points: 20 ms better spent while servers answer than in an attempt.
+        for broken in engine.registry.broken:
+            engine.emit(PluginBroken(broken.entry, broken.package, broken.reason))
         await asyncio.gather(engine.discovery.first(patience), self.channel.first_home(patience))
         self._update_address()
         self._watch = self._network.watch_interfaces(self._interfaces_changed)
@@ -145,6 +169,7 @@ class Running:
     async def close(self) -> None:
         if self._watch is not None:
             self._watch.close()
+        self._nat64.close()
         for connector in self.connectors:
             connector.stop("this node was closed")
         if self.connectors:
@@ -157,15 +182,29 @@ class Running:
         await self.channel.close()
         self.engine.discovery.close()
         self.engine.hub.close()
-        await asyncio.gather(self.engine.relays.close(), self.port_mapping.close())
+        await asyncio.gather(self.engine.relays.close(), self.port_mapping.close(), self.names.close())
 
     def _interfaces_changed(self) -> None:
         """Another network, an address more or less: everything outside is measured anew and announced."""
-        self.interfaces = usable_interfaces(self._network.interfaces(), self._config.interfaces)
-        self.engine.use_interfaces(self.interfaces)
-        self.sockets.update(self.interfaces)
+        self._follow_interfaces()
         self.engine.discovery.refresh()
         self.channel.reconnect()
+        self._nat64.look()
+
+    def _translation_changed(self) -> None:
+        """There is, or is no longer, a way to IPv4 on interfaces that have none of their own."""
+        self._follow_interfaces()
+        self.engine.discovery.look_up_again()
+        self.channel.retry()
+
+    def _follow_interfaces(self) -> None:
+        before = {interface.ip: interface.index for interface in self.interfaces}
+        self.interfaces = usable_interfaces(self._network.interfaces(), self._config.interfaces)
+        now = {interface.ip: interface.index for interface in self.interfaces}
+        gone = frozenset(ip for ip, index in before.items() if now.get(ip) != index)
+        self.engine.use_interfaces(self.interfaces)
+        self.pipes.vanished(gone)
+        self.sockets.update(self.interfaces, gone)
         self.port_mapping.follow(self.interfaces, self.sockets.port)
         self._update_address()
 
@@ -176,16 +215,17 @@ class Running:
         attachments = tuple(self._attachment(interface) for interface in self.interfaces)
         address = NodeAddress(engine.identity.public_key, self.channel.for_address, attachments)
         if address != engine.address:
-            moved = address.reach_digest != engine.address.reach_digest
-            engine.address = address
-            if moved:
-                for session in engine.sessions.values():
+            before, engine.address = engine.address, address
+            for session in engine.sessions.values():
+                if address.plan_digest(session.remote) != before.plan_digest(session.remote):
                     session.outbox.schedule()
+            self.names.address_changed()
             engine.emit(AddressChanged(address.digest.hex(), len(attachments), len(address.brokers)))
 
     def _attachment(self, interface: Interface) -> Attachment:
-        port = self.sockets.port
-        learnt = self.engine.discovery.learnt(Endpoint(interface.ip, port))
+        local = self.sockets.endpoint(interface.ip)
+        port = local.port
+        learnt = self.engine.discovery.learnt(local)
         attachment = Attachment(
             interface.ip,
             learnt.reflexive,
@@ -243,6 +283,7 @@ class Running:
             tuple(self._failures.values()),
             tuple(sorted(self._counts.items())),
             self.port_mapping.status,
+            "" if self._network.prefix is None else str(self._network.prefix),
         )
 
 

@@ -85,5 +85,7 @@ class Strangers:
             raise AuthenticationError("a HELLO that was seen before")
         handshake.next_event()
         await stream.send(handshake.data_to_send())
-        relayed = session.relays.touches(stream.local, stream.remote)
-        return session, TcpLink(stream, handshake, hello.plugin, relayed=relayed)
+        relayed = session.relays.carry(hello.plugin, stream.local, stream.remote)
+        # Whose word it is that TLS follows: the initiator's, ours or that of the HELLO just proved.
+        secure = session.secure if session.initiator else hello.secure
+        return session, TcpLink(stream, handshake, hello.plugin, relayed=relayed, secure=secure)

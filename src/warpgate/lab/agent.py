@@ -36,13 +36,17 @@ class Agent:
         self._signals: Counter[str] = Counter()
         self._trace: deque[dict[str, Any]] = deque(maxlen=TRACE_LIMIT)
         self._echoing: asyncio.Task[None] | None = None
+        self._kept: list[Pipe] = []
 
     async def handle(self, command: dict[str, Any]) -> dict[str, Any]:
         """One command; errors of ours become an `error` in the answer."""
         actions: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
             "start": self._start,
             "connect": self._connect,
+            "talk": self._talk,
+            "ended": self._ended,
             "status": self._status,
+            "nickname": self._nickname,
             "trace": self._take_trace,
             "stop": self._stop,
         }
@@ -79,7 +83,14 @@ class Agent:
             self._signals[f"{type(event).__name__} {event.kind}"] += 1
 
     async def _connect(
-        self, address: str, mode: str, transport: str | None, plugins: list[str] | None, timeout: float
+        self,
+        address: str,
+        mode: str,
+        transport: str | None,
+        plugins: list[str] | None,
+        timeout: float,
+        keep: bool,
+        secure: bool,
     ) -> dict[str, Any]:
         node = self._running()
         self._signals.clear()
@@ -90,22 +101,44 @@ class Agent:
             transport=None if transport is None else Transport(transport),
             plugins=plugins,
             timeout=timeout,
+            secure=secure,
         )
         seconds = time.perf_counter() - began
         try:
             echoed = await self._ping(pipe)
         finally:
-            await pipe.close()
+            if not keep:
+                await pipe.close()
+        self._kept += [pipe] if keep else []
         return {
             "plugin": pipe.plugin,
+            "local": str(pipe.local),
+            "remote": str(pipe.remote),
             "mode": pipe.mode.value,
             "transport": pipe.transport.value,
             "relayed": pipe.relayed,
+            "secure": pipe.secure,
             "seconds": seconds,
             "echoed": echoed,
             "signals": dict(self._signals),
             "report": [f"{row.plugin} {row.outcome}: {row.reason} {row.notes}" for row in pipe.report],
         }
+
+    async def _talk(self, pipe: int) -> dict[str, Any]:
+        """One more echo over a pipe that was kept, by its place among them."""
+        return {"echoed": await self._ping(self._kept[pipe])}
+
+    async def _ended(self, pipe: int, within: float) -> dict[str, Any]:
+        """How a kept pipe ends, if it does."""
+        try:
+            async with asyncio.timeout(within):
+                while await self._kept[pipe].recv():
+                    pass
+        except PipeClosed as error:
+            return {"reason": str(error)}
+        except TimeoutError:
+            return {"reason": ""}
+        return {"reason": "end of stream"}
 
     async def _ping(self, pipe: Pipe) -> bool:
         """Whether the peer's echo came back; over datagrams, one of a few tries."""
@@ -117,6 +150,9 @@ class Agent:
                 if await pipe.recv(timeout=patience) == b"ping":
                     return True
         return False
+
+    async def _nickname(self, name: str) -> dict[str, Any]:
+        return {"servers": await self._running().nickname(name)}
 
     async def _status(self) -> dict[str, Any]:
         node = self._running()
@@ -130,6 +166,7 @@ class Agent:
 
     async def _stop(self) -> dict[str, Any]:
         node, self._node = self._node, None
+        self._kept.clear()
         if node is not None:
             await node.close()
         if self._echoing is not None:

@@ -22,10 +22,14 @@ from warpgate.model.nat import Assignment, Filtering, Mapping, PortAssignment
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One router: its IPv4 model, and its IPv6 one (None passes everything, as carriers do)."""
+    """One router: its IPv4 model, and its IPv6 one (None passes everything, as carriers do).
+
+    With `nat64` there is no IPv4 inside: the IPv4 model is that of the translator.
+    """
 
     nat: NatSpec
     firewall: NatSpec | None
+    nat64: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ def _home(nat: NatSpec) -> tuple[Layer, ...]:
     # accept them on.
     silent = nat.unsolicited is Unsolicited.ACCEPT
     policy = Unsolicited.DROP if silent else nat.unsolicited
-    return (Layer(nat, replace(FIREWALL, unsolicited=policy)),)
+    firewall = replace(FIREWALL, unsolicited=policy) if nat.translates else nat
+    return (Layer(nat, firewall),)
 
 
 def _nat(mapping: Mapping, filtering: Filtering, assignment: PortAssignment) -> NatSpec:
@@ -79,6 +84,8 @@ MASQUERADE: Final = _nat(Mapping.APDM, Filtering.APDF, PRESERVING)
 KINDS: Final[dict[str, tuple[Layer, ...]]] = {
     "public": (),
     "firewalled": _home(FIREWALL),
+    "firewalled-adf": _home(replace(FIREWALL, filtering=Filtering.ADF)),
+    "firewalled-eif": _home(replace(FIREWALL, filtering=Filtering.EIF)),
     "eim": _home(NatSpec()),
     "edm": _home(EDM),
     "adm": _home(replace(EDM, mapping=Mapping.ADM)),
@@ -91,6 +98,7 @@ KINDS: Final[dict[str, tuple[Layer, ...]]] = {
     "cgn": (*_home(NatSpec()), Layer(CARRIER, None)),
     "short-lived": _home(NatSpec(lifetimes=Lifetimes(udp_unreplied=20.0, udp_replied=20.0))),
     "aged": _home(NatSpec(lifetimes=Lifetimes(absolute=60.0))),
+    "nat64": tuple(replace(layer, nat64=True) for layer in _home(NatSpec())),
 }
 
 MAPPINGS: Final = {"eim": Mapping.EIM, "adm": Mapping.ADM, "apdm": Mapping.APDM, "edm": Mapping.APDM}
@@ -106,14 +114,30 @@ BROKER_PORTS: Final = frozenset({1883})
 
 
 def _outermost(change: Callable[[NatSpec], NatSpec]) -> Callable[[tuple[Layer, ...]], tuple[Layer, ...]]:
-    """Applied to the router that faces the internet."""
-    return lambda layers: (*layers[:-1], replace(layers[-1], nat=change(layers[-1].nat)))
+    """Applied to the router that faces the internet; one without translation is the same in both families."""
+
+    def changed(layer: Layer) -> Layer:
+        firewall = layer.firewall
+        if firewall is not None and not layer.nat.translates:
+            firewall = change(firewall)
+        return Layer(change(layer.nat), firewall)
+
+    return lambda layers: (*layers[:-1], changed(layers[-1]))
 
 
 def _rejecting(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     layer = layers[-1]
     firewall = None if layer.firewall is None else replace(layer.firewall, unsolicited=Unsolicited.REJECT)
-    return (*layers[:-1], Layer(replace(layer.nat, unsolicited=Unsolicited.REJECT), firewall))
+    return (
+        *layers[:-1],
+        replace(layer, nat=replace(layer.nat, unsolicited=Unsolicited.REJECT), firewall=firewall),
+    )
+
+
+def _translating(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    if len(layers) > 1 or not layers[0].nat.translates:
+        raise ConfigError("+nat64 is for a single router that translates")
+    return (replace(layers[0], nat64=True),)
 
 
 SUFFIXES: Final[dict[str, Callable[[tuple[Layer, ...]], tuple[Layer, ...]]]] = {
@@ -126,6 +150,7 @@ SUFFIXES: Final[dict[str, Callable[[tuple[Layer, ...]], tuple[Layer, ...]]]] = {
     "noudp": _outermost(lambda nat: replace(nat, udp_blocked=True)),
     "no-tcp": _outermost(lambda nat: replace(nat, tcp_ports=BROKER_PORTS)),
     "cgn": lambda layers: (*layers, Layer(CARRIER, None)),
+    "nat64": _translating,
     "open6": lambda layers: tuple(replace(layer, firewall=None) for layer in layers),
 }
 

@@ -1,53 +1,80 @@
-"""The pair matrix: which strategy connects a host of each kind to a host of each other kind, and what that costs.
+"""The pair matrix as values: what was asked, what each pair of kinds came to, and what is wrong with it.
 
-    matrix = await measure(("eim", "edm"), (Mode.DATAGRAM,), count=3, report=print)
-
-Every attempt is made by real nodes in namespaces, new ones on new ports, so that no mapping of an earlier attempt
-helps. `matrix_picture` draws the result.
+`matrix_run` measures one, `matrix_picture` draws it, `theory` says what each cell should be.
 """
 
 from __future__ import annotations
 
-import asyncio
+import enum
 import statistics
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from warpgate.errors import ConfigError, DecodeError, ServiceError
-from warpgate.lab.host import Host
+from warpgate.config import Budgets
+from warpgate.errors import DecodeError
 from warpgate.lab.kinds import kind_of
-from warpgate.lab.line import Quality
-from warpgate.lab.servers import start_coturn, start_mosquitto
-from warpgate.lab.steered import Connected, SteeredNode
-from warpgate.lab.topology import Lab
-from warpgate.model.endpoint import Mode
+from warpgate.lab.steered import Connected
+from warpgate.lab.theory import Crossing, expected
+from warpgate.model.endpoint import Family, Mode, Transport
 
-DEFAULT_KINDS: Final = (
-    "public",
-    "firewalled",
-    "eim-eif",
-    "eim-adf",
-    "eim-apdf",
-    "edm-seq",
-    "edm-block",
-    "edm",
-)
-DEFAULT_MODES: Final = (Mode.DATAGRAM, Mode.STREAM)
-DEFAULT_COUNT: Final = 3
-ROUND_TRIP: Final = 4 * Quality().delay  # out and back, over two hosts' lines each way
-# What a user waits at most (Timing.attempt_timeout).
-TIMEOUT: Final = 20.0
-# Attempts begin one at a time, or they would disturb each other's clocks. One that takes longer than this is no
-# longer a matter of milliseconds: others may begin beside it, or the pairs that fail would take most of the time.
-# Longer than Timing.relay_patience, so that relayed pipes are measured in peace, too.
-HEAD_START: Final = 1.2
-# Labs at once; each has four namespaces and four processes.
-PAIRS_AT_ONCE: Final = 6
+MOST_ENTRIES: Final = Budgets().new_mappings_per_peer
+
+
+class Ask(enum.Enum):
+    """What connect is asked for."""
+
+    DATAGRAM = "datagram"  # over UDP
+    TCP = "tcp"  # a stream over TCP
+    STREAM = "stream"  # a stream over whatever comes first
+
+    @property
+    def mode(self) -> Mode:
+        return Mode.DATAGRAM if self is Ask.DATAGRAM else Mode.STREAM
+
+    @property
+    def transport(self) -> Transport | None:
+        """What the caller insists on."""
+        return Transport.TCP if self is Ask.TCP else None
+
+    @property
+    def carriers(self) -> tuple[Transport, ...]:
+        """What a link may run over."""
+        return {Ask.DATAGRAM: (Transport.UDP,), Ask.TCP: (Transport.TCP,), Ask.STREAM: tuple(Transport)}[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One cell's place: who connects to whom, in which family, asking for what."""
+
+    family: Family
+    ask: Ask
+    initiator: str
+    responder: str
+
+    @property
+    def expected(self) -> Crossing:
+        """The best that theory has for any transport that was asked for."""
+        kinds = kind_of(self.initiator), kind_of(self.responder)
+        found = {expected(*kinds, transport, self.family) for transport in self.ask.carriers}
+        return next(crossing for crossing in Crossing if crossing in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one site had spent by an instant: IP packets sent by its host; rows made in its routers' tables."""
+
+    packets: int
+    mappings: int
+    flows: int
+
+    def since(self, earlier: Spent) -> Spent:
+        return Spent(
+            self.packets - earlier.packets, self.mappings - earlier.mappings, self.flows - earlier.flows
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +82,29 @@ class Attempt:
     """One connect: what the initiator saw, and what both sites spent on it until the pipe was closed again."""
 
     seen: Connected
-    packets: int
-    mappings: int
-    flows: int
+    initiator: Spent
+    responder: Spent
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
     """What `count` connects from one kind to another came to.
 
-    `winner`, `transport` and `relayed` are those of most connects that succeeded ("" and False when none did),
-    `seconds` is their median time until `connect` returned and `worst` the longest. `packets` (IP packets that both
-    hosts sent, signals and one echo included), `mappings` and `flows` (created in all routers of both sites) are
-    medians of all connects. `failures` has a reason for each connect that failed.
+    `winner`, `transport` and `relayed` are those of most connects that succeeded ("" and False when none did), `direct`
+    is how many were not relayed, `seconds` their median time until `connect` returned and `worst` the longest.
+    `packets` (IP packets that both hosts sent, signals and one echo included), `mappings` and `flows` (created in all
+    routers of both sites) are medians of all connects; `most_entries` is the most flows that any connect made in the
+    routers of one site. `failures` has a reason for each connect that failed.
     """
 
+    family: Family
+    ask: Ask
     initiator: str
     responder: str
-    mode: Mode
+    expected: Crossing
     count: int
     connected: int
+    direct: int
     winner: str
     transport: str
     relayed: bool
@@ -83,28 +113,34 @@ class Cell:
     packets: int
     mappings: int
     flows: int
+    most_entries: int
     failures: tuple[str, ...]
 
     @classmethod
-    def of(cls, initiator: str, responder: str, mode: Mode, attempts: Sequence[Attempt]) -> Cell:
+    def of(cls, place: Place, attempts: Sequence[Attempt]) -> Cell:
         """`attempts`: one or more."""
         good = [attempt.seen for attempt in attempts if attempt.seen.ok]
         ways = Counter((seen.plugin, seen.transport, seen.relayed) for seen in good)
         winner, transport, relayed = ways.most_common(1)[0][0] if ways else ("", "", False)
+        sites = [(attempt.initiator, attempt.responder) for attempt in attempts]
         return cls(
-            initiator=initiator,
-            responder=responder,
-            mode=mode,
+            family=place.family,
+            ask=place.ask,
+            initiator=place.initiator,
+            responder=place.responder,
+            expected=place.expected,
             count=len(attempts),
             connected=len(good),
+            direct=sum(not seen.relayed for seen in good),
             winner=winner,
             transport=transport,
             relayed=relayed,
             seconds=statistics.median(seen.seconds for seen in good) if good else None,
             worst=max((seen.seconds for seen in good), default=None),
-            packets=round(statistics.median(attempt.packets for attempt in attempts)),
-            mappings=round(statistics.median(attempt.mappings for attempt in attempts)),
-            flows=round(statistics.median(attempt.flows for attempt in attempts)),
+            packets=_median(one.packets + other.packets for one, other in sites),
+            mappings=_median(one.mappings + other.mappings for one, other in sites),
+            flows=_median(one.flows + other.flows for one, other in sites),
+            most_entries=max(site.flows for both in sites for site in both),
             failures=tuple(
                 attempt.seen.error or "connected, but no echo came back"
                 for attempt in attempts
@@ -113,20 +149,86 @@ class Cell:
         )
 
     @property
+    def place(self) -> Place:
+        return Place(self.family, self.ask, self.initiator, self.responder)
+
+    @property
     def entries(self) -> int:
         """Rows in the tables of all routers together: mappings and flows."""
         return self.mappings + self.flows
 
+    def problems(self, *, relay: bool = True) -> tuple[str, ...]:
+        """What should not be so, one sentence each; without a `relay` nobody expects what only that can give."""
+        return tuple(self._problems(relay))
+
+    def _problems(self, relay: bool) -> Iterator[str]:
+        required = {
+            Crossing.DIRECT: self.count,
+            Crossing.GUESS: self.count // 2 + 1,  # most of them
+            Crossing.RELAY: 0,
+        }[self.expected]
+        if self.connected < (self.count if relay else required):
+            yield f"{self.connected} of {self.count} connected"
+        elif self.direct < required:
+            relayed = self.connected - self.direct
+            yield f"{relayed} of {self.count} relayed, though theory crosses it ({self.expected.value})"
+        if self.direct and self.expected is Crossing.RELAY:
+            yield f"{self.direct} of {self.count} direct, which theory rules out"
+        if self.most_entries > MOST_ENTRIES:
+            yield f"a connect made {self.most_entries} NAT entries at one site; the budget is {MOST_ENTRIES}"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """The square of one family and ask."""
+
+    family: Family
+    ask: Ask
+    kinds: tuple[str, ...]
+
+    def places(self) -> tuple[Place, ...]:
+        """Row by row: rows are initiators."""
+        return tuple(Place(self.family, self.ask, a, b) for a in self.kinds for b in self.kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """What a matrix measures. `relay_patience` (s): how long a relay waits where a port has to be guessed."""
+
+    kinds: tuple[str, ...]
+    kinds6: tuple[str, ...]
+    asks: tuple[Ask, ...]
+    count: int
+    relay: bool
+    relay_patience: float
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        families = ((Family.V4, self.kinds), (Family.V6, self.kinds6))
+        return tuple(Panel(family, ask, kinds) for family, kinds in families if kinds for ask in self.asks)
+
+    def places(self) -> tuple[Place, ...]:
+        return tuple(place for panel in self.panels for place in panel.places())
+
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """All cells, row by row (initiators), for one mode after the other. `round_trip` (s) is that of any two hosts."""
+    """The cells measured so far, in the order of the design. `round_trip` (s) is that of any two hosts."""
 
-    kinds: tuple[str, ...]
-    modes: tuple[Mode, ...]
-    count: int
+    design: Design
     round_trip: float
     cells: tuple[Cell, ...]
+
+    @classmethod
+    def of(cls, design: Design, round_trip: float, cells: Iterable[Cell]) -> Matrix:
+        """Puts the cells in order; those of other places are left out."""
+        found = {cell.place: cell for cell in cells}
+        return cls(design, round_trip, tuple(found[place] for place in design.places() if place in found))
+
+    def problems(self) -> tuple[tuple[Cell, tuple[str, ...]], ...]:
+        """The cells that are not as they should be, and why."""
+        found = ((cell, cell.problems(relay=self.design.relay)) for cell in self.cells)
+        return tuple((cell, problems) for cell, problems in found if problems)
 
     def to_json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
@@ -140,128 +242,5 @@ class Matrix:
             raise DecodeError(f"no matrix: {error}") from error
 
 
-async def measure(
-    kinds: Sequence[str] = DEFAULT_KINDS,
-    modes: Sequence[Mode] = DEFAULT_MODES,
-    count: int = DEFAULT_COUNT,
-    *,
-    relay: bool = True,
-    report: Callable[[Cell], None] = lambda _: None,
-) -> Matrix:
-    """Every ordered pair of `kinds`, each in a lab of its own; `report` is given each cell as soon as it is known.
-
-    `relay`: both nodes know a TURN server. Raises ConfigError for kinds that do not exist or occur twice, and where
-    there can be no lab; ServiceError when a server does not start.
-    """
-    if len(set(kinds)) != len(kinds) or not kinds or not modes or count < 1:
-        raise ConfigError("a matrix needs kinds, each once, a mode, and one connect or more a pair")
-    for kind in kinds:
-        kind_of(kind)
-    series = _Series(tuple(modes), count, relay, report)
-    pairs = [(initiator, responder) for initiator in kinds for responder in kinds]
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(series.measure_pair(*pair)) for pair in pairs]
-    except ExceptionGroup as errors:
-        raise _first_of(errors) from None
-    found = [cell for task in tasks for cell in task.result()]
-    cells = tuple(cell for mode in modes for cell in found if cell.mode is mode)
-    return Matrix(tuple(kinds), tuple(modes), count, ROUND_TRIP, cells)
-
-
-class _Series:
-    """Measures pairs, several at a time; whatever could disturb a measurement waits for `_quiet`."""
-
-    def __init__(
-        self, modes: tuple[Mode, ...], count: int, relay: bool, report: Callable[[Cell], None]
-    ) -> None:
-        self._modes = modes
-        self._count = count
-        self._relay = relay
-        self._report = report
-        self._quiet = asyncio.Lock()
-        self._places = asyncio.Semaphore(PAIRS_AT_ONCE)
-
-    async def measure_pair(self, initiator: str, responder: str) -> list[Cell]:
-        cells = []
-        async with self._places, AsyncExitStack() as stack:
-            async with self._quiet:  # building a lab takes 70 ms of this very loop
-                pair = await stack.enter_async_context(_pair(initiator, responder, relay=self._relay))
-            for mode in self._modes:
-                attempts = [await self._attempt(pair, mode) for _ in range(self._count)]
-                cells.append(Cell.of(initiator, responder, mode, attempts))
-                self._report(cells[-1])
-            async with self._quiet:
-                await stack.aclose()
-        return cells
-
-    async def _attempt(self, pair: _Pair, mode: Mode) -> Attempt:
-        async with (
-            asyncio.TaskGroup() as group,
-            self._quiet,
-        ):  # the group goes on after the others' wait is over
-            await pair.fresh()
-            before = pair.spent()
-            connecting = group.create_task(pair.connect(mode))
-            await asyncio.wait((connecting,), timeout=HEAD_START)
-        after = pair.spent()
-        return Attempt(
-            connecting.result(), *(late - early for early, late in zip(before, after, strict=True))
-        )
-
-
-@dataclass(slots=True)
-class _Pair:
-    """Two hosts in a lab of their own; the processes in them are replaced when one hangs or dies."""
-
-    hosts: tuple[Host, Host]
-    settings: dict[str, list[str]]
-    nodes: tuple[SteeredNode, ...] = ()
-
-    async def fresh(self) -> None:
-        """New nodes on new ports."""
-        if not self.nodes:
-            self.nodes = tuple([await SteeredNode.launch(host) for host in self.hosts])
-        try:
-            async with asyncio.TaskGroup() as group:
-                for node in self.nodes:
-                    group.create_task(node.start(**self.settings))
-        except ExceptionGroup as errors:
-            raise ServiceError(f"the lab's nodes did not start: {_first_of(errors)}") from errors
-
-    async def connect(self, mode: Mode) -> Connected:
-        a, b = self.nodes
-        try:
-            return await a.connect(b.address, mode=mode.value, timeout=TIMEOUT)
-        except (ServiceError, TimeoutError, OSError) as error:
-            self.nodes = ()  # the lab ends the processes
-            return Connected(error=f"the initiator's process is lost: {error or 'no answer'}")
-
-    def spent(self) -> tuple[int, int, int]:
-        """So far: packets sent by the hosts, mappings and flows created in their routers."""
-        routers = [router.counters() for host in self.hosts for router in host.routers]
-        models = [model for router in routers for model in (router.nat, router.firewall) if model is not None]
-        return (
-            sum(uplink.packets_out for host in self.hosts for uplink in host.counters),
-            sum(model.mappings_created for model in models),
-            sum(model.flows_created for model in models),
-        )
-
-
-@asynccontextmanager
-async def _pair(initiator: str, responder: str, *, relay: bool) -> AsyncIterator[_Pair]:
-    async with Lab() as lab:
-        # Two addresses: only then can a STUN server tell how NATs filter (RFC 5780).
-        server = lab.add_host("server", ipv4=2)
-        hosts = lab.add_host("a", behind=initiator), lab.add_host("b", behind=responder)
-        broker, stun = await asyncio.gather(start_mosquitto(server), start_coturn(server))
-        settings = {"brokers": [broker.mqtt_url], "stun": [str(stun.endpoint)]}
-        if relay:
-            settings["turn"] = [f"turn:user:password@{stun.endpoint}?transport=udp"]
-        yield _Pair(hosts, settings)
-
-
-def _first_of(errors: ExceptionGroup[Exception]) -> Exception:
-    """Pairs fail alike when something is missing; people want one sentence."""
-    first = errors.exceptions[0]
-    return _first_of(first) if isinstance(first, ExceptionGroup) else first
+def _median(values: Iterable[int]) -> int:
+    return round(statistics.median(values))

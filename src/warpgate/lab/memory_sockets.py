@@ -252,6 +252,9 @@ class MemoryTcpStream:
     def stalled(self) -> float:
         return self._connection.stalled(self._end.now())
 
+    def unacknowledged(self) -> int:
+        return self._connection.unacknowledged
+
     def write_eof(self) -> None:
         self._check_open()
         self._check_alive("end the stream to")

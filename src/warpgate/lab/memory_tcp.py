@@ -107,6 +107,10 @@ class Connection:
         return SEND_BUFFER - len(self._outgoing)
 
     @property
+    def unacknowledged(self) -> int:
+        return len(self._outgoing) if self.established else 0
+
+    @property
     def finished(self) -> bool:
         """Both directions have ended and everything of ours is acknowledged."""
         return self.eof and self.finishing and self._una > self._end_of_data

@@ -23,10 +23,13 @@ class Connected:
     plugin: str = ""
     mode: str = ""
     transport: str = ""
+    local: str = ""
+    remote: str = ""
     relayed: bool = False
     seconds: float = 0.0
     echoed: bool = False
     signals: dict[str, int] = field(default_factory=dict)
+    secure: bool = False
     error: str = ""
     report: tuple[str, ...] = ()
 
@@ -77,8 +80,10 @@ class SteeredNode:
         transport: str | None = None,
         plugins: list[str] | None = None,
         timeout: float = 20.0,
+        keep: bool = False,
+        secure: bool = False,
     ) -> Connected:
-        """Connect, let the peer echo once, close the pipe."""
+        """Connect, let the peer echo once, close the pipe; or keep it, see `talk`."""
         answer = await self._ask(
             do="connect",
             address=address,
@@ -86,17 +91,39 @@ class SteeredNode:
             transport=transport,
             plugins=plugins,
             timeout=timeout,
+            keep=keep,
+            secure=secure,
             patience=timeout + SLACK,
         )
         if "report" in answer:
             answer["report"] = tuple(answer["report"])
         return Connected(**answer)
 
+    async def talk(self, pipe: int) -> bool:
+        """Whether the peer's echo comes over a pipe that was kept: the first one is number 0."""
+        return bool((await self._ask(do="talk", pipe=pipe, patience=2 * SLACK)).get("echoed"))
+
+    async def ended(self, pipe: int, within: float) -> str:
+        """Why a kept pipe ended; "" when it has not `within` so many seconds."""
+        answer = await self._ask(do="ended", pipe=pipe, within=within, patience=within + SLACK)
+        return str(answer["reason"])
+
+    async def kill(self) -> None:
+        """SIGKILL: no farewell."""
+        await self.host.stop(self._process, kill=True)
+
     async def refresh(self) -> dict[str, int]:
         """Take over the node's current address; returns how often which event happened."""
         answer = await self._ask(do="status")
         self.address = answer["address"]
         return dict(answer["counts"])
+
+    async def nickname(self, name: str) -> tuple[str, ...]:
+        """Let its node register a nickname; the servers that have it."""
+        answer = await self._ask(do="nickname", name=name)
+        if "error" in answer:
+            raise ServiceError(f"the node in host {self.host.name} got no nickname: {answer['error']}")
+        return tuple(answer["servers"])
 
     async def trace(self) -> list[dict[str, Any]]:
         """What its node's observer was told since the last call: "event" (the class), "now" (s), the fields."""

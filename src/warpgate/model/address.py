@@ -68,12 +68,16 @@ class NodeAddress:
         places = tuple(replace(attachment, nat=NatProfile()) for attachment in self.attachments)
         return NodeAddress(self.public_key, (), places).digest
 
-    @property
-    def plan_digest(self) -> bytes:
-        """8 bytes that name what a peer decides by: the endpoints, and what kinds of NAT are before them. It stays the
-        same while more samples confirm a kind, or widen a block.
+    def plan_digest(self, peer: NodeAddress) -> bytes:
+        """8 bytes that name what `peer` decides by: the endpoints, and what kinds of NAT are before them.
+
+        It stays the same while more samples confirm a kind, or widen a block; and where the NATs of both sides keep
+        their mappings, whatever is learnt of their filters and ports, which decides nothing then.
         """
-        places = tuple(replace(attachment, nat=attachment.nat.kind) for attachment in self.attachments)
+        steady = all(at.nat.mapping.predictable for at in (*self.attachments, *peer.attachments))
+        places = tuple(
+            replace(at, nat=at.nat.steady_kind if steady else at.nat.kind) for at in self.attachments
+        )
         return NodeAddress(self.public_key, (), places).digest
 
     def encode(self) -> bytes:

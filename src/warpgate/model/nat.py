@@ -73,6 +73,17 @@ class NatProfile:
     pooled: bool = False
 
     @property
+    def kind(self) -> NatProfile:
+        """This without what it rests on: sample counts, and the bounds of a block."""
+        assignment = PortAssignment(self.assignment.kind, self.assignment.step)
+        return NatProfile(self.mapping, self.filtering, assignment, self.udp_blocked, pooled=self.pooled)
+
+    @property
+    def steady_kind(self) -> NatProfile:
+        """The mapping, and whether UDP passes: all that counts of a NAT between two that keep their mappings."""
+        return NatProfile(self.mapping, udp_blocked=self.udp_blocked)
+
+    @property
     def accepts_anyone(self) -> bool:
         """True when a stranger's first packet is known to arrive."""
         return self.filtering is Filtering.EIF

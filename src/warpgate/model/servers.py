@@ -1,4 +1,4 @@
-"""How people write outside servers: broker URLs and STUN servers, parsed into values.
+"""How people write outside servers: URLs of brokers and name servers, STUN servers, parsed into values.
 
 A broker's text form is the canonical URL that `model.broker.BrokerRef` carries in an address.
 """
@@ -16,8 +16,14 @@ from warpgate.model.endpoint import Endpoint, Transport
 MQTT_PORT = 1883
 MQTTS_PORT = 8883
 STUN_PORT = 3478
+HTTP_PORT = 80
+HTTPS_PORT = 443
 
 _BROKER_SCHEMES = {"mqtt": False, "mqtts": True}
+_HTTP_SCHEMES = {"http": False, "https": True}
+_PATH = re.compile(
+    r"(/([A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+)*"
+)  # RFC 3986 section 3.3, the unreserved characters
 # RFC 1123 section 2.1 with the underscores that are seen in the field; the last label is not a number.
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*", re.ASCII)
 _SHOWN = 80
@@ -77,6 +83,41 @@ class StunServer:
         if key != "transport" or value not in ("udp", "tcp"):
             raise ConfigError(f"{_shown(text)}: after '?' comes transport=udp or transport=tcp, nothing else")
         return cls(host, port, Transport(value))
+
+
+@dataclass(frozen=True, slots=True)
+class NameServerUrl:
+    """`path` is what comes before `/v1/names/...`: "" or "/some/prefix", without a slash at its end."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str = ""
+
+    def __str__(self) -> str:
+        return f"http{'s' if self.tls else ''}://{self.authority}{self.path}"
+
+    @property
+    def authority(self) -> str:
+        """As in a Host field (RFC 9110 section 7.2)."""
+        usual = self.port == (HTTPS_PORT if self.tls else HTTP_PORT)
+        return bracketed(self.host) if usual else f"{bracketed(self.host)}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> NameServerUrl:
+        """From `http://host[:port][/prefix]` or `https://...`; anything else: ConfigError."""
+        scheme, separator, rest = text.strip().partition("://")
+        tls = _HTTP_SCHEMES.get(scheme.lower())
+        if not separator or tls is None:
+            raise ConfigError(f"{_shown(text)} is not an http:// or https:// URL")
+        authority, slash, path = rest.partition("/")
+        path = (slash + path).rstrip("/")
+        if _PATH.fullmatch(path) is None:
+            raise ConfigError(
+                f"{_shown(text)}: a name server's URL ends with its path (no query, no fragment)"
+            )
+        host, port = host_and_port(authority, text, HTTPS_PORT if tls else HTTP_PORT)
+        return cls(host, port, tls, path)
 
 
 def host_and_port(rest: str, text: str, default_port: int) -> tuple[str, int]:

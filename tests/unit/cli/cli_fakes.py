@@ -27,6 +27,7 @@ class FakePipe:
         self.mode = mode
         self.transport = Transport.TCP if mode is Mode.STREAM else Transport.UDP
         self.relayed = False
+        self.secure = False
         self.plugin = "direct"
         self.peer = peer
         self.local = Endpoint.parse("127.0.0.1:1000")
@@ -153,9 +154,9 @@ class FakeNode:
         return near
 
     async def connect(
-        self, dest, *, mode=Mode.STREAM, transport=None, plugins=None, timeout=None
+        self, dest, *, mode=Mode.STREAM, transport=None, plugins=None, timeout=None, secure=False
     ) -> FakePipe:
-        self.world.asked.append((dest, mode, transport, plugins, timeout))
+        self.world.asked.append((dest, mode, transport, plugins, timeout, secure))
         if self.world.refusal is not None:
             raise self.world.refusal
         return self._open(mode, self.world.peer)

@@ -1,6 +1,9 @@
 import os
 
 import pytest
+from loopback_kit import start
+
+__all__ = ["own_home", "start"]
 
 
 @pytest.fixture(autouse=True)

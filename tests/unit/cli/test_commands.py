@@ -18,7 +18,18 @@ from warpgate.cli.main import main
 from warpgate.errors import ConnectFailed, NetworkError
 from warpgate.model.endpoint import Mode, Transport
 
-PIPE_FIELDS = ["event", "plugin", "mode", "transport", "relayed", "seconds", "local", "remote", "peer"]
+PIPE_FIELDS = [
+    "event",
+    "plugin",
+    "mode",
+    "transport",
+    "relayed",
+    "seconds",
+    "local",
+    "remote",
+    "peer",
+    "secure",
+]
 
 
 @pytest.fixture
@@ -56,6 +67,7 @@ def test_ping_prints_the_pipe_and_a_pong_for_each_echo(call):
         "local": "127.0.0.1:1000",
         "remote": "127.0.0.1:2000",
         "peer": "a" * 26,
+        "secure": False,
     }
     assert [set(pong) for pong in pongs] == [{"event", "seconds"}] * 3
     assert all(pong["event"] == "pong" and 0 <= pong["seconds"] < 1 for pong in pongs)
@@ -81,7 +93,23 @@ def test_how_to_connect_reaches_the_node(call):
     assert status == 0
     ((dest, *how),) = world.asked
     assert dest.to_text() == target
-    assert how == [Mode.DATAGRAM, Transport.UDP, ("direct", "reverse"), 2.5]
+    assert how == [Mode.DATAGRAM, Transport.UDP, ("direct", "reverse"), 2.5, False]
+
+
+def test_encryption_is_asked_for(call):
+    world = FakeWorld()
+    assert call("connect", target_text(), "--tls", "--ping", "1", world=world)[0] == 0
+    ((_, mode, transport, *_, secure),) = world.asked
+    assert (mode, transport, secure) == (Mode.STREAM, None, True)
+    status, _, errors = call("connect", target_text(), "--tls", "--datagram", "--ping", "1", world=world)
+    assert (status, "--tls encrypts streams" in errors) == (2, True)
+
+
+@pytest.mark.parametrize("words", [(), ("--tls",)])
+def test_a_listener_may_take_encrypted_pipes_only(call, words):
+    world = FakeWorld(visitors=[(Mode.STREAM, greet)])
+    assert call("listen", "--echo", "--once", *words, world=world)[0] == 0
+    assert world.config.secure_only is bool(words)
 
 
 @pytest.mark.parametrize("words", [(), ("--datagram",)])

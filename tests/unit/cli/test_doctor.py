@@ -16,6 +16,7 @@ from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.net.network import Interface
+from warpgate.services.names import NameServerCheck
 from warpgate.services.portmap_board import Mapped
 
 EIM = NatProfile(Mapping.EIM, Filtering.APDF)
@@ -53,7 +54,9 @@ def test_a_usual_home():
     assert "address-and-port-dependent filtering" in sections["NAT"][2]
     assert sections["brokers"] == ["ok: mqtt://broker.example:1883, round trip 40.2 ms"]
     assert sections["STUN"] == ["ok: stun.example:3478 over UDP, round trip 40.0 ms"]
-    assert sections["names"] == ["missing: not in this version"]
+    assert sections["names"] == [
+        "missing: no name server is configured: peers are reached by their addresses"
+    ]
     assert sections["port mapping"] == ["info: no router to ask: this machine has no default gateway"]
     assert sections["in short"] == ["ok: most peers can connect to this node, by hole punching where need be"]
 
@@ -141,6 +144,18 @@ def test_what_the_router_maps():
     assert ports(config=Config(port_map=False)) == ["missing: switched off (--no-port-map, port_map)"]
 
 
+def test_name_servers_are_told_with_their_round_trip_or_reason():
+    checks = (
+        NameServerCheck("https://names.example", 0.0312),
+        NameServerCheck("http://127.0.0.1:1", error="connection refused"),
+    )
+    findings = diagnose(status(), "a" * 26, 4242, (), Config(), (), checks)
+    assert [finding.text() for finding in findings if finding.section == "names"] == [
+        "  + https://names.example, round trip 31.2 ms",
+        "  - http://127.0.0.1:1: connection refused",
+    ]
+
+
 def test_a_double_nat_is_named():
     double = DoubleNatFound("10.0.0.2", "100.64.0.5", "198.51.100.7")
     lines = ports(
@@ -164,3 +179,45 @@ def test_a_mapped_port_is_the_verdict():
     attachment = Attachment(ip_address("10.0.0.2"), ip_address("203.0.113.9"), listening, listening, EIM)
     verdict = said(status(attachment, brokers=()))["in short"]
     assert verdict == ["ok: anybody can connect to this node, through the port that the router maps"]
+
+
+def lines(snapshot: NodeStatus) -> list[str]:
+    return said(snapshot)["families"]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "nat64", "begins"),
+    [
+        (("192.168.1.2",), "", "info: IPv4 alone"),
+        (("2001:db8::2",), "", "info: IPv6 alone, and this network has no NAT64"),
+        (("192.168.1.2", "2001:db8::2"), "", "ok: IPv4 and IPv6"),
+        (
+            ("2001:db8::2", "192.0.0.1"),
+            "64:ff9b::/96",
+            "ok: IPv6 alone, and IPv4 through this network's NAT64 (prefix 64:ff9b::/96)",
+        ),
+    ],
+)
+def test_families_in_words(addresses, nat64, begins):
+    interfaces = (Interface("lo", ip_address("127.0.0.1"), 8),)
+    interfaces += tuple(Interface("eth0", ip_address(text), 24) for text in addresses)
+    snapshot = NodeStatus(interfaces, (), (), (), (), nat64=nat64)
+    [line] = lines(snapshot)
+    assert line.startswith(begins)
+    assert ("ok: eth0: 192.0.0.1/24 (IPv4 by NAT64)" in said(snapshot)["interfaces"]) == bool(nat64)
+
+
+def test_several_interfaces_in_words():
+    interfaces = (
+        Interface("wlan0", ip_address("192.168.1.2"), 24),
+        Interface("wwan0", ip_address("2001:db8::2"), 64),
+        Interface("wwan0", ip_address("192.0.0.1"), 32),
+    )
+    first, second, third = lines(NodeStatus(interfaces, (), (), (), (), nat64="64:ff9b::/96"))
+    assert first.startswith("ok: IPv4 and IPv6")
+    assert "an interface without IPv4" in second
+    assert third == "ok: peers are offered 2 interfaces: wlan0, wwan0"
+
+
+def test_offline_there_are_no_families_to_speak_of():
+    assert "families" not in said(NodeStatus((Interface("lo", ip_address("127.0.0.1"), 8),), (), (), (), ()))

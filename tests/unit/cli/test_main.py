@@ -45,13 +45,21 @@ MISUSES = [
     (["id", "--stun", "a b"], "stun"),
     (["id", "--config", "/no/such/file"], "No such file"),
     (["name", "register"], "NAME"),
+    (["serve", "--connections", "0"], "--connections"),
+    (["serve", "--names-per-key", "-1"], "--names-per-key"),
+    (["name", "forget", "a b"], "a nickname is made of letters"),
+    (["listen", "--name", "admin"], "'admin' is reserved"),
+    (["connect", "a/b"], "is no address text (wg1...), and no nickname"),
+    (["id", "--names", "https://names.example/?x"], "names: "),
 ]
 FAILURES = [
-    (["connect", "alice"], "name service"),
-    (["connect", TARGET, "--tls"], "--tls"),
-    (["listen", "--name", "alice"], "name service"),
-    (["name", "show", "alice"], "name service"),
-    (["serve"], "name service"),
+    (["connect", "alice"], "no name server is configured: give the URL of one (--names URL"),
+    (["explain", "alice"], "no name server is configured"),
+    (["listen", "--name", "alice"], "no name server is configured"),
+    (["name", "register", "alice"], "no name server is configured"),
+    (["name", "show", "alice"], "no name server is configured"),
+    (["name", "release", "alice"], "no name server is configured"),
+    (["name", "show", "alice", "--names", "http://127.0.0.1:1"], "http://127.0.0.1:1: "),
 ]
 
 

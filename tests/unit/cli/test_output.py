@@ -13,7 +13,7 @@ from warpgate.cli.output import Output
 from warpgate.cli.records import Ready
 from warpgate.cli.words import describe
 
-VALUES = {"str": "text", "int": 3, "float": 0.25, "tuple[str, ...]": ("one", "two")}
+VALUES = {"str": "text", "int": 3, "float": 0.25, "bool": True, "tuple[str, ...]": ("one", "two")}
 
 
 def one_of_each() -> list[events.Event]:

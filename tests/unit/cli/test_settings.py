@@ -158,3 +158,31 @@ def test_a_refused_relay_keeps_its_password():
     with pytest.raises(ConfigError) as refused:
         load(CommonOptions(), {"WARPGATE_TURN": "turn:user:hunter2@"})
     assert "hunter2" not in str(refused.value)
+
+
+LINE = "warpgate://203.0.113.5/names=8421,broker=1883,stun=3478+3479"
+
+
+def test_a_rendezvous_stands_for_its_servers(write):
+    environ = write(f'rendezvous = "{LINE}"\nbroker = "mqtt://own"')
+    config = load(CommonOptions(), environ).config
+    assert config.names == ("http://203.0.113.5:8421",)
+    assert config.brokers == ("mqtt://own", "mqtt://203.0.113.5:1883")
+    assert config.stun == ("203.0.113.5:3478", "203.0.113.5:3479")
+
+
+def test_a_rendezvous_counts_where_it_was_said(write):
+    environ = write(f'rendezvous = "{LINE}"')
+    config = load(parse("id", "--stun", "other:1"), environ).config
+    assert (config.stun, config.brokers) == (("other:1",), ("mqtt://203.0.113.5:1883",))
+    environ |= {"WARPGATE_RENDEZVOUS": "warpgates://a/names=443 warpgate://b/stun=3478"}
+    config = load(CommonOptions(), environ).config
+    assert config.names == ("https://a:443",)
+    assert (config.stun, config.brokers) == (("b:3478",), ("mqtt://203.0.113.5:1883",))
+    config = load(parse("--rendezvous", "warpgate://c/broker=1", "id"), environ).config
+    assert (config.brokers, config.stun) == (("mqtt://c:1",), ("b:3478",))
+
+
+def test_a_rendezvous_that_is_none_is_named():
+    with pytest.raises(ConfigError, match="rendezvous: 'http://x' is not a rendezvous"):
+        load(parse("id", "--rendezvous", "http://x"), {})

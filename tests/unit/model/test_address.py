@@ -139,6 +139,35 @@ def test_the_digest_follows_the_content() -> None:
     assert ADDRESS.digest != replace(ADDRESS, brokers=()).digest
 
 
+EIM = NatProfile(Mapping.EIM, udp_blocked=False, mapping_samples=2)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "learnt", "same"),
+    [
+        (EIM, EIM, {"filtering": Filtering.APDF, "filtering_samples": 2}, True),
+        (EIM, NAT, {"filtering": Filtering.APDF, "filtering_samples": 2}, False),
+        (NAT, EIM, {"filtering": Filtering.ADF}, False),
+        (
+            NAT,
+            EIM,
+            {"assignment_samples": 3, "assignment": PortAssignment(Assignment.BLOCK, 0, 900, 2100)},
+            True,
+        ),
+        (EIM, EIM, {"mapping": Mapping.ADM}, False),
+        (EIM, EIM, {"udp_blocked": True}, False),
+    ],
+)
+def test_the_plan_digest_follows_what_the_peer_decides_by(
+    mine: NatProfile, theirs: NatProfile, learnt: dict[str, object], same: bool
+) -> None:
+    peer = NodeAddress(KEY, (), (replace(V4, nat=theirs),))
+    before = NodeAddress(KEY, (), (replace(V4, nat=mine),))
+    after = NodeAddress(KEY, (), (replace(V4, nat=replace(mine, **learnt)),))
+    assert (before.plan_digest(peer) == after.plan_digest(peer)) is same
+    assert before.plan_digest(peer) != replace(before, attachments=(V4, V6)).plan_digest(peer)
+
+
 def test_sample_counts_and_round_trips_are_capped() -> None:
     many = replace(V4, nat=replace(NAT, mapping_samples=400))
     address = NodeAddress(KEY, (BrokerRef("mqtt://192.0.2.1:1883", 1e9),), (many,))

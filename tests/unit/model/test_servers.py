@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from warpgate.errors import ConfigError
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Transport
-from warpgate.model.servers import BrokerUrl, StunServer
+from warpgate.model.servers import BrokerUrl, NameServerUrl, StunServer
 
 
 @pytest.mark.parametrize(
@@ -126,3 +126,46 @@ def test_any_text_is_a_server_or_a_config_error(text: str) -> None:
         except ConfigError:
             continue
         assert type(server).parse(str(server)) == server
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("http://names.example", "http://names.example"),
+        (" HTTPS://Names.Example/ ", "https://names.example"),
+        ("https://names.example:443", "https://names.example"),
+        ("http://names.example:443/", "http://names.example:443"),
+        ("http://192.0.2.1:8421", "http://192.0.2.1:8421"),
+        ("https://[2001:DB8::1]:8421/a/b%20c/", "https://[2001:db8::1]:8421/a/b%20c"),
+    ],
+)
+def test_a_name_servers_url(text: str, canonical: str) -> None:
+    parsed = NameServerUrl.parse(text)
+    assert str(parsed) == canonical
+    assert NameServerUrl.parse(canonical) == parsed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "names.example",
+        "ftp://names.example",
+        "http://",
+        "http:///path",
+        "http://names.example?x",
+        "http://names.example/?x=1",
+        "http://names.example/#x",
+        "http://names.example//x",
+        "http://names.example/a b",
+        "http://names.example/\r\nHost:evil",
+        "http://user:secret@names.example",
+        "http://names.example:0",
+        "http://names.example:99999",
+        "http://a b",
+    ],
+)
+def test_what_is_no_name_servers_url(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        NameServerUrl.parse(text)
+    assert "secret" not in str(caught.value)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -23,6 +27,19 @@ class Mine(Plugin):
 
 def named(name: str) -> type[Plugin]:
     return type("Named", (Mine,), {"name": name})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry point of an installed package "pigeons"."""
+
+    name: str
+    load: Callable[[], object]
+    value: str = "pigeons:Mine"
+
+    @property
+    def dist(self) -> SimpleNamespace:
+        return SimpleNamespace(name="pigeons", version="1.0")
 
 
 def test_the_built_in_ones_come_first_and_always_in_the_same_order() -> None:
@@ -85,20 +102,88 @@ def test_the_decorator_registers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_installed_entry_points_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    class Entry:
-        @staticmethod
-        def load() -> type[Plugin]:
-            return Mine
-
-    def entry_points(group: str) -> list[type[Entry]]:
+    def entry_points(group: str) -> list[Entry]:
         asked.append(group)
-        return [Entry]
+        return [Entry("mine", lambda: Mine)]
 
     monkeypatch.setattr(base.metadata, "entry_points", entry_points)
     registry = Registry()
     assert registry.all()["mine"] is Mine
+    assert (registry.package_of("mine"), registry.package_of("direct")) == ("pigeons 1.0", "")
     registry.all()
-    assert asked == ["warpgate.plugins"]
+    assert (asked, registry.broken) == (["warpgate.plugins"], ())
+
+
+class TestBroken:
+    """A package that somebody installed must not keep the others from working."""
+
+    def loaded(self, monkeypatch: pytest.MonkeyPatch, load: Callable[[], object]) -> Registry:
+        monkeypatch.setattr(base.metadata, "entry_points", lambda group: [Entry("theirs", load)])
+        registry = Registry()
+        assert "direct" in registry.all()
+        return registry
+
+    @pytest.mark.parametrize(
+        ("found", "says"),
+        [
+            (Plugin, "it does not define initiate"),
+            (int, "not derived from Plugin"),
+            (asyncio, "neither a plugin nor a module that registers one"),
+            (named("direct"), "two plugins are called 'direct'"),
+        ],
+    )
+    def test_what_is_no_plugin(self, monkeypatch: pytest.MonkeyPatch, found: object, says: str) -> None:
+        registry = self.loaded(monkeypatch, lambda: found)
+        (broken,) = registry.broken
+        assert (broken.entry, broken.package) == ("theirs", "pigeons 1.0")
+        assert says in broken.reason
+        assert registry.all()["direct"] is not found
+
+    def test_one_that_cannot_be_imported(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def load() -> object:
+            raise ImportError("no module named coo")
+
+        registry = self.loaded(monkeypatch, load)
+        assert registry.broken[0].reason == "ImportError: no module named coo"
+        with pytest.raises(ConfigError, match="theirs does not load: ImportError: no module named coo"):
+            registry.select(["theirs"])
+
+    def test_a_module_may_register_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(base.metadata, "entry_points", lambda group: [Entry("theirs", load)])
+        registry = Registry()
+
+        def load() -> object:
+            registry.add(Mine)
+            return asyncio  # a module
+
+        assert registry.all()["mine"] is Mine
+        assert (registry.package_of("mine"), registry.broken) == ("pigeons 1.0", ())
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        ({"name": "a,b"}, "holds a comma"),
+        ({"name": "a b"}, "a space"),
+        ({"name": "a\n"}, "cannot be printed"),
+        ({"transports": {Transport.TCP}}, "no frozenset of Transport"),
+        ({"transports": frozenset()}, "no frozenset of Transport"),
+        ({"initiate": lambda self, attempt: None}, "initiate is no `async def`"),
+        ({"respond": lambda self, attempt: None}, "respond is no `async def`"),
+        ({"message_type": list[int]}, "no class that can be decoded"),
+        ({"message_type": Registry}, "no class that can be decoded"),
+    ],
+)
+def test_what_the_core_relies_on_is_checked_at_once(members: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Registry().add(type("Wrong", (Mine,), members))
+
+
+def test_a_program_cannot_replace_a_built_in_plugin_by_accident() -> None:
+    registry = Registry()
+    registry.add(named("direct"))
+    with pytest.raises(ConfigError, match="two plugins are called 'direct'"):
+        registry.all()
 
 
 async def test_a_plugin_without_a_responding_half_says_so() -> None:
