@@ -53,6 +53,9 @@ class Timing:
     offer_offsets: tuple[float, ...] = (0.25, 0.6, 1.2, 2.0, 3.0, 6.0, 10.0)
     # An answer that only acknowledges is held back this long: a first volley that succeeds makes it needless.
     answer_delay: float = 0.25
+    # One that corrects what the peer knows of our NAT, where a direct link may come without it: a first volley over a
+    # round trip of 50 ms is through by then (once the offer is there, TCP takes up to two).
+    correction_delay: float = 0.1
     consent_silence: float = 15.0  # RFC 7675 asks every 5 s; conntrack keeps an unreplied mapping for 30 s
     consent_timeout: float = 30.0  # RFC 7675 section 5.1
     # Mapping keepalive: below the shortest common lifetime of 30 s, jittered like Tailscale's.

@@ -298,6 +298,7 @@ def test_timing() -> None:
     assert f"is a check at {numbers(timing.check_offsets)}" in words
     assert f"is repeated {numbers(timing.offer_offsets)} after it was first sent" in words
     assert f"is acknowledged within {timing.answer_delay:g} s" in words
+    assert f"otherwise after {timing.correction_delay:g} s, unless the session has ended" in words
     assert f"on one verified pair at {numbers(check.NOMINATION_OFFSETS)}" in words
     assert f"It is sent at {numbers(check.CLOSE_OFFSETS)} until answered" in words
     consent = f"Every {check.CONSENT_REPEAT:g} s each side"

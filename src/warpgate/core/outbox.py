@@ -35,6 +35,7 @@ class Outbox:
         self._queued: list[PluginMessage] = []
         self._flush: asyncio.Handle | None = None
         self._acknowledgement: asyncio.TimerHandle | None = None
+        self._correction: asyncio.TimerHandle | None = None
         self._unacknowledged: dict[int, tuple[PluginMessage, ...]] = {}
         self._repeats: dict[int, list[asyncio.TimerHandle]] = {}
         self._sent: dict[int, float] = {}
@@ -47,10 +48,20 @@ class Outbox:
         self._queued.append(message)
         self.schedule()
 
-    def schedule(self) -> None:
-        """Send a numbered envelope at the end of this tick, even one without messages: our address has changed."""
-        if self._flush is None and self._open:
+    def schedule(self, within: float = 0.0) -> None:
+        """Send a numbered envelope, even one without messages, as our address has changed: at the end of this tick, or
+        in `within` seconds unless one was sent by then.
+        """
+        if self._flush is not None or not self._open:
+            return
+        if within <= 0:
             self._flush = self._loop.call_soon(self._turn, TURNS)
+        elif self._correction is None:
+            self._correction = self._loop.call_later(within, self._correct)
+
+    def _correct(self) -> None:
+        self._correction = None
+        self.schedule()
 
     def acknowledge(self, within: float) -> None:
         """Let the peer know what has come, in `within` seconds at the latest."""
@@ -74,6 +85,7 @@ class Outbox:
     def _send_queued(self) -> None:
         self._flush = None
         self._drop_acknowledgement()
+        self._drop_correction()
         messages, self._queued = tuple(self._queued), []
         self.sequence += 1
         sequence = self.sequence
@@ -98,6 +110,11 @@ class Outbox:
             self._acknowledgement.cancel()
             self._acknowledgement = None
 
+    def _drop_correction(self) -> None:
+        if self._correction is not None:
+            self._correction.cancel()
+            self._correction = None
+
     def _deliver(self, sequence: int, messages: tuple[PluginMessage, ...]) -> None:
         try:
             self._post(sequence, messages)
@@ -115,6 +132,7 @@ class Outbox:
         """Idempotent; nothing is sent afterwards."""
         self._open = False
         self._drop_acknowledgement()
+        self._drop_correction()
         if self._flush is not None:
             self._flush.cancel()
             self._flush = None

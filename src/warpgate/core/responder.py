@@ -73,8 +73,8 @@ class HostedSession:
         for name in names:
             if name not in self._started:
                 self._start(name)
-        if signal.known and signal.known != self._engine.address.plan_digest(remote):
-            session.outbox.schedule()  # what the initiator knows of us is stale: say so at once
+        if signal.known:
+            session.correct(signal.known)
 
     def _start(self, name: str) -> None:
         plugin = self._engine.registry.all().get(name)

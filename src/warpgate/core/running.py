@@ -217,8 +217,7 @@ class Running:
         if address != engine.address:
             before, engine.address = engine.address, address
             for session in engine.sessions.values():
-                if address.plan_digest(session.remote) != before.plan_digest(session.remote):
-                    session.outbox.schedule()
+                session.correct(before.plan_digest(session.remote))
             self.names.address_changed()
             engine.emit(AddressChanged(address.digest.hex(), len(attachments), len(address.brokers)))
 

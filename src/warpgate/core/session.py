@@ -18,8 +18,9 @@ from warpgate.core.pipe_tls import TlsEnds
 from warpgate.core.relaying import SessionRelays
 from warpgate.events import LinkVerified, PluginNoted, SignalSent
 from warpgate.model.address import NodeAddress
-from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
+from warpgate.plan.relay import Hope, direct_hope
 from warpgate.plan.targets import names_a_stranger, refusal
 from warpgate.proto.check import CheckAgent, CheckEvent, CheckSettings, Nominated, PairVerified, PeerHeard
 from warpgate.proto.hello import Role
@@ -122,6 +123,19 @@ class Session:
         kind = SignalKind.OFFER if self.initiator else SignalKind.ANSWER
         brokers = self.engine.post(self, kind, sequence, messages)
         self.engine.emit(SignalSent(kind.name.lower(), self.id.hex(), self.peer, sequence, brokers))
+
+    def correct(self, known: bytes) -> None:
+        """Tell the peer our address where it works with another one: `known` is the plan digest of that.
+
+        At once if it aims at wrong endpoints, or if no direct link can come of what it does. Otherwise the first volley
+        is given the time to succeed, which makes the signal needless.
+        """
+        own, engine = self.engine.address, self.engine
+        if known == own.plan_digest(self.remote):
+            return
+        hopeless = direct_hope(own, self.remote, Transport, engine.networks).hope is Hope.NONE
+        at_once = hopeless or own.moved_since(known)
+        self.outbox.schedule(0.0 if at_once else engine.config.timing.correction_delay)
 
     @property
     def role(self) -> Role:

@@ -31,6 +31,7 @@ MAX_BROKERS = 4
 MAX_ATTACHMENTS = 8
 MAX_ADDRESS_SIZE = 1024
 DIGEST_SIZE = 8
+HALF_DIGEST = DIGEST_SIZE // 2
 
 # A mangled paste passes unnoticed once in 2^32.
 _CHECKSUM_SIZE = 4
@@ -69,7 +70,7 @@ class NodeAddress:
         return NodeAddress(self.public_key, (), places).digest
 
     def plan_digest(self, peer: NodeAddress) -> bytes:
-        """8 bytes that name what `peer` decides by: the endpoints, and what kinds of NAT are before them.
+        """8 bytes that name what `peer` decides by: 4 for the endpoints, 4 for the kinds of NAT before them.
 
         It stays the same while more samples confirm a kind, or widen a block; and where the NATs of both sides keep
         their mappings, whatever is learnt of their filters and ports, which decides nothing then.
@@ -78,7 +79,11 @@ class NodeAddress:
         places = tuple(
             replace(at, nat=at.nat.steady_kind if steady else at.nat.kind) for at in self.attachments
         )
-        return NodeAddress(self.public_key, (), places).digest
+        return self.reach_digest[:HALF_DIGEST] + NodeAddress(self.public_key, (), places).digest[:HALF_DIGEST]
+
+    def moved_since(self, plan_digest: bytes) -> bool:
+        """Whether the endpoints are others than when `plan_digest` was made."""
+        return plan_digest[:HALF_DIGEST] != self.reach_digest[:HALF_DIGEST]
 
     def encode(self) -> bytes:
         """At most 1024 bytes; AddressError when it would be more, or a NAT profile has impossible ports."""

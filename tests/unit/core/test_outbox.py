@@ -53,6 +53,29 @@ def test_all_messages_of_one_tick_travel_together() -> None:
     virtually(main)
 
 
+def test_a_correction_waits_and_goes_along_with_what_is_said_before() -> None:
+    async def main() -> None:
+        sent = Sent()
+        sent.box.schedule(0.1)
+        sent.box.schedule(0.2)  # the first one stands
+        await asyncio.sleep(0.15)
+        assert sent.posts == [(0.1, 1, ())]
+        sent.box.schedule(0.1)
+        sent.box.add(message("a"))
+        await asyncio.sleep(0.3)
+        assert sent.posts[1:] == [(0.15, 2, ("a",))]
+        sent.box.schedule(0.1)
+        sent.box.schedule()
+        await asyncio.sleep(0.05)
+        assert sent.posts[2:] == [(0.45, 3, ())]
+        sent.box.schedule(0.1)
+        sent.box.close()
+        await asyncio.sleep(5.0)
+        assert len(sent.posts) == 3, "a link was nominated: nothing to correct any more"
+
+    virtually(main)
+
+
 def test_it_is_repeated_until_it_is_acknowledged() -> None:
     async def main() -> None:
         sent = Sent()
