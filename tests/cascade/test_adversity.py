@@ -84,6 +84,35 @@ def test_a_broker_much_slower_than_it_seems_needs_the_second_volley(kind: str, l
     virtual(main)
 
 
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_tcp_needs_no_synchronisation_in_the_second_volley(kind: str) -> None:
+    """No estimate helps with signals that take any time between 0 and 0.2 s; the responder primes instead."""
+    for seed in range(SEEDS):
+        lateness = random.Random(seed)
+
+        async def main(seed: int = seed, lateness: random.Random = lateness) -> None:
+            async with World(kind, kind, seed=seed, lag=lambda: lateness.uniform(0.0, 0.2)) as world:
+                one, other, _ = await connected(world, **OVER_TCP)
+                assert "volley 3" not in notes_of(one, "tcp_punch"), f"seed {seed}"
+                await exchange(one, other)
+
+        virtual(main)
+
+
+def test_a_message_that_was_overtaken_does_not_undo_a_later_volley() -> None:
+    """The first message takes longer than the first volley needs to fail and the second message to arrive."""
+
+    async def main() -> None:
+        lags = iter([0.3])
+        async with World("eim-apdf+rst", "eim-apdf+rst", lag=lambda: next(lags, 0.0)) as world:
+            one, other, waited = await connected(world, **OVER_TCP)
+            assert "volley 3" not in notes_of(one, "tcp_punch")
+            assert waited < 0.5
+            await exchange(one, other)
+
+    virtual(main)
+
+
 @pytest.mark.parametrize("lag", [0.1, 0.3])
 def test_datagrams_survive_a_router_that_was_poisoned_because_the_signal_was_late(lag: float) -> None:
     async def main() -> None:

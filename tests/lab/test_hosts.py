@@ -22,6 +22,16 @@ from warpgate.model.endpoint import Endpoint
 
 pytestmark = pytest.mark.lab
 PYTHON = sys.executable
+PRIMED_DIAL = """
+import asyncio, sys
+from warpgate.errors import NetworkError
+from warpgate.model.endpoint import Endpoint
+from warpgate.net import tcp
+try:
+    asyncio.run(tcp.dial(Endpoint.parse(sys.argv[1]), None, None, 2))
+except NetworkError as error:
+    print(error)
+"""
 
 
 def runs(pid: int) -> bool:
@@ -210,3 +220,10 @@ def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(namespace, "TUN_DEVICE", tmp_path / "tun")
     with pytest.raises(ConfigError, match="kernel module tun"):
         namespace.acquire_privileges()
+
+
+async def test_a_first_syn_that_dies_on_its_way_does_not_end_the_dial(lab: Lab) -> None:
+    """The ICMP error (EHOSTUNREACH) is ignored; the SYN's repetition goes all the way, to a port that refuses."""
+    dialler, stranger = lab.add_host("dialler", behind="eim-apdf"), lab.add_host("stranger")
+    done = await dialler.run([PYTHON, "-c", PRIMED_DIAL, f"{stranger.ipv4}:9"], timeout=20)
+    assert b"connection refused" in done.stdout, done.stdout + done.stderr

@@ -129,9 +129,11 @@ class HostNetwork(SystemNetwork):
         with self._host.entered():
             return super().listen_tcp(local, acceptor)
 
-    async def dial_tcp(self, remote: Endpoint, local: Endpoint | None = None) -> SystemTcpStream:
+    async def dial_tcp(
+        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
+    ) -> SystemTcpStream:
         with self._host.entered():
-            dialling = super().dial_tcp(remote, local)
+            dialling = super().dial_tcp(remote, local, first_ttl)
             started = dialling.send(None)  # up to its first suspension: the socket is open then
         return await _Rest(dialling, started)
 

@@ -216,8 +216,10 @@ class PluginAttempt:
         self.stack.callback(stream.abort)
         return seen
 
-    async def dial(self, remote: Endpoint, local: Endpoint | None = None) -> TcpLink:
-        return await self.adopt(await self._engine.network.dial_tcp(remote, local))
+    async def dial(
+        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
+    ) -> TcpLink:
+        return await self.adopt(await self._engine.network.dial_tcp(remote, local, first_ttl))
 
     async def adopt(self, stream: TcpStream) -> TcpLink:
         session, engine = self._session, self._engine

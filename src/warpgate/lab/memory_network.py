@@ -20,7 +20,7 @@ from warpgate.lab.memory_sockets import (
     system_error,
 )
 from warpgate.lab.memory_tcp import State
-from warpgate.lab.memory_wire import Host, Packet, Realm, Wire
+from warpgate.lab.memory_wire import DEFAULT_TTL, Host, Packet, Realm, Wire
 from warpgate.model.endpoint import Endpoint, Family, IPAddress
 from warpgate.net.network import Acceptor, DatagramReceiver, Gateway, Interface
 from warpgate.net.sockets import network_error
@@ -108,14 +108,18 @@ class MemoryNetwork:
         listener = self._listeners[local] = MemoryTcpListener(self, local, acceptor)
         return listener
 
-    async def dial_tcp(self, remote: Endpoint, local: Endpoint | None = None) -> MemoryTcpStream:
+    async def dial_tcp(
+        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
+    ) -> MemoryTcpStream:
         origin = "" if local is None else f" from {local}"
         try:
             if self._dial_failures:
                 raise NetworkError(f"connect to {remote}{origin}: {self._dial_failures.popleft()}")
             end = TcpEnd(self, self._dial_source(remote, local), remote)
             self._ends[end.local, remote] = end
+            end.ttl = first_ttl or DEFAULT_TTL
             end.settle()
+            end.ttl = DEFAULT_TTL
             await self._opened(end)
         except OSError as error:
             raise network_error(f"connect to {remote}{origin}", error) from error

@@ -137,6 +137,7 @@ class TcpEnd:
         self.local = local
         self.remote = remote
         self.listener = listener
+        self.ttl = DEFAULT_TTL
         self.connection = Connection(kernel.now(), active=listener is None)
         self._kernel = kernel
         self._flow = Flow(Layer4.TCP, local, remote)
@@ -174,7 +175,7 @@ class TcpEnd:
                 waiter.set_result(None)
 
     def _transmit(self, segment: TcpSegment) -> None:
-        self._kernel.transmit(Packet(self._flow, segment))
+        self._kernel.transmit(Packet(self._flow, segment, self.ttl))
 
     def _changed(self, _: News) -> None:
         listener = self.listener

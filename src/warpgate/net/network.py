@@ -147,9 +147,13 @@ class Network(Protocol):
         """Listen so that `dial_tcp(..., local=<same endpoint>)` still works beside it. NetworkError when taken."""
         ...
 
-    async def dial_tcp(self, remote: Endpoint, local: Endpoint | None = None) -> TcpStream:
+    async def dial_tcp(
+        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
+    ) -> TcpStream:
         """Connect; `local` binds first, sharing the port with our listener and other connections of ours.
 
+        `first_ttl` sets the IPv4 TTL / IPv6 hop limit of the first SYN, whose death on the way is no failure: the
+        connection may come from the other side, or by the SYN's repetition after a second. Linux only; no limit else.
         The SYN leaves before the first suspension. Cancelling aborts the socket synchronously. NetworkError on refusal.
         """
         ...

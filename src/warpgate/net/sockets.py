@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Family
@@ -15,10 +16,33 @@ from warpgate.model.endpoint import Family
 # starve every other task of the loop. One pause in 64 costs 2 % on a saturated loopback connection.
 IMMEDIATE_BEFORE_YIELD = 64
 
+# Level, hop limit, least hop limit (ip(7), ipv6(7) and linux/in.h, in6.h: the last ones have no name in Python).
+_HOP_OPTIONS = {
+    Family.V4: (socket.IPPROTO_IP, socket.IP_TTL, 21),
+    Family.V6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 73),
+}
+
 
 def address_family(family: Family) -> socket.AddressFamily:
     """AF_INET or AF_INET6."""
     return socket.AF_INET6 if family is Family.V6 else socket.AF_INET
+
+
+@contextmanager
+def hops_limited(sock: socket.socket, family: Family, ttl: int | None) -> Iterator[None]:
+    """What is sent inside goes `ttl` hops far, and ICMP errors about it are ignored.
+
+    Linux compares the hop limit in what an ICMP error quotes with IP_MINTTL (RFC 5082), as in segments that arrive.
+    """
+    if ttl is None or sys.platform != "linux":
+        yield
+        return
+    level, limit, least = _HOP_OPTIONS[family]
+    usual = sock.getsockopt(level, limit)
+    sock.setsockopt(level, least, ttl)
+    sock.setsockopt(level, limit, ttl)
+    yield
+    sock.setsockopt(level, limit, usual)
 
 
 def network_error(doing: str, error: OSError) -> NetworkError:

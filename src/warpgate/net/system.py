@@ -53,10 +53,12 @@ class SystemNetwork:
         beside = None if device is None else tcp.listen_beside(listener.local, device)
         return listener if beside is None else _Listeners(listener, tcp.SystemTcpListener(beside, acceptor))
 
-    async def dial_tcp(self, remote: Endpoint, local: Endpoint | None = None) -> tcp.SystemTcpStream:
+    async def dial_tcp(
+        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
+    ) -> tcp.SystemTcpStream:
         source = self.route_source(remote) if local is None else local.ip
         device = None if source is None else self._devices.to(source, remote)
-        return await tcp.dial(remote, local, device)
+        return await tcp.dial(remote, local, device, first_ttl)
 
     async def resolve(self, host: str, port: int) -> tuple[Endpoint, ...]:
         try:

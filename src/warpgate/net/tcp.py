@@ -23,6 +23,7 @@ from warpgate.net.sockets import (
     IMMEDIATE_BEFORE_YIELD,
     Readiness,
     address_family,
+    hops_limited,
     network_error,
     reset_and_close,
 )
@@ -328,7 +329,9 @@ def listen_beside(local: Endpoint, device: str) -> socket.socket | None:
     return None
 
 
-async def dial(remote: Endpoint, local: Endpoint | None, device: str | None = None) -> SystemTcpStream:
+async def dial(
+    remote: Endpoint, local: Endpoint | None, device: str | None = None, first_ttl: int | None = None
+) -> SystemTcpStream:
     """See `Network.dial_tcp`. Everything up to the first `await` runs in the caller's turn: the SYN is out by
     then. `device`: the interface to leave by.
     """
@@ -340,7 +343,8 @@ async def dial(remote: Endpoint, local: Endpoint | None, device: str | None = No
             sock.bind(local.sockaddr)
         if device is not None:
             keep_to(sock, device)
-        code = sock.connect_ex(remote.sockaddr)
+        with hops_limited(sock, remote.family, first_ttl):
+            code = sock.connect_ex(remote.sockaddr)
         if code == errno.EINPROGRESS:
             await Readiness.to_write(asyncio.get_running_loop(), sock).wait()
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

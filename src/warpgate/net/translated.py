@@ -115,19 +115,21 @@ class TranslatedNetwork:
 
         return _TranslatedListener(self.inner.listen_tcp(Endpoint(behind, local.port), accepted), local.ip)
 
-    async def dial_tcp(self, remote: Endpoint, local: Endpoint | None = None) -> TcpStream:
+    async def dial_tcp(
+        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
+    ) -> TcpStream:
         prefix = self.prefix
         if prefix is None or not isinstance(remote.ip, IPv4Address):
-            return await self.inner.dial_tcp(remote, local)
+            return await self.inner.dial_tcp(remote, local, first_ttl)
         if local is None and self.inner.route_source(remote) is None:
             own = self.route_source(remote)
             local = None if own is None else Endpoint(own, 0)
         if local is None or local.ip not in self._behind:
-            return await self.inner.dial_tcp(remote, local)
+            return await self.inner.dial_tcp(remote, local, first_ttl)
         if not prefix.carries(remote.ip):
             raise NetworkError(f"connect to {remote}: not to be reached through the NAT64 prefix {prefix}")
         target = Endpoint(prefix.embed(remote.ip), remote.port)
-        stream = await self.inner.dial_tcp(target, Endpoint(self._behind[local.ip], local.port))
+        stream = await self.inner.dial_tcp(target, Endpoint(self._behind[local.ip], local.port), first_ttl)
         return _TranslatedStream(stream, Endpoint(local.ip, stream.local.port), remote)
 
 

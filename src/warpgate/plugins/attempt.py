@@ -198,8 +198,13 @@ class Attempt(Protocol):
         """
         ...
 
-    async def dial(self, remote: Endpoint, local: Endpoint | None = None) -> Link:
-        """Connect by TCP and let the peer prove its key. NetworkError, ProtocolError."""
+    async def dial(
+        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
+    ) -> Link:
+        """Connect by TCP and let the peer prove its key; `first_ttl` is that of the first SYN, for priming.
+
+        NetworkError, ProtocolError.
+        """
         ...
 
     async def listen_tcp(self, local: Endpoint) -> None:

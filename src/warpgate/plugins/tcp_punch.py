@@ -4,11 +4,13 @@ Both sides connect from their listening port, whose mapping is kept alive, in th
 offer arrives, the initiator after the time that the offer should need. With |skew| < r each SYN finds the other's
 NAT open, so that not even a router that answers unsolicited SYNs with RST, or accepts them, sees one.
 
-Low-TTL priming is no option for TCP: the ICMP error kills the socket in SYN_SENT. The listener stays on the port all
-the time, so a SYN that comes late is accepted instead of reset.
+The listener stays on the port all the time, so a SYN that comes late is accepted instead of reset.
 
-A later volley uses fresh ports on both sides and measured times, in swapped order: the initiator sends its ports, the
-responder answers with its own, waits for the answer's way, and both fire.
+A later volley uses fresh ports on both sides and measured times: the initiator sends its ports, the responder answers
+with its own. Where |skew| < r is out of reach, it takes an order instead: in the second volley the responder connects
+at once, with a first SYN that dies behind its own router (see `Network.dial_tcp`), and the initiator's SYN then finds
+that router open and the connection half made. In the third the initiator is the one who primes. In the fourth, for
+those who are behind two routers, both fire when the answer should be there.
 
 Behind a NAT that gives each destination the next port of a count, a side samples the count by STUN over TCP and tells
 the ports that its next SYN will leave from; when that should be heard both fire, the other side from its listening
@@ -45,22 +47,24 @@ from warpgate.plan.counting import (
     target_to_foretell,
 )
 from warpgate.plan.targets import pairs
+from warpgate.plan.volley import Face, Route, as_text, parse_endpoints, routes_between
 from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, register, signal_delay
 
 # Long enough for the kernel's first SYN retransmission (1 s, RFC 6298) to pass a NAT that the other side opened late.
 VOLLEY_PATIENCE = 1.6
 VOLLEYS = 4
-# In one message; what a prediction names.
-ENDPOINTS = 8
 # The volley number of predicted endpoints: they belong to the first volley's port on the other side.
 PREDICTED = 0
 PREDICTIONS = 2
+# See docs/decisions/priming-ttl-2.md.
+PRIMING_TTL = 2
+RESPONDER_PRIMES = 2
+INITIATOR_PRIMES = 3
+AFTER_PRIMING = 0.025  # the initiator's loop may be late, and the estimate of the answer's way too short
 # No broker that still serves is slower; a peer that says more is not believed.
 LONGEST_DELAY = 2.0
 # How often it is looked whether the peer's NAT has become known, seconds.
 KNOWING_STEP = 0.05
-
-Route = tuple[Endpoint, Endpoint]  # our local port and where to connect from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +78,6 @@ class Meet:
     volley: int
     endpoints: tuple[str, ...] = ()
     delay: float = -1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Face:
-    """A fresh port of ours, and where the peer will see it: one endpoint, or several that were foretold."""
-
-    local: Endpoint
-    seen: tuple[Endpoint, ...]
 
 
 @dataclass(slots=True)
@@ -151,14 +147,15 @@ class TcpPunch(Plugin):
             attempt.note(f"first volley: {error}")
         for volley in range(2, VOLLEYS + 1):
             faces = await _fresh(attempt)
-            mine = _as_text(faces)
+            mine = as_text(faces)
             delay = attempt.signal_delay
             attempt.signal(Meet(volley, mine, -1.0 if delay is None else delay))
             attempt.note(f"volley {volley} from fresh ports: {', '.join(mine)}")
-            peers = _parse(await self._answer(inbox, volley))
+            peers = parse_endpoints((await self._answer(inbox, volley)).endpoints)
             attempt.check_targets(peers)
+            ttl = PRIMING_TTL if volley == INITIATOR_PRIMES else None
             try:
-                return await _fire(attempt, _match(faces, peers))
+                return await _fire(attempt, routes_between(faces, peers), ttl)
             except AttemptFailed as error:
                 attempt.note(f"volley {volley}: {error}")
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
@@ -203,10 +200,14 @@ class TcpPunch(Plugin):
     async def _respond_volleys(self, attempt: Attempt, inbox: Inbox) -> Link:
         """A volley that failed is followed by whatever the initiator asks for next."""
         volley: asyncio.Task[Link] | None = None
+        latest = 0
         for _ in range(VOLLEYS):
             message = await self._next(attempt, inbox, volley)
             if not isinstance(message, Meet):
                 return message
+            if message.volley <= latest:  # overtaken on its way
+                continue
+            latest = message.volley
             if volley is not None:
                 volley.cancel()
             volley = asyncio.ensure_future(self._respond_volley(attempt, message))
@@ -236,17 +237,26 @@ class TcpPunch(Plugin):
                 "refreshed": partial(_follow_address, attempt, tried),
             }
             return await first_of(runners, Link.abort)
-        peers = _parse(message)
+        peers = parse_endpoints(message.endpoints)
         attempt.check_targets(peers)
         faces = await _fresh(attempt)
-        mine = _as_text(faces)
+        mine = as_text(faces)
         attempt.signal(Meet(message.volley, mine))
         told = 0.0 <= message.delay <= LONGEST_DELAY
-        await asyncio.sleep(message.delay if told else signal_delay(attempt))
+        fire_at = attempt.now() + (message.delay if told else signal_delay(attempt))
         attempt.note(f"volley {message.volley} from fresh ports: {', '.join(mine)}")
         if both_count(attempt.local, attempt.remote):
             peers = crosswise(peers)
-        return await _fire(attempt, _match(faces, peers))
+        routes = routes_between(faces, peers)
+        if message.volley == RESPONDER_PRIMES:
+            try:
+                return await _fire(attempt, routes, PRIMING_TTL)
+            except AttemptFailed as error:
+                attempt.note(f"primed: {error}")
+        elif message.volley == INITIATOR_PRIMES:
+            fire_at += AFTER_PRIMING
+        await asyncio.sleep(fire_at - attempt.now())
+        return await _fire(attempt, routes)
 
 
 # -- the first volley --------------------------------------------------------------------------------------------
@@ -298,7 +308,7 @@ async def _fire_predicted(attempt: Attempt, mine: Attachment, near: Endpoint, ta
         raise AttemptFailed(f"no prediction: {error}") from None
     delay = signal_delay(attempt)
     fire_at = attempt.now() + delay
-    attempt.signal(Meet(PREDICTED, _as_text([face]), delay))
+    attempt.signal(Meet(PREDICTED, as_text([face]), delay))
     attempt.note(f"our NAT counts: connecting to {target} from {face.seen[0]} or soon after")
     await asyncio.sleep(fire_at - attempt.now())
     return await _fire(attempt, [(face.local, target)])
@@ -309,7 +319,7 @@ async def _follow_predictions(attempt: Attempt, inbox: Inbox) -> Link:
     for _ in range(PREDICTIONS):  # an honest peer makes one
         message = await inbox.predictions.get()
         try:
-            peers = _parse(message)
+            peers = parse_endpoints(message.endpoints)
             attempt.check_targets(peers)
             bases = dict.fromkeys(pair.base for pair in attempt.pairs(Transport.TCP) if not pair.nearby)
             attempt.note(f"connecting to predicted endpoints: {', '.join(map(str, peers))}")
@@ -333,11 +343,13 @@ async def _foretold_face(attempt: Attempt, mine: Attachment, near: Endpoint) -> 
 # -- all volleys -------------------------------------------------------------------------------------------------
 
 
-async def _fire(attempt: Attempt, routes: list[Route]) -> Link:
+async def _fire(attempt: Attempt, routes: list[Route], first_ttl: int | None = None) -> Link:
     """Connect along all routes in one tick, in this order; AttemptFailed when none is through in time."""
     if not routes:
         raise AttemptFailed("no endpoint to connect to")
-    runners = {f"{local} -> {remote}": partial(_dial, attempt, remote, local) for local, remote in routes}
+    runners = {
+        f"{local} -> {remote}": partial(_dial, attempt, remote, local, first_ttl) for local, remote in routes
+    }
     try:
         async with asyncio.timeout(VOLLEY_PATIENCE):
             return await first_of(runners, Link.abort)
@@ -347,9 +359,9 @@ async def _fire(attempt: Attempt, routes: list[Route]) -> Link:
         raise AttemptFailed(str(lost)) from None
 
 
-async def _dial(attempt: Attempt, remote: Endpoint, local: Endpoint) -> Link:
+async def _dial(attempt: Attempt, remote: Endpoint, local: Endpoint, first_ttl: int | None) -> Link:
     """The responder returns none: several may come through, and the initiator says which is the one."""
-    link = await attempt.dial(remote, local)
+    link = await attempt.dial(remote, local, first_ttl)
     if not attempt.initiator:
         attempt.keep(link)
         await asyncio.sleep(VOLLEY_PATIENCE)
@@ -385,15 +397,3 @@ async def _fresh_face(attempt: Attempt, near: Endpoint) -> Face:
             attempt.note(str(error))
     local, mapped = await attempt.reflexive_tcp(near)
     return Face(local, (mapped,))
-
-
-def _as_text(faces: list[Face]) -> tuple[str, ...]:
-    return tuple([str(endpoint) for face in faces for endpoint in face.seen][:ENDPOINTS])
-
-
-def _match(faces: list[Face], peers: list[Endpoint]) -> list[Route]:
-    return [(face.local, peer) for face in faces for peer in peers if peer.family is face.local.family]
-
-
-def _parse(message: Meet) -> list[Endpoint]:
-    return [Endpoint.parse(text) for text in message.endpoints[:ENDPOINTS]]

@@ -21,6 +21,9 @@ from warpgate.transfer.staging import BLOCK, Staging
 TRANSFERS_AT_ONCE = 8
 # A sender that was cut off before it heard Done asks again within minutes; it need not be many.
 REMEMBERED = 256
+# Seconds after which a sender that owes us data makes room for another run of it: a live one is silent for round trips,
+# and the end of one that was killed is known only when consent is lost (30 s).
+STALE_AFTER = 3.0
 
 Place = tuple[str, str]  # the sender's node id, and the name it gives
 
@@ -81,7 +84,7 @@ class Receiver:
     async def _claim(self, place: Place, transfer: _Transfer) -> None:
         """A sender that tries again takes the place of its earlier connection, of whose end we may not know yet."""
         while (earlier := self._active.get(place)) is not None:
-            if earlier.offer.transfer != transfer.offer.transfer:
+            if earlier.offer.transfer != transfer.offer.transfer and earlier.silent_for() < STALE_AFTER:
                 raise TransferRefused("it is coming in over another connection already", Reason.BUSY)
             earlier.channel.drop()
             await earlier.over.wait()
@@ -107,6 +110,12 @@ class _Transfer:
         self._done = 0
         self._resumed = 0
         self._digest = b""  # of the last file
+        self._waiting_since: float | None = None  # for the sender; None while it waits for us
+
+    def silent_for(self) -> float:
+        """Seconds that the sender has kept us waiting."""
+        since = self._waiting_since
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
     async def run(self, folder: Path, *, overwrite: bool) -> Transferred:
         """Returns when everything is in its place."""
@@ -150,7 +159,10 @@ class _Transfer:
 
     async def _take_next(self, staging: Staging) -> None:
         """A message, and what it means for the files."""
-        match self._incoming.receive(await self.channel.receive()):
+        self._waiting_since = asyncio.get_running_loop().time()
+        message = await self.channel.receive()
+        self._waiting_since = None
+        match self._incoming.receive(message):
             case FileBegun() as begun:
                 self._begun = begun
                 self._done += begun.offset

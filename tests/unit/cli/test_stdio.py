@@ -95,6 +95,28 @@ async def test_the_peers_end_closes_stdout_while_stdin_goes_on(descriptors, monk
     assert near.ended
 
 
+@pytest.mark.parametrize("said_all", [True, False])
+async def test_our_end_of_input_after_the_peer_has_gone(descriptors, monkeypatch, said_all):
+    """In order if it had said everything: a stream over UDP then takes no end from us any more."""
+    typed_out, typed_in = os.pipe()
+    shown_out, shown_in = os.pipe()
+    descriptors += [typed_out, shown_out, shown_in]
+    Terminal(monkeypatch, typed_out, shown_in)
+    near, far = FakePipe.pair()
+
+    def gone() -> None:
+        raise PipeClosed("closed by the peer")
+
+    monkeypatch.setattr(near, "write_eof", gone)
+    joining = asyncio.create_task(stdio.join_stdio(near, Output()))
+    if said_all:
+        far.write_eof()
+        assert await asyncio.to_thread(os.read, shown_out, 10) == b""
+    os.close(typed_in)
+    with contextlib.nullcontext() if said_all else pytest.raises(PipeClosed):
+        await joining
+
+
 async def test_at_a_terminal_the_peers_end_is_the_end(descriptors, monkeypatch):
     keyboard, terminal = pty.openpty()
     descriptors += [keyboard, terminal]

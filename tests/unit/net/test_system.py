@@ -269,6 +269,26 @@ def test_names_are_resolved_and_failures_are_network_errors(
     system.run(main)
 
 
+def test_only_the_first_syn_has_the_first_ttl() -> None:
+    async def main() -> None:
+        network = SystemNetwork()
+        for host, level, limit in (
+            ("127.0.0.1", socket.IPPROTO_IP, socket.IP_TTL),
+            ("[::1]", socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS),
+        ):
+            accepted: list[TcpStream] = []
+            listener = network.listen_tcp(Endpoint.parse(f"{host}:0"), accepted.append)
+            usual = (await network.dial_tcp(listener.local)).detach()
+            primed = (await network.dial_tcp(listener.local, first_ttl=2)).detach()
+            with usual, primed:
+                assert primed.getsockopt(level, limit) == usual.getsockopt(level, limit) > 2
+            listener.close()
+            for stream in accepted:
+                stream.abort()
+
+    asyncio.run(main())
+
+
 def test_simultaneous_open_beside_a_listener() -> None:
     """Both SYNs cross: neither end accepts, and both dials succeed (RFC 9293 section 3.5, figure 7)."""
 

@@ -30,7 +30,7 @@ from warpgate.proto.transfer_wire import (
     Refused,
     encode,
 )
-from warpgate.transfer import channel, sender
+from warpgate.transfer import channel, receiver, sender
 from warpgate.transfer.receiver import Receiver
 from warpgate.transfer.reports import Announced, Interrupted, Transferred
 from warpgate.transfer.source import Reader, scan
@@ -237,6 +237,36 @@ class TestBreaks:
         done = await exchange.send(here / "blob")
         assert done.resumed > 1_000_000
         assert tree_of(there) == {"blob": BLOB}
+
+    async def test_another_run_of_the_sender_need_not_wait_until_the_end_of_the_first_is_known(
+        self, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first was killed: it is silent, and the connection looks open for another half a minute."""
+        here, there = folders
+        (here / "blob").write_bytes(BLOB)
+        monkeypatch.setattr(receiver, "STALE_AFTER", 0.05)
+        exchange = Exchange(there)
+        killed = asyncio.Event()
+
+        def mute(pipe: PipeInMemory) -> None:
+            put = pipe.out.put
+
+            async def put_or_hang(data: bytes) -> None:
+                if pipe.out.carried >= 1_500_000:
+                    killed.set()
+                    await asyncio.Event().wait()
+                await put(data)
+
+            pipe.out.put = put_or_hang  # type: ignore[method-assign]
+
+        exchange.at_pipe = lambda pipe: mute(pipe) if len(exchange.pipes) == 1 else None
+        first = asyncio.ensure_future(exchange.send(here / "blob"))
+        await killed.wait()
+        done = await exchange.send(here / "blob")
+        assert done.resumed > 1_000_000
+        assert tree_of(there) == {"blob": BLOB}
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
 
     async def test_another_send_of_the_same_name_waits_for_the_first(
         self, folders: tuple[Path, Path]
