@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint
+from warpgate.plan.counting import hidden
 
 # In one message; what a prediction names.
 ENDPOINTS = 8
+# Volleys in which one side connects first, and how far its first SYN goes: docs/decisions/priming-ttl-2.md.
+RESPONDER_PRIMES = 2
+INITIATOR_PRIMES = 3
+PRIMING_TTL = 2
+AFTER_PRIMING = 0.025  # the initiator's loop may be late, and the estimate of the answer's way too short
 
 Route = tuple[Endpoint, Endpoint]  # our local port and where to connect from it
 
@@ -33,3 +40,23 @@ def parse_endpoints(texts: Sequence[str]) -> list[Endpoint]:
 
 def routes_between(faces: Sequence[Face], peers: Sequence[Endpoint]) -> list[Route]:
     return [(face.local, peer) for face in faces for peer in peers if peer.family is face.local.family]
+
+
+def routes_again(routes: Sequence[Route], own: NodeAddress) -> list[Route]:
+    """Those worth a second try from other ports (0: the system chooses) a moment later.
+
+    Behind a NAT that gives each destination a port of its own, our local port means nothing to the peer. So when our
+    SYN was there before the peer's router was open, there is no need to wait a second for its repetition.
+    """
+    hosts = {at.host for at in own.attachments if hidden(at)}
+    return [(Endpoint(base.ip, 0), remote) for base, remote in routes if base.ip in hosts]
+
+
+def priming_ttl(volley: int, *, initiator: bool) -> int | None:
+    """How far the first SYN of this side goes in a volley; None: all the way."""
+    return PRIMING_TTL if volley == (INITIATOR_PRIMES if initiator else RESPONDER_PRIMES) else None
+
+
+def lag_behind_priming(volley: int) -> float:
+    """Seconds by which the responder fires after the time that its answer needs."""
+    return AFTER_PRIMING if volley == INITIATOR_PRIMES else 0.0

@@ -21,18 +21,12 @@ fresh ports at once: each samples, tells, and sends its n-th SYN to the other's 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, NoReturn
 
-from warpgate.errors import (
-    AddressError,
-    AttemptFailed,
-    NetworkError,
-    ProtocolError,
-    ServiceError,
-    WarpgateError,
-)
+from warpgate.errors import AttemptFailed, NetworkError, ProtocolError, ServiceError, WarpgateError
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
@@ -47,7 +41,16 @@ from warpgate.plan.counting import (
     target_to_foretell,
 )
 from warpgate.plan.targets import pairs
-from warpgate.plan.volley import Face, Route, as_text, parse_endpoints, routes_between
+from warpgate.plan.volley import (
+    Face,
+    Route,
+    as_text,
+    lag_behind_priming,
+    parse_endpoints,
+    priming_ttl,
+    routes_again,
+    routes_between,
+)
 from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, register, signal_delay
 
 # Long enough for the kernel's first SYN retransmission (1 s, RFC 6298) to pass a NAT that the other side opened late.
@@ -56,11 +59,7 @@ VOLLEYS = 4
 # The volley number of predicted endpoints: they belong to the first volley's port on the other side.
 PREDICTED = 0
 PREDICTIONS = 2
-# See docs/decisions/priming-ttl-2.md.
-PRIMING_TTL = 2
-RESPONDER_PRIMES = 2
-INITIATOR_PRIMES = 3
-AFTER_PRIMING = 0.025  # the initiator's loop may be late, and the estimate of the answer's way too short
+AGAIN_AFTER = 0.1  # the peer's SYN is out by then, unless its machine is busy or the estimate of a signal bad
 # No broker that still serves is slower; a peer that says more is not believed.
 LONGEST_DELAY = 2.0
 # How often it is looked whether the peer's NAT has become known, seconds.
@@ -153,9 +152,8 @@ class TcpPunch(Plugin):
             attempt.note(f"volley {volley} from fresh ports: {', '.join(mine)}")
             peers = parse_endpoints((await self._answer(inbox, volley)).endpoints)
             attempt.check_targets(peers)
-            ttl = PRIMING_TTL if volley == INITIATOR_PRIMES else None
             try:
-                return await _fire(attempt, routes_between(faces, peers), ttl)
+                return await _fire(attempt, routes_between(faces, peers), priming_ttl(volley, initiator=True))
             except AttemptFailed as error:
                 attempt.note(f"volley {volley}: {error}")
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
@@ -240,22 +238,19 @@ class TcpPunch(Plugin):
         peers = parse_endpoints(message.endpoints)
         attempt.check_targets(peers)
         faces = await _fresh(attempt)
-        mine = as_text(faces)
-        attempt.signal(Meet(message.volley, mine))
+        attempt.signal(Meet(message.volley, mine := as_text(faces)))
         told = 0.0 <= message.delay <= LONGEST_DELAY
         fire_at = attempt.now() + (message.delay if told else signal_delay(attempt))
         attempt.note(f"volley {message.volley} from fresh ports: {', '.join(mine)}")
         if both_count(attempt.local, attempt.remote):
             peers = crosswise(peers)
         routes = routes_between(faces, peers)
-        if message.volley == RESPONDER_PRIMES:
+        if (ttl := priming_ttl(message.volley, initiator=False)) is not None:
             try:
-                return await _fire(attempt, routes, PRIMING_TTL)
+                return await _fire(attempt, routes, ttl)
             except AttemptFailed as error:
                 attempt.note(f"primed: {error}")
-        elif message.volley == INITIATOR_PRIMES:
-            fire_at += AFTER_PRIMING
-        await asyncio.sleep(fire_at - attempt.now())
+        await asyncio.sleep(fire_at + lag_behind_priming(message.volley) - attempt.now())
         return await _fire(attempt, routes)
 
 
@@ -272,7 +267,7 @@ async def _first_volley(attempt: Attempt, tried: set[Route], fire_at: float) -> 
     attempt.note(f"fired at {', '.join(str(remote) for _, remote in fresh) or 'nothing'}")
     if not fresh:  # what the peer says next may change that
         await asyncio.sleep(VOLLEY_PATIENCE)
-    return await _fire(attempt, fresh)
+    return await _fire(attempt, fresh, again=routes_again(fresh, attempt.local) if attempt.initiator else ())
 
 
 async def _follow_address(attempt: Attempt, tried: set[Route]) -> Link:
@@ -326,7 +321,7 @@ async def _follow_predictions(attempt: Attempt, inbox: Inbox) -> Link:
             return await _fire(
                 attempt, [(base, peer) for base in bases for peer in peers if peer.family is base.family]
             )
-        except (AddressError, AttemptFailed) as error:
+        except WarpgateError as error:
             attempt.note(f"predicted endpoints: {error}")
     raise AttemptFailed("none of the predicted endpoints answered")
 
@@ -340,16 +335,17 @@ async def _foretold_face(attempt: Attempt, mine: Attachment, near: Endpoint) -> 
     return Face(seen[-1].local, ports)
 
 
-# -- all volleys -------------------------------------------------------------------------------------------------
-
-
-async def _fire(attempt: Attempt, routes: list[Route], first_ttl: int | None = None) -> Link:
-    """Connect along all routes in one tick, in this order; AttemptFailed when none is through in time."""
+async def _fire(
+    attempt: Attempt, routes: list[Route], first_ttl: int | None = None, again: Sequence[Route] = ()
+) -> Link:
+    """Connect along all routes in one tick, in this order, and along `again` a little later; AttemptFailed when none
+    is through in time.
+    """
     if not routes:
         raise AttemptFailed("no endpoint to connect to")
-    runners = {
-        f"{local} -> {remote}": partial(_dial, attempt, remote, local, first_ttl) for local, remote in routes
-    }
+    late = attempt.now() + AGAIN_AFTER
+    runners = {f"{base} -> {peer}": partial(_dial, attempt, peer, base, first_ttl) for base, peer in routes}
+    runners |= {f"{base} -> {peer}": partial(_dial, attempt, peer, base, None, late) for base, peer in again}
     try:
         async with asyncio.timeout(VOLLEY_PATIENCE):
             return await first_of(runners, Link.abort)
@@ -359,8 +355,12 @@ async def _fire(attempt: Attempt, routes: list[Route], first_ttl: int | None = N
         raise AttemptFailed(str(lost)) from None
 
 
-async def _dial(attempt: Attempt, remote: Endpoint, local: Endpoint, first_ttl: int | None) -> Link:
+async def _dial(
+    attempt: Attempt, remote: Endpoint, local: Endpoint, first_ttl: int | None, not_before: float = 0.0
+) -> Link:
     """The responder returns none: several may come through, and the initiator says which is the one."""
+    if not_before:
+        await asyncio.sleep(not_before - attempt.now())
     link = await attempt.dial(remote, local, first_ttl)
     if not attempt.initiator:
         attempt.keep(link)

@@ -29,7 +29,7 @@ from warpgate.services import names
 from warpgate.services.names import NameServers
 
 ALICE, MALLORY = Identity.generate(), Identity.generate()
-NOW = int(time.time())
+NOW = int(time.time())  # when the tests were collected, which may be a quarter of an hour ago
 PATIENCE = 1.5  # instead of the grace, where machines that are held up must not decide a test
 ANY_PORT = Endpoint.parse("127.0.0.1:0")
 HOST = ip_address("192.0.2.1")
@@ -43,7 +43,10 @@ def address_of(identity: Identity, port: int = 4242) -> bytes:
 def record(
     identity: Identity = ALICE, name: str = "alice", sequence: int = 7, **changes: object
 ) -> NameRecord:
-    made = NameRecord(RecordKind.CLAIM, name, identity.public_key, sequence, NOW, 3600, address_of(identity))
+    issued = int(time.time())
+    made = NameRecord(
+        RecordKind.CLAIM, name, identity.public_key, sequence, issued, 3600, address_of(identity)
+    )
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
