@@ -10,7 +10,7 @@ from rogue_plugins import QUICK, ROGUES, DialsAfterwards, Hangs, ReturnsADeadLin
 
 from warpgate.core.pipe import Pipe
 from warpgate.errors import ConnectFailed, PipeClosed
-from warpgate.events import LinkVerified, PluginEnded
+from warpgate.events import LinkVerified, PluginEnded, PluginNoted
 from warpgate.model.endpoint import Transport
 
 
@@ -58,6 +58,21 @@ def test_one_after_the_other(kind_a: str, kind_b: str, options: Options) -> None
             await asyncio.sleep(3.0)
             await tell_apart(pairs)
             await close_all(world, *(pipe for pair in pairs for pipe in pair))
+
+    virtual(main)
+
+
+def test_punched_tcp_takes_other_ports_for_the_second_pipe_at_once() -> None:
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            address = world.b.node.address
+            ones = await asyncio.gather(*(world.a.node.connect(address, **OVER_TCP) for _ in range(3)))
+            assert all(pipe.plugin == "tcp_punch" and pipe.seconds < 0.4 for pipe in ones)
+            notes = [event.text for event in world.a.events if isinstance(event, PluginNoted)]
+            assert sum(text.startswith("fired at") for text in notes) == 1, notes
+            assert sum(text.startswith("volley 2 from fresh ports") for text in notes) == 2, notes
+            others = [await world.b.node.accept() for _ in ones]
+            await close_all(world, *ones, *others)
 
     virtual(main)
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # After our input ended, an answer to the last datagram may take a round trip; a second is three slow ones.
 DATAGRAM_LINGER = 1.0
 LOCALHOST = "127.0.0.1"
-# Both nodes and the routers between them work for each attempt; a browser opens six connections to a host at once.
-ATTEMPTS_AT_ONCE = 16
+# What a browser has open to a host, and few enough for the 20 signals a second that a peer takes from one sender.
+ATTEMPTS_AT_ONCE = 6
 # Each is a socket here and one there; a process has 1024 by default (RLIMIT_NOFILE).
 CONNECTIONS_AT_ONCE = 400
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -86,6 +87,13 @@ class PluginAttempt:
     @property
     def remote(self) -> NodeAddress:
         return self._session.remote
+
+    @property
+    def alone(self) -> bool:
+        sessions = self._engine.sessions.values()
+        older = itertools.takewhile(lambda session: session is not self._session, sessions)
+        peer, name = self._session.peer_key, self._plugin.name
+        return not any(session.peer_key == peer and name in session.running for session in older)
 
     @property
     def mode(self) -> Mode:

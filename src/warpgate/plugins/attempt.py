@@ -89,6 +89,13 @@ class Attempt(Protocol):
         ...
 
     @property
+    def alone(self) -> bool:
+        """False where this strategy began sooner, and is still at work, for another pipe to the same peer: a TCP
+        connection between the same two ports is that one's.
+        """
+        ...
+
+    @property
     def mode(self) -> Mode: ...
 
     @property

@@ -62,8 +62,7 @@ PREDICTIONS = 2
 AGAIN_AFTER = 0.1  # the peer's SYN is out by then, unless its machine is busy or the estimate of a signal bad
 # No broker that still serves is slower; a peer that says more is not believed.
 LONGEST_DELAY = 2.0
-# How often it is looked whether the peer's NAT has become known, seconds.
-KNOWING_STEP = 0.05
+KNOWING_STEP = 0.05  # seconds between two looks whether the peer's NAT has become known
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +113,12 @@ class TcpPunch(Plugin):
     # -- initiating ----------------------------------------------------------------------------------------------
 
     async def initiate(self, attempt: Attempt) -> Link:
-        counting = both_count(attempt.local, attempt.remote)
-        if not counting:
+        if not _only_fresh_ports(attempt):
             attempt.signal(Meet(1, (), -1.0))
         fire_at = attempt.now() + signal_delay(attempt)
         tried: set[Route] = set()
         inbox = Inbox(attempt)
-        reading = asyncio.ensure_future(inbox.read())
-        attempt.stack.callback(reading.cancel)
+        attempt.stack.callback(asyncio.ensure_future(inbox.read()).cancel)
         try:
             return await first_of(
                 {
@@ -159,15 +156,13 @@ class TcpPunch(Plugin):
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
 
     async def _initiate_first(self, attempt: Attempt, fire_at: float, tried: set[Route]) -> Link:
-        """AttemptFailed when it is over, or as soon as both NATs are known to count: then no listening port is where
-        the other side believes it to be.
-        """
+        """AttemptFailed when it is over, or as soon as `_only_fresh_ports` can do."""
         volley = asyncio.ensure_future(_first_volley(attempt, tried, fire_at))
         attempt.stack.callback(volley.cancel)
         while not volley.done():
-            if both_count(attempt.local, attempt.remote):
+            if _only_fresh_ports(attempt):
                 volley.cancel()
-                raise AttemptFailed("both NATs count: going to fresh ports at once")
+                raise AttemptFailed("the listening ports will not do: going to fresh ones at once")
             await asyncio.wait({volley}, timeout=KNOWING_STEP)
         return volley.result()
 
@@ -252,6 +247,11 @@ class TcpPunch(Plugin):
                 attempt.note(f"primed: {error}")
         await asyncio.sleep(fire_at + lag_behind_priming(message.volley) - attempt.now())
         return await _fire(attempt, routes)
+
+
+def _only_fresh_ports(attempt: Attempt) -> bool:
+    """The listening ports are not where the other side believes them to be, or carry another connection to it."""
+    return not attempt.alone or both_count(attempt.local, attempt.remote)
 
 
 # -- the first volley --------------------------------------------------------------------------------------------
