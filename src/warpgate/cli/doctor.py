@@ -143,7 +143,7 @@ def _relays(checks: Sequence[RelayCheck]) -> Iterator[Finding]:
     section = "relays"
     if not checks:
         yield Finding(
-            section, "missing", "none is configured: peers behind two strict NATs cannot be reached"
+            section, "missing", "none is configured: two strict NATs cannot be crossed without one"
         )
     for check in checks:
         if check.error:
