@@ -142,9 +142,7 @@ def _stun(status: NodeStatus, mappings: Sequence[MappingLearnt], config: Config)
 def _relays(checks: Sequence[RelayCheck]) -> Iterator[Finding]:
     section = "relays"
     if not checks:
-        yield Finding(
-            section, "missing", "none is configured: two strict NATs cannot be crossed without one"
-        )
+        yield Finding(section, "missing", "none is configured: two strict NATs cannot be crossed without one")
     for check in checks:
         if check.error:
             yield Finding(section, "missing", f"{check.server}: {check.error}")
