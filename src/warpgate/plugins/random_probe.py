@@ -27,10 +27,9 @@ from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.birthday import Guessing, Part, guessing, sockets_for, why_not
 from warpgate.plan.predict import PortRange, ports_to_guess
+from warpgate.plan.volley import PRIMING_TTL
 from warpgate.plugins.base import Attempt, Plugin, register, signal_delay
 
-# Passes the own router, dies at the provider's first hop.
-PRIMING_TTL = 2
 # A carrier's NAT may be further away than the priming goes: later packets go further, those with full TTL last, since
 # they may claim tuples on the peer's router. (Seconds after the priming, TTL.)
 LATER = ((1.0, 5), (6.0, None))

@@ -36,10 +36,9 @@ from warpgate.plan.counting import (
     target_to_foretell,
 )
 from warpgate.plan.targets import Pair, pairs
+from warpgate.plan.volley import PRIMING_TTL
 from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, register, signal_delay
 
-# Passes the own router, dies at the provider's first hop: 20/20 punches against accepting routers, 0/20 without.
-PRIMING_TTL = 2
 # How much later than estimated a signal is usually heard at worst, seconds: scheduling, a busy broker.
 LATE_SIGNAL = 0.025
 # No broker that still serves is slower; a peer that says more is not believed.
