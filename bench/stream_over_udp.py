@@ -3,7 +3,7 @@
 100 MB between two processes, hashed at both ends: on loopback, and between two hosts of the lab with 0, 1 and 5 % loss
 one way. The lab's round trip is 4 ms here: with 1 % loss any loss-based congestion control is as slow as the round trip
 is long, and 100 MB over 40 ms would take minutes. *Bare QUIC* is the same library with the same settings on an asyncio
-datagram endpoint, without node, hub, checks and credit. Rates are printed to be read, not judged, but for the share of
+datagram endpoint, without node, udp, checks and credit. Rates are printed to be read, not judged, but for the share of
 bare QUIC's on loopback.
 """
 

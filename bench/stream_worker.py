@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from warpgate import Config, Identity, Mode, Node, Pipe, Transport
-from warpgate.core.quic_library import ANYWHERE, SecretLog, make_client, make_server
+from warpgate.core.connection.quic_library import ANYWHERE, SecretLog, make_client, make_server
 from warpgate.proto.quic_wire import connection_id_of
 
 CHUNK = 64 * 1024

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "warpgate"
 FILES = sorted(SOURCE.rglob("*.py"))
-FILE_LINES = 400
+FILE_LINES = 600
 FUNCTION_LINES = 60
 
 # Lowest first; a package imports only itself and what stands before it.

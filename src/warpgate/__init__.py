@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from warpgate.api import auto_connect, open_connection
     from warpgate.config import Budgets, Config, Timing
+    from warpgate.core.assembly import NodeStatus
     from warpgate.core.node import Node
-    from warpgate.core.pipe import DatagramPipe, Pipe
-    from warpgate.core.running import NodeStatus
-    from warpgate.core.stream_pipe import StreamPipe
-    from warpgate.core.subscription import SUB_ALL, Subscription
+    from warpgate.core.pipes.base import Pipe
+    from warpgate.core.pipes.plain_datagram import DatagramPipe
+    from warpgate.core.pipes.plain_tcp import StreamPipe
+    from warpgate.core.pipes.subscription import SUB_ALL, Subscription
     from warpgate.errors import (
         AddressError,
         AttemptFailed,
@@ -50,10 +51,11 @@ _HOMES = {
     "warpgate.api": ("auto_connect", "open_connection"),
     "warpgate.config": ("Budgets", "Config", "Timing"),
     "warpgate.core.node": ("Node",),
-    "warpgate.core.running": ("NodeStatus",),
-    "warpgate.core.pipe": ("DatagramPipe", "Pipe"),
-    "warpgate.core.stream_pipe": ("StreamPipe",),
-    "warpgate.core.subscription": ("SUB_ALL", "Subscription"),
+    "warpgate.core.assembly": ("NodeStatus",),
+    "warpgate.core.pipes.base": ("Pipe",),
+    "warpgate.core.pipes.plain_datagram": ("DatagramPipe",),
+    "warpgate.core.pipes.plain_tcp": ("StreamPipe",),
+    "warpgate.core.pipes.subscription": ("SUB_ALL", "Subscription"),
     "warpgate.errors": (
         "AddressError",
         "AttemptFailed",

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 from warpgate.core.node import Node
-from warpgate.core.pipe import Pipe
-from warpgate.core.pipe_streams import open_streams
+from warpgate.core.pipes.base import Pipe
+from warpgate.core.pipes.streams import open_streams
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Mode, Transport
 

@@ -22,7 +22,7 @@ class Budgets:
     # Each offer makes us send at most 8 x 12 checks and 8 SYNs, to whatever its sender claims to be.
     offers_per_second: float = 20.0
     offers_at_once: float = 100.0
-    # Strangers' TCP connections that have not said a valid HELLO yet, and for how long, and how much.
+    # TcpDoor' TCP connections that have not said a valid HELLO yet, and for how long, and how much.
     unauthenticated_connections: int = 128
     hello_patience: float = 5.0
     # First checks and HELLOs from unknown keys: each costs one ECDH (0.06 ms), so this is 6 % of a core.

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.config import Config, Timing
 from warpgate.core.node import Node
-from warpgate.core.pipe import Pipe
+from warpgate.core.pipes.base import Pipe
 from warpgate.errors import PipeClosed
 from warpgate.events import Event
 from warpgate.lab.clock import run_virtual
@@ -84,13 +84,13 @@ class Seat:
     async def start(self) -> None:
         """Whatever a node draws at random is the same in every run; its wall clock is the virtual one."""
         await self.node.start()
-        self.engine.random_bytes = self._rng.randbytes
-        self.engine.wall_clock = lambda: EPOCH + asyncio.get_running_loop().time()
+        self.context.random_bytes = self._rng.randbytes
+        self.context.wall_clock = lambda: EPOCH + asyncio.get_running_loop().time()
 
     @property
-    def engine(self) -> Any:
+    def context(self) -> Any:
         """White box: its books of sessions must be empty in the end."""
-        return self.node._run.engine
+        return self.node._run.context
 
     @property
     def counts(self) -> dict[str, int]:
@@ -166,7 +166,7 @@ class World:
         # What a node draws for itself (keepalive jitter, back-off) must not differ from run to run either.
         self._stack.enter_context(
             mock.patch(
-                "warpgate.core.running.random",
+                "warpgate.core.assembly.random",
                 SimpleNamespace(Random=lambda: random.Random(self.rng.random())),
             )
         )
@@ -243,8 +243,8 @@ class World:
         found: list[object] = list(self.strays())
         for seat in (self.a, self.b):
             if seat.node._running is not None:
-                found += [("session", seat.name, key) for key in seat.engine.sessions]
-                found += [("checks", seat.name, key) for key in seat.engine.hub.sessions]
+                found += [("session", seat.name, key) for key in seat.context.sessions]
+                found += [("checks", seat.name, key) for key in seat.context.udp.sessions]
         return found
 
     async def finish(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import ClassVar
 
-from warpgate.core.links import TcpLink
+from warpgate.core.search.links import TcpLink
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
 from warpgate.plugins.base import REGISTRY, Attempt, Plugin, Registry

@@ -22,7 +22,7 @@ from cascade_world import (
     virtual,
 )
 
-from warpgate.core.pipe import Pipe
+from warpgate.core.pipes.base import Pipe
 from warpgate.lab.kinds import kind_of
 from warpgate.lab.nat import Nat
 from warpgate.model.endpoint import Family

@@ -15,7 +15,7 @@ import pytest
 from cascade_world import FINGERPRINTED, OVER_TCP, OVER_UDP, Options, Seat, World, ends, virtual
 from rogue_plugins import QUICK, ROGUES, registry_with
 
-from warpgate.core.pipe import Pipe
+from warpgate.core.pipes.base import Pipe
 from warpgate.errors import ConfigError, ConnectFailed, PipeClosed
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Mode

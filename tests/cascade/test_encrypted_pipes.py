@@ -11,8 +11,8 @@ from test_relays import STREAM, RelayWorld
 
 from warpgate import api
 from warpgate.config import Config
-from warpgate.core.pipe import Pipe
-from warpgate.core.pipe_tls import TlsEnds, start_tls
+from warpgate.core.pipes.base import Pipe
+from warpgate.core.pipes.tls import TlsEnds, start_tls
 from warpgate.errors import ConfigError, ConnectFailed, PipeClosed
 from warpgate.events import LinkVerified, PipeOpened, StrangerRefused
 from warpgate.model.endpoint import Mode, Transport
@@ -293,13 +293,13 @@ class TestHostile:
 
         async def main() -> None:
             async with World("public", "public") as world:
-                link_taken = world.b.engine.strangers._deliver
+                link_taken = world.b.context.tcp_door._deliver
 
                 def deliver(session: object, link: object) -> None:
                     link.secure = False  # type: ignore[attr-defined]
                     link_taken(session, link)
 
-                world.b.engine.strangers._deliver = deliver
+                world.b.context.tcp_door._deliver = deliver
                 connecting = asyncio.ensure_future(world.a.node.connect(world.b.node.address, **TLS))
                 (await world.b.node.accept()).abort()
                 with pytest.raises(ConnectFailed, match=r"the chosen link to .* broke"):

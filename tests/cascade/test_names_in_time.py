@@ -9,8 +9,8 @@ import pytest
 from cascade_world import EPOCH, OVER_UDP, URLS, R, World, exchange, identity, virtual
 
 from warpgate.config import Config
+from warpgate.core.names.registration import DEBOUNCE, REFRESH_HIGH, REFRESH_LOW, UPDATE_GAP
 from warpgate.core.node import Node
-from warpgate.core.registration import DEBOUNCE, REFRESH_HIGH, REFRESH_LOW, UPDATE_GAP
 from warpgate.errors import (
     ConfigError,
     NameNotFound,
@@ -158,7 +158,7 @@ def test_nobody_has_the_name_or_it_is_none_or_ones_own() -> None:
             await node.nickname("al")
             with pytest.raises(ConfigError, match="this node's own address"):
                 await node.connect("AL")
-            assert world.a.node._run.connectors == set()
+            assert world.a.node._run.initiators == set()
 
     virtual(main)
 
@@ -413,7 +413,7 @@ def test_a_name_outlives_its_node_and_belongs_to_the_identity() -> None:
                 brokers=MemoryBrokers(*world.brokers),
             )
             async with again:
-                again._run.engine.wall_clock = wall_clock
+                again._run.context.wall_clock = wall_clock
                 await again.nickname("bob")
                 assert world.stored().sequence > first.sequence
                 assert {at.udp.local for at in NodeAddress.decode(world.stored().address).attachments} == {

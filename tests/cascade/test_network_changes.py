@@ -33,17 +33,17 @@ def test_the_interface_goes_between_nomination_and_pipe(options: dict[str, Any])
 
     async def main() -> None:
         async with World("public", "public") as world:
-            hub = world.a.engine.hub
-            [port] = hub.ports
+            udp = world.a.context.udp
+            [port] = udp.ports
 
             def unplug(event: Event) -> None:
                 if isinstance(event, PluginEnded) and event.outcome == "won":
-                    hub.close_port(port.base)
+                    udp.close_port(port.base)
 
-            world.a.engine.observers.append(unplug)
+            world.a.context.observers.append(unplug)
             with pytest.raises(ConnectFailed, match="is closed"):
                 await connected(world, **options)
-            assert hub.sessions == {}
+            assert udp.sessions == {}
             await world.quiet()
 
     virtual(main)
@@ -52,15 +52,15 @@ def test_the_interface_goes_between_nomination_and_pipe(options: dict[str, Any])
 def test_the_responders_interface_goes_in_that_moment() -> None:
     async def main() -> None:
         async with World("public", "public") as world:
-            hub = world.b.engine.hub
-            [port] = hub.ports
+            udp = world.b.context.udp
+            [port] = udp.ports
 
             def unplug(event: Event) -> None:
-                chosen = [checks for checks in hub.sessions.values() if checks.agent.selected is not None]
+                chosen = [checks for checks in udp.sessions.values() if checks.agent.selected is not None]
                 if isinstance(event, LinkVerified) and chosen:
-                    hub.close_port(port.base)
+                    udp.close_port(port.base)
 
-            world.b.engine.observers.append(unplug)
+            world.b.context.observers.append(unplug)
             pipe = await world.a.node.connect(world.b.node.address, **OVER_UDP)
             with pytest.raises(PipeClosed):  # consent
                 await pipe.recv(timeout=60.0)
@@ -109,12 +109,12 @@ def test_an_interface_that_was_made_anew_is_another_one() -> None:
         config = Config(brokers=(), stun=(), port_map=False)
         async with Node(config, identity=identity("a"), network=host) as node:  # type: ignore[arg-type]
             running = node._run
-            [before] = running.engine.hub.ports
+            [before] = running.context.udp.ports
             running._interfaces_changed()
-            assert running.engine.hub.ports == (before,)
+            assert running.context.udp.ports == (before,)
             host.generation += 1
             running._interfaces_changed()
-            [after] = running.engine.hub.ports
+            [after] = running.context.udp.ports
             assert after is not before
             assert after.base == before.base
             assert len(host.open_sockets()) == 2  # UDP and TCP

@@ -8,10 +8,10 @@ import pytest
 from cascade_world import HOP, Options, R, S, World, connected, ends, exchange, virtual
 
 from warpgate import api
-from warpgate.core.quic_link import TIE
-from warpgate.core.quic_pipe import LINGER
-from warpgate.core.quic_stream import SEND_BUFFER, WINDOW
-from warpgate.core.subscription import Subscription
+from warpgate.core.connection.quic_stream import SEND_BUFFER, WINDOW
+from warpgate.core.pipes.quic import LINGER
+from warpgate.core.pipes.subscription import Subscription
+from warpgate.core.search.quic_link import TIE
 from warpgate.errors import ConfigError, ConnectFailed, PipeClosed
 from warpgate.model.endpoint import Mode, Transport
 
@@ -136,7 +136,7 @@ def test_cancelled_in_the_middle_of_it_all_nothing_is_left(after: float) -> None
                 await attempt
             await world.quiet()
             for seat in (world.a, world.b):
-                assert all(not port.streams for port in seat.engine.hub.ports)
+                assert all(not port.streams for port in seat.context.udp.ports)
 
     virtual(main)
 
@@ -148,7 +148,7 @@ def test_losers_leave_no_quic_behind() -> None:
             assert one.transport is Transport.TCP
             await asyncio.sleep(1.0)
             for seat in (world.a, world.b):
-                assert all(not port.streams for port in seat.engine.hub.ports)
+                assert all(not port.streams for port in seat.context.udp.ports)
             await one.close()
             await other.close()
             await world.quiet()

@@ -22,7 +22,7 @@ from cascade_world import (
 )
 
 from warpgate.config import Config
-from warpgate.core.session import Session
+from warpgate.core.search.session import Session
 from warpgate.errors import AttemptFailed, ConnectFailed
 from warpgate.events import RelayAllocated
 from warpgate.lab.memory import OpenSocket
@@ -346,10 +346,10 @@ def test_a_wrong_password_is_told() -> None:
 def test_a_peer_cannot_aim_us_at_third_parties_for_long() -> None:
     async def story() -> None:
         async with RelayWorld("edm", "edm") as world:
-            engine = world.a.engine
+            context = world.a.context
             seats = [
                 Session(
-                    engine,
+                    context,
                     bytes([number]) * 16,
                     world.b.node.public_key,
                     initiator=False,
@@ -369,7 +369,7 @@ def test_a_peer_cannot_aim_us_at_third_parties_for_long() -> None:
             for seat in seats[1:]:
                 with contextlib.suppress(AttemptFailed):
                     admitted += len(seat.relays.admit(victims))
-            assert admitted <= 4 * engine.config.budgets.relay_targets_per_second
+            assert admitted <= 4 * context.config.budgets.relay_targets_per_second
             for seat in seats:
                 seat.close()
 

@@ -8,7 +8,7 @@ import pytest
 from cascade_world import BOTH_WAYS, OVER_TCP, OVER_UDP, Options, R, World, connected, ends, exchange, virtual
 from rogue_plugins import QUICK, ROGUES, DialsAfterwards, Hangs, ReturnsADeadLink, registry_with
 
-from warpgate.core.pipe import Pipe
+from warpgate.core.pipes.base import Pipe
 from warpgate.errors import ConnectFailed, PipeClosed
 from warpgate.events import LinkVerified, PluginEnded, PluginNoted
 from warpgate.model.endpoint import Transport

@@ -12,7 +12,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.config import Budgets, Timing
-from warpgate.core import pipe_tls, quic_door, quic_stream, relaying, responder, session
+from warpgate.core.connection import quic_stream
+from warpgate.core.pipes import tls
+from warpgate.core.search import quic_door, relays, responder, session
 from warpgate.errors import AuthenticationError
 from warpgate.model.address import (
     MAX_ADDRESS_SIZE,
@@ -212,7 +214,7 @@ def test_hello_welcome_nominate() -> None:
 
 
 def test_tls_on_tcp_links() -> None:
-    assert f'"{pipe_tls.ALPN}" and the session id' in PAGE
+    assert f'"{tls.ALPN}" and the session id' in PAGE
     wanted = alice_dials(secure=True).data_to_send()
     assert (wanted[72], example("hello")[72]) == (2, 1)
     certificate = x509.load_pem_x509_certificate(ALICE.certificate())
@@ -338,7 +340,7 @@ def test_limits() -> None:
     window = f"{quic_stream.WINDOW // 2**20} MiB beyond the credit given"
     assert row("stream over") == f"{window}; {quic_door.UNPROVED} unproved connections, 5 s each"
     rate = f"{budgets.relay_targets_per_second:g} a second in all"
-    assert row("relayed endpoints") == f"{relaying.ENDPOINTS_PER_SESSION} in a session, {rate}"
+    assert row("relayed endpoints") == f"{relays.ENDPOINTS_PER_SESSION} in a session, {rate}"
     assert f"UDP endpoints at {numbers(turn.CHECK_OFFSETS)}" in " ".join(PAGE.split())
     assert row("time until") == f"{Timing().responder_patience:g} s"
     assert responder.SESSIONS_REMEMBERED == 4096

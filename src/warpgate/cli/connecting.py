@@ -15,7 +15,7 @@ from warpgate.model.endpoint import Mode, Transport
 
 if TYPE_CHECKING:
     from warpgate.core.node import Node
-    from warpgate.core.pipe import Pipe
+    from warpgate.core.pipes.base import Pipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from warpgate.plugins.base import REGISTRY
 
 if TYPE_CHECKING:
     from warpgate.config import Config
+    from warpgate.core.assembly import NodeStatus
     from warpgate.core.node import Node
-    from warpgate.core.running import NodeStatus
     from warpgate.services.names import NameServerCheck
     from warpgate.services.relay import RelayCheck
 

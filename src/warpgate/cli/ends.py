@@ -16,7 +16,7 @@ from warpgate.model.endpoint import Mode
 from warpgate.net.network import TcpStream
 
 if TYPE_CHECKING:
-    from warpgate.core.pipe import Pipe
+    from warpgate.core.pipes.base import Pipe
 
 CHUNK = 65_536
 # RFC 8085 section 3.2: without path MTU discovery stay within the smallest MTU; 1200 is what QUIC settled on.

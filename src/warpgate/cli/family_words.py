@@ -9,7 +9,7 @@ from warpgate.cli.records import Finding
 from warpgate.model.translation import SERVICE_CONTINUITY
 
 if TYPE_CHECKING:
-    from warpgate.core.running import NodeStatus
+    from warpgate.core.assembly import NodeStatus
     from warpgate.net.network import Interface
 
 SECTION = "families"

@@ -6,7 +6,7 @@ import argparse
 
 from warpgate.cli.records import IdentityShown
 from warpgate.cli.shell import Shell
-from warpgate.core.identity_store import load_or_create
+from warpgate.core.disk.identity_store import load_or_create
 
 
 def run(_arguments: argparse.Namespace, shell: Shell) -> int:

@@ -23,7 +23,7 @@ from warpgate.net.system import SystemNetwork
 
 if TYPE_CHECKING:
     from warpgate.core.node import Node
-    from warpgate.core.pipe import Pipe
+    from warpgate.core.pipes.base import Pipe
 
 # Each may hold a socket or a process besides its pipe; a process has 1024 descriptors by default (RLIMIT_NOFILE).
 PIPES_AT_ONCE = 400

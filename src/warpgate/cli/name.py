@@ -52,7 +52,7 @@ async def _release(shell: Shell, name: str) -> int:
 
 async def _show(shell: Shell, name: str) -> int:
     """Needs no node, and pins nothing."""
-    from warpgate.core.known_peers import FileKnownPeers  # noqa: PLC0415 - only here
+    from warpgate.core.names.known_peers import FileKnownPeers  # noqa: PLC0415 - only here
     from warpgate.net.system import SystemNetwork  # noqa: PLC0415
     from warpgate.services.names import NameServers  # noqa: PLC0415
 

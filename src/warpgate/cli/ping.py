@@ -12,7 +12,7 @@ from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Mode
 
 if TYPE_CHECKING:
-    from warpgate.core.pipe import Pipe
+    from warpgate.core.pipes.base import Pipe
 
 STREAM_PATIENCE = 10.0  # TCP has retransmitted five times by then (RFC 6298: 0.2 s on Linux, doubling)
 DATAGRAM_PATIENCE = 1.0

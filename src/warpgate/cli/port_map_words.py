@@ -10,7 +10,7 @@ from warpgate.model.endpoint import Transport
 
 if TYPE_CHECKING:
     from warpgate.config import Config
-    from warpgate.core.running import NodeStatus
+    from warpgate.core.assembly import NodeStatus
     from warpgate.services.portmap_board import Mapped
 
 SECTION = "port mapping"

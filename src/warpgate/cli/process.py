@@ -15,7 +15,7 @@ from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Mode
 
 if TYPE_CHECKING:
-    from warpgate.core.pipe import Pipe
+    from warpgate.core.pipes.base import Pipe
 
 TERMINATION_PATIENCE = 3.0  # seconds between SIGTERM and SIGKILL, as most supervisors have it, give or take
 # How long a peer that goes on sending after the child has ended is listened to: closing a TCP socket with

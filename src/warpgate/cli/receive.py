@@ -20,7 +20,7 @@ from warpgate.transfer.receiver import Receiver
 
 if TYPE_CHECKING:
     from warpgate.core.node import Node
-    from warpgate.core.pipe import Pipe
+    from warpgate.core.pipes.base import Pipe
 
 # Peers that have connected and not offered anything yet are among them; each holds less than 2 MB.
 PIPES_AT_ONCE = 64

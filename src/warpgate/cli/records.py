@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from warpgate.core.pipe import Pipe
+    from warpgate.core.pipes.base import Pipe
     from warpgate.events import PluginReport
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from warpgate.cli.records import Serving
 from warpgate.cli.rendezvous import serve_rendezvous, tls_context, tls_files
 from warpgate.cli.shell import Shell
-from warpgate.core.identity_store import data_directory
+from warpgate.core.disk.identity_store import data_directory
 from warpgate.server.limits import Limits
 from warpgate.server.name_server import Place, name_server
 

@@ -16,7 +16,7 @@ from warpgate.config import Config
 from warpgate.events import ContactPinned, Event, Observer
 
 if TYPE_CHECKING:
-    from warpgate.core.known_peers import ContactBook
+    from warpgate.core.names.known_peers import ContactBook
     from warpgate.core.node import Node
 
 NodeMaker = Callable[[Config, Observer], "Node"]
@@ -70,7 +70,7 @@ class Shell:
 
 def make_node(config: Config, observer: Observer) -> Node:
     """The real node, with the identity kept on disk."""
-    from warpgate.core.identity_store import load_or_create  # noqa: PLC0415 - slow imports, only where needed
+    from warpgate.core.disk.identity_store import load_or_create  # noqa: PLC0415 - slow imports, only where needed
     from warpgate.core.node import Node  # noqa: PLC0415
 
     contacts = str(contact_book(config).path)
@@ -80,7 +80,7 @@ def make_node(config: Config, observer: Observer) -> Node:
 
 def contact_book(config: Config) -> ContactBook:
     """Where nicknames are pinned: the user's own, unless the settings name another."""
-    from warpgate.core.known_peers import ContactBook, default_path  # noqa: PLC0415 - only where needed
+    from warpgate.core.names.known_peers import ContactBook, default_path  # noqa: PLC0415 - only where needed
 
     return ContactBook(default_path() if config.known_peers is None else Path(config.known_peers))
 

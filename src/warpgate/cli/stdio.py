@@ -21,7 +21,7 @@ from warpgate.model.endpoint import Mode
 from warpgate.net.threads import SerialThread
 
 if TYPE_CHECKING:
-    from warpgate.core.pipe import Pipe
+    from warpgate.core.pipes.base import Pipe
 
 
 class StdioEnd:

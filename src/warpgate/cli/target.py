@@ -6,7 +6,7 @@ from pathlib import Path
 
 from warpgate.cli.options import UsageError
 from warpgate.config import Config
-from warpgate.core.destination import NO_NAME_SERVER, parse_destination
+from warpgate.core.names.destination import NO_NAME_SERVER, parse_destination
 from warpgate.errors import AddressError, ServiceError
 from warpgate.model.address import NodeAddress
 from warpgate.model.nickname import fold

@@ -1,1 +1,1 @@
-"""Nodes and pipes: the engine that runs strategies, proves keys, picks one link and hands it to the user."""
+"""Nodes and pipes: the search that runs strategies, proves keys, picks one link and hands it to the user."""

@@ -1,4 +1,4 @@
-"""A program's local endpoint: identity, address, listeners, signal channel, and the engine that connects.
+"""A program's local endpoint: identity, address, listeners, signal channel, and the search that connects.
 
 Life: `start` opens the sockets (never waiting for a server), then gives discovery and brokers up to `start_patience` to
 fill in the address; what comes later updates it. `close` ends everything within a second.
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from warpgate.config import Config
-from warpgate.core.connector import Connector
-from warpgate.core.destination import parse_destination
-from warpgate.core.identity_store import load_or_create
-from warpgate.core.known_peers import known_peers_at
-from warpgate.core.pipe import Pipe
-from warpgate.core.running import MessageHandler, NodeStatus, Running
+from warpgate.core.assembly import Assembly, MessageHandler, NodeStatus
+from warpgate.core.disk.identity_store import load_or_create
+from warpgate.core.names.destination import parse_destination
+from warpgate.core.names.known_peers import known_peers_at
+from warpgate.core.pipes.base import Pipe
+from warpgate.core.search.initiator import Initiator
 from warpgate.errors import ConfigError, PipeClosed
 from warpgate.events import Observer, PluginReport
 from warpgate.model.address import NodeAddress
@@ -53,7 +53,7 @@ class Node:
         self._broker_connector = brokers
         self._observer = observer
         self._registry = registry
-        self._running: Running | None = None
+        self._running: Assembly | None = None
         self._handlers: list[MessageHandler] = []
 
     async def __aenter__(self) -> Node:
@@ -72,7 +72,7 @@ class Node:
             raise ConfigError("the node runs already")
         identity = load_or_create(self._config.identity) if self._identity is None else self._identity
         network = TranslatedNetwork(SystemNetwork() if self._network is None else self._network)
-        running = Running(
+        running = Assembly(
             self._config,
             identity,
             network,
@@ -96,7 +96,7 @@ class Node:
             await running.close()
 
     @property
-    def _run(self) -> Running:
+    def _run(self) -> Assembly:
         if self._running is None:
             raise ConfigError("the node does not run: call start(), or use it in `async with`")
         return self._running
@@ -106,17 +106,17 @@ class Node:
     @property
     def node_id(self) -> str:
         """26 characters that name this node everywhere."""
-        return self._run.engine.identity.node_id
+        return self._run.context.identity.node_id
 
     @property
     def public_key(self) -> bytes:
         """33 bytes, compressed P-256 point."""
-        return self._run.engine.identity.public_key
+        return self._run.context.identity.public_key
 
     @property
     def address(self) -> NodeAddress:
         """What a peer needs, as good as it is known now."""
-        return self._run.engine.address
+        return self._run.context.address
 
     @property
     def addr_bytes(self) -> bytes:
@@ -133,7 +133,7 @@ class Node:
 
     async def check_relays(self) -> tuple[RelayCheck, ...]:
         """Ask each configured TURN server for a moment's allocation, at most 5 s: what doctor tells of them."""
-        return await self._run.engine.relays.check()
+        return await self._run.context.relays.check()
 
     # -- names ---------------------------------------------------------------------------------------------------
 
@@ -185,12 +185,12 @@ class Node:
         ) -> Pipe:
             if address.public_key == self.public_key:
                 raise ConfigError("that is this node's own address")
-            connector = Connector(run.engine, run.pipes, address, mode, transport, plugins, secure, before)
-            run.connectors.add(connector)
+            initiator = Initiator(run.context, run.pipes, address, mode, transport, plugins, secure, before)
+            run.initiators.add(initiator)
             try:
-                return await connector.run(seconds)
+                return await initiator.run(seconds)
             finally:
-                run.connectors.discard(connector)
+                run.initiators.discard(initiator)
 
         if isinstance(remote, NodeAddress):
             return await attempt(remote, patience)

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from warpgate.core.engine import Engine
-from warpgate.core.lease_store import lease_store_of
+from warpgate.core.context import Context
+from warpgate.core.disk.lease_store import lease_store_of
 from warpgate.events import DoubleNatFound
 from warpgate.model.address import Attachment, LearntBy, Listening
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
@@ -30,8 +30,8 @@ class PortMapping:
     """Life: `follow` when the sockets are open and after each change, `close`. Nothing is done before there is a
     gateway to ask, so a node that uses only loopback sends nothing and touches no file."""
 
-    def __init__(self, engine: Engine, on_change: Callable[[], None], rng: random.Random) -> None:
-        self._engine = engine
+    def __init__(self, context: Context, on_change: Callable[[], None], rng: random.Random) -> None:
+        self._context = context
         self._on_change = on_change
         self._rng = rng
         self._mapper: PortMapper | None = None
@@ -39,21 +39,21 @@ class PortMapping:
 
     def follow(self, interfaces: Sequence[Interface], port: int) -> None:
         """Map `port` on these interfaces, in the background."""
-        engine = self._engine
-        if not engine.config.port_map:
+        context = self._context
+        if not context.config.port_map:
             return
         if self._mapper is None:
-            if not routes_of(interfaces, engine.network):
+            if not routes_of(interfaces, context.network):
                 return
             self._mapper = PortMapper(
-                engine.network,
+                context.network,
                 port,
-                lease_store_of(engine.identity.node_id),
-                engine.emit,
+                lease_store_of(context.identity.node_id),
+                context.emit,
                 self._on_change,
-                engine.random_bytes,
+                context.random_bytes,
                 self._rng,
-                engine.config.timing.port_map_lease,
+                context.config.timing.port_map_lease,
             )
         self._mapper.follow(interfaces)
 
@@ -84,7 +84,7 @@ class PortMapping:
         event = DoubleNatFound(str(mapped.internal.ip), str(mapped.external.ip), seen)
         if event not in self._double:
             self._double.add(event)
-            self._engine.emit(event)
+            self._context.emit(event)
 
     async def close(self) -> None:
         """Delete what is mapped; at most 0.8 s."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
-from warpgate.core.engine import Engine
+from warpgate.core.context import Context
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net.network import Interface, TcpListener
@@ -31,8 +31,8 @@ def usable_interfaces(found: tuple[Interface, ...], only: tuple[str, ...] | None
 class Sockets:
     """Opens and closes them as interfaces come and go; the port number stays."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._listeners: dict[IPAddress, TcpListener] = {}
         self.port = 0
 
@@ -64,10 +64,10 @@ class Sockets:
 
     def _open_one(self, endpoint: Endpoint, undo: contextlib.ExitStack) -> int:
         """UDP first: nobody can share it, so it is also what keeps two processes off one TCP port. Returns the port."""
-        base = self._engine.hub.open(endpoint).base
-        undo.callback(self._engine.hub.close_port, base)
+        base = self._context.udp.open(endpoint).base
+        undo.callback(self._context.udp.close_port, base)
         fixed = Endpoint(endpoint.ip, base.port)
-        listener = self._engine.network.listen_tcp(fixed, self._engine.strangers.accept)
+        listener = self._context.network.listen_tcp(fixed, self._context.tcp_door.accept)
         undo.callback(listener.close)
         self._listeners[endpoint.ip] = listener
         undo.callback(self._listeners.pop, endpoint.ip, None)
@@ -80,8 +80,8 @@ class Sockets:
         """
         for ip in gone & set(self._listeners):
             listener = self._listeners.pop(ip)
-            self._engine.discovery.remove(listener.local)
-            self._engine.hub.close_port(listener.local)
+            self._context.discovery.remove(listener.local)
+            self._context.udp.close_port(listener.local)
             listener.close()
         for interface in interfaces:
             if interface.ip not in self._listeners:
@@ -93,7 +93,7 @@ class Sockets:
                 self._open_one(Endpoint(ip, port), undo)
                 undo.pop_all()
                 local = self.endpoint(ip)
-                self._engine.discovery.add(self._engine.hub.port(local).socket, local.port)
+                self._context.discovery.add(self._context.udp.port(local).socket, local.port)
                 return
 
     def close(self) -> None:

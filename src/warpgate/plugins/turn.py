@@ -16,7 +16,7 @@ too. TCP relays are for pipes that must run over TCP: they know no half-close, a
 with RST when the other one ends, so that what was still under way may be cut off.
 
 A relayed endpoint is not an address of the peer's own, so what is sent there on its word is bounded: see
-`core/relaying.py`. Whoever answers must prove the peer's key, as everywhere.
+`core/search/relays.py`. Whoever answers must prove the peer's key, as everywhere.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from warpgate.plugins.base import Attempt, Plugin, register
 OWN_RELAY_PATIENCE = 1.0
 # Without a relay of its own the initiator waits for the peer's: a signal there and back, and a slow allocation.
 PEER_PATIENCE = 5.0
-# At 10 % loss each way seven checks fail together once in 10^5; more would be an attack's (core/relaying.py).
+# At 10 % loss each way seven checks fail together once in 10^5; more would be an attack's (core/search/relays.py).
 CHECK_OFFSETS = (0.0, 0.06, 0.15, 0.4, 0.9, 1.8, 3.5)
 DIAL_PATIENCE = 5.0
 MAX_ENDPOINTS = 2

@@ -12,7 +12,7 @@ from collections import deque
 from types import TracebackType
 from typing import Self
 
-from warpgate.core.pipe import Pipe
+from warpgate.core.pipes.base import Pipe
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
 from warpgate.model.endpoint import Mode
 from warpgate.proto.transfer_wire import AnyMessage, Busy, Deframer, encode

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
-from warpgate.core.pipe import Pipe
+from warpgate.core.pipes.base import Pipe
 from warpgate.errors import DecodeError, TransferRefused
 from warpgate.net.threads import SerialThread
 from warpgate.proto.transfer_talk import FileBegun, FileData, FileEnded, Incoming, Offered, Receiving

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 
-from warpgate.core.pipe import Pipe
+from warpgate.core.pipes.base import Pipe
 from warpgate.errors import (
     ConnectFailed,
     NetworkError,

@@ -9,8 +9,8 @@ import pytest
 from warpgate.cli.doctor import diagnose, fingerprinted
 from warpgate.cli.nat_words import assignment_words
 from warpgate.config import Config
+from warpgate.core.assembly import NodeStatus
 from warpgate.core.port_mapping import PortMapStatus
-from warpgate.core.running import NodeStatus
 from warpgate.events import DoubleNatFound, MappingLearnt, ServerFailed
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening
 from warpgate.model.endpoint import Endpoint, Transport

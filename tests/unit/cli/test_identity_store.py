@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from warpgate.core.identity_store import data_directory, load_or_create
+from warpgate.core.disk.identity_store import data_directory, load_or_create
 from warpgate.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ def test_a_loose_umask_changes_nothing(tmp_path):
 
 def test_processes_that_start_together_get_the_same_key(tmp_path):
     program = (
-        "import sys; from warpgate.core.identity_store import load_or_create; sys.stdin.read(1); "
+        "import sys; from warpgate.core.disk.identity_store import load_or_create; sys.stdin.read(1); "
         "print(load_or_create('x').node_id)"
     )
     processes = [

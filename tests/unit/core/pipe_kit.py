@@ -8,10 +8,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 from warpgate.config import Config, Timing
-from warpgate.core.hub import CheckSession, UdpHub
-from warpgate.core.pipe import DatagramPipe, Pipe, PipeInfo
-from warpgate.core.pipe_tls import TlsEnds
-from warpgate.core.stream_pipe import StreamPipe
+from warpgate.core.pipes.base import Pipe, PipeInfo
+from warpgate.core.pipes.plain_datagram import DatagramPipe
+from warpgate.core.pipes.plain_tcp import StreamPipe
+from warpgate.core.pipes.tls import TlsEnds
+from warpgate.core.udp.demultiplexer import Demultiplexer, SessionChecks
 from warpgate.lab.clock import run_virtual
 from warpgate.lab.memory import MemoryInternet, MemoryNetwork, PathSpec
 from warpgate.model.endpoint import Endpoint, Transport
@@ -45,15 +46,15 @@ def info(transport: Transport, local: Endpoint, remote: Endpoint) -> PipeInfo:
 
 
 class Side:
-    """One end's host, hub and checks."""
+    """One end's host, udp and checks."""
 
     def __init__(self, network: MemoryNetwork, controlling: bool, session: bytes = SESSION) -> None:
         self.network = network
         self.garbage: list[str] = []
         self.introduced: list[bytes] = []
         self.ended: list[str] = []
-        self.hub = UdpHub(network, self._introduce, lambda _, reason: self.garbage.append(reason))
-        self.port = self.hub.open(Endpoint(network.host.addresses[0], 0))
+        self.udp = Demultiplexer(network, self._introduce, lambda _, reason: self.garbage.append(reason))
+        self.port = self.udp.open(Endpoint(network.host.addresses[0], 0))
         ids = itertools.count(1)
         agent = CheckAgent(
             controlling=controlling,
@@ -66,8 +67,8 @@ class Side:
             trust_heard=True,
         )
         self.pipe: DatagramPipe | None = None
-        self.checks = CheckSession(self.hub, agent, self._event)
-        self.hub.sessions[session] = self.checks
+        self.checks = SessionChecks(self.udp, agent, self._event)
+        self.udp.sessions[session] = self.checks
 
     def _introduce(self, port: object, data: bytes, remote: Endpoint) -> bool:
         self.introduced.append(data)
@@ -87,8 +88,8 @@ class Side:
         made = info(Transport.UDP, base, remote)
         self.pipe = DatagramPipe(
             made,
-            self.hub,
-            self.hub.port(base),
+            self.udp,
+            self.udp.port(base),
             self.checks,
             limit,
             lambda _, reason: self.ended.append(reason),
@@ -109,8 +110,8 @@ class Datagrams:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.one.hub.close()
-        self.other.hub.close()
+        self.one.udp.close()
+        self.other.udp.close()
         await asyncio.sleep(1.0)
         assert self.internet.open_sockets() == ()
 

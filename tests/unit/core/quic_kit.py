@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from warpgate.core.quic_stream import QuicStream, State
+from warpgate.core.connection.quic_stream import QuicStream, State
 from warpgate.errors import AuthenticationError
 from warpgate.model.identity import Identity
 from warpgate.proto.quic_wire import connection_id_of

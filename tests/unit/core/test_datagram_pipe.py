@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from pipe_kit import HOP, TIMING, Datagrams, virtually
 
-from warpgate.core.subscription import Subscription
+from warpgate.core.pipes.subscription import Subscription
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.proto.stun import BINDING, StunClass, StunMessage, encode
@@ -136,8 +136,8 @@ def test_what_overtakes_the_nomination_waits_for_the_pipe() -> None:
         assert other.pipe is None
         await asyncio.sleep(0.5)
         assert [await pipes.b.recv(), await pipes.b.recv()] == [b"early", b"and earlier"]
-        one.hub.close()
-        other.hub.close()
+        one.udp.close()
+        other.udp.close()
 
     virtually(main)
 
@@ -148,10 +148,10 @@ def test_a_pipe_keeps_one_pair_of_endpoints_and_gives_back_the_others() -> None:
         one = pipes.one
         elsewhere = Endpoint.of("198.51.100.2", 9)
         for remote in (elsewhere, pipes.other.port.base):  # verified as well, before the choice was made
-            assert one.hub.claim(one.checks, one.port.base, remote)
+            assert one.udp.claim(one.checks, one.port.base, remote)
         async with pipes:
             assert list(one.port.owners) == [pipes.a.remote.sockaddr]
-            assert one.hub.owner(one.port.base, elsewhere) is None
+            assert one.udp.owner(one.port.base, elsewhere) is None
 
     virtually(main)
 
@@ -173,8 +173,8 @@ def test_the_peer_closes() -> None:
                 await pipes.b.send(b"x")
             assert (pipes.one.ended, pipes.other.ended) == (["closed on this side"], ["closed by the peer"])
             await asyncio.sleep(1.0)
-            assert pipes.one.hub.sessions == {}
-            assert pipes.other.hub.sessions == {}
+            assert pipes.one.udp.sessions == {}
+            assert pipes.other.udp.sessions == {}
             assert pipes.one.port.owners == {}
             assert pipes.one.port.flows == {}
 
@@ -256,7 +256,7 @@ def test_ending_it_here_ends_what_waits_here(how: str) -> None:
                 pipes.a.detach()
             assert len(pipes.one.ended) == 1
             await asyncio.sleep(2.5)
-            assert pipes.one.hub.sessions == {}
+            assert pipes.one.udp.sessions == {}
 
     virtually(main)
 
@@ -295,7 +295,7 @@ def test_late_checks_of_a_session_that_is_over_are_not_given_to_the_user() -> No
         async with Datagrams() as pipes:
             agent = pipes.one.checks.agent
             over, unknown = b"\1" * 16, b"\2" * 16
-            pipes.other.hub.retire(over)
+            pipes.other.udp.retire(over)
             for session in (over, unknown):
                 codec = type(agent._codec)(True, session, bytes(32), bytes(16), bytes(33))
                 await pipes.a.send(codec.request(b"t" * 12, "direct", None))

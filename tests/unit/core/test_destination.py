@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warpgate.core.destination import parse_destination
+from warpgate.core.names.destination import parse_destination
 from warpgate.errors import AddressError, NicknameError
 from warpgate.model.address import NodeAddress
 from warpgate.model.identity import Identity

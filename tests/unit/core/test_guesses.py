@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from warpgate.config import Budgets
-from warpgate.core.guesses import PEERS_REMEMBERED, TURN, RandomPunches
+from warpgate.core.search.budget import PEERS_REMEMBERED, TURN, RandomPunches
 from warpgate.errors import AttemptFailed
 from warpgate.lab.clock import run_virtual
 from warpgate.model.endpoint import Endpoint
@@ -33,9 +33,9 @@ class Checks:
 
 def session(peer: bytes = b"peer", *, initiator: bool = False, now: float = 0.0) -> Any:
     """As much of a session as a punch touches."""
-    engine = SimpleNamespace(now=lambda: now)
+    context = SimpleNamespace(now=lambda: now)
     return SimpleNamespace(
-        peer_key=peer, initiator=initiator, engine=engine, checks=Checks(), open_port=lambda near: near
+        peer_key=peer, initiator=initiator, context=context, checks=Checks(), open_port=lambda near: near
     )
 
 

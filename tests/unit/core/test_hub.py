@@ -1,4 +1,4 @@
-"""The hub: whose a flow is, and where datagrams go."""
+"""The udp: whose a flow is, and where datagrams go."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from pipe_kit import KEY, SESSION, Datagrams, Side, virtually
 
-from warpgate.core.hub import PAST_LIMIT, CheckSession
+from warpgate.core.udp.demultiplexer import PAST_LIMIT, SessionChecks
 from warpgate.errors import NetworkError
 from warpgate.lab.memory import MemoryInternet, PathSpec
 from warpgate.model.endpoint import Endpoint
@@ -17,7 +17,7 @@ from warpgate.proto.check_wire import CheckCodec
 PEER = Endpoint.of("198.51.100.9", 9)
 
 
-def session(side: Side, number: int, ended: list[str]) -> CheckSession:
+def session(side: Side, number: int, ended: list[str]) -> SessionChecks:
     agent = CheckAgent(
         controlling=True,
         session=bytes((number,)) * 16,
@@ -31,8 +31,8 @@ def session(side: Side, number: int, ended: list[str]) -> CheckSession:
         if isinstance(event, CheckingEnded):
             ended.append(f"{number}: {event.reason}")
 
-    made = CheckSession(side.hub, agent, happened)
-    side.hub.sessions[agent.session] = made
+    made = SessionChecks(side.udp, agent, happened)
+    side.udp.sessions[agent.session] = made
     return made
 
 
@@ -42,19 +42,19 @@ def test_one_pair_of_endpoints_is_one_sessions() -> None:
         ended: list[str] = []
         first, second = session(side, 1, ended), session(side, 2, ended)
         base = side.port.base
-        assert side.hub.owner(base, PEER) is None
-        assert side.hub.claim(first, base, PEER)
-        assert side.hub.claim(first, base, PEER)  # again, and it is still its own
-        assert not side.hub.claim(second, base, PEER)
-        assert side.hub.claim(second, base, Endpoint.of("198.51.100.9", 10))
-        assert side.hub.owner(base, PEER) is first
-        side.hub.forget(first)
-        assert side.hub.owner(base, PEER) is None
-        assert side.hub.claim(second, base, PEER)
+        assert side.udp.owner(base, PEER) is None
+        assert side.udp.claim(first, base, PEER)
+        assert side.udp.claim(first, base, PEER)  # again, and it is still its own
+        assert not side.udp.claim(second, base, PEER)
+        assert side.udp.claim(second, base, Endpoint.of("198.51.100.9", 10))
+        assert side.udp.owner(base, PEER) is first
+        side.udp.forget(first)
+        assert side.udp.owner(base, PEER) is None
+        assert side.udp.claim(second, base, PEER)
         second.disown(keep=PEER)
         assert list(side.port.owners) == [PEER.sockaddr]
         assert ended == []
-        side.hub.close()
+        side.udp.close()
 
     virtually(main)
 
@@ -65,14 +65,14 @@ def test_whom_the_peer_nominates_takes_over_and_the_former_pipe_is_over() -> Non
         ended: list[str] = []
         first, second = session(side, 1, ended), session(side, 2, ended)
         base = side.port.base
-        side.hub.claim(first, base, PEER)
-        side.hub.take_over(second, base, PEER)
-        side.hub.take_over(second, base, PEER)
-        assert side.hub.owner(base, PEER) is second
+        side.udp.claim(first, base, PEER)
+        side.udp.take_over(second, base, PEER)
+        side.udp.take_over(second, base, PEER)
+        assert side.udp.owner(base, PEER) is second
         assert ended == ["1: the peer opened another pipe between the same endpoints"]
-        side.hub.forget(first)  # what it had is another's by now
-        assert side.hub.owner(base, PEER) is second
-        side.hub.close()
+        side.udp.forget(first)  # what it had is another's by now
+        assert side.udp.owner(base, PEER) is second
+        side.udp.close()
 
     virtually(main)
 
@@ -82,15 +82,15 @@ def test_a_port_that_is_closed_has_no_flows() -> None:
         side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)
         first = session(side, 1, [])
         base = side.port.base
-        side.hub.close_port(base)
-        side.hub.close_port(base)
-        assert not side.hub.claim(first, base, PEER)
+        side.udp.close_port(base)
+        side.udp.close_port(base)
+        assert not side.udp.claim(first, base, PEER)
         with pytest.raises(NetworkError, match="is closed"):
-            side.hub.take_over(first, base, PEER)
+            side.udp.take_over(first, base, PEER)
         with pytest.raises(NetworkError, match="is closed"):
-            side.hub.port(base)
-        assert side.hub.ports == ()
-        side.hub.close()
+            side.udp.port(base)
+        assert side.udp.ports == ()
+        side.udp.close()
 
     virtually(main)
 
@@ -99,9 +99,9 @@ def test_a_port_that_is_taken_is_refused() -> None:
     async def main() -> None:
         side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)
         with pytest.raises(NetworkError, match="in use"):
-            side.hub.open(side.port.base)
-        assert side.hub.port(side.port.base) is side.port
-        side.hub.close()
+            side.udp.open(side.port.base)
+        assert side.udp.port(side.port.base) is side.port
+        side.udp.close()
 
     virtually(main)
 
@@ -119,7 +119,7 @@ def test_datagrams_without_a_pipe_go_nowhere() -> None:
         assert heard == []
         assert side.introduced == []
         sock.close()
-        side.hub.close()
+        side.udp.close()
 
     virtually(main)
 
@@ -135,7 +135,7 @@ def test_a_check_of_a_session_nobody_knows_is_an_introduction() -> None:
         await asyncio.sleep(0.1)
         assert side.introduced == [check]
         sock.close()
-        side.hub.close()
+        side.udp.close()
 
     virtually(main)
 
@@ -163,8 +163,8 @@ def test_what_is_remembered_of_the_past_is_bounded() -> None:
     async def main() -> None:
         side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)
         for number in range(2 * PAST_LIMIT):
-            side.hub.retire(number.to_bytes(16, "big"))
-        assert len(side.hub._past) == PAST_LIMIT
-        side.hub.close()
+            side.udp.retire(number.to_bytes(16, "big"))
+        assert len(side.udp._past) == PAST_LIMIT
+        side.udp.close()
 
     virtually(main)

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warpgate.core import known_peers
-from warpgate.core.known_peers import (
+from warpgate.core.names import known_peers
+from warpgate.core.names.known_peers import (
     ContactBook,
     FileKnownPeers,
     KnownPeers,

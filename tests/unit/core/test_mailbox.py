@@ -6,7 +6,7 @@ import asyncio
 
 from pipe_kit import virtually
 
-from warpgate.core.session import BACKLOG, Mailbox
+from warpgate.core.search.session import BACKLOG, Mailbox
 
 
 def test_items_wait_for_their_plugin_in_order() -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 from pipe_kit import virtually
 
-from warpgate.core.outbox import TURNS, Outbox
+from warpgate.core.search.outbox import TURNS, Outbox
 from warpgate.errors import ServiceError
 from warpgate.proto.signals import PluginMessage
 

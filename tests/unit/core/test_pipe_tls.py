@@ -14,11 +14,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
-from warpgate.core.pipe import Pipe, PipeInfo
-from warpgate.core.pipe_streams import open_streams
-from warpgate.core.pipe_tls import TlsEnds, make_context
-from warpgate.core.stream_pipe import StreamPipe
-from warpgate.core.subscription import Subscription
+from warpgate.core.pipes.base import Pipe, PipeInfo
+from warpgate.core.pipes.plain_tcp import StreamPipe
+from warpgate.core.pipes.streams import open_streams
+from warpgate.core.pipes.subscription import Subscription
+from warpgate.core.pipes.tls import TlsEnds, make_context
 from warpgate.errors import AuthenticationError, ConfigError, PipeClosed, ProtocolError, WarpgateError
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.identity import Identity, check_certificate, trust_anchor

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from warpgate.config import Config
-from warpgate.core.lease_store import FileLeaseStore
+from warpgate.core.disk.lease_store import FileLeaseStore
 from warpgate.core.port_mapping import PortMapping, PortMapStatus, leads_here, with_mapping
 from warpgate.events import DoubleNatFound
 from warpgate.model.address import Attachment, LearntBy, Listening
@@ -112,8 +112,8 @@ class OneMapping:
 
 
 def mapping(external: str, events: list[object], **settings: object) -> PortMapping:
-    engine = SimpleNamespace(config=Config(**settings), emit=events.append)  # type: ignore[arg-type]
-    made = PortMapping(engine, lambda: None, random.Random(1))  # type: ignore[arg-type]
+    context = SimpleNamespace(config=Config(**settings), emit=events.append)  # type: ignore[arg-type]
+    made = PortMapping(context, lambda: None, random.Random(1))  # type: ignore[arg-type]
     made._mapper = OneMapping(external)  # type: ignore[assignment]
     return made
 
@@ -141,7 +141,7 @@ def test_a_node_on_loopback_asks_for_no_gateways() -> None:
             raise AssertionError("nobody is to be asked")
 
     for settings, name, ip in (({}, "lo", "127.0.0.1"), ({"port_map": False}, "eth0", "192.168.1.2")):
-        engine = SimpleNamespace(config=Config(**settings), network=Network())  # type: ignore[arg-type]
-        made = PortMapping(engine, lambda: None, random.Random(1))  # type: ignore[arg-type]
+        context = SimpleNamespace(config=Config(**settings), network=Network())  # type: ignore[arg-type]
+        made = PortMapping(context, lambda: None, random.Random(1))  # type: ignore[arg-type]
         made.follow((Interface(name, ip_address(ip), 24),), 5000)
         assert made.status == PortMapStatus()

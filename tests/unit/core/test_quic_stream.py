@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quic_kit import OTHER, SESSION, A, B, Path, key_of_a
 
-from warpgate.core.quic_stream import (
+from warpgate.core.connection.quic_stream import (
     ABORTED,
     CLIENT_CREDIT,
     SEND_BUFFER,

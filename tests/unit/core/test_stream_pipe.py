@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from pipe_kit import Streams, virtually
 
-from warpgate.core.reading import FILTER_LIMIT
-from warpgate.core.stream_pipe import StreamPipe
-from warpgate.core.subscription import Subscription
+from warpgate.core.pipes.plain_tcp import StreamPipe
+from warpgate.core.pipes.reading import FILTER_LIMIT
+from warpgate.core.pipes.subscription import Subscription
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 

@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 @dataclass
-class Running:
+class Assembly:
     process: BrokerProcess
     port: int
     troubles: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(kind: str, **settings: object) -> AsyncIterator[Running]:
+async def running(kind: str, **settings: object) -> AsyncIterator[Assembly]:
     if kind == "mosquitto" and not (shutil.which(kind) or shutil.which(kind, path=SEARCH)):
         pytest.skip("needs mosquitto")
     port = free_port()
@@ -65,7 +65,7 @@ async def running(kind: str, **settings: object) -> AsyncIterator[Running]:
     process = BrokerProcess(chosen, Endpoint.of(HOST, port), SystemNetwork(), troubles.append, backoff=0.05)
     await process.start()
     try:
-        yield Running(process, port, troubles)
+        yield Assembly(process, port, troubles)
     finally:
         await process.close()
 

@@ -1,0 +1,290 @@
+"""Everything that exists while a node runs: its sockets, services, and the address they add up to."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from warpgate.config import Config
+from warpgate.core.context import TOPIC, Context
+from warpgate.core.names.directory import Names
+from warpgate.core.names.known_peers import KnownPeers
+from warpgate.core.pipes.base import Pipe
+from warpgate.core.pipes.maker import PipeMaker
+from warpgate.core.port_mapping import PortMapping, PortMapStatus
+from warpgate.core.search.initiator import Initiator
+from warpgate.core.search.links import TcpLink
+from warpgate.core.search.quic_door import QuicDoor
+from warpgate.core.search.reader import SignalReader
+from warpgate.core.search.responder import Responder
+from warpgate.core.search.session import Session
+from warpgate.core.search.tcp_door import TcpDoor
+from warpgate.core.sockets import Sockets, usable_interfaces
+from warpgate.core.tasks import Tasks
+from warpgate.core.udp.demultiplexer import Demultiplexer
+from warpgate.errors import AuthenticationError, ConfigError
+from warpgate.events import (
+    AddressChanged,
+    Event,
+    NodeStarted,
+    Observer,
+    PluginBroken,
+    ServerFailed,
+    StrangerRefused,
+)
+from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, NodeAddress
+from warpgate.model.endpoint import Endpoint
+from warpgate.model.identity import Identity, listen_port_of
+from warpgate.net.network import Interface, Watch
+from warpgate.net.translated import TranslatedNetwork
+from warpgate.plugins.base import Registry
+from warpgate.proto.hello import HelloReceived, Role
+from warpgate.services.broker import BrokerConnector
+from warpgate.services.defaults import public_servers
+from warpgate.services.discovery import Discovery
+from warpgate.services.nat64 import PrefixDiscovery
+from warpgate.services.relay import Relays
+from warpgate.services.signaling import SignalChannel
+
+# Pipes that peers opened and nobody has accepted yet; each holds a socket.
+ACCEPT_QUEUE = 128
+# Where an interface lacks IPv4, brokers wait for the resolver's word on NAT64, as they may be reached only by that: a
+# resolver near enough to be of use answers in a few round trips.
+NAT64_PATIENCE = 0.5
+
+MessageHandler = Callable[[bytes, Pipe], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A snapshot for doctor: what the node has, what works, and what happened so far by event name."""
+
+    interfaces: tuple[Interface, ...]
+    attachments: tuple[Attachment, ...]
+    brokers: tuple[BrokerRef, ...]
+    failures: tuple[ServerFailed, ...]
+    counts: tuple[tuple[str, int], ...]
+    port_map: PortMapStatus = field(default_factory=PortMapStatus)
+    nat64: str = ""  # the prefix by which IPv4 is reached on interfaces that have none, "" without
+
+
+class Assembly:
+    """Everything that exists while the node runs."""
+
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        network: TranslatedNetwork,
+        broker_connector: BrokerConnector,
+        observer: Observer | None,
+        registry: Registry,
+        handlers: list[MessageHandler],
+        contacts: KnownPeers,
+    ) -> None:
+        self._config = config
+        self._handlers = handlers
+        self._network = network
+        self._counts: Counter[str] = Counter()
+        self._failures: dict[tuple[str, str], ServerFailed] = {}
+        self.tasks = Tasks(lambda name, error: self.context.emit(ServerFailed("task", name, str(error))))
+        self.context = context = Context(identity, config, network, registry, observer, self.tasks)
+        context.observers.append(self._count)
+        self.pipes = PipeMaker(context)
+        self.responder = Responder(context, self.pipes, self._take_pipe)
+        context.tcp_door = TcpDoor(context, self._find_session, self.responder.forget, self._take_link)
+        context.udp = Demultiplexer(network, self.responder.introduce, self._garbage)
+        context.relays = Relays(
+            network,
+            config.turn,
+            context.emit,
+            ca_file=config.ca_file,
+            limit=config.budgets.relay_allocations,
+            wall_clock=context.wall_clock,
+        )
+        self.quic_door = QuicDoor(context, self.responder.take_quic)
+        context.udp.admit = self.quic_door.admit
+        self.sockets = Sockets(context)
+        rng = random.Random()
+        stun = tuple(map(str, public_servers().stun)) if config.stun is None else config.stun
+        context.discovery = context.udp.discovery = Discovery(
+            network, stun, config.timing, context.emit, self._update_address, rng
+        )
+        urls = tuple(map(str, public_servers().brokers)) if config.brokers is None else config.brokers
+        reader = SignalReader(context, self.responder)
+        context.channel = self.channel = SignalChannel(
+            broker_connector,
+            TOPIC + identity.node_id,
+            urls,
+            home=config.home_brokers,
+            timing=config.timing,
+            on_envelope=reader.receive,
+            emit=context.emit,
+            on_change=self._update_address,
+            rng=rng,
+        )
+        self.port_mapping = PortMapping(context, self._update_address, rng)
+        self.names = Names(context, contacts, rng)
+        self.initiators: set[Initiator] = set()
+        self.accepted: asyncio.Queue[Pipe | None] = asyncio.Queue()
+        self.interfaces: tuple[Interface, ...] = ()
+        self._nat64 = PrefixDiscovery(network, context.emit, self._translation_changed, rng)
+        self._watch: Watch | None = None
+
+    async def start(self) -> None:
+        began = time.perf_counter()
+        context, config = self.context, self._config
+        self.interfaces = usable_interfaces(self._network.interfaces(), config.interfaces)
+        if not self.interfaces:
+            raise ConfigError(f"no usable network interface among {', '.join(config.interfaces or ('all',))}")
+        context.use_interfaces(self.interfaces)
+        port = listen_port_of(context.identity.public_key) if config.port is None else config.port
+        self.sockets.open(self.interfaces, port, exact=config.port is not None)
+        for hub_port in context.udp.ports:
+            context.discovery.add(hub_port.socket, self.sockets.port)
+        self._update_address()
+        self.tasks.spawn("discovery", context.discovery.run())
+        self.tasks.spawn("stalled pipes", self.pipes.watch())
+        patience = config.timing.start_patience
+        self._nat64.look()
+        await self._nat64.first(min(patience, NAT64_PATIENCE))
+        self.channel.start()
+        self.port_mapping.follow(self.interfaces, self.sockets.port)
+        self.names.start()
+        self.tasks.spawn("QUIC library", self.quic_door.prepare())
+        # Imports and entry points: 20 ms better spent while servers answer than in an attempt.
+        for broken in context.registry.broken:
+            context.emit(PluginBroken(broken.entry, broken.package, broken.reason))
+        await asyncio.gather(context.discovery.first(patience), self.channel.first_home(patience))
+        self._update_address()
+        self._watch = self._network.watch_interfaces(self._interfaces_changed)
+        if usable_interfaces(self._network.interfaces(), config.interfaces) != self.interfaces:
+            self._interfaces_changed()  # while nobody watched
+        context.emit(NodeStarted(context.identity.node_id, self.sockets.port, time.perf_counter() - began))
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        self._nat64.close()
+        for initiator in self.initiators:
+            initiator.stop("this node was closed")
+        if self.initiators:
+            await asyncio.wait([initiator.over for initiator in self.initiators])
+        self.responder.close()
+        await self.pipes.close()
+        self.accepted.put_nowait(None)
+        self.sockets.close()
+        await self.tasks.close()
+        await self.channel.close()
+        self.context.discovery.close()
+        self.context.udp.close()
+        await asyncio.gather(self.context.relays.close(), self.port_mapping.close(), self.names.close())
+
+    def _interfaces_changed(self) -> None:
+        """Another network, an address more or less: everything outside is measured anew and announced."""
+        self._follow_interfaces()
+        self.context.discovery.refresh()
+        self.channel.reconnect()
+        self._nat64.look()
+
+    def _translation_changed(self) -> None:
+        """There is, or is no longer, a way to IPv4 on interfaces that have none of their own."""
+        self._follow_interfaces()
+        self.context.discovery.look_up_again()
+        self.channel.retry()
+
+    def _follow_interfaces(self) -> None:
+        before = {interface.ip: interface.index for interface in self.interfaces}
+        self.interfaces = usable_interfaces(self._network.interfaces(), self._config.interfaces)
+        now = {interface.ip: interface.index for interface in self.interfaces}
+        gone = frozenset(ip for ip, index in before.items() if now.get(ip) != index)
+        self.context.use_interfaces(self.interfaces)
+        self.pipes.vanished(gone)
+        self.sockets.update(self.interfaces, gone)
+        self.port_mapping.follow(self.interfaces, self.sockets.port)
+        self._update_address()
+
+    # -- the address ---------------------------------------------------------------------------------------------
+
+    def _update_address(self) -> None:
+        context = self.context
+        attachments = tuple(self._attachment(interface) for interface in self.interfaces)
+        address = NodeAddress(context.identity.public_key, self.channel.for_address, attachments)
+        if address != context.address:
+            before, context.address = context.address, address
+            for session in context.sessions.values():
+                session.correct(before.plan_digest(session.remote))
+            self.names.address_changed()
+            context.emit(AddressChanged(address.digest.hex(), len(attachments), len(address.brokers)))
+
+    def _attachment(self, interface: Interface) -> Attachment:
+        local = self.sockets.endpoint(interface.ip)
+        port = local.port
+        learnt = self.context.discovery.learnt(local)
+        attachment = Attachment(
+            interface.ip,
+            learnt.reflexive,
+            _listening(port, learnt.udp_mapped),
+            _listening(port, learnt.tcp_mapped),
+            learnt.nat,
+        )
+        return self.port_mapping.announce(attachment)
+
+    # -- peers ---------------------------------------------------------------------------------------------------
+
+    def _find_session(self, hello: HelloReceived) -> Session:
+        if hello.role is Role.INITIATOR:
+            return self.responder.find(hello)
+        session = self.context.sessions.get(hello.session)
+        if session is None or not session.initiator or session.peer_key != hello.key:
+            raise AuthenticationError("a HELLO for no session of ours")
+        return session
+
+    def _take_link(self, session: Session, link: TcpLink) -> None:
+        if session.initiator:
+            session.add_inbound(link)
+        else:
+            self.responder.take_link(session, link)
+
+    def _take_pipe(self, pipe: Pipe) -> None:
+        if self._handlers:
+            self.tasks.spawn(f"handlers of {pipe.peer}", self._pump(pipe))
+        elif self.accepted.qsize() >= ACCEPT_QUEUE:
+            pipe.abort()
+        else:
+            self.accepted.put_nowait(pipe)
+
+    async def _pump(self, pipe: Pipe) -> None:
+        async with pipe:
+            async for data in pipe:
+                for handler in self._handlers:
+                    await handler(data, pipe)
+
+    def _garbage(self, remote: Endpoint, reason: str) -> None:
+        self.context.emit(StrangerRefused(str(remote), reason))
+
+    # -- counting ------------------------------------------------------------------------------------------------
+
+    def _count(self, event: Event) -> None:
+        self._counts[type(event).__name__] += 1
+        if isinstance(event, ServerFailed):
+            self._failures[event.service, event.server] = event
+
+    def status(self) -> NodeStatus:
+        return NodeStatus(
+            self.interfaces,
+            self.context.address.attachments,
+            self.channel.brokers,
+            tuple(self._failures.values()),
+            tuple(sorted(self._counts.items())),
+            self.port_mapping.status,
+            "" if self._network.prefix is None else str(self._network.prefix),
+        )
+
+
+def _listening(local: int, mapped: int | None) -> Listening:
+    return Listening(local, mapped, LearntBy.NOTHING if mapped is None else LearntBy.STUN)

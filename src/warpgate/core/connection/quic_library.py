@@ -1,0 +1,86 @@
+"""The QUIC library (qh3), loaded when first wanted, and set up the way our streams need it.
+
+Importing it takes 25 ms and its first key share another 25 ms: `quic_door` spends them in a thread while the node
+starts.
+docs/decisions/quic-library.md tells why it is this one.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import ssl
+from typing import TYPE_CHECKING, TextIO, cast
+
+from warpgate.model.identity import Identity
+from warpgate.proto.quic_proof import ALPN
+from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, FIRST_PACKET_SIZE
+
+if TYPE_CHECKING:
+    from qh3.quic.configuration import QuicConfiguration
+    from qh3.quic.connection import QuicConnection
+
+# The checks beneath notice a dead peer within 32 s; QUIC's own idle timeout (30 s in qh3) would end idle pipes.
+# It cannot be switched off, but this is three years.
+NO_IDLE_TIMEOUT = 1e8
+# RFC 9002 section 6.2.2 says 333 ms for paths nobody has measured. Ours has just been used by checks; a first flight
+# that is lost costs 0.2 s so, and a path of more than 0.2 s sees one needless repetition.
+INITIAL_RTT = 0.1
+# QUIC's own windows open when data arrives, read or not, in both libraries: they only keep the peer from
+# outrunning the reassembly. What bounds the buffers is the credit in `quic_stream`, which must fit in here.
+QUIC_WINDOW = 8 * 1024 * 1024
+# The library keeps an address per path and would take a change for a migration; the udp has one flow per peer.
+ANYWHERE = ("127.0.0.1", 1)
+
+_CLIENT_SECRET = "CLIENT_TRAFFIC_SECRET_0 "  # of the NSS key log format, which qh3 writes
+
+
+class SecretLog(io.TextIOBase):
+    """A key log file that keeps the one secret we bind the client's proof to (see `proto.quic_proof`)."""
+
+    def __init__(self) -> None:
+        self.client_secret: bytes | None = None
+
+    def write(self, row: str) -> int:
+        if row.startswith(_CLIENT_SECRET):
+            self.client_secret = bytes.fromhex(row.split()[2])
+        return len(row)
+
+
+def make_client(secrets: SecretLog) -> QuicConnection:
+    """Not yet started; the caller checks the server's certificate, so the library need not."""
+    from qh3.quic.connection import QuicConnection  # noqa: PLC0415 - see the module's docstring
+
+    configuration = _configuration(secrets, is_client=True)
+    configuration.verify_mode = ssl.CERT_NONE
+    return QuicConnection(configuration=configuration)
+
+
+def make_server(
+    secrets: SecretLog, certificate: bytes, identity: Identity, first_id: bytes
+) -> QuicConnection:
+    """`first_id`: the destination connection id of the client's first packet."""
+    from qh3.quic.connection import QuicConnection  # noqa: PLC0415
+
+    configuration = _configuration(secrets, is_client=False)
+    configuration.load_cert_chain(certificate, identity.to_pem())
+    return QuicConnection(configuration=configuration, original_destination_connection_id=first_id)
+
+
+def _configuration(secrets: SecretLog, *, is_client: bool) -> QuicConfiguration:
+    from qh3.quic.configuration import QuicConfiguration  # noqa: PLC0415
+
+    quiet = logging.getLogger("quic")
+    if not quiet.handlers:  # without any handler Python prints its warnings: one for every peer that closes
+        quiet.addHandler(logging.NullHandler())
+    return QuicConfiguration(
+        alpn_protocols=[ALPN],
+        connection_id_length=CONNECTION_ID_SIZE,
+        idle_timeout=NO_IDLE_TIMEOUT,
+        initial_rtt=INITIAL_RTT,
+        is_client=is_client,
+        max_data=QUIC_WINDOW,
+        max_datagram_size=FIRST_PACKET_SIZE,  # qh3's client then looks for more (RFC 8899)
+        max_stream_data=QUIC_WINDOW,
+        secrets_log_file=cast(TextIO, secrets),
+    )

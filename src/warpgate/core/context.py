@@ -1,0 +1,146 @@
+"""What initiator and responder share: identity, sockets, services, sessions, and the one way to tell what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Protocol
+
+from warpgate.config import Config
+from warpgate.core.search.budget import RandomPunches
+from warpgate.core.search.session import Session
+from warpgate.core.tasks import Tasks
+from warpgate.errors import AttemptFailed
+from warpgate.events import Event, Observer
+from warpgate.model.address import BrokerRef, NodeAddress
+from warpgate.model.identity import Identity, node_id_of
+from warpgate.net.network import Interface, Network
+from warpgate.plan.targets import IPNetwork
+from warpgate.plugins.base import Registry
+from warpgate.proto.envelope import seal
+from warpgate.proto.gate import TokenBucket
+from warpgate.proto.signals import PluginMessage, Signal, SignalKind
+
+if TYPE_CHECKING:
+    from warpgate.core.search.tcp_door import TcpDoor
+    from warpgate.core.udp.demultiplexer import Demultiplexer
+    from warpgate.services.discovery import Discovery
+    from warpgate.services.relay import Relays
+
+TOPIC = "warpgate/1/"
+
+
+class Channel(Protocol):
+    """What a search asks of the signal channel."""
+
+    @property
+    def brokers(self) -> tuple[BrokerRef, ...]: ...
+
+    def publish(self, urls: tuple[str, ...], topic: str, data: bytes) -> int: ...
+
+    def one_way(self, peer_brokers: tuple[BrokerRef, ...]) -> float | None: ...
+
+
+class Context:
+    """Built once by the node before anything runs; the parts it names live as long as it does."""
+
+    udp: Demultiplexer
+    tcp_door: TcpDoor
+    discovery: Discovery
+    channel: Channel
+    relays: Relays
+
+    def __init__(
+        self,
+        identity: Identity,
+        config: Config,
+        network: Network,
+        registry: Registry,
+        observer: Observer | None,
+        tasks: Tasks,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.identity = identity
+        self.config = config
+        self.network = network
+        self.registry = registry
+        self.observers: list[Observer] = [] if observer is None else [observer]
+        self.tasks = tasks
+        self.random_bytes = random_bytes
+        self.wall_clock = wall_clock
+        self.sessions: dict[bytes, Session] = {}
+        self.address = NodeAddress(identity.public_key, (), ())
+        self.networks: tuple[IPNetwork, ...] = ()
+        self._loop = asyncio.get_running_loop()
+        rate = config.budgets.relay_targets_per_second
+        self.random_punches = RandomPunches(config.budgets)
+        self.relay_targets = TokenBucket(rate, 4 * rate, self.now())
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def new_future(self) -> asyncio.Future[None]:
+        return self._loop.create_future()
+
+    def emit(self, event: Event) -> None:
+        """Tell every observer; an attempt in progress listens too."""
+        for observer in tuple(self.observers):
+            observer(event)
+
+    def use_interfaces(self, interfaces: tuple[Interface, ...]) -> None:
+        """The on-link prefixes that policy goes by."""
+        self.networks = tuple(
+            ip_network((interface.ip, interface.prefix), strict=False) for interface in interfaces
+        )
+
+    @property
+    def heard_is_reachable(self) -> bool:
+        """Whether hearing a peer's check proves that our packets reach it too.
+
+        They do when they leave from the endpoint that the peer addressed. Where mappings depend on the destination,
+        a check can come in by another mapping than ours to this peer, but only where filtering lets strangers in:
+        a NAT that does both is so rare that it must have been measured to count.
+        """
+        return not any(at.nat.mapping.endpoint_dependent for at in self.address.attachments)
+
+    def estimate_delay(self, remote: NodeAddress) -> float | None:
+        return self.channel.one_way(remote.brokers)
+
+    def post(
+        self,
+        session: Session,
+        kind: SignalKind,
+        sequence: int,
+        messages: tuple[PluginMessage, ...],
+    ) -> int:
+        """Seal one envelope for the session's peer and publish it; AttemptFailed when there is no broker for it."""
+        held = -1.0 if session.heard_at is None else self.now() - session.heard_at
+        signal = Signal(
+            kind=kind,
+            session=session.id,
+            sequence=sequence,
+            acknowledges=session.acknowledges,
+            time=self.wall_clock(),
+            address=self.address.encode(),
+            messages=messages,
+            known=session.remote.plan_digest(self.address) if session.initiator else b"",
+            held=held,
+            mode=session.mode.value,
+            secure=session.secure,
+        )
+        # A stranger's offer came over one of our own brokers, and its sender listens there too: what answers it goes
+        # nowhere else, or anybody could make us connect to a host of its choice.
+        brokers = session.remote.brokers if session.initiator else self.channel.brokers
+        if not brokers:
+            raise AttemptFailed("the peer's address names no broker, so it cannot be signalled")
+        return self.publish(session.peer_key, signal, brokers)
+
+    def publish(self, peer_key: bytes, signal: Signal, brokers: tuple[BrokerRef, ...]) -> int:
+        """Seal a signal to its receiver; on how many of the brokers it went out at once. ProtocolError: too large."""
+        data = seal(self.identity, peer_key, signal, self.random_bytes(16))
+        urls = tuple(broker.url for broker in brokers)
+        return self.channel.publish(urls, TOPIC + node_id_of(peer_key), data)

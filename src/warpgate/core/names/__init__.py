@@ -1,0 +1,1 @@
+"""Destinations, names, and the keys that are known behind them."""

@@ -1,0 +1,156 @@
+"""Datagrams over UDP as they are.
+
+A `DatagramPipe` shares the node's UDP socket; only STUN that verifies under its session is kept back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo
+from warpgate.core.pipes.subscription import SUB_ALL, Subscription
+from warpgate.core.udp.demultiplexer import Demultiplexer, Port, SessionChecks
+from warpgate.errors import ConfigError, NetworkError, PipeClosed
+from warpgate.model.endpoint import Mode
+from warpgate.proto.check import CheckEvent, CheckingEnded
+
+# RFC 8085 section 3.2: without path MTU discovery stay below the smallest that IPv6 guarantees; but a user who knows
+# the path may send whatever fits a UDP datagram.
+LARGEST_DATAGRAM = 65507
+
+
+class DatagramPipe(Pipe):
+    """UDP as it is: datagrams may be lost, doubled or reordered; none is cut or merged."""
+
+    mode = Mode.DATAGRAM
+
+    def __init__(
+        self,
+        info: PipeInfo,
+        udp: Demultiplexer,
+        port: Port,
+        checks: SessionChecks,
+        queue_limit: int,
+        on_end: Callable[[Pipe, str], None],
+        own_port: bool = False,
+    ) -> None:
+        """`own_port`: the socket was opened for this pipe alone and goes with it."""
+        super().__init__(info, on_end)
+        self._own_port = own_port
+        self.dropped = 0  # datagrams lost because nobody received them fast enough
+        self._udp = udp
+        self._port = port
+        self._checks = checks
+        self._target = info.remote.sockaddr
+        self._limit = queue_limit
+        self._queue: deque[bytes] = deque(checks.early)
+        self._waiters: set[asyncio.Future[None]] = set()
+        checks.early.clear()
+        checks.disown(keep=info.remote)
+        port.expecting.pop(self._target, None)
+        port.flows[self._target] = self._deliver
+
+    def _deliver(self, data: bytes) -> None:
+        self._checks.agent.note_traffic()
+        if len(self._queue) >= self._limit:
+            self.dropped += 1
+            return
+        self._queue.append(data)
+        if self._waiters:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """ConfigError for more than 65,507 bytes; more than about 1,200 may not pass every path."""
+        if self._end is not None:
+            raise PipeClosed(self._end)
+        payload = data if isinstance(data, bytes) else bytes(data)
+        if len(payload) > LARGEST_DATAGRAM:
+            raise ConfigError(f"{len(payload)} bytes do not fit a UDP datagram ({LARGEST_DATAGRAM} at most)")
+        if self._port.socket.send(payload, self._target):
+            return
+        try:
+            await self._port.socket.writable()
+        except NetworkError as error:
+            raise PipeClosed(str(error)) from error
+        self._port.socket.send(payload, self._target)  # refused again for another reason: lost, as UDP may
+
+    async def recv(self, sub: Subscription = SUB_ALL, timeout: float | None = None) -> bytes:
+        if timeout is not None:
+            async with asyncio.timeout(timeout):
+                return await self.recv(sub)
+        while True:
+            if self._queue and (data := self._pick(sub)) is not None:
+                return data
+            self._check_open()
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:  # a receive that timed out leaves nothing behind, however often it is tried
+                self._waiters.discard(waiter)
+
+    def _pick(self, sub: Subscription) -> bytes | None:
+        if sub.takes_all:
+            return self._queue.popleft()
+        if sub.sender is not None and sub.sender != self.remote:
+            return None
+        pattern = sub.pattern
+        for index, data in enumerate(self._queue):
+            if pattern is None or pattern.search(data):
+                del self._queue[index]
+                return data
+        return None
+
+    async def recv_n(self, count: int) -> bytes:
+        raise ConfigError("recv_n counts bytes of a stream; this pipe carries datagrams")
+
+    async def start_tls(self, timeout: float = TLS_PATIENCE) -> None:
+        raise ConfigError("TLS needs a stream; this pipe carries datagrams")
+
+    def write_eof(self) -> None:
+        raise ConfigError("a datagram pipe has no end of stream; close it")
+
+    def check_event(self, event: CheckEvent) -> None:
+        """Fed by the session: the peer closed, or consent was lost."""
+        if isinstance(event, CheckingEnded):
+            self._drop()
+            self._finish(event.reason)
+            self._release()
+
+    async def close(self) -> None:
+        """The peer is told, again until it has answered (in the background, at most 2 s)."""
+        if self._finish("closed on this side"):
+            self._drop()
+            self._checks.close()
+
+    def abort(self, reason: str = ABORTED) -> None:
+        if self._finish(reason):
+            self._drop()
+            self._release()
+
+    def detach(self) -> socket.socket:
+        """The new socket gets this flow alone. Consent checks stop on this side: detach both, or keep sending."""
+        self._check_open()
+        sock = self._port.socket.detach(self.remote)
+        self._drop()
+        self._release()
+        self._finish("handed over by detach()")
+        return sock
+
+    def _drop(self) -> None:
+        self._port.flows.pop(self._target, None)
+        self._wake()
+
+    def _release(self) -> None:
+        self._udp.forget(self._checks)
+        if self._own_port:
+            self._udp.close_port(self._port.base)

@@ -1,0 +1,170 @@
+"""A stream over UDP: QUIC on the link that the checks have proved (see `quic_stream` for what is on the wire)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from warpgate.core.connection.quic_flow import QuicFlow
+from warpgate.core.connection.quic_stream import ABORTED as RESET
+from warpgate.core.connection.quic_stream import CLOSED, State
+from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo
+from warpgate.core.pipes.reading import FilteredReader
+from warpgate.core.pipes.subscription import SUB_ALL, Subscription
+from warpgate.core.udp.demultiplexer import Demultiplexer, SessionChecks
+from warpgate.errors import ConfigError, PipeClosed
+from warpgate.model.endpoint import Mode
+from warpgate.proto.check import CheckEvent, CheckingEnded
+
+# How long `close` waits for a peer that takes nothing more of what was sent; a lossy path repeats within that.
+LINGER = 5.0
+
+
+class QuicPipe(Pipe):
+    """Reliable ordered bytes over UDP. `send` returns when the bytes are in a bounded buffer (1 MiB)."""
+
+    mode = Mode.STREAM
+
+    def __init__(
+        self,
+        info: PipeInfo,
+        udp: Demultiplexer,
+        checks: SessionChecks,
+        flow: QuicFlow,
+        on_end: Callable[[Pipe, str], None],
+        own_port: bool = False,
+    ) -> None:
+        """`own_port`: the socket was opened for this pipe alone and goes with it."""
+        super().__init__(info, on_end)
+        self._udp = udp
+        self._checks = checks
+        self._flow = flow
+        self._stream = flow.stream
+        self._own_port = own_port
+        self._base = flow.base
+        self._reader = FilteredReader(self._read, info.remote)
+        self._sending = asyncio.Lock()  # a large `send` waits in the middle; another one must not cut in
+        self._left = False  # closed, aborted: nothing is received any more
+        flow.on_change = self._changed
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """PipeClosed also after `write_eof`. Waits while the peer does not read."""
+        view = memoryview(data).cast("B")
+        async with self._sending:
+            while True:
+                self._check_writable()
+                room = self._stream.room
+                if room > 0 or not view:
+                    self._stream.write(view[:room])
+                    self._flow.soon()
+                    view = view[room:]
+                    if not view:
+                        return
+                await self._flow.changed()
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._stream.finished:
+            raise PipeClosed("the end of the stream has been sent")
+
+    @property
+    def secure(self) -> bool:
+        return True
+
+    async def start_tls(self, timeout: float = TLS_PATIENCE) -> None:
+        """Nothing is to be done: QUIC carries TLS 1.3, and both node keys are proved."""
+        self._check_open()
+
+    def write_eof(self) -> None:
+        self._check_open()
+        self._stream.finish()
+        self._flow.soon()
+
+    # -- receiving -----------------------------------------------------------------------------------------------
+
+    async def recv(self, sub: Subscription = SUB_ALL, timeout: float | None = None) -> bytes:
+        if timeout is not None:
+            async with asyncio.timeout(timeout):
+                return await self.recv(sub)
+        self._check_here()
+        return await self._reader.next(sub)
+
+    async def recv_n(self, count: int) -> bytes:
+        self._check_here()
+        return await self._reader.exactly(count)
+
+    def _check_here(self) -> None:
+        """What came before the peer closed is still to be had; not so after a close on this side."""
+        if self._left:
+            self._check_open()
+
+    async def _read(self) -> bytes:
+        while True:
+            self._check_here()
+            if self._stream.readable:
+                data = self._stream.read()
+                self._flow.soon()  # there may be new credit to tell
+                return data
+            if self._stream.peer_finished:
+                return b""
+            self._check_open()
+            await self._flow.changed()
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        """After each step of the flow."""
+        if self._stream.state is State.ENDED and not self.closed:
+            self._finish(str(self._stream.failure))
+            self._flow.close()
+            self._checks.close()
+
+    def check_event(self, event: CheckEvent) -> None:
+        """Fed by the session: the peer closed, or consent was lost."""
+        if isinstance(event, CheckingEnded):
+            self._finish(event.reason)
+            self._flow.close()
+            self._udp.forget(self._checks)
+            if self._own_port:
+                self._udp.close_port(self._base)
+
+    async def close(self) -> None:
+        """Returns when the peer has everything that was sent, or has taken nothing of it for 5 s."""
+        if not self._finish("closed on this side"):
+            return
+        self._left = True
+        try:
+            await self._deliver()
+        finally:
+            self._flow.close(CLOSED, "closed by the peer")
+            self._checks.close()
+
+    async def _deliver(self) -> None:
+        stream = self._stream
+        stream.finish()
+        self._flow.soon()
+        progress = stream.progress
+        while stream.state is State.OPEN and not stream.delivered:
+            try:
+                async with asyncio.timeout(LINGER):
+                    while stream.state is State.OPEN and not stream.delivered and stream.progress == progress:
+                        await self._flow.changed()
+            except TimeoutError:
+                return
+            progress = stream.progress
+
+    def abort(self, reason: str = ABORTED) -> None:
+        if self._finish(reason):
+            self._left = True
+            self._flow.close(RESET, "reset by the peer")
+            self._checks.close()
+
+    def detach(self) -> socket.socket:
+        """ConfigError: the stream is QUIC on a socket that all pipes of the node share."""
+        raise ConfigError(
+            "a stream over UDP has no socket of its own: use warpgate.open_connection for asyncio streams, "
+            "or ask for transport=Transport.TCP"
+        )

@@ -1,0 +1,68 @@
+"""Reading a stream with filters: what `recv` and `recv_n` of every stream pipe do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from warpgate.core.pipes.subscription import Subscription
+from warpgate.errors import PipeClosed
+from warpgate.model.endpoint import Endpoint
+
+# What a content filter may hold back while it waits for its match.
+FILTER_LIMIT = 1024 * 1024
+
+
+class FilteredReader:
+    """Bytes that were read but not yet given to the user: leftovers of filters and of `exactly`."""
+
+    def __init__(self, read: Callable[[], Awaitable[bytes]], remote: Endpoint) -> None:
+        """`read`: the next bytes, b"" at end of stream."""
+        self._read = read
+        self._remote = remote
+        self._held = bytearray()
+
+    @property
+    def held(self) -> int:
+        return len(self._held)
+
+    def take_held(self) -> bytes:
+        """What was read ahead: somebody else goes on from there."""
+        return self._take(len(self._held))
+
+    async def next(self, sub: Subscription) -> bytes:
+        """As `Pipe.recv`."""
+        if not sub.takes_all:
+            return await self._filtered(sub)
+        if self._held:
+            return self._take(len(self._held))
+        return await self._read()
+
+    async def exactly(self, count: int) -> bytes:
+        """As `Pipe.recv_n`."""
+        while len(self._held) < count:
+            if not (data := await self._read()):
+                raise PipeClosed(f"the stream ended after {len(self._held)} of {count} bytes")
+            self._held += data
+        return self._take(count)
+
+    async def _filtered(self, sub: Subscription) -> bytes:
+        pattern = sub.pattern
+        wrong_sender = sub.sender is not None and sub.sender != self._remote
+        while True:
+            if not wrong_sender and pattern is None and self._held:
+                return self._take(len(self._held))
+            match = None if wrong_sender or pattern is None else pattern.search(self._held)
+            if match is not None and match.end():
+                return self._take(match.end())
+            if len(self._held) >= FILTER_LIMIT:
+                raise PipeClosed(
+                    f"no match for {sub.content!r} within {FILTER_LIMIT} bytes; they are still readable"
+                )
+            if not (data := await self._read()):
+                return b""
+            self._held += data
+
+    def _take(self, count: int) -> bytes:
+        data = bytes(self._held[:count])
+        del self._held[:count]
+        return data

@@ -1,0 +1,265 @@
+"""What a plugin sees of a session: the implementation of `plugins.base.Attempt`."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from warpgate.config import Config
+from warpgate.core.search.budget import RandomPunch
+from warpgate.core.search.links import TcpLink, UdpLink, prove
+from warpgate.core.search.quic_link import QuicLink, first_quic
+from warpgate.core.search.session import Session
+from warpgate.errors import AttemptFailed, AuthenticationError, DecodeError, ProtocolError
+from warpgate.events import SignalRefused
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.net.link import Link
+from warpgate.net.network import Network, TcpStream
+from warpgate.net.race import RaceLost, first_of
+from warpgate.plan.classify import Observation
+from warpgate.plan.targets import Pair, pairs
+from warpgate.plugins.base import Attempt, Plugin, Relay
+from warpgate.proto.hello import Handshake
+from warpgate.proto.signals import MAX_BODY, PluginMessage
+
+Owned = TypeVar("Owned", TcpLink, QuicLink)
+
+
+class PluginAttempt:
+    """One plugin's part in one session; `stack` is closed when the part is over."""
+
+    def __init__(self, session: Session, plugin: type[Plugin], transports: frozenset[Transport]) -> None:
+        self._session = session
+        self._context = session.context
+        self._plugin = plugin
+        self._remote_version = session.remote_version
+        self.transports = transports
+        self.stack = contextlib.ExitStack()
+        self._links: list[TcpLink | QuicLink] = []
+        self._over = False
+
+    async def run(self, part: Callable[[Attempt], Awaitable[Link]]) -> TcpLink | UdpLink | QuicLink:
+        """The plugin's part (`initiate` or `respond`): its link, or what it raised.
+
+        Links that it got and did not return are aborted, however it lost sight of them; AttemptFailed when what
+        it returned is no link of ours.
+        """
+        chosen: TcpLink | UdpLink | QuicLink | None = None
+        try:
+            with self.stack:
+                link = await part(self)
+            if not isinstance(link, TcpLink | UdpLink | QuicLink):
+                raise AttemptFailed(f"it returned {link!r}; links come from the attempt's methods")
+            chosen = link
+            return chosen
+        finally:
+            self._over = True
+            for other in self._links:
+                if other is not chosen:
+                    other.abort()
+
+    def _own(self, link: Owned) -> Owned:
+        if self._over:
+            link.abort()
+            raise AttemptFailed("the attempt is over")
+        self._links.append(link)
+        return link
+
+    # -- knowing -------------------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> bytes:
+        return self._session.id
+
+    @property
+    def initiator(self) -> bool:
+        return self._session.initiator
+
+    @property
+    def local(self) -> NodeAddress:
+        return self._context.address
+
+    @property
+    def remote(self) -> NodeAddress:
+        return self._session.remote
+
+    @property
+    def alone(self) -> bool:
+        sessions = self._context.sessions.values()
+        older = itertools.takewhile(lambda session: session is not self._session, sessions)
+        peer, name = self._session.peer_key, self._plugin.name
+        return not any(session.peer_key == peer and name in session.running for session in older)
+
+    @property
+    def mode(self) -> Mode:
+        return self._session.mode
+
+    @property
+    def config(self) -> Config:
+        return self._context.config
+
+    @property
+    def network(self) -> Network:
+        return self._context.network
+
+    @property
+    def relay(self) -> Relay:
+        return self._session.relays
+
+    @property
+    def signal_delay(self) -> float | None:
+        return self._session.signal_delay
+
+    def now(self) -> float:
+        return self._context.now()
+
+    def note(self, text: str) -> None:
+        self._session.note(self._plugin.name, text)
+
+    # -- signals -------------------------------------------------------------------------------------------------
+
+    def signal(self, message: object) -> None:
+        expected = self._plugin.message_type
+        if expected is None or not isinstance(message, expected):
+            raise ProtocolError(
+                f"{message!r} is no message of {self._plugin.name}: its message_type is {expected}"
+            )
+        body = msgspec.msgpack.encode(message)
+        if len(body) > MAX_BODY:
+            raise ProtocolError(f"a message of {len(body)} bytes; at most {MAX_BODY} fit")
+        self._session.outbox.add(PluginMessage(self._plugin.name, body))
+
+    async def receive(self) -> Any:
+        body = await self._session.messages.queue(self._plugin.name).get()
+        if self._plugin.message_type is None:
+            raise DecodeError(f"{self._plugin.name} takes no messages")
+        try:
+            return msgspec.msgpack.decode(body, type=self._plugin.message_type)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DecodeError(f"a message for {self._plugin.name} that is none: {error}") from None
+
+    async def first(self, ways: Mapping[str, Callable[[], Awaitable[Link]]]) -> Link:
+        try:
+            return await first_of(ways, lambda link: link.abort())
+        except RaceLost as lost:
+            raise AttemptFailed(str(lost)) from None
+
+    async def remote_changed(self) -> None:
+        self._remote_version = await self._session.remote_newer_than(self._remote_version)
+
+    # -- targets -------------------------------------------------------------------------------------------------
+
+    def pairs(self, transport: Transport) -> tuple[Pair, ...]:
+        return pairs(
+            self._context.address,
+            self._session.remote,
+            transport,
+            self._context.networks,
+            self._session.initiator,
+        )
+
+    def check_targets(self, endpoints: Sequence[Endpoint]) -> None:
+        reason = self._session.refuse_targets(list(endpoints))
+        if reason is not None:
+            self._context.emit(SignalRefused(self._session.peer, reason))
+            raise AttemptFailed(reason)
+
+    # -- UDP -----------------------------------------------------------------------------------------------------
+
+    def probe(
+        self,
+        base: Endpoint,
+        remote: Endpoint,
+        *,
+        offsets: Sequence[float] | None = None,
+        ttl: int | None = None,
+    ) -> None:
+        chosen = None if offsets is None else tuple(offsets)
+        self._session.checks.probe(base, remote, self._plugin.name, chosen, ttl)
+
+    def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
+        # Streams share a pair of endpoints: QUIC's connection ids tell them apart.
+        return self._session.mode is Mode.DATAGRAM and self._context.udp.owner(base, remote) is not None
+
+    async def verified(self) -> UdpLink | QuicLink:
+        queue = self._session.verified.queue(self._plugin.name)
+        if self._session.mode is Mode.DATAGRAM:
+            return await queue.get()
+        return self._own(await first_quic(self._session, queue))
+
+    async def open_udp(self, near: Endpoint) -> Endpoint:
+        return self._session.open_port(near)
+
+    async def reflexive(self, base: Endpoint) -> Endpoint:
+        return await self._context.discovery.map_udp(self._context.udp.port(base).socket)
+
+    async def samples(self, base: Endpoint) -> tuple[Observation, ...]:
+        return await self._context.discovery.sample_udp(self._context.udp.port(base).socket)
+
+    def random_punch(self) -> RandomPunch:
+        context, session = self._context, self._session
+        try:
+            punch = context.random_punches.begin(session, self._plugin.name, context.now())
+        except AttemptFailed as error:
+            if not session.initiator:
+                context.emit(SignalRefused(session.peer, str(error)))
+            raise
+        self.stack.callback(punch.close)
+        return punch
+
+    # -- TCP -----------------------------------------------------------------------------------------------------
+
+    async def reflexive_tcp(self, near: Endpoint) -> tuple[Endpoint, Endpoint]:
+        mapped, stream = await self._context.discovery.map_tcp(Endpoint(near.ip, 0))
+        self.stack.callback(stream.abort)
+        return stream.local, mapped
+
+    async def samples_tcp(self, near: Endpoint) -> tuple[Observation, ...]:
+        seen, stream = await self._context.discovery.sample_tcp(near.ip)
+        self.stack.callback(stream.abort)
+        return seen
+
+    async def dial(
+        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
+    ) -> TcpLink:
+        return await self.adopt(await self._context.network.dial_tcp(remote, local, first_ttl))
+
+    async def adopt(self, stream: TcpStream) -> TcpLink:
+        session, context = self._session, self._context
+        handshake = Handshake.dial(
+            role=session.role,
+            session=session.id,
+            session_key=session.key,
+            public_key=context.identity.public_key,
+            peer_key=session.peer_key,
+            nonce=context.random_bytes(16),
+            plugin=self._plugin.name,
+            secure=session.secure,
+        )
+        relayed = session.relays.carry(self._plugin.name, stream.local, stream.remote)
+        patience = context.config.budgets.hello_patience
+        link, peer = await prove(stream, handshake, patience, relayed=relayed, secure=session.secure)
+        if not session.fresh_nonce(peer.nonce):
+            link.abort()
+            raise AuthenticationError(f"{stream.remote} repeated a proof that was given before")
+        session.peer_heard()
+        session.say_verified(link)
+        return self._own(link)
+
+    async def listen_tcp(self, local: Endpoint) -> None:
+        listener = self._context.network.listen_tcp(local, self._context.tcp_door.accept)
+        self.stack.callback(listener.close)
+
+    def keep(self, link: Link) -> None:
+        if self._session.keep_link is None or not isinstance(link, TcpLink) or link not in self._links:
+            raise AttemptFailed("only a responder keeps links, and only those that it has dialled")
+        self._links.remove(link)
+        self._session.keep_link(link)
+
+    async def inbound(self) -> TcpLink:
+        return self._own(await self._session.inbound.queue(self._plugin.name).get())

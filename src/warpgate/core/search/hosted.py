@@ -1,0 +1,217 @@
+"""One session that a peer began, from its first sign to its nominated link or its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from warpgate.core.connection.quic_flow import QuicFlow
+from warpgate.core.search.attempt import PluginAttempt
+from warpgate.core.search.links import TcpLink, UdpLink
+from warpgate.core.search.quic_link import QuicLink
+from warpgate.core.search.session import Session
+from warpgate.core.tasks import Tasks
+from warpgate.core.udp.demultiplexer import Demultiplexer, SessionChecks
+from warpgate.errors import AuthenticationError, NetworkError, ProtocolError, WarpgateError
+from warpgate.events import PluginEnded, PluginStarted, TargetsRefused
+from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.plan.cascade import CARRIERS
+from warpgate.plan.targets import refusals
+from warpgate.plugins.base import Plugin
+from warpgate.proto.check import CheckEvent, CheckingEnded, Nominated
+from warpgate.proto.envelope import Opened
+
+ONLY_ENCRYPTED = "this node takes only encrypted pipes"
+
+Chosen = TcpLink | UdpLink | QuicLink
+
+
+class HostedSession:
+    """One session that a peer began: its plugins' answers, its links, and who of them was nominated."""
+
+    def __init__(
+        self,
+        session: Session,
+        on_chosen: Callable[[Session, Chosen], None],
+        on_end: Callable[[Session], None],
+    ) -> None:
+        """`on_chosen` gets the nominated link, once at most; `on_end` is told after that, or without it."""
+        self.session = session
+        self._on_chosen = on_chosen
+        self._on_end = on_end
+        self._context = context = session.context
+        self._tasks = Tasks(lambda name, error: session.note(name, str(error)), within=context.tasks)
+        self._over = False
+        self._started: set[str] = set()
+        self._quic: dict[tuple[Endpoint, Endpoint], QuicFlow] = {}  # proved, by pair
+        self._nominated_link: UdpLink | None = None  # of a stream whose QUIC handshake is still going on
+        loop = asyncio.get_running_loop()
+        patience = loop.call_later(context.config.timing.responder_patience, self.end)
+        session.stack.callback(patience.cancel)
+        session.on_check_event = self._check_event
+        session.keep_link = self._keep_link
+
+    def offered(self, opened: Opened) -> None:
+        """A fresh or repeated offer: start what it asks for."""
+        session, signal, remote = self.session, opened.signal, opened.address
+        names = session.take_signal(signal, remote)
+        reasons = refusals(self._context.address, remote, self._context.networks, invited=False)
+        if reasons:
+            self._context.emit(TargetsRefused(session.id.hex(), session.peer, reasons))
+        for name in names:
+            if name not in self._started:
+                self._start(name)
+        if signal.known:
+            session.correct(signal.known)
+
+    def _start(self, name: str) -> None:
+        plugin = self._context.registry.all().get(name)
+        if plugin is None:
+            self.session.note(name, "the peer asks for a plugin that is not installed here")
+            return
+        if not plugin.transports & self._carriers:
+            self.session.note(
+                name, f"makes no link for a {self.session.mode.value} pipe, whatever the peer says"
+            )
+            return
+        self._started.add(name)  # once a session: what it may send is bounded for one run
+        self.session.running.append(name)
+        self._tasks.spawn(name, self._respond(plugin))
+
+    @property
+    def _carriers(self) -> frozenset[Transport]:
+        """A stream over UDP is QUIC; TCP is encrypted only if the initiator wants it so."""
+        carriers = CARRIERS[self.session.mode]
+        if self._context.config.secure_only and not self.session.secure:
+            carriers -= {Transport.TCP}
+        return carriers
+
+    async def _respond(self, plugin: type[Plugin]) -> None:
+        session, context = self.session, self._context
+        context.emit(PluginStarted(session.id.hex(), plugin.name, context.now()))
+        outcome, reason = "lost", "the initiator chose another link"
+        attempt = PluginAttempt(session, plugin, plugin.transports & self._carriers)
+        try:
+            link = await attempt.run(plugin().respond)
+            if isinstance(link, TcpLink):
+                await self.await_nomination(link)
+        except asyncio.CancelledError:
+            raise
+        except WarpgateError as error:
+            outcome, reason = "failed", str(error)
+        except Exception as error:  # noqa: BLE001 - somebody else's code may raise anything; the session goes on
+            outcome, reason = "crashed", f"{type(error).__name__}: {error}"
+        finally:
+            if plugin.name in session.running:
+                session.running.remove(plugin.name)
+            context.emit(PluginEnded(session.id.hex(), plugin.name, context.now(), outcome, reason))
+
+    def take_link(self, link: TcpLink) -> None:
+        """A TCP link that the initiator dialled and proved."""
+        self.session.say_verified(link)
+        self._keep_link(link)
+
+    def _keep_link(self, link: TcpLink) -> None:
+        if self._tasks.spawn("nomination", self.await_nomination(link)) is None:
+            link.abort()
+
+    async def await_nomination(self, link: TcpLink) -> None:
+        """Hand the link out when it is the chosen one; drop it otherwise."""
+        try:
+            await link.nominated()
+        except (NetworkError, ProtocolError) as error:
+            link.abort()
+            self.session.note(link.plugin, f"{link.remote} was not nominated: {error}")
+        except BaseException:
+            link.abort()
+            raise
+        else:
+            await self._chosen_tcp(link)
+
+    async def _chosen_tcp(self, link: TcpLink) -> None:
+        """Nominated, and perhaps to be encrypted before anybody gets it."""
+        try:
+            if link.secure:
+                await link.start_tls(self.session.tls_ends, self._context.config.budgets.hello_patience)
+            elif self._context.config.secure_only:
+                raise AuthenticationError(ONLY_ENCRYPTED)
+        except (NetworkError, ProtocolError) as error:
+            link.abort()
+            self.session.note(link.plugin, f"{link.remote} was nominated, but not encrypted: {error}")
+        except BaseException:
+            link.abort()
+            raise
+        else:
+            self._chosen(link)
+
+    def _check_event(self, event: CheckEvent) -> None:
+        if isinstance(event, Nominated):
+            link = self.session.udp_link(event)
+            if self.session.mode is Mode.STREAM:
+                self._nominated_link = link
+                self._match_quic()
+            else:
+                self._nominated(link)
+        elif isinstance(event, CheckingEnded):
+            self._context.udp.forget(self.session.checks)
+            self.end()
+
+    def take_quic(self, flow: QuicFlow) -> None:
+        """A QUIC connection of the initiator's, proved to be of this session."""
+        earlier = self._quic.pop((flow.base, flow.remote), None)
+        if earlier is not None:
+            earlier.close()
+        self._quic[flow.base, flow.remote] = flow
+        self._match_quic()
+
+    def _match_quic(self) -> None:
+        link = self._nominated_link
+        if link is not None and (flow := self._quic.pop((link.local, link.remote), None)) is not None:
+            self._nominated_link = None
+            self._chosen(QuicLink(link, flow))
+
+    def _nominated(self, link: UdpLink) -> None:
+        """One pair of endpoints carries one pipe. The peer knows that: it only takes a pair that is free on its side.
+
+        When both nodes nominate the same pair at once, each in a session of its own, the lower session id stays.
+        """
+        udp, checks = self._context.udp, self.session.checks
+        owner = udp.owner(link.local, link.remote)
+        if owner is not None and owner.agent.undecided and owner.agent.session < self.session.id:
+            self.session.on_check_event = lambda event: _forget_ended(udp, checks, event)
+            self.end()
+            checks.close()
+            return
+        try:
+            udp.take_over(checks, link.local, link.remote)
+        except NetworkError as error:
+            self.session.note(link.plugin, str(error))
+            return
+        self._chosen(link)
+
+    def _chosen(self, link: Chosen) -> None:
+        if self._over:
+            link.abort()
+            return
+        self._on_chosen(self.session, link)
+        self.end()
+
+    def end(self) -> None:
+        """Idempotent; called by nomination, patience, and the node's close."""
+        if self._over:
+            return
+        self._over = True
+        for flow in self._quic.values():
+            flow.close(reason="another link was chosen")
+        if self._nominated_link is not None:  # and no QUIC on it: the peer must not believe in it
+            udp, checks = self._context.udp, self.session.checks
+            self.session.on_check_event = lambda event: _forget_ended(udp, checks, event)
+            checks.close()
+        self._tasks.cancel()  # the node's own tasks, which they are among, wait for them when it closes
+        self.session.close()
+        self._on_end(self.session)
+
+
+def _forget_ended(udp: Demultiplexer, checks: SessionChecks, event: CheckEvent) -> None:
+    if isinstance(event, CheckingEnded):
+        udp.forget(checks)

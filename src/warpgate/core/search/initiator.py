@@ -1,0 +1,220 @@
+"""The initiating side: run every suitable strategy at once, nominate the first proved link, hand out its pipe."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from warpgate.core.context import Context
+from warpgate.core.pipes.base import Pipe
+from warpgate.core.pipes.maker import PipeMaker
+from warpgate.core.search.attempt import PluginAttempt
+from warpgate.core.search.links import TcpLink, UdpLink
+from warpgate.core.search.quic_link import QuicLink
+from warpgate.core.search.report import Reporter
+from warpgate.core.search.session import Session
+from warpgate.errors import (
+    AttemptFailed,
+    ConfigError,
+    ConnectFailed,
+    NetworkError,
+    ProtocolError,
+    WarpgateError,
+)
+from warpgate.events import (
+    AddressChanged,
+    Event,
+    PluginEnded,
+    PluginReport,
+    PluginSkipped,
+    PluginStarted,
+    SignalReceived,
+)
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import Mode, Transport
+from warpgate.net.race import Race, RaceLost
+from warpgate.plan.cascade import Plan, Verdict, make_plan
+from warpgate.plan.relay import Hope, direct_hope
+from warpgate.plugins.base import Plugin
+
+NEVER_WAIT = 0.0
+# Of `relay_patience`, where nobody outside has seen anything of one side.
+FAINT_SHARE = 0.5
+
+Links = TcpLink | UdpLink | QuicLink
+
+
+class Initiator:
+    """One call of `Node.connect`."""
+
+    def __init__(
+        self,
+        context: Context,
+        pipes: PipeMaker,
+        remote: NodeAddress,
+        mode: Mode,
+        transport: Transport | None,
+        plugins: Sequence[str] | None,
+        secure: bool,
+        before: tuple[PluginReport, ...] = (),
+    ) -> None:
+        """`before`: rows of the report that are there already.
+
+        ConfigError for an unknown plugin, or a mode that excludes the transport or `secure`.
+        """
+        if secure and mode is Mode.DATAGRAM:
+            raise ConfigError(
+                "a datagram pipe cannot be encrypted: ask for a stream, or encrypt the datagrams yourself"
+            )
+        self._context = context
+        self._pipes = pipes
+        self._plugins = context.registry.select(plugins)
+        self._session = Session(
+            context,
+            context.random_bytes(16),
+            remote.public_key,
+            initiator=True,
+            mode=mode,
+            remote=remote,
+            secure=secure,
+        )
+        verdicts = [_verdict(plugin, context.address, remote) for plugin in self._plugins]
+        self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(remote.brokers))
+        self._report = Reporter(self._session.id, context.now(), before)
+        self._race: Race[Links] = Race(lambda link: link.abort(), self._patience)
+        self._deadline: asyncio.Timeout | None = None
+        self._stopped: str | None = None
+        self.over: asyncio.Future[None] = (
+            context.new_future()
+        )  # done when nothing of the attempt goes on any more
+
+    async def run(self, timeout: float) -> Pipe:
+        """The pipe, or ConnectFailed with the report."""
+        session = self._session
+        self._context.sessions[session.id] = session
+        self._context.observers.append(self._observe)
+        try:
+            async with asyncio.timeout(timeout) as self._deadline:
+                session.on_refusal = lambda: self.stop(f"{session.peer} refused: {session.refusal}")
+                link = await self._run_plan()
+                return await self._nominate(link)
+        except TimeoutError:
+            why = self._stopped or f"no strategy reached {session.peer} within {timeout:g} s"
+            raise self._failed(why) from None
+        except RaceLost:
+            raise self._failed(f"no strategy reached {session.peer}") from None
+        except (NetworkError, ProtocolError) as error:
+            raise self._failed(f"the chosen link to {session.peer} broke: {error}") from error
+        finally:
+            self._deadline = None
+            self._context.observers.remove(self._observe)
+            session.close()
+            self.over.set_result(None)
+
+    def stop(self, reason: str) -> None:
+        """Give up: `run` raises ConnectFailed with this reason, unless it is about to end anyway."""
+        if self._deadline is not None and not self._deadline.expired():
+            self._stopped = reason
+            self._deadline.reschedule(self._context.now())
+
+    def _observe(self, event: Event) -> None:
+        self._report.observe(event, self._context.now())
+        if isinstance(event, AddressChanged | SignalReceived | PluginEnded):
+            # A relayed link that waits may have nothing to wait for any more; the event tells of what happens just now.
+            asyncio.get_running_loop().call_soon(self._race.reconsider)
+
+    def _failed(self, message: str) -> ConnectFailed:
+        rows = tuple(
+            replace(row, outcome="timed out", reason="still at work when the attempt ended")
+            if row.outcome == "lost"
+            else row
+            for row in self._report.rows
+        )
+        reasons = "; ".join(f"{row.plugin}: {row.reason}" for row in rows if row.reason)
+        return ConnectFailed(f"{message} ({reasons})" if reasons else message, rows)
+
+    async def _run_plan(self) -> Links:
+        session = self._session.id.hex()
+        for skipped in self._plan.skipped:
+            self._context.emit(PluginSkipped(session, skipped.plugin, skipped.reason))
+        by_name = {plugin.name: plugin for plugin in self._plugins}
+        self._session.running = [step.plugin for step in self._plan.steps]
+        self._session.hopes_for_tcp = self._tcp_may_come
+        runners = {
+            step.plugin: partial(self._initiate, by_name[step.plugin], step.transports)
+            for step in self._plan.steps
+        }
+        name, link = await self._race.run(runners)
+        self._context.emit(
+            PluginEnded(session, name, self._context.now(), "won", f"{link.local} -> {link.remote}")
+        )
+        return link
+
+    def _tcp_may_come(self) -> bool:
+        running = self._session.running
+        return any(Transport.TCP in step.transports and step.plugin in running for step in self._plan.steps)
+
+    def _patience(self, link: Links) -> float:
+        """How long a relayed link waits for a direct one: until `relay_patience` after the attempt's start, half of
+        that where the hope is faint, not at all where there is none.
+        """
+        if not link.relayed:
+            return NEVER_WAIT
+        context, session = self._context, self._session
+        relays = {plugin.name for plugin in self._plugins if plugin.relays}
+        direct = [
+            step for step in self._plan.steps if step.plugin in session.running and step.plugin not in relays
+        ]
+        carriers = frozenset(transport for step in direct for transport in step.transports)
+        outlook = direct_hope(context.address, session.remote, carriers, context.networks)
+        if outlook.hope is Hope.NONE:
+            session.note(link.plugin, f"no direct link to wait for: {outlook.reason}")
+            return NEVER_WAIT
+        patience = context.config.timing.relay_patience * (1.0 if outlook.hope is Hope.FAIR else FAINT_SHARE)
+        return max(NEVER_WAIT, session.started + patience - context.now())
+
+    async def _initiate(self, plugin: type[Plugin], transports: frozenset[Transport]) -> Links:
+        session, context = self._session, self._context
+        say = partial(PluginEnded, session.id.hex(), plugin.name)
+        context.emit(PluginStarted(session.id.hex(), plugin.name, context.now()))
+        attempt = PluginAttempt(session, plugin, transports)
+        try:
+            return await attempt.run(plugin().initiate)
+        except asyncio.CancelledError:
+            unequipped = plugin.relays and not context.relays.servers
+            reason = "no TURN server is configured here" if unequipped else "another strategy was faster"
+            context.emit(say(context.now(), "lost", reason))
+            raise
+        except WarpgateError as error:
+            context.emit(say(context.now(), "failed", str(error)))
+            raise
+        except Exception as error:
+            context.emit(say(context.now(), "crashed", f"{type(error).__name__}: {error}"))
+            raise AttemptFailed(f"{plugin.name} crashed: {error}") from error
+        finally:
+            if plugin.name in session.running:
+                session.running.remove(plugin.name)
+
+    async def _nominate(self, link: Links) -> Pipe:
+        try:
+            if isinstance(link, TcpLink):
+                await link.nominate()
+                if link.secure:
+                    patience = self._context.config.budgets.hello_patience
+                    await link.start_tls(self._session.tls_ends, patience)
+            else:
+                link.nominate()
+        except BaseException:
+            link.abort()
+            raise
+        return self._pipes.make(self._session, link, link.plugin, self._report.rows)
+
+
+def _verdict(plugin: type[Plugin], local: NodeAddress, remote: NodeAddress) -> Verdict:
+    try:
+        reason = plugin.unsuitable(local, remote)
+    except Exception as error:  # noqa: BLE001 - somebody else's code may raise anything; the others go on
+        reason = f"crashed: {type(error).__name__}: {error}"
+    return Verdict(plugin.name, plugin.transports, plugin.needs_signal, reason)

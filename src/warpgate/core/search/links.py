@@ -1,0 +1,130 @@
+"""The two kinds of link the core knows: an authenticated TCP connection, and a verified pair of UDP endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+
+from warpgate.core.pipes.tls import TlsEnds, start_tls
+from warpgate.core.udp.demultiplexer import SessionChecks
+from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
+from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.net.network import TcpStream
+from warpgate.proto.hello import HEADER_SIZE, Authenticated, Handshake, Nominated, rest_of_message
+
+
+class TcpLink:
+    """A stream on which the peer has proved its key; NOMINATE is still to come."""
+
+    transport = Transport.TCP
+
+    def __init__(
+        self,
+        stream: TcpStream,
+        handshake: Handshake,
+        plugin: str,
+        *,
+        relayed: bool = False,
+        secure: bool = False,
+    ) -> None:
+        """`secure`: the initiator wants TLS on it."""
+        self.relayed = relayed
+        self.secure = secure
+        self.stream = stream
+        self.handshake = handshake
+        self.plugin = plugin
+
+    @property
+    def local(self) -> Endpoint:
+        return self.stream.local
+
+    @property
+    def remote(self) -> Endpoint:
+        return self.stream.remote
+
+    def abort(self) -> None:
+        self.stream.abort()
+
+    async def nominate(self) -> None:
+        """Choose this link (initiator); afterwards the stream is the user's."""
+        self.handshake.nominate()
+        await self.stream.send(self.handshake.data_to_send())
+
+    async def start_tls(self, ends: TlsEnds, patience: float) -> None:
+        """After the nomination, where it is `secure`. NetworkError, ProtocolError when it fails: closed then."""
+        self.stream = await start_tls(self.stream, ends, patience)
+
+    async def nominated(self) -> None:
+        """Wait until the initiator chooses this link. NetworkError, ProtocolError when it does not."""
+        await read_message(self.stream, self.handshake)
+        if not isinstance(self.handshake.next_event(), Nominated):
+            raise ProtocolError("the peer sent something else than its nomination")
+
+
+async def read_message(stream: TcpStream, handshake: Handshake) -> None:
+    """Feed exactly one handshake message: reading further would take bytes that belong to the user."""
+    header = await _read_exactly(stream, HEADER_SIZE)
+    handshake.receive(header)
+    handshake.receive(await _read_exactly(stream, rest_of_message(header)))
+
+
+async def _read_exactly(stream: TcpStream, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        more = await stream.recv(count - len(data))
+        if not more:
+            raise NetworkError(f"{stream.remote} closed the connection before it had proved its key")
+        data += more
+    return data
+
+
+async def prove(
+    stream: TcpStream, handshake: Handshake, patience: float, *, relayed: bool = False, secure: bool = False
+) -> tuple[TcpLink, Authenticated]:
+    """Speak first on a connection we opened; returns once the peer has proved its key.
+
+    Aborts the stream on any failure: NetworkError, AuthenticationError, DecodeError.
+    """
+    try:
+        async with asyncio.timeout(patience):
+            await stream.send(handshake.data_to_send())
+            await read_message(stream, handshake)
+        peer = handshake.next_event()
+        if not isinstance(peer, Authenticated):
+            raise AuthenticationError(f"{stream.remote} did not prove the expected key")
+    except TimeoutError:
+        stream.abort()
+        raise NetworkError(f"{stream.remote} said nothing for {patience:g} s after connecting") from None
+    except BaseException:
+        stream.abort()
+        raise
+    return TcpLink(stream, handshake, peer.plugin, relayed=relayed, secure=secure), peer
+
+
+class UdpLink:
+    """A pair of UDP endpoints on which the peer has proved its key."""
+
+    transport = Transport.UDP
+
+    def __init__(
+        self, checks: SessionChecks, base: Endpoint, remote: Endpoint, plugin: str, *, relayed: bool = False
+    ) -> None:
+        self.relayed = relayed
+        self.checks = checks
+        self.plugin = plugin
+        self._base = base
+        self._remote = remote
+
+    @property
+    def local(self) -> Endpoint:
+        return self._base
+
+    @property
+    def remote(self) -> Endpoint:
+        return self._remote
+
+    def abort(self) -> None:
+        """Nothing is held that the session does not close."""
+
+    def nominate(self) -> None:
+        """Choose this pair (initiator): USE-CANDIDATE leaves now, and again until acknowledged."""
+        self.checks.nominate(self._base, self._remote)

@@ -1,0 +1,82 @@
+"""Envelopes in: from bytes that anybody may have published to the session they belong to."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from warpgate.core.context import Context
+from warpgate.core.search.responder import Responder
+from warpgate.errors import AuthenticationError, ProtocolError, WarpgateError
+from warpgate.events import SignalReceived, SignalRefused
+from warpgate.model.identity import node_id_of
+from warpgate.proto.envelope import Opened, open_envelope
+from warpgate.proto.gate import Duplicate, EnvelopeGate
+from warpgate.proto.signals import MAX_REASON, Signal, SignalKind
+
+
+class SignalReader:
+    """Opens, checks and routes envelopes. What is refused is counted by its event and otherwise forgotten."""
+
+    def __init__(self, context: Context, responder: Responder) -> None:
+        self._context = context
+        self._responder = responder
+        self._gate = EnvelopeGate(context.now())
+
+    def receive(self, data: bytes) -> None:
+        """Never raises: the sender may be anybody."""
+        context = self._context
+        sender = "?"
+        try:
+            self._gate.admit_bytes(len(data), context.now())
+            opened = open_envelope(context.identity, data)
+            sender = node_id_of(opened.sender)
+            self._gate.admit(opened, context.wall_clock(), context.now())
+            self._route(opened, sender)
+        except Duplicate:
+            return  # the same envelope over another broker
+        except ProtocolError as error:
+            context.emit(SignalRefused(sender, str(error)))
+
+    def _route(self, opened: Opened, sender: str) -> None:
+        signal = opened.signal
+        kind = signal.kind.name.lower()
+        self._context.emit(SignalReceived(kind, signal.session.hex(), sender, signal.sequence))
+        if signal.kind is SignalKind.OFFER:
+            self._offer(opened)
+            return
+        session = self._context.sessions.get(signal.session)
+        if session is None or not session.initiator:
+            return  # late: the attempt is over
+        if session.peer_key != opened.sender:
+            raise AuthenticationError("an answer to somebody else's offer")
+        if signal.kind is SignalKind.REFUSAL:
+            session.take_refusal(signal.reason)
+        else:
+            session.take_signal(signal, opened.address)
+
+    def _offer(self, opened: Opened) -> None:
+        if not self._context.config.accept:
+            return  # another process of the same identity may be the one that is meant
+        try:
+            self._responder.offer(opened)
+        except AuthenticationError as error:
+            self._refuse(opened, str(error))
+            raise
+
+    def _refuse(self, opened: Opened, reason: str) -> None:
+        context = self._context
+        refusal = Signal(
+            kind=SignalKind.REFUSAL,
+            session=opened.signal.session,
+            sequence=1,
+            acknowledges=opened.signal.sequence,
+            time=context.wall_clock(),
+            address=context.address.encode(),
+            messages=(),
+            known=b"",
+            held=-1.0,
+            mode=opened.signal.mode,
+            reason=reason[:MAX_REASON],
+        )
+        with suppress(WarpgateError):
+            context.publish(opened.sender, refusal, context.channel.brokers)

@@ -1,0 +1,150 @@
+"""What one session has to do with relays: its own allocations, and the peer's relayed endpoints that it may use.
+
+A peer's relay is an address that is *not* the peer's own, so letting a peer name one lets it aim us at a third party.
+What that can do is bounded: two endpoints of each transport a session, public unicast addresses and unprivileged
+ports only, a handful of checks (or one dialling) each, and `relay_targets_per_second` for the whole node, whoever
+asks: a victim gets less than a kilobyte a second, which the attacker could as well send itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from warpgate.errors import AttemptFailed, ServiceError
+from warpgate.events import SignalRefused
+from warpgate.model.endpoint import Endpoint, Family, Transport
+from warpgate.net.network import TcpStream, UdpSocket
+from warpgate.plan.relay import relay_families, relay_targets
+from warpgate.plan.targets import refusal
+from warpgate.services.relay_tcp import TcpRelay
+
+if TYPE_CHECKING:
+    from warpgate.core.search.session import Session
+    from warpgate.net.network import DatagramReceiver
+    from warpgate.services.relay_allocation import Allocation
+
+# One of each family, over UDP and over TCP.
+ENDPOINTS_PER_SESSION = 4
+
+
+class SessionRelays:
+    """Given back with the session, but for what its pipe took along; implements `plugins.base.Relay`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._context = session.context
+        self._relayed: set[Endpoint] = set()  # of either side: a link to or from one is relayed
+        self._admitted: set[Endpoint] = set()
+        self._tcp: TcpRelay | None = None
+        self._over = False
+
+    def carry(self, plugin: str, local: Endpoint, remote: Endpoint) -> bool:
+        """Whether a plugin's link between these runs over a relay.
+
+        The first packet from the peer's relay may be here before the message that tells of it; the plugin knows.
+        """
+        strategy = self._context.registry.all().get(plugin)
+        by_nature = strategy is not None and strategy.relays
+        return by_nature or local in self._relayed or remote in self._relayed
+
+    @property
+    def configured(self) -> bool:
+        return bool(self._context.relays.servers)
+
+    async def open_udp(self) -> tuple[Endpoint, ...]:
+        allocation = await self._context.relays.open_udp(relay_families(self._session.remote))
+        try:
+            self._check_open()
+            for relayed in allocation.relayed:
+                # Let in by permission alone. A datagram from the relay would do as well, but a router that takes in
+                # strangers' packets itself moves the peer's port at that, and every later punch misses.
+                for target in self._targets(relayed.family, Transport.UDP):
+                    allocation.permit(target.ip)
+            return tuple([self._adopt(allocation, relayed) for relayed in allocation.relayed])
+        finally:
+            allocation.drop()  # its sockets hold shares of their own
+
+    def _adopt(self, allocation: Allocation, relayed: Endpoint) -> Endpoint:
+        def open_socket(receiver: DatagramReceiver) -> UdpSocket:
+            return allocation.socket(relayed, receiver)
+
+        self._session.adopt_port(self._context.udp.adopt(open_socket).base)
+        self._session.checks.agent.trust(relayed)
+        self._relayed.add(relayed)
+        return relayed
+
+    async def open_tcp(self) -> tuple[Endpoint, ...]:
+        families = relay_families(self._session.remote)
+        family = Family.V4 if Family.V4 in families else Family.V6
+        relay = await self._context.relays.open_tcp(family, self._context.tcp_door.accept)
+        try:
+            self._check_open()
+        except BaseException:
+            relay.close()
+            raise
+        self._tcp = relay
+        self._relayed.add(relay.endpoint)
+        for target in self._targets(family, Transport.TCP):
+            relay.permit(target.ip)
+        for admitted in self._admitted:
+            relay.permit(admitted.ip)
+        return (relay.endpoint,)
+
+    async def dial(self, remote: Endpoint) -> TcpStream:
+        if self._tcp is None:
+            raise ServiceError("there is no TCP relay of ours")
+        if remote not in self._admitted:
+            raise AttemptFailed(f"{remote} was not admitted")
+        return await self._tcp.connect(remote)
+
+    def _targets(self, family: Family, transport: Transport) -> tuple[Endpoint, ...]:
+        return relay_targets(self._context.address, self._session.remote, family, transport)
+
+    def admit(self, endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+        """Those of the peer's relayed endpoints that may be tried; AttemptFailed when it names none such."""
+        allowed = []
+        reason = "the peer names no relayed endpoint"
+        for endpoint in dict.fromkeys(endpoints):
+            refused = None if endpoint in self._admitted else self._refusal(endpoint)
+            if refused is not None:
+                reason = refused
+                self._context.emit(SignalRefused(self._session.peer, refused))
+                continue
+            self._admitted.add(endpoint)
+            self._relayed.add(endpoint)
+            if self._tcp is not None:
+                self._tcp.permit(endpoint.ip)
+            allowed.append(endpoint)
+        if not allowed:
+            raise AttemptFailed(reason)
+        return tuple(allowed)
+
+    def _refusal(self, endpoint: Endpoint) -> str | None:
+        if len(self._admitted) >= ENDPOINTS_PER_SESSION:
+            return f"the peer names more than {ENDPOINTS_PER_SESSION} relayed endpoints"
+        own_server = endpoint.ip in self._context.relays.addresses and endpoint.port >= 1024
+        reason = (
+            None
+            if own_server
+            else refusal(
+                endpoint,
+                self._context.address,
+                self._session.remote,
+                self._context.networks,
+                self._session.initiator,
+            )
+        )
+        if reason is None and not self._context.relay_targets.take(self._context.now()):
+            return "too many relayed endpoints to try at once"
+        return reason
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise AttemptFailed("the attempt is over")
+
+    def close(self) -> None:
+        """UDP sockets are the session's; streams that were handed out keep the TCP relay alive."""
+        self._over = True
+        if self._tcp is not None:
+            self._tcp.close()

@@ -1,0 +1,203 @@
+"""The responding side: sessions that others began, by an offer, a HELLO or a first check.
+
+A responder dials and probes on a peer's word, so all of it is bounded: sessions at once, offers per peer, targets by
+policy. It hands out a pipe only for the one link that the initiator nominates; everything else ends with the session.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from warpgate.core.connection.quic_flow import QuicFlow
+from warpgate.core.context import Context
+from warpgate.core.pipes.base import Pipe
+from warpgate.core.pipes.maker import PipeMaker
+from warpgate.core.search.hosted import ONLY_ENCRYPTED, Chosen, HostedSession
+from warpgate.core.search.links import TcpLink
+from warpgate.core.search.session import Session
+from warpgate.core.udp.demultiplexer import Port
+from warpgate.errors import AuthenticationError, DecodeError, NetworkError, ProtocolError
+from warpgate.events import SignalRefused, StrangerRefused
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.model.identity import node_id_of
+from warpgate.proto.check_wire import introduction_of
+from warpgate.proto.envelope import Opened
+from warpgate.proto.gate import TokenBucket
+from warpgate.proto.hello import HelloReceived
+from warpgate.proto.signals import Signal
+
+PEERS_REMEMBERED = 1024
+SESSIONS_REMEMBERED = 4096
+
+TOO_MANY = "more offers from all peers together than this node answers"
+
+PipeTaker = Callable[[Pipe], None]
+
+
+class Responder:
+    """All hosted sessions of a node."""
+
+    def __init__(self, context: Context, pipes: PipeMaker, take_pipe: PipeTaker) -> None:
+        self._context = context
+        self._pipes = pipes
+        self._take_pipe = take_pipe
+        self._hosted: dict[bytes, HostedSession] = {}
+        self._over: OrderedDict[bytes, None] = OrderedDict()
+        self._offers: OrderedDict[bytes, deque[float]] = OrderedDict()
+        budgets, now = context.config.budgets, context.now()
+        self._introductions = TokenBucket(
+            budgets.introductions_per_second, budgets.introductions_per_second, now
+        )
+        self._all_offers = TokenBucket(budgets.offers_per_second, budgets.offers_at_once, now)
+
+    # -- three ways in -------------------------------------------------------------------------------------------
+
+    def offer(self, opened: Opened) -> None:
+        """A valid OFFER envelope. AuthenticationError when it may not begin a session, DecodeError for nonsense."""
+        signal = opened.signal
+        try:
+            mode = Mode(signal.mode)
+        except ValueError:
+            raise DecodeError(f"an offer of a pipe in mode {signal.mode!r}, which does not exist") from None
+        self._check_secrecy(mode)
+        if self._needs_tls(mode, signal):
+            raise AuthenticationError(f"{ONLY_ENCRYPTED}: ask for TLS (secure=True, --tls)")
+        hosted = self._hosted.get(signal.session)
+        if hosted is None:
+            self._ration(opened.sender)
+            hosted = self._begin(signal.session, opened.sender, mode, opened.address)
+        elif hosted.session.peer_key != opened.sender:
+            raise AuthenticationError("somebody else's session")
+        elif hosted.session.news_in(signal, opened.address) and not self._all_offers.take(
+            self._context.now()
+        ):
+            # Not a refusal of the session: it is not acknowledged, so an honest peer says it again.
+            self._context.emit(SignalRefused(hosted.session.peer, TOO_MANY))
+            return
+        hosted.session.mode = mode
+        hosted.session.secure = signal.secure
+        hosted.offered(opened)
+
+    def find(self, hello: HelloReceived) -> Session:
+        """The session of an initiator's HELLO, new if need be. AuthenticationError when it may not have one."""
+        if self._context.config.secure_only and not hello.secure:
+            raise AuthenticationError(f"{ONLY_ENCRYPTED}, and this TCP link is not to be one")
+        hosted = self._hosted.get(hello.session)
+        if hosted is None:
+            if not self._introductions.take(self._context.now()):
+                raise AuthenticationError("too many introductions a second")
+            hosted = self._begin(hello.session, hello.key, hello.mode, None)
+        elif hosted.session.peer_key != hello.key:
+            raise AuthenticationError("somebody else's session")
+        return hosted.session
+
+    def forget(self, session: Session) -> None:
+        """A HELLO that began this session could not prove its key."""
+        hosted = self._hosted.get(session.id)
+        if hosted is not None and not session.proved:
+            hosted.end()
+
+    def take_link(self, session: Session, link: TcpLink) -> None:
+        """A proved link of an initiator's."""
+        hosted = self._hosted.get(session.id)
+        if hosted is None:
+            link.abort()
+        else:
+            hosted.take_link(link)
+
+    def take_quic(self, flow: QuicFlow) -> None:
+        """A proved QUIC connection."""
+        hosted = self._hosted.get(flow.stream.session)
+        if hosted is None:
+            flow.close(reason="the session is over")
+        else:
+            hosted.take_quic(flow)
+
+    def introduce(self, port: Port, data: bytes, remote: Endpoint) -> bool:
+        """A check of a session nobody knows: if it introduces a welcome key (the result), answer it."""
+        try:
+            introduction = introduction_of(data)
+            if not self._introductions.take(self._context.now()):
+                raise AuthenticationError("too many introductions a second")
+            hosted = self._begin(introduction.session, introduction.public_key, introduction.mode, None)
+        except (DecodeError, AuthenticationError) as error:
+            self._context.emit(StrangerRefused(str(remote), str(error)))
+            return False
+        checks = hosted.session.checks
+        try:
+            checks.driver.receive(data, port.base, remote)
+        except ProtocolError as error:
+            self._context.emit(StrangerRefused(str(remote), str(error)))
+            hosted.end()
+            return False
+        port.expecting[remote.sockaddr] = checks
+        return True
+
+    # -- book-keeping --------------------------------------------------------------------------------------------
+
+    def _begin(
+        self, session_id: bytes, peer_key: bytes, mode: Mode, remote: NodeAddress | None
+    ) -> HostedSession:
+        config = self._context.config
+        self._check_secrecy(mode)
+        peer = node_id_of(peer_key)
+        if not config.accept:
+            raise AuthenticationError("this node accepts nobody")
+        if config.allow is not None and peer not in config.allow:
+            raise AuthenticationError(f"{peer} is not among those allowed in")
+        if session_id in self._over or session_id in self._context.sessions:
+            raise AuthenticationError("a session that is over, or is ours")
+        if len(self._hosted) >= config.budgets.sessions_at_once:
+            next(
+                iter(self._hosted.values())
+            ).end()  # the oldest: an honest session is over within a second or two
+        session = Session(self._context, session_id, peer_key, initiator=False, mode=mode, remote=remote)
+        hosted = self._hosted[session_id] = HostedSession(session, self._chosen, self._ended)
+        self._context.sessions[session_id] = session
+        return hosted
+
+    def _check_secrecy(self, mode: Mode) -> None:
+        if self._context.config.secure_only and mode is Mode.DATAGRAM:
+            raise AuthenticationError(f"{ONLY_ENCRYPTED}, and datagrams are not")
+
+    def _needs_tls(self, mode: Mode, signal: Signal) -> bool:
+        """Whether an offer leads to nothing but streams in clear."""
+        if not self._context.config.secure_only or signal.secure or mode is not Mode.STREAM:
+            return False
+        plugins = self._context.registry.all()
+        offered = [plugins[message.name] for message in signal.messages if message.name in plugins]
+        return bool(offered) and not any(Transport.UDP in plugin.transports for plugin in offered)
+
+    def _ration(self, sender: bytes) -> None:
+        limit, now = self._context.config.budgets.offers_per_peer_per_minute, self._context.now()
+        times = self._offers.setdefault(sender, deque(maxlen=limit))
+        self._offers.move_to_end(sender)
+        if len(self._offers) > PEERS_REMEMBERED:
+            self._offers.popitem(last=False)
+        if len(times) == limit and now - times[0] < 60.0:
+            raise AuthenticationError(f"more than {limit} offers a minute")
+        if not self._all_offers.take(now):
+            raise AuthenticationError(TOO_MANY)
+        times.append(now)
+
+    def _chosen(self, session: Session, link: Chosen) -> None:
+        try:
+            pipe = self._pipes.make(session, link, link.plugin)
+        except NetworkError as error:
+            session.note(link.plugin, str(error))
+        else:
+            self._take_pipe(pipe)
+
+    def _ended(self, session: Session) -> None:
+        self._hosted.pop(session.id, None)
+        if not session.proved:
+            return  # whoever that was may have used somebody else's id
+        self._over[session.id] = None
+        if len(self._over) > SESSIONS_REMEMBERED:
+            self._over.popitem(last=False)
+
+    def close(self) -> None:
+        for hosted in list(self._hosted.values()):
+            hosted.end()

@@ -1,0 +1,350 @@
+"""One session: what the initiator and the responder of one attempt share.
+
+Messages of the peer's plugins, inbound TCP links and verified UDP pairs arrive here and wait, by plugin, for the
+plugin that wants them. The session owns everything opened for it; `close` leaves only what the winner took along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from warpgate.core.pipes.tls import TlsEnds
+from warpgate.core.search.links import TcpLink, UdpLink
+from warpgate.core.search.outbox import Outbox
+from warpgate.core.search.relays import SessionRelays
+from warpgate.core.udp.demultiplexer import SessionChecks
+from warpgate.events import LinkVerified, PluginNoted, SignalSent
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.model.identity import node_id_of
+from warpgate.plan.relay import Hope, direct_hope
+from warpgate.plan.targets import names_a_stranger, refusal
+from warpgate.proto.check import CheckAgent, CheckEvent, CheckSettings, Nominated, PairVerified, PeerHeard
+from warpgate.proto.hello import Role
+from warpgate.proto.signals import PluginMessage, Signal, SignalKind
+
+if TYPE_CHECKING:
+    from warpgate.core.context import Context
+
+T = TypeVar("T")
+# A plugin that does not read its messages or links is not waited for; a hostile peer fills no more than this.
+BACKLOG = 32
+# A message is not repeated before its answer should have come, twice over.
+SIGNAL_ROUND_TRIPS = 2
+
+
+class Mailbox(Generic[T]):
+    """Bounded queues by plugin name; what does not fit is handed to `discard`."""
+
+    def __init__(self, discard: Callable[[T], None]) -> None:
+        self._discard = discard
+        self._queues: dict[str, asyncio.Queue[T]] = {}
+
+    def queue(self, plugin: str) -> asyncio.Queue[T]:
+        return self._queues.setdefault(plugin, asyncio.Queue(BACKLOG))
+
+    def put(self, plugin: str, item: T) -> None:
+        if plugin not in self._queues and len(self._queues) >= BACKLOG:
+            self._discard(item)
+            return
+        try:
+            self.queue(plugin).put_nowait(item)
+        except asyncio.QueueFull:
+            self._discard(item)
+
+    def clear(self) -> None:
+        for queue in self._queues.values():
+            while not queue.empty():
+                self._discard(queue.get_nowait())
+
+
+class Session:
+    """State of one attempt on one side, from its first sign to the pipe or the failure."""
+
+    def __init__(
+        self,
+        context: Context,
+        session_id: bytes,
+        peer_key: bytes,
+        *,
+        initiator: bool,
+        mode: Mode,
+        remote: NodeAddress | None,
+        secure: bool = False,
+    ) -> None:
+        """`secure`: the initiator wants TLS on TCP. AuthenticationError when `peer_key` is no point on the curve."""
+        self.context = context
+        self.id = session_id
+        self.peer_key = peer_key
+        self.peer = node_id_of(peer_key)
+        self.initiator = initiator
+        self.mode = mode
+        self.secure = secure
+        self.remote = remote if remote is not None else NodeAddress(peer_key, (), ())
+        self.key = context.identity.session_key(peer_key, session_id)
+        self.started = context.now()
+        self.messages: Mailbox[bytes] = Mailbox(lambda _: None)
+        self.inbound: Mailbox[TcpLink] = Mailbox(TcpLink.abort)
+        self.verified: Mailbox[UdpLink] = Mailbox(UdpLink.abort)
+        self.running: list[str] = []  # plugins at work: links of others are theirs to take
+        self.hopes_for_tcp: Callable[[], bool] = lambda: False
+        self.keep_link: Callable[[TcpLink], None] | None = None  # where one waits to be nominated
+        self.remote_version = 0
+        self._remote_changed = context.new_future()
+        self.measured_delay: float | None = None
+        self._measured_surely = False
+        self.on_check_event: Callable[[CheckEvent], None] | None = None
+        self.refusal: str | None = None
+        self.on_refusal: Callable[[], None] | None = None
+        self.heard_at: float | None = None
+        self.seen_sequences: set[int] = set()
+        self._checks: SessionChecks | None = None
+        self._kept_port: Endpoint | None = None
+        self._extra_ports: list[Endpoint] = []
+        self._nonces: set[bytes] = set()
+        self._spoken_to = False
+        self.relays = SessionRelays(self)
+        self.stack = contextlib.ExitStack()
+        self.stack.callback(self.relays.close)
+        soonest = SIGNAL_ROUND_TRIPS * 2 * (self.signal_delay or 0.0)
+        repeats = [offset for offset in context.config.timing.offer_offsets if offset >= soonest]
+        self.outbox = Outbox(self._post, repeats, lambda reason: self.note("signals", reason))
+        self.stack.callback(self.outbox.close)
+
+    # -- saying --------------------------------------------------------------------------------------------------
+
+    def note(self, plugin: str, text: str) -> None:
+        self.context.emit(PluginNoted(self.id.hex(), plugin, self.context.now(), text))
+
+    def _post(self, sequence: int, messages: tuple[PluginMessage, ...]) -> None:
+        kind = SignalKind.OFFER if self.initiator else SignalKind.ANSWER
+        brokers = self.context.post(self, kind, sequence, messages)
+        self.context.emit(SignalSent(kind.name.lower(), self.id.hex(), self.peer, sequence, brokers))
+
+    def correct(self, known: bytes) -> None:
+        """Tell the peer our address where it works with another one: `known` is the plan digest of that.
+
+        At once if it aims at wrong endpoints, or if no direct link can come of what it does. Otherwise the first volley
+        is given the time to succeed, which makes the signal needless.
+        """
+        own, context = self.context.address, self.context
+        if known == own.plan_digest(self.remote):
+            return
+        hopeless = direct_hope(own, self.remote, Transport, context.networks).hope is Hope.NONE
+        at_once = hopeless or own.moved_since(known)
+        self.outbox.schedule(0.0 if at_once else context.config.timing.correction_delay)
+
+    @property
+    def role(self) -> Role:
+        return Role.INITIATOR if self.initiator else Role.RESPONDER
+
+    @property
+    def tls_ends(self) -> TlsEnds:
+        """Who may be at the ends of TLS on this session's link."""
+        return TlsEnds(self.context.identity, self.peer_key, self.id, client=self.initiator)
+
+    @property
+    def acknowledges(self) -> int:
+        """The peer's highest sequence before which none is missing."""
+        highest = 0
+        while highest + 1 in self.seen_sequences:
+            highest += 1
+        return highest
+
+    @property
+    def signal_delay(self) -> float | None:
+        """Estimated one-way time of a signal to the peer, seconds."""
+        if self.measured_delay is not None:
+            return self.measured_delay
+        return self.context.estimate_delay(self.remote)
+
+    # -- hearing -------------------------------------------------------------------------------------------------
+
+    def take_signal(self, signal: Signal, remote: NodeAddress) -> tuple[str, ...]:
+        """Accept a fresh envelope of the peer's; returns the plugins it has messages for, in order."""
+        if signal.acknowledges:
+            self._measure(signal)
+            self.outbox.acknowledged(signal.acknowledges)
+        if signal.sequence:
+            if signal.sequence in self.seen_sequences:
+                self.outbox.acknowledge(0.0)
+                return ()
+            self.seen_sequences.add(signal.sequence)
+            self.heard_at = self.context.now()
+            self.outbox.acknowledge(self.context.config.timing.answer_delay)
+        if remote.reach_digest != self.remote.reach_digest:
+            self._take_remote(remote)
+        else:
+            self.remote = remote  # it may have learnt more of its NATs
+        for message in signal.messages:
+            self.messages.put(message.name, message.body)
+        return tuple(dict.fromkeys(message.name for message in signal.messages))
+
+    def news_in(self, signal: Signal, remote: NodeAddress) -> bool:
+        """Whether `take_signal` would make plugins do something: it brings messages, or endpoints, not seen yet."""
+        moved = remote.reach_digest != self.remote.reach_digest
+        return moved or bool(signal.messages and signal.sequence not in self.seen_sequences)
+
+    def _take_remote(self, remote: NodeAddress) -> None:
+        """A fresher address of the peer's; signals may overtake each other, but hardly within one attempt."""
+        self.remote = remote
+        self.remote_version += 1
+        changed, self._remote_changed = self._remote_changed, self.context.new_future()
+        changed.set_result(None)
+
+    async def remote_newer_than(self, version: int) -> int:
+        """Wait until `remote_version` is above `version`; returns it."""
+        while self.remote_version <= version:
+            await asyncio.shield(self._remote_changed)
+        return self.remote_version
+
+    def _measure(self, signal: Signal) -> None:
+        """From a message that was repeated the first copy counts, until there is a better one: brokers delay more than
+        they lose, and where a repetition always comes before the acknowledgement, it is all there is.
+        """
+        sent, certain = (
+            self.outbox.sent_at(signal.acknowledges),
+            not self.outbox.repeated(signal.acknowledges),
+        )
+        if sent is None or signal.held < 0 or self._measured_surely:
+            return
+        if self.measured_delay is None or certain:
+            self.measured_delay = max(0.0, self.context.now() - sent - signal.held) / 2
+            self._measured_surely = certain
+
+    def take_refusal(self, reason: str) -> None:
+        """The peer will not have this session."""
+        self.refusal = reason
+        self.note("signals", f"the peer refused: {reason}")
+        if self.on_refusal is not None:
+            self.on_refusal()
+
+    def peer_heard(self) -> None:
+        """The peer spoke under the session key: it has our first offer (or needs none)."""
+        self._spoken_to = True
+        self.outbox.acknowledged(1)
+
+    def fresh_nonce(self, nonce: bytes) -> bool:
+        """False for a HELLO that was seen before in this session."""
+        if nonce in self._nonces or len(self._nonces) >= 4 * BACKLOG:
+            return False
+        self._nonces.add(nonce)
+        return True
+
+    @property
+    def proved(self) -> bool:
+        """Whether anything authenticated has arrived yet."""
+        return bool(self._spoken_to or self._nonces or self.seen_sequences)
+
+    def add_inbound(self, link: TcpLink) -> None:
+        """A TCP link that the peer dialled, already proved."""
+        self.peer_heard()
+        self.say_verified(link)
+        self.inbound.put(self._taker(link.plugin), link)
+
+    def _taker(self, plugin: str) -> str:
+        return plugin if plugin in self.running or not self.running else self.running[0]
+
+    def say_verified(self, link: TcpLink | UdpLink) -> None:
+        self.context.emit(
+            LinkVerified(
+                self.id.hex(),
+                link.plugin,
+                self.context.now(),
+                link.transport.value,
+                str(link.local),
+                str(link.remote),
+            )
+        )
+
+    # -- checks --------------------------------------------------------------------------------------------------
+
+    @property
+    def checks(self) -> SessionChecks:
+        """This session's connectivity checks, set up on first use."""
+        if self._checks is None:
+            context, timing = self.context, self.context.config.timing
+            agent = CheckAgent(
+                controlling=self.initiator,
+                session=self.id,
+                key=self.key,
+                nonce=context.random_bytes(16),
+                new_id=lambda: context.random_bytes(12),
+                settings=CheckSettings(timing.check_offsets, timing.consent_silence, timing.consent_timeout),
+                introduction=context.identity.public_key if self.initiator else None,
+                trust_heard=context.heard_is_reachable,
+                mode=self.mode,
+            )
+            self._checks = SessionChecks(context.udp, agent, self._check_event)
+            context.udp.sessions[self.id] = self._checks
+        return self._checks
+
+    def knows(self, base: Endpoint, remote: Endpoint) -> bool:
+        """Whether the peer has proved itself to our socket `base` from `remote`."""
+        return self._checks is not None and self._checks.agent.knows(base, remote)
+
+    def _check_event(self, event: CheckEvent) -> None:
+        if isinstance(event, PeerHeard):
+            self.peer_heard()
+        elif isinstance(event, PairVerified | Nominated):
+            link = self.udp_link(event)
+            self.say_verified(link)
+            if isinstance(event, PairVerified):
+                self._take_verified(link)
+        if self.on_check_event is not None:
+            self.on_check_event(event)
+
+    def udp_link(self, event: PairVerified | Nominated) -> UdpLink:
+        relayed = self.relays.carry(event.plugin, event.base, event.remote)
+        return UdpLink(self.checks, event.base, event.remote, event.plugin, relayed=relayed)
+
+    def _take_verified(self, link: UdpLink) -> None:
+        # Streams tell each other apart by QUIC's connection ids: they share a pair.
+        if self.mode is Mode.STREAM or self.context.udp.claim(self.checks, link.local, link.remote):
+            self.verified.put(self._taker(link.plugin), link)
+        else:
+            self.note(link.plugin, f"{link.local} -> {link.remote} carries another pipe already")
+
+    # -- sockets of this session ---------------------------------------------------------------------------------
+
+    def open_port(self, near: Endpoint) -> Endpoint:
+        """A fresh UDP socket on the interface of `near`."""
+        return self.adopt_port(self.context.udp.open(Endpoint(near.ip, 0)).base)
+
+    def adopt_port(self, base: Endpoint) -> Endpoint:
+        """This socket of the udp's was opened for this session."""
+        self._extra_ports.append(base)
+        return base
+
+    def keep_port(self, base: Endpoint) -> bool:
+        """Whether the socket was opened for this session: then the pipe on it takes it along and closes it."""
+        if base not in self._extra_ports:
+            return False
+        self._kept_port = base
+        return True
+
+    def refuse_targets(self, endpoints: list[Endpoint]) -> str | None:
+        """Why the peer may not have these endpoints tried, or None."""
+        stranger = names_a_stranger(endpoints, self.remote)
+        if stranger is not None:
+            return f"{stranger} is not one of the peer's own addresses"
+        own, networks = self.context.address, self.context.networks
+        reasons = (refusal(endpoint, own, self.remote, networks, self.initiator) for endpoint in endpoints)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def close(self) -> None:
+        """Drop everything that no pipe took along; idempotent."""
+        self.context.sessions.pop(self.id, None)
+        if self.initiator or self.proved:  # whoever proved nothing may have used somebody else's id
+            self.context.udp.retire(self.id)
+        self.stack.close()
+        self.inbound.clear()
+        self.verified.clear()
+        for base in self._extra_ports:
+            if base != self._kept_port:
+                self.context.udp.close_port(base)
+        if self._checks is not None and self._checks.agent.selected is None:
+            self.context.udp.forget(self._checks)

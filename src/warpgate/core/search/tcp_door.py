@@ -1,0 +1,91 @@
+"""TCP connections that have proved nothing yet: bounded in number, time and bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from warpgate.core.context import Context
+from warpgate.core.search.links import TcpLink, read_message
+from warpgate.core.search.session import Session
+from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
+from warpgate.events import StrangerRefused
+from warpgate.net.network import TcpStream
+from warpgate.proto.hello import Handshake, HelloReceived
+
+# The session that a HELLO belongs to; AuthenticationError when it may have none.
+FindSession = Callable[[HelloReceived], Session]
+
+
+class TcpDoor:
+    """Takes accepted connections; hands proved links to their session."""
+
+    def __init__(
+        self,
+        context: Context,
+        find_session: FindSession,
+        forget: Callable[[Session], None],
+        deliver: Callable[[Session, TcpLink], None],
+    ) -> None:
+        """`forget` is told when a session was found for a HELLO that then could not prove its key."""
+        self._forget = forget
+        self._context = context
+        self._find_session = find_session
+        self._deliver = deliver
+        self._waiting: dict[TcpStream, asyncio.Task[None]] = {}  # in order of arrival
+
+    def accept(self, stream: TcpStream) -> None:
+        """When there are too many, the longest silent one goes: an honest HELLO comes within a round trip."""
+        if len(self._waiting) >= self._context.config.budgets.unauthenticated_connections:
+            oldest = next(iter(self._waiting))
+            self._waiting.pop(oldest).cancel()
+            oldest.abort()
+            self._refuse(oldest, "too many connections that proved nothing")
+        task = self._context.tasks.spawn(f"stranger {stream.remote}", self._admit(stream))
+        if task is None:
+            stream.abort()
+        else:
+            self._waiting[stream] = task
+
+    def _refuse(self, stream: TcpStream, reason: str) -> None:
+        self._context.emit(StrangerRefused(str(stream.remote), reason))
+
+    async def _admit(self, stream: TcpStream) -> None:
+        patience = self._context.config.budgets.hello_patience
+        try:
+            async with asyncio.timeout(patience):
+                session, link = await self._prove(stream)
+        except TimeoutError:
+            self._refuse(stream, f"no valid HELLO within {patience:g} s")
+            stream.abort()
+        except (NetworkError, ProtocolError) as error:
+            self._refuse(stream, str(error))
+            stream.abort()
+        except BaseException:
+            stream.abort()
+            raise
+        else:
+            self._deliver(session, link)
+        finally:
+            self._waiting.pop(stream, None)
+
+    async def _prove(self, stream: TcpStream) -> tuple[Session, TcpLink]:
+        handshake = Handshake.accept(self._context.random_bytes(16))
+        await read_message(stream, handshake)
+        hello = handshake.next_event()
+        if not isinstance(hello, HelloReceived):
+            raise AuthenticationError("the connection does not begin with a HELLO")
+        session = self._find_session(hello)
+        try:
+            handshake.prove(session.key)
+        except ProtocolError:
+            self._forget(session)
+            raise
+        if not session.fresh_nonce(hello.nonce):
+            raise AuthenticationError("a HELLO that was seen before")
+        handshake.next_event()
+        await stream.send(handshake.data_to_send())
+        relayed = session.relays.carry(hello.plugin, stream.local, stream.remote)
+        # Whose word it is that TLS follows: the initiator's, ours or that of the HELLO just proved.
+        secure = session.secure if session.initiator else hello.secure
+        return session, TcpLink(stream, handshake, hello.plugin, relayed=relayed, secure=secure)

@@ -1,0 +1,1 @@
+"""The UDP sockets of a node, and who gets what arrives at them."""

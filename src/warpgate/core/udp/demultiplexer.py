@@ -1,0 +1,243 @@
+"""All UDP sockets of a node, shared by discovery, connectivity checks and pipes.
+
+A datagram that looks like STUN and belongs to one of our transactions or sessions is ours; everything else belongs
+to the pipe whose peer it came from. Nothing is done for a stranger beyond a dictionary look-up, unless its check
+introduces a key, which is rationed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from warpgate.errors import NetworkError, ProtocolError
+from warpgate.model.endpoint import Endpoint, SockAddr
+from warpgate.net.driver import MachineDriver
+from warpgate.net.network import DatagramReceiver, Network, UdpSocket
+from warpgate.proto.check import CheckAgent, CheckEvent
+from warpgate.proto.check_wire import session_of
+from warpgate.proto.machine import Transmit
+from warpgate.proto.quic_wire import connection_id_of, is_first_packet
+from warpgate.proto.stun import COOKIE, is_stun
+
+# Datagrams that overtake the nomination (which may have to be repeated) wait for the pipe, so many at most.
+EARLY_LIMIT = 64
+# Sessions whose late checks are recognized: repeats come for 6 s, and no node has so many connects in that time.
+PAST_LIMIT = 1024
+
+Deliver = Callable[[bytes], None]
+OpenSocket = Callable[[DatagramReceiver], UdpSocket]
+FlowKey = tuple[str, int]
+
+
+class StunClient(Protocol):
+    """Discovery: takes the answers to its own requests."""
+
+    def receive(self, sock: UdpSocket, data: bytes, source: SockAddr) -> bool: ...
+
+
+class Port:
+    """One UDP socket and the flows of the pipes on it."""
+
+    def __init__(self, udp: Demultiplexer, open_socket: OpenSocket) -> None:
+        self.flows: dict[FlowKey, Deliver] = {}
+        self.streams: dict[FlowKey, dict[bytes, Deliver]] = {}  # QUIC, by connection id: many on one flow
+        self.expecting: dict[FlowKey, SessionChecks] = {}  # proved peers whose nomination is still to come
+        # Whose each flow is: datagrams carry no label, so a pair of endpoints can carry one pipe.
+        self.owners: dict[FlowKey, SessionChecks] = {}
+        self._udp = udp
+        self.socket = open_socket(self._received)
+        self.base = self.socket.local
+
+    def _received(self, data: bytes, source: SockAddr) -> None:
+        # The slice first: for a user's datagram it is all that is looked at.
+        if data[4:8] == COOKIE and is_stun(data) and self._udp.take_stun(self, data, source):
+            return
+        key = source[:2]
+        routes = self.streams.get(key)
+        if routes is not None and (deliver := routes.get(connection_id_of(data))) is not None:
+            deliver(data)
+        elif is_first_packet(data) and self._udp.admit(self, data, source):
+            return
+        elif (deliver := self.flows.get(key)) is not None:
+            deliver(data)
+        elif (session := self.expecting.get(key)) is not None:
+            session.early.append(data)
+
+
+class SessionChecks:
+    """The checks of one session on the udp's sockets: agent, driver, and datagrams that came too early."""
+
+    def __init__(self, udp: Demultiplexer, agent: CheckAgent, on_event: Callable[[CheckEvent], None]) -> None:
+        self.agent = agent
+        self.early: deque[bytes] = deque(maxlen=EARLY_LIMIT)
+        self.owned: list[tuple[Port, FlowKey]] = []
+        self.driver: MachineDriver[CheckEvent, Transmit] = MachineDriver(agent, udp.transmit, on_event)
+
+    def probe(
+        self,
+        base: Endpoint,
+        remote: Endpoint,
+        plugin: str,
+        offsets: tuple[float, ...] | None,
+        ttl: int | None,
+    ) -> None:
+        self.agent.probe(base, remote, plugin, self.driver.now(), offsets, ttl)
+        self.driver.drain()
+
+    def nominate(self, base: Endpoint, remote: Endpoint) -> None:
+        self.agent.nominate(base, remote, self.driver.now())
+        self.driver.drain()
+
+    def own(self, port: Port, remote: Endpoint) -> None:
+        """The flow is this session's from now on."""
+        port.owners[remote.sockaddr] = self
+        self.owned.append((port, remote.sockaddr))
+
+    def disown(self, keep: Endpoint | None = None) -> None:
+        """Give back all flows, but the one to `keep`."""
+        kept = None if keep is None else keep.sockaddr
+        for port, key in self.owned:
+            if key != kept and port.owners.get(key) is self:
+                del port.owners[key]
+        self.owned = [entry for entry in self.owned if entry[1] == kept]
+
+    def abandon(self, reason: str) -> None:
+        """It is over, and the peer need not be told."""
+        self.agent.abandon(reason)
+        self.driver.drain()
+
+    def close(self) -> None:
+        """Tell the peer; the session lingers until it has answered."""
+        self.agent.close(self.driver.now())
+        self.driver.drain()
+
+
+Introduce = Callable[[Port, bytes, Endpoint], bool]
+# A QUIC client's first packet; whether it was ours.
+Admit = Callable[[Port, bytes, SockAddr], bool]
+
+
+def _admit_nobody(_port: Port, _data: bytes, _source: SockAddr) -> bool:
+    return False
+
+
+class Demultiplexer:
+    """Owns the ports; routes what they receive."""
+
+    def __init__(
+        self, network: Network, introduce: Introduce, on_garbage: Callable[[Endpoint, str], None]
+    ) -> None:
+        """`introduce` gets checks of sessions nobody knows, and tells whether they proved a welcome key; `on_garbage`
+        what claimed a session and was not of it.
+        """
+        self._network = network
+        self._introduce = introduce
+        self._on_garbage = on_garbage
+        self._ports: dict[Endpoint, Port] = {}
+        self.sessions: dict[bytes, SessionChecks] = {}
+        self._past: OrderedDict[bytes, None] = OrderedDict()
+        self.discovery: StunClient | None = None
+        self.admit: Admit = _admit_nobody
+
+    def open(self, local: Endpoint) -> Port:
+        """Bind one more socket; NetworkError when the port is taken."""
+        return self.adopt(partial(self._network.open_udp, local))
+
+    def adopt(self, open_socket: OpenSocket) -> Port:
+        """One more socket, opened by other means (on a relay); closed with its port. Raises what `open_socket` does."""
+        port = Port(self, open_socket)
+        self._ports[port.base] = port
+        return port
+
+    def close_port(self, base: Endpoint) -> None:
+        """Idempotent."""
+        port = self._ports.pop(base, None)
+        if port is not None:
+            port.flows.clear()
+            port.socket.close()
+
+    def close(self) -> None:
+        for session in list(self.sessions.values()):
+            session.driver.close()
+        self.sessions.clear()
+        for base in list(self._ports):
+            self.close_port(base)
+
+    def port(self, base: Endpoint) -> Port:
+        """NetworkError when it was closed (its interface went away)."""
+        try:
+            return self._ports[base]
+        except KeyError:
+            raise NetworkError(f"our UDP socket {base} is closed") from None
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        return tuple(self._ports.values())
+
+    def owner(self, base: Endpoint, remote: Endpoint) -> SessionChecks | None:
+        """Whose the flow between these endpoints is; None when it is free."""
+        port = self._ports.get(base)
+        return None if port is None else port.owners.get(remote.sockaddr)
+
+    def claim(self, session: SessionChecks, base: Endpoint, remote: Endpoint) -> bool:
+        """Reserve a flow for a pipe of this session; False when it is another's."""
+        owner = self.owner(base, remote)
+        if owner is None and base in self._ports:
+            session.own(self._ports[base], remote)
+            return True
+        return owner is session
+
+    def take_over(self, session: SessionChecks, base: Endpoint, remote: Endpoint) -> None:
+        """The peer put this session's pipe here, so whatever else was here is over for it. NetworkError."""
+        port, owner = self.port(base), self.owner(base, remote)
+        if owner is not None and owner is not session:
+            owner.abandon("the peer opened another pipe between the same endpoints")
+        session.own(port, remote)
+
+    def transmit(self, transmit: Transmit) -> None:
+        """Send for a machine; a closed port or a full buffer loses the datagram, which is repeated anyway."""
+        port = self._ports.get(transmit.base)
+        if port is not None:
+            port.socket.send(transmit.data, transmit.remote.sockaddr, transmit.ttl)
+
+    def take_stun(self, port: Port, data: bytes, source: SockAddr) -> bool:
+        """Whether it was ours: only what verifies is; the rest may be a user's datagram."""
+        if self.discovery is not None and self.discovery.receive(port.socket, data, source):
+            return True
+        session_id = session_of(data)
+        if session_id is None:
+            return False
+        session = self.sessions.get(session_id)
+        remote = Endpoint.from_sockaddr(source)
+        if session is None:
+            known_place = source[:2] in port.flows
+            if known_place and session_id in self._past:
+                return True  # a late check of a session that is over
+            # The peer of a pipe may have been restarted, or open another one; what proves nothing is the user's.
+            return self._introduce(port, data, remote) or not known_place
+        try:
+            session.driver.receive(data, port.base, remote)
+        except ProtocolError as error:
+            self._on_garbage(remote, str(error))
+            return False
+        if session.agent.selected is None and session.agent.knows(port.base, remote):
+            port.expecting[source[:2]] = session
+        return True
+
+    def retire(self, session_id: bytes) -> None:
+        """This session is over (but for its pipe): what its peer still sends is nobody's."""
+        self._past[session_id] = None
+        if len(self._past) > PAST_LIMIT:
+            self._past.popitem(last=False)
+
+    def forget(self, session: SessionChecks) -> None:
+        """Stop routing for a session; its pipe's flow, if any, is the pipe's own."""
+        session.driver.close()
+        session.disown()
+        self.sessions.pop(session.agent.session, None)
+        for port in self._ports.values():
+            for key in [key for key, other in port.expecting.items() if other is session]:
+                del port.expecting[key]
