@@ -141,7 +141,7 @@ class Assembly:
         self.interfaces = usable_interfaces(self._network.interfaces(), config.interfaces)
         if not self.interfaces:
             raise ConfigError(f"no usable network interface among {', '.join(config.interfaces or ('all',))}")
-        context.use_interfaces(self.interfaces)
+        self._look_around()
         port = listen_port_of(context.identity.public_key) if config.port is None else config.port
         self.sockets.open(self.interfaces, port, exact=config.port is not None)
         for hub_port in context.udp.ports:
@@ -202,11 +202,14 @@ class Assembly:
         self.interfaces = usable_interfaces(self._network.interfaces(), self._config.interfaces)
         now = {interface.ip: interface.index for interface in self.interfaces}
         gone = frozenset(ip for ip, index in before.items() if now.get(ip) != index)
-        self.context.use_interfaces(self.interfaces)
+        self._look_around()
         self.pipes.vanished(gone)
         self.sockets.update(self.interfaces, gone)
         self.port_mapping.follow(self.interfaces, self.sockets.port)
         self._update_address()
+
+    def _look_around(self) -> None:
+        self.context.look_around(self.interfaces, self._network.interfaces(), self._network.prefix)
 
     # -- the address ---------------------------------------------------------------------------------------------
 

@@ -17,8 +17,9 @@ from warpgate.errors import AttemptFailed
 from warpgate.events import Event, Observer
 from warpgate.model.address import BrokerRef, NodeAddress
 from warpgate.model.identity import Identity, node_id_of
+from warpgate.model.translation import Nat64Prefix
 from warpgate.net.network import Interface, Network
-from warpgate.plan.targets import IPNetwork
+from warpgate.plan.targets import Surroundings
 from warpgate.plugins.base import Registry
 from warpgate.proto.envelope import seal
 from warpgate.proto.gate import TokenBucket
@@ -74,7 +75,7 @@ class Context:
         self.wall_clock = wall_clock
         self.sessions: dict[bytes, Session] = {}
         self.address = NodeAddress(identity.public_key, (), ())
-        self.networks: tuple[IPNetwork, ...] = ()
+        self.around = Surroundings()
         self._loop = asyncio.get_running_loop()
         rate = config.budgets.relay_targets_per_second
         self.random_punches = RandomPunches(config.budgets)
@@ -91,11 +92,12 @@ class Context:
         for observer in tuple(self.observers):
             observer(event)
 
-    def use_interfaces(self, interfaces: tuple[Interface, ...]) -> None:
-        """The on-link prefixes that policy goes by."""
-        self.networks = tuple(
-            ip_network((interface.ip, interface.prefix), strict=False) for interface in interfaces
-        )
+    def look_around(
+        self, used: tuple[Interface, ...], machine: tuple[Interface, ...], nat64: Nat64Prefix | None
+    ) -> None:
+        """What policy goes by: the links of the interfaces in use, and all that this machine answers to."""
+        links = tuple(ip_network((interface.ip, interface.prefix), strict=False) for interface in used)
+        self.around = Surroundings(links, frozenset(interface.ip for interface in machine), nat64)
 
     @property
     def heard_is_reachable(self) -> bool:

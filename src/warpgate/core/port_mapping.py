@@ -12,7 +12,7 @@ from warpgate.events import DoubleNatFound
 from warpgate.model.address import Attachment, LearntBy, Listening
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.net.network import Interface
-from warpgate.plan.targets import is_private
+from warpgate.model.scope import is_private
 from warpgate.services.portmap_board import Mapped
 from warpgate.services.portmapper import PortMapper, routes_of
 

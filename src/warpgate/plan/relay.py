@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Family, Transport
 from warpgate.model.nat import Filtering
+from warpgate.model.scope import is_private
 from warpgate.plan.birthday import holds_still
 from warpgate.plan.counting import hidden, may_count
-from warpgate.plan.targets import IPNetwork, Pair, facing_outside, is_private, pairs, refusal
+from warpgate.plan.targets import Pair, Surroundings, facing_outside, pairs, refusal
 
 # An address has at most eight attachments; a relay is told of no more endpoints than these.
 MAX_TARGETS = 8
@@ -38,10 +39,10 @@ def direct_hope(
     own: NodeAddress,
     peer: NodeAddress,
     transports: Iterable[Transport],
-    networks: Sequence[IPNetwork] | None = None,
+    around: Surroundings | None = None,
 ) -> Outlook:
     """What may become of direct links over these transports, as far as was *measured*: UNKNOWN rules nothing out."""
-    found = [_over(own, peer, transport, networks) for transport in sorted(transports, key=_by_name)]
+    found = [_over(own, peer, transport, around) for transport in sorted(transports, key=_by_name)]
     return max(
         found,
         key=lambda outlook: outlook.hope,
@@ -54,9 +55,9 @@ def _by_name(transport: Transport) -> str:
 
 
 def _over(
-    own: NodeAddress, peer: NodeAddress, transport: Transport, networks: Sequence[IPNetwork] | None
+    own: NodeAddress, peer: NodeAddress, transport: Transport, around: Surroundings | None
 ) -> Outlook:
-    forth, back = pairs(own, peer, transport, networks), pairs(peer, own, transport)
+    forth, back = pairs(own, peer, transport, around), pairs(peer, own, transport)
     if not (own.attachments and peer.attachments) or any(pair.nearby for pair in forth):
         return FAIR
     mine, theirs = facing_outside(own), facing_outside(peer)

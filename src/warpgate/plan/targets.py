@@ -1,32 +1,22 @@
 """Which of a peer's endpoints may be tried, and in which order: pure policy over two addresses.
 
-An address is a claim by somebody we may not know. A private endpoint is therefore tried only when it can be
-ours as well (same public address, or on a link of ours), and some endpoints are never tried at all.
+An address is a claim by somebody we may not know. So a private endpoint is tried only when it can be ours as well
+(same public address, or on a link of ours), our own machine only where our user asked for a peer that listens there,
+and some endpoints are never tried at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 
 from warpgate.model.address import Attachment, LearntBy, NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Mapping
-from warpgate.model.translation import SERVICE_CONTINUITY
+from warpgate.model.scope import IPNetwork, Scope, carried_by, is_private, scope_of, site_of
+from warpgate.model.translation import Nat64Prefix
 
-IPNetwork = IPv4Network | IPv6Network
-
-# RFC 1918, RFC 6598 (carrier NAT), RFC 7335 (a host's own translator), RFC 4193. Not `is_private`: that also counts
-# documentation and test networks.
-PRIVATE_NETWORKS: tuple[IPNetwork, ...] = (
-    IPv4Network("10.0.0.0/8"),
-    IPv4Network("172.16.0.0/12"),
-    IPv4Network("192.168.0.0/16"),
-    IPv4Network("100.64.0.0/10"),
-    SERVICE_CONTINUITY,
-    IPv6Network("fc00::/7"),
-)
 WELL_KNOWN_PORTS = 1024
 MAX_PAIRS = 24
 # Two interfaces in both families have so many; each costs a dozen small packets to whoever is named.
@@ -43,9 +33,20 @@ class Pair:
     open: bool  # expected to accept a stranger's first packet, as far as is known
 
 
-def is_private(ip: IPAddress) -> bool:
-    """Whether `ip` means something only inside one site."""
-    return any(ip.version == network.version and ip in network for network in PRIVATE_NETWORKS)
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What policy knows of this machine: its on-link prefixes, all of its addresses (also of interfaces that the node
+    does not use), and the prefix of the network's NAT64.
+    """
+
+    links: tuple[IPNetwork, ...] = ()
+    machine: frozenset[IPAddress] = frozenset()
+    nat64: Nat64Prefix | None = None
+
+    @classmethod
+    def of(cls, own: NodeAddress) -> Surroundings:
+        """What an address says of its own: the usual prefixes around its hosts."""
+        return cls(networks_of(own.attachments), frozenset(at.host for at in own.attachments))
 
 
 def facing_outside(address: NodeAddress) -> list[Attachment]:
@@ -65,44 +66,50 @@ def refusal(
     endpoint: Endpoint,
     own: NodeAddress,
     peer: NodeAddress,
-    networks: Sequence[IPNetwork] | None = None,
+    around: Surroundings | None = None,
     invited: bool = True,
 ) -> str | None:
     """Why nothing may be sent to `endpoint` on this peer's word, or None when it may.
 
-    `networks` are the on-link prefixes of our interfaces. `invited`: our user asked for this peer; an offer from
+    `around`: where we are; None: what can be told from `own`. `invited`: our user asked for this peer; an offer from
     anybody else must show that it shares our public address before anything of our LAN is touched.
     """
     ip = endpoint.ip
-    links = networks_of(own.attachments) if networks is None else networks
-    if (kind := _no_host(ip, links)) is not None:
+    around = Surroundings.of(own) if around is None else around
+    if (kind := _no_host(ip, around)) is not None:
         return f"{endpoint} is {kind}"
-    if ip.is_loopback:
-        at_home = any(at.host.is_loopback for at in own.attachments)
-        return None if at_home else f"{endpoint} is a loopback address"
     if endpoint.port < WELL_KNOWN_PORTS and endpoint.port not in _listening_ports(peer):
         return f"{endpoint}: ports below 1024 are tried only where the peer itself listens"
-    if is_private(ip) and not _within_reach(ip, own, peer, links, invited):
+    if scope_of(ip) is Scope.LOOPBACK:
+        at_home = any(at.host.is_loopback for at in own.attachments)
+        return None if at_home and _listens(peer, endpoint) else f"{endpoint} is a loopback address"
+    if around.machine & {ip, *carried_by(ip, around.nat64)}:
+        # Services of this machine trust it more than others. Another node on it can be called, but not have us call.
+        called = invited and _listens(peer, endpoint)
+        return None if called else f"{endpoint} is this machine's own address"
+    if is_private(ip) and not _within_reach(ip, own, peer, around.links, invited):
         return f"{endpoint} is private, and the peer shares neither our public address nor a network of ours"
     return None
 
 
-def _no_host(ip: IPAddress, links: Sequence[IPNetwork]) -> str | None:
+def _no_host(ip: IPAddress, around: Surroundings) -> str | None:
     """What kind of address this is, if it is none of a host beyond our links."""
-    if ip.is_multicast or ip.is_unspecified or ip == IPv4Address("255.255.255.255"):
-        return "no unicast address"
-    if any(ip == link.broadcast_address and link.num_addresses > 2 for link in links if ip.version == 4):
+    for inside in carried_by(ip, around.nat64):
+        if scope_of(inside) is not Scope.GLOBAL:
+            return f"{inside} inside an IPv6 address, and that is {scope_of(inside).value}"
+    if any(
+        ip == link.broadcast_address and link.num_addresses > 2 for link in around.links if ip.version == 4
+    ):
         return "a broadcast address"
-    if ip.version == 4 and ip in SERVICE_CONTINUITY:
-        return "an address that a translator gives its own host"
-    return "link-local" if ip.is_link_local else None
+    scope = scope_of(ip, around.nat64)
+    return scope.value if scope in (Scope.NOBODY, Scope.LINK, Scope.TRANSLATOR) else None
 
 
 def pairs(
     own: NodeAddress,
     peer: NodeAddress,
     transport: Transport,
-    networks: Sequence[IPNetwork] | None = None,
+    around: Surroundings | None = None,
     invited: bool = True,
 ) -> tuple[Pair, ...]:
     """All pairs worth trying, nearby first, then IPv6, then the rest; at most 24, on a stranger's word 8."""
@@ -114,21 +121,21 @@ def pairs(
         for theirs in peer.attachments:
             if theirs.family is mine.family and theirs.host.is_loopback == mine.host.is_loopback:
                 for pair in _attachment_pairs(base, mine, theirs, transport):
-                    if refusal(pair.remote, own, peer, networks, invited) is None:
+                    if refusal(pair.remote, own, peer, around, invited) is None:
                         found.setdefault((pair.base, pair.remote), pair)
     ordered = sorted(found.values(), key=lambda pair: (not pair.nearby, pair.remote.ip.version != 6))
     return tuple(ordered[: MAX_PAIRS if invited else MAX_PAIRS_UNINVITED])
 
 
 def refusals(
-    own: NodeAddress, peer: NodeAddress, networks: Sequence[IPNetwork] | None = None, invited: bool = True
+    own: NodeAddress, peer: NodeAddress, around: Surroundings | None = None, invited: bool = True
 ) -> tuple[str, ...]:
     """Why endpoints of the peer's address are left out, one sentence each: for reports."""
     reasons: dict[str, None] = {}
     for theirs in peer.attachments:
         for transport in Transport:
             for endpoint in (theirs.host_endpoint(transport), theirs.reflexive_endpoint(transport)):
-                reason = None if endpoint is None else refusal(endpoint, own, peer, networks, invited)
+                reason = None if endpoint is None else refusal(endpoint, own, peer, around, invited)
                 if reason is not None:
                     reasons.setdefault(reason)
     return tuple(reasons)
@@ -188,9 +195,17 @@ def _within_reach(
         return invited or on_link  # our public address is in our own address: anybody can claim to share it
     if ours and theirs:
         # A whole private internet (a company's, a test bed's): where our own reflexive address is private, so may
-        # the peer's be. Otherwise the same private network number is just another site's.
-        return any(map(is_private, ours)) and any(ip == at.reflexive for at in peer.attachments)
+        # the peer's be, in the same one and beyond our NAT. Else that network number is just another site's.
+        shared = site_of(ip) in {site_of(our) for our in ours if is_private(our)}
+        return shared and ip in theirs and (invited or not on_link)
     return on_link and (invited or not (ours or theirs))
+
+
+def _listens(peer: NodeAddress, endpoint: Endpoint) -> bool:
+    """Whether the peer's address says that it has a socket of its own there."""
+    return any(
+        at.host == endpoint.ip and endpoint.port in (at.udp.local, at.tcp.local) for at in peer.attachments
+    )
 
 
 def _listening_ports(peer: NodeAddress) -> set[int]:

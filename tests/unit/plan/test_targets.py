@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Network, ip_address, ip_network
 
 import pytest
 
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.nat import Filtering, Mapping, NatProfile
+from warpgate.model.translation import Nat64Prefix
 from warpgate.plan.targets import (
     MAX_PAIRS,
     MAX_PAIRS_UNINVITED,
-    is_private,
+    Surroundings,
     names_a_stranger,
     pairs,
     refusal,
@@ -58,6 +59,8 @@ STRANGER = node(at("192.168.7.7", "203.0.113.9"))
 NEIGHBOUR = node(at("192.168.1.9", "198.51.100.1"))
 UNKNOWN = node(at("192.168.1.9"))
 PRIVATE = "is private, and the peer shares neither our public address nor a network of ours"
+MACHINE = "this machine's own address"
+INSIDE = "inside an IPv6 address"
 LOW = "ports below 1024 are tried only where the peer itself listens"
 ALLOWED = None
 
@@ -91,6 +94,37 @@ POLICY = [
     (HOME, STRANGER, "[::1]:5000", "a loopback address", "a loopback address"),
     (PUBLIC, STRANGER, "127.0.0.1:5000", "a loopback address", "a loopback address"),
     (NOWHERE, node(at("127.0.0.1")), "127.0.0.1:5000", ALLOWED, ALLOWED),
+    (NOWHERE, node(at("127.0.0.1")), "127.0.0.1:6000", "a loopback address", "a loopback address"),
+    (NOWHERE, node(at("127.0.0.1")), "127.0.0.1:80", LOW, LOW),
+    (HOME, node(at("192.168.1.2", "198.51.100.1")), "192.168.1.2:5000", ALLOWED, MACHINE),
+    (HOME, node(at("192.168.1.2", "198.51.100.1")), "192.168.1.2:6000", MACHINE, MACHINE),
+    (HOME, node(at("192.168.1.2", "203.0.113.9")), "192.168.1.2:5000", ALLOWED, MACHINE),
+    (HOME, STRANGER, "192.168.1.2:5000", MACHINE, MACHINE),
+    (PUBLIC, node(at("198.51.100.1", "198.51.100.1")), "198.51.100.1:5000", ALLOWED, MACHINE),
+    (PUBLIC, node(at("198.51.100.1", "198.51.100.1")), "198.51.100.1:6000", MACHINE, MACHINE),
+    (PUBLIC, STRANGER, "198.51.100.1:6000", MACHINE, MACHINE),
+    # IPv4 inside IPv6
+    (HOME, STRANGER, "[64:ff9b::c000:221]:5000", ALLOWED, ALLOWED),
+    (HOME, STRANGER, "[64:ff9b::c0a8:102]:5000", INSIDE, INSIDE),
+    (HOME, STRANGER, "[64:ff9b::7f00:1]:5000", INSIDE, INSIDE),
+    (HOME, STRANGER, "[64:ff9b:1::c0a8:102]:5000", "a translator", "a translator"),
+    (PUBLIC, STRANGER, "[64:ff9b::c633:6401]:6000", MACHINE, MACHINE),
+    (HOME, STRANGER, "[2002:cb00:7109::1]:5000", ALLOWED, ALLOWED),
+    (HOME, STRANGER, "[2002:c0a8:101::1]:5000", INSIDE, INSIDE),
+    (HOME, STRANGER, "[2001:0:cb00:7109:0:1234:34ff:8ef6]:5000", ALLOWED, ALLOWED),
+    (HOME, STRANGER, "[2001:0:cb00:7109:0:1234:3f57:fefd]:5000", INSIDE, INSIDE),
+    (HOME, STRANGER, "[::127.0.0.1]:5000", INSIDE, INSIDE),
+    (NOWHERE, node(at("::127.0.0.1")), "[::127.0.0.1]:5000", INSIDE, INSIDE),
+    (HOME, STRANGER, "[::203.0.113.9]:5000", "no unicast", "no unicast"),
+    (HOME, STRANGER, "[::ffff:0:10.0.0.1]:5000", INSIDE, INSIDE),
+    # what the registries keep
+    (HOME, STRANGER, "0.1.2.3:5000", "no unicast", "no unicast"),
+    (HOME, STRANGER, "240.0.0.1:5000", "no unicast", "no unicast"),
+    (HOME, STRANGER, "192.0.0.170:5000", "a translator", "a translator"),
+    (HOME, STRANGER, "198.18.0.1:5000", PRIVATE, PRIVATE),
+    (HOME, STRANGER, "[fec0::1]:5000", PRIVATE, PRIVATE),
+    (HOME, STRANGER, "[100::1]:5000", "no unicast", "no unicast"),
+    (HOME, STRANGER, "[4000::1]:5000", "no unicast", "no unicast"),
     # somebody else's private network
     (HOME, STRANGER, "192.168.7.7:5000", PRIVATE, PRIVATE),
     (HOME, STRANGER, "10.1.2.3:5000", PRIVATE, PRIVATE),
@@ -111,6 +145,8 @@ POLICY = [
     # a private internet
     (COMPANY, node(at("192.168.7.7", "10.0.0.2")), "10.0.0.2:5000", ALLOWED, ALLOWED),
     (COMPANY, node(at("192.168.7.7", "10.0.0.2")), "192.168.7.7:5000", PRIVATE, PRIVATE),
+    (COMPANY, node(at("192.168.7.7", "172.16.0.2")), "172.16.0.2:5000", PRIVATE, PRIVATE),
+    (COMPANY, node(at("10.0.0.9", "192.168.1.9")), "192.168.1.9:5000", PRIVATE, PRIVATE),
 ]
 
 
@@ -126,32 +162,33 @@ def test_policy(
         else:
             assert reason is not None, asked
             assert expected in reason
-            assert endpoint in reason
+            assert str(target) in reason
 
 
 def test_the_interfaces_own_prefixes_count_where_they_are_known() -> None:
-    wide = [ip_network("192.168.0.0/16")]
+    wide = Surroundings((ip_network("192.168.0.0/16"),))
     target = Endpoint.parse("192.168.200.1:5000")
     assert refusal(target, OFFLINE, UNKNOWN, None) is not None
     assert refusal(target, OFFLINE, UNKNOWN, wide) is None
     assert refusal(Endpoint.parse("192.168.255.255:5000"), OFFLINE, UNKNOWN, wide) is not None
     assert refusal(Endpoint.parse("192.168.1.255:5000"), OFFLINE, UNKNOWN, wide) is None
-    point_to_point = [ip_network("192.168.1.2/31"), ip_network("192.168.1.9/32")]
+    point_to_point = Surroundings((ip_network("192.168.1.2/31"), ip_network("192.168.1.9/32")))
     assert refusal(Endpoint.parse("192.168.1.3:5000"), OFFLINE, UNKNOWN, point_to_point) is None
     assert refusal(Endpoint.parse("192.168.1.9:5000"), OFFLINE, UNKNOWN, point_to_point) is None
 
 
-@pytest.mark.parametrize(
-    ("ip", "private"),
-    [
-        ("10.0.0.1", True), ("172.31.255.255", True), ("172.32.0.0", False), ("192.168.0.1", True),
-        ("100.64.0.1", True), ("100.128.0.0", False), ("fd12::1", True), ("2001:db8::1", False),
-        ("203.0.113.1", False), ("198.51.100.1", False), ("8.8.8.8", False),
-    ],
-)  # fmt: skip
-def test_what_is_private(ip: str, private: bool) -> None:
-    """Documentation networks are not: the lab is made of them."""
-    assert is_private(ip_address(ip)) is private
+def test_every_address_of_the_machine_counts_and_every_way_to_write_it() -> None:
+    """Also of interfaces that the node does not use, and through the network's own NAT64."""
+    bridge, prefix = ip_address("172.17.0.1"), Nat64Prefix(IPv6Network("2001:db8:64::/96"))
+    around = Surroundings((ip_network("172.17.0.0/16"),), frozenset({bridge}), prefix)
+    peer = node(at("172.17.0.1", "198.51.100.1", port=6000))
+    assert refusal(Endpoint(bridge, 6000), HOME, peer, around, invited=False) is not None
+    assert refusal(Endpoint(bridge, 6000), HOME, peer, Surroundings(around.links), invited=False) is None
+    for text in ("10.0.0.1", "127.0.0.1", "172.17.0.1", "0.0.0.0"):
+        inside = prefix.embed(IPv4Address(text))
+        assert "inside an IPv6 address" in str(refusal(Endpoint(inside, 5000), HOME, STRANGER, around))
+        assert refusal(Endpoint(inside, 5000), HOME, STRANGER) is None
+    assert refusal(Endpoint(prefix.embed(IPv4Address("203.0.113.9")), 5000), HOME, STRANGER, around) is None
 
 
 # -- pairs ------------------------------------------------------------------------------------------------------------

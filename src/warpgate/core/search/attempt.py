@@ -159,7 +159,7 @@ class PluginAttempt:
             self._context.address,
             self._session.remote,
             transport,
-            self._context.networks,
+            self._context.around,
             self._session.initiator,
         )
 

@@ -55,7 +55,7 @@ class HostedSession:
         """A fresh or repeated offer: start what it asks for."""
         session, signal, remote = self.session, opened.signal, opened.address
         names = session.take_signal(signal, remote)
-        reasons = refusals(self._context.address, remote, self._context.networks, invited=False)
+        reasons = refusals(self._context.address, remote, self._context.around, invited=False)
         if reasons:
             self._context.emit(TargetsRefused(session.id.hex(), session.peer, reasons))
         for name in names:

@@ -168,7 +168,7 @@ class Initiator:
             step for step in self._plan.steps if step.plugin in session.running and step.plugin not in relays
         ]
         carriers = frozenset(transport for step in direct for transport in step.transports)
-        outlook = direct_hope(context.address, session.remote, carriers, context.networks)
+        outlook = direct_hope(context.address, session.remote, carriers, context.around)
         if outlook.hope is Hope.NONE:
             session.note(link.plugin, f"no direct link to wait for: {outlook.reason}")
             return NEVER_WAIT

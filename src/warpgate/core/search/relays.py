@@ -131,7 +131,7 @@ class SessionRelays:
                 endpoint,
                 self._context.address,
                 self._session.remote,
-                self._context.networks,
+                self._context.around,
                 self._session.initiator,
             )
         )

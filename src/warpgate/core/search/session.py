@@ -133,7 +133,7 @@ class Session:
         own, context = self.context.address, self.context
         if known == own.plan_digest(self.remote):
             return
-        hopeless = direct_hope(own, self.remote, Transport, context.networks).hope is Hope.NONE
+        hopeless = direct_hope(own, self.remote, Transport, context.around).hope is Hope.NONE
         at_once = hopeless or own.moved_since(known)
         self.outbox.schedule(0.0 if at_once else context.config.timing.correction_delay)
 
@@ -331,8 +331,8 @@ class Session:
         stranger = names_a_stranger(endpoints, self.remote)
         if stranger is not None:
             return f"{stranger} is not one of the peer's own addresses"
-        own, networks = self.context.address, self.context.networks
-        reasons = (refusal(endpoint, own, self.remote, networks, self.initiator) for endpoint in endpoints)
+        own, around = self.context.address, self.context.around
+        reasons = (refusal(endpoint, own, self.remote, around, self.initiator) for endpoint in endpoints)
         return next((reason for reason in reasons if reason is not None), None)
 
     def close(self) -> None:
