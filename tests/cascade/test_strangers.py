@@ -607,6 +607,9 @@ ADDRESSES = {
     "multicast": {"host": "224.0.0.251"},
     "link-local": {"host": "169.254.169.254"},  # what clouds answer with credentials
     "nobody": {"host": "0.0.0.0"},
+    "this network": {"host": "0.1.2.3"},
+    "class E": {"host": "240.0.0.1"},
+    "a translator": {"host": "192.0.0.170"},
 }
 
 
@@ -630,6 +633,34 @@ def test_an_address_that_names_what_is_not_the_senders_to_name(what: str, mode: 
             assert refused.peer == mallory.identity.node_id
             assert forbidden in refused.reasons[0]
             mallory.close()
+            await nobody_got_in(world)
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("port", [6000, 80])
+@pytest.mark.parametrize("mode", ["datagram", "stream"])
+def test_other_services_of_our_own_machine_hear_nothing(mode: str, port: int) -> None:
+    """They may trust whoever comes from this machine. The sender claims to be behind our NAT, at our own address."""
+
+    async def main() -> None:
+        async with World(kind_b="eim-apdf") as world:
+            host, heard = world.hosts["b"], []
+            inside, outside = "192.168.2.2", "198.51.100.2"
+            service = Endpoint.of(inside, port)
+            datagrams = host.open_udp(service, lambda _, source: heard.append(source))
+            streams = host.listen_tcp(service, lambda stream: heard.append(stream.remote))
+            mallory = Stranger(world)
+            address = mallory.address(mallory.attachment(inside, outside, port=port))
+            messages = (("udp_punch", Punch(1)), ("tcp_punch", Meet(1)), ("reverse", {}))
+            mallory.publish(mallory.offer(*messages, address=address, mode=mode))
+            await asyncio.sleep(PATIENCE + 2)
+            assert heard == []
+            [refused] = world.b.said(TargetsRefused)
+            assert f"{service} is this machine's own address" in refused.reasons
+            mallory.close()
+            datagrams.close()
+            streams.close()
             await nobody_got_in(world)
 
     virtual(main)

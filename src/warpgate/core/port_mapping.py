@@ -11,8 +11,8 @@ from warpgate.core.disk.lease_store import lease_store_of
 from warpgate.events import DoubleNatFound
 from warpgate.model.address import Attachment, LearntBy, Listening
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
-from warpgate.net.network import Interface
 from warpgate.model.scope import is_private
+from warpgate.net.network import Interface
 from warpgate.services.portmap_board import Mapped
 from warpgate.services.portmapper import PortMapper, routes_of
 

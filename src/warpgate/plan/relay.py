@@ -54,9 +54,7 @@ def _by_name(transport: Transport) -> str:
     return transport.value
 
 
-def _over(
-    own: NodeAddress, peer: NodeAddress, transport: Transport, around: Surroundings | None
-) -> Outlook:
+def _over(own: NodeAddress, peer: NodeAddress, transport: Transport, around: Surroundings | None) -> Outlook:
     forth, back = pairs(own, peer, transport, around), pairs(peer, own, transport)
     if not (own.attachments and peer.attachments) or any(pair.nearby for pair in forth):
         return FAIR
