@@ -37,6 +37,8 @@ def port_map_findings(status: NodeStatus, config: Config) -> Iterator[Finding]:
             f"double NAT: the router maps ports at {double.external}, but the world sees {seen}. "
             "Another NAT stands before it, so mapped ports lead nowhere and are not announced",
         )
+    if state.double_nats and not state.mappings:
+        return  # that is why; switching anything on at the router would not help
     mapped_by = {mapped.gateway for mapped in state.mappings}
     for gateway in state.gateways:
         if gateway not in mapped_by:

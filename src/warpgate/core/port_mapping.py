@@ -69,6 +69,9 @@ class PortMapping:
         """The attachment with the mapped ports in place of those that STUN saw, where they lead to this node."""
         if self._mapper is None:
             return attachment
+        behind = self._mapper.behind(attachment.host)
+        if behind is not None:
+            self._tell_double_nat(behind, attachment)
         for transport in Transport:
             mapped = self._mapper.mapped(attachment.host, transport)
             if mapped is None:
@@ -76,12 +79,14 @@ class PortMapping:
             if leads_here(mapped.external.ip, attachment):
                 attachment = with_mapping(attachment, transport, mapped.external)
             else:
-                self._tell_double_nat(mapped, attachment.reflexive)
+                self._tell_double_nat(mapped.external.ip, attachment)
         return attachment
 
-    def _tell_double_nat(self, mapped: Mapped, reflexive: IPAddress | None) -> None:
-        seen = "" if reflexive is None else str(reflexive)
-        event = DoubleNatFound(str(mapped.internal.ip), str(mapped.external.ip), seen)
+    def _tell_double_nat(self, external: IPAddress, attachment: Attachment) -> None:
+        reflexive = attachment.reflexive
+        event = DoubleNatFound(
+            str(attachment.host), str(external), "" if reflexive is None else str(reflexive)
+        )
         if event not in self._double:
             self._double.add(event)
             self._context.emit(event)

@@ -75,6 +75,8 @@ class MemoryNetwork:
         self._listeners: dict[Endpoint, MemoryTcpListener] = {}
         self._ends: dict[tuple[Endpoint, Endpoint], TcpEnd] = {}
         self._dial_failures: deque[str] = deque()
+        # Who is asked to map ports. The model routers do not do that: a host of the same realm may.
+        self.default_gateways: tuple[IPAddress, ...] = ()
 
     # -- the seam --------------------------------------------------------------------------------------------
 
@@ -85,8 +87,7 @@ class MemoryNetwork:
         return tuple(_LOOPBACK[family] for family in families) + own
 
     def gateways(self) -> tuple[Gateway, ...]:
-        """The model routers map no ports on request."""
-        return ()
+        return tuple(Gateway("eth0", ip) for ip in self.default_gateways)
 
     def watch_interfaces(self, on_change: Callable[[], object]) -> MemoryWatch:
         """Nothing ever changes here."""

@@ -145,7 +145,12 @@ class Wire:
     # -- movement --------------------------------------------------------------------------------------------
 
     def _within(self, realm: Realm, origin: Member, packet: Packet) -> None:
-        """Across a realm, to whoever has the address, otherwise to its gateway."""
+        """Across a realm, to whoever has the address, otherwise to its gateway; multicast to all of its hosts."""
+        if packet.flow.destination.ip.is_multicast:
+            for listener in realm.members:
+                if isinstance(listener, Host) and listener is not origin:
+                    self._cross(realm, origin, listener, packet)
+            return
         member = realm.member_for(packet.flow.destination.ip)
         if member is not None and member is not origin:
             self._cross(realm, origin, member, packet)

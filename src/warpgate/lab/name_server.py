@@ -15,7 +15,7 @@ from warpgate.errors import NetworkError, ProtocolError
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import Network, TcpStream
 from warpgate.proto.name_record import NameRecord, RecordKind, open_record
-from warpgate.services.http_connection import OCTETS
+from warpgate.services.http_client import OCTETS
 
 CHUNK = 65_536
 CLOCK_SKEW = 300.0

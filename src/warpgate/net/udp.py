@@ -153,6 +153,9 @@ def bind_udp(local: Endpoint, device: str | None = None) -> socket.socket:
         if device is not None:
             send_by(sock, local.family, device)
         sock.bind(local.sockaddr)
+        if local.family is Family.V4 and not local.ip.is_unspecified:
+            # Linux does so by itself; elsewhere multicast follows the default route, whatever the address.
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, local.ip.packed)
     except BaseException:
         sock.close()
         raise

@@ -9,7 +9,7 @@ A mapping is in one of these phases; `due` is when its next packet leaves:
     ASKING     retransmitted by RFC 6887 section 8.1.1 (or RFC 6886 section 3.1)
     HELD       renewed by RFC 6887 section 11.2.1; when the lease runs out: Lost, and ASKING again
     REFUSED    the error has a lifetime; then ASKING again
-    LEAVING    the deletion is retransmitted until acknowledged or given up
+    LEAVING    the deletion is retransmitted until acknowledged or given up; then GONE, or REFUSED if it was declined
     GONE       nothing is left to do
 
 A response whose epoch shows that the gateway has lost its state makes all held mappings due at once.
@@ -93,6 +93,9 @@ class _Entry:
     sends: int = 0
     expires: float = 0.0
     external: Endpoint | None = None
+    # When to ask again for what was declined and is being deleted; how often that was.
+    again: float | None = None
+    declined: int = 0
 
 
 @dataclass(slots=True)
@@ -143,6 +146,7 @@ class PortMapClient:
         self._leaving = True
         self._silent_at = self._question.due = None
         for entry in self._entries:
+            entry.again = None
             if entry.phase is not _Phase.GONE:
                 # Whoever never answered gets no goodbye: there is nothing to delete.
                 entry.phase = _Phase.LEAVING if self._heard else _Phase.GONE
@@ -161,7 +165,16 @@ class PortMapClient:
         """Delete this one and ask for it no more."""
         for entry in self._entries:
             if entry.wish == wish and entry.phase is not _Phase.GONE:
-                entry.phase, entry.due, entry.sends = _Phase.LEAVING, now, 0
+                entry.phase, entry.due, entry.sends, entry.again = _Phase.LEAVING, now, 0, None
+        self.handle_timeout(now)
+
+    def decline(self, wish: Wish, now: float) -> None:
+        """What was granted is of no use: delete it, and ask again later, after ever longer pauses."""
+        for entry in self._entries:
+            if entry.wish == wish and entry.phase is _Phase.HELD:
+                entry.again = now + min(SHORTEST_REFUSAL * 2**entry.declined, LONGEST_REFUSAL)
+                entry.declined += 1
+                entry.phase, entry.due, entry.sends, entry.external = _Phase.LEAVING, now, 0, None
         self.handle_timeout(now)
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
@@ -221,7 +234,7 @@ class PortMapClient:
 
     def _send(self, entry: _Entry, now: float) -> None:
         if entry.phase is _Phase.LEAVING and entry.sends >= LEAVING_SENDS:
-            entry.phase = _Phase.GONE
+            self._deleted(entry)
             return
         if entry.phase is _Phase.REFUSED:
             entry.phase, entry.sends = _Phase.ASKING, 0
@@ -284,8 +297,6 @@ class PortMapClient:
         if response.result != PmpResult.SUCCESS or response.external is None:
             for entry in self._entries:
                 self._refuse(entry, _name(PmpResult, response.result), 0, now)
-        elif response.external.is_unspecified:  # the gateway has no address itself yet
-            question.due = now + question.wait
         else:
             question.answer = response.external
 
@@ -302,8 +313,8 @@ class PortMapClient:
         if response.result != PmpResult.SUCCESS:
             self._refuse(entry, _name(PmpResult, response.result), 0, now)
         elif address is None and entry.phase is not _Phase.LEAVING:
-            # The mapping is there, but not yet where: the next answer to the repeated request will tell.
-            entry.due = now + PMP_FIRST_WAIT
+            # The mapping is there, but not yet where: asked again with the next repetition of the request.
+            return
         else:
             external = Endpoint(address or IPv4Address(0), response.external_port)
             self._succeeded(entry, external, response.lifetime, now)
@@ -322,8 +333,7 @@ class PortMapClient:
         if entry.phase is _Phase.LEAVING:
             # A late answer to an earlier request says that it exists still; only 0 acknowledges the deletion.
             if lifetime == 0:
-                entry.phase = _Phase.GONE
-                self._note_departure()
+                self._deleted(entry)
             return
         if entry.phase is _Phase.GONE or not external.port:
             return
@@ -338,12 +348,17 @@ class PortMapClient:
     def _refuse(self, entry: _Entry, reason: str, lifetime: int, now: float) -> None:
         if entry.phase in (_Phase.LEAVING, _Phase.GONE):
             # What cannot be deleted is not ours, or not there.
-            entry.phase = _Phase.GONE
-            self._note_departure()
+            self._deleted(entry)
             return
         entry.phase, entry.external = _Phase.REFUSED, None
         entry.due = now + min(max(lifetime, SHORTEST_REFUSAL), LONGEST_REFUSAL)
         self._events.append(Refused(entry.wish, reason, self._dialect))
+
+    def _deleted(self, entry: _Entry) -> None:
+        entry.phase = _Phase.GONE
+        if entry.again is not None:
+            entry.phase, entry.due, entry.again = _Phase.REFUSED, entry.again, None
+        self._note_departure()
 
     def _start_over(self, answered: _Entry, now: float) -> None:
         """The mappings other than the one just answered may be gone."""

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
 # Shorter than servers keep idle connections (aiohttp and nginx: 75 s): who closes first is never surprised by it.
 IDLE_LIFE = 60.0
+OCTETS = "application/octet-stream"
 _CONNECTION = "warpgate.services.http_connection"
+
+
+async def connection_class() -> type[HttpConnection]:
+    """`HttpConnection`, imported in a thread the first time: 6 ms for h11."""
+    if _CONNECTION not in sys.modules:
+        await in_thread(partial(import_module, _CONNECTION))
+    from warpgate.services.http_connection import HttpConnection  # noqa: PLC0415 - just imported
+
+    return HttpConnection
 
 
 class Trust:
@@ -90,8 +100,11 @@ class HttpClient:
             await asyncio.wait(ending)
 
     async def _ask_on(self, connection: HttpConnection, method: str, path: str, body: bytes | None) -> Answer:
+        fields = [("Accept", OCTETS)] + ([] if body is None else [("Content-Type", OCTETS)])
         try:
-            answer = await connection.ask(method, self._url.path + path, self._url.authority, body)
+            answer = await connection.ask(
+                method, self._url.path + path, self._url.authority, body, tuple(fields)
+            )
         except BaseException:
             connection.close()
             raise
@@ -107,10 +120,7 @@ class HttpClient:
 
     async def _dial(self) -> HttpConnection:
         """At whichever of the server's addresses answers first, one of each family."""
-        if _CONNECTION not in sys.modules:
-            await in_thread(partial(import_module, _CONNECTION))  # 6 ms for h11
-        from warpgate.services.http_connection import HttpConnection  # noqa: PLC0415 - just imported
-
+        connection_type = await connection_class()
         found = await self._network.resolve(self._url.host, self._url.port)
         endpoints = {endpoint.family: endpoint for endpoint in reversed(found)}.values()
         runners: dict[str, Callable[[], Awaitable[TcpStream]]] = {
@@ -129,7 +139,7 @@ class HttpClient:
         if self._closed:
             stream.abort()
             raise NetworkError("closed on this side")
-        connection = HttpConnection(stream, self._ended)
+        connection = connection_type(stream, self._ended)
         self._connections.add(connection)
         return connection
 

@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection of a client (RFC 9112): h11 knows the protocol, one task reads.
 
-Imported when the first one is opened: `http_client.load`.
+Imported when the first one is opened: `http_client.connection_class`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from warpgate.net.network import TcpStream
 # All bytes of one answer. What we ask for has 2 kB at most; header fields of real servers have 300 bytes.
 LARGEST_ANSWER = 16 * 1024
 CHUNK = 16 * 1024
+# Heads, chunks and pieces of one answer: each takes h11 up to 0.2 ms, however short it is.
+MOST_EVENTS = 2048
 USER_AGENT = "warpgate"
-OCTETS = "application/octet-stream"
+
+Fields = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,18 @@ class HttpConnection:
     limit: an endless body, endless header fields, endless provisional answers.
     """
 
-    def __init__(self, stream: TcpStream, on_end: Callable[[HttpConnection], None]) -> None:
-        """Takes over the stream."""
+    def __init__(
+        self, stream: TcpStream, on_end: Callable[[HttpConnection], None], limit: int = LARGEST_ANSWER
+    ) -> None:
+        """Takes over the stream. `limit` in bytes, for each answer."""
         self._stream = stream
+        self._limit = limit
         self._http = h11.Connection(h11.CLIENT)
         self._waiting: asyncio.Future[Answer] | None = None
         self._head: h11.Response | None = None
         self._body = bytearray()
         self._received = 0
+        self._events = 0
         self._resting: asyncio.TimerHandle | None = None
         self._reading = asyncio.get_running_loop().create_task(self._read(), name=f"HTTP {stream.remote}")
         self._reading.add_done_callback(lambda _: on_end(self))
@@ -58,15 +65,21 @@ class HttpConnection:
         """Whether anything of the present answer has come."""
         return self._received > 0
 
-    async def ask(self, method: str, target: str, authority: str, body: bytes | None) -> Answer:
-        """The final response. NetworkError when the connection ends before it, ServiceError when it is not HTTP."""
+    async def ask(
+        self, method: str, target: str, authority: str, body: bytes | None, fields: Fields = ()
+    ) -> Answer:
+        """The final response, whatever its status. `fields` are sent besides the usual ones.
+
+        NetworkError when the connection ends before it; ServiceError when it is not HTTP, too long, or compressed
+        although that was not asked for: what it unpacks to has no limit.
+        """
         if self._resting is not None:
             self._resting.cancel()
-        self._received, self._head = 0, None
+        self._received, self._events, self._head = 0, 0, None
         self._body.clear()
         if self._reading.done():
             raise NetworkError("the server has closed the connection")
-        data = self._encode(method, target, authority, body)
+        data = self._encode(method, target, authority, body, fields)
         self._waiting = asyncio.get_running_loop().create_future()
         try:
             await self._stream.send(data)
@@ -74,10 +87,10 @@ class HttpConnection:
         finally:
             self._waiting.cancel()
 
-    def _encode(self, method: str, target: str, authority: str, body: bytes | None) -> bytes:
-        headers = [("Host", authority), ("User-Agent", USER_AGENT), ("Accept", OCTETS)]
+    def _encode(self, method: str, target: str, authority: str, body: bytes | None, fields: Fields) -> bytes:
+        headers = [("Host", authority), ("User-Agent", USER_AGENT), ("Accept-Encoding", "identity"), *fields]
         if body is not None:
-            headers += [("Content-Type", OCTETS), ("Content-Length", str(len(body)))]
+            headers.append(("Content-Length", str(len(body))))
         events: list[h11.Event] = [h11.Request(method=method, target=target, headers=headers)]
         events += [h11.Data(data=body)] if body else []
         return b"".join(self._http.send(event) or b"" for event in (*events, h11.EndOfMessage()))
@@ -118,12 +131,16 @@ class HttpConnection:
 
     def _take(self, data: bytes) -> None:
         self._received += len(data)
-        if self._received > LARGEST_ANSWER:
-            raise ServiceError(f"the answer has more than {LARGEST_ANSWER} bytes")
+        if self._received > self._limit:
+            raise ServiceError(f"the answer has more than {self._limit} bytes")
         try:
             self._http.receive_data(data)
             while (event := self._http.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+                self._events += 1
+                if self._events > MOST_EVENTS:
+                    raise ServiceError("the answer comes in too many pieces")
                 if isinstance(event, h11.Response):
+                    self._check_plain(event)
                     self._head = event
                 elif isinstance(event, h11.Data):
                     self._body += event.data
@@ -132,6 +149,11 @@ class HttpConnection:
                     return
         except h11.RemoteProtocolError as error:
             raise ServiceError(f"the answer is not HTTP: {error}") from None
+
+    @staticmethod
+    def _check_plain(head: h11.Response) -> None:
+        if dict(head.headers).get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
+            raise ServiceError("the answer is compressed, although that was not asked for")
 
     def _finish(self) -> None:
         head, waiting = self._head, self._waiting

@@ -80,6 +80,8 @@ class Board:
         self.route = route
         self.port = port
         self.earlier = earlier
+        # The gateway's external address where it is of use to nobody: another NAT is in front of it.
+        self.behind: IPAddress | None = None
         self._on_change = on_change
         self._held: dict[Transport, tuple[Mapped, Remembered]] = {}
         self._moved = asyncio.Event()
@@ -110,6 +112,7 @@ class Board:
         if held is not None and held.protocol != mapped.protocol:
             return False
         self._held[mapped.transport] = mapped, remembered
+        self.behind = None
         if held != mapped:
             self._changed()
         return True
@@ -120,6 +123,12 @@ class Board:
         if held is not None and held.protocol == protocol:
             del self._held[transport]
             self._changed()
+
+    def is_behind(self, outside: IPAddress) -> None:
+        """The gateway has this private external address."""
+        if self.behind != outside:
+            self.behind = outside
+            self._on_change()
 
     def settle(self, left: Remembered) -> None:
         """This is taken over or deleted: nothing of an earlier run any more."""

@@ -16,6 +16,7 @@ from warpgate.proto.portmap import PortMapClient
 from warpgate.proto.portmap_events import AllReleased, Granted, Lost, PortMapEvent, Refused, Silent, Wish
 from warpgate.proto.portmap_wire import NONCE_SIZE, SERVER_PORT
 from warpgate.services.portmap_board import Board, Mapped, Remembered
+from warpgate.services.portmap_outside import Outside, judge
 
 STORED_AS = "pcp"
 # How long a close waits for deletions to be acknowledged: a gateway is one hop away, and three were sent by then.
@@ -126,6 +127,15 @@ class GatewayClient:
         wish, board = event.wish, self._board
         gateway = str(board.route.gateway.ip)
         internal = board.internal()
+        verdict = judge(event.external.ip, internal.ip)
+        if verdict is Outside.PRIVATE:
+            board.is_behind(event.external.ip)
+        if verdict is not Outside.USABLE:
+            board.withdraw(wish.transport, event.dialect.value)
+            self._on_refusal(f"{event.dialect.value}: {verdict.value} ({event.external.ip})")
+            self._machine.decline(wish, self._driver.now())
+            self._driver.drain()
+            return
         mapped = Mapped(
             wish.transport, internal, event.external, event.dialect.value, gateway, event.lifetime
         )

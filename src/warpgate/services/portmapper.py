@@ -8,6 +8,7 @@ with what they leave unmapped; the first to map a transport keeps it. All of it 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -27,11 +28,12 @@ from warpgate.services.portmap_igd import IgdClient
 # asking doubles its pause up to the 10 minutes for which presence is trusted.
 ABSENCE_TRUST = 5.0
 PRESENCE_TRUST = 600.0
-# PCP answers within milliseconds where it is spoken. Only after that is UPnP looked for: it multicasts, and its
-# library takes 0.3 s of a core to import.
+# PCP answers within milliseconds where it is spoken. Only after that is UPnP looked for: it multicasts, and one
+# mapping takes half a dozen requests.
 HEAD_START = 0.3
 # A laptop visits many networks; permanent leases left there are deleted when it comes back.
 MOST_REMEMBERED = 32
+MOST_TOLD = 64  # reasons why a gateway does nothing; it may find new ones for ever
 UNIQUE_LOCAL = IPv6Network("fc00::/7")  # RFC 4193: not reached from outside, whatever a router opens
 # What a close waits for in all; `Node.close` promises a second.
 CLOSE_PATIENCE = 0.8
@@ -61,7 +63,8 @@ class PortMapper:
         self._rng = rng
         self._lease = lease
         self._elsewhere = self._saved = store.load()  # left by earlier runs, or on routes that are gone
-        self._told: set[tuple[str, str, str]] = set()
+        self._told: dict[tuple[str, str, str], None] = {}
+        self._behind: dict[IPAddress, IPAddress] = {}
         self._closed = False
         self._mappers: dict[Route, _RouteMapper] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -92,6 +95,10 @@ class PortMapper:
     @property
     def mappings(self) -> tuple[Mapped, ...]:
         return tuple(self._known.values())
+
+    def behind(self, ip: IPAddress) -> IPAddress | None:
+        """The private external address of the gateway of `ip`, where that is why nothing is mapped."""
+        return self._behind.get(ip)
 
     async def close(self) -> None:
         """Delete all mappings; takes at most 0.8 s. What could not be deleted stays remembered."""
@@ -125,7 +132,9 @@ class PortMapper:
     def _refused(self, gateway: str, protocol: str, reason: str) -> None:
         """Say it once: it is asked again for ever."""
         if (gateway, protocol, reason) not in self._told:
-            self._told.add((gateway, protocol, reason))
+            self._told[gateway, protocol, reason] = None
+            if len(self._told) > MOST_TOLD:
+                del self._told[next(iter(self._told))]
             self._emit(ServerFailed("port mapping", f"{gateway} ({protocol})", reason))
 
     def _changed(self) -> None:
@@ -136,12 +145,16 @@ class PortMapper:
         known = {
             (mapped.internal.ip, mapped.transport): mapped for board in boards for mapped in board.mapped
         }
-        if known == self._known:
+        behind = {
+            board.route.ip: board.behind for board in boards if board.behind is not None and not board.mapped
+        }
+        if (known, behind) == (self._known, self._behind):
             return
+        self._behind = behind
         before, self._known = self._known, known
         for key, mapped in known.items():
             if before.get(key) != mapped:
-                self._told = {told for told in self._told if told[0] != mapped.gateway}
+                self._told = {told: None for told in self._told if told[0] != mapped.gateway}
                 self._emit(_news(mapped))
         for key, mapped in before.items():
             if key not in known:
@@ -184,7 +197,7 @@ class _RouteMapper:
         told = partial(on_refusal, "PCP")
         self._open = partial(open_client, network, board, lease, random_bytes, rng, told)
         self._client: GatewayClient | None = None
-        self._igd = IgdClient(board, lease, rng)
+        self._igd = IgdClient(network, board, lease, rng)
         self._woken = asyncio.Event()
         self._tasks = [asyncio.ensure_future(self._gateway()), asyncio.ensure_future(self._upnp())]
 
@@ -210,12 +223,12 @@ class _RouteMapper:
                 await self._igd.serve()
             except ServiceError as error:
                 self._refused("UPnP", str(error))
-            pause = await self._wait(ABSENCE_TRUST if self._igd.present else pause)
+            pause = await self._wait(ABSENCE_TRUST if self._igd.useful else pause, self._igd.renewal_in())
 
-    async def _wait(self, pause: float) -> float:
-        """Until `pause` is over or the network changed; returns the next pause."""
+    async def _wait(self, pause: float, at_most: float = math.inf) -> float:
+        """Until `pause` or `at_most` is over, or the network changed; returns the next pause."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
+            async with asyncio.timeout(min(pause, at_most)):
                 await self._woken.wait()
         return ABSENCE_TRUST if self._woken.is_set() else min(2 * pause, PRESENCE_TRUST)
 

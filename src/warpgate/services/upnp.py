@@ -1,55 +1,32 @@
-"""UPnP internet gateway devices, version 1 and 2, by async-upnp-client: find, add, delete.
+"""UPnP internet gateway devices, version 1 and 2: find, add, delete. The protocol is in `proto/igd*.py`.
 
-The library takes 0.3 s to import, so it is imported on first use, in a thread, and only where a gateway gave no
-quicker answer. Only the default gateway itself is believed: a description elsewhere could be anybody's.
+Only the default gateway itself is believed and talked to: an answer or an URL of somebody else could be anybody's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import random
-import socket
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, ip_address
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 
-from warpgate.errors import ServiceError
+from warpgate.errors import AddressError, DecodeError, NetworkError, ServiceError
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr, Transport
-from warpgate.net.threads import in_thread
+from warpgate.net.driver import MachineDriver
+from warpgate.net.network import Network
+from warpgate.proto.igd import IP_CONNECTION_2, IPV6_FIREWALL_1, Service, decode_description, place_at
+from warpgate.proto.igd_soap import Fault, call_fields, decode_answer, encode_call
+from warpgate.proto.igd_tries import WILDCARD, Refusal, Tries, Try
+from warpgate.proto.machine import Transmit
+from warpgate.proto.ssdp import Found, Over, Search
+from warpgate.services.gateway_http import GatewayHttp
 from warpgate.services.portmap_board import Route
 
-if TYPE_CHECKING:
-    from async_upnp_client.client import UpnpAction, UpnpDevice, UpnpService
-    from async_upnp_client.const import HttpResponse
-    from async_upnp_client.utils import CaseInsensitiveDict
-
-# UPnP Device Architecture 1.1 section 1.3.2: devices answer within MX seconds; datagrams are lost, so ask twice.
-SEARCH_MX = 1
-SEARCHES = (0.0, 1.0, 1.5)  # the third entry: how long to wait after the last
-SEARCH_TARGETS = tuple(f"urn:schemas-upnp-org:device:InternetGatewayDevice:{version}" for version in (1, 2))
-REQUEST_TIMEOUT = 5
-# Best first: version 2 has AddAnyPortMapping; PPP is what DSL routers of version 1 call it.
-CONNECTION_SERVICES = tuple(
-    f"urn:schemas-upnp-org:service:{name}"
-    for name in ("WANIPConnection:2", "WANIPConnection:1", "WANPPPConnection:1")
-)
-FIREWALL_SERVICE = "urn:schemas-upnp-org:service:WANIPv6FirewallControl:1"
 PROTOCOL_NUMBERS = {Transport.TCP: 6, Transport.UDP: 17}
-SSDP_GROUP, SSDP_GROUP_V6, SSDP_PORT = "239.255.255.250", "FF02::C", 1900
 DESCRIPTION = "warpgate"
-# WANIPConnection:2 section 2.5.20 calls what AddAnyPortMapping returns by the first name, and so do all answers;
-# miniupnpd 2.3.1 describes it by the second, and the library drops what is not described.
-RESERVED_PORT, MISNAMED_PORT = "NewReservedPort", "NewExternalPort"
-# WANIPConnection:2 section 2.5: error codes of AddPortMapping.
-CONFLICT = 718
-ONLY_PERMANENT_LEASES = 725
-# Somebody else's port: another at random, a few times (1024-65535 are nearly all free).
-PORT_TRIES = 5
-EPHEMERAL = (49152, 65535)
+EPHEMERAL = (49152, 65535)  # nearly all free
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,118 +37,172 @@ class IgdLease:
     lifetime: float
 
 
+class ActionRefused(ServiceError):
+    """The device answered with a UPnP error; `code` 0: without a number."""
+
+    def __init__(self, name: str, action: str, fault: Fault) -> None:
+        reason = f" ({fault.reason})" if fault.reason else ""
+        super().__init__(f"{name} refuses {action}: error {fault.code}{reason}")
+        self.code = fault.code
+
+
 class _Actions:
     """One service of a device, and how its errors become ours."""
 
     name = "UPnP"
 
-    def __init__(self, service: UpnpService) -> None:
+    def __init__(self, http: GatewayHttp, service: Service) -> None:
+        self._http = http
         self._service = service
+        # Asked for, and no answer seen: these external ports may be mapped or not.
+        self.doubtful: set[tuple[Transport, int]] = set()
 
-    async def _call(self, action: str, **arguments: Any) -> Mapping[str, Any]:
-        errors = importlib.import_module("async_upnp_client.exceptions")
-        if not self._service.has_action(action):
-            raise ServiceError(f"{self.name} does not offer {action}")
+    async def _call(self, action: str, **arguments: object) -> Mapping[str, str]:
+        """ServiceError; ActionRefused when the device says no."""
+        body = encode_call(self._service.type, action, arguments)
         try:
-            answer: Mapping[str, Any] = await self._service.action(action).async_call(**arguments)
-        except errors.UpnpActionError as error:
-            raise _ActionRefusedError(self.name, action, error.error_code, error.error_desc) from error
-        except (errors.UpnpError, OSError, TimeoutError, ValueError, KeyError) as error:
+            answer = await self._http.post(
+                self._service.control, body, call_fields(self._service.type, action)
+            )
+            # 200 or 500, as UPnP has it; the body tells, also where a router mixes them up.
+            if answer.status not in (200, 500):
+                raise ServiceError(f"it answers with HTTP status {answer.status}")
+            found = decode_answer(answer.body, action)
+        except (ServiceError, DecodeError) as error:
             raise ServiceError(f"{self.name}, {action}: {error}") from error
-        return answer
+        if isinstance(found, Fault):
+            raise ActionRefused(self.name, action, found)
+        return found
 
 
 class Igd(_Actions):
-    """The connection service of one gateway. Every verb raises ServiceError for whatever goes wrong."""
+    """One connection service of a gateway. Every verb raises ServiceError for whatever goes wrong."""
 
-    def __init__(self, service: UpnpService, rng: random.Random) -> None:
-        super().__init__(service)
+    def __init__(self, http: GatewayHttp, service: Service, rng: random.Random) -> None:
+        super().__init__(http, service)
         self._rng = rng
-        self.name = f"UPnP IGD {2 if service.service_type.endswith('WANIPConnection:2') else 1}"
+        self._version = 2 if service.type == IP_CONNECTION_2 else 1
+        self.name = f"UPnP IGD {self._version}"
 
-    async def external_ip(self) -> IPAddress:
+    async def external_ip(self) -> IPAddress | None:
+        """As the gateway says it, private ones included; None when it has none: it is not connected."""
         answer = await self._call("GetExternalIPAddress")
         try:
-            ip = ip_address(str(answer.get("NewExternalIPAddress") or ""))
+            ip = ip_address(answer.get("NewExternalIPAddress", ""))
         except ValueError:
-            ip = IPv4Address(0)
-        if ip.is_unspecified:
-            raise ServiceError(f"{self.name} has no external address: it is not connected")
-        return ip
+            return None
+        return None if ip.is_unspecified else ip
 
     async def map(self, transport: Transport, internal: Endpoint, wanted: int, lease: int) -> IgdLease:
         """Map `internal` at port `wanted`, or at another one when somebody else has that."""
-        if self._service.has_action("AddAnyPortMapping"):
+        if self._version == 2:
             with suppress(ServiceError):  # some offer it and then cannot do it
-                arguments = self._arguments(transport, internal, wanted, lease)
-                answer = await self._call("AddAnyPortMapping", **arguments)
-                reserved = str(answer.get(RESERVED_PORT, answer.get(MISNAMED_PORT, "")))
-                if reserved.isdecimal() and 0 < int(reserved) < 65536:
+                asked = Try(wanted, lease)
+                answer = await self._ask_for("AddAnyPortMapping", transport, internal, asked)
+                # WANIPConnection:2 section 2.5.20 calls it by the first name; some answer with the second.
+                reserved = answer.get("NewReservedPort", answer.get("NewExternalPort", ""))
+                if reserved.isascii() and reserved.isdecimal() and 0 < int(reserved[:6]) < 65536:
                     return IgdLease(int(reserved), float(lease))
-        port = wanted
-        for attempt in range(PORT_TRIES):
-            try:
-                return await self.renew(transport, internal, port, lease)
-            except PortTakenError:
-                if attempt == PORT_TRIES - 1:
-                    raise
-                port = self._rng.randint(*EPHEMERAL)
-        raise AssertionError("unreachable")
+        return await self._add(transport, internal, Tries(Try(wanted, lease), internal.port))
 
     async def renew(
         self, transport: Transport, internal: Endpoint, external_port: int, lease: int
     ) -> IgdLease:
-        """Add or extend exactly this mapping; PortTakenError when it is somebody else's."""
+        """Add or extend exactly this mapping."""
+        tries = Tries(Try(external_port, lease), internal.port, any_port=False)
+        return await self._add(transport, internal, tries)
+
+    async def unmap(self, transport: Transport, internal: Endpoint, external_port: int) -> None:
+        """Delete it, unless it is gone or somebody else's by now."""
+        if await self._owner(transport, external_port) in (None, internal):
+            try:
+                await self._call("DeletePortMapping", **_key(transport, external_port))
+            except ActionRefused as refused:
+                if refused.code != Refusal.NO_SUCH_ENTRY:
+                    raise
+        self.doubtful.discard((transport, external_port))
+
+    async def _add(self, transport: Transport, internal: Endpoint, tries: Tries) -> IgdLease:
+        own_deleted = False
+        while True:
+            asked = tries.current
+            other = self._rng.randint(*EPHEMERAL)
+            try:
+                await self._ask_for("AddPortMapping", transport, internal, asked)
+            except ActionRefused as refused:
+                if refused.code == Refusal.CONFLICT and not own_deleted:
+                    # Some cannot renew, and conflict with what they mapped for us before.
+                    own_deleted = await self._owner(transport, asked.external_port) == internal
+                    if own_deleted:
+                        await self.unmap(transport, internal, asked.external_port)
+                        continue
+                if not tries.refused(refused.code, other):
+                    raise
+                continue
+            # Some accept, and leave the port to whoever had it.
+            if await self._owner(transport, asked.external_port) in (None, internal):
+                return IgdLease(asked.external_port, float(asked.lease))
+            if not tries.refused(Refusal.CONFLICT, other):
+                raise ServiceError(f"{self.name}: port {asked.external_port} is somebody else's")
+
+    async def _ask_for(
+        self, action: str, transport: Transport, internal: Endpoint, asked: Try
+    ) -> Mapping[str, str]:
+        """One of the two actions that map; what is not answered stays in `doubtful`."""
+        doubt = (transport, asked.external_port)
+        self.doubtful.add(doubt)
         try:
-            await self._call("AddPortMapping", **self._arguments(transport, internal, external_port, lease))
-        except _ActionRefusedError as error:
-            if error.code == ONLY_PERMANENT_LEASES and lease:
-                return await self.renew(transport, internal, external_port, 0)
-            if error.code == CONFLICT:
-                raise PortTakenError(str(error)) from error
+            answer = await self._call(action, **_arguments(transport, internal, asked))
+        except ActionRefused:
+            self.doubtful.discard(doubt)
             raise
-        return IgdLease(external_port, float(lease))
+        self.doubtful.discard(doubt)
+        return answer
 
-    async def unmap(self, transport: Transport, external_port: int) -> None:
-        await self._call(
-            "DeletePortMapping",
-            NewRemoteHost="",
-            NewExternalPort=external_port,
-            NewProtocol=transport.value.upper(),
-        )
-
-    def _arguments(self, transport: Transport, internal: Endpoint, port: int, lease: int) -> dict[str, Any]:
-        return {
-            "NewRemoteHost": "",
-            "NewExternalPort": port,
-            "NewProtocol": transport.value.upper(),
-            "NewInternalPort": internal.port,
-            "NewInternalClient": str(internal.ip),
-            "NewEnabled": True,
-            "NewPortMappingDescription": DESCRIPTION,
-            "NewLeaseDuration": lease,
-        }
+    async def _owner(self, transport: Transport, external_port: int) -> Endpoint | None:
+        """Where the mapping of this port leads; None when there is none, or the gateway does not tell."""
+        try:
+            answer = await self._call("GetSpecificPortMappingEntry", **_key(transport, external_port))
+            return Endpoint.of(answer.get("NewInternalClient", ""), int(answer.get("NewInternalPort", "")))
+        except (ServiceError, AddressError, ValueError):
+            return None
 
 
-class _ActionRefusedError(ServiceError):
-    """The device answered with a UPnP error code."""
+def _key(transport: Transport, external_port: int) -> dict[str, object]:
+    return {
+        "NewRemoteHost": WILDCARD,
+        "NewExternalPort": external_port,
+        "NewProtocol": transport.value.upper(),
+    }
 
-    def __init__(self, name: str, action: str, code: int | None, text: str | None) -> None:
-        super().__init__(f"{name} refuses {action}: error {code} ({text or 'no reason given'})")
-        self.code = code
+
+def _arguments(transport: Transport, internal: Endpoint, asked: Try) -> dict[str, object]:
+    """Of AddPortMapping and AddAnyPortMapping, in their order."""
+    return {
+        **_key(transport, asked.external_port),
+        "NewRemoteHost": asked.remote_host,
+        "NewInternalPort": internal.port,
+        "NewInternalClient": internal.ip,
+        "NewEnabled": 1,
+        "NewPortMappingDescription": DESCRIPTION,
+        "NewLeaseDuration": asked.lease,
+    }
 
 
 class Pinholes(_Actions):
-    """The IPv6 firewall of one gateway (WANIPv6FirewallControl:1), with the verbs of `Igd`: it lets in to `ip`."""
+    """The IPv6 firewall of one gateway (WANIPv6FirewallControl:1), with the verbs of `Igd`: it lets in to `ip`.
+
+    Nothing is doubtful here: every pinhole has a lease.
+    """
 
     name = "UPnP IGD 2"
 
-    def __init__(self, service: UpnpService, ip: IPAddress) -> None:
-        super().__init__(service)
+    def __init__(self, http: GatewayHttp, service: Service, ip: IPAddress) -> None:
+        super().__init__(http, service)
         self._ip = ip
         self._ids: dict[Transport, int] = {}
 
-    async def external_ip(self) -> IPAddress:
+    async def external_ip(self) -> IPAddress | None:
         return self._ip
 
     async def map(self, transport: Transport, internal: Endpoint, wanted: int, lease: int) -> IgdLease:
@@ -180,12 +211,15 @@ class Pinholes(_Actions):
             "AddPinhole",
             RemoteHost="",
             RemotePort=0,
-            InternalClient=str(internal.ip),
+            InternalClient=internal.ip,
             InternalPort=internal.port,
             Protocol=PROTOCOL_NUMBERS[transport],
             LeaseTime=lease,
         )
-        self._ids[transport] = int(answer.get("UniqueID") or 0)
+        number = answer.get("UniqueID", "")
+        if not (number.isascii() and number.isdecimal() and len(number) <= 5):  # ui2
+            raise ServiceError(f"{self.name}, AddPinhole: it names no pinhole")
+        self._ids[transport] = int(number)
         return IgdLease(internal.port, float(lease))
 
     async def renew(
@@ -198,106 +232,80 @@ class Pinholes(_Actions):
                 return IgdLease(external_port, float(lease))
         return await self.map(transport, internal, external_port, lease)
 
-    async def unmap(self, transport: Transport, external_port: int) -> None:
+    async def unmap(self, transport: Transport, internal: Endpoint, external_port: int) -> None:
         if transport in self._ids:
             await self._call("DeletePinhole", UniqueID=self._ids.pop(transport))
 
 
-class PortTakenError(ServiceError):
-    """Error 718: the external port belongs to another host."""
-
-
-async def find(route: Route, rng: random.Random) -> Igd | Pinholes:
-    """What the gateway of this route offers: its connection service, or for IPv6 its firewall.
+async def find(network: Network, route: Route, rng: random.Random) -> Igd | Pinholes:
+    """What the gateway of this route offers: a connection that has an external address, or for IPv6 its firewall.
 
     ServiceError when it does not answer a search, describes no such service, or cannot be understood.
     """
-    await in_thread(_import)
-    location = await _search(route)
-    errors = importlib.import_module("async_upnp_client.exceptions")
-    factory_module = importlib.import_module("async_upnp_client.client_factory")
-    requester = importlib.import_module("async_upnp_client.aiohttp").AiohttpRequester(REQUEST_TIMEOUT)
-    factory = factory_module.UpnpFactory(requester, non_strict=True, on_post_call_action=_as_described)
-    try:
-        device: UpnpDevice = await factory.async_create_device(location)
-    except (errors.UpnpError, OSError, TimeoutError, ValueError) as error:
-        raise ServiceError(f"UPnP device description at {location}: {error}") from error
-    services = {service.service_type: service for service in device.all_services}
-    if route.ip.version == 6:
-        if FIREWALL_SERVICE in services:
-            return Pinholes(services[FIREWALL_SERVICE], route.ip)
-        raise ServiceError(f"the UPnP device at {location} opens no IPv6 pinholes")
-    for wanted in CONNECTION_SERVICES:
-        if wanted in services:
-            return Igd(services[wanted], rng)
-    raise ServiceError(f"the UPnP device at {location} has no internet connection service")
+    http = GatewayHttp(network, route)
+    failures: list[str] = []
+    async with aclosing(_locations(network, route)) as locations:
+        async for location in locations:
+            try:
+                return await _choose(http, await _describe(http, location, route), route, rng)
+            except ServiceError as error:
+                failures.append(str(error))
+    raise ServiceError("; ".join(failures) or f"no UPnP gateway answers at {route.gateway.ip}")
 
 
-def _as_described(action: UpnpAction, response: HttpResponse) -> HttpResponse:
-    """Let the library see the reserved port under the name that the device's own description gives it."""
-    if action.name != "AddAnyPortMapping" or action.argument(RESERVED_PORT, "out") is not None:
-        return response
-    body = str(response.body or "").replace(RESERVED_PORT, MISNAMED_PORT)
-    return replace(response, body=body)
-
-
-def _import() -> None:
-    for module in ("aiohttp", "client_factory", "exceptions", "search"):
-        importlib.import_module(f"async_upnp_client.{module}")
-
-
-async def _search(route: Route) -> str:
-    """The URL of the gateway's description; ServiceError after 2.5 s without any."""
-    found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+async def _describe(http: GatewayHttp, location: str, route: Route) -> Sequence[Service]:
     gateway = route.gateway.ip
-
-    def answered(headers: CaseInsensitiveDict) -> None:
-        location = str(headers.get("location", ""))
-        if not found.done() and _is_at(location, gateway):
-            found.set_result(location)
-
-    search = importlib.import_module("async_upnp_client.search")
     try:
-        source, target = _search_endpoints(route)
-        listener = search.SsdpSearchListener(
-            callback=answered, source=source, target=target, timeout=SEARCH_MX
-        )
-        try:
-            await listener.async_start()
-            for pause in SEARCHES:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        return await asyncio.shield(found)
-                if pause != SEARCHES[-1]:
-                    for search_target in SEARCH_TARGETS:
-                        listener.search_target = search_target
-                        listener.async_search()
-        finally:
-            listener.async_stop()
-            found.cancel()
-    except OSError as error:
+        return decode_description(await http.get(place_at(location, gateway)), location, gateway)
+    except (ServiceError, DecodeError) as error:
+        raise ServiceError(f"UPnP device description at {location}: {error}") from error
+
+
+async def _choose(
+    http: GatewayHttp, services: Sequence[Service], route: Route, rng: random.Random
+) -> Igd | Pinholes:
+    """The first of the right kind. Of several connections the first that is up; else the best, which may come up."""
+    if route.ip.version == 6:
+        for service in services:
+            if service.type == IPV6_FIREWALL_1:
+                return Pinholes(http, service, route.ip)
+        raise ServiceError("the UPnP device opens no IPv6 pinholes")
+    connections = [Igd(http, service, rng) for service in services if service.type != IPV6_FIREWALL_1]
+    if not connections:
+        raise ServiceError("the UPnP device has no internet connection service")
+    for connection in connections if len(connections) > 1 else ():
+        with suppress(ServiceError):
+            if await connection.external_ip() is not None:
+                return connection
+    return connections[0]
+
+
+async def _locations(network: Network, route: Route) -> AsyncGenerator[str]:
+    """The URLs at which the gateway's devices are described, as they become known, for 2.5 s."""
+    events: asyncio.Queue[Found | Over] = asyncio.Queue()
+    gateway = route.gateway.ip
+    # A link-local gateway has to be asked from a link-local address, or it answers from a global one of its own.
+    scope = route.interface.index if gateway.is_link_local else 0
+    base = Endpoint(IPv6Address(0) if gateway.is_link_local else route.ip, 0)
+
+    def received(data: bytes, source: SockAddr) -> None:
+        if not scope or len(source) == 2 or source[3] == scope:  # another link has such an address, too
+            driver.receive(data, Endpoint.from_sockaddr(source))
+
+    def transmit(packet: Transmit) -> None:
+        sock.send(packet.data, packet.remote.sockaddr)
+
+    try:
+        sock = network.open_udp(base, received)
+    except NetworkError as error:
         raise ServiceError(f"UPnP search from {route.ip}: {error}") from error
-    raise ServiceError(f"no UPnP gateway answers at {gateway}")
-
-
-def _search_endpoints(route: Route) -> tuple[SockAddr, SockAddr]:
-    """From where to which multicast group (UPnP Device Architecture 1.1, sections 1.3.2 and A.3)."""
-    if route.ip.version == 4:
-        return (str(route.ip), 0), (SSDP_GROUP, SSDP_PORT)
-    scope = socket.if_nametoindex(route.interface.name)
-    return ("::", 0, 0, scope), (SSDP_GROUP_V6, SSDP_PORT, 0, scope)
-
-
-def _is_at(location: str, gateway: IPAddress) -> bool:
-    """Whether the URL is at the gateway. One that is known by its link-local address names its global one: there
-    any IPv6 literal has to be believed."""
+    machine = Search(sock.local, gateway, asyncio.get_running_loop().time())
+    driver: MachineDriver[Found | Over, Transmit] = MachineDriver(machine, transmit, events.put_nowait)
     try:
-        parts = urlsplit(location)
-        host = ip_address(parts.hostname or "")
-    except ValueError:
-        return False
-    if parts.scheme != "http":
-        return False
-    if gateway.is_link_local:
-        return host.version == 6 and not (host.is_loopback or host.is_multicast)
-    return host == gateway
+        machine.handle_timeout(driver.now())
+        driver.drain()
+        while isinstance(event := await events.get(), Found):
+            yield event.location
+    finally:
+        driver.close()
+        sock.close()

@@ -14,7 +14,7 @@ from warpgate.core.disk.lease_store import FileLeaseStore
 from warpgate.core.port_mapping import PortMapping, PortMapStatus, leads_here, with_mapping
 from warpgate.events import DoubleNatFound
 from warpgate.model.address import Attachment, LearntBy, Listening
-from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.net.network import Interface
 from warpgate.services.portmap_board import Mapped, Remembered
 
@@ -99,14 +99,18 @@ def test_a_disk_that_refuses_is_no_error(tmp_path: Path) -> None:
 
 
 class OneMapping:
-    """In place of a PortMapper: TCP is mapped at one external address."""
+    """In place of a PortMapper: TCP is mapped at one external address, or nothing behind another NAT."""
 
     def __init__(self, external: str) -> None:
         self.external = Endpoint.parse(external)
+        self.outside: IPAddress | None = None
+
+    def behind(self, ip: object) -> IPAddress | None:
+        return self.outside
 
     def mapped(self, ip: object, transport: Transport) -> Mapped | None:
         internal = Endpoint.parse("192.168.1.2:5000")
-        if transport is Transport.UDP:
+        if transport is Transport.UDP or self.outside is not None:
             return None
         return Mapped(transport, internal, self.external, "PCP", "192.168.1.1", 1200.0)
 
@@ -124,6 +128,14 @@ def test_a_double_nat_is_said_once_and_not_announced() -> None:
     plain = attachment()
     assert behind.announce(plain) == plain
     assert behind.announce(plain) == plain
+    assert events == [DoubleNatFound("192.168.1.2", "100.64.0.9", "203.0.113.1")]
+
+
+def test_a_gateway_that_maps_nothing_since_it_is_behind_a_nat_is_told_the_same_way() -> None:
+    events: list[object] = []
+    made = mapping("203.0.113.1:1", events)
+    made._mapper.outside = ip_address("100.64.0.9")  # type: ignore[union-attr]
+    assert made.announce(attachment()) == attachment()
     assert events == [DoubleNatFound("192.168.1.2", "100.64.0.9", "203.0.113.1")]
 
 

@@ -236,3 +236,54 @@ def test_strangers_and_other_nonces_are_ignored() -> None:
     scene.client.receive(answer, SERVER, 0.2)
     scene.settle()
     assert scene.events == [(0.0, granted(UDP, 6000))]
+
+
+def test_what_is_declined_is_deleted_and_asked_for_again_after_ever_longer_pauses() -> None:
+    gateway = PcpGateway()
+    scene = world(gateway, TCP)
+    asked = []
+    for _ in range(4):
+        grant = None
+        while grant is None:
+            due = scene.client.poll_timeout()
+            assert due is not None
+            grant = next((event for event in scene.run(due) if isinstance(event, Granted)), None)
+        asked.append(scene.now)
+        scene.client.decline(TCP, scene.now)
+        scene.settle()
+        assert gateway.requests[-1][1].lifetime == 0
+    assert asked == [0.0, 30.0, 90.0, 210.0]
+    assert [request.lifetime for _, request in gateway.requests] == [LEASE, 0] * 4
+
+
+def test_a_declined_mapping_whose_deletion_is_not_acknowledged_is_not_forgotten() -> None:
+    gateway = PcpGateway()
+    scene = world(gateway, TCP)
+    scene.run(0.0)
+    scene.gateway = deaf
+    scene.client.decline(TCP, scene.now)
+    scene.run(20.0)
+    assert len(scene.sends) == 1 + 3
+    scene.gateway = gateway
+    assert scene.run(31.0) == [granted(TCP, 6000)]
+    scene.client.release(scene.now)
+    scene.settle()
+    assert gateway.requests[-1][1].lifetime == 0
+
+
+@pytest.mark.parametrize("says", [None, IPv4Address(0)])
+def test_a_nat_pmp_gateway_that_does_not_know_its_address_is_not_asked_without_end(
+    says: IPv4Address | None,
+) -> None:
+    inner = PmpGateway()
+
+    def gateway(data: bytes, now: float) -> list[bytes]:
+        if data == bytes(2):
+            return [] if says is None else [encode_response(PmpAddress(0, 1000 + int(now), says))]
+        return inner(data, now)
+
+    scene = world(gateway, TCP)
+    events = scene.run(60.0)
+    assert len(scene.sends) < 25
+    if says is not None:  # the owner declines that
+        assert events == [Granted(TCP, Endpoint(IPv4Address(0), 5007), float(LEASE), Dialect.NAT_PMP)]

@@ -18,7 +18,7 @@ from warpgate.proto.portmap_wire import PcpMapping, PcpResponse, decode_request,
 from warpgate.services import portmap_igd, portmapper
 from warpgate.services.portmap_board import ForgetfulStore, Remembered
 from warpgate.services.portmapper import PortMapper
-from warpgate.services.upnp import Igd, IgdLease, Pinholes, PortTakenError, _ActionRefusedError, _is_at
+from warpgate.services.upnp import IgdLease
 
 HOME = Interface("eth0", ip_address("192.168.1.2"), 24)
 LOOPBACK = Interface("lo", ip_address("127.0.0.1"), 8)
@@ -52,6 +52,7 @@ class FakeNetwork:
     """A machine with one gateway, which speaks PCP or is silent."""
 
     speaks: bool = True
+    outside: IPv4Address = OUTSIDE
     sent: list[bytes] = field(default_factory=list)
     open: int = 0
     asked: int = 0
@@ -71,7 +72,7 @@ class FakeNetwork:
             return None
         request = decode_request(data)
         asked = request.mapping
-        external = Endpoint(OUTSIDE, asked.external.port or 7777)
+        external = Endpoint(self.outside, asked.external.port or 7777)
         mapping = PcpMapping(asked.nonce, asked.transport, asked.internal_port, external)
         return encode_response(PcpResponse(0, request.lifetime, 1000, mapping))
 
@@ -92,6 +93,7 @@ class FakeIgd:
     name: str = "UPnP IGD 2"
     down: bool = False
     renewed: int = 0
+    doubtful: set[tuple[Transport, int]] = field(default_factory=set)
 
     async def external_ip(self) -> IPv4Address:
         return OUTSIDE
@@ -106,7 +108,7 @@ class FakeIgd:
         self.table[transport, port] = internal
         return IgdLease(port, float(lease))
 
-    async def unmap(self, transport: Transport, port: int) -> None:
+    async def unmap(self, transport: Transport, internal: Endpoint, port: int) -> None:
         if self.down:
             raise ServiceError("it is down")
         del self.table[transport, port]
@@ -169,6 +171,21 @@ async def test_pcp_maps_both_ports_upnp_is_not_asked_and_close_deletes(scene: Sc
     assert [lifetime for _, _, lifetime, _ in scene.network.requests()] == [1200, 1200, 0, 0]
     assert scene.store.leases == ()
     assert scene.network.open == 0
+
+
+@pytest.mark.parametrize("outside", ["0.0.0.0", "10.0.0.7", "127.0.0.1", "240.0.0.1", "224.0.0.1"])
+async def test_what_pcp_maps_at_a_useless_address_is_deleted_again(scene: Scene, outside: str) -> None:
+    scene.network.outside = IPv4Address(outside)
+    mapper = scene.mapper()
+    mapper.follow((HOME,))
+    await until(lambda: [lifetime for _, _, lifetime, _ in scene.network.requests()] == [1200, 1200, 0, 0])
+    await asyncio.sleep(0.03)
+    assert (mapper.mappings, scene.store.leases, scene.protocols()) == ((), (), [])
+    assert mapper.behind(HOME.ip) == (ip_address(outside) if outside.startswith("10.") else None)
+    assert [event.reason for event in scene.events if isinstance(event, ServerFailed)]
+    await mapper.close()
+    asked = [lifetime for _, _, lifetime, _ in scene.network.requests()]
+    assert asked.count(1200) == 2  # not again so soon
 
 
 async def test_on_loopback_alone_not_even_the_gateways_are_looked_up(scene: Scene) -> None:
@@ -273,92 +290,3 @@ async def test_a_change_of_network_asks_again_where_the_route_looks_the_same(sce
     mapper.follow((HOME,))
     await until(lambda: len(scene.network.requests()) == 4)
     await mapper.close()
-
-
-def igd(monkeypatch: pytest.MonkeyPatch, *codes: int) -> tuple[Igd, list[dict[str, object]]]:
-    """An Igd of version 1 whose AddPortMapping fails with these codes in turn."""
-    calls: list[dict[str, object]] = []
-    left = list(codes)
-
-    class Service:
-        service_type = "urn:schemas-upnp-org:service:WANIPConnection:1"
-
-        def has_action(self, name: str) -> bool:
-            return name == "AddPortMapping"
-
-    made = Igd(Service(), random.Random(3))  # type: ignore[arg-type]
-
-    async def call(action: str, **arguments: object) -> dict[str, object]:
-        calls.append(arguments)
-        if left:
-            raise _ActionRefusedError(made.name, action, left.pop(0), "")
-        return {}
-
-    monkeypatch.setattr(made, "_call", call)
-    return made, calls
-
-
-async def test_error_725_means_a_permanent_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, calls = igd(monkeypatch, 725)
-    lease = await made.map(Transport.TCP, Endpoint(HOME.ip, 5000), 5000, 1200)
-    assert lease == IgdLease(5000, 0.0)
-    assert [call["NewLeaseDuration"] for call in calls] == [1200, 0]
-
-
-async def test_a_conflict_means_another_external_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, calls = igd(monkeypatch, 718, 718)
-    lease = await made.map(Transport.TCP, Endpoint(HOME.ip, 5000), 5000, 1200)
-    tried = [call["NewExternalPort"] for call in calls]
-    assert tried[0] == 5000
-    assert len(set(tried)) == 3
-    assert lease.external_port == tried[-1]
-    made, calls = igd(monkeypatch, *[718] * 9)
-    with pytest.raises(PortTakenError):
-        await made.map(Transport.TCP, Endpoint(HOME.ip, 5000), 5000, 1200)
-    assert len(calls) == 5
-
-
-async def test_other_refusals_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, _ = igd(monkeypatch, 606)
-    with pytest.raises(ServiceError, match="error 606"):
-        await made.map(Transport.UDP, Endpoint(HOME.ip, 5000), 5000, 1200)
-
-
-def test_only_the_gateway_itself_is_believed() -> None:
-    gateway = ip_address("192.168.1.1")
-    assert _is_at("http://192.168.1.1:5000/root.xml", gateway)
-    for elsewhere in (
-        "http://192.168.1.9:5000/root.xml",
-        "http://example.org/",
-        "ftp://192.168.1.1/",
-        "",
-        "http://[",
-    ):
-        assert not _is_at(elsewhere, gateway)
-
-
-def test_a_link_local_gateway_names_its_global_address() -> None:
-    gateway = ip_address("fe80::1%eth0")
-    assert _is_at("http://[2001:db8:1::1]:5000/root.xml", gateway)
-    for elsewhere in ("http://192.168.1.1:5000/", "http://[::1]:5000/", "http://example.org/"):
-        assert not _is_at(elsewhere, gateway)
-
-
-async def test_a_pinhole_that_was_forgotten_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    ip = ip_address("2001:db8:1::2")
-    pinholes = Pinholes(None, ip)  # type: ignore[arg-type]
-
-    async def call(action: str, **arguments: object) -> dict[str, object]:
-        calls.append(action)
-        if action == "UpdatePinhole" and calls.count(action) == 2:
-            raise _ActionRefusedError("UPnP IGD 2", action, 704, "NoSuchEntry")
-        return {"UniqueID": 7}
-
-    monkeypatch.setattr(pinholes, "_call", call)
-    await pinholes.map(Transport.TCP, Endpoint(ip, 5000), 9, 60)
-    for _ in range(2):
-        lease = await pinholes.renew(Transport.TCP, Endpoint(ip, 5000), 5000, 60)
-        assert lease == IgdLease(5000, 60.0)
-    await pinholes.unmap(Transport.TCP, 5000)
-    assert calls == ["AddPinhole", "UpdatePinhole", "UpdatePinhole", "AddPinhole", "DeletePinhole"]
