@@ -12,8 +12,15 @@ from warpgate.cli.records import Serving
 from warpgate.cli.rendezvous import serve_rendezvous, tls_context, tls_files
 from warpgate.cli.shell import Shell
 from warpgate.core.disk.identity_store import data_directory
+from warpgate.errors import ConfigError
 from warpgate.server.limits import Limits
-from warpgate.server.name_server import Place, name_server
+
+try:
+    from warpgate.server.name_server import Place, name_server
+except ModuleNotFoundError as missing:
+    if missing.name != "aiohttp":
+        raise
+    raise ConfigError("`serve` needs the package aiohttp: pip install 'warpgate[serve]'") from None
 
 DATABASE = "names.sqlite"
 SPARE_FILES = 256  # for the database, the standard streams, and what else is served

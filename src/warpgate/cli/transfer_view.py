@@ -86,13 +86,10 @@ class Bars:
         self._progress.stop()
 
 
-def make_bars() -> Bars | None:
-    """None without rich: an extra, pip install warpgate[cli]."""
-    try:
-        from rich import progress  # noqa: PLC0415 - 60 ms, and only for terminals
-        from rich.console import Console  # noqa: PLC0415
-    except ImportError:
-        return None
+def make_bars() -> Bars:
+    from rich import progress  # noqa: PLC0415 - 60 ms, and only for terminals
+    from rich.console import Console  # noqa: PLC0415
+
     columns = (
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),

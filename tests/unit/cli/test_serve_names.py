@@ -50,6 +50,13 @@ def test_nobody_else_imports_the_server() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_without_the_extra_one_sentence_says_what_is_missing() -> None:
+    program = "import sys; sys.modules['aiohttp'] = None; from warpgate.cli.main import main; sys.exit(main(['serve']))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "warpgate: `serve` needs the package aiohttp: pip install 'warpgate[serve]'\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_up_and_down(tmp_path: Path, number: signal.Signals) -> None:
     """With the database where the user's data is, and as many files as connections allowed."""
