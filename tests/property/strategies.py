@@ -13,6 +13,7 @@ from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, N
 from warpgate.model.endpoint import Endpoint, Family, IPAddress
 from warpgate.model.identity import Identity
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
+from warpgate.model.text import is_plugin_name, printable
 from warpgate.proto.signals import PluginMessage, Signal, SignalKind
 from warpgate.proto.stun import (
     Attribute,
@@ -135,8 +136,8 @@ stun_messages = st.builds(
 )
 
 sixteen = st.binary(min_size=16, max_size=16)
-short_names = st.text(min_size=1, max_size=8)
-plugin_messages = st.builds(PluginMessage, short_names, st.binary(max_size=100))
+plugin_names = st.text(min_size=1, max_size=8).filter(is_plugin_name)
+plugin_messages = st.builds(PluginMessage, plugin_names, st.binary(max_size=100))
 signals = st.builds(
     Signal,
     kind=st.sampled_from(SignalKind),
@@ -148,7 +149,7 @@ signals = st.builds(
     known=st.just(b"") | st.binary(min_size=8, max_size=8),
     held=st.just(-1.0) | st.floats(0, 60),
     mode=st.sampled_from(("", "stream", "datagram")),
-    reason=st.text(max_size=40),
+    reason=st.text(max_size=40).map(printable),
 )
 
 

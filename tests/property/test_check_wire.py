@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import endpoints, fixed, mutated
+from strategies import endpoints, fixed, mutated, plugin_names
 
 from warpgate.errors import DecodeError, ProtocolError
 from warpgate.model.endpoint import Endpoint, Mode
@@ -16,7 +16,7 @@ keys = st.binary(min_size=32, max_size=32)
 sessions = nonces = st.binary(min_size=16, max_size=16)
 points = st.binary(min_size=33, max_size=33)
 ids = st.binary(min_size=12, max_size=12)
-names = st.text(max_size=32).filter(lambda name: len(name.encode()) <= 32)
+names = st.just("") | plugin_names
 modes = st.sampled_from(Mode)
 SOMEWHERE = Endpoint.of("192.0.2.1", 1)
 codecs = st.builds(CheckCodec, st.booleans(), sessions, keys, nonces, st.none() | points, modes)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from warpgate.cli.shell import Shell
+from warpgate.cli.terminal import unguarded
 from warpgate.lab.scene import Moment, Scene, play
+from warpgate.model.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +83,7 @@ ACTS = (
 def run(_arguments: argparse.Namespace, shell: Shell) -> int:
     from rich.console import Console  # noqa: PLC0415 - 60 ms, which others need not wait for
 
-    return shell.run(_demo(Console(), moving=sys.stdout.isatty()))
+    return shell.run(_demo(Console(file=unguarded(sys.stdout)), moving=sys.stdout.isatty()))
 
 
 async def _demo(console: Console, *, moving: bool) -> int:
@@ -198,20 +200,22 @@ def _lane(
         return (
             Text(name, style="dim"),
             bar,
-            Text(f"skipped: {moments[0].text}", style="dim", overflow="ellipsis", no_wrap=True),
+            Text(f"skipped: {printable(moments[0].text)}", style="dim", overflow="ellipsis", no_wrap=True),
         )
     won = name == scene.result.plugin and now >= scene.result.seconds
     style = "bold green" if won else "blue"
     bar = Text("█" * (column(now) + 1), style=style)
-    note = shown[-1].text if shown else ""
+    note = printable(shown[-1].text) if shown else ""
     said = f"✔ {scene.result.seconds * 1000:.0f} ms" if won else note
     return Text(name, style=style), bar, Text(said, style=style, overflow="ellipsis", no_wrap=True)
 
 
 def _verdict(act: Act, scene: Scene) -> str:
+    from rich.markup import escape  # noqa: PLC0415
+
     result = scene.result
     if not result.ok:
-        return f"   [bold red]no pipe:[/] {result.error or 'no echo came back'}"
+        return f"   [bold red]no pipe:[/] {escape(printable(result.error)) or 'no echo came back'}"
     offers = result.signals.get("SignalSent offer", 0)
     return (
         f"   [bold green]a {result.mode} pipe over {result.transport.upper()} after {result.seconds * 1000:.0f} ms[/]"

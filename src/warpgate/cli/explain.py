@@ -8,6 +8,7 @@ from warpgate.cli.connecting import Journey
 from warpgate.cli.ends import owned
 from warpgate.cli.records import Explained, PipeOpen, explain_report
 from warpgate.cli.shell import Shell
+from warpgate.cli.terminal import in_one_line
 from warpgate.errors import ConnectFailed
 
 
@@ -20,7 +21,7 @@ async def _explain(shell: Shell, journey: Journey) -> int:
         try:
             pipe = await journey.connect(node)
         except ConnectFailed as error:
-            shell.output.heading(explain_report(error.report))
+            shell.output.heading(explain_report(in_one_line(error.report)))
             raise
         async with owned(pipe):
             shell.output.show(PipeOpen.of(pipe))

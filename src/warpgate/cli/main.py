@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from warpgate.cli.options import CommonOptions, UsageError
 from warpgate.cli.output import Output, discard_stdout
 from warpgate.cli.parser import build_parser
 from warpgate.cli.records import Failed
+from warpgate.cli.terminal import guarded_streams
 from warpgate.errors import AddressError, ConfigError, WarpgateError
 
 if TYPE_CHECKING:
@@ -33,15 +33,16 @@ def main(argv: Sequence[str] | None = None, node_maker: NodeMaker | None = None)
     words = list(sys.argv[1:] if argv is None else argv)
     # Until the settings are known: an error in them must be reported in the form that was asked for.
     output = Output(json="--json" in words or os.environ.get("WARPGATE_JSON", "") not in ("", "0"))
-    try:
-        return _run(words, output, node_maker)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        discard_stdout()
-        return FAILED
-    except Exception as error:  # noqa: BLE001 - the last line of defence: users get a sentence, -v shows a bug's place
-        return _report(error, output)
+    with guarded_streams():
+        try:
+            return _run(words, output, node_maker)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except BrokenPipeError:
+            discard_stdout()
+            return FAILED
+        except Exception as error:  # noqa: BLE001 - the last line of defence: users get a sentence, -v shows a bug's place
+            return _report(error, output)
 
 
 def _report(error: Exception, output: Output) -> int:
@@ -53,7 +54,7 @@ def _report(error: Exception, output: Output) -> int:
         output.fail(Failed(_one_line(error), getattr(error, "report", ())))
         return FAILED
     if output.verbose:
-        traceback.print_exception(error)
+        output.trace(error)
     output.fail(Failed(f"a bug in warpgate: {type(error).__name__}: {_one_line(error)} (-v shows where)"))
     return FAILED
 

@@ -2,7 +2,7 @@
 
 stdout carries results (and, where a pipe is joined to it, the pipe's bytes); stderr carries what happens and
 what went wrong. With --json every line on stdout is one object with an "event", and nothing else is ever
-written there.
+written there. Texts of others never bring more than one line, nor anything that a terminal would obey.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import json
 import os
 import re
 import sys
+import traceback
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from warpgate.cli.records import Failed, Record
+from warpgate.cli.terminal import in_one_line, unguarded
 
 if TYPE_CHECKING:
     from warpgate.events import Event
@@ -33,7 +35,7 @@ class Output:
         if self.json:
             _print_line(sys.stdout, _json_line(record.event, record.members()))
         else:
-            _print_line(sys.stderr if self.bytes_on_stdout else sys.stdout, record.text())
+            _print_line(sys.stderr if self.bytes_on_stdout else sys.stdout, in_one_line(record).text())
 
     def heading(self, text: str) -> None:
         """A line that only people need."""
@@ -41,16 +43,16 @@ class Output:
             _print_line(sys.stdout, text)
 
     def note(self, text: str) -> None:
-        """Something worth knowing that is no result: stderr, for people only."""
+        """Something worth knowing that is no result: stderr, for people only. One line."""
         if not self.json:
-            _print_line(sys.stderr, f"warpgate: {text}")
+            self._tell(in_one_line(text))
 
     def warn(self, record: Record) -> None:
         """Something went wrong that does not end the command."""
         if self.json:
             self.show(record)
         else:
-            self.note(record.text())
+            self._tell(in_one_line(record).text())
 
     def observe(self, event: Event) -> None:
         """The node's observer: with -v, every event as it happens."""
@@ -61,16 +63,24 @@ class Output:
         if self.json:
             _print_line(sys.stdout, _json_line(_snake_case(type(event).__name__), asdict(event)))
         else:
-            _print_line(sys.stderr, f"warpgate: {describe(event)}")
+            self._tell(describe(in_one_line(event)))
+
+    def trace(self, error: BaseException) -> None:
+        """Where a bug is. Each line is marked: the messages of errors may have lines, and not all are ours."""
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            _print_line(sys.stderr, f"| {line}")
 
     def fail(self, failure: Failed) -> None:
         """Say why the command failed: one sentence on stderr, or the "failed" object."""
         self.warn(failure)
 
+    def _tell(self, text: str) -> None:
+        _print_line(sys.stderr, f"warpgate: {text}")
+
 
 def discard_stdout() -> None:
     """Nobody reads stdout any more: let what is still buffered vanish instead of failing again at exit."""
-    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+    if sys.stdout is not None and unguarded(sys.stdout) is sys.__stdout__:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from warpgate.cli.output import Output
 from warpgate.cli.settings import Settings
+from warpgate.cli.terminal import in_one_line
 from warpgate.config import Config
 from warpgate.events import ContactPinned, Event, Observer
 
@@ -58,6 +60,8 @@ class Shell:
 
         SIGINT cancels in the same way and raises KeyboardInterrupt afterwards.
         """
+        if logging.lastResort is not None:
+            logging.lastResort.setFormatter(_OneLine("warpgate: log: %(message)s"))
         with asyncio.Runner() as runner:
             runner.get_loop().set_exception_handler(self._report_stray)
             return runner.run(_until_told_to_stop(work, stopped))
@@ -66,6 +70,13 @@ class Shell:
         """asyncio's own report of an error nobody waited for would be a traceback."""
         if self.output.verbose:
             self.output.note(f"{context['message']}: {context.get('exception')!r}")
+
+
+class _OneLine(logging.Formatter):
+    """For what libraries log and nobody handles: asyncio, and those beneath it, quote what they were sent."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return in_one_line(super().format(record))
 
 
 def make_node(config: Config, observer: Observer) -> Node:

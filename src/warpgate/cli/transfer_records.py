@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warpgate.cli.records import Record
-from warpgate.proto.transfer_names import printable
+from warpgate.model.text import printable
 from warpgate.transfer.reports import Advanced, Announced, Interrupted, Transferred
 
 _UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")

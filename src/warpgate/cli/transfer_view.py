@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from warpgate.cli.output import Output
+from warpgate.cli.terminal import guarded, unguarded
 from warpgate.cli.transfer_records import InterruptedShown, OfferedShown, ProgressShown
-from warpgate.proto.transfer_names import printable
+from warpgate.model.text import printable
 from warpgate.transfer.reports import Advanced, Announced, Interrupted, Report, Stopped, Transferred
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Bars:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[Key, TaskID] = {}
-        progress.start()
+        self.resume()
 
     def update(self, key: Key, report: Advanced) -> None:
         if key not in self._tasks:
@@ -82,7 +83,13 @@ class Bars:
         if task is not None:
             self._progress.remove_task(task)
 
+    def resume(self) -> None:
+        """Draw. What is printed meanwhile comes out above the bars; it goes through a door as well."""
+        self._progress.start()
+        sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)
+
     def close(self) -> None:
+        """Give the screen back, for ever or until `resume`."""
         self._progress.stop()
 
 
@@ -97,4 +104,4 @@ def make_bars() -> Bars:
         progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(),
     )
-    return Bars(progress.Progress(*columns, console=Console(stderr=True), transient=True))
+    return Bars(progress.Progress(*columns, console=Console(file=unguarded(sys.stderr)), transient=True))

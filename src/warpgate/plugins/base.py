@@ -30,6 +30,8 @@ import msgspec
 from warpgate.errors import AttemptFailed, ConfigError
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.model.text import MAX_PLUGIN_NAME as NAME_LIMIT
+from warpgate.model.text import is_plugin_name
 from warpgate.net.link import Link
 from warpgate.plan.counting import being_measured
 from warpgate.plan.targets import Pair, pairs
@@ -57,7 +59,6 @@ ENTRY_POINTS = "warpgate.plugins"
 UNKNOWN_SIGNAL_DELAY = 0.15
 KNOWING_STEP = 0.05
 KNOWING_STEPS = 20
-NAME_LIMIT = 32  # bytes of UTF-8; the name travels in HELLO and in checks
 
 
 def signal_delay(attempt: Attempt) -> float:
@@ -201,7 +202,7 @@ def _faults(plugin: type[Plugin]) -> Iterator[str]:
     name = getattr(plugin, "name", None)
     if not isinstance(name, str) or not 1 <= len(name.encode()) <= NAME_LIMIT:
         yield f"its name, {name!r}, must have 1 to {NAME_LIMIT} bytes"
-    elif not name.isprintable() or any(mark in name for mark in " ,"):
+    elif not is_plugin_name(name):
         yield f"its name, {name!r}, holds a comma, a space or what cannot be printed"
     transports = getattr(plugin, "transports", None)
     if not isinstance(transports, frozenset) or not transports or not transports <= frozenset(Transport):

@@ -126,7 +126,7 @@ class BindingClient:
         transaction, answer = found
         mapped = answer.mapped
         if answer.cls is StunClass.ERROR or mapped is None:
-            what = f"{answer.error.code} {answer.error.reason}" if answer.error else "no mapped address"
+            what = str(answer.error) if answer.error else "no mapped address"
             self._silent(source, f"answered: {what}", now)
             return
         if mapped.family is not self._family:  # it was reached by an address that a DNS64 had made

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from warpgate.errors import AuthenticationError, DecodeError, ProtocolError
 from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.model.text import is_plugin_name
 from warpgate.proto.stun import (
     BINDING,
     Attribute,
@@ -57,7 +58,7 @@ def introduction_of(data: bytes) -> Introduction:
     if Attribute.ICE_CONTROLLING not in message or Attribute.USE_CANDIDATE in message:
         raise DecodeError("not the first check of a session")
     mode = Mode.STREAM if message.number(Attribute.WG_MODE) == STREAM else Mode.DATAGRAM
-    return Introduction(session, public_key, message.text(Attribute.WG_PLUGIN) or "", mode)
+    return Introduction(session, public_key, _plugin_of(message), mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,19 @@ class OpenedCheck:
 
     message: StunMessage
     nominating: bool
+    plugin: str  # "" in an answer
 
     @property
     def nonce(self) -> bytes | None:
         return self.message.raw(Attribute.WG_NONCE)
 
-    @property
-    def plugin(self) -> str:
-        return self.message.text(Attribute.WG_PLUGIN) or ""
+
+def _plugin_of(message: StunMessage) -> str:
+    """DecodeError when there is a name and it cannot be a plugin's."""
+    plugin = message.text(Attribute.WG_PLUGIN) or ""
+    if plugin and not is_plugin_name(plugin):
+        raise DecodeError(f"{plugin!r} in a check is no name of a plugin")
+    return plugin
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,7 @@ class CheckCodec:
         expected = Attribute.ICE_CONTROLLED if self.controlling else Attribute.ICE_CONTROLLING
         if expected not in message:
             raise AuthenticationError("a check reflected to its sender")
-        return OpenedCheck(message, nominating)
+        return OpenedCheck(message, nominating, _plugin_of(message))
 
     def _role(self) -> tuple[Attribute, int]:
         role = Attribute.ICE_CONTROLLING if self.controlling else Attribute.ICE_CONTROLLED

@@ -73,7 +73,7 @@ class FilteringTest:
         transaction, answer = found
         change = _change_of(transaction.request)
         if answer.cls is StunClass.ERROR:
-            code = f"{answer.error.code} {answer.error.reason}" if answer.error else "an error"
+            code = str(answer.error) if answer.error else "an error"
             self._finish(Filtering.UNKNOWN, f"the server answered {code}")
         elif change is ChangeRequest.NOTHING:
             round_trip = max(SHORTEST_ROUND_TRIP, now - transaction.started)

@@ -38,9 +38,9 @@ from types import MappingProxyType
 from warpgate.errors import AuthenticationError, DecodeError
 from warpgate.model.endpoint import Mode
 from warpgate.model.identity import PUBLIC_KEY_SIZE, SESSION_SIZE
+from warpgate.model.text import MAX_PLUGIN_NAME, is_plugin_name
 
 NONCE_SIZE = 16
-MAX_PLUGIN = 32
 # Design section 5: whoever sends more than 1 KiB before a valid HELLO is cut off. A HELLO has at most 138
 # bytes.
 MAX_UNPROVED = 1024
@@ -117,7 +117,7 @@ class State(enum.Enum):
 
 
 _BODY_SIZES: Mapping[Type, tuple[int, int]] = MappingProxyType({
-    Type.HELLO: (_HELLO_FIXED, _HELLO_FIXED + MAX_PLUGIN),
+    Type.HELLO: (_HELLO_FIXED, _HELLO_FIXED + MAX_PLUGIN_NAME),
     Type.WELCOME: (NONCE_SIZE, NONCE_SIZE),
     Type.NOMINATE: (0, 0),
 })  # fmt: skip
@@ -335,7 +335,7 @@ def _header(kind: Type, body: bytes) -> bytes:
 
 def _pack_hello(hello: HelloReceived) -> bytes:
     name = hello.plugin.encode()
-    if len(name) > MAX_PLUGIN or len(hello.session) != SESSION_SIZE or len(hello.key) != PUBLIC_KEY_SIZE:
+    if len(name) > MAX_PLUGIN_NAME or len(hello.session) != SESSION_SIZE or len(hello.key) != PUBLIC_KEY_SIZE:
         raise ValueError(
             f"a HELLO with plugin {hello.plugin!r}, session {hello.session!r}, key {hello.key!r}"
         )
@@ -360,6 +360,8 @@ def _parse_hello(body: bytes) -> HelloReceived:
         plugin = name.decode()
     except UnicodeDecodeError as error:
         raise DecodeError(f"the plugin's name in a HELLO is not UTF-8: {error}") from None
+    if plugin and not is_plugin_name(plugin):
+        raise DecodeError(f"{plugin!r} in a HELLO is no name of a plugin")
     return HelloReceived(
         body[:SESSION_SIZE], Role(role), key, nonce, Mode.STREAM, plugin, secure=mode == _SECURE
     )

@@ -15,14 +15,14 @@ from msgspec import Meta
 from warpgate.errors import DecodeError
 from warpgate.model.address import DIGEST_SIZE, MAX_ADDRESS_SIZE
 from warpgate.model.identity import SESSION_SIZE
+from warpgate.model.text import MAX_PLUGIN_NAME, is_plugin_name, printable
 
 MAX_MESSAGES = 16
 MAX_BODY = 1024
-MAX_NAME = 32  # bytes of UTF-8, as in HELLO
 MAX_REASON = 200
 UNKNOWN_HELD = -1.0
 
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_PLUGIN_NAME)]
 Body = Annotated[bytes, Meta(max_length=MAX_BODY)]
 
 
@@ -39,8 +39,8 @@ class PluginMessage(msgspec.Struct, frozen=True, array_like=True):
     body: Body
 
     def __post_init__(self) -> None:
-        if len(self.name.encode()) > MAX_NAME:
-            raise ValueError(f"a plugin's name has at most {MAX_NAME} bytes")
+        if not is_plugin_name(self.name):
+            raise ValueError(f"{self.name!r} is no name of a plugin")
 
 
 class Signal(msgspec.Struct, frozen=True, array_like=True):
@@ -77,8 +77,12 @@ def encode_signal(signal: Signal) -> bytes:
 
 
 def decode_signal(data: bytes) -> Signal:
-    """Raises DecodeError that tells the offending field's position; fields added at the end pass."""
+    """Raises DecodeError that tells the offending field's position; fields added at the end pass.
+
+    The reason is made printable: it is for people, and of no use to anybody else.
+    """
     try:
-        return msgspec.msgpack.decode(data, type=Signal)
+        signal = msgspec.msgpack.decode(data, type=Signal)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"not a signal: {error}") from None
+    return msgspec.structs.replace(signal, reason=printable(signal.reason, None)) if signal.reason else signal

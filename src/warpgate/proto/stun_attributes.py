@@ -17,6 +17,7 @@ from typing import Any
 
 from warpgate.errors import DecodeError
 from warpgate.model.endpoint import Endpoint, Family, IPAddress
+from warpgate.model.text import MAX_PLUGIN_NAME, printable
 
 MAGIC_COOKIE = 0x2112A442  # RFC 8489 section 5
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
@@ -24,7 +25,6 @@ _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
 # can be as long as [...] 763 bytes when decoding"; section 14.3: USERNAME has fewer than 509 bytes.
 _MAX_TEXT = 763
 _MAX_USERNAME = 508
-_MAX_PLUGIN = 32
 
 
 class Attribute(enum.IntEnum):
@@ -104,7 +104,10 @@ class ErrorCode:
     """RFC 8489 section 14.8: `code` is 300..699."""
 
     code: int
-    reason: str = ""
+    reason: str = ""  # as it came: `str` makes it printable
+
+    def __str__(self) -> str:
+        return f"{self.code} {printable(self.reason)}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +313,8 @@ _USERNAME: tuple[Pack, Unpack] = (
     partial(_unpack_text, limit=_MAX_USERNAME),
 )
 _PLUGIN: tuple[Pack, Unpack] = (
-    partial(_pack_text, limit=_MAX_PLUGIN),
-    partial(_unpack_text, limit=_MAX_PLUGIN),
+    partial(_pack_text, limit=MAX_PLUGIN_NAME),
+    partial(_unpack_text, limit=MAX_PLUGIN_NAME),
 )
 _FREE_TEXT: tuple[Pack, Unpack] = (_pack_text, lambda data, _tid: _lenient_text(data))
 _BYTES: tuple[Pack, Unpack] = ((lambda value, _tid: bytes(value)), (lambda data, _tid: data))

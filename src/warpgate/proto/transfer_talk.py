@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from warpgate.errors import ProtocolError, TransferFailed, TransferRefused
-from warpgate.proto.transfer_names import Listing, check_offer, printable
+from warpgate.model.text import printable
+from warpgate.proto.transfer_names import Listing, check_offer
 from warpgate.proto.transfer_wire import (
     VERSION,
     Abort,

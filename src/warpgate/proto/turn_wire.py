@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from warpgate.errors import DecodeError
 from warpgate.model.endpoint import Endpoint, Family, Transport
+from warpgate.model.text import printable
 from warpgate.proto.stun import Attribute, AttributeValue, ErrorCode, Method, StunClass, StunMessage, encode
 
 # RFC 8656 section 12: channel numbers are 0x4000 to 0x4FFF.
@@ -42,7 +43,7 @@ _MEANINGS: Mapping[int, str] = MappingProxyType({
 
 def explain(error: ErrorCode) -> str:
     """A sentence's second half: `the server ...`."""
-    reason = "".join(char for char in error.reason if char.isprintable())[:80]
+    reason = printable(error.reason, 80)
     meaning = _MEANINGS.get(error.code, "refused")
     return f"{meaning} (error {error.code}{': ' + reason if reason else ''})"
 

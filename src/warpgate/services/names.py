@@ -20,6 +20,7 @@ from warpgate.errors import NameNotFound, NameRefused, NetworkError, ServiceErro
 from warpgate.events import Observer, ServerFailed
 from warpgate.model.contact import Contact
 from warpgate.model.servers import NameServerUrl
+from warpgate.model.text import printable
 from warpgate.net.network import Network
 from warpgate.services.http_client import HttpClient, Trust
 from warpgate.services.name_answers import Found, NameAnswers
@@ -36,7 +37,6 @@ LOOK_UP_PATIENCE = 2.0
 PUBLISH_PATIENCE = 5.0
 # With one good answer there: how long the others may take to have a newer one, unless the first took longer itself.
 GRACE = 0.05
-SHOWN = 200
 
 
 class _Refusal(msgspec.Struct):
@@ -223,9 +223,3 @@ def _refused(answer: Answer) -> ServiceError:
         return ServiceError(f"it answered with status {answer.status}")
     reason = printable(said.reason or said.error)
     return NameRefused(reason, printable(said.error), said.sequence, answer.retry_after)
-
-
-def printable(text: str) -> str:
-    """A server's words, fit for a terminal."""
-    shown = "".join(character if character.isprintable() else "?" for character in text[:SHOWN])
-    return shown + "..." * (len(text) > SHOWN)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warpgate.errors import TransferFailed, TransferRefused
-from warpgate.proto.transfer_names import check_name, check_path, check_totals, printable
+from warpgate.model.text import printable
+from warpgate.proto.transfer_names import check_name, check_path, check_totals
 from warpgate.proto.transfer_wire import Entry, Reason
 
 # One trip to the thread; read from the page cache and hashed in 1 to 2 ms.

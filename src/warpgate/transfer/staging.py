@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from warpgate.errors import TransferRefused
-from warpgate.proto.transfer_names import partial_name, printable
+from warpgate.model.text import printable
+from warpgate.proto.transfer_names import partial_name
 from warpgate.proto.transfer_wire import Entry, Offer, Part, Reason
 
 BLOCK = 1024 * 1024

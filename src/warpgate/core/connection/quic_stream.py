@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from warpgate.core.connection.quic_library import ANYWHERE, SecretLog, make_client, make_server
 from warpgate.errors import AuthenticationError, NetworkError, WarpgateError
 from warpgate.model.identity import Identity, check_certificate
+from warpgate.model.text import printable
 from warpgate.proto.quic_proof import ALPN, HEAD_SIZE, check_head, make_head, session_of
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class QuicStream:
         elif isinstance(event, kinds.StreamReset | kinds.StopSendingReceived):
             raise NetworkError("reset by the peer")
         elif isinstance(event, kinds.ConnectionTerminated):
-            reason = event.reason_phrase or f"QUIC error {event.error_code:#x}"
+            reason = printable(event.reason_phrase) or f"QUIC error {event.error_code:#x}"
             self._end(NetworkError(f"the QUIC connection ended: {reason}"))
 
     def _user_data(self, data: bytes, end: bool) -> None:
