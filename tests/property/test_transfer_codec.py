@@ -17,7 +17,8 @@ from strategies import fixed, mutated, only
 
 from warpgate.errors import DecodeError, TransferRefused, WarpgateError
 from warpgate.model.endpoint import Mode
-from warpgate.proto.transfer_names import check_name, partial_name, printable
+from warpgate.model.text import printable
+from warpgate.proto.transfer_names import NameRules, check_name, partial_name
 from warpgate.proto.transfer_wire import (
     MAX_NAME,
     Abort,
@@ -127,7 +128,7 @@ def test_garbage_is_a_decode_error(data: bytes) -> None:
 @given(st.text(max_size=300) | nasty)
 def test_a_name_that_passes_is_one_file_in_the_directory(name: str) -> None:
     try:
-        check_name(name)
+        check_name(name, NameRules())
     except TransferRefused as refusal:
         said = str(refusal)
     else:

@@ -38,10 +38,15 @@ again; that is so too when the command is given once more. Modification times of
 symbolic links in a directory are left out, and told."""
 
 RECEIVE = """\
-Take files and directories that peers send with `warpgate send`, and put them into DIR (default: the current directory).
-Whoever has the address may send, unless --allow says who: there is no question asked. Nothing is overwritten unless
---overwrite is given. What is not complete yet waits in a hidden file or directory beside its place (ending in .wgpart)
-to be continued; it can be deleted at any time."""
+Take files and directories that peers send with `warpgate send`, and put them into DIR. Whoever has the address may
+send, unless --allow says who; at a terminal you are then asked before anything is taken (--yes answers). Elsewhere, and
+with --json, all is taken that comes. Never taken are names that begin with `.` or `-` or have something invisible in
+them, and files are executable only from peers that --allow names. Nothing is overwritten unless --overwrite is given.
+What is not complete yet waits in a hidden file or directory beside its place (ending in .wgpart) to be continued; it
+can be deleted at any time.
+
+    warpgate receive ~/incoming
+    warpgate receive --allow 2lbgtqdcwyvmrkmmdx3bqadjgm"""
 
 
 class Paragraphs(argparse.HelpFormatter):

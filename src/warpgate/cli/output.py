@@ -47,6 +47,12 @@ class Output:
         if not self.json:
             self._tell(in_one_line(text))
 
+    def prompt(self, text: str) -> None:
+        """A question; the answer is typed behind it."""
+        if sys.stderr is not None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
     def warn(self, record: Record) -> None:
         """Something went wrong that does not end the command."""
         if self.json:

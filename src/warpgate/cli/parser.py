@@ -157,11 +157,25 @@ def _add_send(parser: Parser) -> None:
 
 def _add_receive(parser: Parser) -> None:
     parser.description = RECEIVE
-    parser.add_argument("folder", metavar="DIR", nargs="?", default=".", help="an existing directory")
+    parser.add_argument(
+        "folder",
+        metavar="DIR",
+        nargs="?",
+        help="an existing directory; with --allow it may be left out, and is the current one",
+    )
     parser.add_argument("--name", metavar="NAME", help="register this nickname and keep it registered")
     parser.add_argument("--allow", action="append", metavar="ID", help="only from this node; repeatable")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace files of the same name, and add to directories"
+    )
+    parser.add_argument("--yes", action="store_true", help="take what comes without asking at the terminal")
+    parser.add_argument(
+        "--dotfiles", action="store_true", help="take names that begin with . or - as well, such as .profile"
+    )
+    parser.add_argument(
+        "--executable",
+        action="store_true",
+        help="keep the executable bit, whoever sends (default: with --allow)",
     )
     parser.add_argument("--once", action="store_true", help="exit when one file or directory was received")
 

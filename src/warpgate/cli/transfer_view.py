@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -41,6 +43,18 @@ class TransferView:
     ) -> None:
         if self._bars is not None:
             self._bars.close()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is drawn in this block."""
+        bars = self._bars
+        if bars is not None:
+            bars.close()
+        try:
+            yield
+        finally:
+            if bars is not None:
+                bars.resume()
 
     def watch(self, report: Report) -> None:
         match report:

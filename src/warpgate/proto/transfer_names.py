@@ -8,10 +8,11 @@ a symbolic link is the file system's part (`transfer/staging.py`).
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from warpgate.errors import TransferRefused
+from warpgate.model.text import JOINERS, is_deceiving, printable
 from warpgate.proto.transfer_wire import (
     MAX_DEPTH,
     MAX_ENTRIES,
@@ -34,17 +35,47 @@ _NUMBERED_DEVICES = ("com", "lpt")
 _WINDOWS_FORBIDDEN = frozenset('<>:"\\|?*')
 
 
-def check_name(name: str, *, windows: bool = False) -> None:
-    """TransferRefused unless this can be the name of a file here, and of nothing else."""
+@dataclass(frozen=True, slots=True)
+class NameRules:
+    """What of a sender's names is taken.
+
+    `known`: the user has named the sender; then joiners may be in a name, which Persian, say, is written with, and
+    which let strangers make two names look like one. `dotfiles`: names that a program acts on because of where they
+    are, like `.ssh`, or that a command takes for an option, like `-rf`, may come into the user's own directories.
+    """
+
+    known: bool = False
+    dotfiles: bool = False
+    windows: bool = False
+
+
+SENDABLE = NameRules(known=True, dotfiles=True)  # what some receiver takes
+
+
+def check_name(name: str, rules: NameRules) -> None:
+    """TransferRefused unless this can be the name of a file here, and looks like that name and no other."""
     shown = printable(name)
     if name in ("", ".", ".."):
         raise _unsafe(f"{shown!r} is no name of a file")
-    if "/" in name or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        raise _unsafe(f"'{shown}' has a slash or a control character in it")
+    if "/" in name:
+        raise _unsafe(f"'{shown}' has a slash in it")
+    if any(is_deceiving(character) and not (rules.known and character in JOINERS) for character in name):
+        raise _unsafe(f"'{shown}' has something in it that cannot be seen or that changes how it looks")
     if len(name.encode()) > MAX_NAME:
         raise TransferRefused(f"'{shown}' has more than {MAX_NAME} bytes", Reason.LIMIT)
-    if windows and _is_odd_on_windows(name):
+    if rules.windows and _is_odd_on_windows(name):
         raise _unsafe(f"'{shown}' cannot be the name of a file on Windows")
+
+
+def check_harmless(path: Iterable[str], rules: NameRules) -> None:
+    """TransferRefused for a name on the path that begins with `.` or `-`, unless dotfiles are taken.
+
+    For what comes into a directory that is the user's: the name offered itself, and all below it when it is merged into
+    a directory that is there. Below a directory that is new, such names do nothing by themselves.
+    """
+    for name in path:
+        if name.startswith((".", "-")) and not rules.dotfiles:
+            raise _unsafe(f"'{printable(name)}' begins with '{name[0]}': such names are not taken here")
 
 
 def _is_odd_on_windows(name: str) -> bool:
@@ -57,9 +88,10 @@ def _is_odd_on_windows(name: str) -> bool:
     )
 
 
-def check_offer(offer: Offer, *, windows: bool = False) -> None:
+def check_offer(offer: Offer, rules: NameRules) -> None:
     """TransferRefused for a name that is not written to, also for one that partial files have."""
-    check_name(offer.name, windows=windows)
+    check_name(offer.name, rules)
+    check_harmless((offer.name,), rules)
     if offer.name.endswith(PARTIAL_SUFFIX):
         raise _unsafe(
             f"'{printable(offer.name)}': names ending in {PARTIAL_SUFFIX} are for what is not complete yet"
@@ -71,9 +103,9 @@ def check_offer(offer: Offer, *, windows: bool = False) -> None:
 class Listing:
     """The list of entries as it comes in, checked one by one against the rules and the offer's totals."""
 
-    def __init__(self, offer: Offer, *, windows: bool = False) -> None:
+    def __init__(self, offer: Offer, rules: NameRules) -> None:
         self._offer = offer
-        self._windows = windows
+        self._rules = rules
         self._size = 0
         self._cost = 0
         self._directories: set[tuple[str, ...]] = {()} if offer.directory else set()
@@ -106,7 +138,7 @@ class Listing:
             if entry.path or entry.directory:
                 raise _unsafe(f"'{shown}' is in no directory that was offered")
             return
-        self._cost += check_path(entry.path, windows=self._windows)
+        self._cost += check_path(entry.path, self._rules)
         if self._cost > MAX_LIST:
             raise TransferRefused("the list of names is too long", Reason.LIMIT)
         if not entry.path or entry.path in self._directories or entry.path in self._files:
@@ -125,10 +157,10 @@ def check_totals(entries: int, size: int, cost: int = 0) -> None:
         raise TransferRefused(f"{size} bytes are more than {MAX_SIZE}", Reason.LIMIT)
 
 
-def check_path(path: tuple[str, ...], *, windows: bool = False) -> int:
+def check_path(path: tuple[str, ...], rules: NameRules) -> int:
     """One path below the directory; what it costs in the list. TransferRefused when it is none or too long."""
     for name in path:
-        check_name(name, windows=windows)
+        check_name(name, rules)
     size = sum(len(name.encode()) + 1 for name in path)
     if len(path) > MAX_DEPTH or size > MAX_PATH:
         raise TransferRefused(f"a path of more than {MAX_DEPTH} names or {MAX_PATH} bytes", Reason.LIMIT)
@@ -146,15 +178,6 @@ def partial_name(name: str, peer: str) -> str:
         digest = hashlib.sha256(name.encode()).hexdigest()[:16]
         name = name.encode()[: room - 17].decode("utf-8", "ignore") + "~" + digest
     return f".{name}{ending}"
-
-
-def printable(text: str, limit: int = 200) -> str:
-    """For messages and screens: what could steer a terminal or turn the line around is written as an escape."""
-    shown = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text[:limit]
-    )
-    return shown if len(text) <= limit else shown + "..."
 
 
 def _unsafe(text: str) -> TransferRefused:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from warpgate.errors import ProtocolError, TransferFailed, TransferRefused
 from warpgate.model.text import printable
-from warpgate.proto.transfer_names import Listing, check_offer
+from warpgate.proto.transfer_names import Listing, NameRules, check_offer
 from warpgate.proto.transfer_wire import (
     VERSION,
     Abort,
@@ -88,9 +88,9 @@ _MAY_COME: dict[Receiving, tuple[type[AnyMessage], ...]] = {
 class Incoming:
     """The receiver's side. `receive` takes the sender's messages; in the state LISTED `know` is called."""
 
-    def __init__(self, *, windows: bool = False) -> None:
+    def __init__(self, rules: NameRules) -> None:
         self.state = Receiving.NEW
-        self._windows = windows
+        self._rules = rules
         self._listing: Listing | None = None
         self.entries: tuple[Entry, ...] = ()  # once LISTED
         self._files: list[int] = []  # still to come, last first
@@ -125,6 +125,13 @@ class Incoming:
             case _:
                 return self._finished()
 
+    @property
+    def part_to_be_compared(self) -> int:
+        """Bytes that the sender hashes before it begins with the next file."""
+        if self.state is not Receiving.BETWEEN or not self._files:
+            return 0
+        return self._parts.get(self._files[-1], 0)
+
     def know(self, parts: Iterable[Part]) -> None:
         """What of the files is there already: the sender may go on from there."""
         self._parts = {part.index: part.size for part in parts}
@@ -136,8 +143,8 @@ class Incoming:
             raise TransferRefused(
                 f"version {offer.version} is not known here ({VERSION} is)", Reason.PROTOCOL
             )
-        check_offer(offer, windows=self._windows)
-        self._listing = Listing(offer, windows=self._windows)
+        check_offer(offer, self._rules)
+        self._listing = Listing(offer, self._rules)
         self.state = Receiving.LISTING
         self._listed(())  # of an empty directory there is nothing to list
         return Offered(offer)

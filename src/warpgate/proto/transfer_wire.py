@@ -52,6 +52,7 @@ class Reason(enum.StrEnum):
     LIMIT = "limit"  # too many, too long, too deep
     FILES = "files"  # the receiver's file system said no
     MISMATCH = "mismatch"  # what arrived is not what was sent
+    DECLINED = "declined"  # the person at the other side said no, or nothing
     PROTOCOL = "protocol"  # a message that may not come now, or another version
 
 
@@ -163,6 +164,7 @@ class Deframer:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self.progress = 0  # bytes fed, those of signs of life aside
 
     @property
     def pending(self) -> bool:
@@ -172,6 +174,7 @@ class Deframer:
     def feed(self, data: bytes) -> Iterator[AnyMessage]:
         """The messages that are complete now. DecodeError for what is none; nothing must be fed after that."""
         self._buffer += data
+        self.progress += len(data)
         view, start = memoryview(self._buffer), 0
         try:
             while len(view) - start >= 4:
@@ -180,7 +183,10 @@ class Deframer:
                     raise DecodeError(f"a frame of {length} bytes (1 to {MAX_FRAME} are allowed)")
                 if len(view) - start - 4 < length:
                     break
-                yield decode(view[start + 4 : start + 4 + length])
+                message = decode(view[start + 4 : start + 4 + length])
+                if isinstance(message, Busy):
+                    self.progress -= 4 + length
+                yield message
                 start += 4 + length
         finally:
             view.release()

@@ -20,6 +20,8 @@ from warpgate.proto.transfer_wire import AnyMessage, Busy, Deframer, encode
 SIGN_OF_LIFE = 10.0
 # Four signs missed; also how long one message may take to be sent, when the other side's buffers are full.
 SILENCE = 45.0
+# Less than this is no progress: a slow line of 56 bytes a second makes it in 20 s, and so does one small file.
+LEAST_PROGRESS = 1024
 # Refusals are said before the pipe is closed: what the other side still sends is thrown away for so long, because
 # closing a TCP connection with unread input resets it, and the last words would be lost.
 PARTING = 5.0
@@ -39,6 +41,8 @@ class Channel:
         self._sending = asyncio.Lock()
         self._sent_at = 0.0
         self._signs: asyncio.Task[None] | None = None
+        self._progress = 0  # at `moved_at`
+        self.moved_at = asyncio.get_running_loop().time()  # the other side has said something of substance
 
     async def __aenter__(self) -> Self:
         self._sent_at = asyncio.get_running_loop().time()
@@ -78,7 +82,14 @@ class Channel:
                     f"{self.peer} ended the stream{' within a message' * self._deframer.pending}"
                 )
             self._received.extend(self._deframer.feed(data))
+            if self._deframer.progress - self._progress >= LEAST_PROGRESS:
+                self.moved()
         return self._received.popleft()
+
+    def moved(self) -> None:
+        """The other side has done what it owed until now."""
+        self._progress = self._deframer.progress
+        self.moved_at = asyncio.get_running_loop().time()
 
     async def part(self, last_words: AnyMessage) -> None:
         """Say this, and give the other side time to read it and to go."""

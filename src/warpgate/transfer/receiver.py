@@ -5,102 +5,157 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from warpgate.core.pipes.base import Pipe
 from warpgate.errors import DecodeError, TransferRefused
 from warpgate.net.threads import SerialThread
-from warpgate.proto.transfer_talk import FileBegun, FileData, FileEnded, Incoming, Offered, Receiving
-from warpgate.proto.transfer_wire import BATCH, Done, Have, Offer, Part, Reason, Refused, clip
+from warpgate.proto.transfer_names import NameRules
+from warpgate.proto.transfer_talk import Event, FileBegun, FileData, FileEnded, Incoming, Offered, Receiving
+from warpgate.proto.transfer_wire import BATCH, Busy, Done, Have, Offer, Part, Reason, Refused, clip
+from warpgate.transfer.admission import Admission, Visitor
 from warpgate.transfer.channel import Channel
 from warpgate.transfer.reports import Advanced, Announced, Stopped, Transferred, Watcher
 from warpgate.transfer.staging import BLOCK, Staging
 
-# Each holds its list, and a block of data.
-TRANSFERS_AT_ONCE = 8
 # A sender that was cut off before it heard Done asks again within minutes; it need not be many.
 REMEMBERED = 256
-# Seconds after which a sender that owes us data makes room for another run of it: a live one is silent for round trips,
-# and the end of one that was killed is known only when consent is lost (30 s).
-STALE_AFTER = 3.0
+# Seconds that a visitor has to say what it brings: it need not ask anybody first.
+FIRST_WORDS = 30.0
 
-Place = tuple[str, str]  # the sender's node id, and the name it gives
+Consent = Callable[[Announced], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is taken from whom. `known`: node ids of senders that the user has named.
+
+    Others may not send executables, unless `executable`, nor names with joiners; nobody may send names that begin with
+    `.` or `-`, unless `dotfiles` (`proto/transfer_names.py`).
+    """
+
+    known: Collection[str] = ()
+    dotfiles: bool = False
+    executable: bool = False
+
+    def names(self, peer: str) -> NameRules:
+        return NameRules(known=peer in self.known, dotfiles=self.dotfiles, windows=os.name == "nt")
+
+    def may_be_executable(self, peer: str) -> bool:
+        return self.executable or peer in self.known
+
+
+STRICT = Rules()
 
 
 class Receiver:
-    """Puts what comes into one directory; one object for all pipes of a node."""
+    """Puts what comes into one directory; one object for all pipes of a node.
 
-    def __init__(self, folder: Path, *, overwrite: bool = False, watcher: Watcher = lambda _: None) -> None:
+    `consent` is asked before anything is taken from a sender that the rules do not know; what was not agreed to is
+    refused. It may wait for a person: until it returns the sender is told that we are alive.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        overwrite: bool = False,
+        rules: Rules = STRICT,
+        consent: Consent | None = None,
+        watcher: Watcher = lambda _: None,
+    ) -> None:
         self._folder = folder
         self._overwrite = overwrite
+        self._rules = rules
+        self._consent = consent
         self._watcher = watcher
-        self._active: dict[Place, _Transfer] = {}
+        self._admission = Admission()
         self._complete: OrderedDict[tuple[str, bytes], Transferred] = OrderedDict()
 
     async def take(self, pipe: Pipe) -> Transferred:
         """One pipe from start to end; it is closed in any case.
 
-        TransferRefused (the sender is told, too), TransferFailed when the sender gives up, PipeClosed or NetworkError
-        when the connection ends early, DecodeError for a peer that is no sender. What came until then stays, hidden,
-        and is continued when the same node sends the same name again.
+        TransferRefused (the sender is told, too, unless there are too many to tell), TransferFailed when the sender
+        gives up, PipeClosed or NetworkError when the connection ends early, DecodeError for a peer that is no sender.
+        What came until then stays, hidden, and is continued when the same node sends the same name again.
         """
-        async with Channel(pipe) as channel:
-            try:
-                return await self._take(channel)
-            except (TransferRefused, DecodeError) as refusal:
-                reason = refusal.reason if isinstance(refusal, TransferRefused) else Reason.PROTOCOL
-                await channel.part(Refused(str(reason), clip(str(refusal))))
-                raise
+        channel = Channel(pipe)
+        visitor = Visitor(channel, Incoming(self._rules.names(channel.peer)))
+        try:
+            self._admission.enter(visitor)
+        except TransferRefused:
+            pipe.abort()
+            raise
+        try:
+            async with channel:
+                try:
+                    return await self._take(visitor)
+                except (TransferRefused, DecodeError) as refusal:
+                    reason = refusal.reason if isinstance(refusal, TransferRefused) else Reason.PROTOCOL
+                    visitor.leaving = True
+                    await channel.part(Refused(str(reason), clip(str(refusal))))
+                    raise
+        finally:
+            self._admission.leave(visitor)
 
-    async def _take(self, channel: Channel) -> Transferred:
-        incoming = Incoming(windows=os.name == "nt")
-        event = None
-        while not isinstance(event, Offered):
-            event = incoming.receive(await channel.receive())
-        offer = event.offer
+    async def _take(self, visitor: Visitor) -> Transferred:
+        channel = visitor.channel
+        offer = await self._offer_of(visitor)
         before = self._complete.get((channel.peer, offer.transfer))
         if before is not None:  # it has all come, but the sender does not know
+            visitor.leaving = True
             await channel.part(Done())
             return before
-        transfer = _Transfer(channel, incoming, offer, self._watcher)
-        place = (channel.peer, offer.name)
-        await self._claim(place, transfer)
+        await self._admission.begin(visitor, offer)
         try:
-            done = await transfer.run(self._folder, overwrite=self._overwrite)
+            done = await self._transfer(visitor, offer)
         except BaseException:
-            self._watcher(Stopped(*place))
+            self._watcher(Stopped(channel.peer, offer.name))
             raise
-        finally:
-            del self._active[place]
-            transfer.over.set()
         self._complete[channel.peer, offer.transfer] = done
         if len(self._complete) > REMEMBERED:
             self._complete.popitem(last=False)
         self._watcher(done)
+        visitor.leaving = True
         await channel.part(Done())
         return done
 
-    async def _claim(self, place: Place, transfer: _Transfer) -> None:
-        """A sender that tries again takes the place of its earlier connection, of whose end we may not know yet."""
-        while (earlier := self._active.get(place)) is not None:
-            if earlier.offer.transfer != transfer.offer.transfer and earlier.silent_for() < STALE_AFTER:
-                raise TransferRefused("it is coming in over another connection already", Reason.BUSY)
-            earlier.channel.drop()
-            await earlier.over.wait()
-        if len(self._active) >= TRANSFERS_AT_ONCE:
-            raise TransferRefused(f"{TRANSFERS_AT_ONCE} transfers are going on here", Reason.BUSY)
-        self._active[place] = transfer
+    async def _offer_of(self, visitor: Visitor) -> Offer:
+        try:
+            async with asyncio.timeout(FIRST_WORDS):
+                while True:
+                    event = visitor.incoming.receive(await visitor.channel.receive())
+                    if isinstance(event, Offered):
+                        return event.offer
+        except TimeoutError:
+            raise TransferRefused(f"nothing was offered for {FIRST_WORDS:g} s", Reason.PROTOCOL) from None
+
+    async def _transfer(self, visitor: Visitor, offer: Offer) -> Transferred:
+        peer, rules = visitor.peer, self._rules
+        staging = Staging(
+            self._folder,
+            offer,
+            peer,
+            rules.names(peer),
+            overwrite=self._overwrite,
+            executable=rules.may_be_executable(peer),
+        )
+        consent = None if peer in rules.known else self._consent
+        return await _Transfer(visitor, offer, self._watcher).run(staging, consent)
 
 
 class _Transfer:
     """One offer that was let in."""
 
-    def __init__(self, channel: Channel, incoming: Incoming, offer: Offer, watcher: Watcher) -> None:
-        self.channel = channel
+    def __init__(self, visitor: Visitor, offer: Offer, watcher: Watcher) -> None:
+        self.channel = visitor.channel
         self.offer = offer
-        self.over = asyncio.Event()
-        self._incoming = incoming
+        self._visitor = visitor
+        self._incoming = visitor.incoming
         self._watcher = watcher
         self._thread = SerialThread("receiving")
         self._begun: FileBegun | None = None  # and not opened yet
@@ -110,22 +165,20 @@ class _Transfer:
         self._done = 0
         self._resumed = 0
         self._digest = b""  # of the last file
-        self._waiting_since: float | None = None  # for the sender; None while it waits for us
 
-    def silent_for(self) -> float:
-        """Seconds that the sender has kept us waiting."""
-        since = self._waiting_since
-        return 0.0 if since is None else asyncio.get_running_loop().time() - since
-
-    async def run(self, folder: Path, *, overwrite: bool) -> Transferred:
+    async def run(self, staging: Staging, consent: Consent | None) -> Transferred:
         """Returns when everything is in its place."""
         incoming, offer, call = self._incoming, self.offer, self._thread.call
-        while incoming.state is Receiving.LISTING:
-            incoming.receive(await self.channel.receive())
-        staging = Staging(folder, offer, self.channel.peer, overwrite=overwrite)
         try:
+            while incoming.state is Receiving.LISTING:
+                await self._next()
             await call(staging.open)
-            self._watcher(Announced(self.channel.peer, offer.name, offer.directory, self._files, offer.size))
+            told = Announced(self.channel.peer, offer.name, offer.directory, self._files, offer.size)
+            if consent is not None:
+                await self.channel.send(Busy())  # it shall know that there is somebody
+                if not await self._is_agreed_to(consent(told)):
+                    raise TransferRefused("it is not wanted here", Reason.DECLINED)
+            self._watcher(told)
             incoming.know(await self._tell_what_is_there(staging))
             while incoming.state is not Receiving.OVER:
                 await self._take_next(staging)
@@ -140,6 +193,31 @@ class _Transfer:
             self.channel.peer, offer.name, offer.directory, self._files, offer.size, self._resumed, sha256
         )
 
+    async def _next(self) -> Event | None:
+        """What the sender says next; None for nothing new."""
+        self._visitor.owes()
+        message = await self.channel.receive()
+        self._visitor.waits()
+        return self._incoming.receive(message)
+
+    async def _is_agreed_to(self, asking: Awaitable[bool]) -> bool:
+        """Wait for the person, and listen meanwhile: a sender that gives up takes the question with it."""
+        answer = asyncio.ensure_future(asking)
+        listening = asyncio.ensure_future(self._listen())
+        try:
+            await asyncio.wait({answer, listening}, return_when=asyncio.FIRST_COMPLETED)
+            if listening.done():
+                listening.result()
+            return answer.result()
+        finally:
+            for task in (answer, listening):
+                task.cancel()
+            await asyncio.gather(answer, listening, return_exceptions=True)
+
+    async def _listen(self) -> NoReturn:
+        while True:
+            self._incoming.receive(await self.channel.receive())
+
     @property
     def _files(self) -> int:
         return sum(not entry.directory for entry in self._incoming.entries)
@@ -152,6 +230,7 @@ class _Transfer:
             while (part := await call(lambda: next(hashing))) is None:  # noqa: B023 - called before the next round
                 pass
             parts.append(part)
+        self._visitor.owes()  # it has to read this
         for start in range(0, len(parts), BATCH):
             await self.channel.send(Have(tuple(parts[start : start + BATCH]), last=False))
         await self.channel.send(Have((), last=True))
@@ -159,10 +238,7 @@ class _Transfer:
 
     async def _take_next(self, staging: Staging) -> None:
         """A message, and what it means for the files."""
-        self._waiting_since = asyncio.get_running_loop().time()
-        message = await self.channel.receive()
-        self._waiting_since = None
-        match self._incoming.receive(message):
+        match await self._next():
             case FileBegun() as begun:
                 self._begun = begun
                 self._done += begun.offset

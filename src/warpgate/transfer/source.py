@@ -11,7 +11,7 @@ from pathlib import Path
 
 from warpgate.errors import TransferFailed, TransferRefused
 from warpgate.model.text import printable
-from warpgate.proto.transfer_names import check_name, check_path, check_totals
+from warpgate.proto.transfer_names import SENDABLE, check_name, check_path, check_totals
 from warpgate.proto.transfer_wire import Entry, Reason
 
 # One trip to the thread; read from the page cache and hashed in 1 to 2 ms.
@@ -69,7 +69,7 @@ def _scan_directory(place: Path) -> Source:
             skipped.append("/".join(path))
             continue
         _check_sendable(*path)
-        cost += check_path(path)
+        cost += check_path(path, SENDABLE)
         entries.append(_entry(path, found))
         places.append(here)
         check_totals(len(entries), 0, cost)
@@ -189,7 +189,7 @@ def _check_sendable(*names: str) -> None:
     for name in names:
         if not _is_text(name):
             raise TransferRefused(f"'{printable(name)}' is not UTF-8, and cannot be sent", Reason.UNSAFE)
-        check_name(name)
+        check_name(name, SENDABLE)
 
 
 def _is_text(name: str) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from warpgate.errors import TransferRefused
 from warpgate.model.text import printable
-from warpgate.proto.transfer_names import partial_name
+from warpgate.proto.transfer_names import NameRules, check_harmless, partial_name
 from warpgate.proto.transfer_wire import Entry, Offer, Part, Reason
 
 BLOCK = 1024 * 1024
@@ -31,10 +31,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Staging:
     """One file or directory on its way in. All methods are called in one thread; `open` comes first."""
 
-    def __init__(self, folder: Path, offer: Offer, peer: str, *, overwrite: bool) -> None:
+    def __init__(
+        self, folder: Path, offer: Offer, peer: str, rules: NameRules, *, overwrite: bool, executable: bool
+    ) -> None:
+        """`executable`: whether files may be what they are at the sender."""
         self._place = folder
         self._offer = offer
+        self._rules = rules
         self._overwrite = overwrite
+        self._executable = executable
         self._partial = partial_name(offer.name, peer)
         self._folder = CLOSED
         self._entries: Sequence[Entry] = ()
@@ -46,7 +51,7 @@ class Staging:
         """TransferRefused when the name is taken, or the directory cannot be used."""
         with refused_by_the_system(str(self._place)):
             self._folder = os.open(self._place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._check_name_free()
+        self._take_place()
 
     def close(self) -> None:
         """What came so far stays, to be continued. Idempotent."""
@@ -59,22 +64,31 @@ class Staging:
 
     # -- before the data -----------------------------------------------------------------------------------------
 
-    def _check_name_free(self) -> None:
+    def _take_place(self) -> bool:
+        """Whether it goes into a directory that is there. TransferRefused when the name is taken otherwise."""
         name, shown = self._offer.name, printable(self._offer.name)
         with refused_by_the_system(name):
             there = _status(name, self._folder)
         if there is None:
-            return
+            return False
         if not self._overwrite:
             raise TransferRefused(f"'{shown}' exists already, and nothing is overwritten", Reason.EXISTS)
         fits = stat.S_ISDIR if self._offer.directory else stat.S_ISREG
         if not fits(there.st_mode):
             kind = "directory" if self._offer.directory else "file"
             raise TransferRefused(f"'{shown}' exists already, and is no {kind}", Reason.EXISTS)
+        return self._offer.directory
+
+    def _check_merge(self) -> None:
+        """What is harmless in a directory of its own need not be in one that the user works in."""
+        for entry in self._entries:
+            check_harmless(entry.path, self._rules)
 
     def prepare(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
         """Make room; (index, size) of the files of which there is something from an earlier try."""
         self._entries = entries
+        if self._take_place():
+            self._check_merge()
         with refused_by_the_system(self._offer.name):
             self._keep_of_kind(directory=self._offer.directory)
             if self._offer.directory:
@@ -169,6 +183,7 @@ class Staging:
             self._file = IncomingFile(
                 self._name_in_parent(entry), parent, entry, offset, so_far or hashlib.sha256(), whole
             )
+            self._file.executable = entry.executable and self._executable
 
     def write(self, pieces: Sequence[bytes]) -> None:
         assert self._file is not None
@@ -198,12 +213,12 @@ class Staging:
         """Put it in its place, at once. TransferRefused when that is taken meanwhile."""
         name, folder = self._offer.name, self._folder
         with refused_by_the_system(name):
-            self._check_name_free()
-            if self._offer.directory:
-                if _status(name, folder) is None:
-                    os.rename(self._partial, name, src_dir_fd=folder, dst_dir_fd=folder)
-                else:
-                    self._merge()
+            merging = self._take_place()
+            if merging:
+                self._check_merge()
+                self._merge()
+            elif self._offer.directory:
+                os.rename(self._partial, name, src_dir_fd=folder, dst_dir_fd=folder)
             elif self._overwrite:
                 os.replace(self._partial, name, src_dir_fd=folder, dst_dir_fd=folder)
             else:
@@ -245,6 +260,7 @@ class IncomingFile:
         self, name: str, parent: int, entry: Entry, offset: int, so_far: hashlib._Hash, whole: bytes | None
     ) -> None:
         self.entry = entry
+        self.executable = False
         self._hash = so_far
         self._whole = whole
         self._descriptor = os.open(name, os.O_RDWR | os.O_CREAT | _FILE, 0o666, dir_fd=parent)
@@ -268,7 +284,7 @@ class IncomingFile:
             return False
         mode = stat.S_IMODE(os.fstat(self._descriptor).st_mode)
         readers = (mode & 0o444) >> 2  # whoever may read it may run it
-        os.fchmod(self._descriptor, (mode & 0o666) | (readers if self.entry.executable else 0))
+        os.fchmod(self._descriptor, (mode & 0o666) | (readers if self.executable else 0))
         modified = max(-_LARGEST_TIME, min(_LARGEST_TIME, self.entry.modified))
         with suppress(
             OSError, OverflowError

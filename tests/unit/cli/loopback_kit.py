@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,13 +37,25 @@ class Program:
         return self.process.returncode, output, errors
 
 
+def _own_the_terminal() -> None:
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 @pytest.fixture
 def start(tmp_path) -> Iterator:
     started = []
 
     def start(
-        name: str, *words: str, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        name: str,
+        *words: str,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        session=False,
+        program=("-m", "warpgate"),
     ) -> Program:
+        """`session`: its stdin is the terminal of a session of its own, as a shell's is."""
         environment = {
             **os.environ,
             "WARPGATE_DATA": str(tmp_path / name),
@@ -50,11 +64,12 @@ def start(tmp_path) -> Iterator:
             "WARPGATE_STUN": "",
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "warpgate", *words],
+            [sys.executable, *program, *words],
             env=environment,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
+            preexec_fn=_own_the_terminal if session else None,  # noqa: PLW1509 - no threads here
         )
         started.append(process)
         return Program(process)

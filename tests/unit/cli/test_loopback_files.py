@@ -133,3 +133,82 @@ def test_what_makes_no_sense(start, tmp_path, words, status, message):
     found, _, errors = start("a", *words).finish()
     assert found == status
     assert message in errors
+
+
+def read_until(screen, words: bytes) -> bytes:
+    shown = b""
+    while words not in shown:
+        shown += os.read(screen, 65536)
+    return shown
+
+
+def a_receiver_at_a_terminal(start, incoming):
+    """It, its screen and keyboard in one, and its address."""
+    screen, terminal = pty.openpty()
+    receiver = start(
+        "b", "receive", str(incoming), stdin=terminal, stdout=terminal, stderr=terminal, session=True
+    )
+    os.close(terminal)
+    shown = b""
+    while b"\nwg1" not in shown or not shown.endswith(b"\n"):
+        shown += os.read(screen, 65536)
+    return receiver, screen, next(line for line in shown.decode().split() if line.startswith("wg1"))
+
+
+@pytest.mark.parametrize("answer", [b"y\n", b"n\n", b"\n", b"\x04"])
+def test_the_person_at_the_terminal_is_asked(start, here, incoming, answer):
+    receiver, screen, address = a_receiver_at_a_terminal(start, incoming)
+    os.write(screen, b"y\n")  # typed before there was a question: no answer to it
+    sender = start("a", "send", str(here / "blob"), address)
+    asked = read_until(screen, b"Take it? [y/N] ")
+    assert b"wants to send 'blob' (5.0 MB)" in asked
+    assert list(incoming.iterdir()) == []
+    os.write(screen, answer)
+    status, _, errors = sender.finish()
+    if answer == b"y\n":
+        assert status == 0
+        assert (incoming / "blob").read_bytes() == BLOB
+    else:
+        assert status == 1
+        assert b"refused by the receiver: it is not wanted here" in errors
+        assert list(incoming.iterdir()) == []
+        assert start("a", "send", str(here / "blob"), address).finish()[0] == 1, "and not asked again"
+    receiver.process.terminate()
+    os.close(screen)
+
+
+def test_without_a_directory_the_senders_have_to_be_named(start):
+    status, _, errors = start("b", "receive").finish()
+    assert status == 2
+    assert b"whoever has the address may send" in errors
+
+
+HOSTILE_SENDER = """
+import sys
+from warpgate.proto import transfer_names
+transfer_names.is_deceiving = lambda character: False
+transfer_names.check_harmless = lambda path, rules: None
+from warpgate.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["x\x1b]0;owned\x07\x1b[2J\nwarpgate: fine", "a\u202egpj.exe", ".bash_profile", "-rf"]
+)
+def test_a_sender_that_breaks_the_rules(start, here, incoming, name):
+    """What it is called reaches neither the disk nor, raw, the screen."""
+    (here / name).write_bytes(b"x")
+    (here / name).chmod(0o755)
+    receiver = start("b", "receive", str(incoming))
+    assert receiver.process.stdout.readline().startswith(b"listening as ")
+    address = receiver.process.stdout.readline().decode().strip()
+    assert start("a", "send", str(here / name), address, program=("-c", HOSTILE_SENDER)).finish()[0] == 1
+    receiver.process.terminate()
+    status, output, errors = receiver.finish()
+    assert status == 0
+    assert list(incoming.iterdir()) == []
+    assert "not received from" in errors.decode()
+    for text in (output.decode(), errors.decode()):
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert "\nwarpgate: fine" not in text

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from warpgate.proto import transfer_wire as wire
 from warpgate.proto.transfer_wire import Deframer, Entries, Entry, Have, Offer, Part, Reason, encode
-from warpgate.transfer import channel, receiver, sender
+from warpgate.transfer import admission, channel, receiver, sender
 
 PAGE = (Path(__file__).parents[3] / "docs" / "file-transfer.md").read_text()
 HEX = {
@@ -51,6 +51,12 @@ def test_numbers() -> None:
         (int(channel.SILENCE), "Silence of {} s"),
         (int(channel.PARTING), "for up to {} s"),
         (int(sender.LONGEST_WAIT), "1, 2, 4, ... {} s later"),
-        (receiver.TRANSFERS_AT_ONCE, "At most {} transfers"),
+        (admission.TRANSFERS_AT_ONCE, "At most {} transfers"),
+        (admission.TRANSFERS_OF_ONE, "{} of one sender"),
+        (admission.VISITORS, "and {} connections"),
+        (admission.VISITORS_OF_ONE, "{} of one sender, are"),
+        (int(admission.STALLED_AFTER), "of substance for {} s"),
+        (channel.LEAST_PROGRESS, "({:,} bytes"),
+        (int(receiver.FIRST_WORDS), "An offer must be there after {} s"),
     ):
         assert words.format(number) in text, words

@@ -6,7 +6,7 @@ import pytest
 
 from warpgate.errors import ProtocolError, TransferFailed, TransferRefused
 from warpgate.proto import transfer_names
-from warpgate.proto.transfer_names import Listing, check_name, partial_name, printable
+from warpgate.proto.transfer_names import SENDABLE, Listing, NameRules, check_name, partial_name
 from warpgate.proto.transfer_talk import (
     FileBegun,
     FileData,
@@ -51,7 +51,7 @@ def folder(*path: str) -> Entry:
 
 def between_files(parts: tuple[Part, ...] = ()) -> Incoming:
     """Two files, of 3 and 5 bytes, with a directory between them."""
-    incoming = Incoming()
+    incoming = Incoming(NameRules())
     incoming.receive(offer(entries=3, size=8))
     incoming.receive(Entries((file("a", size=3), folder("b"), file("b", "c", size=5))))
     assert incoming.state is Receiving.LISTED
@@ -124,8 +124,8 @@ def test_what_may_not_come(messages: tuple[AnyMessage, ...]) -> None:
 
 def test_nothing_before_the_offer_and_no_file_before_the_receiver_has_spoken() -> None:
     with pytest.raises(TransferRefused):
-        Incoming().receive(Entries((file("a"),)))
-    incoming = Incoming()
+        Incoming(NameRules()).receive(Entries((file("a"),)))
+    incoming = Incoming(NameRules())
     incoming.receive(offer(entries=0))
     assert incoming.state is Receiving.LISTED
     with pytest.raises(TransferRefused):
@@ -134,7 +134,7 @@ def test_nothing_before_the_offer_and_no_file_before_the_receiver_has_spoken() -
 
 def test_a_version_of_later_and_a_sender_that_gives_up() -> None:
     with pytest.raises(TransferRefused, match="version 2"):
-        Incoming().receive(Offer(2, ID, "a", False, 1, 0))
+        Incoming(NameRules()).receive(Offer(2, ID, "a", False, 1, 0))
     with pytest.raises(TransferFailed, match="gave up: a file has changed"):
         between_files().receive(Abort("a file has changed"))
 
@@ -159,23 +159,23 @@ class TestListing:
     )
     def test_what_is_refused(self, entries: list[Entry], reason: str) -> None:
         with pytest.raises(TransferRefused) as refusal:
-            Listing(offer(entries=2, size=10)).add(entries)
+            Listing(offer(entries=2, size=10), NameRules()).add(entries)
         assert refusal.value.reason == reason
 
     @pytest.mark.parametrize("entry", [file("a"), folder(), folder("a")])
     def test_a_single_file_is_itself_and_nothing_else(self, entry: Entry) -> None:
         with pytest.raises(TransferRefused):
-            Listing(offer(directory=False)).add([entry])
-        Listing(offer(directory=False)).add([file()])
+            Listing(offer(directory=False), NameRules()).add([entry])
+        Listing(offer(directory=False), NameRules()).add([file()])
 
     def test_paths_have_an_end(self) -> None:
         deep = [folder(*("x" * 250,) * depth) for depth in range(1, 14)]
         with pytest.raises(TransferRefused, match="3072 bytes"):
-            Listing(offer(entries=13)).add(deep)
+            Listing(offer(entries=13), NameRules()).add(deep)
 
     def test_the_list_has_an_end_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(transfer_names, "MAX_LIST", 1000)
-        listing = Listing(offer(entries=20))
+        listing = Listing(offer(entries=20), NameRules())
         listing.add(file(str(number)) for number in range(10, 20))
         with pytest.raises(TransferRefused, match="too long"):
             listing.add(file(str(number)) for number in range(20, 30))
@@ -186,30 +186,60 @@ class TestNames:
         "name", ["a", "...", "ü☃", "-rf", "~", "a b", "con", "a\\b", "x" * 255, ".hidden", "a:b"]
     )
     def test_good_ones(self, name: str) -> None:
-        check_name(name)
+        check_name(name, NameRules())
 
     @pytest.mark.parametrize(
-        "name", ["", ".", "..", "a/b", "/", "a\0", "a\nb", "\x1b[0m", "\x85", "ü" * 128, "\udcff"]
+        "name",
+        [
+            *("", ".", "..", "a/b", "/", "a\0", "a\nb", "\x1b[0m", "\x85", "ü" * 128, "\udcff"),
+            *(
+                "a\u202egpj.exe",
+                "a\u200bb",
+                "\ufeffa",
+                "a\xadb",
+                "\u2066a",
+                "a\u2028b",
+                "a\u3164",
+                "a\U000e0041",
+            ),
+        ],
     )
-    def test_bad_ones(self, name: str) -> None:
+    @pytest.mark.parametrize("known", [False, True])
+    def test_bad_ones(self, name: str, known: bool) -> None:
         with pytest.raises(TransferRefused) as refusal:
-            check_name(name)
+            check_name(name, NameRules(known=known, dotfiles=True))
         assert str(refusal.value).isprintable()
+
+    @pytest.mark.parametrize("name", ["क्\u200dष", "👨\u200d👩.png"])
+    def test_joiners_are_for_those_whom_the_user_has_named(self, name: str) -> None:
+        check_name(name, NameRules(known=True))
+        with pytest.raises(TransferRefused):
+            check_name(name, NameRules())
+
+    @pytest.mark.parametrize("name", [".ssh", ".bash_profile", "-rf", ".git"])
+    def test_names_that_programs_act_on_are_not_offered(self, name: str) -> None:
+        for known in (False, True):
+            with pytest.raises(TransferRefused, match="not taken here"):
+                Incoming(NameRules(known=known)).receive(offer(name, entries=0))
+        Incoming(NameRules(dotfiles=True)).receive(offer(name, entries=0))
+
+    def test_below_a_directory_of_their_own_they_are_like_others(self) -> None:
+        Listing(offer(entries=2), NameRules()).add((folder(".git"), folder(".git", "-x")))
 
     @pytest.mark.parametrize(
         "name", ["con", "NUL.txt", "com1", "LPT9 .x", "a\\b", "a:b", "a.", "a ", "what?", "conout$"]
     )
     def test_bad_ones_on_windows(self, name: str) -> None:
         with pytest.raises(TransferRefused):
-            check_name(name, windows=True)
+            check_name(name, NameRules(windows=True))
 
     @pytest.mark.parametrize("name", ["console", "com", "com10", "nullify.txt"])
     def test_good_ones_on_windows(self, name: str) -> None:
-        check_name(name, windows=True)
+        check_name(name, NameRules(windows=True))
 
     def test_a_part_is_no_name_to_ask_for(self) -> None:
         with pytest.raises(TransferRefused, match="not complete"):
-            Incoming().receive(offer(partial_name("blob", "a" * 26), entries=0))
+            Incoming(SENDABLE).receive(offer(partial_name("blob", "a" * 26), entries=0))
 
     def test_parts_of_long_names_are_apart_and_fit(self) -> None:
         names = {
@@ -218,10 +248,6 @@ class TestNames:
         assert len(names) == 4
         assert all(len(name.encode()) <= 255 for name in names)
         assert partial_name("a", "b" * 26) != partial_name("a", "c" * 26)
-
-    def test_what_could_turn_a_line_around_is_shown_as_an_escape(self) -> None:
-        assert printable("a\u202egnp.exe\x1b") == "a\\u202egnp.exe\\x1b"
-        assert printable("x" * 300, 10) == "x" * 10 + "..."
 
 
 class TestTheSendersSide:

@@ -30,7 +30,7 @@ from warpgate.proto.transfer_wire import (
     Refused,
     encode,
 )
-from warpgate.transfer import channel, receiver, sender
+from warpgate.transfer import admission, channel, sender
 from warpgate.transfer.receiver import Receiver
 from warpgate.transfer.reports import Announced, Interrupted, Transferred
 from warpgate.transfer.source import Reader, scan
@@ -244,7 +244,7 @@ class TestBreaks:
         """The first was killed: it is silent, and the connection looks open for another half a minute."""
         here, there = folders
         (here / "blob").write_bytes(BLOB)
-        monkeypatch.setattr(receiver, "STALE_AFTER", 0.05)
+        monkeypatch.setattr(admission, "STALE_AFTER", 0.05)
         exchange = Exchange(there)
         killed = asyncio.Event()
 

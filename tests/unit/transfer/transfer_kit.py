@@ -10,12 +10,13 @@ from typing import Any
 
 from warpgate.errors import PipeClosed, WarpgateError
 from warpgate.model.endpoint import Mode
-from warpgate.transfer.receiver import Receiver
+from warpgate.transfer.receiver import Consent, Receiver, Rules
 from warpgate.transfer.reports import Advanced, Report, Transferred
 from warpgate.transfer.sender import send
 from warpgate.transfer.source import scan
 
 ALICE, BOB = "a" * 26, "b" * 26  # the sender, the receiver
+FRIENDS = Rules(known={ALICE})
 BUFFER = 256 * 1024
 
 
@@ -103,6 +104,8 @@ class Exchange:
 
     folder: Path
     overwrite: bool = False
+    rules: Rules = FRIENDS
+    consent: Consent | None = None
     limits: list[int] = field(default_factory=list)
     told: list[Report] = field(default_factory=list)  # by the sender
     heard: list[Report] = field(default_factory=list)  # by the receiver
@@ -113,7 +116,9 @@ class Exchange:
     at_report: Callable[[Report], object] = lambda _: None  # called with what the receiver reports
 
     def __post_init__(self) -> None:
-        self.receiver = Receiver(self.folder, overwrite=self.overwrite, watcher=self._hear)
+        self.receiver = Receiver(
+            self.folder, overwrite=self.overwrite, rules=self.rules, consent=self.consent, watcher=self._hear
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     def _hear(self, report: Report) -> None:
