@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from warpgate.errors import DecodeError
+from warpgate.model.text import printable
 from warpgate.proto.device_xml import Path, read_elements
-from warpgate.proto.transfer_names import printable
 
 LONGEST_REASON = 80
 _ENVELOPE = (
