@@ -4,9 +4,11 @@ sans-I/O.
 Rules:
 
 * Every server is asked once at the start and whenever `measure` is called. An answer counts only when it
-  comes from the endpoint that was asked and carries the transaction id.
-* In between, one server (the nearest that answers) is asked again and again: that keeps the mapping open and
-  shows when it has become another. Then, at once, all servers are asked: the network under us has changed.
+  comes from the endpoint that was asked, carries the transaction id, and names what can be an outside endpoint of
+  ours (`model/scope.py`): any server may say anything.
+* In between, one server (the nearest of those that are furthest outside) is asked again and again: that keeps the
+  mapping open and shows when it has become another. Then, at once, all servers are asked: the network under us has
+  changed. A server within our NAT, or before an outer one, would let the mapping expire.
 * A server that is given up is reported and, for keepalives, replaced by the next at once. While none answers,
   all are asked at each keepalive, so that the first one to come back is noticed.
 """
@@ -18,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from warpgate.model.endpoint import Endpoint
+from warpgate.model.scope import Scope, misnamed, scope_of
 from warpgate.proto.machine import Transmit
 from warpgate.proto.stun import BINDING, Attribute, StunClass, StunMessage
 from warpgate.proto.transaction import Transactions
@@ -86,7 +89,7 @@ class BindingClient:
         self._jitter = jitter
         self._low, self._high = keepalive_low, keepalive_high
         self._transactions = Transactions(base)
-        self._family = base.family
+        self._base = base
         self._events: deque[BindingEvent] = deque()
         self._servers = {server: _Server() for server in servers}
         self._keepalive_at = self._measured_at = now
@@ -129,8 +132,11 @@ class BindingClient:
             what = str(answer.error) if answer.error else "no mapped address"
             self._silent(source, f"answered: {what}", now)
             return
-        if mapped.family is not self._family:  # it was reached by an address that a DNS64 had made
+        if mapped.family is not self._base.family:  # it was reached by an address that a DNS64 had made
             self._silent(source, f"a translator is between: it sees {mapped}", now)
+            return
+        if (reason := misnamed(mapped, source.ip)) is not None:
+            self._silent(source, f"of no use: {reason}", now)
             return
         self._answered(source, mapped, now - transaction.started, now)
         self._note_other(source, answer.endpoint(Attribute.OTHER_ADDRESS))
@@ -163,12 +169,18 @@ class BindingClient:
     def _keep_alive(self, now: float) -> None:
         nearest = min(
             (server for server, known in self._servers.items() if known.answers),
-            key=lambda server: self._servers[server].rtt,
+            key=self._distance,
             default=None,
         )
         for server in self._servers if nearest is None else (nearest,):
             self._ask(server, now)
         self._schedule(now)
+
+    def _distance(self, server: Endpoint) -> tuple[bool, bool, float]:
+        known = self._servers[server]
+        outside = known.mapped is not None and scope_of(known.mapped.ip) is Scope.GLOBAL
+        inside = known.mapped == self._base
+        return not outside, inside, known.rtt
 
     def _schedule(self, now: float) -> None:
         self._keepalive_at = now + self._low + (self._high - self._low) * self._jitter()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
 
 from warpgate.config import Timing
@@ -20,6 +20,7 @@ from warpgate.model.servers import StunServer
 from warpgate.net.network import Network, TcpStream, UdpSocket
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.classify import Observation
+from warpgate.plan.realm import outside
 from warpgate.proto.binding import BindingEvent, Mapped, OtherAddress, ServerSilent
 from warpgate.services.stun_place import Learnt, Place
 from warpgate.services.stun_samples import sample_assignment, worth_sampling
@@ -141,10 +142,12 @@ class Discovery:
 
     # -- what the node asks --------------------------------------------------------------------------------------
 
-    def learnt(self, local: Endpoint) -> Learnt:
-        """`local`: the endpoint of a socket that was added (nothing is known of others)."""
+    def learnt(self, local: Endpoint, confirmed: Collection[IPAddress] = ()) -> Learnt:
+        """`local`: the endpoint of a socket that was added (nothing is known of others). `confirmed`: outside addresses
+        that others tell of; they decide where as many servers say one thing as another.
+        """
         place = self._places.get(local)
-        return Learnt(None, None, None, NatProfile()) if place is None else place.learnt
+        return Learnt(None, None, None, NatProfile()) if place is None else place.learnt_with(confirmed)
 
     def receive(self, sock: UdpSocket, data: bytes, source: SockAddr) -> bool:
         """Whether the datagram was the answer to a request of ours."""
@@ -289,20 +292,23 @@ class Discovery:
 
     def _learn_more(self, place: Place) -> None:
         """In the background, once for each reflexive address."""
-        ip = None if place.udp.mapped is None else place.udp.mapped.ip
+        mapped = outside(place.udp.latest)
+        ip = None if mapped is None else mapped.ip
         if place.udp.other is not None and ip not in (None, place.filtering_for):
             place.filtering_for = ip
-            self._spawn(place.tasks, self._measure(place, place.udp.other[0]))
+            self._spawn(place.tasks, self._measure(place, place.udp.other[0], ip))
         if ip not in (None, place.sampled_for) and worth_sampling(place.learnt.nat):
             place.sampled_for, place.samples = ip, ()
             self._spawn(place.tasks, self._sample(place))
 
-    async def _measure(self, place: Place, server: Endpoint) -> None:
+    async def _measure(self, place: Place, server: Endpoint, behind: IPAddress | None) -> None:
         try:
             measured = await measure_filtering(self._network, place.udp.local, server)
         except NetworkError as error:
             self._say(ServerFailed("stun", str(server), f"filtering test: {error}"))
             return
+        if place.filtering_for != behind:
+            return  # by now servers further outside have answered, and are being asked
         place.filtering, place.filtering_samples = measured.filtering, measured.samples
         if measured.filtering is Filtering.UNKNOWN:
             self._say(ServerFailed("stun", str(server), f"filtering test: {measured.reason}"))

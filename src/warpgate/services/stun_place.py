@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.nat import Filtering, NatProfile
+from warpgate.model.scope import is_private
 from warpgate.plan.classify import Observation, classify
+from warpgate.plan.realm import outside, prevailing
 from warpgate.services.stun_tcp import TcpProbe
 from warpgate.services.stun_udp import UdpProbe
 
@@ -41,8 +44,13 @@ class Place:
 
     @property
     def learnt(self) -> Learnt:
-        udp = self.udp.mapped
-        tcp = None if self.tcp is None else self.tcp.mapped
+        return self.learnt_with(())
+
+    def learnt_with(self, confirmed: Collection[IPAddress]) -> Learnt:
+        """`confirmed`: outside addresses that others tell of, for when the servers disagree."""
+        over_tcp = () if self.tcp is None else self.tcp.observations
+        udp = outside(self.udp.latest, {*confirmed, *(seen.mapped.ip for seen in over_tcp)})
+        tcp = outside(over_tcp, confirmed if udp is None else {udp.ip})
         reflexive = udp or tcp
         ip = None if reflexive is None else reflexive.ip
         return Learnt(
@@ -55,16 +63,18 @@ class Place:
     def _profile(self) -> NatProfile:
         over_tcp = () if self.tcp is None else self.tcp.observations
         if self.udp.observations:
-            seen = self.udp.observations + self.samples
+            seen = prevailing(self.udp.observations + self.samples)
             return classify(seen, self.filtering, self.filtering_samples)
         # UDP is blocked only when something else got through while it was silent.
         blocked = True if over_tcp and self.udp.failed else None
-        return replace(classify(over_tcp), udp_blocked=blocked)
+        return replace(classify(prevailing(over_tcp)), udp_blocked=blocked)
 
     def told(self, unresolved: bool) -> bool:
-        """Whether both transports have an answer, or no server left that could give one."""
-        udp = self.udp.mapped is not None or (not unresolved and (self.udp.failed or not self.udp.asked))
-        tcp = self.tcp is None or self.tcp.mapped is not None
-        return udp and (
-            tcp or (not unresolved and (self.tcp is None or self.tcp.failed or not self.tcp.asked))
+        """Whether both transports have an answer from the internet, or no server left that could give one."""
+        return all(
+            any(not is_private(seen.mapped.ip) for seen in told) or not (unresolved or probe.waiting)
+            for probe, told in (
+                (self.udp, self.udp.latest),
+                *(() if self.tcp is None else ((self.tcp, self.tcp.observations),)),
+            )
         )

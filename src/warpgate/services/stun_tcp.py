@@ -17,8 +17,10 @@ from typing import NoReturn
 from warpgate.config import Timing
 from warpgate.errors import DecodeError, ServiceError, WarpgateError
 from warpgate.model.endpoint import Endpoint, IPAddress
+from warpgate.model.scope import misnamed
 from warpgate.net.network import Network, TcpStream
 from warpgate.plan.classify import Observation
+from warpgate.plan.realm import prevailing
 from warpgate.proto.stun import BINDING, StreamDecoder, StunClass, StunMessage, decode, encode
 from warpgate.services.stun_udp import new_transaction_id
 
@@ -70,6 +72,8 @@ class StunStream:
             if answer.cls is StunClass.SUCCESS and answer.mapped is not None:
                 if answer.mapped.family is not self.stream.local.family:
                     raise ServiceError(f"a translator is between: it sees {answer.mapped}")
+                if (reason := misnamed(answer.mapped, self.stream.remote.ip)) is not None:
+                    raise ServiceError(f"of no use: {reason}")
                 return answer.mapped
             raise ServiceError(f"answered {answer.error}" if answer.error else "answered without an address")
 
@@ -155,11 +159,6 @@ class TcpProbe:
         self._vacancy.set()
 
     @property
-    def mapped(self) -> Endpoint | None:
-        """What the server sees that has been kept longest."""
-        return next(iter(self._up.values()), None)
-
-    @property
     def failed(self) -> bool:
         """Servers were asked, and none answers."""
         return bool(self._asked) and self._down.issuperset(self._asked)
@@ -170,8 +169,13 @@ class TcpProbe:
 
     @property
     def servers(self) -> tuple[Endpoint, ...]:
-        """Those that answer."""
-        return tuple(self._up)
+        """Those that answer, and see us as the outside does."""
+        return tuple(seen.server for seen in prevailing(self.observations))
+
+    @property
+    def waiting(self) -> bool:
+        """Somebody who was asked has neither answered nor failed."""
+        return not self._down.union(self._up).issuperset(self._asked)
 
     @property
     def asked(self) -> bool:
@@ -213,7 +217,7 @@ class TcpProbe:
         started = loop.time()
         connection, mapped = await StunStream.dial(self._network, server, self.local)
         try:
-            if server not in self._up and len(self._up) >= KEPT:
+            if server not in self._up and not self._wants(Observation(self.local, server, mapped)):
                 return math.inf  # others were quicker
             self._learn(server, mapped, started)
             await self._keep(server, connection)
@@ -226,6 +230,13 @@ class TcpProbe:
             return lived
         finally:
             connection.stream.abort()
+
+    def _wants(self, seen: Observation) -> bool:
+        """Whether there is a place for one more, or those that have them are not as far outside as this one."""
+        kept = set(self.servers)
+        return len(kept) < KEPT or kept.isdisjoint(
+            one.server for one in prevailing((*self.observations, seen))
+        )
 
     async def _keep(self, server: Endpoint, connection: StunStream) -> NoReturn:
         """Until the connection ends, which it says by raising."""
@@ -244,7 +255,7 @@ class TcpProbe:
             return
         self._up[server] = mapped
         self._down.discard(server)
-        if len(self._up) >= KEPT:
+        if len(self.servers) >= KEPT:
             self._vacancy.clear()
         self._on_mapped(self.local, server, mapped, asyncio.get_running_loop().time() - started)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections import Counter
 from collections.abc import Callable
 
 from warpgate.config import Timing
 from warpgate.errors import ServiceError
 from warpgate.model.endpoint import Endpoint, SockAddr
+from warpgate.model.scope import misnamed
 from warpgate.net.driver import MachineDriver
 from warpgate.net.network import Network, UdpSocket
 from warpgate.plan.classify import Observation
+from warpgate.plan.realm import prevailing
 from warpgate.proto.binding import BindingClient, BindingEvent, Mapped, OtherAddress, ServerSilent
 from warpgate.proto.filtering import FilteringMeasured, FilteringTest
 from warpgate.proto.machine import Transmit
@@ -44,9 +45,7 @@ class UdpProbe:
         on_event: Callable[[UdpProbe, BindingEvent], None],
     ) -> None:
         self.sock = sock
-        self.other: tuple[Endpoint, Endpoint] | None = (
-            None  # the first server with a second address, and that
-        )
+        self._others: dict[Endpoint, Endpoint] = {}  # servers' second addresses (RFC 5780)
         self._on_event = on_event
         self._observations: list[tuple[float, Observation]] = []
         self._asked: list[Endpoint] = []
@@ -92,10 +91,9 @@ class UdpProbe:
     # What is known.
 
     @property
-    def mapped(self) -> Endpoint | None:
-        """The endpoint most servers see now; with as many votes, what the first one sees."""
-        votes = Counter(mapped for _, mapped in self._client.mappings)
-        return votes.most_common(1)[0][0] if votes else None
+    def latest(self) -> tuple[Observation, ...]:
+        """What each server that answers sees now."""
+        return tuple(Observation(self.local, server, mapped) for server, mapped in self._client.mappings)
 
     @property
     def local(self) -> Endpoint:
@@ -103,8 +101,19 @@ class UdpProbe:
 
     @property
     def servers(self) -> tuple[Endpoint, ...]:
-        """Those that answer."""
-        return tuple(server for server, _ in self._client.mappings)
+        """Those that answer, and see us as the outside does."""
+        return tuple(seen.server for seen in prevailing(self.latest))
+
+    @property
+    def other(self) -> tuple[Endpoint, Endpoint] | None:
+        """The first of them with a second address, and that."""
+        found = ((server, self._others[server]) for server in self.servers if server in self._others)
+        return next(found, None)
+
+    @property
+    def waiting(self) -> bool:
+        """Somebody who was asked has neither answered nor been given up."""
+        return not self._silent.union(server for server, _ in self._client.mappings).issuperset(self._asked)
 
     @property
     def failed(self) -> bool:
@@ -143,8 +152,8 @@ class UdpProbe:
                     self._observe(Observation(self.sock.local, server, mapped), self._driver.now() - rtt)
             case ServerSilent(server=server):
                 self._silent.add(server)
-            case OtherAddress(server=server, other=other) if self.other is None and plausible(server, other):
-                self.other = server, other
+            case OtherAddress(server=server, other=other) if plausible(server, other):
+                self._others.setdefault(server, other)
         self._on_event(self, event)
 
     def _observe(self, seen: Observation, sent: float) -> None:
@@ -160,11 +169,10 @@ def plausible(server: Endpoint, other: Endpoint) -> bool:
     port) and may be sent to: a lying server must not aim us into private networks.
     """
     return (
-        other.port not in (0, server.port)
+        other.port != server.port
         and other.family is server.family
         and other.ip != server.ip
-        and not (other.ip.is_multicast or other.ip.is_unspecified)
-        and (other.ip.is_private, other.ip.is_loopback) == (server.ip.is_private, server.ip.is_loopback)
+        and misnamed(other, server.ip) is None
     )
 
 

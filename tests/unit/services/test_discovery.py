@@ -39,11 +39,12 @@ class World:
         self.second_host = self.internet.host("stun2", "203.0.114.1")
         self.router: MemoryRouter | None = None
         if spec is None:
-            self.laptop = self.internet.host("laptop", INSIDE)
+            self.laptop = self.internet.host("laptop", OUTSIDE)
         else:
             self.router = self.internet.router("home", OUTSIDE, spec)
             self.laptop = self.internet.host("laptop", INSIDE, *more, behind=self.router)
         self.servers: list[StunServer] = []
+        self.local = Endpoint.of(OUTSIDE if spec is None else INSIDE, 20000)
 
     @property
     def site(self) -> MemoryNetwork | MemoryRouter:
@@ -67,9 +68,9 @@ class Owner:
         self.discovery = Discovery(
             world.laptop, servers, Timing(), self.events.append, self._changed, random.Random(5)
         )
-        self.sock = world.laptop.open_udp(LOCAL, self._received)
-        self.listener = world.laptop.listen_tcp(LOCAL, lambda stream: stream.abort())
-        self.discovery.add(self.sock, LOCAL.port if tcp else None)
+        self.sock = world.laptop.open_udp(world.local, self._received)
+        self.listener = world.laptop.listen_tcp(world.local, lambda stream: stream.abort())
+        self.discovery.add(self.sock, world.local.port if tcp else None)
         self.task = asyncio.ensure_future(self.discovery.run())
 
     def _changed(self) -> None:
@@ -81,7 +82,7 @@ class Owner:
 
     @property
     def learnt(self) -> Learnt:
-        return self.discovery.learnt(LOCAL)
+        return self.discovery.learnt(self.world.local)
 
     def told(self, kind: type[Event]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -140,7 +141,7 @@ def test_every_nat_is_recognised(
         async with owner(world) as me:
             await me.discovery.first(1.5)
             assert now() == pytest.approx(2 * RTT), "one round trip for UDP, two for TCP, all at once"
-            assert str(me.learnt.reflexive) == (INSIDE if spec is None else OUTSIDE)
+            assert str(me.learnt.reflexive) == OUTSIDE
             assert me.learnt.udp_mapped is not None
             assert me.learnt.tcp_mapped is not None
             await asyncio.sleep(6)
@@ -285,6 +286,90 @@ def test_one_liar_among_three_is_outvoted() -> None:
             world.servers[0]._addresses = ("203.0.113.1",)
             await asyncio.sleep(1)
             assert (str(me.learnt.reflexive), me.learnt.udp_mapped) == (OUTSIDE, 20000)
+
+    run_virtual(story())
+
+
+USELESS = [
+    "198.51.100.7:0", "0.0.0.0:5", "127.0.0.1:20000", "224.0.0.1:5", "240.0.0.1:5", "255.255.255.255:5",
+    f"{INSIDE}:20000", "10.9.9.9:5", "169.254.1.1:5", "100.64.0.1:5", "192.0.0.1:5", "[2001:db8::1]:5",
+    "[::ffff:10.0.0.1]:5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", USELESS)
+def test_a_useless_answer_is_silence_and_is_told(lie: str) -> None:
+    """Over both transports; the server that was asked beside it counts alone."""
+
+    async def story() -> None:
+        world = World(NatSpec())
+        world.serve()
+        world.servers[0].lie = Endpoint.parse(lie)
+        async with owner(world) as me:
+            await asyncio.sleep(1)
+            learnt = me.learnt
+            assert (str(learnt.reflexive), learnt.udp_mapped, learnt.tcp_mapped) == (OUTSIDE, 20000, 20000)
+            told = [event.reason for event in me.told(ServerFailed) if event.server == "203.0.113.1:3478"]
+            assert len(told) == 2
+            assert all("of no use" in reason or "translator" in reason for reason in told)
+            assert (await me.discovery.map_udp(me.sock)).ip == Endpoint.of(OUTSIDE, 1).ip
+        async with owner(world, "203.0.113.1") as me:
+            await me.discovery.first(1.5)
+            assert now() < 8
+            assert me.learnt == Learnt(None, None, None, NatProfile())
+
+    run_virtual(story())
+
+
+@pytest.mark.parametrize("lie", ["10.9.9.9:20000", "8.8.8.8:20000"])
+def test_a_liar_that_is_listed_first_is_outvoted_by_one_server_with_two_addresses(lie: str) -> None:
+    async def story() -> None:
+        world = World(NatSpec())
+        world.serve()
+        world.servers[1].lie = Endpoint.parse(lie)
+        async with owner(world, "203.0.114.1", "203.0.113.1") as me:
+            await asyncio.sleep(6)
+            learnt = me.learnt
+            assert (str(learnt.reflexive), learnt.udp_mapped) == (OUTSIDE, 20000)
+            assert learnt.nat.mapping is Mapping.EIM
+            assert not learnt.nat.pooled
+
+    run_virtual(story())
+
+
+@pytest.mark.parametrize("where", ["inside", "between"])
+@pytest.mark.parametrize("spec", [NatSpec(), edm(Mapping.APDM)], ids=["eim", "apdm"])
+def test_servers_of_nearer_realms_are_not_compared_with_those_outside(where: str, spec: NatSpec) -> None:
+    """Two, near and so quicker, and listed first. They do not keep the outer mapping open either."""
+
+    async def story() -> None:
+        world = World()
+        carrier = world.internet.router("carrier", "198.51.100.8", NatSpec())
+        home = world.internet.router("home", "100.64.0.7", spec, behind=carrier)
+        world.laptop = world.internet.host("laptop at home", INSIDE, behind=home)
+        world.local = LOCAL
+        world.serve()
+        near = {"inside": ("192.168.1.53", home), "between": ("100.64.0.53", carrier)}[where]
+        hosts = [
+            world.internet.host(f"near {last}", f"{near[0][:-1]}{last}", behind=near[1]) for last in (3, 4)
+        ]
+        nearby = [f"{near[0][:-1]}{last}" for last in (3, 4)]
+        world.servers += [StunServer(host, ip) for host, ip in zip(hosts, nearby, strict=True)]
+        async with owner(world, *nearby, "203.0.113.1", "203.0.114.1") as me:
+            await me.discovery.first(1.5)
+            assert str(me.learnt.reflexive) == "198.51.100.8", "the nearer answers are not enough"
+            await asyncio.sleep(8)
+            learnt = me.learnt
+            assert learnt.nat.mapping is spec.mapping
+            assert learnt.nat.filtering is Filtering.APDF
+            assert learnt.tcp_mapped is not None
+            before = [server.requests["udp"] for server in world.servers]
+            await asyncio.sleep(120)
+            assert str(me.learnt.reflexive) == "198.51.100.8"
+            assert me.learnt.udp_mapped == learnt.udp_mapped
+            asked = [server.requests["udp"] - was for server, was in zip(world.servers, before, strict=True)]
+            assert sum(asked[:2]) >= 4, "the mapping outside is kept open"
+            assert max(asked[2:]) <= 1
 
     run_virtual(story())
 
