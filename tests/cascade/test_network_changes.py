@@ -15,7 +15,7 @@ from cascade_world import OVER_TCP, OVER_UDP, World, connected, identity, virtua
 from warpgate.config import Config
 from warpgate.core.node import Node
 from warpgate.errors import ConnectFailed, NetworkError, PipeClosed
-from warpgate.events import Event, LinkVerified, Nat64Found, PluginEnded
+from warpgate.events import Event, LinkVerified, Nat64Found, PluginEnded, ServerFailed
 from warpgate.lab.memory import MemoryInternet, MemoryNetwork
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.translation import WELL_KNOWN_NAME
@@ -235,6 +235,20 @@ def test_a_resolver_that_fails_is_asked_again_and_one_that_says_no_is_believed()
             host.obey(after(0.0, *REAL))
             await asyncio.sleep(10)
             assert hosts(node) == {"2001:db8::2"}
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("prefix", ["::", "::ffff:", "fe80::", "ff02::"])
+def test_a_resolver_cannot_make_this_host_or_its_link_the_way_to_ipv4(prefix: str) -> None:
+    async def main() -> None:
+        host, node, events = lone("2001:db8::2")
+        host.obey(after(0.0, *REAL, f"{prefix}192.0.0.170", f"{prefix}192.0.0.171"))
+        async with node:
+            await asyncio.sleep(6)
+            assert hosts(node) == {"2001:db8::2"}
+            told = [event for event in events if isinstance(event, ServerFailed)]
+            assert [event.service for event in told] == ([] if prefix == "::ffff:" else ["nat64", "nat64"])
 
     virtual(main)
 

@@ -227,7 +227,7 @@ class Assembly:
     def _attachment(self, interface: Interface) -> Attachment:
         local = self.sockets.endpoint(interface.ip)
         port = local.port
-        learnt = self.context.discovery.learnt(local)
+        learnt = self.context.discovery.learnt(local, self.port_mapping.outside(interface.ip))
         attachment = Attachment(
             interface.ip,
             learnt.reflexive,

@@ -11,7 +11,7 @@ from warpgate.core.disk.lease_store import lease_store_of
 from warpgate.events import DoubleNatFound
 from warpgate.model.address import Attachment, LearntBy, Listening
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
-from warpgate.model.scope import is_private
+from warpgate.model.scope import Scope, scope_of
 from warpgate.net.network import Interface
 from warpgate.services.portmap_board import Mapped
 from warpgate.services.portmapper import PortMapper, routes_of
@@ -65,6 +65,13 @@ class PortMapping:
         gateways = tuple(dict.fromkeys(str(route.gateway.ip) for route in mapper.routes))
         return PortMapStatus(gateways, mapper.mappings, tuple(self._double))
 
+    def outside(self, host: IPAddress) -> frozenset[IPAddress]:
+        """The external addresses that gateways have told for what they map to this one of ours."""
+        if self._mapper is None:
+            return frozenset()
+        mapped = (self._mapper.mapped(host, transport) for transport in Transport)
+        return frozenset(one.external.ip for one in mapped if one is not None)
+
     def announce(self, attachment: Attachment) -> Attachment:
         """The attachment with the mapped ports in place of those that STUN saw, where they lead to this node."""
         if self._mapper is None:
@@ -102,7 +109,7 @@ def leads_here(external: IPAddress, attachment: Attachment) -> bool:
     """Whether the gateway's external address is the one the world sees. Until STUN has told, a public one is."""
     if attachment.reflexive is not None:
         return external == attachment.reflexive
-    return external == attachment.host or not is_private(external)
+    return external == attachment.host or scope_of(external) is Scope.GLOBAL
 
 
 def with_mapping(attachment: Attachment, transport: Transport, external: Endpoint) -> Attachment:

@@ -30,6 +30,7 @@ from warpgate.lab.packet import (
 )
 from warpgate.lab.router import Router
 from warpgate.model.endpoint import Endpoint, IPAddress
+from warpgate.model.scope import carries
 from warpgate.model.translation import WELL_KNOWN_PREFIX, Nat64Prefix
 
 LAB_PREFIX: Final = Nat64Prefix(WELL_KNOWN_PREFIX)
@@ -139,7 +140,7 @@ class Nat64Router(Router):
         self._packets_out += 1
         if not spend_hops(packet, 1):
             self._complain(packet, Complaint.TIME_EXCEEDED, self.inside, self._to_inside)
-        elif not self.prefix.carries(ip):
+        elif not carries(self.prefix, ip):
             self._complain(packet, Complaint.NO_ROUTE, self.inside, self._to_inside)
         elif packet.quoted is not None:
             self._error_from_below(packet, packet.quoted)

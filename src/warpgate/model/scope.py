@@ -42,6 +42,7 @@ _V4: tuple[tuple[IPv4Network, Scope], ...] = tuple(
         ("224.0.0.0/3", Scope.NOBODY),  # multicast, class E, broadcast
     )
 )
+_LOCAL_TRANSLATORS = IPv6Network("64:ff9b:1::/48")  # RFC 8215
 # RFC 4291 section 2.4, in this order: what is none of these is not assigned, and nobody's.
 _V6: tuple[tuple[IPv6Network, Scope], ...] = tuple(
     (IPv6Network(network), scope)
@@ -50,7 +51,7 @@ _V6: tuple[tuple[IPv6Network, Scope], ...] = tuple(
         ("fe80::/10", Scope.LINK),
         ("fc00::/7", Scope.SITE),  # RFC 4193
         ("fec0::/10", Scope.SITE),  # RFC 3879: its forerunner, still routed within sites
-        ("64:ff9b:1::/48", Scope.TRANSLATOR),  # RFC 8215: a network's own translators
+        (str(_LOCAL_TRANSLATORS), Scope.TRANSLATOR),
         ("2000::/3", Scope.GLOBAL),
     )
 )
@@ -94,6 +95,24 @@ def carried_by(ip: IPAddress, nat64: Nat64Prefix | None = None) -> tuple[IPv4Add
     if ip in _TEREDO:  # section 4: the server, and the client's outside address with all bits inverted
         return IPv4Address(packed[4:8]), IPv4Address(bytes(255 - octet for octet in packed[12:]))
     return ()
+
+
+def carries(prefix: Nat64Prefix, ip: IPv4Address) -> bool:
+    """Whether a packet to this address may be sent through the translator that has this prefix.
+
+    RFC 6052 section 3.1: "The Well-Known Prefix MUST NOT be used to represent non-global IPv4 addresses".
+    """
+    scope = scope_of(ip)
+    return scope is Scope.GLOBAL or (scope is Scope.SITE and prefix.network != WELL_KNOWN_PREFIX)
+
+
+def is_translators(prefix: Nat64Prefix) -> bool:
+    """Whether a translator can be there: a resolver must not lead packets for the internet to this host or link."""
+    network = prefix.network
+    if network == WELL_KNOWN_PREFIX or network.subnet_of(_LOCAL_TRANSLATORS):
+        return True
+    ip = network.network_address
+    return scope_of(ip) in (Scope.GLOBAL, Scope.SITE) and not carried_by(ip)
 
 
 def is_private(ip: IPAddress) -> bool:

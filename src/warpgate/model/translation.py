@@ -31,13 +31,6 @@ WELL_KNOWN_ADDRESSES = (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171"))
 # RFC 7335: what a host may call itself on the IPv4 side of its own translator. Nobody else can reach it there.
 SERVICE_CONTINUITY = IPv4Network("192.0.0.0/29")
 
-# Nobody translates to these, with any prefix.
-_NO_HOSTS = tuple(IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"))
-# RFC 6052 section 3.1: "The Well-Known Prefix MUST NOT be used to represent non-global IPv4 addresses".
-_NOT_GLOBAL = tuple(
-    IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Nat64Prefix:
@@ -54,11 +47,6 @@ class Nat64Prefix:
 
     def __str__(self) -> str:
         return str(self.network)
-
-    def carries(self, ip: IPv4Address) -> bool:
-        """Whether a packet to this address may be sent through the translator."""
-        excluded = _NO_HOSTS + (_NOT_GLOBAL if self.network == WELL_KNOWN_PREFIX else ())
-        return ip not in SERVICE_CONTINUITY and not any(ip in network for network in excluded)
 
     def embed(self, ip: IPv4Address) -> IPv6Address:
         """The IPv6 address that stands for `ip` here; the bits after it are zero."""

@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
+from warpgate.model.scope import carries
 from warpgate.model.translation import SERVICE_CONTINUITY, Nat64Prefix
 from warpgate.net.network import (
     Acceptor,
@@ -79,7 +80,7 @@ class TranslatedNetwork:
         source = self.inner.route_source(remote)
         if source is not None or self.prefix is None or not isinstance(remote.ip, IPv4Address):
             return source
-        if not self.prefix.carries(remote.ip):
+        if not carries(self.prefix, remote.ip):
             return None
         behind = self.inner.route_source(Endpoint(self.prefix.embed(remote.ip), remote.port))
         own = [own for own, ip in self._behind.items() if ip == behind] or list(self._behind)
@@ -126,7 +127,7 @@ class TranslatedNetwork:
             local = None if own is None else Endpoint(own, 0)
         if local is None or local.ip not in self._behind:
             return await self.inner.dial_tcp(remote, local, first_ttl)
-        if not prefix.carries(remote.ip):
+        if not carries(prefix, remote.ip):
             raise NetworkError(f"connect to {remote}: not to be reached through the NAT64 prefix {prefix}")
         target = Endpoint(prefix.embed(remote.ip), remote.port)
         stream = await self.inner.dial_tcp(target, Endpoint(self._behind[local.ip], local.port), first_ttl)
@@ -195,7 +196,7 @@ class _TranslatedUdp:
 
     def _embedded(self, host: str) -> str | None:
         ip = Endpoint.of(host, 0).ip
-        if not isinstance(ip, IPv4Address) or not self._prefix.carries(ip):
+        if not isinstance(ip, IPv4Address) or not carries(self._prefix, ip):
             return None
         return str(self._prefix.embed(ip))
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from ipaddress import IPv6Address
 
 from warpgate.errors import NetworkError
-from warpgate.events import Nat64Found, Observer
+from warpgate.events import Nat64Found, Observer, ServerFailed
+from warpgate.model.scope import is_translators
 from warpgate.model.translation import WELL_KNOWN_NAME, Nat64Prefix, prefixes_in
 from warpgate.net.translated import TranslatedNetwork, without_ipv4
 
@@ -66,7 +67,10 @@ class PrefixDiscovery:
             except NetworkError:
                 self._answered.set()  # a resolver that is down says nothing about the prefix that we have
             else:
-                found = prefixes_in(end.ip for end in answers if isinstance(end.ip, IPv6Address))
+                told = prefixes_in(end.ip for end in answers if isinstance(end.ip, IPv6Address))
+                found = [prefix for prefix in told if is_translators(prefix)]
+                if told and not found:
+                    self._emit(ServerFailed("nat64", WELL_KNOWN_NAME, f"of no use: the prefix {told[0]}"))
                 self._set(next(iter(found), None))
                 if found:
                     return

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warpgate.errors import AddressError
+from warpgate.model.scope import carries, is_translators
 from warpgate.model.translation import (
     SERVICE_CONTINUITY,
     WELL_KNOWN_ADDRESSES,
@@ -64,13 +65,26 @@ def test_prefixes_that_rfc_6052_does_not_allow(text: str) -> None:
 def test_what_may_be_sent_through() -> None:
     own = prefix_of("2001:db8:1::/96")
     for text in ("127.0.0.1", "224.0.0.1", "255.255.255.255", "169.254.0.1", "0.0.0.0"):
-        assert not own.carries(IPv4Address(text))
-        assert not WELL_KNOWN.carries(IPv4Address(text))
-    assert not own.carries(SERVICE_CONTINUITY[1])
+        assert not carries(own, IPv4Address(text))
+        assert not carries(WELL_KNOWN, IPv4Address(text))
+    assert not carries(own, SERVICE_CONTINUITY[1])
     # A network of its own may translate to its own private hosts; the well-known prefix stands for global ones.
-    assert own.carries(IPv4Address("10.0.0.1"))
-    assert not WELL_KNOWN.carries(IPv4Address("10.0.0.1"))
-    assert WELL_KNOWN.carries(IPv4Address("198.51.100.1"))
+    assert carries(own, IPv4Address("10.0.0.1"))
+    assert not carries(WELL_KNOWN, IPv4Address("10.0.0.1"))
+    assert carries(WELL_KNOWN, IPv4Address("198.51.100.1"))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "possible"),
+    [
+        ("64:ff9b::/96", True), ("64:ff9b:1:fffe::/96", True), ("64:ff9b:1::/48", True), ("2001:db8:1::/96", True),
+        ("fd00:64::/96", True), ("::/96", False), ("::ffff:0:0/96", False), ("fe80::/96", False), ("ff02::/96", False),
+        ("2002:c0a8:101::/48", False), ("2001::/32", False), ("100::/96", False), ("4000::/32", False),
+    ],
+)  # fmt: skip
+def test_where_a_translator_can_be(prefix: str, possible: bool) -> None:
+    """A resolver may tell any prefix: ours or our link's must not become the way to the internet."""
+    assert is_translators(prefix_of(prefix)) is possible
 
 
 @given(st.sampled_from(LENGTHS), st.integers(1, 2**60))
