@@ -70,13 +70,20 @@ class MemoryTurn:
     """Serves UDP and TCP clients at `local`, from construction to `close`."""
 
     def __init__(
-        self, network: MemoryNetwork, local: Endpoint, user: str = "user", password: str = "password"
+        self,
+        network: MemoryNetwork,
+        local: Endpoint,
+        user: str = "user",
+        password: str = "password",
+        relay_ip: IPAddress | None = None,
     ) -> None:
+        """`relay_ip`: another of the host's addresses, to relay at (coturn's relay-ip, without external-ip)."""
         self.requests: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.allocations: dict[object, MemoryAllocation] = {}
         self._network = network
         self._local = local
+        self._relay_ip = relay_ip
         self._key = hashlib.md5(f"{user}:{REALM}:{password}".encode(), usedforsecurity=False).digest()
         self._connections = 0
         self._calls: dict[int, tuple[MemoryAllocation, TcpStream]] = {}
@@ -230,6 +237,7 @@ class MemoryTurn:
         relayed = []
         for family in families:
             own = [ip for ip in self._network.host.addresses if ip.version == family]
+            own = [self._relay_ip] if self._relay_ip in own else own
             if not own:
                 raise _Refusal(440, "Address Family not Supported")
             if message.number(Attribute.REQUESTED_TRANSPORT) == 6:

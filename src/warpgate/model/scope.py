@@ -131,10 +131,20 @@ def misnamed(named: Endpoint, by: IPAddress) -> str | None:
 
     Nobody on the internet knows what is on our links or in our site; a server that is there itself may.
     """
+    if scope_of(named.ip) is Scope.SITE and scope_of(by) not in (Scope.SITE, Scope.LOOPBACK):
+        return f"{named} is {Scope.SITE.value}"
+    return unreachable(named, by)
+
+
+def unreachable(named: Endpoint, by: IPAddress) -> str | None:
+    """The same where `named` is in the server's own surroundings for sure: a relayed endpoint, which other clients of
+    the server reach even when it is private.
+    """
     if not named.port:
         return f"{named} has port 0"
     scope = scope_of(named.ip)
-    nearby = scope in (Scope.SITE, Scope.LOOPBACK) and not carried_by(named.ip)
-    if scope is Scope.GLOBAL or (nearby and scope_of(by) in (scope, Scope.LOOPBACK)):
+    if scope is Scope.GLOBAL or (scope is Scope.SITE and not carried_by(named.ip)):
+        return None
+    if scope is Scope.LOOPBACK and named.ip.is_loopback and scope_of(by) is Scope.LOOPBACK:
         return None
     return f"{named} is {scope.value}"

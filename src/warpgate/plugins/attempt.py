@@ -38,8 +38,16 @@ class Relay(Protocol):
         """From our relay of `open_tcp` to a relayed endpoint of the peer's; for `adopt`. ServiceError, NetworkError."""
         ...
 
-    def admit(self, endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
-        """The peer's relayed endpoints, as far as they may be tried; AttemptFailed when none may."""
+    def admit(self, endpoints: Sequence[Endpoint], *, again: bool = False) -> tuple[Endpoint, ...]:
+        """The peer's relayed endpoints, as far as they may be tried; AttemptFailed when none may.
+
+        One that is private may be at our own relay, which is known when that is open: `again` says that the attempt
+        will ask once more then, and a refusal is not told yet.
+        """
+        ...
+
+    def reachable(self, endpoint: Endpoint) -> bool:
+        """Whether an admitted endpoint may be called from here; else it may be from our own relay only."""
         ...
 
 

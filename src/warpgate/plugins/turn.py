@@ -120,6 +120,7 @@ class _Lane(ABC):
         self._failure = (
             None if attempt.initiator or attempt.relay.configured else "no TURN server is configured"
         )
+        self._barred: tuple[Endpoint, ...] = ()  # the peer's that may be tried when ours is at the same relay
         self.mine: tuple[Endpoint, ...] = ()
         self.theirs: tuple[Endpoint, ...] = ()
 
@@ -169,6 +170,12 @@ class _Lane(ABC):
         attempt.note(f"our {self.transport.name} relay: {', '.join(map(str, self.mine))}")
         attempt.signal(Relayed(self.transport.value, tuple(str(endpoint) for endpoint in self.mine)))
         self._opened()
+        if self._barred:
+            barred, self._barred = self._barred, ()
+            try:
+                self._go_to(barred)
+            except AttemptFailed as error:
+                attempt.note(str(error))
 
     def _give_up(self) -> None:
         if self._failure is not None and not self.theirs and not self._hopeless.done():
@@ -178,17 +185,28 @@ class _Lane(ABC):
 
     def told(self, pending: bool, endpoints: Sequence[Endpoint]) -> None:
         """A message of the peer's; AttemptFailed when its endpoints may not be tried."""
+        attempt = self._attempt
+        coming = attempt.relay.configured and not self.mine and self._failure is None
         if endpoints:
-            admitted = self._attempt.relay.admit(endpoints)
-            self.theirs += tuple(endpoint for endpoint in admitted if endpoint not in self.theirs)
-            self._attempt.note(f"the peer's {self.transport.name} relay: {', '.join(map(str, admitted))}")
-            self._use(admitted)
+            try:
+                self._go_to(endpoints, again=coming)
+            except AttemptFailed:
+                if not coming:
+                    raise
+                self._barred += tuple(endpoints)
         elif not pending:
             self._give_up()
-        if self._attempt.initiator or not self._attempt.relay.configured:
+        if attempt.initiator or not attempt.relay.configured:
             return
-        needed = not (pending or endpoints) or not reaches_relays(self._attempt.local, self.transport)
+        offered = pending or (endpoints and not self._barred)
+        needed = not offered or not reaches_relays(attempt.local, self.transport)
         self.allocate_in(0.0 if needed else OWN_RELAY_PATIENCE)
+
+    def _go_to(self, endpoints: Sequence[Endpoint], *, again: bool = False) -> None:
+        admitted = self._attempt.relay.admit(endpoints, again=again)
+        self.theirs += tuple(endpoint for endpoint in admitted if endpoint not in self.theirs)
+        self._attempt.note(f"the peer's {self.transport.name} relay: {', '.join(map(str, admitted))}")
+        self._use(admitted)
 
     @abstractmethod
     async def _open(self) -> tuple[Endpoint, ...]:
@@ -220,7 +238,8 @@ class _UdpLane(_Lane):
     def _use(self, endpoints: Sequence[Endpoint]) -> None:
         listening = [at.host_endpoint(Transport.UDP) for at in self._attempt.local.attachments]
         bases = [base for base in listening if base is not None and not base.ip.is_loopback]
-        self._check((*bases, *self.mine), endpoints)
+        self._check(bases, [endpoint for endpoint in endpoints if self._attempt.relay.reachable(endpoint)])
+        self._check(self.mine, endpoints)
 
     def _check(self, bases: Sequence[Endpoint], endpoints: Sequence[Endpoint]) -> None:
         for base in bases:
@@ -258,10 +277,9 @@ class _TcpLane(_Lane):
     async def _call(self) -> Link:
         while True:
             endpoint = await self._to_dial.get()
-            ways = {
-                "directly": partial(self._dial, endpoint),
-                "by our relay": partial(self._dial_by_relay, endpoint),
-            }
+            ways = {"by our relay": partial(self._dial_by_relay, endpoint)}
+            if self._attempt.relay.reachable(endpoint):
+                ways["directly"] = partial(self._dial, endpoint)
             try:
                 return await first_of(ways, Link.abort)
             except RaceLost as lost:

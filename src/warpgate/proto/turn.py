@@ -271,13 +271,12 @@ class TurnClient:
         self._events.append(Allocated(self.relayed, success.endpoint(Attribute.XOR_MAPPED_ADDRESS), lifetime))
 
     def _relayed_of(self, success: StunMessage) -> tuple[Endpoint, ...]:
-        """One endpoint of each family that was asked for."""
+        """One endpoint of each family that was asked for. Whether anybody gets there is for the owner to judge."""
         found: dict[Family, Endpoint] = {}
         for attribute, value in success.attributes:
-            if attribute == Attribute.XOR_RELAYED_ADDRESS and isinstance(value, Endpoint):
-                usable = value.port and not (value.ip.is_unspecified or value.ip.is_multicast)
-                if usable and value.family in self._wanted.families:
-                    found.setdefault(value.family, value)
+            relayed = attribute == Attribute.XOR_RELAYED_ADDRESS and isinstance(value, Endpoint)
+            if relayed and value.family in self._wanted.families:
+                found.setdefault(value.family, value)
         return tuple(found.values())
 
     def _refresh_answered(self, success: StunMessage | None, error: ErrorCode | None, now: float) -> None:

@@ -15,6 +15,7 @@ from functools import partial
 from warpgate.errors import NetworkError, ServiceError, WarpgateError
 from warpgate.events import Observer, RelayAllocated, ServerFailed
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
+from warpgate.model.scope import carried_by, misnamed
 from warpgate.model.turn_server import TurnServer, TurnTransport
 from warpgate.net.network import Acceptor, Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
@@ -87,9 +88,19 @@ class Relays:
 
     @property
     def addresses(self) -> frozenset[IPAddress]:
-        """Of the relays that serve us now: a peer's relayed endpoint there is a relay's for sure."""
+        """Of our relayed endpoints now: from these, a peer's relayed endpoint at such an address is at the same relay.
+
+        It is the server's word, so nothing may be sent there but through the server.
+        """
         used = (endpoint.ip for allocation in self._allocations for endpoint in allocation.relayed)
         return frozenset(used)
+
+    @property
+    def hosts(self) -> frozenset[IPAddress]:
+        """Of the servers that relay for us now, as we reach them."""
+        return frozenset(
+            allocation.route.endpoint.ip for allocation in self._allocations if allocation.relayed
+        )
 
     async def close(self) -> None:
         """Give everything back, within a second."""
@@ -147,9 +158,12 @@ class Relays:
                 allocation = await self._allocate_at(route, wanted)
             except Redirected as redirected:
                 endpoint = redirected.alternate
-                # RFC 8489 section 10: the same family, and not where we have been before.
+                # RFC 8489 section 10: the same family, and not where we have been before. Nor to this machine, its
+                # links, or a private network, unless that is where the server is that our user has named.
                 if endpoint in visited or endpoint.family is not route.endpoint.family:
                     raise
+                if (reason := self._misdirected(endpoint, route.endpoint)) is not None:
+                    raise ServiceError(f"{route.endpoint} sends us astray: {reason}") from None
                 visited.add(endpoint)
                 route = replace(route, endpoint=endpoint, name=redirected.domain or route.name)
                 continue
@@ -158,6 +172,12 @@ class Relays:
             self._emit(RelayAllocated(str(route.server), route.transport.value, relayed, seconds))
             return allocation
         raise ServiceError(f"{route.server} sends us from one server to the next")
+
+    def _misdirected(self, alternate: Endpoint, server: Endpoint) -> str | None:
+        own = {interface.ip for interface in self._network.interfaces()}
+        if own & {alternate.ip, *carried_by(alternate.ip)} and server.ip not in own:
+            return f"{alternate} is this machine's own address"
+        return misnamed(alternate, server.ip)
 
     async def _allocate_at(self, route: Route, wanted: RelayRequest) -> Allocation:
         make_carrier = await self._carrier_to(route)

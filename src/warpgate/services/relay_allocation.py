@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 
 from warpgate.errors import NetworkError, ServiceError
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
+from warpgate.model.scope import unreachable
 from warpgate.model.turn_server import Credentials
 from warpgate.net.driver import MachineDriver
 from warpgate.net.network import DatagramReceiver
@@ -180,6 +181,17 @@ class Allocation:
     def _received(self, frame: bytes) -> None:
         self._driver.receive(frame)
 
+    def _allocated(self, relayed: tuple[Endpoint, ...], mapped: Endpoint | None) -> None:
+        server = self.route.endpoint
+        told = {endpoint: unreachable(endpoint, server.ip) for endpoint in relayed}
+        self.relayed = tuple(endpoint for endpoint, why in told.items() if why is None)
+        self.mapped = mapped
+        if self.relayed:
+            self._settle(None)
+        else:  # whoever waits drops the last share, which gives the allocation back
+            why = next(why for why in told.values() if why is not None)
+            self._settle(ServiceError(f"{server}: it relays where nobody gets to: {why}"))
+
     def _broken(self, reason: str) -> None:
         """The stream to the server is gone, and with it the allocation (RFC 8656 section 3.1)."""
         self._settle(ServiceError(f"{self.route.endpoint}: {reason}"))
@@ -192,8 +204,7 @@ class Allocation:
                 if receiver is not None:
                     receiver(data, peer.sockaddr)
             case Allocated(relayed=relayed, mapped=mapped):
-                self.relayed, self.mapped = relayed, mapped
-                self._settle(None)
+                self._allocated(relayed, mapped)
             case AllocationFailed(reason=reason, alternate=alternate):
                 failure = f"{self.route.endpoint}: {reason}"
                 self._settle(ServiceError(failure) if alternate is None else Redirected(event, alternate))

@@ -229,12 +229,9 @@ class TestAllocating:
         server.allocate(600, RELAYED, RELAYED6)
         assert server.events() == [Allocated((RELAYED, RELAYED6), None, 600)]
 
-    @pytest.mark.parametrize(
-        "relayed", [RELAYED6, E("0.0.0.0:50000"), E("198.51.100.9:0"), E("224.0.0.1:50000")]
-    )
-    def test_an_address_that_cannot_be_meant_is_no_relay(self, relayed: Endpoint) -> None:
+    def test_an_address_of_a_family_that_nobody_asked_for_is_no_relay(self) -> None:
         server = Server()
-        server.allocate(600, relayed)
+        server.allocate(600, RELAYED6)
         assert isinstance(server.events()[0], AllocationFailed)
 
     @pytest.mark.parametrize("code", [400, 403, 437, 440, 441, 442, 486, 500, 508, 699])

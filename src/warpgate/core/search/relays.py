@@ -4,6 +4,9 @@ A peer's relay is an address that is *not* the peer's own, so letting a peer nam
 What that can do is bounded: two endpoints of each transport a session, public unicast addresses and unprivileged
 ports only, a handful of checks (or one dialling) each, and `relay_targets_per_second` for the whole node, whoever
 asks: a victim gets less than a kilobyte a second, which the attacker could as well send itself.
+
+A relay may have a private address (coturn behind a NAT of its cloud's, without external-ip). Two clients of it still
+meet there, each by its own allocation; from elsewhere that address is somebody else's, and nothing is sent to it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from warpgate.events import SignalRefused
 from warpgate.model.endpoint import Endpoint, Family, Transport
 from warpgate.net.network import TcpStream, UdpSocket
 from warpgate.plan.relay import relay_families, relay_targets
-from warpgate.plan.targets import refusal
+from warpgate.plan.targets import WELL_KNOWN_PORTS, refusal
 from warpgate.services.relay_tcp import TcpRelay
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ class SessionRelays:
         self._session = session
         self._context = session.context
         self._relayed: set[Endpoint] = set()  # of either side: a link to or from one is relayed
-        self._admitted: set[Endpoint] = set()
+        self._admitted: dict[Endpoint, bool] = {}  # whether we may call it ourselves
         self._tcp: TcpRelay | None = None
         self._over = False
 
@@ -101,17 +104,19 @@ class SessionRelays:
     def _targets(self, family: Family, transport: Transport) -> tuple[Endpoint, ...]:
         return relay_targets(self._context.address, self._session.remote, family, transport)
 
-    def admit(self, endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+    def admit(self, endpoints: Sequence[Endpoint], *, again: bool = False) -> tuple[Endpoint, ...]:
         """Those of the peer's relayed endpoints that may be tried; AttemptFailed when it names none such."""
         allowed = []
         reason = "the peer names no relayed endpoint"
         for endpoint in dict.fromkeys(endpoints):
-            refused = None if endpoint in self._admitted else self._refusal(endpoint)
+            obstacle = self._obstacle(endpoint)
+            refused = None if endpoint in self._admitted else self._refusal(endpoint, obstacle)
             if refused is not None:
                 reason = refused
-                self._context.emit(SignalRefused(self._session.peer, refused))
+                if not again:
+                    self._context.emit(SignalRefused(self._session.peer, refused))
                 continue
-            self._admitted.add(endpoint)
+            self._admitted[endpoint] = obstacle is None
             self._relayed.add(endpoint)
             if self._tcp is not None:
                 self._tcp.permit(endpoint.ip)
@@ -120,24 +125,25 @@ class SessionRelays:
             raise AttemptFailed(reason)
         return tuple(allowed)
 
-    def _refusal(self, endpoint: Endpoint) -> str | None:
+    def reachable(self, endpoint: Endpoint) -> bool:
+        return self._admitted.get(endpoint, False)
+
+    def _refusal(self, endpoint: Endpoint, obstacle: str | None) -> str | None:
         if len(self._admitted) >= ENDPOINTS_PER_SESSION:
             return f"the peer names more than {ENDPOINTS_PER_SESSION} relayed endpoints"
-        own_server = endpoint.ip in self._context.relays.addresses and endpoint.port >= 1024
-        reason = (
-            None
-            if own_server
-            else refusal(
-                endpoint,
-                self._context.address,
-                self._session.remote,
-                self._context.around,
-                self._session.initiator,
-            )
-        )
-        if reason is None and not self._context.relay_targets.take(self._context.now()):
-            return "too many relayed endpoints to try at once"
-        return reason
+        context = self._context
+        own_relay = endpoint.ip in context.relays.addresses and endpoint.port >= WELL_KNOWN_PORTS
+        if obstacle is not None and not own_relay:
+            return obstacle
+        taken = context.relay_targets.take(context.now())
+        return None if taken else "too many relayed endpoints to try at once"
+
+    def _obstacle(self, endpoint: Endpoint) -> str | None:
+        """Why nothing may be sent to `endpoint` from here. The server that we talk with is our user's choice."""
+        context, session = self._context, self._session
+        if endpoint.ip in context.relays.hosts and endpoint.port >= WELL_KNOWN_PORTS:
+            return None
+        return refusal(endpoint, context.address, session.remote, context.around, session.initiator)
 
     def _check_open(self) -> None:
         if self._over:
