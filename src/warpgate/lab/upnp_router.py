@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -59,8 +59,9 @@ class Refused(Exception):
         self.reason = reason
 
 
-# What a request gets in place of the true answer: the bytes of a response, however wrong. None: the true one.
-Override = Callable[[str, str], bytes | None]
+# What a request gets in place of the true answer: the pieces of a response, however wrong, without end perhaps. None:
+# the true one.
+Override = Callable[[str, str], Iterable[bytes] | None]
 
 
 def _truth(_method: str, _path: str) -> None:
@@ -72,7 +73,8 @@ class UpnpRouter:
 
     Set at any time: `external` ("" where it has none), `refusals` (error codes by action, one a call), `conditions`
     (an action's error code for these arguments, 0: none), `override` (by method and path), `location` (in SSDP
-    answers), `base` (URLBase), `controls` (service types and where each is controlled), `silent` to searches.
+    answers), `base` (URLBase), `controls` (service types and where each is controlled), `silent` to searches, `pause`
+    (seconds after each piece of an answer).
     """
 
     def __init__(self, network: Network, ip: IPAddress, *, version: int = 1, port: int = 5000) -> None:
@@ -88,6 +90,9 @@ class UpnpRouter:
         kind = IP_CONNECTION_2 if version == 2 else IP_CONNECTION_1
         self.controls = [(kind, f"{CONTROL}IPConn"), (IPV6_FIREWALL_1, f"{CONTROL}Firewall")]
         self.silent = False
+        self.pause = 0.0
+        self.sent = 0  # bytes that its connections took
+        self.cut_off = 0  # answers that were not wanted to their end
         self.searches: list[str] = []
         self.requests: list[tuple[str, str]] = []  # method and path
         self.calls: list[tuple[str, dict[str, str]]] = []  # action and arguments
@@ -142,24 +147,30 @@ class UpnpRouter:
                 else:
                     http.receive_data(await stream.recv(CHUNK))
             if head is not None:
-                await stream.send(self._respond(head, body))
+                await self._answer(stream, self._respond(head, body))
         except (NetworkError, h11.RemoteProtocolError):
-            pass
+            self.cut_off += 1
         finally:
             stream.close()
 
-    def _respond(self, head: h11.Request, body: bytes) -> bytes:
+    async def _answer(self, stream: TcpStream, pieces: Iterable[bytes]) -> None:
+        for piece in pieces:
+            await stream.send(piece)
+            self.sent += len(piece)
+            await asyncio.sleep(self.pause)
+
+    def _respond(self, head: h11.Request, body: bytes) -> Iterable[bytes]:
         method, path = head.method.decode(), head.target.decode()
         self.requests.append((method, path))
         instead = self.override(method, path)
         if instead is not None:
             return instead
         if method == "GET" and path == DESCRIBED_AT:
-            return http_response(200, self.description())
+            return [http_response(200, self.description())]
         if method != "POST" or not path.startswith(CONTROL):
-            return http_response(404, "")
+            return [http_response(404, "")]
         action = dict(head.headers).get(b"soapaction", b"").decode().strip('"').rpartition("#")[2]
-        return self._called(action, dict(_ARGUMENT.findall(body.decode())))
+        return [self._called(action, dict(_ARGUMENT.findall(body.decode())))]
 
     def description(self) -> str:
         """The document at `DESCRIBED_AT`."""

@@ -6,9 +6,9 @@ import asyncio
 import gzip
 import random
 import tracemalloc
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from ipaddress import ip_address
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 
 import pytest
 
@@ -45,8 +45,8 @@ class Home:
         self.laptop = self.internet.host("laptop", str(LAPTOP), behind=nat)
         self.neighbour = self.internet.host("neighbour", str(NEIGHBOUR), behind=nat)
         self.laptop.default_gateways = (GATEWAY,)
-        self._management = self.internet.host("router", str(GATEWAY), behind=nat)
-        self.router = UpnpRouter(self._management, GATEWAY, version=version)
+        management = self.internet.host("router", str(GATEWAY), behind=nat)
+        self.router = UpnpRouter(management, GATEWAY, version=version)
         self.store = ForgetfulStore()
         self.events: list[Event] = []
 
@@ -156,7 +156,7 @@ def test_the_connection_that_is_up_is_taken() -> None:
     async def story(home: Home) -> None:
         home.router.controls = [(IP_CONNECTION_1, "/ctl/down"), (PPP_CONNECTION_1, "/ctl/up")]
         down = http_response(500, "<html/>")
-        home.router.override = lambda method, path: down if path == "/ctl/down" else None
+        home.router.override = lambda method, path: [down] if path == "/ctl/down" else None
         assert await (await home.igd()).external_ip() == ip_address("203.0.113.1")
 
     virtual(story)
@@ -239,10 +239,10 @@ def test_a_router_that_says_yes_and_leaves_the_port_to_another() -> None:
         yes = '<s:Envelope xmlns:s="e"><s:Body><AddPortMappingResponse/></s:Body></s:Envelope>'
         adds = 0
 
-        def answer(method: str, path: str) -> bytes | None:
+        def answer(method: str, path: str) -> list[bytes] | None:
             nonlocal adds
             adds += method == "POST"
-            return http_response(200, yes) if adds == 1 and method == "POST" else None
+            return [http_response(200, yes)] if adds == 1 and method == "POST" else None
 
         igd = await home.igd()
         home.router.override = answer
@@ -291,7 +291,7 @@ def test_http_as_poor_routers_speak_it(response: bytes) -> None:
     async def story(home: Home) -> None:
         body = home.router.description().encode()
         whole = response.replace(b"{body}", body).replace(b"{size}", b"%x" % len(body))
-        home.router.override = lambda method, path: whole if method == "GET" else None
+        home.router.override = lambda method, path: [whole] if method == "GET" else None
         assert await (await home.igd()).external_ip() == ip_address("203.0.113.1")
 
     virtual(story)
@@ -467,7 +467,7 @@ def test_redirects_are_not_followed(victim: str, status: int, method: str) -> No
     away = http_response(status, "", f"Location: http://{victim}/")
 
     def attack(router: UpnpRouter) -> None:
-        router.override = lambda asked, path: away if asked == method else None
+        router.override = lambda asked, path: [away] if asked == method else None
 
     attacked(victim, attack)
 
@@ -506,35 +506,9 @@ def test_answers_of_other_hosts_are_not_believed() -> None:
     virtual(story)
 
 
-class Flood:
-    """Serves one endless answer at the place of the description, and counts what was taken of it."""
-
-    def __init__(self, network: MemoryNetwork, head: bytes, piece: bytes, pause: float = 0.0) -> None:
-        self.sent = 0
-        self.ended: list[float] = []
-        self._head, self._piece, self._pause = head, piece, pause
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listener = network.listen_tcp(Endpoint(GATEWAY, 5000), self._accepted)
-
-    def _accepted(self, stream: TcpStream) -> None:
-        self._tasks.add(asyncio.ensure_future(self._pour(stream)))
-
-    async def _pour(self, stream: TcpStream) -> None:
-        await stream.recv(65_536)
-        try:
-            await stream.send(self._head)
-            while True:
-                await stream.send(self._piece)
-                self.sent += len(self._piece)
-                await asyncio.sleep(self._pause)
-        except Exception:  # noqa: BLE001 - the client has had enough
-            self.ended.append(asyncio.get_running_loop().time())
-            stream.abort()
-
-    def close(self) -> None:
-        self._listener.close()
-        for task in self._tasks:
-            task.cancel()
+def endless(head: bytes, piece: bytes) -> Callable[[str, str], Iterable[bytes]]:
+    """Every request gets this head, and then this piece for ever."""
+    return lambda method, path: chain([head], repeat(piece))
 
 
 PLAIN = b"HTTP/1.1 200 OK\r\n\r\n"
@@ -558,19 +532,15 @@ IN_FLIGHT = 16 * CHUNK
 @pytest.mark.parametrize("name", FLOODS)
 def test_an_answer_without_end_costs_little(name: str) -> None:
     async def story(home: Home) -> None:
-        await home.router.close()
-        home.router = UpnpRouter(home._management, GATEWAY, port=5001)
-        home.router.location = f"http://{GATEWAY}:5000/"
-        flood = Flood(home._management, *FLOODS[name])
+        home.router.override = endless(*FLOODS[name])
         tracemalloc.start()
         with pytest.raises(ServiceError):
             await home.igd()
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert flood.sent <= LARGEST_DOCUMENT + IN_FLIGHT
+        assert home.router.sent <= LARGEST_DOCUMENT + IN_FLIGHT
         assert peak < 8 * 2**20
-        assert flood.ended
-        flood.close()
+        assert home.router.cut_off == 1
 
     virtual(story)
 
@@ -578,14 +548,10 @@ def test_an_answer_without_end_costs_little(name: str) -> None:
 @pytest.mark.parametrize("pause", [0.5, 4.0])
 def test_a_slow_answer_has_five_seconds_in_all(pause: float) -> None:
     async def story(home: Home) -> None:
-        await home.router.close()
-        home.router = UpnpRouter(home._management, GATEWAY, port=5001)
-        home.router.location = f"http://{GATEWAY}:5000/"
-        flood = Flood(home._management, PLAIN, b"<", pause)
+        home.router.override, home.router.pause = endless(PLAIN, b"<"), pause
         with pytest.raises(ServiceError, match="does not answer within 5 s"):
             await home.igd()
         assert asyncio.get_running_loop().time() < REQUEST_TIMEOUT + 3
-        flood.close()
 
     virtual(story)
 
@@ -595,7 +561,7 @@ def test_what_is_compressed_is_not_unpacked(encoding: str) -> None:
     async def story(home: Home) -> None:
         body = gzip.compress(home.router.description().encode())
         bomb = http_response(200, body, f"Content-Encoding: {encoding}")
-        home.router.override = lambda method, path: bomb
+        home.router.override = lambda method, path: [bomb]
         with pytest.raises(ServiceError, match="compressed"):
             await home.igd()
 
