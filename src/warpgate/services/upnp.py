@@ -54,7 +54,7 @@ class _Actions:
     def __init__(self, http: GatewayHttp, service: Service) -> None:
         self._http = http
         self._service = service
-        # Asked for, and no answer seen: these external ports may be mapped or not.
+        # External ports that were asked for and are not known to the caller: they may be mapped or not.
         self.doubtful: set[tuple[Transport, int]] = set()
 
     async def _call(self, action: str, **arguments: object) -> Mapping[str, str]:
@@ -102,6 +102,7 @@ class Igd(_Actions):
                 # WANIPConnection:2 section 2.5.20 calls it by the first name; some answer with the second.
                 reserved = answer.get("NewReservedPort", answer.get("NewExternalPort", ""))
                 if reserved.isascii() and reserved.isdecimal() and 0 < int(reserved[:6]) < 65536:
+                    self.doubtful.discard((transport, wanted))
                     return IgdLease(int(reserved), float(lease))
         return await self._add(transport, internal, Tries(Try(wanted, lease), internal.port))
 
@@ -140,7 +141,9 @@ class Igd(_Actions):
                     raise
                 continue
             # Some accept, and leave the port to whoever had it.
-            if await self._owner(transport, asked.external_port) in (None, internal):
+            owner = await self._owner(transport, asked.external_port)
+            self.doubtful.discard((transport, asked.external_port))
+            if owner in (None, internal):
                 return IgdLease(asked.external_port, float(asked.lease))
             if not tries.refused(Refusal.CONFLICT, other):
                 raise ServiceError(f"{self.name}: port {asked.external_port} is somebody else's")
@@ -148,16 +151,14 @@ class Igd(_Actions):
     async def _ask_for(
         self, action: str, transport: Transport, internal: Endpoint, asked: Try
     ) -> Mapping[str, str]:
-        """One of the two actions that map; what is not answered stays in `doubtful`."""
+        """One of the two actions that map. Unless it is refused, the port is in `doubtful` then."""
         doubt = (transport, asked.external_port)
         self.doubtful.add(doubt)
         try:
-            answer = await self._call(action, **_arguments(transport, internal, asked))
+            return await self._call(action, **_arguments(transport, internal, asked))
         except ActionRefused:
             self.doubtful.discard(doubt)
             raise
-        self.doubtful.discard(doubt)
-        return answer
 
     async def _owner(self, transport: Transport, external_port: int) -> Endpoint | None:
         """Where the mapping of this port leads; None when there is none, or the gateway does not tell."""

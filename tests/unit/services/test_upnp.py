@@ -15,7 +15,7 @@ import pytest
 from warpgate.errors import NetworkError, ServiceError
 from warpgate.events import Event, PortMapped, ServerFailed
 from warpgate.lab.clock import run_virtual
-from warpgate.lab.memory import MemoryInternet, MemoryNetwork
+from warpgate.lab.memory import MemoryInternet, MemoryNetwork, PathSpec
 from warpgate.lab.upnp_router import DESCRIBED_AT, Entry, UpnpRouter, http_response, ssdp_answer
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.network import Gateway, Interface, TcpStream
@@ -39,9 +39,9 @@ TCP, UDP = Transport.TCP, Transport.UDP
 class Home:
     """A laptop, its router's management side, and another host, on one LAN."""
 
-    def __init__(self, version: int = 1) -> None:
+    def __init__(self, version: int = 1, delay: float = 0.0) -> None:
         self.internet = MemoryInternet(seed=4)
-        nat = self.internet.router("nat", "203.0.113.1")
+        nat = self.internet.router("nat", "203.0.113.1", lan=PathSpec(delay=delay, hops=0))
         self.laptop = self.internet.host("laptop", str(LAPTOP), behind=nat)
         self.neighbour = self.internet.host("neighbour", str(NEIGHBOUR), behind=nat)
         self.laptop.default_gateways = (GATEWAY,)
@@ -74,9 +74,11 @@ class Home:
         assert not [entry for entry in self.internet.open_sockets() if entry.host == "laptop"]
 
 
-def virtual(story: Callable[[Home], Coroutine[None, None, None]], version: int = 1) -> None:
+def virtual(
+    story: Callable[[Home], Coroutine[None, None, None]], version: int = 1, delay: float = 0.0
+) -> None:
     async def main() -> None:
-        home = Home(version)
+        home = Home(version, delay)
         try:
             await story(home)
         finally:
@@ -388,24 +390,21 @@ def test_a_router_that_refuses_is_asked_ever_less_often() -> None:
     virtual(story)
 
 
-def test_a_close_in_the_middle_of_a_mapping_deletes_it() -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_close_at_any_moment_leaves_nothing_mapped(version: int) -> None:
+    """10 ms to the router and as long back, so that requests and answers are on their way."""
+    mapped = set()
+
     async def story(home: Home) -> None:
-        added = asyncio.Event()
-        add = home.router._do_AddPortMapping
-
-        def add_and_tell(arguments: dict[str, str]) -> dict[str, object]:
-            added.set()
-            return add(arguments)
-
-        home.router._do_AddPortMapping = add_and_tell  # type: ignore[method-assign]
-        mapper = home.mapper()
-        mapper.follow(home.laptop.interfaces())
-        await added.wait()
-        assert mapper.mappings == ()  # the answer is still on its way
+        mapper = await home.mapped(home.mapper(), moment)
+        mapped.add(len(home.router.table))
         await mapper.close()
-        assert home.router.table == {}
+        assert home.router.table == {}, moment
 
-    virtual(story)
+    for step in range(50):
+        moment = 0.3 + step * 0.0131
+        virtual(story, version, delay=0.01)
+    assert mapped == {0, 1, 2}
 
 
 def test_what_an_earlier_run_left_is_deleted_unless_it_is_somebody_elses_by_now() -> None:
