@@ -144,9 +144,13 @@ class PortMapClient:
     def release(self, now: float) -> None:
         """Delete everything that is mapped, or may be; AllReleased follows."""
         self._leaving = True
+        undecided = self._silent_at is not None and not self._heard
         self._silent_at = self._question.due = None
         for entry in self._entries:
             entry.again = None
+            if undecided and entry.sends:
+                # The answer may be on its way: one deletion behind the request, and nobody waits for it.
+                self._outbox.append(Transmit(self._pcp(entry, 0), self._base, self._server))
             if entry.phase is not _Phase.GONE:
                 # Whoever never answered gets no goodbye: there is nothing to delete.
                 entry.phase = _Phase.LEAVING if self._heard else _Phase.GONE

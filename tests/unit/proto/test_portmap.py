@@ -238,6 +238,18 @@ def test_strangers_and_other_nonces_are_ignored() -> None:
     assert scene.events == [(0.0, granted(UDP, 6000))]
 
 
+def test_a_release_before_the_first_answer_deletes_without_waiting() -> None:
+    scene = world(deaf, TCP, UDP)
+    scene.run(0.1)
+    before = len(scene.sends)
+    scene.client.release(scene.now)
+    scene.settle()
+    deletions = [decode_request(data) for _, data in scene.sends[before:]]
+    assert [(each.lifetime, each.mapping.nonce) for each in deletions] == [(0, TCP.nonce), (0, UDP.nonce)]
+    assert scene.client.poll_timeout() is None
+    assert scene.events[-1][1] == AllReleased()
+
+
 def test_what_is_declined_is_deleted_and_asked_for_again_after_ever_longer_pauses() -> None:
     gateway = PcpGateway()
     scene = world(gateway, TCP)
