@@ -34,6 +34,7 @@ from warpgate.proto.transfer_wire import (
     Finish,
     Have,
     Offer,
+    Omit,
     Part,
     Refused,
     decode,
@@ -88,12 +89,13 @@ messages: st.SearchStrategy[AnyMessage] = st.one_of(
     st.just(Finish()),
     st.builds(Abort, st.text(max_size=20)),
     st.just(Busy()),
+    st.builds(Omit, st.integers(0, 99)),
+    st.builds(Done, st.booleans()),
     st.builds(
         Have,
         st.lists(st.builds(Part, st.integers(0, 9), st.integers(1, 99), digests), max_size=4).map(tuple),
         st.booleans(),
     ),
-    st.just(Done()),
     st.builds(Refused, st.text(max_size=9), st.text(max_size=20)),
 )
 

@@ -35,7 +35,8 @@ SEND = """\
 Send a file, or a directory with everything below it, to a peer that runs `warpgate receive`: encrypted, and verified by
 SHA-256 at the other end. When the connection breaks it is made again, and what the receiver has already is not sent
 again; that is so too when the command is given once more. Modification times of files and the executable bit are kept;
-symbolic links in a directory are left out, and told."""
+symbolic links in a directory are left out, and told; so are files that cannot be read or whose names cannot be sent,
+and then the exit status is 1."""
 
 RECEIVE = """\
 Take files and directories that peers send with `warpgate send`, and put them into DIR. Whoever has the address may

@@ -15,6 +15,7 @@ from warpgate.transfer.sender import send
 from warpgate.transfer.source import scan
 
 PATIENCE = 120.0
+INCOMPLETE = 1  # all the rest has arrived
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
@@ -25,11 +26,12 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
 
 async def _send(shell: Shell, path: Path, journey: Journey, patience: float) -> int:
     source = await in_thread(lambda: scan(path))
-    for skipped in source.skipped:
-        shell.output.warn(Skipped(skipped))
+    for left_out in source.not_sent:
+        shell.output.warn(Skipped(left_out.path, left_out.reason))
     async with shell.node(accept=False) as node:
         began = time.monotonic()
         with TransferView(shell.output) as view:
             sent = await send(source, lambda: journey.connect(node), patience=patience, watcher=view.watch)
         shell.output.show(SentShown.of(sent, time.monotonic() - began))
-    return 0
+    complete = not sent.left_out and not any(left_out.lost for left_out in source.not_sent)
+    return 0 if complete else INCOMPLETE

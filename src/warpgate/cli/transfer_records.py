@@ -68,7 +68,10 @@ class InterruptedShown(Record):
 
 @dataclass(frozen=True, slots=True)
 class SentShown(Record):
-    """Complete and verified on the other side. `sha256` is hexadecimal, "" for a directory."""
+    """Complete and verified on the other side. `sha256` is hexadecimal, "" for a directory.
+
+    `left_out`: files that could not be read to their end. `identical`: the other side had it all before.
+    """
 
     event = "sent"
     peer: str
@@ -79,6 +82,8 @@ class SentShown(Record):
     resumed: int
     sha256: str
     seconds: float
+    left_out: int
+    identical: bool
 
     @classmethod
     def of(cls, told: Transferred, seconds: float) -> SentShown:
@@ -91,9 +96,13 @@ class SentShown(Record):
             told.resumed,
             told.sha256,
             round(seconds, 3),
+            told.left_out,
+            told.identical,
         )
 
     def text(self) -> str:
+        if self.identical:
+            return f"{printable(self.name)} is there already, identical"
         return f"sent {printable(self.name)}: {_summary(self.size, self.resumed, self.sha256)}, {self.seconds:.1f} s"
 
 
@@ -110,14 +119,27 @@ class ReceivedShown(Record):
     resumed: int
     sha256: str
     path: str
+    left_out: int
+    identical: bool
 
     @classmethod
     def of(cls, told: Transferred, path: str) -> ReceivedShown:
         return cls(
-            told.peer, told.name, told.directory, told.files, told.size, told.resumed, told.sha256, path
+            told.peer,
+            told.name,
+            told.directory,
+            told.files,
+            told.size,
+            told.resumed,
+            told.sha256,
+            path,
+            told.left_out,
+            told.identical,
         )
 
     def text(self) -> str:
+        if self.identical:
+            return f"{printable(self.path)} was there already, identical, says {self.peer}"
         return f"received {printable(self.path)}: {_summary(self.size, self.resumed, self.sha256)}, from {self.peer}"
 
 
@@ -136,13 +158,14 @@ class NotReceived(Record):
 
 @dataclass(frozen=True, slots=True)
 class Skipped(Record):
-    """Something in a directory is not sent, since it is neither a file nor a directory."""
+    """Something in a directory is not sent."""
 
     event = "skipped"
     path: str
+    reason: str
 
     def text(self) -> str:
-        return f"skipped {printable(self.path)}: it is neither a file nor a directory"
+        return f"skipped {printable(self.path)}: {self.reason}"
 
 
 def in_bytes(count: int) -> str:

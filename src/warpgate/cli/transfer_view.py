@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Self
 
 from warpgate.cli.output import Output
 from warpgate.cli.terminal import guarded, unguarded
-from warpgate.cli.transfer_records import InterruptedShown, OfferedShown, ProgressShown
+from warpgate.cli.transfer_records import InterruptedShown, OfferedShown, ProgressShown, Skipped
 from warpgate.model.text import printable
-from warpgate.transfer.reports import Advanced, Announced, Interrupted, Report, Stopped, Transferred
+from warpgate.transfer.reports import Advanced, Announced, Interrupted, LeftOut, Report, Stopped, Transferred
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -64,6 +64,8 @@ class TransferView:
                 self._advanced(report)
             case Interrupted():
                 self._output.warn(InterruptedShown.of(report))
+            case LeftOut(path=path, reason=reason):
+                self._output.warn(Skipped(path, reason))
             case Transferred(peer=peer, name=name) | Stopped(peer=peer, name=name):
                 self._told_at.pop((peer, name), None)
                 if self._bars is not None:

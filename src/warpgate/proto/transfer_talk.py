@@ -29,6 +29,7 @@ from warpgate.proto.transfer_wire import (
     Finish,
     Have,
     Offer,
+    Omit,
     Part,
     Reason,
     Refused,
@@ -57,11 +58,17 @@ class FileEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class FileOmitted:
+    index: int
+    missing: int  # bytes of it that do not come
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """All files have come."""
 
 
-Event = Offered | FileBegun | FileData | FileEnded | Finished
+Event = Offered | FileBegun | FileData | FileEnded | FileOmitted | Finished
 
 
 class Receiving(enum.Enum):
@@ -79,8 +86,8 @@ _MAY_COME: dict[Receiving, tuple[type[AnyMessage], ...]] = {
     Receiving.NEW: (Offer,),
     Receiving.LISTING: (Entries,),
     Receiving.LISTED: (),
-    Receiving.BETWEEN: (Begin, Finish),
-    Receiving.INSIDE: (Data, End),
+    Receiving.BETWEEN: (Begin, Omit, Finish),
+    Receiving.INSIDE: (Data, End, Omit),
     Receiving.OVER: (),
 }
 
@@ -95,7 +102,8 @@ class Incoming:
         self.entries: tuple[Entry, ...] = ()  # once LISTED
         self._files: list[int] = []  # still to come, last first
         self._parts: dict[int, int] = {}
-        self._missing = 0  # bytes of the file that is coming
+        self._current = 0  # index of the file that is coming
+        self._missing = 0  # bytes of it
 
     def receive(self, message: AnyMessage) -> Event | None:
         """What it means, None for nothing new. TransferRefused for what breaks a rule, TransferFailed at an abort."""
@@ -116,14 +124,22 @@ class Incoming:
             case Entries(entries=entries):
                 self._listed(entries)
                 return None
+            case Finish():
+                return self._finished()
+            case _:
+                return self._about_a_file(message)
+
+    def _about_a_file(self, message: AnyMessage) -> Event | None:
+        match message:
             case Begin():
                 return self._begun(message)
             case Data(piece=piece):
                 return self._piece(piece)
             case End(digest=digest):
                 return self._ended(digest)
-            case _:
-                return self._finished()
+            case Omit(index=index):
+                return self._omitted(index)
+        return None
 
     @property
     def part_to_be_compared(self) -> int:
@@ -157,8 +173,7 @@ class Incoming:
             self.entries = tuple(self._listing.entries)
 
     def _begun(self, message: Begin) -> Event:
-        if not self._files or message.index != self._files.pop():
-            raise TransferRefused(f"entry {message.index} is not the file that comes next", Reason.PROTOCOL)
+        self._next(message.index)
         if message.offset not in (0, self._parts.get(message.index, 0)):
             raise TransferRefused(
                 f"nobody has {message.offset} bytes of entry {message.index}", Reason.PROTOCOL
@@ -166,6 +181,22 @@ class Incoming:
         self._missing = self.entries[message.index].size - message.offset
         self.state = Receiving.INSIDE
         return FileBegun(message.index, message.offset)
+
+    def _next(self, index: int) -> None:
+        if not self._files or index != self._files.pop():
+            raise TransferRefused(f"entry {index} is not the file that comes next", Reason.PROTOCOL)
+        self._current = index
+        self._missing = self.entries[index].size
+
+    def _omitted(self, index: int) -> Event:
+        if not self.entries[0].path:
+            raise TransferRefused("the only file cannot be left out", Reason.PROTOCOL)
+        if self.state is Receiving.BETWEEN:
+            self._next(index)
+        elif index != self._current:
+            raise TransferRefused(f"entry {index} is not the file that is coming", Reason.PROTOCOL)
+        self.state = Receiving.BETWEEN
+        return FileOmitted(index, self._missing)
 
     def _piece(self, piece: bytes) -> Event:
         self._missing -= len(piece)
@@ -195,6 +226,7 @@ class Outgoing:
         self.known: dict[int, Part] | None = None  # by index, once the receiver has said it all
         self.heard = False  # anything at all
         self.done = False
+        self.identical = False  # all was there before
 
     def receive(self, message: AnyMessage) -> None:
         """TransferRefused when the receiver refuses, ProtocolError for what no receiver may say now."""
@@ -209,8 +241,8 @@ class Outgoing:
                     self._add(part)
                 if last:
                     self.known = self._parts
-            case Done() if not self.done:
-                self.done = True
+            case Done(identical=identical) if not self.done:
+                self.done, self.identical = True, identical
             case _:
                 raise ProtocolError(f"the receiver said {type(message).__name__}, which may not come now")
         self.heard = True

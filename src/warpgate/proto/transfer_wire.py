@@ -121,6 +121,12 @@ class Busy(Message, frozen=True, tag=8):
     """Either: still there, hashing what there is."""
 
 
+class Omit(Message, frozen=True, tag=9):
+    """The file of this number does not come, or not to its end: it cannot be read any more."""
+
+    index: Index
+
+
 class Part(msgspec.Struct, frozen=True, array_like=True):
     """The first `size` bytes of a file that the receiver has from an earlier try, and their SHA-256."""
 
@@ -137,7 +143,9 @@ class Have(Message, frozen=True, tag=16):
 
 
 class Done(Message, frozen=True, tag=17):
-    """Everything is in its place, and every hash was right."""
+    """Everything is in its place, and every hash was right; `identical`: it was there before."""
+
+    identical: bool = False
 
 
 class Refused(Message, frozen=True, tag=18):
@@ -147,7 +155,7 @@ class Refused(Message, frozen=True, tag=18):
     text: Text
 
 
-AnyMessage = Offer | Entries | Begin | Data | End | Finish | Abort | Busy | Have | Done | Refused
+AnyMessage = Offer | Entries | Begin | Data | End | Finish | Abort | Busy | Omit | Have | Done | Refused
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)

@@ -15,11 +15,20 @@ from warpgate.core.pipes.base import Pipe
 from warpgate.errors import DecodeError, TransferRefused
 from warpgate.net.threads import SerialThread
 from warpgate.proto.transfer_names import NameRules
-from warpgate.proto.transfer_talk import Event, FileBegun, FileData, FileEnded, Incoming, Offered, Receiving
+from warpgate.proto.transfer_talk import (
+    Event,
+    FileBegun,
+    FileData,
+    FileEnded,
+    FileOmitted,
+    Incoming,
+    Offered,
+    Receiving,
+)
 from warpgate.proto.transfer_wire import BATCH, Busy, Done, Have, Offer, Part, Reason, Refused, clip
 from warpgate.transfer.admission import Admission, Visitor
 from warpgate.transfer.channel import Channel
-from warpgate.transfer.reports import Advanced, Announced, Stopped, Transferred, Watcher
+from warpgate.transfer.reports import Advanced, Announced, LeftOut, Stopped, Transferred, Watcher
 from warpgate.transfer.staging import BLOCK, Staging
 
 # A sender that was cut off before it heard Done asks again within minutes; it need not be many.
@@ -108,7 +117,7 @@ class Receiver:
         before = self._complete.get((channel.peer, offer.transfer))
         if before is not None:  # it has all come, but the sender does not know
             visitor.leaving = True
-            await channel.part(Done())
+            await channel.part(Done(before.identical))
             return before
         await self._admission.begin(visitor, offer)
         try:
@@ -121,7 +130,7 @@ class Receiver:
             self._complete.popitem(last=False)
         self._watcher(done)
         visitor.leaving = True
-        await channel.part(Done())
+        await channel.part(Done(done.identical))
         return done
 
     async def _offer_of(self, visitor: Visitor) -> Offer:
@@ -145,7 +154,11 @@ class Receiver:
             executable=rules.may_be_executable(peer),
         )
         consent = None if peer in rules.known else self._consent
-        return await _Transfer(visitor, offer, self._watcher).run(staging, consent)
+        # What is here is nobody's business but of those who brought it, or whom the user has named.
+        compare = peer in rules.known or any(
+            (known, done.name) == (peer, offer.name) for (known, _), done in self._complete.items()
+        )
+        return await _Transfer(visitor, offer, self._watcher).run(staging, consent, compare=compare)
 
 
 class _Transfer:
@@ -165,16 +178,19 @@ class _Transfer:
         self._done = 0
         self._resumed = 0
         self._digest = b""  # of the last file
+        self._index = 0  # of it
+        self._omitted = 0  # files that the sender could not send
+        self._lost = 0  # their bytes
 
-    async def run(self, staging: Staging, consent: Consent | None) -> Transferred:
-        """Returns when everything is in its place."""
+    async def run(self, staging: Staging, consent: Consent | None, *, compare: bool) -> Transferred:
+        """Returns when everything is in its place. `compare`: the sender may learn that it was there before."""
         incoming, offer, call = self._incoming, self.offer, self._thread.call
         try:
             while incoming.state is Receiving.LISTING:
                 await self._next()
-            await call(staging.open)
+            await call(lambda: staging.open(compare=compare))
             told = Announced(self.channel.peer, offer.name, offer.directory, self._files, offer.size)
-            if consent is not None:
+            if consent is not None and not staging.comparing:
                 await self.channel.send(Busy())  # it shall know that there is somebody
                 if not await self._is_agreed_to(consent(told)):
                     raise TransferRefused("it is not wanted here", Reason.DECLINED)
@@ -190,7 +206,15 @@ class _Transfer:
                 self._thread.close()
         sha256 = "" if offer.directory else self._digest.hex()
         return Transferred(
-            self.channel.peer, offer.name, offer.directory, self._files, offer.size, self._resumed, sha256
+            self.channel.peer,
+            offer.name,
+            offer.directory,
+            self._files - self._omitted,
+            offer.size - self._lost,
+            self._resumed,
+            sha256,
+            left_out=self._omitted,
+            identical=staging.comparing,
         )
 
     async def _next(self) -> Event | None:
@@ -241,6 +265,7 @@ class _Transfer:
         match await self._next():
             case FileBegun() as begun:
                 self._begun = begun
+                self._index = begun.index
                 self._done += begun.offset
                 self._resumed += begun.offset
                 self._current = "/".join(self._incoming.entries[begun.index].path) or self.offer.name
@@ -253,6 +278,8 @@ class _Transfer:
             case FileEnded(digest=digest):
                 self._digest = digest
                 await self._write(staging, end=True)
+            case FileOmitted(index=index, missing=missing):
+                await self._omit(staging, index, missing)
             case _:
                 return
         offer = self.offer
@@ -260,13 +287,23 @@ class _Transfer:
             Advanced(self.channel.peer, offer.name, self._current, self._done, offer.size, self._resumed)
         )
 
+    async def _omit(self, staging: Staging, index: int, missing: int) -> None:
+        entry = self._incoming.entries[index]
+        self._begun, self._pieces, self._held = None, [], 0
+        self._done += missing  # so much less is to come
+        self._omitted += 1
+        self._lost += entry.size
+        await self._thread.call(lambda: staging.omit(index))
+        path = "/".join(entry.path)
+        self._watcher(LeftOut(self.channel.peer, self.offer.name, path, "the sender could not read it"))
+
     async def _write(self, staging: Staging, *, end: bool = False) -> None:
         """One trip to the thread for each block, and so for each small file."""
 
         def work() -> None:
             self._put(staging)
             if end:
-                staging.end(self._digest)
+                staging.end(self._index, self._digest)
 
         await self._thread.call(work)
 

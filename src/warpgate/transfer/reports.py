@@ -40,7 +40,10 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """Complete, verified, in its place. `sha256` (hexadecimal) of a single file, "" of a directory."""
+    """Complete, verified, in its place. `sha256` (hexadecimal) of a single file, "" of a directory.
+
+    `left_out`: files that were listed and could not be read to their end. `identical`: it was there before.
+    """
 
     peer: str
     name: str
@@ -49,6 +52,18 @@ class Transferred:
     size: int
     resumed: int
     sha256: str
+    left_out: int = 0
+    identical: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file below a directory that was listed and does not come; the rest does."""
+
+    peer: str
+    name: str
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,5 +74,5 @@ class Stopped:
     name: str
 
 
-Report = Announced | Advanced | Interrupted | Transferred | Stopped
+Report = Announced | Advanced | Interrupted | LeftOut | Transferred | Stopped
 Watcher = Callable[[Report], None]

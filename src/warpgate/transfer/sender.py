@@ -30,12 +30,13 @@ from warpgate.proto.transfer_wire import (
     Entries,
     Finish,
     Offer,
+    Omit,
     Part,
     Reason,
     clip,
 )
 from warpgate.transfer.channel import Channel
-from warpgate.transfer.reports import Advanced, Announced, Interrupted, Transferred, Watcher
+from warpgate.transfer.reports import Advanced, Announced, Interrupted, LeftOut, Transferred, Watcher
 from warpgate.transfer.source import BLOCK, Reader, Source
 
 # Between two tries, doubled each time up to the last: the first break may be over at once, a long one is not hurried.
@@ -54,7 +55,8 @@ async def send(
 
     Whatever `connect` raises at first is raised. After a break it is tried again, for `patience` seconds since the last
     byte that went through; then TransferFailed. TransferRefused when the receiver refuses, ProtocolError when the peer
-    is no receiver, TransferFailed when the files cannot be read or change meanwhile.
+    is no receiver, TransferFailed when a single file cannot be read or changes meanwhile; below a directory such a file
+    is left out, and told.
     """
     sending = Sending(source, connect, patience, watcher)
     pipe = await connect()
@@ -80,11 +82,18 @@ class Sending:
         self._clock = asyncio.get_running_loop().time
         self._wait = FIRST_WAIT
         self._moved_at = self._clock()
+        self._left_out: set[str] = set()
 
     def moved(self) -> None:
         """Something has gone through: patience begins anew."""
         self._moved_at = self._clock()
         self._wait = FIRST_WAIT
+
+    def leave_out(self, told: LeftOut) -> None:
+        """Told once, however many connections it takes."""
+        if told.path not in self._left_out:
+            self._left_out.add(told.path)
+            self.watcher(told)
 
     async def over(self, pipe: Pipe) -> Transferred:
         """One connection. PipeClosed or NetworkError when it breaks."""
@@ -127,6 +136,8 @@ class Sending:
             source.size,
             talk.resumed,
             sha256,
+            left_out=len(talk.left_out),
+            identical=talk.outgoing.identical,
         )
 
     async def reconnect(self, broken: Exception) -> Pipe:
@@ -158,6 +169,7 @@ class _Talk:
         self.outgoing = Outgoing(sending.source.entries)
         self.resumed = 0
         self.digest = b""  # of the last file
+        self.left_out: set[int] = set()
         self._sending = sending
         self._source = sending.source
         self._known = asyncio.Event()
@@ -194,8 +206,23 @@ class _Talk:
         )
         for index, entry in enumerate(entries):
             if not entry.directory:
-                await self._send_file(index, self.outgoing.known.get(index))
+                await self._send_or_omit(index, self.outgoing.known.get(index))
         await self.channel.send(Finish())
+
+    async def _send_or_omit(self, index: int, part: Part | None) -> None:
+        """One file of a directory that cannot be read to its end does not cost the others."""
+        source, before = self._source, self._done
+        try:
+            await self._send_file(index, part)
+        except TransferFailed as failure:
+            if not source.directory or isinstance(failure, TransferRefused):
+                raise
+            await self._thread.call(self._reader.close)
+            await self.channel.send(Omit(index))
+            self._done = before + source.entries[index].size
+            self.left_out.add(index)
+            path = "/".join(source.entries[index].path)
+            self._sending.leave_out(LeftOut(self.channel.peer, source.name, path, str(failure)))
 
     async def _send_file(self, index: int, part: Part | None) -> None:
         offset = 0

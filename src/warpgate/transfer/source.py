@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +20,23 @@ _EXECUTABLE = stat.S_IXUSR
 
 
 @dataclass(frozen=True, slots=True)
+class NotSent:
+    """Something below the directory that is left out. `lost`: a file or directory, which the receiver will lack."""
+
+    path: str
+    reason: str
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """What is sent. `entries[i]` is the file at `places[i]`; `skipped` tells what is no file nor directory."""
+    """What is sent. `entries[i]` is the file at `places[i]`."""
 
     name: str
     directory: bool
     entries: tuple[Entry, ...]
     places: tuple[Path, ...]
-    skipped: tuple[str, ...]
+    not_sent: tuple[NotSent, ...]
 
     @property
     def size(self) -> int:
@@ -41,15 +50,18 @@ class Source:
 def scan(path: Path) -> Source:
     """List a file, or a directory with all below it, in order of names.
 
-    A symbolic link is followed if it is `path` itself, and skipped inside, like devices, sockets and FIFOs.
-    TransferFailed for what cannot be read, TransferRefused for names and numbers that cannot be sent.
+    A symbolic link is followed if it is `path` itself, and left out inside, like devices, sockets and FIFOs, and like
+    what cannot be read or has a name that cannot be sent. TransferFailed when `path` itself cannot be read,
+    TransferRefused when its name or numbers cannot be sent.
     """
     place = Path(os.path.abspath(path))
     _check_sendable(place.name)
     try:
         found = place.stat()
         if stat.S_ISDIR(found.st_mode):
-            return _scan_directory(place)
+            scanned = _Scan(place)
+            scanned.walk(())
+            return scanned.result()
     except OSError as error:
         raise TransferFailed(f"cannot read {_told(error, place)}") from error
     if not stat.S_ISREG(found.st_mode):
@@ -58,38 +70,60 @@ def scan(path: Path) -> Source:
     return Source(place.name, False, (_entry((), found),), (place,), ())
 
 
-def _scan_directory(place: Path) -> Source:
-    entries: list[Entry] = []
-    places: list[Path] = []
-    skipped: list[str] = []
-    cost = 0
-    for path, found in _walk(place, ()):
-        here = place.joinpath(*path)
-        if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
-            skipped.append("/".join(path))
-            continue
-        _check_sendable(*path)
-        cost += check_path(path, SENDABLE)
-        entries.append(_entry(path, found))
-        places.append(here)
-        check_totals(len(entries), 0, cost)
-    check_totals(len(entries), sum(entry.size for entry in entries))
-    return Source(place.name, True, tuple(entries), tuple(places), tuple(skipped))
+class _Scan:
+    """A directory while it is being listed."""
 
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._entries: list[Entry] = []
+        self._places: list[Path] = []
+        self._not_sent: list[NotSent] = []
+        self._cost = 0
 
-def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], os.stat_result]]:
-    """Directories before what is in them; whoever iterates checks a directory before it is entered."""
-    with os.scandir(folder) as scanned:
-        children = []
-        for child in scanned:
-            children.append(child)
-            check_totals(len(children), 0)
-    for child in sorted(children, key=lambda child: child.name):
+    def walk(self, above: tuple[str, ...]) -> None:
+        """Directories before what is in them. OSError when this one cannot be listed."""
+        folder = self._place.joinpath(*above)
+        with os.scandir(folder) as scanned:
+            children = []
+            for child in scanned:
+                children.append(child)
+                check_totals(len(children), 0)
+        for child in sorted(children, key=lambda child: child.name):
+            path = (*above, child.name)
+            try:
+                self._take(path, child)
+            except OSError as error:
+                self._leave_out(path, error.strerror or str(error))
+
+    def result(self) -> Source:
+        check_totals(len(self._entries), sum(entry.size for entry in self._entries))
+        return Source(
+            self._place.name, True, tuple(self._entries), tuple(self._places), tuple(self._not_sent)
+        )
+
+    def _take(self, path: tuple[str, ...], child: os.DirEntry[str]) -> None:
         found = child.stat(follow_symlinks=False)
-        path = (*above, child.name)
-        yield path, found
-        if stat.S_ISDIR(found.st_mode):
-            yield from _walk(folder / child.name, path)
+        directory = stat.S_ISDIR(found.st_mode)
+        if not directory and not stat.S_ISREG(found.st_mode):
+            self._leave_out(path, "it is neither a file nor a directory", lost=False)
+            return
+        try:
+            _check_sendable(path[-1])
+            cost = check_path(path, SENDABLE)
+        except TransferRefused as refusal:
+            self._leave_out(path, str(refusal))
+            return
+        if not os.access(child.path, os.R_OK | (os.X_OK if directory else 0)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        self._cost += cost
+        self._entries.append(_entry(path, found))
+        self._places.append(self._place.joinpath(*path))
+        check_totals(len(self._entries), 0, self._cost)
+        if directory:
+            self.walk(path)
+
+    def _leave_out(self, path: tuple[str, ...], reason: str, *, lost: bool = True) -> None:
+        self._not_sent.append(NotSent("/".join(path), reason, lost))
 
 
 def _entry(path: tuple[str, ...], found: os.stat_result) -> Entry:
@@ -106,7 +140,7 @@ def _entry(path: tuple[str, ...], found: os.stat_result) -> Entry:
 class Reader:
     """The files of a source, one after the other; their SHA-256 comes along. All methods are called in one thread.
 
-    TransferFailed when a file cannot be read, or is not as it was listed.
+    TransferFailed when a file cannot be read, or is not as it was listed. One that grows is sent as long as it was.
     """
 
     def __init__(self, source: Source) -> None:
@@ -166,9 +200,11 @@ class _OpenFile:
             raise
 
     def check_unchanged(self) -> None:
+        """What is appended meanwhile does not count; what else has changed cannot be told from what was sent."""
         found = os.fstat(self.descriptor)
-        listed = (self._entry.size, self._entry.modified)
-        if not stat.S_ISREG(found.st_mode) or (found.st_size, found.st_mtime_ns) != listed:
+        grown = found.st_size > self._entry.size
+        same = found.st_size == self._entry.size and found.st_mtime_ns == self._entry.modified
+        if not stat.S_ISREG(found.st_mode) or not (grown or same):
             raise TransferFailed(f"{printable(str(self._place))} was changed while it was being sent")
 
     def read(self, count: int) -> bytes:

@@ -45,13 +45,18 @@ class Staging:
         self._entries: Sequence[Entry] = ()
         self._hashes: dict[int, bytes] = {}  # of files that are complete already
         self._begun: dict[int, hashlib._Hash] = {}  # of those that are not
+        self._omitted: set[int] = set()
+        self.comparing = False  # what is offered is in its place already, it seems: nothing is written
         self._file: IncomingFile | None = None
 
-    def open(self) -> None:
-        """TransferRefused when the name is taken, or the directory cannot be used."""
+    def open(self, *, compare: bool) -> None:
+        """TransferRefused when the directory cannot be used, or the name is taken.
+
+        With `compare` what has the name may be what is offered, which its sender then learns.
+        """
         with refused_by_the_system(str(self._place)):
             self._folder = os.open(self._place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._take_place()
+        self._take_place(compare=compare)
 
     def close(self) -> None:
         """What came so far stays, to be continued. Idempotent."""
@@ -64,20 +69,27 @@ class Staging:
 
     # -- before the data -----------------------------------------------------------------------------------------
 
-    def _take_place(self) -> bool:
+    def _take_place(self, *, compare: bool = False) -> bool:
         """Whether it goes into a directory that is there. TransferRefused when the name is taken otherwise."""
         name, shown = self._offer.name, printable(self._offer.name)
         with refused_by_the_system(name):
             there = _status(name, self._folder)
         if there is None:
             return False
-        if not self._overwrite:
-            raise TransferRefused(f"'{shown}' exists already, and nothing is overwritten", Reason.EXISTS)
         fits = stat.S_ISDIR if self._offer.directory else stat.S_ISREG
+        if not self._overwrite:
+            if compare and fits(there.st_mode):
+                self.comparing = True
+                return False
+            raise self._exists()
         if not fits(there.st_mode):
             kind = "directory" if self._offer.directory else "file"
             raise TransferRefused(f"'{shown}' exists already, and is no {kind}", Reason.EXISTS)
         return self._offer.directory
+
+    def _exists(self) -> TransferRefused:
+        shown = printable(self._offer.name)
+        return TransferRefused(f"'{shown}' exists already, and nothing is overwritten", Reason.EXISTS)
 
     def _check_merge(self) -> None:
         """What is harmless in a directory of its own need not be in one that the user works in."""
@@ -87,6 +99,8 @@ class Staging:
     def prepare(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
         """Make room; (index, size) of the files of which there is something from an earlier try."""
         self._entries = entries
+        if self.comparing:
+            return self._there_in_place()
         if self._take_place():
             self._check_merge()
         with refused_by_the_system(self._offer.name):
@@ -144,6 +158,26 @@ class Staging:
             if there is not None and (size := min(there.st_size, entry.size)):
                 yield index, size
 
+    def _there_in_place(self) -> list[tuple[int, int]]:
+        """The same for what may be there as a whole. TransferRefused when it is not."""
+        found = []
+        for index, entry in enumerate(self._entries):
+            try:
+                with self._parent(entry) as parent:
+                    there = _status(self._name_in_parent(entry), parent)
+            except OSError:  # a directory on the way is missing, or a link
+                raise self._exists() from None
+            fits = stat.S_ISDIR if entry.directory else stat.S_ISREG
+            if (
+                there is None
+                or not fits(there.st_mode)
+                or (not entry.directory and there.st_size != entry.size)
+            ):
+                raise self._exists()
+            if entry.size:
+                found.append((index, entry.size))
+        return found
+
     def _check_space(self, there: int) -> None:
         system = os.fstatvfs(self._folder)
         free, missing = system.f_bavail * system.f_frsize, self._offer.size - there
@@ -177,6 +211,10 @@ class Staging:
 
     def begin(self, index: int, offset: int) -> None:
         entry = self._entries[index]
+        if self.comparing:
+            if offset != entry.size:
+                raise self._exists()
+            return
         with refused_by_the_system(self._shown(entry)), self._parent(entry) as parent:
             whole = self._hashes.get(index) if offset else None
             so_far = self._begun.pop(index, None) if offset and whole is None else None
@@ -185,13 +223,33 @@ class Staging:
             )
             self._file.executable = entry.executable and self._executable
 
+    def omit(self, index: int) -> None:
+        """The sender cannot send it: what came of it goes, and nothing takes its place."""
+        if self.comparing:
+            raise self._exists()
+        entry, file, self._file = self._entries[index], self._file, None
+        self._omitted.add(index)
+        if file is not None:
+            file.close()
+        name = self._name_in_parent(entry)
+        with (
+            refused_by_the_system(self._shown(entry)),
+            self._parent(entry) as parent,
+            suppress(FileNotFoundError),
+        ):
+            os.unlink(name, dir_fd=parent)
+
     def write(self, pieces: Sequence[bytes]) -> None:
         assert self._file is not None
         with refused_by_the_system(self._shown(self._file.entry)):
             self._file.write(pieces)
 
-    def end(self, digest: bytes) -> None:
-        """TransferRefused (and the file is gone) when the hash is another."""
+    def end(self, index: int, digest: bytes) -> None:
+        """TransferRefused (and the file is gone, if it was coming) when the hash is another."""
+        if self.comparing:
+            if digest != self._hashes.get(index, hashlib.sha256().digest()):
+                raise self._exists()
+            return
         assert self._file is not None
         file, self._file = self._file, None
         shown = self._shown(file.entry)
@@ -212,6 +270,8 @@ class Staging:
     def commit(self) -> None:
         """Put it in its place, at once. TransferRefused when that is taken meanwhile."""
         name, folder = self._offer.name, self._folder
+        if self.comparing:
+            return
         with refused_by_the_system(name):
             merging = self._take_place()
             if merging:
@@ -226,7 +286,9 @@ class Staging:
 
     def _merge(self) -> None:
         """Into a directory that is there (`overwrite`): files take the places of files, what else is there stays."""
-        for entry in self._entries:
+        for index, entry in enumerate(self._entries):
+            if index in self._omitted:
+                continue
             with _descend(self._folder, (self._offer.name, *entry.path[:-1])) as target:
                 name = entry.path[-1]
                 if entry.directory:
@@ -241,13 +303,17 @@ class Staging:
 
     @contextmanager
     def _parent(self, entry: Entry) -> Iterator[int]:
-        """The directory (below the hidden one) that the entry is in, as a descriptor."""
-        above = (self._partial, *entry.path[:-1]) if self._offer.directory else ()
+        """The directory (below the hidden one, unless it is compared) that the entry is in, as a descriptor."""
+        above = (self._root, *entry.path[:-1]) if self._offer.directory else ()
         with _descend(self._folder, above) as descriptor:
             yield descriptor
 
     def _name_in_parent(self, entry: Entry) -> str:
-        return entry.path[-1] if self._offer.directory else self._partial
+        return entry.path[-1] if self._offer.directory else self._root
+
+    @property
+    def _root(self) -> str:
+        return self._offer.name if self.comparing else self._partial
 
     def _shown(self, entry: Entry) -> str:
         return printable("/".join((self._offer.name, *entry.path)))

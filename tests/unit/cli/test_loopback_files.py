@@ -50,6 +50,8 @@ def test_a_file_and_a_directory_and_the_file_again(start, here, incoming):
         "size": len(BLOB),
         "resumed": 0,
         "sha256": digest,
+        "left_out": 0,
+        "identical": False,
     }
     assert told[-1] == {"event": "sent", "peer": peer, **whole}
     heard = [receiver.read_event()]
@@ -175,6 +177,26 @@ def test_the_person_at_the_terminal_is_asked(start, here, incoming, answer):
         assert start("a", "send", str(here / "blob"), address).finish()[0] == 1, "and not asked again"
     receiver.process.terminate()
     os.close(screen)
+
+
+def test_what_cannot_be_sent_is_told_and_the_rest_arrives(start, here, incoming):
+    for name in (b"Icon\r", b"a\nb", b"\xff"):
+        (here / "tree" / os.fsdecode(name)).touch()
+    friend = json.loads(start("a", "id", "--json").finish()[1])["node_id"]
+    receiver = start("b", "receive", str(incoming), "--allow", friend, "--json")
+    address = receiver.ready()
+    status, output, errors = start("a", "send", str(here / "tree"), address).finish()
+    assert status == 1
+    assert output.startswith(b"tree: ")
+    assert b"sent tree: 5.0 MB" in output
+    assert errors.count(b"skipped") == 4
+    assert b"skipped Icon\\r:" in errors
+    assert sorted(os.listdir(incoming / "tree")) == ["below"]
+    (here / "other").mkdir()
+    (here / "other" / "file").write_bytes(b"x")
+    assert start("a", "send", str(here / "other"), address).finish()[0] == 0
+    status, output, _ = start("a", "send", str(here / "other"), address).finish()
+    assert (status, output.splitlines()[-1]) == (0, b"other is there already, identical")
 
 
 def test_without_a_directory_the_senders_have_to_be_named(start):

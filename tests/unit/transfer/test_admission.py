@@ -22,7 +22,7 @@ from warpgate.proto.transfer_wire import (
     Offer,
     encode,
 )
-from warpgate.transfer import admission, receiver
+from warpgate.transfer import admission, receiver, sender
 from warpgate.transfer.admission import (
     STALLED_AFTER,
     TRANSFERS_AT_ONCE,
@@ -45,13 +45,14 @@ class AtOnce:
     async def call(self, function: Callable[[], T]) -> T:
         return function()
 
-    def close(self) -> None:
-        pass
+    def close(self, last: Callable[[], None] = lambda: None) -> None:
+        last()
 
 
 @pytest.fixture(autouse=True)
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiver, "SerialThread", AtOnce)
+    monkeypatch.setattr(sender, "SerialThread", AtOnce)
 
 
 class Stranger:

@@ -31,8 +31,8 @@ from warpgate.proto.transfer_wire import (
     encode,
 )
 from warpgate.transfer import admission, channel, sender
-from warpgate.transfer.receiver import Receiver
-from warpgate.transfer.reports import Announced, Interrupted, Transferred
+from warpgate.transfer.receiver import Receiver, Rules
+from warpgate.transfer.reports import Advanced, Announced, Interrupted, LeftOut, Report, Transferred
 from warpgate.transfer.source import Reader, scan
 
 BLOB = random.Random(1).randbytes(3_000_000)
@@ -407,13 +407,103 @@ class TestRefusals:
         (here / "blob").write_bytes(BLOB)
         exchange = Exchange(there)
         source = scan(here / "blob")
-        with (here / "blob").open("ab") as file:
-            file.write(b"more")
+        os.truncate(here / "blob", 1000)
         with pytest.raises(TransferFailed, match="was changed while"):
             await sender.send(source, exchange.connect, patience=30.0)
         await exchange.over()
         (failure,) = exchange.failures
         assert str(failure).startswith("the sender gave up")
+
+
+class TestLeftOut:
+    @pytest.mark.parametrize("moment", ["before", "in the middle", "after a break"])
+    @pytest.mark.parametrize("overwrite", [False, True])
+    async def test_a_file_of_a_directory_that_is_cut_does_not_cost_the_others(
+        self, folders: tuple[Path, Path], moment: str, overwrite: bool
+    ) -> None:
+        here, there = folders
+        grow_a_tree(here)
+        victim = here / "tree" / "a" / "deep" / "blob"
+        if overwrite:
+            (there / "tree" / "a" / "deep").mkdir(parents=True)
+            (there / "tree" / "a" / "deep" / "blob").write_bytes(b"mine")
+        exchange = Exchange(
+            there, overwrite=overwrite, limits=[1_300_000] if moment == "after a break" else []
+        )
+        source = scan(here / "tree")
+        expected = tree_of(here)
+
+        def cut(report: Report) -> None:
+            exchange.told.append(report)
+            ripe = (
+                isinstance(report, Advanced) and report.current == "a/deep/blob" and report.done >= 1_000_000
+            )
+            if ripe or isinstance(report, Interrupted):
+                os.truncate(victim, 10)
+
+        if moment == "before":
+            victim.unlink()
+        done = await sender.send(source, exchange.connect, patience=30.0, watcher=cut)
+        await exchange.over()
+        if overwrite:
+            expected["tree/a/deep/blob"] = b"mine"
+        else:
+            del expected["tree/a/deep/blob"]
+        assert tree_of(there) == expected
+        assert (done.left_out, exchange.received[0].left_out) == (1, 1)
+        assert exchange.received[0].files == 152
+        assert [report.path for report in exchange.told if isinstance(report, LeftOut)] == ["a/deep/blob"]
+        assert [report.path for report in exchange.heard if isinstance(report, LeftOut)] == ["a/deep/blob"]
+        assert exchange.advances[-1].done == source.size
+
+
+class TestIdentical:
+    async def test_what_is_there_already(self, folders: tuple[Path, Path]) -> None:
+        here, there = folders
+        (here / "blob").write_bytes(BLOB)
+        grow_a_tree(here)
+        for name in ("blob", "tree"):
+            first = await Exchange(there).send(here / name)
+            before = tree_of(there)
+            again = Exchange(there)
+            done = await again.send(here / name)
+            assert (first.identical, done.identical, again.received[0].identical) == (False, True, True)
+            assert again.carried < 50_000
+            assert tree_of(there) == before
+
+    @pytest.mark.parametrize("change", ["blob", "small3", "a/nothing"])
+    async def test_what_is_another_is_refused(self, folders: tuple[Path, Path], change: str) -> None:
+        here, there = folders
+        grow_a_tree(here)
+        (here / "tree" / "blob").write_bytes(BLOB)
+        await Exchange(there).send(here / "tree")
+        place = there / "tree" / change
+        place.write_bytes(b"!" * place.stat().st_size if place.stat().st_size else b"!")
+        before = tree_of(there)
+        with pytest.raises(TransferRefused) as refusal:
+            await Exchange(there).send(here / "tree")
+        assert refusal.value.reason == "exists"
+        assert tree_of(there) == before
+
+    async def test_a_stranger_learns_nothing_of_what_is_there(self, folders: tuple[Path, Path]) -> None:
+        """Unless it brought that itself."""
+        here, there = folders
+        (here / "blob").write_bytes(BLOB)
+        (there / "blob").write_bytes(BLOB)
+        exchange = Exchange(there, rules=Rules())
+        with pytest.raises(TransferRefused, match="exists already"):
+            await exchange.send(here / "blob")
+        (there / "blob").unlink()
+        await exchange.send(here / "blob")
+        assert (await exchange.send(here / "blob")).identical
+
+    async def test_a_link_is_not_compared(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        here, there = folders
+        (here / "blob").write_bytes(BLOB)
+        (tmp_path / "secret").write_bytes(BLOB)
+        (there / "blob").symlink_to(tmp_path / "secret")
+        with pytest.raises(TransferRefused, match="exists already"):
+            await Exchange(there).send(here / "blob")
 
 
 class TestSilence:
