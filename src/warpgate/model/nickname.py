@@ -5,9 +5,14 @@ between them. Folding is NFKC (UAX #15) and full case folding (Unicode section 3
 full-width letters are one name.
 
 What the rules stop is a name that mixes alphabets to look like another (a Cyrillic `a` in `paypal`; UTS #39 section
-5.1), a Cyrillic, Greek or Armenian name all of whose letters look like Latin ones, and characters that cannot be seen.
+5.1), one all of whose letters look like another alphabet's (section 4.1, whole-script confusables: Cyrillic as Latin,
+Han as Katakana), with accents or without, a dotless i where no Turkic word has one, and characters that cannot be seen.
 What they do not stop is a likeness within one alphabet: `l` and `1`, `rn` and `m`, `e` and an e with an accent. Who is
 behind a name is told by its key, never by its looks.
+
+The tables of look-alikes are those pairs of Unicode's confusables.txt (UTS #39, version 15) whose one side is a small
+letter that `fold` lets through and whose other side is a Latin one, with small capitals counted where they are read as
+the small letter in running text; for Japanese, the pairs of Han and Katakana.
 """
 
 from __future__ import annotations
@@ -32,24 +37,34 @@ LATIN GREEK CYRILLIC ARMENIAN HEBREW ARABIC THAANA DEVANAGARI BENGALI GURMUKHI G
 MALAYALAM SINHALA THAI LAO TIBETAN MYANMAR GEORGIAN HANGUL ETHIOPIC KHMER HIRAGANA KATAKANA BOPOMOFO CJK
 """
 _SCRIPTS = frozenset(_SCRIPT_WORDS.split())
-# People mix these when they write one language (UTS #39 section 5.1, Jpan, Hanb, Kore).
+# People mix these when they write one language (UTS #39 section 5.1, Jpan, Kore; Bopomofo stands beside Han to explain
+# it, not in names).
 _WRITING_SYSTEMS = (
     frozenset({"CJK", "HIRAGANA", "KATAKANA"}),
-    frozenset({"CJK", "BOPOMOFO"}),
     frozenset({"CJK", "HANGUL"}),
 )
 _HAN_REPETITION = "\u3005"  # 々: of no script by its name, and in every third Japanese family name
 # Latin has hundreds of phonetic letters that look like punctuation or like other letters. Those of living
 # alphabets are a to z, with an accent or without, and these.
-_LATIN_EXTRAS = frozenset("æðøþđħıĸłŋœŧəɓɗɖɛɔƒƙƴʋ")
+_LATIN_EXTRAS = frozenset("æðøþđħıłŋœŧəɓɗɖɛɔƒƙƴʋ")
 # Letters by their category that are invisible, or only stretch the line.
 _BLANKS = frozenset("\u115f\u1160\u17b4\u17b5\u0640")
-# Small letters that are drawn like Latin ones; a name made of these alone is a disguise.
+# Small letters that are drawn like Latin ones; a name made of these alone, with accents or without, is a disguise.
 _LOOKS_LATIN = {
-    "CYRILLIC": frozenset("асеһіјӏорѕхуԁԛԝѵ"),  # noqa: RUF001 - the likeness is the point
-    "GREEK": frozenset("αικνορυ"),
+    "CYRILLIC": frozenset("асеһіјӏорѕхуԁԛԝѵкт"),
+    "GREEK": frozenset("αικνορυτ"),
     "ARMENIAN": frozenset("օոսհցյզ"),
+    "HEBREW": frozenset("\u05d5\u05df\u05e1\u05d8"),  # vav, final nun, samekh, tet
+    "ARABIC": frozenset("\u0627\u0647"),  # alef, heh
 }
+# A dotless i is an i to whoever does not read Turkish, Azeri or Kazakh. There it does not stand in one word with front
+# vowels (vowel harmony), nor with w, which these alphabets lack; what else it disguises is only what is reserved.
+_DOTLESS = "\u0131"
+_NEVER_WITH_DOTLESS = frozenset("eiöüəäw")
+# Han that are drawn like Katakana, and small words that Japanese places and families have between Han.
+_LOOKS_KATAKANA = frozenset("力夕口二八工卜千匕一丿乂才七又厶彐")
+_BETWEEN_HAN = frozenset("ノツヶケ")
+_HIRAGANA_AS_KATAKANA = frozenset("へべぺ")
 # Devanagari puts three on a consonant, Tibetan sometimes four; more are a smear over the neighbouring lines.
 _MAX_MARKS = 4
 
@@ -144,11 +159,40 @@ def _check_script(name: str) -> None:
     if len(scripts) > 1 and not any(scripts <= system for system in _WRITING_SYSTEMS):
         listed = " and ".join(sorted(script.capitalize() for script in scripts))
         raise NicknameError(f"a nickname keeps to one alphabet; this one mixes {listed}")
+    bare = {unicodedata.normalize("NFD", each)[0] for each in letters if unicodedata.category(each)[0] == "L"}
     for script in scripts:
-        if set(letters) <= _LOOKS_LATIN.get(script, frozenset()):
+        if bare <= _LOOKS_LATIN.get(script, frozenset()):
             raise NicknameError(
                 f"every letter of this nickname is {script.capitalize()} and looks like a Latin one"
             )
+    _check_dotless(name)
+    if "CJK" in scripts or "HIRAGANA" in scripts:
+        _check_japanese(letters)
+
+
+def _check_dotless(name: str) -> None:
+    for word in re.split("[-_.]", name):
+        # Folded without a language, the capital of the dotless i is a dotted one: it may begin a Turkish name.
+        letters = set(word.removeprefix("i"))
+        if _DOTLESS in letters and letters & _NEVER_WITH_DOTLESS:
+            raise NicknameError(f"{word!r} has a dotless i (U+0131) where it would be read as an i")
+
+
+def _check_japanese(letters: list[str]) -> None:
+    scripts = [_script_of(letter) for letter in letters]
+    han = {letter for letter, script in zip(letters, scripts, strict=True) if script == "CJK"}
+    hiragana = {letter for letter, script in zip(letters, scripts, strict=True) if script == "HIRAGANA"}
+    disguised = bool(han) and han <= _LOOKS_KATAKANA and hiragana <= _HIRAGANA_AS_KATAKANA
+    # In a longer name as well: a Han letter that stands among Katakana is read as one.
+    pairs = [pair for one in pairwise(letters) for pair in (one, one[::-1])]
+    disguised |= any(
+        letter in _LOOKS_KATAKANA and _script_of(neighbour) == "KATAKANA" and neighbour not in _BETWEEN_HAN
+        for letter, neighbour in pairs
+    )
+    if disguised:
+        raise NicknameError("Han letters of this nickname look like Katakana")
+    if "KATAKANA" in scripts and hiragana and hiragana <= _HIRAGANA_AS_KATAKANA:
+        raise NicknameError("the Hiragana of this nickname looks like Katakana")
 
 
 def _check_meaning(name: str) -> None:
@@ -158,7 +202,8 @@ def _check_meaning(name: str) -> None:
         raise NicknameError("a nickname does not begin like an address text ('wg' and a digit)")
     if _NODE_ID.fullmatch(name):
         raise NicknameError("26 letters and digits look like a node id: a nickname must not")
-    if name.translate({ord(separator): None for separator in SEPARATORS}) in RESERVED:
+    plain = name.translate({ord(separator): None for separator in SEPARATORS})
+    if plain.replace(_DOTLESS, "i") in RESERVED:
         raise NicknameError(f"{name!r} is reserved")
 
 

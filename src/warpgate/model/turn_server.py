@@ -119,7 +119,7 @@ def _transport(place: str, shown: str, scheme: str) -> tuple[TurnTransport | Non
 def _decoded(text: str, shown: str) -> str:
     try:
         decoded = unquote_to_bytes(text).decode()
-    except UnicodeDecodeError:
+    except UnicodeError:  # as percent-encoded bytes, or as they are: a shell passes any (PEP 383)
         raise ConfigError(f"{shown[:80]!r}: the credentials are not UTF-8") from None
     if not decoded.isprintable() or len(decoded.encode()) > MAX_PASSWORD:
         raise ConfigError(f"{shown[:80]!r}: the credentials hold control characters, or are too long")

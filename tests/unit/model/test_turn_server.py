@@ -47,6 +47,10 @@ def test_what_is_written_is_what_is_meant(
         "turns:user:hunter2@relay.example?transport=udp",
         "turn:user:hunter2%00@relay.example",
         "turn:user:hunter2%ff@relay.example",
+        "turn:us\udcffer:hunter2@relay.example",  # as a shell passes a byte that is not UTF-8
+        "turn:user:hunter2\udcff@relay.example",
+        "turn-secret:hunter2\udcff@relay.example",
+        "turn:user:hunter2@relay\udcff.example",
         f"turn:{'u' * 509}:hunter2@relay.example",
         "stun:user:hunter2@relay.example",
     ],
