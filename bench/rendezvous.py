@@ -151,7 +151,7 @@ def _packet(first: int, body: bytes) -> bytes:
 
 
 CONNECT = _packet(0x10, _text("MQTT") + b"\x04\x02\x00\x78" + _text("node-#####"))
-SUBSCRIBE = _packet(0x82, b"\0\1" + _text("warpgate/1/node-#####-of-the-bench") + b"\0")
+SUBSCRIBE = _packet(0x82, b"\0\1" + _text("warpgate/2/node-#####-of-the-bench") + b"\0")
 
 
 async def _broker_rows(kind: str, memory_limit: float, rate_limit: float, signals: int) -> list[Row]:
@@ -203,7 +203,7 @@ async def _signal(opened: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def _message(number: int) -> bytes:
-    topic = f"warpgate/1/node-{number:05}-of-the-bench"
+    topic = f"warpgate/2/node-{number:05}-of-the-bench"
     return _packet(0x30, _text(topic) + bytes(SIGNAL))
 
 

@@ -22,9 +22,11 @@ class Budgets:
     # Each offer makes us send at most 8 x 12 checks and 8 SYNs, to whatever its sender claims to be.
     offers_per_second: float = 20.0
     offers_at_once: float = 100.0
-    # TcpDoor' TCP connections that have not said a valid HELLO yet, and for how long, and how much.
+    # TCP connections of strangers that have not said a valid HELLO yet, and for how long, and how much.
     unauthenticated_connections: int = 128
     hello_patience: float = 5.0
+    # TCP links whose peer has proved its key and that wait to be nominated, of all sessions; 8 of each at most.
+    unchosen_links: int = 128
     # First checks and HELLOs from unknown keys: each costs one ECDH (0.06 ms), so this is 6 % of a core.
     introductions_per_second: float = 1000.0
     # Relayed endpoints that are tried on a peer's word, which may be a third party's: each gets seven checks of 200

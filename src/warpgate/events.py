@@ -164,6 +164,14 @@ class SignalSent(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ClocksDiffer(Event):
+    """A peer's clock is `ahead` seconds of ours (behind it when negative): one of the two is wrong."""
+
+    peer: str
+    ahead: float
+
+
+@dataclass(frozen=True, slots=True)
 class SignalReceived(Event):
     kind: str
     session: str

@@ -22,6 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.config import Config, Timing
+from warpgate.core.context import Sources
 from warpgate.core.node import Node
 from warpgate.core.pipes.base import Pipe
 from warpgate.errors import PipeClosed
@@ -70,8 +71,13 @@ class Seat:
         self.name = name
         self.network = network
         self.events: list[Event] = []
-        self._rng = random.Random(f"{name} {world.rng.random()}")
         self.loop_errors = world.loop_errors
+        # Whatever a node draws at random is the same in every run; its wall clock is the virtual one, perhaps off.
+        self.clock_error = 0.0
+        sources = Sources(
+            random.Random(f"{name} {world.rng.random()}").randbytes,
+            lambda: EPOCH + asyncio.get_running_loop().time() + self.clock_error,
+        )
         self.node = Node(
             config,
             identity=identity(name),
@@ -79,13 +85,8 @@ class Seat:
             brokers=MemoryBrokers(*world.brokers),
             observer=self.events.append,
             registry=registry,
+            sources=sources,
         )
-
-    async def start(self) -> None:
-        """Whatever a node draws at random is the same in every run; its wall clock is the virtual one."""
-        await self.node.start()
-        self.context.random_bytes = self._rng.randbytes
-        self.context.wall_clock = lambda: EPOCH + asyncio.get_running_loop().time()
 
     @property
     def context(self) -> Any:
@@ -171,7 +172,7 @@ class World:
             )
         )
         self.stun = MemoryStun(self.stun_host, Endpoint.parse(STUN), Endpoint.parse(STUN_2))
-        await asyncio.gather(self.a.start(), self.b.start())
+        await asyncio.gather(self.a.node.start(), self.b.node.start())
         await asyncio.sleep(self._settle)
         if self.loss:
             self.lose(self.loss)

@@ -13,7 +13,8 @@ from cascade_world import EPOCH, World, identity
 
 from warpgate.core.context import TOPIC
 from warpgate.errors import NetworkError, WarpgateError
-from warpgate.lab.memory import Captured, MemoryNetwork
+from warpgate.lab.flow import Flow, Protocol
+from warpgate.lab.memory import Captured, MemoryNetwork, Packet
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
@@ -63,6 +64,11 @@ class Stranger:
 
     def send(self, data: bytes) -> None:
         self._udp.send(data, self.target.sockaddr)
+
+    def forge(self, source: Endpoint, data: bytes, target: Endpoint | None = None) -> None:
+        """A datagram in somebody else's name, from a network that lets such things out."""
+        flow = Flow(Protocol.UDP, source, self.target if target is None else target)
+        self.world.internet._wire.send(self.network.host, Packet(flow, data))
 
     def address(self, *attachments: Attachment, key: Identity | None = None) -> NodeAddress:
         """A well-formed address that says whatever it likes."""
@@ -126,7 +132,7 @@ class Stranger:
         return Handshake.dial(
             role=Role.INITIATOR,
             session=session,
-            session_key=mine.session_key(b_key, session),
+            session_key=mine.session_key(b_key, session, initiator=True),
             public_key=mine.public_key if claims is None else claims,
             peer_key=b_key,
             nonce=fresh_bytes(16),
@@ -148,8 +154,8 @@ class Stranger:
         return CheckCodec(
             True,
             session,
-            mine.session_key(self.world.b.node.public_key, session),
-            fresh_bytes(16),
+            mine.session_key(self.world.b.node.public_key, session, initiator=True),
+            fresh_bytes(32),
             mine.public_key if claims is None else claims,
         )
 

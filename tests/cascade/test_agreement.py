@@ -221,7 +221,7 @@ async def repair(world: World) -> None:
     world.brokers[0].revive()
     for seat in (world.a, world.b):
         if seat.node._running is None:
-            await seat.start()
+            await seat.node.start()
             await asyncio.sleep(FINGERPRINTED)
 
 

@@ -9,6 +9,7 @@ import pytest
 from cascade_world import EPOCH, OVER_UDP, URLS, R, World, exchange, identity, virtual
 
 from warpgate.config import Config
+from warpgate.core.context import Sources
 from warpgate.core.names.registration import DEBOUNCE, REFRESH_HIGH, REFRESH_LOW, UPDATE_GAP
 from warpgate.core.node import Node
 from warpgate.errors import (
@@ -411,9 +412,9 @@ def test_a_name_outlives_its_node_and_belongs_to_the_identity() -> None:
                 identity=identity("b"),
                 network=world.hosts["b"],
                 brokers=MemoryBrokers(*world.brokers),
+                sources=Sources(wall_clock=wall_clock),
             )
             async with again:
-                again._run.context.wall_clock = wall_clock
                 await again.nickname("bob")
                 assert world.stored().sequence > first.sequence
                 assert {at.udp.local for at in NodeAddress.decode(world.stored().address).attachments} == {

@@ -352,6 +352,7 @@ def test_a_peer_cannot_aim_us_at_third_parties_for_long() -> None:
                     context,
                     bytes([number]) * 16,
                     world.b.node.public_key,
+                    bytes(32),
                     initiator=False,
                     mode=Mode.DATAGRAM,
                     remote=None,

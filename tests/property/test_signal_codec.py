@@ -64,7 +64,7 @@ def test_no_tampered_envelope_opens(data: bytes) -> None:
 @fewer
 @given(st.binary(max_size=200))
 def test_what_strangers_seal_is_refused(content: bytes) -> None:
-    data = hpke_seal(BOB.public_key, content, b"warpgate/1 envelope")
+    data = hpke_seal(BOB.public_key, content, b"warpgate/2 envelope")
     assert only(lambda given: open_envelope(BOB, given), data, ProtocolError) is None
 
 
@@ -72,8 +72,8 @@ def test_what_strangers_seal_is_refused(content: bytes) -> None:
 @given(mutated(signals.map(encode_signal)) | st.binary(max_size=200))
 def test_what_key_holders_sign_is_refused_or_a_signal(packed: bytes) -> None:
     body = bytes(16) + packed
-    signature = ALICE.sign(b"warpgate/1 signal" + ALICE.public_key + BOB.public_key + body)
-    data = hpke_seal(BOB.public_key, ALICE.public_key + signature + body, b"warpgate/1 envelope")
+    signature = ALICE.sign(b"warpgate/2 signal" + ALICE.public_key + BOB.public_key + body)
+    data = hpke_seal(BOB.public_key, ALICE.public_key + signature + body, b"warpgate/2 envelope")
     opened = only(lambda given: open_envelope(BOB, given), data, ProtocolError)
     assert opened is None or opened.address.public_key == ALICE.public_key
     assert len(data) <= MAX_ENVELOPE

@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.config import Budgets, Timing
 from warpgate.core.connection import quic_stream
-from warpgate.core.pipes import tls
-from warpgate.core.search import quic_door, relays, responder, session
+from warpgate.core.pipes import plain_datagram, tls
+from warpgate.core.search import links, quic_door, relays, responder, session
+from warpgate.core.udp import demultiplexer
 from warpgate.errors import AuthenticationError
 from warpgate.model.address import (
     MAX_ADDRESS_SIZE,
@@ -51,9 +52,10 @@ BLOCKS = {(found["kind"], found["name"]): found["body"] for found in BLOCK.findi
 ALICE = Identity(ec.derive_private_key(1, ec.SECP256R1()))
 BOB = Identity(ec.derive_private_key(2, ec.SECP256R1()))
 SESSION = bytes(range(16))
-KEY = ALICE.session_key(BOB.public_key, SESSION)
+KEY = ALICE.session_key(BOB.public_key, SESSION, initiator=True)
 NONCE_A, NONCE_B = b"\xaa" * 16, b"\xbb" * 16
 CHECK_ID, NOMINATION_ID = bytes(range(0x10, 0x1C)), bytes(range(0x20, 0x2C))
+ASKED_AT = Endpoint.of("198.51.100.7", 19096)
 SEEN_AT = Endpoint.of("203.0.113.42", 25000)
 MESSAGE_ID = b"\xcc" * 16
 HEX_NAMES = {
@@ -179,7 +181,7 @@ def test_address() -> None:
 
 
 def test_session_key() -> None:
-    assert example("session-key") == KEY == BOB.session_key(ALICE.public_key, SESSION)
+    assert example("session-key") == KEY == BOB.session_key(ALICE.public_key, SESSION, initiator=False)
 
 
 def test_signal_and_envelope() -> None:
@@ -188,9 +190,9 @@ def test_signal_and_envelope() -> None:
     assert (opened.sender, opened.message_id, opened.signal) == (ALICE.public_key, MESSAGE_ID, offer())
 
 
-def test_a_signal_may_end_after_the_fifth_field_or_have_more_than_twelve() -> None:
+def test_a_signal_may_end_after_the_fifth_field_or_have_more_than_thirteen() -> None:
     fields = msgspec.msgpack.decode(example("signal"))
-    assert len(fields) == 12
+    assert len(fields) == 13
     longer = msgspec.msgpack.encode([*fields, "of a later version"])
     assert decode_signal(longer) == offer()
     shortest = decode_signal(msgspec.msgpack.encode(fields[:5]))
@@ -224,16 +226,19 @@ def test_tls_on_tcp_links() -> None:
 
 
 def test_checks() -> None:
-    alice = CheckCodec(True, SESSION, KEY, NONCE_A, introduction=ALICE.public_key)
-    bob = CheckCodec(False, SESSION, KEY, NONCE_B)
-    assert alice.request(CHECK_ID, "direct", None) == example("check")
+    alice = CheckCodec(True, SESSION, KEY, 2 * NONCE_A, introduction=ALICE.public_key)
+    bob = CheckCodec(False, SESSION, KEY, 2 * NONCE_B)
+    assert alice.request(CHECK_ID, "direct", ASKED_AT, introduce=True) == example("check")
     assert introduction_of(example("check")).public_key == ALICE.public_key
-    assert bob.open(example("check")).plugin == "direct"
+    assert bob.open(example("check"), SEEN_AT).plugin == "direct"
     assert bob.answer(CHECK_ID, SEEN_AT) == example("answer")
-    assert alice.open(example("answer")).message.mapped == SEEN_AT
-    nomination = alice.request(NOMINATION_ID, "direct", NONCE_B, Attribute.USE_CANDIDATE)
+    answer = alice.open(example("answer"), ASKED_AT)
+    assert answer.message.mapped == SEEN_AT
+    flag = Attribute.USE_CANDIDATE
+    nomination = alice.request(NOMINATION_ID, "direct", ASKED_AT, flag, echo=answer.nonce)
     assert nomination == example("nomination")
-    assert bob.open(nomination).nominating
+    opened = bob.open(nomination, SEEN_AT)
+    assert (opened.chooses, opened.echoed) == (True, True)
 
 
 def test_head_of_a_stream_over_udp() -> None:
@@ -282,6 +287,7 @@ def test_messages_of_strategies(name: str, message: object) -> None:
         Attribute.WG_CLOSE,
         Attribute.WG_SESSION,
         Attribute.WG_MODE,
+        Attribute.WG_ECHO,
     ],
 )
 def test_attribute_numbers(attribute: Attribute) -> None:
@@ -303,9 +309,12 @@ def test_timing() -> None:
     assert f"otherwise after {timing.correction_delay:g} s, unless the session has ended" in words
     assert f"on one verified pair at {numbers(check.NOMINATION_OFFSETS)}" in words
     assert f"It is sent at {numbers(check.CLOSE_OFFSETS)} until answered" in words
-    consent = f"Every {check.CONSENT_REPEAT:g} s each side"
-    assert consent in words
-    assert f"From {timing.consent_silence:g} s on" in words
+    assert f"when {timing.consent_silence:g} s have passed since one of its own was answered" in words
+    assert f"and again every {check.CONSENT_REPEAT:g} s until one is" in words
+    few = f"{plain_datagram.UNVALIDATED_DATAGRAMS} datagrams of the user's at most"
+    assert f"{few}, {plain_datagram.UNVALIDATED_BYTES:,} bytes together" in words
+    early = f"{demultiplexer.EARLY_LIMIT} of a pair at most, {demultiplexer.EARLY_BYTES // 2**20} MiB in all"
+    assert early in words
     assert f"at {timing.consent_timeout:g} s the pipe is over" in words
     assert f"one check with TTL {udp_punch.PRIMING_TTL}" in words
     assert f"| s + max({udp_punch.LATE_SIGNAL:g} s, s/2) |" in words
@@ -333,7 +342,12 @@ def test_limits() -> None:
     proofless = (
         f"{budgets.unauthenticated_connections}, {budgets.hello_patience:g} s and {hello.MAX_UNPROVED}"
     )
-    assert row("TCP connections") == f"{proofless} bytes each"
+    assert row("TCP connections that") == f"{proofless} bytes each"
+    unchosen = f"{links.LINKS_A_SESSION} of a session, {budgets.unchosen_links} of all"
+    assert row("TCP connections proved") == f"{unchosen}; the oldest makes room"
+    assert f"at most {gate.TOKEN_LIFE:g} s ago" in PAGE
+    offers = f"{budgets.offers_per_second:g} a second, {budgets.offers_at_once:g} at once"
+    assert f"all keys together ({offers})" in " ".join(PAGE.split())
     assert row("introductions") == f"{budgets.introductions_per_second:g} a second"
     assert row("HELLO nonces") == f"{4 * session.BACKLOG}"
     assert row("pairs of endpoints") == f"{MAX_PAIRS_UNINVITED} for each transport"

@@ -16,6 +16,7 @@ from warpgate.cli.shell import Shell
 from warpgate.cli.stdio import join_stdio
 from warpgate.errors import WarpgateError
 from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.net import descriptors
 from warpgate.net.network import TcpStream
 from warpgate.net.system import SystemNetwork
 
@@ -27,8 +28,10 @@ DATAGRAM_LINGER = 1.0
 LOCALHOST = "127.0.0.1"
 # What a browser has open to a host, and few enough for the 20 signals a second that a peer takes from one sender.
 ATTEMPTS_AT_ONCE = 6
-# Each is a socket here and one there; a process has 1024 by default (RLIMIT_NOFILE).
 CONNECTIONS_AT_ONCE = 400
+DESCRIPTORS = (
+    2 * CONNECTIONS_AT_ONCE + 512
+)  # a socket for the pipe and one for who is served, and the node's own
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
@@ -60,6 +63,7 @@ async def _join(shell: Shell, journey: Journey) -> int:
 
 async def _forward(shell: Shell, journey: Journey, port: int) -> int:
     """Each local TCP connection gets a pipe of its own; runs until told to stop."""
+    descriptors.ask_for(DESCRIPTORS)
     async with shell.node(accept=False) as node, contextlib.AsyncExitStack() as stack:
         carrying: set[asyncio.Task[None]] = set()
         stack.push_async_callback(cancel_all, carrying)

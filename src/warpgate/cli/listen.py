@@ -18,6 +18,7 @@ from warpgate.cli.shell import Shell
 from warpgate.cli.stdio import join_stdio
 from warpgate.errors import NetworkError, PipeClosed, WarpgateError
 from warpgate.model.endpoint import Mode
+from warpgate.net import descriptors
 from warpgate.net.network import TcpStream
 from warpgate.net.system import SystemNetwork
 
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
     from warpgate.core.node import Node
     from warpgate.core.pipes.base import Pipe
 
-# Each may hold a socket or a process besides its pipe; a process has 1024 descriptors by default (RLIMIT_NOFILE).
 PIPES_AT_ONCE = 400
+# A pipe's own socket, and as many as a command that is run for it needs (three pipes).
+DESCRIPTORS_A_PIPE = 4
+# For the node itself, and for what strangers can make it hold.
+DESCRIPTORS_SPARE = 512
 
 Handler = Callable[["Pipe"], Awaitable[None]]
 NODE_ID = re.compile(r"[a-z2-7]{26}")
@@ -88,12 +92,14 @@ async def _listen(
 
 async def _serve(node: Node, shell: Shell, handler: Handler, *, once: bool) -> int:
     """Serve every peer concurrently until told to stop; with `once` only the first, to its end."""
+    wanted = PIPES_AT_ONCE * DESCRIPTORS_A_PIPE + DESCRIPTORS_SPARE
+    allowed = max(1, (descriptors.ask_for(wanted) - DESCRIPTORS_SPARE) // DESCRIPTORS_A_PIPE)
     async with contextlib.AsyncExitStack() as stack:
         serving: set[asyncio.Task[None]] = set()
         stack.push_async_callback(cancel_all, serving)
         while True:
             pipe = await node.accept()
-            if len(serving) >= PIPES_AT_ONCE:
+            if len(serving) >= min(PIPES_AT_ONCE, allowed):
                 pipe.abort()
                 shell.output.warn(Unserved(pipe.peer, f"there are {len(serving)} pipes already"))
                 continue

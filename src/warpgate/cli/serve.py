@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from warpgate.cli.rendezvous import serve_rendezvous, tls_context, tls_files
 from warpgate.cli.shell import Shell
 from warpgate.core.disk.identity_store import data_directory
 from warpgate.errors import ConfigError
+from warpgate.net import descriptors
 from warpgate.server.limits import Limits
 
 try:
@@ -27,7 +27,7 @@ SPARE_FILES = 256  # for the database, the standard streams, and what else is se
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
-    _allow_files(arguments.connections + SPARE_FILES)
+    descriptors.ask_for(arguments.connections + SPARE_FILES)
     # Being told to stop is how a service ends: nothing went wrong.
     return shell.run(_serve(arguments, shell), stopped=0)
 
@@ -44,18 +44,6 @@ async def _serve(arguments: argparse.Namespace, shell: Shell) -> int:
         shell.output.show(Serving(names.url, names.database))
         await asyncio.get_running_loop().create_future()
     return 0
-
-
-def _allow_files(count: int) -> None:
-    """Most systems let a program open 1,024 files, and more when it asks."""
-    if sys.platform == "win32":  # where there is no such limit
-        return
-    import resource  # noqa: PLC0415 - not on Windows
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _database(arguments: argparse.Namespace) -> str:

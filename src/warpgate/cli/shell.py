@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 from warpgate.cli.output import Output
 from warpgate.cli.settings import Settings
 from warpgate.cli.terminal import in_one_line
+from warpgate.cli.words import clocks_differ
 from warpgate.config import Config
-from warpgate.events import ContactPinned, Event, Observer
+from warpgate.events import ClocksDiffer, ContactPinned, Event, Observer
 
 if TYPE_CHECKING:
     from warpgate.core.names.known_peers import ContactBook
     from warpgate.core.node import Node
 
 NodeMaker = Callable[[Config, Observer], "Node"]
+CLOCKS_TOLD = 100
 TERMINATED = 128 + signal.SIGTERM  # what a shell reports for a program ended by SIGTERM
 
 
@@ -41,8 +43,13 @@ class Shell:
         `observer` is given every event after the output.
         """
 
+        told: set[str] = set()  # whose clock differs; bounded, as anybody may come with a wrong one
+
         def observe(event: Event) -> None:
             self.output.observe(event)
+            if isinstance(event, ClocksDiffer) and event.peer not in told and len(told) < CLOCKS_TOLD:
+                told.add(event.peer)
+                self.output.note(clocks_differ(event.peer, event.ahead))
             if isinstance(event, ContactPinned):
                 self.output.note(f"{event.name} is {event.node_id}: from now on it must have this key")
             if observer is not None:

@@ -13,6 +13,8 @@ def describe(event: events.Event) -> str:
             return f"[{event.session[:6]}] {event.plugin} {_plugin_news(event)}"
         case events.SignalSent() | events.SignalReceived() | events.SignalRefused():
             return _signal_news(event)
+        case events.ClocksDiffer(peer=peer, ahead=ahead):
+            return clocks_differ(peer, ahead)
         case events.LinkVerified() | events.PipeOpened() | events.PipeEnded():
             return f"[{event.session[:6]}] {_link_news(event)}"
         case (
@@ -77,6 +79,12 @@ def _node_news(event: events.Event) -> str:
             )
         case _:
             return _server_news(event)
+
+
+def clocks_differ(peer: str, ahead: float) -> str:
+    """One of the two clocks is wrong, and nobody here can tell which."""
+    side = "ahead of" if ahead > 0 else "behind"
+    return f"the clock of {peer} is {abs(ahead):.0f} s {side} ours: one of the two is wrong"
 
 
 def _server_news(event: events.Event) -> str:

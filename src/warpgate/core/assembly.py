@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from warpgate.config import Config
-from warpgate.core.context import TOPIC, Context
+from warpgate.core.context import TOPIC, Context, Sources
 from warpgate.core.names.directory import Names
 from warpgate.core.names.known_peers import KnownPeers
 from warpgate.core.pipes.base import Pipe
@@ -69,6 +69,7 @@ class NodeStatus:
     failures: tuple[ServerFailed, ...]
     counts: tuple[tuple[str, int], ...]
     port_map: PortMapStatus = field(default_factory=PortMapStatus)
+    strays: int = 0  # datagrams that came to our ports and belonged to nothing
     nat64: str = ""  # the prefix by which IPv4 is reached on interfaces that have none, "" without
 
 
@@ -85,6 +86,7 @@ class Assembly:
         registry: Registry,
         handlers: list[MessageHandler],
         contacts: KnownPeers,
+        sources: Sources,
     ) -> None:
         self._config = config
         self._handlers = handlers
@@ -92,11 +94,11 @@ class Assembly:
         self._counts: Counter[str] = Counter()
         self._failures: dict[tuple[str, str], ServerFailed] = {}
         self.tasks = Tasks(lambda name, error: self.context.emit(ServerFailed("task", name, str(error))))
-        self.context = context = Context(identity, config, network, registry, observer, self.tasks)
+        self.context = context = Context(identity, config, network, registry, observer, self.tasks, sources)
         context.observers.append(self._count)
         self.pipes = PipeMaker(context)
         self.responder = Responder(context, self.pipes, self._take_pipe)
-        context.tcp_door = TcpDoor(context, self._find_session, self.responder.forget, self._take_link)
+        context.tcp_door = TcpDoor(context, self._find_key, self._find_session, self._take_link)
         context.udp = Demultiplexer(network, self.responder.introduce, self._garbage)
         context.relays = Relays(
             network,
@@ -239,9 +241,17 @@ class Assembly:
 
     # -- peers ---------------------------------------------------------------------------------------------------
 
-    def _find_session(self, hello: HelloReceived) -> Session:
+    def _find_key(self, hello: HelloReceived) -> bytes:
         if hello.role is Role.INITIATOR:
-            return self.responder.find(hello)
+            return self.responder.key_of(hello)
+        return self._own_session(hello).key
+
+    def _find_session(self, hello: HelloReceived, key: bytes) -> Session:
+        if hello.role is Role.INITIATOR:
+            return self.responder.find(hello, key)
+        return self._own_session(hello)
+
+    def _own_session(self, hello: HelloReceived) -> Session:
         session = self.context.sessions.get(hello.session)
         if session is None or not session.initiator or session.peer_key != hello.key:
             raise AuthenticationError("a HELLO for no session of ours")
@@ -285,6 +295,7 @@ class Assembly:
             tuple(self._failures.values()),
             tuple(sorted(self._counts.items())),
             self.port_mapping.status,
+            self.context.udp.strays,
             "" if self._network.prefix is None else str(self._network.prefix),
         )
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Protocol
 
 from warpgate.config import Config
 from warpgate.core.search.budget import RandomPunches
+from warpgate.core.search.links import UnchosenLinks
 from warpgate.core.search.session import Session
 from warpgate.core.tasks import Tasks
 from warpgate.errors import AttemptFailed
@@ -18,6 +21,7 @@ from warpgate.events import Event, Observer
 from warpgate.model.address import BrokerRef, NodeAddress
 from warpgate.model.identity import Identity, node_id_of
 from warpgate.model.translation import Nat64Prefix
+from warpgate.net import descriptors
 from warpgate.net.network import Interface, Network
 from warpgate.plan.targets import Surroundings
 from warpgate.plugins.base import Registry
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
     from warpgate.services.discovery import Discovery
     from warpgate.services.relay import Relays
 
-TOPIC = "warpgate/1/"
+TOPIC = "warpgate/2/"
+CLOCKS_REMEMBERED = 256
 
 
 class Channel(Protocol):
@@ -43,6 +48,19 @@ class Channel(Protocol):
     def publish(self, urls: tuple[str, ...], topic: str, data: bytes) -> int: ...
 
     def one_way(self, peer_brokers: tuple[BrokerRef, ...]) -> float | None: ...
+
+
+def within_descriptors(count: int) -> int:
+    """So many of `count` sockets that strangers may have us hold, as leave the process most of its descriptors."""
+    return min(count, descriptors.limit() // 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a node takes from what differs in every run; tests give their own."""
+
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    wall_clock: Callable[[], float] = time.time  # Unix seconds
 
 
 class Context:
@@ -62,8 +80,7 @@ class Context:
         registry: Registry,
         observer: Observer | None,
         tasks: Tasks,
-        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
-        wall_clock: Callable[[], float] = time.time,
+        sources: Sources,
     ) -> None:
         self.identity = identity
         self.config = config
@@ -71,9 +88,12 @@ class Context:
         self.registry = registry
         self.observers: list[Observer] = [] if observer is None else [observer]
         self.tasks = tasks
-        self.random_bytes = random_bytes
-        self.wall_clock = wall_clock
+        self.random_bytes = sources.random_bytes
+        self.wall_clock = sources.wall_clock
         self.sessions: dict[bytes, Session] = {}
+        self.unchosen = UnchosenLinks(within_descriptors(config.budgets.unchosen_links))
+        # By how much the clocks of peers that challenged us are ahead of ours, seconds; least recently used first.
+        self.clocks: OrderedDict[bytes, float] = OrderedDict()
         self.address = NodeAddress(identity.public_key, (), ())
         self.around = Surroundings()
         self._loop = asyncio.get_running_loop()
@@ -126,13 +146,14 @@ class Context:
             session=session.id,
             sequence=sequence,
             acknowledges=session.acknowledges,
-            time=self.wall_clock(),
+            time=max(0.0, self.wall_clock() + self.clocks.get(session.peer_key, 0.0)),
             address=self.address.encode(),
             messages=messages,
             known=session.remote.plan_digest(self.address) if session.initiator else b"",
             held=held,
             mode=session.mode.value,
             secure=session.secure,
+            token=session.token,
         )
         # A stranger's offer came over one of our own brokers, and its sender listens there too: what answers it goes
         # nowhere else, or anybody could make us connect to a host of its choice.
@@ -140,6 +161,13 @@ class Context:
         if not brokers:
             raise AttemptFailed("the peer's address names no broker, so it cannot be signalled")
         return self.publish(session.peer_key, signal, brokers)
+
+    def learn_clock(self, peer_key: bytes, ahead: float) -> None:
+        """A peer's clock is `ahead` seconds of ours: what is said to it is dated by its clock from now on."""
+        self.clocks[peer_key] = ahead
+        self.clocks.move_to_end(peer_key)
+        if len(self.clocks) > CLOCKS_REMEMBERED:
+            self.clocks.popitem(last=False)
 
     def publish(self, peer_key: bytes, signal: Signal, brokers: tuple[BrokerRef, ...]) -> int:
         """Seal a signal to its receiver; on how many of the brokers it went out at once. ProtocolError: too large."""

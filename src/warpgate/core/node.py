@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from warpgate.config import Config
 from warpgate.core.assembly import Assembly, MessageHandler, NodeStatus
+from warpgate.core.context import Sources
 from warpgate.core.disk.identity_store import load_or_create
 from warpgate.core.names.destination import parse_destination
 from warpgate.core.names.known_peers import known_peers_at
@@ -42,10 +43,11 @@ class Node:
         brokers: BrokerConnector | None = None,
         observer: Observer | None = None,
         registry: Registry = REGISTRY,
+        sources: Sources | None = None,
     ) -> None:
         """`identity` None: loaded from (or made in) the user's data directory by `config.identity`.
 
-        `network` and `brokers` replace the real ones (the lab, tests); `observer` is given every event.
+        `network`, `brokers` and `sources` replace the real ones (the lab, tests); `observer` is given every event.
         """
         self._config = Config() if config is None else config
         self._identity = identity
@@ -53,6 +55,7 @@ class Node:
         self._broker_connector = brokers
         self._observer = observer
         self._registry = registry
+        self._sources = Sources() if sources is None else sources
         self._running: Assembly | None = None
         self._handlers: list[MessageHandler] = []
 
@@ -81,6 +84,7 @@ class Node:
             self._registry,
             self._handlers,
             known_peers_at(self._config.known_peers, own_identity=self._identity is not None),
+            self._sources,
         )
         try:
             await running.start()

@@ -95,14 +95,17 @@ class Identity:
             serialization.BestAvailableEncryption(password),
         )
 
-    def session_key(self, peer_public_key: bytes, session: bytes) -> bytes:
-        """32 bytes that only the two key holders know, per session id (16 bytes).
+    def session_key(self, peer_public_key: bytes, session: bytes, *, initiator: bool) -> bytes:
+        """32 bytes that only the two key holders know, per session id (16 bytes); `initiator`: whether we are it.
 
-        ECDH(static, static) then HKDF (RFC 5869). AuthenticationError when the peer's key is no P-256 point.
+        ECDH(static, static) then HKDF (RFC 5869). Both public keys are in its info: the ECDH output is the same for a
+        point and its negative, so without them a node could be reached under a second key (an unknown key share,
+        NIST SP 800-56A section 5.8.2). AuthenticationError when the peer's key is no P-256 point.
         """
         secret = self._private.exchange(ec.ECDH(), _point(peer_public_key))
-        kdf = HKDF(hashes.SHA256(), length=SESSION_KEY_SIZE, salt=session, info=b"warpgate/1 session")
-        return kdf.derive(secret)
+        ends = (self.public_key, peer_public_key) if initiator else (peer_public_key, self.public_key)
+        info = b"warpgate/2 session" + b"".join(ends)
+        return HKDF(hashes.SHA256(), length=SESSION_KEY_SIZE, salt=session, info=info).derive(secret)
 
     def sign(self, data: bytes) -> bytes:
         """ECDSA over SHA-256 as raw r || s (64 bytes, big-endian), as in RFC 7518 section 3.4."""

@@ -8,11 +8,18 @@ Rules, which the code below relies on:
 
 * Every message carries WG-SESSION and is authenticated by MESSAGE-INTEGRITY-SHA256 under the session key. The role
   attribute (ICE-CONTROLLING or ICE-CONTROLLED) keeps our own checks, reflected to us, from counting as the peer's.
-* Both sides put a nonce into what they send. The nominating check is authenticated under a key made of both nonces:
-  a recording of an earlier session can be answered, but can never nominate.
+* The message says who wrote it; the source address of its datagram says nothing, as the peer itself may forge it to
+  make us flood somebody else. So a pair is *validated* only by what the peer can't have without receiving at that
+  very endpoint: the transaction id of a check that we sent there, or the nonce that went there (RFC 9000 section 8.2
+  calls this path validation). The nonce is another one for each endpoint.
+* A nomination counts only where it gives that nonce back. A recording of an earlier session, or one with a forged
+  source, can be answered, but can never nominate.
 * A pair is *verified* for the controlling side by an answer to its own check, or by a check of the peer's when our
   mapping is known not to depend on the destination (`trust_heard`): then our packets leave from the endpoint that
-  the peer has just opened its NAT for. This saves the round trip that ICE spends.
+  the peer has just opened its NAT for. This saves the round trip that ICE spends; until the acknowledgement of the
+  nomination has validated the pair, its owner sends no more than a few datagrams there.
+* Only an answer to our own check is consent (RFC 7675 section 5.1): users' data, and checks that bring no answer,
+  could be anybody's, or be sent by the peer on behalf of an address that it has left.
 * Nomination is repeated until acknowledged, and checks are answered as long as the agent lives, so that the slower
   side always learns the outcome (references: "silence after the first receive").
 """
@@ -30,13 +37,14 @@ from warpgate.errors import ProtocolError
 from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.proto.check_wire import CheckCodec, OpenedCheck
 from warpgate.proto.machine import Transmit
-from warpgate.proto.stun import Attribute, StunClass, StunMessage
+from warpgate.proto.stun import Attribute, StunClass
 
 # RFC 8489 section 6.2.1 wants 500 ms before the first retransmission over unknown paths; a nomination travels a
 # path whose checks have just been answered, so the first repeats may come at a fast path's round trip.
 NOMINATION_OFFSETS = (0.0, 0.06, 0.15, 0.3, 0.6, 1.0, 1.6, 2.4, 3.4, 4.6)
 CLOSE_OFFSETS = (0.0, 0.1, 0.3, 0.7)
-CONSENT_REPEAT = 2.5
+# While one is not answered: 20 tries till the time-out, so that 30 % loss each way ends none of 700,000 silences.
+CONSENT_REPEAT = 0.75
 LAST_ANSWER = 1.0  # how long the last repeat waits for its answer
 MAX_PAIRS = 4096  # birthday probing uses at most 2048 a peer; a hostile peer can add only by valid checks
 MAX_OUTSTANDING = 4096
@@ -81,6 +89,11 @@ class NominationConfirmed:
 
 
 @dataclass(frozen=True, slots=True)
+class PathValidated:
+    """The selected pair, chosen on trust, is validated now: it may carry anything."""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckingEnded:
     """The selected pair is over: `reason` is a sentence; `by_peer` when the peer closed it."""
 
@@ -88,7 +101,7 @@ class CheckingEnded:
     by_peer: bool
 
 
-CheckEvent = PairVerified | PeerHeard | Nominated | NominationConfirmed | CheckingEnded
+CheckEvent = PairVerified | PeerHeard | Nominated | NominationConfirmed | PathValidated | CheckingEnded
 
 
 @dataclass(slots=True)
@@ -97,8 +110,9 @@ class _Pair:
     remote: Endpoint
     plugin: str
     round: int = 0  # scheduled checks of earlier rounds are void
-    heard: bool = False
-    verified: bool = False
+    nonce: bytes | None = None  # the peer's for our end of this pair, once it was heard there
+    verified: bool = False  # we may nominate it
+    validated: bool = False  # the peer receives there
 
 
 class _Due(NamedTuple):
@@ -133,19 +147,20 @@ class CheckAgent:
         controlling: bool,
         session: bytes,
         key: bytes,
-        nonce: bytes,
+        secret: bytes,
         new_id: Callable[[], bytes],
         settings: CheckSettings,
         introduction: bytes | None = None,
         trust_heard: bool = False,
         mode: Mode = Mode.DATAGRAM,
     ) -> None:
+        """`key`: the session's; `secret`: 32 random bytes, this side's alone and new for each session."""
         self.controlling = controlling
         self.session = session
         self.phase = Phase.CHECKING
         self.selected: tuple[Endpoint, Endpoint] | None = None
-        self._codec = CheckCodec(controlling, session, key, nonce, introduction, mode)
-        self._peer_nonce: bytes | None = None
+        self._codec = CheckCodec(controlling, session, key, secret, introduction, mode)
+        self._heard = False
         self._trust_heard = trust_heard
         self._trusted: set[Endpoint] = set()
         self._new_id = new_id
@@ -157,8 +172,7 @@ class CheckAgent:
         self._outbox: deque[Transmit] = deque()
         self._events: deque[CheckEvent] = deque()
         self._repeats: list[float] = []  # when to send the nomination or the close again
-        self._traffic = False
-        self._last_heard = 0.0
+        self._consented = 0.0  # when a check of ours on the selected pair was answered last
         self._next_consent: float | None = None
         self._give_up: float | None = None
 
@@ -220,10 +234,6 @@ class CheckAgent:
             if pair.plugin == plugin:
                 pair.round += 1
 
-    def note_traffic(self) -> None:
-        """User data arrived on the selected pair: that is consent as well (RFC 7675 section 5.1)."""
-        self._traffic = True
-
     @property
     def undecided(self) -> bool:
         """Whether the choice is ours, and the peer has not acknowledged any yet."""
@@ -232,21 +242,25 @@ class CheckAgent:
     def knows(self, base: Endpoint, remote: Endpoint) -> bool:
         """Whether the peer proved itself from `remote`."""
         pair = self._pairs.get((base, remote))
-        return pair is not None and (pair.heard or pair.verified)
+        return pair is not None and pair.nonce is not None
+
+    @property
+    def path_validated(self) -> bool:
+        """Whether the peer is known to receive at the selected pair."""
+        return self.selected is not None and self._pairs[self.selected].validated
 
     # -- the five verbs ------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, base: Endpoint, remote: Endpoint, now: float) -> None:
         """One STUN message of this session. DecodeError, AuthenticationError when it is not what it must be."""
-        check = self._codec.open(data)
-        if check.nonce is not None and self._peer_nonce is None:
-            self._peer_nonce = check.nonce
+        check = self._codec.open(data, remote)
+        if not self._heard:
+            self._heard = True
             self._events.append(PeerHeard())
-        self._last_heard = now
         if check.message.cls is StunClass.REQUEST:
             self._request(check, base, remote, now)
         elif check.message.cls is StunClass.SUCCESS:
-            self._response(check.message, remote)
+            self._response(check, remote, now)
 
     def handle_timeout(self, now: float) -> None:
         """Send what is due, notice what has expired."""
@@ -283,15 +297,17 @@ class CheckAgent:
         pair = self._pair(base, remote, check.plugin)
         if pair is None:
             return
-        answer = self._codec.answer(check.message.transaction_id, remote)
+        self._learn(pair, check.nonce)
+        if check.echoed:
+            self._validated(pair)
+        if check.chooses and check.echoed:
+            self._nominated(pair, check.plugin, now)
+        chosen = check.chooses and self.selected == (base, remote)
+        answer = self._codec.answer(check.message.transaction_id, remote, chosen=chosen)
         self._outbox.append(Transmit(answer, base, remote, None))
         if Attribute.WG_CLOSE in check.message:
             if self.selected == (base, remote):
                 self._end("closed by the peer", by_peer=True)
-            return
-        pair.heard = True
-        if check.nominating:
-            self._nominated(pair, check.plugin, now)
         elif self.controlling and self.phase is Phase.CHECKING and not pair.verified:
             pair.plugin = check.plugin or pair.plugin  # its sending opened the way, whoever else had tried
             if self._trust_heard or base in self._trusted:
@@ -307,20 +323,42 @@ class CheckAgent:
         self._select(pair, now)
         self._events.append(Nominated(pair.base, pair.remote, pair.plugin))
 
-    def _response(self, message: StunMessage, remote: Endpoint) -> None:
-        pair, nominating = self._outstanding.pop(message.transaction_id, (None, False))
+    def _response(self, check: OpenedCheck, remote: Endpoint, now: float) -> None:
+        pair, nominating = self._outstanding.pop(check.message.transaction_id, (None, False))
         if pair is None or pair.remote != remote:  # RFC 8445 section 7.2.5.2.1: symmetric addresses only
             return
-        pair.heard = True
+        news = self._learn(pair, check.nonce)
+        self._validated(pair)
+        if self.selected == (pair.base, pair.remote):
+            self._consented = now
         if self.phase is Phase.CLOSING:
             self._end("closed", by_peer=False)
         elif nominating and self.phase is Phase.NOMINATING:
+            self._nomination_answered(pair, check.chooses, news)
+        elif self.controlling and self.phase is Phase.CHECKING and not pair.verified:
+            self._verified(pair)
+
+    def _nomination_answered(self, pair: _Pair, chosen: bool, news: bool) -> None:
+        if chosen:
             self.phase = Phase.SELECTED
             self._repeats.clear()
             self._give_up = None
             self._events.append(NominationConfirmed())
-        elif self.controlling and self.phase is Phase.CHECKING and not pair.verified:
-            self._verified(pair)
+        elif news:  # we gave back a nonce for another endpoint than the one that we are seen at
+            self._send_check(pair, None, Attribute.USE_CANDIDATE)
+
+    def _learn(self, pair: _Pair, nonce: bytes | None) -> bool:
+        """The peer's nonce for this pair; whether it is another one than before."""
+        news = nonce is not None and nonce != pair.nonce
+        if news:
+            pair.nonce = nonce
+        return news
+
+    def _validated(self, pair: _Pair) -> None:
+        if not pair.validated:
+            pair.validated = True
+            if self.selected == (pair.base, pair.remote):
+                self._events.append(PathValidated())
 
     def _verified(self, pair: _Pair) -> None:
         pair.verified = True
@@ -337,7 +375,9 @@ class CheckAgent:
 
     def _send_check(self, pair: _Pair, ttl: int | None, *flags: Attribute) -> None:
         transaction_id = self._new_id()
-        data = self._codec.request(transaction_id, pair.plugin, self._peer_nonce, *flags)
+        data = self._codec.request(
+            transaction_id, pair.plugin, pair.remote, *flags, echo=pair.nonce, introduce=not self._heard
+        )
         if len(self._outstanding) >= MAX_OUTSTANDING:
             self._outstanding.pop(next(iter(self._outstanding)))
         self._outstanding[transaction_id] = (pair, Attribute.USE_CANDIDATE in flags)
@@ -355,16 +395,15 @@ class CheckAgent:
                 self._give_up = now + LAST_ANSWER
 
     def _consent(self, now: float) -> None:
-        if self._traffic:
-            self._traffic = False
-            self._last_heard = now
-        silence = now - self._last_heard
+        silence = now - self._consented
         if silence >= self._settings.consent_timeout:
-            self._end(f"nothing heard from the peer for {silence:.0f} s", by_peer=False)
+            self._end(f"no answer from the peer for {silence:.0f} s", by_peer=False)
             return
-        if silence >= self._settings.consent_silence and self.selected is not None:
+        due = self._consented + self._settings.consent_silence
+        if now >= due and self.selected is not None:
             self._send_check(self._pairs[self.selected], None)
-        self._next_consent = now + CONSENT_REPEAT
+            due = now + CONSENT_REPEAT
+        self._next_consent = due
 
     # -- small parts ---------------------------------------------------------------------------------------------
 
@@ -376,8 +415,8 @@ class CheckAgent:
 
     def _select(self, pair: _Pair, now: float) -> None:
         self.selected = (pair.base, pair.remote)
-        self._last_heard = now
-        self._next_consent = now + CONSENT_REPEAT
+        self._consented = now
+        self._next_consent = now + self._settings.consent_silence
         self._due.clear()
 
     def _end(self, reason: str, by_peer: bool) -> None:

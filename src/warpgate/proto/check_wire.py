@@ -1,11 +1,15 @@
 """The messages of connectivity checks: STUN Binding with our attributes, one session's keys (see `check`).
 
-    request  = WG-SESSION  role(tie-breaker)  [WG-KEY  [WG-MODE]]  WG-NONCE  WG-PLUGIN  [USE-CANDIDATE | WG-CLOSE]
-    answer   = WG-SESSION  role  WG-NONCE  XOR-MAPPED-ADDRESS
+    request  = WG-SESSION  role(tie-breaker)  [WG-KEY  [WG-MODE]]  WG-NONCE  [WG-ECHO]  WG-PLUGIN
+               [USE-CANDIDATE | WG-CLOSE]
+    answer   = WG-SESSION  role  WG-NONCE  XOR-MAPPED-ADDRESS  [USE-CANDIDATE]
 
-all followed by MESSAGE-INTEGRITY-SHA256. WG-KEY goes along until the peer has been heard, and with it WG-MODE (1)
-when the pipe is to be a stream. A request with
-USE-CANDIDATE is authenticated under HMAC-SHA256(session key, "nominate" + initiator's nonce + responder's nonce).
+all followed by MESSAGE-INTEGRITY-SHA256 under HMAC-SHA256(session key, "udp check"). WG-KEY goes along until the peer
+has been heard, and with it WG-MODE (1) when the pipe is to be a stream.
+
+WG-NONCE is a function of the endpoint that the message goes to, under a secret of its sender's. WG-ECHO gives back the
+nonce that came from the very endpoint that the message goes to, so it shows that its sender receives there: a forged
+source address never brings one.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 
-from warpgate.errors import AuthenticationError, DecodeError, ProtocolError
+from warpgate.errors import AuthenticationError, DecodeError
 from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.model.text import is_plugin_name
 from warpgate.proto.stun import (
@@ -29,6 +33,7 @@ from warpgate.proto.stun import (
 )
 
 STREAM = 1  # value of WG-MODE; a datagram pipe's checks carry none
+NONCE_SIZE = 16
 
 
 def session_of(data: bytes) -> bytes | None:
@@ -53,7 +58,8 @@ def introduction_of(data: bytes) -> Introduction:
     """From a first check of the controlling side; DecodeError when it is none."""
     message = decode(data)
     session, public_key = message.raw(Attribute.WG_SESSION), message.raw(Attribute.WG_KEY)
-    if message.cls is not StunClass.REQUEST or session is None or public_key is None:
+    request = message.method == BINDING and message.cls is StunClass.REQUEST
+    if not request or session is None or public_key is None:
         raise DecodeError("not the first check of a session")
     if Attribute.ICE_CONTROLLING not in message or Attribute.USE_CANDIDATE in message:
         raise DecodeError("not the first check of a session")
@@ -61,17 +67,31 @@ def introduction_of(data: bytes) -> Introduction:
     return Introduction(session, public_key, _plugin_of(message), mode)
 
 
+def verify_introduction(data: bytes, session_key: bytes) -> None:
+    """AuthenticationError unless the first check was made with this session's key."""
+    verify(data, _check_key(session_key))
+
+
+def _check_key(session_key: bytes) -> bytes:
+    return hmac.digest(session_key, b"udp check", hashlib.sha256)
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedCheck:
-    """An authenticated message of the peer's."""
+    """An authenticated message of the peer's. `echoed`: it gives back the nonce that we sent to where it came from."""
 
     message: StunMessage
-    nominating: bool
     plugin: str  # "" in an answer
+    echoed: bool
 
     @property
     def nonce(self) -> bytes | None:
         return self.message.raw(Attribute.WG_NONCE)
+
+    @property
+    def chooses(self) -> bool:
+        """A nomination, or the acknowledgement of one."""
+        return Attribute.USE_CANDIDATE in self.message
 
 
 def _plugin_of(message: StunMessage) -> str:
@@ -82,66 +102,83 @@ def _plugin_of(message: StunMessage) -> str:
     return plugin
 
 
-@dataclass(frozen=True, slots=True)
 class CheckCodec:
     """Packs and opens the messages of one side of one session. `introduction`: our public key, initiator only."""
 
-    controlling: bool
-    session: bytes
-    key: bytes
-    nonce: bytes
-    introduction: bytes | None = None
-    mode: Mode = Mode.DATAGRAM
+    __slots__ = ("_controlling", "_introduction", "_key", "_mode", "_secret", "_session")
+
+    def __init__(
+        self,
+        controlling: bool,
+        session: bytes,
+        key: bytes,
+        secret: bytes,
+        introduction: bytes | None = None,
+        mode: Mode = Mode.DATAGRAM,
+    ) -> None:
+        """`key`: the session's. `secret`: 32 random bytes of this side's alone, new for each session."""
+        self._controlling = controlling
+        self._session = session
+        self._key = _check_key(key)
+        self._secret = secret
+        self._introduction = introduction
+        self._mode = mode
+
+    def nonce(self, remote: Endpoint) -> bytes:
+        """16 bytes, ours for this endpoint of the peer's: whoever gives them back receives there."""
+        return hmac.digest(self._secret, str(remote).encode(), hashlib.sha256)[:NONCE_SIZE]
 
     def request(
-        self, transaction_id: bytes, plugin: str, peer_nonce: bytes | None, *flags: Attribute
+        self,
+        transaction_id: bytes,
+        plugin: str,
+        remote: Endpoint,
+        *flags: Attribute,
+        echo: bytes | None = None,
+        introduce: bool = False,
     ) -> bytes:
-        """A check; with USE_CANDIDATE among the flags a nomination (ProtocolError without the peer's nonce)."""
-        attributes: list[tuple[int, AttributeValue]] = [(Attribute.WG_SESSION, self.session), self._role()]
-        if self.introduction is not None and peer_nonce is None:
-            attributes.append((Attribute.WG_KEY, self.introduction))
-            if self.mode is Mode.STREAM:
+        """A check to `remote`; with USE_CANDIDATE a nomination. `echo`: the nonce that came from there."""
+        attributes: list[tuple[int, AttributeValue]] = [(Attribute.WG_SESSION, self._session), self._role()]
+        if self._introduction is not None and introduce:
+            attributes.append((Attribute.WG_KEY, self._introduction))
+            if self._mode is Mode.STREAM:
                 attributes.append((Attribute.WG_MODE, STREAM))
-        attributes += [(Attribute.WG_NONCE, self.nonce), (Attribute.WG_PLUGIN, plugin)]
+        attributes.append((Attribute.WG_NONCE, self.nonce(remote)))
+        if echo is not None:
+            attributes.append((Attribute.WG_ECHO, echo))
+        attributes.append((Attribute.WG_PLUGIN, plugin))
         attributes += [(flag, True) for flag in flags]
-        key = self.key
-        if Attribute.USE_CANDIDATE in flags:
-            if peer_nonce is None:
-                raise ProtocolError("nothing heard from the peer yet: nothing to nominate")
-            key = self._nomination_key(initiator=self.nonce, responder=peer_nonce)
-        return encode(StunMessage(BINDING, StunClass.REQUEST, transaction_id, tuple(attributes)), key=key)
+        return encode(
+            StunMessage(BINDING, StunClass.REQUEST, transaction_id, tuple(attributes)), key=self._key
+        )
 
-    def answer(self, transaction_id: bytes, remote: Endpoint) -> bytes:
-        """The success response to a request that came from `remote`."""
+    def answer(self, transaction_id: bytes, remote: Endpoint, *, chosen: bool = False) -> bytes:
+        """The success response to a request that came from `remote`; `chosen`: the pair is the nominated one."""
         attributes: tuple[tuple[int, AttributeValue], ...] = (
-            (Attribute.WG_SESSION, self.session),
+            (Attribute.WG_SESSION, self._session),
             self._role(),
-            (Attribute.WG_NONCE, self.nonce),
+            (Attribute.WG_NONCE, self.nonce(remote)),
             (Attribute.XOR_MAPPED_ADDRESS, remote),
         )
-        return encode(StunMessage(BINDING, StunClass.SUCCESS, transaction_id, attributes), key=self.key)
+        if chosen:
+            attributes += ((Attribute.USE_CANDIDATE, True),)
+        return encode(StunMessage(BINDING, StunClass.SUCCESS, transaction_id, attributes), key=self._key)
 
-    def open(self, data: bytes) -> OpenedCheck:
-        """DecodeError when it is not of this session, AuthenticationError when it does not prove the peer's key."""
+    def open(self, data: bytes, remote: Endpoint) -> OpenedCheck:
+        """What came from `remote`. DecodeError: of another session; AuthenticationError: not the peer's."""
         message = decode(data)
-        if message.method != BINDING or message.raw(Attribute.WG_SESSION) != self.session:
+        if message.method != BINDING or message.raw(Attribute.WG_SESSION) != self._session:
             raise DecodeError("not a check of this session")
-        nominating = message.cls is StunClass.REQUEST and Attribute.USE_CANDIDATE in message
-        nonce = message.raw(Attribute.WG_NONCE)
-        if nominating:
-            if nonce is None or self.controlling:
-                raise AuthenticationError("a nomination from the wrong side")
-            verify(data, self._nomination_key(initiator=nonce, responder=self.nonce))
-        else:
-            verify(data, self.key)
-        expected = Attribute.ICE_CONTROLLED if self.controlling else Attribute.ICE_CONTROLLING
+        verify(data, self._key)
+        expected = Attribute.ICE_CONTROLLED if self._controlling else Attribute.ICE_CONTROLLING
         if expected not in message:
             raise AuthenticationError("a check reflected to its sender")
-        return OpenedCheck(message, nominating, _plugin_of(message))
+        if self._controlling and message.cls is StunClass.REQUEST and Attribute.USE_CANDIDATE in message:
+            raise AuthenticationError("a nomination from the wrong side")
+        echo = message.raw(Attribute.WG_ECHO)
+        echoed = echo is not None and hmac.compare_digest(echo, self.nonce(remote))
+        return OpenedCheck(message, _plugin_of(message), echoed)
 
     def _role(self) -> tuple[Attribute, int]:
-        role = Attribute.ICE_CONTROLLING if self.controlling else Attribute.ICE_CONTROLLED
-        return role, int.from_bytes(self.session[:8], "big")
-
-    def _nomination_key(self, *, initiator: bytes, responder: bytes) -> bytes:
-        return hmac.digest(self.key, b"nominate" + initiator + responder, hashlib.sha256)
+        role = Attribute.ICE_CONTROLLING if self._controlling else Attribute.ICE_CONTROLLED
+        return role, int.from_bytes(self._session[:8], "big")

@@ -1,9 +1,9 @@
 """A signal on its way through public brokers: sealed to its receiver, signed by its sender.
 
-    envelope  = HPKE (RFC 9180, base mode) to the receiver's key, info "warpgate/1 envelope", of
+    envelope  = HPKE (RFC 9180, base mode) to the receiver's key, info "warpgate/2 envelope", of
     plaintext = sender's public key(33)  signature(64)  message id(16)  signal (msgpack)
     signature = ECDSA P-256 / SHA-256, raw r || s, over
-                "warpgate/1 signal"  sender's public key  receiver's public key  message id  signal
+                "warpgate/2 signal"  sender's public key  receiver's public key  message id  signal
 
 The receiver's key under the signature keeps whoever opens an envelope from sealing its content to somebody
 else. The sender's key is inside the sealing: brokers learn who is addressed, not by whom.
@@ -28,8 +28,8 @@ from warpgate.proto.signals import Signal, decode_signal, encode_signal
 MESSAGE_ID_SIZE = 16
 MAX_ENVELOPE = 4096  # design section 4; every public broker takes that much
 
-_INFO = b"warpgate/1 envelope"
-_DOMAIN = b"warpgate/1 signal"
+_INFO = b"warpgate/2 envelope"
+_DOMAIN = b"warpgate/2 signal"
 _SIGNED_AT = PUBLIC_KEY_SIZE + SIGNATURE_SIZE
 _MIN_PLAINTEXT = _SIGNED_AT + MESSAGE_ID_SIZE
 

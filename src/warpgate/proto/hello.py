@@ -3,16 +3,16 @@
 This file owns what is on the wire before the user's bytes. It must not know sockets, which session a HELLO
 belongs to, or where keys come from: nonces and session keys are arguments.
 
-    message  = "WG1"  type(1)  length(2) of body  body  MAC(32)
+    message  = "WG2"  type(1)  length(2) of body  body  MAC(32)
     HELLO    = type 1, body: session(16) role(1) public key(33) nonce(16) mode(1) plugin(1 + n, UTF-8)
     WELCOME  = type 2, body: nonce(16)
     NOMINATE = type 3, body: empty
 
 Every MAC is HMAC-SHA256 under the session key, over a label, what was heard, and the message up to the MAC:
 
-    HELLO       "hello"    message
-    WELCOME     "welcome"  the HELLO's nonce, role(1) of the WELCOME's sender, message
-    NOMINATE    "nominate" the initiator's nonce, the responder's nonce
+    HELLO       "tcp hello"     message
+    WELCOME     "tcp welcome"   the HELLO's nonce, role(1) of the WELCOME's sender, message
+    NOMINATE    "tcp nominate"  the initiator's nonce, the responder's nonce, message
 
 Rules:
 
@@ -41,13 +41,12 @@ from warpgate.model.identity import PUBLIC_KEY_SIZE, SESSION_SIZE
 from warpgate.model.text import MAX_PLUGIN_NAME, is_plugin_name
 
 NONCE_SIZE = 16
-# Design section 5: whoever sends more than 1 KiB before a valid HELLO is cut off. A HELLO has at most 138
-# bytes.
+# Whoever sends more than 1 KiB before a valid HELLO is cut off. A HELLO has at most 138 bytes.
 MAX_UNPROVED = 1024
 
 HEADER_SIZE = 6
 
-_MAGIC = b"WG1"
+_MAGIC = b"WG2"
 _MAC_SIZE = 32
 _HELLO_FIXED = SESSION_SIZE + 1 + PUBLIC_KEY_SIZE + NONCE_SIZE + 1 + 1
 _STREAM, _SECURE = 1, 2  # modes of a TCP link: a stream as it is, or TLS on it from the nomination on
@@ -164,7 +163,7 @@ class Handshake:
         expected = HelloReceived(session, role.opposite, peer_key, b"", Mode.STREAM, plugin, secure)
         handshake = cls(State.DIALLED, expected, session_key, nonce)
         body = _pack_hello(HelloReceived(session, role, public_key, nonce, Mode.STREAM, plugin, secure))
-        handshake._send(Type.HELLO, body, b"hello")
+        handshake._send(Type.HELLO, body, b"tcp hello")
         return handshake
 
     @classmethod
@@ -197,18 +196,18 @@ class Handshake:
             raise RuntimeError(f"nothing to prove: {self._state.value}")
         message, mac = self._take(HEADER_SIZE + len(_pack_hello(hello)))
         self._session_key = session_key
-        self._check(mac, b"hello", message)
+        self._check(mac, b"tcp hello", message)
         if self._buffer:
             raise DecodeError("bytes behind the HELLO before it was answered")
         role = hello.role.opposite
-        self._send(Type.WELCOME, self._nonce, b"welcome" + hello.nonce + bytes((role,)))
+        self._send(Type.WELCOME, self._nonce, b"tcp welcome" + hello.nonce + bytes((role,)))
         self._authenticated(hello)
 
     def nominate(self) -> None:
         """Initiator only, once authenticated: this is the link. Queues NOMINATE; user bytes may follow it."""
         if self._state is not State.CONTROLLING:
             raise RuntimeError(f"cannot nominate: {self._state.value}")
-        self._outbox += _header(Type.NOMINATE, b"") + self._mac(b"nominate", self._nonce + self._peer_nonce)
+        self._send(Type.NOMINATE, b"", b"tcp nominate" + self._nonce + self._peer_nonce)
         self._state = State.NOMINATED
 
     def leftover(self) -> bytes:
@@ -251,7 +250,7 @@ class Handshake:
 
     def _on_crossing_hello(self, size: int) -> None:
         message, mac = self._take(HEADER_SIZE + size)
-        self._check(mac, b"hello", message)
+        self._check(mac, b"tcp hello", message)
         hello, expected = _parse_hello(message[HEADER_SIZE:]), self._expected
         if (hello.session, hello.key) != (expected.session, expected.key):
             raise AuthenticationError("the peer's HELLO is of another session or key")
@@ -262,7 +261,7 @@ class Handshake:
     def _on_welcome(self, size: int) -> None:
         message, mac = self._take(HEADER_SIZE + size)
         expected = self._expected
-        self._check(mac, b"welcome" + self._nonce + bytes((expected.role,)), message)
+        self._check(mac, b"tcp welcome" + self._nonce + bytes((expected.role,)), message)
         nonce = message[HEADER_SIZE:]
         self._authenticated(
             HelloReceived(
@@ -277,8 +276,8 @@ class Handshake:
         )
 
     def _on_nominate(self, size: int) -> None:
-        _, mac = self._take(HEADER_SIZE + size)
-        self._check(mac, b"nominate", self._peer_nonce + self._nonce)
+        message, mac = self._take(HEADER_SIZE + size)
+        self._check(mac, b"tcp nominate" + self._peer_nonce + self._nonce, message)
         self._state = State.NOMINATED
         self._events.append(Nominated())
 

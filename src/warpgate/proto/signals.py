@@ -20,6 +20,7 @@ from warpgate.model.text import MAX_PLUGIN_NAME, is_plugin_name, printable
 MAX_MESSAGES = 16
 MAX_BODY = 1024
 MAX_REASON = 200
+MAX_TOKEN = 32
 UNKNOWN_HELD = -1.0
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_PLUGIN_NAME)]
@@ -29,7 +30,8 @@ Body = Annotated[bytes, Meta(max_length=MAX_BODY)]
 class SignalKind(enum.IntEnum):
     OFFER = 1  # the initiator: I am trying to reach you, here is all you need
     ANSWER = 2  # the responder: what was stale, or: I am at it
-    REFUSAL = 3  # either: no, and why
+    REFUSAL = 3  # the responder: no, and why
+    CHALLENGE = 4  # the responder: say that again with this token, I cannot tell it from a recording
 
 
 class PluginMessage(msgspec.Struct, frozen=True, array_like=True):
@@ -49,7 +51,8 @@ class Signal(msgspec.Struct, frozen=True, array_like=True):
     `address` is the sender's encoded NodeAddress; `known` the digest of the receiver's address that the
     sender worked with (b"": none); `acknowledges` the receiver's highest sequence up to which the sender misses
     none; `held` how long an ANSWER's offer waited here (-1: unknown); `mode` a
-    Mode's value; `secure` whether the initiator wants TLS on a TCP link.
+    Mode's value; `secure` whether the initiator wants TLS on a TCP link; `token` what makes an offer fresh whatever
+    the clocks say: given out by a CHALLENGE, given back by the OFFERs that follow.
     """
 
     kind: SignalKind
@@ -64,6 +67,7 @@ class Signal(msgspec.Struct, frozen=True, array_like=True):
     reason: Annotated[str, Meta(max_length=MAX_REASON)] = ""
     acknowledges: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     secure: bool = False
+    token: Annotated[bytes, Meta(max_length=MAX_TOKEN)] = b""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.time) and math.isfinite(self.held)):

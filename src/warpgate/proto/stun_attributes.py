@@ -82,6 +82,7 @@ class Attribute(enum.IntEnum):
     WG_CLOSE = 0xC0D4
     WG_SESSION = 0xC0D5
     WG_MODE = 0xC0D6
+    WG_ECHO = 0xC0D7
 
 
 class ChangeRequest(enum.IntFlag):
@@ -373,6 +374,7 @@ TABLE: Mapping[int, tuple[Pack, Unpack]] = MappingProxyType({
     Attribute.WG_CLOSE: _FLAG,
     Attribute.WG_SESSION: _raw(16),
     Attribute.WG_MODE: _uint(1, reserved=3),
+    Attribute.WG_ECHO: _raw(16),
 })  # fmt: skip
 
 

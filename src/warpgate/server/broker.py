@@ -1,7 +1,7 @@
 """Which MQTT broker to run, and how: mosquitto when it is installed, the embedded one otherwise.
 
 Whoever knows the address may use it, so it is bounded: sizes, connections, queues, memory, and nothing but our topics
-(`warpgate/1/<node id>`). What it carries is sealed and signed by the nodes: the broker keeps nothing and knows nothing.
+(`warpgate/2/<node id>`). What it carries is sealed and signed by the nodes: the broker keeps nothing and knows nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from warpgate.server.child import KEEP, memory_file, readable_by_all, unprivileg
 # Debian installs servers where an ordinary user's PATH does not look.
 SERVER_PATHS = "/usr/local/sbin:/usr/sbin:/sbin"
 
-TOPICS = "warpgate/1/+"
+TOPICS = "warpgate/2/+"
 # An envelope has at most 4 KiB (docs/protocol.md); topic and packet head come on top.
 MESSAGE_SIZE = 8192
 # A connection costs mosquitto about 3 KiB here and as much in the kernel; nodes that wait keep one each.

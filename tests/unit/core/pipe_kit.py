@@ -45,6 +45,9 @@ def info(transport: Transport, local: Endpoint, remote: Endpoint) -> PipeInfo:
     return PipeInfo(SESSION, "peer", "direct", transport, local, remote, relayed=False, seconds=0.1)
 
 
+PEER_KEY = bytes(33)
+
+
 class Side:
     """One end's host, udp and checks."""
 
@@ -60,14 +63,14 @@ class Side:
             controlling=controlling,
             session=session,
             key=KEY,
-            nonce=(b"A" if controlling else b"B") * 16,
+            secret=(b"A" if controlling else b"B") * 32,
             new_id=lambda: next(ids).to_bytes(12, "big"),
             settings=CheckSettings(TIMING.check_offsets, TIMING.consent_silence, TIMING.consent_timeout),
             introduction=bytes(33) if controlling else None,
             trust_heard=True,
         )
         self.pipe: DatagramPipe | None = None
-        self.checks = SessionChecks(self.udp, agent, self._event)
+        self.checks = SessionChecks(self.udp, agent, PEER_KEY, self._event)
         self.udp.sessions[session] = self.checks
 
     def _introduce(self, port: object, data: bytes, remote: Endpoint) -> bool:

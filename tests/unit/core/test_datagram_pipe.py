@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from pipe_kit import HOP, TIMING, Datagrams, virtually
 
+from warpgate.core.pipes.plain_datagram import DatagramPipe
 from warpgate.core.pipes.subscription import Subscription
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
 from warpgate.model.endpoint import Endpoint, Mode, Transport
@@ -199,7 +200,7 @@ def test_a_silent_peer_is_gone_after_the_consent_timeout() -> None:
             loop = asyncio.get_running_loop()
             pipes.internet.partition(pipes.one.network, pipes.other.network)
             began = loop.time()
-            with pytest.raises(PipeClosed, match="nothing heard from the peer for 3"):
+            with pytest.raises(PipeClosed, match="no answer from the peer for 3"):
                 await pipes.b.recv()
             assert TIMING.consent_timeout - 1 <= loop.time() - began <= TIMING.consent_timeout + 5
 
@@ -216,23 +217,56 @@ def test_an_idle_pipe_lives_by_its_consent_checks() -> None:
     virtually(main)
 
 
-def test_a_pipe_that_is_busy_sends_no_consent_checks() -> None:
+def test_data_that_comes_is_no_consent() -> None:
+    """It may be forged: whoever keeps sending a byte in the name of a victim must not keep our data going there."""
+
+    async def main() -> None:
+        async with Datagrams() as pipes:
+            pipes.other.checks.driver.close()  # b's data goes on, but it does not answer checks any more
+            got = 0
+            while not pipes.a.closed and got < 40:
+                pipes.other.port.socket.send(b"y", pipes.a.local.sockaddr)
+                await asyncio.sleep(1.0)
+                got += 1
+            assert 29 <= got <= 33
+            assert pipes.one.ended[0].startswith("no answer from the peer for 3")
+
+    virtually(main)
+
+
+def test_until_the_peer_has_answered_from_there_an_address_gets_a_few_datagrams() -> None:
+    async def main() -> None:
+        pipes = Datagrams()
+        one, other = pipes.one, pipes.other
+        # The other side's check arrives and makes the pipe, but what we send is lost: as if its source were forged.
+        other.checks.probe(other.port.base, one.port.base, "direct", (0.0,), None)
+        other.port.socket.close()
+        await asyncio.sleep(2 * HOP + 0.001)
+        pipe = pipes.a
+        packets = pipes.internet.capture()
+        sending = asyncio.ensure_future(flood(pipe))
+        await asyncio.sleep(10.0)
+        with pytest.raises(PipeClosed):
+            await sending
+        data = [seen.packet.payload for seen in packets if seen.sent and seen.packet.payload[:1] == b"d"]
+        assert len(data) <= 10
+        assert sum(map(len, data)) <= 12000
+        one.udp.close()
+        other.udp.close()
+
+    async def flood(pipe: DatagramPipe) -> None:
+        while True:
+            await pipe.send(b"d" * 1200)
+
+    virtually(main)
+
+
+def test_nothing_waits_where_the_peer_does_answer() -> None:
     async def main() -> None:
         async with Datagrams() as pipes:
             for _ in range(100):
-                await pipes.a.send(b"x")
-                await pipes.b.send(b"y")
-                await asyncio.sleep(1.0)
-                await pipes.a.recv()
-                await pipes.b.recv()
-            packets = pipes.internet.capture()
-            for _ in range(30):
-                await pipes.a.send(b"x")
-                await pipes.b.send(b"y")
-                await asyncio.sleep(1.0)
-                await pipes.a.recv()
-                await pipes.b.recv()
-            assert {seen.packet.payload for seen in packets} == {b"x", b"y"}
+                await asyncio.wait_for(pipes.a.send(bytes(1200)), 0.0001)
+                await asyncio.wait_for(pipes.b.send(bytes(1200)), 0.0001)
 
     virtually(main)
 

@@ -68,11 +68,11 @@ def test_listen_ports_stay_below_the_ephemeral_range() -> None:
 
 
 def test_both_ends_derive_the_same_session_key_and_no_other() -> None:
-    key = ALICE.session_key(BOB.public_key, SESSION)
-    assert key == BOB.session_key(ALICE.public_key, SESSION)
+    key = ALICE.session_key(BOB.public_key, SESSION, initiator=True)
+    assert key == BOB.session_key(ALICE.public_key, SESSION, initiator=False)
     assert len(key) == 32
-    assert key != ALICE.session_key(BOB.public_key, bytes(16))
-    assert key != ALICE.session_key(Identity.generate().public_key, SESSION)
+    assert key != ALICE.session_key(BOB.public_key, bytes(16), initiator=True)
+    assert key != ALICE.session_key(Identity.generate().public_key, SESSION, initiator=True)
 
 
 def test_signatures_verify_only_for_their_key_and_data() -> None:
@@ -111,7 +111,7 @@ def test_only_the_receiver_opens_what_was_sealed() -> None:
 )
 def test_a_bad_peer_key_is_an_authentication_error(key: bytes) -> None:
     for use in (
-        lambda: ALICE.session_key(key, SESSION),
+        lambda: ALICE.session_key(key, SESSION, initiator=True),
         lambda: hpke_seal(key, b"", b""),
         lambda: check_public_key(key),
     ):

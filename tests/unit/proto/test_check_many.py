@@ -19,7 +19,7 @@ def agent() -> CheckAgent:
         controlling=True,
         session=bytes(16),
         key=bytes(32),
-        nonce=bytes(16),
+        secret=bytes(32),
         new_id=lambda: next(ids).to_bytes(12, "big"),
         settings=CheckSettings((0.0, 0.5), 15.0, 30.0),
     )

@@ -60,9 +60,9 @@ def test_nobody_else_opens_it_and_a_changed_byte_is_noticed() -> None:
 
 
 def test_a_receiver_cannot_pass_an_envelope_on_as_if_sent_to_another() -> None:
-    content = EVE.hpke_open(seal(ALICE, EVE.public_key, OFFER, MESSAGE_ID), b"warpgate/1 envelope")
+    content = EVE.hpke_open(seal(ALICE, EVE.public_key, OFFER, MESSAGE_ID), b"warpgate/2 envelope")
     with pytest.raises(AuthenticationError):
-        open_envelope(BOB, hpke_seal(BOB.public_key, content, b"warpgate/1 envelope"))
+        open_envelope(BOB, hpke_seal(BOB.public_key, content, b"warpgate/2 envelope"))
 
 
 def test_nobody_speaks_for_another() -> None:
@@ -74,16 +74,16 @@ def test_nobody_speaks_for_another() -> None:
 @pytest.mark.parametrize("content", [b"", bytes(112), bytes(113), b"\x02" * 200])
 def test_sealed_nonsense_is_refused(content: bytes) -> None:
     with pytest.raises(ProtocolError):
-        open_envelope(BOB, hpke_seal(BOB.public_key, content, b"warpgate/1 envelope"))
+        open_envelope(BOB, hpke_seal(BOB.public_key, content, b"warpgate/2 envelope"))
 
 
 @pytest.mark.parametrize("packed", [b"", b"\xc1", encode_signal(changed(address=b"\x01nonsense"))])
 def test_well_signed_nonsense_is_a_decode_error(packed: bytes) -> None:
     body = MESSAGE_ID + packed
-    signed = b"warpgate/1 signal" + ALICE.public_key + BOB.public_key + body
+    signed = b"warpgate/2 signal" + ALICE.public_key + BOB.public_key + body
     content = ALICE.public_key + ALICE.sign(signed) + body
     with pytest.raises(DecodeError):
-        open_envelope(BOB, hpke_seal(BOB.public_key, content, b"warpgate/1 envelope"))
+        open_envelope(BOB, hpke_seal(BOB.public_key, content, b"warpgate/2 envelope"))
 
 
 def test_size_is_bounded_both_ways() -> None:
@@ -101,7 +101,8 @@ def test_size_is_bounded_both_ways() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"kind": 4},
+        {"kind": 5},
+        {"token": bytes(33)},
         {"session": bytes(15)},
         {"sequence": -1},
         {"sequence": 2**32},

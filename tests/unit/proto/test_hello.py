@@ -120,13 +120,15 @@ def test_simultaneous_open_the_hellos_cross() -> None:
 
 def test_the_bytes_are_those_of_the_description() -> None:
     body = SESSION + b"\x01" + ALICE + NONCE_A + b"\x01\x06direct"
-    hello = b"WG1\x01" + len(body).to_bytes(2, "big") + body
+    hello = b"WG2\x01" + len(body).to_bytes(2, "big") + body
     alice = alice_dials()
-    assert alice.data_to_send() == hello + hmac.digest(KEY, b"hello" + hello, "sha256")
-    welcome = b"WG1\x02\x00\x10" + NONCE_B
-    alice.receive(welcome + hmac.digest(KEY, b"welcome" + NONCE_A + b"\x02" + welcome, "sha256"))
+    assert alice.data_to_send() == hello + hmac.digest(KEY, b"tcp hello" + hello, "sha256")
+    welcome = b"WG2\x02\x00\x10" + NONCE_B
+    alice.receive(welcome + hmac.digest(KEY, b"tcp welcome" + NONCE_A + b"\x02" + welcome, "sha256"))
     alice.nominate()
-    nominate = b"WG1\x03\x00\x00" + hmac.digest(KEY, b"nominate" + NONCE_A + NONCE_B, "sha256")
+    nominate = b"WG2\x03\x00\x00" + hmac.digest(
+        KEY, b"tcp nominate" + NONCE_A + NONCE_B + b"WG2\x03\x00\x00", "sha256"
+    )
     assert alice.data_to_send() == nominate
 
 
@@ -228,7 +230,7 @@ def test_nobody_speaks_before_the_nomination() -> None:
     with pytest.raises(DecodeError):
         alice.receive(b"hi")
     with pytest.raises(DecodeError):
-        bob.receive(b"WG1\x01")
+        bob.receive(b"WG2\x01")
     with pytest.raises(RuntimeError):
         bob.leftover()
 
@@ -238,12 +240,12 @@ def test_nobody_speaks_before_the_nomination() -> None:
     [
         b"GET / HTTP/1.1\r\n",
         b"W\0",
-        b"WG2",
-        b"WG1\x00",
-        b"WG1\x02",
-        b"WG1\x03",
-        b"WG1\x01\xff\xff",
-        b"WG1\x01\x00\x00",
+        b"WG1",
+        b"WG2\x00",
+        b"WG2\x02",
+        b"WG2\x03",
+        b"WG2\x01\xff\xff",
+        b"WG2\x01\x00\x00",
     ],
 )
 def test_what_cannot_become_a_hello_is_refused_at_once(data: bytes) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from warpgate.errors import DecodeError
 from warpgate.model.address import NodeAddress
-from warpgate.model.endpoint import Mode
+from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.model.identity import Identity
 from warpgate.proto.check_wire import CheckCodec, introduction_of
 from warpgate.proto.hello import Handshake, Role
@@ -18,6 +18,7 @@ from warpgate.proto.stun import ErrorCode
 
 HOSTILE = ["\x1b]0;t\x07\x1b[2J", "direct\nwarpgate: fine", "a\u202eb", "a b", "\x9b2J"]
 KEY, SESSION, NONCE = b"k" * 32, b"s" * 16, b"n" * 16
+PLACE = Endpoint.of("192.0.2.1", 1)
 PUBLIC = Identity.generate().public_key
 
 
@@ -35,16 +36,17 @@ def test_a_hello(name: str) -> None:
     message = honest[: -len(name.encode()) - 32] + name.encode()
     acceptor = Handshake.accept(NONCE)
     with pytest.raises(DecodeError, match="no name of a plugin"):
-        acceptor.receive(message + hmac.digest(KEY, b"hello" + message, "sha256"))
+        acceptor.receive(message + hmac.digest(KEY, b"tcp hello" + message, "sha256"))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_checks(name: str) -> None:
-    data = CheckCodec(True, SESSION, KEY, NONCE, PUBLIC, Mode.DATAGRAM).request(b"t" * 12, name, None)
+    initiator = CheckCodec(True, SESSION, KEY, 2 * NONCE, PUBLIC, Mode.DATAGRAM)
+    data = initiator.request(b"t" * 12, name, PLACE, introduce=True)
     with pytest.raises(DecodeError, match="no name of a plugin"):
         introduction_of(data)
     with pytest.raises(DecodeError, match="no name of a plugin"):
-        CheckCodec(False, SESSION, KEY, NONCE).open(data)
+        CheckCodec(False, SESSION, KEY, 2 * NONCE).open(data, PLACE)
 
 
 def signal_with(**changes: object) -> bytes:

@@ -151,6 +151,7 @@ EVERY_VALUE: list[tuple[Attribute, AttributeValue]] = [
     (Attribute.WG_CLOSE, True),
     (Attribute.WG_SESSION, bytes(16)),
     (Attribute.WG_MODE, 1),
+    (Attribute.WG_ECHO, b"e" * 16),
 ]
 
 

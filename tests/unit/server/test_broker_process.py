@@ -28,7 +28,7 @@ from warpgate.server.child import readable_by_all
 from warpgate.services.mqtt import MqttConnector
 
 HOST = "127.0.0.1"
-ME, YOU = "warpgate/1/me", "warpgate/1/you"
+ME, YOU = "warpgate/2/me", "warpgate/2/you"
 
 both = pytest.mark.parametrize("kind", ["mosquitto", "amqtt"])
 
@@ -300,14 +300,14 @@ class TestHostileClients:
             async with contextlib.AsyncExitStack() as stack:
                 for number in range(20):
                     deaf = await stack.enter_async_context(
-                        stranger(broker.port, connect(f"deaf{number}"), subscribe(f"warpgate/1/v{number}"))
+                        stranger(broker.port, connect(f"deaf{number}"), subscribe(f"warpgate/2/v{number}"))
                     )
                     await _read(deaf[0], 4)
                     deaf[0]._limit = 0  # type: ignore[attr-defined]
                     deaf[1].transport.pause_reading()  # type: ignore[attr-defined]
                 for number in range(20):
                     _, writer = await stack.enter_async_context(stranger(broker.port, connect(f"f{number}")))
-                    message = publish(f"warpgate/1/v{number}", bytes(4096))
+                    message = publish(f"warpgate/2/v{number}", bytes(4096))
                     for _ in range(500):
                         writer.write(message)
                 await carries(broker.url)

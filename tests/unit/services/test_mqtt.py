@@ -22,7 +22,7 @@ from warpgate.net.system import SystemNetwork
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.mqtt import MqttConnector, _interleaved
 
-TOPIC = "warpgate/1/receiver"
+TOPIC = "warpgate/2/receiver"
 
 
 class Inbox(list[bytes]):
@@ -66,7 +66,7 @@ async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 async def test_what_is_published_arrives_at_the_subscriber_alone(mosquitto: Any) -> None:
     url = mosquitto().url
-    async with link_to(url) as (_, inbox), link_to(url, "warpgate/1/other") as (sender, others):
+    async with link_to(url) as (_, inbox), link_to(url, "warpgate/2/other") as (sender, others):
         envelope = bytes(range(256)) * 16
         sender.publish(TOPIC, envelope)
         await until(lambda: inbox)
@@ -81,9 +81,9 @@ async def test_the_round_trip_is_measured(mosquitto: Any) -> None:
 
 async def test_retained_junk_and_packets_too_large_do_not_arrive_and_do_no_harm(mosquitto: Any) -> None:
     broker = mosquitto()
-    async with link_to(broker.url, "warpgate/1/other") as (vandal, _):
+    async with link_to(broker.url, "warpgate/2/other") as (vandal, _):
         vandal._client.publish(TOPIC, b"junk", retain=True)
-    async with link_to(broker.url) as (_, inbox), link_to(broker.url, "warpgate/1/other") as (sender, _):
+    async with link_to(broker.url) as (_, inbox), link_to(broker.url, "warpgate/2/other") as (sender, _):
         sender.publish(TOPIC, bytes(100_000))
         sender.publish(TOPIC, b"after")
         await until(lambda: inbox)
@@ -93,7 +93,7 @@ async def test_retained_junk_and_packets_too_large_do_not_arrive_and_do_no_harm(
 async def test_a_publish_is_with_the_kernel_when_it_returns() -> None:
     """Not one turn of the loop lies between `publish` and the other end of the connection."""
     async with fake_broker() as (url, broker), link_to(url) as (link, _):
-        link.publish("warpgate/1/peer", b"envelope")
+        link.publish("warpgate/2/peer", b"envelope")
         broker.sock.setblocking(False)
         assert b"envelope" in broker.sock.recv(4096)
 
@@ -101,7 +101,7 @@ async def test_a_publish_is_with_the_kernel_when_it_returns() -> None:
 async def test_a_broker_that_takes_nothing_costs_bounded_memory() -> None:
     async with fake_broker() as (url, _), link_to(url) as (link, _):
         for _ in range(4000):
-            link.publish("warpgate/1/peer", bytes(4096))
+            link.publish("warpgate/2/peer", bytes(4096))
         assert link.dropped > 0
         assert link._wire.unsent < 80 * 1024
 
@@ -196,7 +196,7 @@ async def longest_turn(seconds: float) -> float:
 async def test_closing_is_prompt_when_the_broker_has_stopped_reading() -> None:
     async with fake_broker() as (url, _), link_to(url) as (link, _):
         for _ in range(4000):
-            link.publish("warpgate/1/peer", bytes(4096))
+            link.publish("warpgate/2/peer", bytes(4096))
         started = time.monotonic()
         await link.close()
         assert time.monotonic() - started < 0.1

@@ -17,7 +17,7 @@ from warpgate.lab.clock import run_virtual
 from warpgate.model.broker import BrokerRef
 from warpgate.services.signaling import GUESTS, SignalChannel
 
-TOPIC = "warpgate/1/me"
+TOPIC = "warpgate/2/me"
 A, B, C, D, E, F = (f"mqtt://{name}.example:1883" for name in "abcdef")
 
 
@@ -276,8 +276,8 @@ def test_publishing_reaches_live_brokers_in_the_same_tick() -> None:
         async with Owner(world, [A, B]) as me:
             await me.channel.first_home(1.5)
             await pause(1)
-            assert me.channel.publish([A, B, A], "warpgate/1/you", b"offer") == 2
-            assert world.published == [(A, "warpgate/1/you", b"offer"), (B, "warpgate/1/you", b"offer")]
+            assert me.channel.publish([A, B, A], "warpgate/2/you", b"offer") == 2
+            assert world.published == [(A, "warpgate/2/you", b"offer"), (B, "warpgate/2/you", b"offer")]
 
     run_virtual(story())
 
@@ -285,11 +285,11 @@ def test_publishing_reaches_live_brokers_in_the_same_tick() -> None:
 def test_a_peers_broker_gets_a_guest_link_that_carries_the_answer_too_and_goes_when_idle() -> None:
     async def story() -> None:
         world = World(a=0.01, b=0.02)
-        async with Owner(world, [A]) as me, Owner(world, [B], topic="warpgate/1/you") as you:
+        async with Owner(world, [A]) as me, Owner(world, [B], topic="warpgate/2/you") as you:
             await pause(1)
             before = asyncio.get_running_loop().time()
-            assert me.channel.publish([B], "warpgate/1/you", b"offer") == 0
-            assert me.channel.publish([B], "warpgate/1/you", b"more") == 0
+            assert me.channel.publish([B], "warpgate/2/you", b"offer") == 0
+            assert me.channel.publish([B], "warpgate/2/you", b"more") == 0
             await pause(0.07)
             assert you.received == [b"offer", b"more"], "sent as soon as the link was up"
             assert me.channel.one_way([BrokerRef(B, 0.06)]) == pytest.approx(0.04)
@@ -300,7 +300,7 @@ def test_a_peers_broker_gets_a_guest_link_that_carries_the_answer_too_and_goes_w
             assert len(world.links[B]) == 2
             await pause(3)
             assert len(world.links[B]) == 1
-            assert me.channel.publish([B], "warpgate/1/you", b"later") == 0
+            assert me.channel.publish([B], "warpgate/2/you", b"later") == 0
             await pause(0.07)
             assert you.received[-1] == b"later"
             assert asyncio.get_running_loop().time() - before < 70
@@ -314,16 +314,16 @@ def test_what_cannot_be_sent_is_told_and_dropped() -> None:
         world.refusing = {B}
         async with Owner(world, [A]) as me:
             await pause(1)
-            assert me.channel.publish([B, "gopher://x"], "warpgate/1/you", b"offer") == 0
+            assert me.channel.publish([B, "gopher://x"], "warpgate/2/you", b"offer") == 0
             await pause(1)
             assert {event.server for event in me.told(ServerFailed)} == {B, "gopher://x"}
             (status,) = me.channel.status([B])
             assert not status.live
             assert "refused" in status.reason
             world.refusing.clear()
-            assert me.channel.publish([B], "warpgate/1/you", b"again") == 0
+            assert me.channel.publish([B], "warpgate/2/you", b"again") == 0
             await pause(1)
-            assert world.published == [(B, "warpgate/1/you", b"again")], "not what is stale"
+            assert world.published == [(B, "warpgate/2/you", b"again")], "not what is stale"
 
     run_virtual(story())
 
@@ -337,13 +337,13 @@ def test_a_message_cuts_the_back_off_short_but_not_below_a_second() -> None:
             await pause(300)
             world.refusing.clear()
             world.dialled.clear()
-            assert me.channel.publish([A], "warpgate/1/you", b"offer") == 0
+            assert me.channel.publish([A], "warpgate/2/you", b"offer") == 0
             await pause(1.1)
-            assert world.published == [(A, "warpgate/1/you", b"offer")]
+            assert world.published == [(A, "warpgate/2/you", b"offer")]
             world.kill(A)
             world.dialled.clear()
             for _ in range(100):
-                me.channel.publish([A], "warpgate/1/you", b"offer")
+                me.channel.publish([A], "warpgate/2/you", b"offer")
                 await pause(0.1)
             assert len(world.dialled) <= 10
 
@@ -357,13 +357,13 @@ def test_guests_are_bounded() -> None:
         world = World(**dict.fromkeys(names, 0.01))
         async with Owner(world, []) as me:
             for url in urls:
-                me.channel.publish([url], "warpgate/1/you", b"offer")
+                me.channel.publish([url], "warpgate/2/you", b"offer")
             await pause(1)
             assert len(world.up()) == GUESTS
             assert "in use" in me.told(ServerFailed)[0].reason
             await pause(5)
-            me.channel.publish([urls[0]], "warpgate/1/you", b"offer")
-            me.channel.publish([urls[-1]], "warpgate/1/you", b"offer")
+            me.channel.publish([urls[0]], "warpgate/2/you", b"offer")
+            me.channel.publish([urls[-1]], "warpgate/2/you", b"offer")
             await pause(1)
             assert world.up() == {*urls} - {urls[1]}, "the one unused for longest made room"
 
@@ -435,7 +435,7 @@ def test_closing_at_any_moment_leaves_nothing_behind(moment: float) -> None:
         world = World(a=0.01, b=0.02, c=0.01, d=0.01)
         world.silent, world.refusing = {C}, {D}
         async with Owner(world, [A, B, C, D]) as me:
-            me.channel.publish([E], "warpgate/1/you", b"offer") if moment > 0.05 else None
+            me.channel.publish([E], "warpgate/2/you", b"offer") if moment > 0.05 else None
             world.rtt[E] = 0.02
             await pause(moment)
 

@@ -22,7 +22,7 @@ from warpgate.net.system import SystemNetwork
 from warpgate.services.mqtt import MqttConnector
 from warpgate.services.signaling import SignalChannel
 
-ME, YOU = "warpgate/1/me", "warpgate/1/you"
+ME, YOU = "warpgate/2/me", "warpgate/2/you"
 
 
 class Node:

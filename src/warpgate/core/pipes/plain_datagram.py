@@ -15,11 +15,14 @@ from warpgate.core.pipes.subscription import SUB_ALL, Subscription
 from warpgate.core.udp.demultiplexer import Demultiplexer, Port, SessionChecks
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
 from warpgate.model.endpoint import Mode
-from warpgate.proto.check import CheckEvent, CheckingEnded
+from warpgate.proto.check import CheckEvent, CheckingEnded, PathValidated
 
 # RFC 8085 section 3.2: without path MTU discovery stay below the smallest that IPv6 guarantees; but a user who knows
 # the path may send whatever fits a UDP datagram.
 LARGEST_DATAGRAM = 65507
+# RFC 8445 and its data channel start with less; RFC 9000 section 8.1 allows three times what came.
+UNVALIDATED_DATAGRAMS = 10
+UNVALIDATED_BYTES = 10 * 1200
 
 
 class DatagramPipe(Pipe):
@@ -46,15 +49,19 @@ class DatagramPipe(Pipe):
         self._checks = checks
         self._target = info.remote.sockaddr
         self._limit = queue_limit
-        self._queue: deque[bytes] = deque(checks.early)
+        self._queue: deque[bytes] = udp.take_early(port, self._target)
         self._waiters: set[asyncio.Future[None]] = set()
-        checks.early.clear()
+        # The peer may have named, or forged, somebody else's address: until it has answered from there, that gets no
+        # more than this. Usually it has, or the answer is on its way; `send` waits for it.
+        self._unvalidated_datagrams, self._unvalidated_bytes = UNVALIDATED_DATAGRAMS, UNVALIDATED_BYTES
+        self._validated = asyncio.Event()
+        if checks.agent.path_validated:
+            self._validated.set()
+        checks.stop_expecting()
         checks.disown(keep=info.remote)
-        port.expecting.pop(self._target, None)
         port.flows[self._target] = self._deliver
 
     def _deliver(self, data: bytes) -> None:
-        self._checks.agent.note_traffic()
         if len(self._queue) >= self._limit:
             self.dropped += 1
             return
@@ -75,6 +82,8 @@ class DatagramPipe(Pipe):
         payload = data if isinstance(data, bytes) else bytes(data)
         if len(payload) > LARGEST_DATAGRAM:
             raise ConfigError(f"{len(payload)} bytes do not fit a UDP datagram ({LARGEST_DATAGRAM} at most)")
+        if not self._validated.is_set():
+            await self._await_validation(len(payload))
         if self._port.socket.send(payload, self._target):
             return
         try:
@@ -82,6 +91,15 @@ class DatagramPipe(Pipe):
         except NetworkError as error:
             raise PipeClosed(str(error)) from error
         self._port.socket.send(payload, self._target)  # refused again for another reason: lost, as UDP may
+
+    async def _await_validation(self, size: int) -> None:
+        """Return when `size` bytes may leave; PipeClosed when the peer never answers."""
+        if self._unvalidated_datagrams > 0 and size <= self._unvalidated_bytes:
+            self._unvalidated_datagrams -= 1
+            self._unvalidated_bytes -= size
+            return
+        await self._validated.wait()
+        self._check_open()
 
     async def recv(self, sub: Subscription = SUB_ALL, timeout: float | None = None) -> bytes:
         if timeout is not None:
@@ -120,8 +138,10 @@ class DatagramPipe(Pipe):
         raise ConfigError("a datagram pipe has no end of stream; close it")
 
     def check_event(self, event: CheckEvent) -> None:
-        """Fed by the session: the peer closed, or consent was lost."""
-        if isinstance(event, CheckingEnded):
+        """Fed by the session: the path is validated, the peer closed, or consent was lost."""
+        if isinstance(event, PathValidated):
+            self._validated.set()
+        elif isinstance(event, CheckingEnded):
             self._drop()
             self._finish(event.reason)
             self._release()
@@ -148,6 +168,7 @@ class DatagramPipe(Pipe):
 
     def _drop(self) -> None:
         self._port.flows.pop(self._target, None)
+        self._validated.set()  # who waits to send finds the pipe closed
         self._wake()
 
     def _release(self) -> None:

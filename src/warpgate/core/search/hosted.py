@@ -109,6 +109,7 @@ class HostedSession:
     def take_link(self, link: TcpLink) -> None:
         """A TCP link that the initiator dialled and proved."""
         self.session.say_verified(link)
+        self._context.unchosen.add(self.session.id, link)
         self._keep_link(link)
 
     def _keep_link(self, link: TcpLink) -> None:
@@ -177,7 +178,12 @@ class HostedSession:
         """
         udp, checks = self._context.udp, self.session.checks
         owner = udp.owner(link.local, link.remote)
-        if owner is not None and owner.agent.undecided and owner.agent.session < self.session.id:
+        if (
+            owner is not None
+            and owner.peer_key == self.session.peer_key
+            and owner.agent.undecided
+            and owner.agent.session < self.session.id
+        ):
             self.session.on_check_event = lambda event: _forget_ended(udp, checks, event)
             self.end()
             checks.close()

@@ -71,10 +71,12 @@ class Initiator:
         self._context = context
         self._pipes = pipes
         self._plugins = context.registry.select(plugins)
+        session_id = context.random_bytes(16)
         self._session = Session(
             context,
-            context.random_bytes(16),
+            session_id,
             remote.public_key,
+            context.identity.session_key(remote.public_key, session_id, initiator=True),
             initiator=True,
             mode=mode,
             remote=remote,

@@ -11,6 +11,9 @@ from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.network import TcpStream
 from warpgate.proto.hello import HEADER_SIZE, Authenticated, Handshake, Nominated, rest_of_message
 
+# No honest session has more: endpoints tried on a peer's word are 8 for each transport.
+LINKS_A_SESSION = 8
+
 
 class TcpLink:
     """A stream on which the peer has proved its key; NOMINATE is still to come."""
@@ -98,6 +101,36 @@ async def prove(
         stream.abort()
         raise
     return TcpLink(stream, handshake, peer.plugin, relayed=relayed, secure=secure), peer
+
+
+class UnchosenLinks:
+    """Proved TCP links that wait to be nominated, oldest first: each holds a descriptor, and keys cost nothing."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: how many there may be in all sessions together."""
+        self._limit = limit
+        self._links: dict[TcpLink, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def add(self, session: bytes, link: TcpLink) -> None:
+        """Where there are too many, the oldest is aborted: of its session, else of all."""
+        self._links[link] = session
+        own = [other for other, owner in self._links.items() if owner == session]
+        if len(own) > LINKS_A_SESSION:
+            self._evict(own[0])
+        elif len(self._links) > self._limit:
+            self._evict(next(iter(self._links)))
+
+    def _evict(self, link: TcpLink) -> None:
+        del self._links[link]
+        link.abort()
+
+    def forget(self, session: bytes) -> None:
+        """The session is over: what is left of its links is its own to drop."""
+        for link in [link for link, owner in self._links.items() if owner == session]:
+            del self._links[link]
 
 
 class UdpLink:

@@ -101,6 +101,11 @@ class Outbox:
             self._repeated.add(sequence)
             self._deliver(sequence, self._unacknowledged[sequence])
 
+    def repeat_all(self) -> None:
+        """Send now what is not acknowledged yet."""
+        for sequence in tuple(self._unacknowledged):
+            self._repeat(sequence)
+
     def _send_acknowledgement(self) -> None:
         self._acknowledgement = None
         self._deliver(0, ())

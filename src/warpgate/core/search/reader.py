@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 
 from warpgate.core.context import Context
-from warpgate.core.search.responder import Responder
+from warpgate.core.search.responder import Overloaded, Responder
 from warpgate.errors import AuthenticationError, ProtocolError, WarpgateError
-from warpgate.events import SignalReceived, SignalRefused
+from warpgate.events import ClocksDiffer, SignalReceived, SignalRefused
 from warpgate.model.identity import node_id_of
 from warpgate.proto.envelope import Opened, open_envelope
-from warpgate.proto.gate import Duplicate, EnvelopeGate
+from warpgate.proto.gate import WINDOW, Duplicate, EnvelopeGate, Stale
 from warpgate.proto.signals import MAX_REASON, Signal, SignalKind
 
 
@@ -30,7 +30,7 @@ class SignalReader:
             self._gate.admit_bytes(len(data), context.now())
             opened = open_envelope(context.identity, data)
             sender = node_id_of(opened.sender)
-            self._gate.admit(opened, context.wall_clock(), context.now())
+            self._gate.admit(opened, context.now())
             self._route(opened, sender)
         except Duplicate:
             return  # the same envelope over another broker
@@ -51,6 +51,8 @@ class SignalReader:
             raise AuthenticationError("an answer to somebody else's offer")
         if signal.kind is SignalKind.REFUSAL:
             session.take_refusal(signal.reason)
+        elif signal.kind is SignalKind.CHALLENGE:
+            session.take_challenge(signal)
         else:
             session.take_signal(signal, opened.address)
 
@@ -59,24 +61,29 @@ class SignalReader:
             return  # another process of the same identity may be the one that is meant
         try:
             self._responder.offer(opened)
+        except Stale:
+            ahead = opened.signal.time - self._context.wall_clock()
+            if abs(ahead) > WINDOW:
+                self._context.emit(ClocksDiffer(node_id_of(opened.sender), ahead))
+            self._answer(opened, SignalKind.CHALLENGE, token=self._responder.token(opened))
+        except Overloaded:
+            raise  # neither refused nor acknowledged: an honest peer says it again
         except AuthenticationError as error:
-            self._refuse(opened, str(error))
+            self._answer(opened, SignalKind.REFUSAL, reason=str(error)[:MAX_REASON])
             raise
 
-    def _refuse(self, opened: Opened, reason: str) -> None:
+    def _answer(self, opened: Opened, kind: SignalKind, *, reason: str = "", token: bytes = b"") -> None:
         context = self._context
-        refusal = Signal(
-            kind=SignalKind.REFUSAL,
+        signal = Signal(
+            kind=kind,
             session=opened.signal.session,
             sequence=1,
-            acknowledges=opened.signal.sequence,
+            acknowledges=opened.signal.sequence if kind is SignalKind.REFUSAL else 0,
             time=context.wall_clock(),
             address=context.address.encode(),
-            messages=(),
-            known=b"",
-            held=-1.0,
             mode=opened.signal.mode,
-            reason=reason[:MAX_REASON],
+            reason=reason,
+            token=token,
         )
         with suppress(WarpgateError):
-            context.publish(opened.sender, refusal, context.channel.brokers)
+            context.publish(opened.sender, signal, context.channel.brokers)

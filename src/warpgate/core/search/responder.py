@@ -18,13 +18,13 @@ from warpgate.core.search.links import TcpLink
 from warpgate.core.search.session import Session
 from warpgate.core.udp.demultiplexer import Port
 from warpgate.errors import AuthenticationError, DecodeError, NetworkError, ProtocolError
-from warpgate.events import SignalRefused, StrangerRefused
+from warpgate.events import StrangerRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
-from warpgate.proto.check_wire import introduction_of
+from warpgate.proto.check_wire import introduction_of, verify_introduction
 from warpgate.proto.envelope import Opened
-from warpgate.proto.gate import TokenBucket
+from warpgate.proto.gate import Freshness, TokenBucket
 from warpgate.proto.hello import HelloReceived
 from warpgate.proto.signals import Signal
 
@@ -32,6 +32,11 @@ PEERS_REMEMBERED = 1024
 SESSIONS_REMEMBERED = 4096
 
 TOO_MANY = "more offers from all peers together than this node answers"
+
+
+class Overloaded(AuthenticationError):
+    """Too many at this moment, whoever is to blame: no reason for an honest peer to give up."""
+
 
 PipeTaker = Callable[[Pipe], None]
 
@@ -50,12 +55,19 @@ class Responder:
         self._introductions = TokenBucket(
             budgets.introductions_per_second, budgets.introductions_per_second, now
         )
+        self._freshness = Freshness(context.random_bytes(32), now)
         self._all_offers = TokenBucket(budgets.offers_per_second, budgets.offers_at_once, now)
 
     # -- three ways in -------------------------------------------------------------------------------------------
+    #
+    # In each of them first who it is, by what it says of itself, then how many there are, then what it costs to have
+    # that proved; something is made for it only after that. So nobody who may not come in keeps out those who may.
 
     def offer(self, opened: Opened) -> None:
-        """A valid OFFER envelope. AuthenticationError when it may not begin a session, DecodeError for nonsense."""
+        """A valid OFFER envelope. AuthenticationError when it may not begin a session, DecodeError for nonsense.
+
+        Stale when it may be a recording; Overloaded when it is one too many just now: an honest peer says it again.
+        """
         signal = opened.signal
         try:
             mode = Mode(signal.mode)
@@ -64,40 +76,45 @@ class Responder:
         self._check_secrecy(mode)
         if self._needs_tls(mode, signal):
             raise AuthenticationError(f"{ONLY_ENCRYPTED}: ask for TLS (secure=True, --tls)")
-        hosted = self._hosted.get(signal.session)
+        hosted, now = self._hosted.get(signal.session), self._context.now()
         if hosted is None:
+            self._check_welcome(signal.session, opened.sender)
+            self._freshness.check(opened, self._context.wall_clock(), now)
             self._ration(opened.sender)
-            hosted = self._begin(signal.session, opened.sender, mode, opened.address)
+            key = self._session_key(opened.sender, signal.session)
+            hosted = self._begin(signal.session, opened.sender, key, mode, opened.address)
         elif hosted.session.peer_key != opened.sender:
             raise AuthenticationError("somebody else's session")
-        elif hosted.session.news_in(signal, opened.address) and not self._all_offers.take(
-            self._context.now()
-        ):
-            # Not a refusal of the session: it is not acknowledged, so an honest peer says it again.
-            self._context.emit(SignalRefused(hosted.session.peer, TOO_MANY))
-            return
+        elif hosted.session.news_in(signal, opened.address) and not self._all_offers.take(now):
+            raise Overloaded(TOO_MANY)
         hosted.session.mode = mode
         hosted.session.secure = signal.secure
         hosted.offered(opened)
 
-    def find(self, hello: HelloReceived) -> Session:
-        """The session of an initiator's HELLO, new if need be. AuthenticationError when it may not have one."""
+    def token(self, opened: Opened) -> bytes:
+        """What a sender whose offer was `Stale` has to give back."""
+        return self._freshness.token(opened.sender, opened.signal.session, self._context.now())
+
+    def key_of(self, hello: HelloReceived) -> bytes:
+        """The session key by which a HELLO must be proved. AuthenticationError when its sender may have no session."""
         if self._context.config.secure_only and not hello.secure:
             raise AuthenticationError(f"{ONLY_ENCRYPTED}, and this TCP link is not to be one")
         hosted = self._hosted.get(hello.session)
-        if hosted is None:
-            if not self._introductions.take(self._context.now()):
-                raise AuthenticationError("too many introductions a second")
-            hosted = self._begin(hello.session, hello.key, hello.mode, None)
+        if hosted is not None:
+            if hosted.session.peer_key != hello.key:
+                raise AuthenticationError("somebody else's session")
+            return hosted.session.key
+        return self._key_of_stranger(hello.session, hello.key)
+
+    def find(self, hello: HelloReceived, key: bytes) -> Session:
+        """The session of a HELLO proved under `key`, new if need be. AuthenticationError when it may not have one."""
+        hosted = self._hosted.get(hello.session)
+        if hosted is None:  # it may have been begun, or have ended, since `key_of`
+            self._check_welcome(hello.session, hello.key)
+            hosted = self._begin(hello.session, hello.key, key, hello.mode, None)
         elif hosted.session.peer_key != hello.key:
             raise AuthenticationError("somebody else's session")
         return hosted.session
-
-    def forget(self, session: Session) -> None:
-        """A HELLO that began this session could not prove its key."""
-        hosted = self._hosted.get(session.id)
-        if hosted is not None and not session.proved:
-            hosted.end()
 
     def take_link(self, session: Session, link: TcpLink) -> None:
         """A proved link of an initiator's."""
@@ -119,41 +136,48 @@ class Responder:
         """A check of a session nobody knows: if it introduces a welcome key (the result), answer it."""
         try:
             introduction = introduction_of(data)
-            if not self._introductions.take(self._context.now()):
-                raise AuthenticationError("too many introductions a second")
-            hosted = self._begin(introduction.session, introduction.public_key, introduction.mode, None)
-        except (DecodeError, AuthenticationError) as error:
-            self._context.emit(StrangerRefused(str(remote), str(error)))
-            return False
-        checks = hosted.session.checks
-        try:
+            key = self._key_of_stranger(introduction.session, introduction.public_key)
+            verify_introduction(data, key)
+            hosted = self._begin(introduction.session, introduction.public_key, key, introduction.mode, None)
+            checks = hosted.session.checks
             checks.driver.receive(data, port.base, remote)
         except ProtocolError as error:
             self._context.emit(StrangerRefused(str(remote), str(error)))
-            hosted.end()
             return False
-        port.expecting[remote.sockaddr] = checks
+        checks.expect(port, remote.sockaddr)
         return True
 
     # -- book-keeping --------------------------------------------------------------------------------------------
 
-    def _begin(
-        self, session_id: bytes, peer_key: bytes, mode: Mode, remote: NodeAddress | None
-    ) -> HostedSession:
+    def _key_of_stranger(self, session_id: bytes, peer_key: bytes) -> bytes:
+        """The key of a session that a HELLO or a first check claims to begin. AuthenticationError."""
+        self._check_welcome(session_id, peer_key)
+        if not self._introductions.take(self._context.now()):
+            raise AuthenticationError("too many introductions a second")
+        return self._session_key(peer_key, session_id)
+
+    def _session_key(self, peer_key: bytes, session_id: bytes) -> bytes:
+        return self._context.identity.session_key(peer_key, session_id, initiator=False)
+
+    def _check_welcome(self, session_id: bytes, peer_key: bytes) -> None:
+        """Whether who claims this key may begin this session, at the price of a hash."""
         config = self._context.config
-        self._check_secrecy(mode)
-        peer = node_id_of(peer_key)
         if not config.accept:
             raise AuthenticationError("this node accepts nobody")
-        if config.allow is not None and peer not in config.allow:
+        if config.allow is not None and (peer := node_id_of(peer_key)) not in config.allow:
             raise AuthenticationError(f"{peer} is not among those allowed in")
         if session_id in self._over or session_id in self._context.sessions:
             raise AuthenticationError("a session that is over, or is ours")
-        if len(self._hosted) >= config.budgets.sessions_at_once:
-            next(
-                iter(self._hosted.values())
-            ).end()  # the oldest: an honest session is over within a second or two
-        session = Session(self._context, session_id, peer_key, initiator=False, mode=mode, remote=remote)
+
+    def _begin(
+        self, session_id: bytes, peer_key: bytes, key: bytes, mode: Mode, remote: NodeAddress | None
+    ) -> HostedSession:
+        """For a peer that has proved its key and is welcome. AuthenticationError for datagrams where none are taken."""
+        self._check_secrecy(mode)
+        if len(self._hosted) >= self._context.config.budgets.sessions_at_once:
+            # The oldest: an honest session is over within a second or two.
+            next(iter(self._hosted.values())).end()
+        session = Session(self._context, session_id, peer_key, key, initiator=False, mode=mode, remote=remote)
         hosted = self._hosted[session_id] = HostedSession(session, self._chosen, self._ended)
         self._context.sessions[session_id] = session
         return hosted
@@ -179,7 +203,7 @@ class Responder:
         if len(times) == limit and now - times[0] < 60.0:
             raise AuthenticationError(f"more than {limit} offers a minute")
         if not self._all_offers.take(now):
-            raise AuthenticationError(TOO_MANY)
+            raise Overloaded(TOO_MANY)
         times.append(now)
 
     def _chosen(self, session: Session, link: Chosen) -> None:
@@ -192,8 +216,6 @@ class Responder:
 
     def _ended(self, session: Session) -> None:
         self._hosted.pop(session.id, None)
-        if not session.proved:
-            return  # whoever that was may have used somebody else's id
         self._over[session.id] = None
         if len(self._over) > SESSIONS_REMEMBERED:
             self._over.popitem(last=False)

@@ -16,13 +16,14 @@ from warpgate.core.search.links import TcpLink, UdpLink
 from warpgate.core.search.outbox import Outbox
 from warpgate.core.search.relays import SessionRelays
 from warpgate.core.udp.demultiplexer import SessionChecks
-from warpgate.events import LinkVerified, PluginNoted, SignalSent
+from warpgate.events import ClocksDiffer, LinkVerified, PluginNoted, SignalSent
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
 from warpgate.plan.relay import Hope, direct_hope
 from warpgate.plan.targets import names_a_stranger, refusal
 from warpgate.proto.check import CheckAgent, CheckEvent, CheckSettings, Nominated, PairVerified, PeerHeard
+from warpgate.proto.gate import WINDOW
 from warpgate.proto.hello import Role
 from warpgate.proto.signals import PluginMessage, Signal, SignalKind
 
@@ -69,13 +70,14 @@ class Session:
         context: Context,
         session_id: bytes,
         peer_key: bytes,
+        key: bytes,
         *,
         initiator: bool,
         mode: Mode,
         remote: NodeAddress | None,
         secure: bool = False,
     ) -> None:
-        """`secure`: the initiator wants TLS on TCP. AuthenticationError when `peer_key` is no point on the curve."""
+        """`key`: the session's, of `Identity.session_key`. `secure`: the initiator wants TLS on TCP."""
         self.context = context
         self.id = session_id
         self.peer_key = peer_key
@@ -84,7 +86,7 @@ class Session:
         self.mode = mode
         self.secure = secure
         self.remote = remote if remote is not None else NodeAddress(peer_key, (), ())
-        self.key = context.identity.session_key(peer_key, session_id)
+        self.key = key
         self.started = context.now()
         self.messages: Mailbox[bytes] = Mailbox(lambda _: None)
         self.inbound: Mailbox[TcpLink] = Mailbox(TcpLink.abort)
@@ -99,13 +101,13 @@ class Session:
         self.on_check_event: Callable[[CheckEvent], None] | None = None
         self.refusal: str | None = None
         self.on_refusal: Callable[[], None] | None = None
+        self.token = b""  # what the peer gave us to show that our offers are no recordings
         self.heard_at: float | None = None
         self.seen_sequences: set[int] = set()
         self._checks: SessionChecks | None = None
         self._kept_port: Endpoint | None = None
         self._extra_ports: list[Endpoint] = []
         self._nonces: set[bytes] = set()
-        self._spoken_to = False
         self.relays = SessionRelays(self)
         self.stack = contextlib.ExitStack()
         self.stack.callback(self.relays.close)
@@ -222,9 +224,18 @@ class Session:
         if self.on_refusal is not None:
             self.on_refusal()
 
+    def take_challenge(self, signal: Signal) -> None:
+        """The peer can't tell our offer from a recording: say it again at once, by its clock and with its token."""
+        ahead = signal.time - self.context.wall_clock()
+        self.context.learn_clock(self.peer_key, ahead)
+        if abs(ahead) > WINDOW:
+            self.context.emit(ClocksDiffer(self.peer, ahead))
+        if signal.token != self.token:
+            self.token = signal.token
+            self.outbox.repeat_all()
+
     def peer_heard(self) -> None:
         """The peer spoke under the session key: it has our first offer (or needs none)."""
-        self._spoken_to = True
         self.outbox.acknowledged(1)
 
     def fresh_nonce(self, nonce: bytes) -> bool:
@@ -234,15 +245,11 @@ class Session:
         self._nonces.add(nonce)
         return True
 
-    @property
-    def proved(self) -> bool:
-        """Whether anything authenticated has arrived yet."""
-        return bool(self._spoken_to or self._nonces or self.seen_sequences)
-
     def add_inbound(self, link: TcpLink) -> None:
         """A TCP link that the peer dialled, already proved."""
         self.peer_heard()
         self.say_verified(link)
+        self.context.unchosen.add(self.id, link)
         self.inbound.put(self._taker(link.plugin), link)
 
     def _taker(self, plugin: str) -> str:
@@ -271,14 +278,14 @@ class Session:
                 controlling=self.initiator,
                 session=self.id,
                 key=self.key,
-                nonce=context.random_bytes(16),
+                secret=context.random_bytes(32),
                 new_id=lambda: context.random_bytes(12),
                 settings=CheckSettings(timing.check_offsets, timing.consent_silence, timing.consent_timeout),
                 introduction=context.identity.public_key if self.initiator else None,
                 trust_heard=context.heard_is_reachable,
                 mode=self.mode,
             )
-            self._checks = SessionChecks(context.udp, agent, self._check_event)
+            self._checks = SessionChecks(context.udp, agent, self.peer_key, self._check_event)
             context.udp.sessions[self.id] = self._checks
         return self._checks
 
@@ -338,8 +345,8 @@ class Session:
     def close(self) -> None:
         """Drop everything that no pipe took along; idempotent."""
         self.context.sessions.pop(self.id, None)
-        if self.initiator or self.proved:  # whoever proved nothing may have used somebody else's id
-            self.context.udp.retire(self.id)
+        self.context.udp.retire(self.id)
+        self.context.unchosen.forget(self.id)
         self.stack.close()
         self.inbound.clear()
         self.verified.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from warpgate.core.context import Context
+from warpgate.core.context import Context, within_descriptors
 from warpgate.core.search.links import TcpLink, read_message
 from warpgate.core.search.session import Session
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
@@ -13,8 +13,10 @@ from warpgate.events import StrangerRefused
 from warpgate.net.network import TcpStream
 from warpgate.proto.hello import Handshake, HelloReceived
 
-# The session that a HELLO belongs to; AuthenticationError when it may have none.
-FindSession = Callable[[HelloReceived], Session]
+# The session key by which a HELLO must be proved; AuthenticationError when it may have no session.
+FindKey = Callable[[HelloReceived], bytes]
+# The session of a HELLO that was proved under this key, new if need be; AuthenticationError likewise.
+FindSession = Callable[[HelloReceived, bytes], Session]
 
 
 class TcpDoor:
@@ -23,20 +25,20 @@ class TcpDoor:
     def __init__(
         self,
         context: Context,
+        find_key: FindKey,
         find_session: FindSession,
-        forget: Callable[[Session], None],
         deliver: Callable[[Session, TcpLink], None],
     ) -> None:
-        """`forget` is told when a session was found for a HELLO that then could not prove its key."""
-        self._forget = forget
         self._context = context
+        self._limit = within_descriptors(context.config.budgets.unauthenticated_connections)
+        self._find_key = find_key
         self._find_session = find_session
         self._deliver = deliver
         self._waiting: dict[TcpStream, asyncio.Task[None]] = {}  # in order of arrival
 
     def accept(self, stream: TcpStream) -> None:
         """When there are too many, the longest silent one goes: an honest HELLO comes within a round trip."""
-        if len(self._waiting) >= self._context.config.budgets.unauthenticated_connections:
+        if len(self._waiting) >= self._limit:
             oldest = next(iter(self._waiting))
             self._waiting.pop(oldest).cancel()
             oldest.abort()
@@ -75,12 +77,9 @@ class TcpDoor:
         hello = handshake.next_event()
         if not isinstance(hello, HelloReceived):
             raise AuthenticationError("the connection does not begin with a HELLO")
-        session = self._find_session(hello)
-        try:
-            handshake.prove(session.key)
-        except ProtocolError:
-            self._forget(session)
-            raise
+        key = self._find_key(hello)
+        handshake.prove(key)  # before anything is made for it
+        session = self._find_session(hello, key)
         if not session.fresh_nonce(hello.nonce):
             raise AuthenticationError("a HELLO that was seen before")
         handshake.next_event()

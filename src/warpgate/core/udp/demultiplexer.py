@@ -24,6 +24,9 @@ from warpgate.proto.stun import COOKIE, is_stun
 
 # Datagrams that overtake the nomination (which may have to be repeated) wait for the pipe, so many at most.
 EARLY_LIMIT = 64
+EARLY_BYTES = 4 * 1024 * 1024  # on all flows together: whoever proves a key can send some
+# From so many endpoints of a session's peer; it has a few, and proves itself from each.
+EXPECTED_LIMIT = 16
 # Sessions whose late checks are recognized: repeats come for 6 s, and no node has so many connects in that time.
 PAST_LIMIT = 1024
 
@@ -44,7 +47,8 @@ class Port:
     def __init__(self, udp: Demultiplexer, open_socket: OpenSocket) -> None:
         self.flows: dict[FlowKey, Deliver] = {}
         self.streams: dict[FlowKey, dict[bytes, Deliver]] = {}  # QUIC, by connection id: many on one flow
-        self.expecting: dict[FlowKey, SessionChecks] = {}  # proved peers whose nomination is still to come
+        # What came from where a peer has proved itself, before its nomination: for the pipe that will be here.
+        self.early: dict[FlowKey, deque[bytes]] = {}
         # Whose each flow is: datagrams carry no label, so a pair of endpoints can carry one pipe.
         self.owners: dict[FlowKey, SessionChecks] = {}
         self._udp = udp
@@ -63,16 +67,26 @@ class Port:
             return
         elif (deliver := self.flows.get(key)) is not None:
             deliver(data)
-        elif (session := self.expecting.get(key)) is not None:
-            session.early.append(data)
+        elif (early := self.early.get(key)) is not None:
+            self._udp.hold(early, data)
+        else:
+            self._udp.strays += 1
 
 
 class SessionChecks:
-    """The checks of one session on the udp's sockets: agent, driver, and datagrams that came too early."""
+    """The checks of one session on the node's sockets: agent, driver, and the flows that are its own."""
 
-    def __init__(self, udp: Demultiplexer, agent: CheckAgent, on_event: Callable[[CheckEvent], None]) -> None:
+    def __init__(
+        self,
+        udp: Demultiplexer,
+        agent: CheckAgent,
+        peer_key: bytes,
+        on_event: Callable[[CheckEvent], None],
+    ) -> None:
+        self._udp = udp
         self.agent = agent
-        self.early: deque[bytes] = deque(maxlen=EARLY_LIMIT)
+        self.peer_key = peer_key
+        self.expected: list[tuple[Port, FlowKey]] = []  # where data may come early
         self.owned: list[tuple[Port, FlowKey]] = []
         self.driver: MachineDriver[CheckEvent, Transmit] = MachineDriver(agent, udp.transmit, on_event)
 
@@ -91,10 +105,22 @@ class SessionChecks:
         self.agent.nominate(base, remote, self.driver.now())
         self.driver.drain()
 
+    def expect(self, port: Port, key: FlowKey) -> None:
+        """Data may come from here before the nomination does."""
+        if key not in port.early and len(self.expected) < EXPECTED_LIMIT:
+            port.early[key] = deque()
+            self.expected.append((port, key))
+
     def own(self, port: Port, remote: Endpoint) -> None:
         """The flow is this session's from now on."""
         port.owners[remote.sockaddr] = self
         self.owned.append((port, remote.sockaddr))
+
+    def stop_expecting(self) -> None:
+        """The pipe is there, or there will be none."""
+        for port, key in self.expected:
+            self._udp.take_early(port, key)
+        self.expected.clear()
 
     def disown(self, keep: Endpoint | None = None) -> None:
         """Give back all flows, but the one to `keep`."""
@@ -139,6 +165,8 @@ class Demultiplexer:
         self._ports: dict[Endpoint, Port] = {}
         self.sessions: dict[bytes, SessionChecks] = {}
         self._past: OrderedDict[bytes, None] = OrderedDict()
+        self._held = 0  # bytes of early datagrams on all ports
+        self.strays = 0  # datagrams that belonged to nothing
         self.discovery: StunClient | None = None
         self.admit: Admit = _admit_nobody
 
@@ -191,11 +219,28 @@ class Demultiplexer:
         return owner is session
 
     def take_over(self, session: SessionChecks, base: Endpoint, remote: Endpoint) -> None:
-        """The peer put this session's pipe here, so whatever else was here is over for it. NetworkError."""
+        """The peer put this session's pipe here, so whatever else of its was here is over for it.
+
+        NetworkError when the socket is closed, or the flow is another peer's.
+        """
         port, owner = self.port(base), self.owner(base, remote)
+        if owner is not None and owner.peer_key != session.peer_key:
+            raise NetworkError(f"{base} -> {remote} carries the pipe of another peer")
         if owner is not None and owner is not session:
             owner.abandon("the peer opened another pipe between the same endpoints")
         session.own(port, remote)
+
+    def hold(self, early: deque[bytes], data: bytes) -> None:
+        """Keep a datagram that came before its pipe; lost where too much is held, as UDP may."""
+        if len(early) < EARLY_LIMIT and self._held + len(data) <= EARLY_BYTES:
+            early.append(data)
+            self._held += len(data)
+
+    def take_early(self, port: Port, key: FlowKey) -> deque[bytes]:
+        """What was held of this flow; nothing is from now on."""
+        early = port.early.pop(key, deque())
+        self._held -= sum(map(len, early))
+        return early
 
     def transmit(self, transmit: Transmit) -> None:
         """Send for a machine; a closed port or a full buffer loses the datagram, which is repeated anyway."""
@@ -224,7 +269,7 @@ class Demultiplexer:
             self._on_garbage(remote, str(error))
             return False
         if session.agent.selected is None and session.agent.knows(port.base, remote):
-            port.expecting[source[:2]] = session
+            session.expect(port, source[:2])
         return True
 
     def retire(self, session_id: bytes) -> None:
@@ -237,7 +282,5 @@ class Demultiplexer:
         """Stop routing for a session; its pipe's flow, if any, is the pipe's own."""
         session.driver.close()
         session.disown()
+        session.stop_expecting()
         self.sessions.pop(session.agent.session, None)
-        for port in self._ports.values():
-            for key in [key for key, other in port.expecting.items() if other is session]:
-                del port.expecting[key]

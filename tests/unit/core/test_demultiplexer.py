@@ -1,13 +1,20 @@
-"""The udp: whose a flow is, and where datagrams go."""
+"""The demultiplexer: whose a flow is, and where datagrams go."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 import pytest
-from pipe_kit import KEY, SESSION, Datagrams, Side, virtually
+from pipe_kit import KEY, PEER_KEY, SESSION, Datagrams, Side, virtually
 
-from warpgate.core.udp.demultiplexer import PAST_LIMIT, SessionChecks
+from warpgate.core.udp.demultiplexer import (
+    EARLY_BYTES,
+    EARLY_LIMIT,
+    EXPECTED_LIMIT,
+    PAST_LIMIT,
+    SessionChecks,
+)
 from warpgate.errors import NetworkError
 from warpgate.lab.memory import MemoryInternet, PathSpec
 from warpgate.model.endpoint import Endpoint
@@ -17,12 +24,12 @@ from warpgate.proto.check_wire import CheckCodec
 PEER = Endpoint.of("198.51.100.9", 9)
 
 
-def session(side: Side, number: int, ended: list[str]) -> SessionChecks:
+def session(side: Side, number: int, ended: list[str], peer_key: bytes = PEER_KEY) -> SessionChecks:
     agent = CheckAgent(
         controlling=True,
         session=bytes((number,)) * 16,
         key=KEY,
-        nonce=bytes(16),
+        secret=bytes(32),
         new_id=lambda: bytes(12),
         settings=CheckSettings((0.0,), 15.0, 30.0),
     )
@@ -31,7 +38,7 @@ def session(side: Side, number: int, ended: list[str]) -> SessionChecks:
         if isinstance(event, CheckingEnded):
             ended.append(f"{number}: {event.reason}")
 
-    made = SessionChecks(side.udp, agent, happened)
+    made = SessionChecks(side.udp, agent, peer_key, happened)
     side.udp.sessions[agent.session] = made
     return made
 
@@ -72,6 +79,45 @@ def test_whom_the_peer_nominates_takes_over_and_the_former_pipe_is_over() -> Non
         assert ended == ["1: the peer opened another pipe between the same endpoints"]
         side.udp.forget(first)  # what it had is another's by now
         assert side.udp.owner(base, PEER) is second
+        side.udp.close()
+
+    virtually(main)
+
+
+def test_nobody_takes_over_the_pipe_of_another_peer() -> None:
+    async def main() -> None:
+        side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)
+        ended: list[str] = []
+        first, thief = session(side, 1, ended), session(side, 2, ended, peer_key=b"\2" * 33)
+        side.udp.claim(first, side.port.base, PEER)
+        with pytest.raises(NetworkError, match="the pipe of another peer"):
+            side.udp.take_over(thief, side.port.base, PEER)
+        assert side.udp.owner(side.port.base, PEER) is first
+        assert ended == []
+        side.udp.close()
+
+    virtually(main)
+
+
+def test_what_is_held_early_is_bounded_and_given_back() -> None:
+    async def main() -> None:
+        side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=False)
+        sessions = [session(side, number, []) for number in range(1, 4)]
+        for number, checks in enumerate(sessions):
+            for port in range(2 * EXPECTED_LIMIT):
+                checks.expect(side.port, (f"198.51.100.{number}", port))
+        assert len(side.port.early) == 3 * EXPECTED_LIMIT
+        for early in side.port.early.values():
+            for _ in range(2 * EARLY_LIMIT):
+                side.udp.hold(early, bytes(60000))
+        held = sum(len(data) for early in side.port.early.values() for data in early)
+        assert EARLY_BYTES - 60000 < held <= EARLY_BYTES
+        for checks in sessions:
+            checks.stop_expecting()
+        assert side.port.early == {}
+        sessions[0].expect(side.port, ("198.51.100.1", 1))
+        side.udp.hold(side.port.early["198.51.100.1", 1], bytes(60000))
+        assert side.udp.take_early(side.port, ("198.51.100.1", 1)) == deque([bytes(60000)])
         side.udp.close()
 
     virtually(main)
@@ -130,7 +176,9 @@ def test_a_check_of_a_session_nobody_knows_is_an_introduction() -> None:
         side = Side(internet.host("one", "198.51.100.1"), controlling=False, session=b"x" * 16)
         other = internet.host("other", "198.51.100.2")
         sock = other.open_udp(Endpoint.of("198.51.100.2", 5), lambda *_: None)
-        check = CheckCodec(True, SESSION, KEY, bytes(16), bytes(33)).request(bytes(12), "direct", None)
+        check = CheckCodec(True, SESSION, KEY, bytes(32), bytes(33)).request(
+            bytes(12), "direct", side.port.base, introduce=True
+        )
         sock.send(check, side.port.base.sockaddr)
         await asyncio.sleep(0.1)
         assert side.introduced == [check]
@@ -145,8 +193,8 @@ def test_forged_checks_of_a_session_are_told_and_do_not_touch_it() -> None:
         async with Datagrams() as pipes:
             other = pipes.internet.host("third", "198.51.100.3")
             sock = other.open_udp(Endpoint.of("198.51.100.3", 5), lambda *_: None)
-            forged = CheckCodec(True, SESSION, bytes(32), bytes(16), bytes(33)).request(
-                bytes(12), "direct", None
+            forged = CheckCodec(True, SESSION, bytes(32), bytes(32), bytes(33)).request(
+                bytes(12), "direct", pipes.other.port.base, introduce=True
             )
             sock.send(forged, pipes.other.port.base.sockaddr)
             await asyncio.sleep(0.1)
