@@ -116,19 +116,7 @@ class Assembly:
         context.discovery = context.udp.discovery = Discovery(
             network, stun, config.timing, context.emit, self._update_address, rng
         )
-        urls = tuple(map(str, public_servers().brokers)) if config.brokers is None else config.brokers
-        reader = SignalReader(context, self.responder)
-        context.channel = self.channel = SignalChannel(
-            broker_connector,
-            TOPIC + identity.node_id,
-            urls,
-            home=config.home_brokers,
-            timing=config.timing,
-            on_envelope=reader.receive,
-            emit=context.emit,
-            on_change=self._update_address,
-            rng=rng,
-        )
+        context.channel = self.channel = self._open_channel(broker_connector, rng)
         self.port_mapping = PortMapping(context, self._update_address, rng)
         self.names = Names(context, contacts, rng)
         self.initiators: set[Initiator] = set()
@@ -136,6 +124,21 @@ class Assembly:
         self.interfaces: tuple[Interface, ...] = ()
         self._nat64 = PrefixDiscovery(network, context.emit, self._translation_changed, rng)
         self._watch: Watch | None = None
+
+    def _open_channel(self, connector: BrokerConnector, rng: random.Random) -> SignalChannel:
+        config, context = self._config, self.context
+        urls = tuple(map(str, public_servers().brokers)) if config.brokers is None else config.brokers
+        return SignalChannel(
+            connector,
+            TOPIC + context.identity.node_id,
+            urls,
+            home=config.home_brokers,
+            timing=config.timing,
+            on_envelope=SignalReader(context, self.responder).receive,
+            emit=context.emit,
+            on_change=self._update_address,
+            rng=rng,
+        )
 
     async def start(self) -> None:
         began = time.perf_counter()
