@@ -67,6 +67,10 @@ SILENCE = 5.0
 # RFC 6887 section 11.2.1: renewals are at 1/2 to 5/8 of the lifetime, then 3/4, 7/8 ..., "no less than four
 # seconds" apart.
 LEAST_RENEWAL_GAP = 4.0
+# So a lease that is shorter cannot be kept, only flicker.
+SHORTEST_LEASE = LEAST_RENEWAL_GAP
+# A gateway may say with every answer that it has lost everything; each time all that is mapped is asked for again.
+RESTART_GAP = 10.0
 # RFC 6887 section 7.4: "short lifetime" errors are for 30 s, "long lifetime" ones for 30 minutes; what a
 # gateway says beyond that is not believed.
 SHORTEST_REFUSAL = 30.0
@@ -96,6 +100,8 @@ class _Entry:
     # When to ask again for what was declined and is being deleted; how often that was.
     again: float | None = None
     declined: int = 0
+    # Whether an answer is due: a gateway that goes on answering is heard no more often than it is asked.
+    awaiting: bool = False
 
 
 @dataclass(slots=True)
@@ -104,6 +110,7 @@ class _Question:
 
     due: float | None
     wait: float = PMP_FIRST_WAIT
+    awaiting: bool = False
     answer: IPv4Address | None = field(default=None)
 
 
@@ -133,6 +140,7 @@ class PortMapClient:
         self._silent_at: float | None = now + SILENCE
         self._question = _Question(now + PMP_PATIENCE if base.ip.version == 4 else None)
         self._epoch = Epoch()
+        self._restart_heard_from = now
         self._leaving = False
         self._entries = [_Entry(wish, _Phase.ASKING, now) for wish in wishes]
         self._entries += [_Entry(wish, _Phase.LEAVING, now) for wish in stale]
@@ -246,10 +254,12 @@ class PortMapClient:
         data = self._pcp(entry, lifetime) if self._dialect is Dialect.PCP else _pmp(entry, lifetime)
         if self._dialect is Dialect.NAT_PMP and lifetime:
             # Whoever maps must know where: the address may have changed since the last time.
+            self._question.awaiting = True
             self._outbox.append(Transmit(encode_pmp_address_request(), self._base, self._server))
         self._outbox.append(Transmit(data, self._base, self._server))
         entry.due = now + self._next_wait(entry, now)
         entry.sends += 1
+        entry.awaiting = True
 
     def _next_wait(self, entry: _Entry, now: float) -> float:
         if entry.phase is _Phase.LEAVING:
@@ -275,6 +285,7 @@ class PortMapClient:
         if question.due is None or question.due > now:
             return
         self._outbox.append(Transmit(encode_pmp_address_request(), self._base, self._server))
+        question.awaiting = True
         question.due = now + question.wait
         question.wait = min(2 * question.wait, PMP_LONGEST_WAIT)
 
@@ -283,8 +294,11 @@ class PortMapClient:
     def _take_pcp(self, response: PcpResponse, now: float) -> None:
         mapping = response.mapping
         entry = next((entry for entry in self._entries if _is_about(entry.wish, mapping)), None)
-        if entry is None or mapping is None:
+        if entry is None or mapping is None or not entry.awaiting:
             return
+        entry.awaiting = (
+            entry.phase is _Phase.LEAVING
+        )  # where a late answer to an earlier request may come first
         restarted = not self._epoch.check_pcp(response.epoch, now)
         if response.result == PcpResult.SUCCESS:
             self._succeeded(entry, mapping.external, response.lifetime, now)
@@ -295,7 +309,9 @@ class PortMapClient:
 
     def _take_pmp_address(self, response: PmpAddress, now: float) -> None:
         question = self._question
-        question.due = None
+        if not question.awaiting:
+            return
+        question.due, question.awaiting = None, False
         if self._dialect is Dialect.PCP and not any(entry.external for entry in self._entries):
             self._speak_pmp(now)
         if response.result != PmpResult.SUCCESS or response.external is None:
@@ -310,8 +326,11 @@ class PortMapClient:
             (entry for entry in self._entries if (entry.wish.transport, entry.wish.internal_port) == key),
             None,
         )
-        if entry is None:
+        if entry is None or not entry.awaiting:
             return
+        entry.awaiting = (
+            entry.phase is _Phase.LEAVING
+        )  # where a late answer to an earlier request may come first
         restarted = not self._epoch.check_pmp(response.epoch, now)
         address = self._question.answer
         if response.result != PmpResult.SUCCESS:
@@ -341,8 +360,8 @@ class PortMapClient:
             return
         if entry.phase is _Phase.GONE or not external.port:
             return
-        if not lifetime:
-            self._refuse(entry, "the gateway granted a lease of 0 seconds", 0, now)
+        if lifetime < SHORTEST_LEASE:
+            self._refuse(entry, f"the gateway granted a lease of {lifetime} seconds", 0, now)
             return
         entry.phase, entry.external, entry.sends = _Phase.HELD, external, 0
         entry.expires = now + lifetime
@@ -366,6 +385,9 @@ class PortMapClient:
 
     def _start_over(self, answered: _Entry, now: float) -> None:
         """The mappings other than the one just answered may be gone."""
+        if now < self._restart_heard_from:
+            return
+        self._restart_heard_from = now + RESTART_GAP
         self._events.append(Restarted())
         for entry in self._entries:
             if entry is not answered and entry.phase is _Phase.HELD:

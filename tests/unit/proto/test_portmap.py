@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, ip_address
 
 import pytest
@@ -299,3 +299,45 @@ def test_a_nat_pmp_gateway_that_does_not_know_its_address_is_not_asked_without_e
     assert len(scene.sends) < 25
     if says is not None:  # the owner declines that
         assert events == [Granted(TCP, Endpoint(IPv4Address(0), 5007), float(LEASE), Dialect.NAT_PMP)]
+
+
+def test_a_gateway_that_has_always_just_restarted_is_not_asked_without_end() -> None:
+    inner = PcpGateway()
+
+    def gateway(data: bytes, now: float) -> list[bytes]:
+        inner.boot = now - len(inner.requests) % 2 * 100_000
+        return inner(data, now)
+
+    scene = world(gateway, TCP, UDP)
+    events = scene.run(60.0)
+    assert len(scene.sends) <= 2 + 2 * 60 / 10
+    assert sum(isinstance(event, Restarted) for event in events) <= 6
+
+
+def test_answers_that_nobody_asked_for_are_not_heard() -> None:
+    scene = world(PcpGateway(), TCP)
+    scene.run(1.0)
+    request = decode_request(scene.sends[0][1])
+    for port in range(7000, 7100):
+        mapping = replace(request.mapping, external=Endpoint(OUTSIDE, port))
+        scene.client.receive(encode_response(PcpResponse(0, LEASE, 5001, mapping)), SERVER, scene.now)
+        scene.client.receive(encode_response(PmpAddress(3, 5001, None)), SERVER, scene.now)
+    scene.settle()
+    assert [event for _, event in scene.events] == [granted(TCP, 6000)]
+
+
+@pytest.mark.parametrize("lifetime", [1, 3])
+def test_a_lease_that_only_flickers_is_none(lifetime: int) -> None:
+    def gateway(data: bytes, now: float) -> list[bytes]:
+        request = decode_request(data)
+        return [encode_response(PcpResponse(0, lifetime, 5000 + int(now), request.mapping))]
+
+    scene = world(gateway, replace(TCP, external_port=6000))
+    events = scene.run(25.0)
+    assert events == [
+        Refused(
+            replace(TCP, external_port=6000),
+            f"the gateway granted a lease of {lifetime} seconds",
+            Dialect.PCP,
+        )
+    ]
