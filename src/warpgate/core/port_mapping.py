@@ -16,6 +16,9 @@ from warpgate.net.network import Interface
 from warpgate.services.portmap_board import Mapped
 from warpgate.services.portmapper import PortMapper, routes_of
 
+# A gateway may name another address each time.
+MOST_DOUBLE_NATS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class PortMapStatus:
@@ -94,7 +97,7 @@ class PortMapping:
         event = DoubleNatFound(
             str(attachment.host), str(external), "" if reflexive is None else str(reflexive)
         )
-        if event not in self._double:
+        if event not in self._double and len(self._double) < MOST_DOUBLE_NATS:
             self._double.add(event)
             self._context.emit(event)
 
