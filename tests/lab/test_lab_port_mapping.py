@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,16 @@ from warpgate.model.address import Attachment, LearntBy, NodeAddress
 
 pytestmark = pytest.mark.lab
 DEAF6 = "table ip6 deaf { chain input { type filter hook input priority -5; udp dport 5351 drop; }; }\n"
+# What is asked of the group does not arrive, or what is asked of the router itself.
+SSDP_DEAF = """
+table ip {name} {{ chain input {{ type filter hook input priority -5; ip daddr {to} udp dport 1900 drop; }}; }}
+"""
+LINK_LOCAL = """
+ip -6 addr add fe80::1/64 dev in0 nodad
+"""
+BY_LINK_LOCAL = """
+ip -6 route replace default via fe80::1 dev eth0
+"""
 PORT = 20000
 BOTH = {"tcp", "udp"}
 # A new veth pair carries packets up to a second after it was made, UPnP answers within its MX second.
@@ -176,6 +187,35 @@ async def test_an_ipv6_pinhole(router: MappingRouter, protocol: str, tmp_path: P
         for transport, mode in (("tcp", "stream"), ("udp", "datagram")):
             done = await peer.connect(made.address, transport=transport, mode=mode)
             assert (done.ok, done.plugin, done.signals) == (True, "direct", {}), done
+
+
+async def test_a_router_that_is_known_by_its_link_local_address_lets_in(
+    router: MappingRouter, tmp_path: Path
+) -> None:
+    """As by router advertisements. Its URLs name a global address of its own."""
+    shell(router.router, LINK_LOCAL)
+    shell(router.inside, BY_LINK_LOCAL)
+    router.configure(**PROTOCOLS["UPnP IGD 2"])
+    await router.start(DEAF6)
+    async with node(router, tmp_path) as made:
+
+        async def let_in() -> set[str]:
+            mapped = [event for event in await made.trace() if event["event"] == "PortMapped"]
+            return {event["protocol"] for event in mapped if event["gateway"] == "fe80::1%eth0"}
+
+        assert await until(let_in) == {"UPnP IGD 2"}
+        hole = ip_address(INSIDE6).packed.hex()  # as nft shows it
+        assert hole in router.rules()
+        await made.stop()
+        assert hole not in router.rules()
+
+
+@pytest.mark.parametrize("lost", ["239.255.255.250", "192.168.1.1"])
+async def test_one_way_of_searching_is_enough(router: MappingRouter, tmp_path: Path, lost: str) -> None:
+    router.configure(**PROTOCOLS["UPnP IGD 1"])
+    await router.start(SSDP_DEAF.format(name="deaf", to=lost))
+    async with node(router, tmp_path) as made:
+        await until(lambda: announced(made))
 
 
 @pytest.mark.parametrize("settings", [{"port_map": False}, {"interfaces": ["lo"]}])

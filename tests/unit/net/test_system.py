@@ -20,6 +20,7 @@ from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import TcpStream
 from warpgate.net.system import SystemNetwork
 from warpgate.net.tcp import SystemTcpListener
+from warpgate.net.udp import bind_udp
 
 pytestmark = pytest.mark.filterwarnings("error")
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -207,6 +208,12 @@ def test_errors_of_earlier_datagrams_do_not_kill_a_udp_socket(
         b.close()
 
     system.run(main)
+
+
+def test_multicast_leaves_by_the_interface_of_the_address() -> None:
+    with bind_udp(Endpoint.parse("127.0.0.1:0")) as sock:
+        chosen = sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, 4)
+    assert chosen == bytes((127, 0, 0, 1))
 
 
 def test_the_ttl_is_on_the_wire_and_only_once(system: World) -> None:
