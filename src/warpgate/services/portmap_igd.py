@@ -12,7 +12,7 @@ from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.net.network import Network
 from warpgate.services.portmap_board import Board, Mapped, Remembered
 from warpgate.services.portmap_outside import Outside, judge
-from warpgate.services.upnp import Igd, Pinholes, find
+from warpgate.services.upnp import ActionRefused, Igd, Pinholes, find
 
 STORED_AS = "upnp"
 FAMILY = "UPnP"  # what the names of its versions begin with
@@ -51,9 +51,8 @@ class IgdClient:
                 await self._board.moved()
             igd = await self._device()
             for left in self._stale():
-                with suppress(ServiceError):  # gone already, most likely
-                    await igd.unmap(left.transport, left.internal, left.external_port)
-                self._board.settle(left)
+                if await self._unmapped(igd, left.transport, left.internal, left.external_port):
+                    self._board.settle(left)
             await self._clear_doubts(igd)
             failures = await self._renew_due() + await self._map_missing()
             if failures:
@@ -66,9 +65,14 @@ class IgdClient:
         if igd is None:
             return
         work = [self._clear_doubts(igd)] + [self._delete(igd, transport) for transport in self._renewals]
-        for result in await asyncio.gather(*work, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        try:
+            for result in await asyncio.gather(*work, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
+        finally:
+            gateway, internal = str(self._board.route.gateway.ip), self._board.internal()
+            for transport, port in igd.doubtful:  # for the next run to clear up
+                self._board.earlier += (Remembered(STORED_AS, gateway, transport, internal, port),)
 
     async def _delete(self, igd: Igd | Pinholes, transport: Transport) -> None:
         mapped = self._ours(transport)
@@ -85,10 +89,22 @@ class IgdClient:
         """What was asked for and not answered must not stay; but one that is known to be ours by now does."""
         for transport, port in tuple(igd.doubtful):
             mapped = self._board.get(transport)
-            if mapped is not None and mapped.external.port == port:
+            if (mapped is not None and mapped.external.port == port) or await self._unmapped(
+                igd, transport, self._board.internal(), port
+            ):
                 igd.doubtful.discard((transport, port))
-            else:
-                await igd.unmap(transport, self._board.internal(), port)
+
+    async def _unmapped(
+        self, igd: Igd | Pinholes, transport: Transport, internal: Endpoint, port: int
+    ) -> bool:
+        """Whether nothing more can be done about it: it is gone, or the gateway will not have it deleted."""
+        try:
+            await igd.unmap(transport, internal, port)
+        except ActionRefused:
+            pass
+        except ServiceError:
+            return False
+        return True
 
     def _stale(self) -> tuple[Remembered, ...]:
         """What an earlier run left and nobody uses now. A permanent lease would stay for ever."""

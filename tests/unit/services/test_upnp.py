@@ -358,6 +358,49 @@ def test_a_mapping_whose_answer_was_lost_is_deleted() -> None:
     virtual(story)
 
 
+def test_what_cannot_be_deleted_at_the_end_is_deleted_by_the_next_run() -> None:
+    async def story(home: Home) -> None:
+        router = home.router
+        add, delete = router._do_AddPortMapping, router._do_DeletePortMapping
+
+        def hang_up(_: dict[str, str]) -> dict[str, object]:
+            raise NetworkError("a power cut")
+
+        def add_and_hang_up(arguments: dict[str, str]) -> dict[str, object]:
+            add(arguments)
+            return hang_up(arguments)
+
+        router._do_AddPortMapping = add_and_hang_up  # type: ignore[method-assign]
+        router._do_DeletePortMapping = hang_up  # type: ignore[method-assign]
+        mapper = await home.mapped(home.mapper(), 2.0)
+        await mapper.close()
+        assert {port for _, port in router.table} == {5000}
+        assert {lease.external_port for lease in home.store.leases} == {5000}
+        router._do_AddPortMapping = add  # type: ignore[method-assign]
+        later = await home.mapped(home.mapper(port=6000))
+        assert {port for _, port in router.table} == {5000, 6000}  # still cannot
+        router._do_DeletePortMapping = delete  # type: ignore[method-assign]
+        await asyncio.sleep(700)
+        assert {port for _, port in router.table} == {6000}
+        await later.close()
+        assert (router.table, home.store.leases) == ({}, ())
+
+    virtual(story)
+
+
+def test_a_router_that_deletes_nothing_is_still_of_use() -> None:
+    async def story(home: Home) -> None:
+        home.store.leases = (Remembered("upnp", str(GATEWAY), TCP, Endpoint(LAPTOP, 4000), 4000),)
+        home.router.table = {("TCP", 4000): Entry(Endpoint(LAPTOP, 4000), 0)}
+        home.router.conditions["DeletePortMapping"] = lambda _: 501
+        mapper = await home.mapped(home.mapper())
+        assert len(mapper.mappings) == 2
+        assert {lease.external_port for lease in home.store.leases} == {5000}
+        await mapper.close()
+
+    virtual(story)
+
+
 def test_one_port_that_fails_does_not_cost_the_other_its_lease() -> None:
     async def story(home: Home) -> None:
         home.router.conditions["AddPortMapping"] = lambda arguments: 606 * (arguments["NewProtocol"] == "TCP")
