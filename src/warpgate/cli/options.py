@@ -76,9 +76,7 @@ def add_common_options(
             "turn", "turn:USER:PASS@HOST:PORT", "relay server, with ?transport=udp|tcp|tls; repeatable"
         )
         repeatable("names", "URL", "name server; repeatable")
-        repeatable(
-            "rendezvous", "warpgate://HOST/...", "all of these but the relay, as `warpgate serve` prints it"
-        )
+        repeatable("rendezvous", "warpgate://HOST/...", "all of these, as `warpgate serve` prints it")
     repeatable("interface", "NAME", "use only this network interface; repeatable")
     group.add_argument(
         "--port",

@@ -84,12 +84,13 @@ class ServeWarning(Record):
 
 @dataclass(frozen=True, slots=True)
 class RendezvousShown(Record):
-    """What clients put into their configuration. `stun`: endpoints here; `broker`: which one runs, "" for none."""
+    """What clients put into their configuration. `stun`: endpoints here; `broker`, `relay`: which runs, "" for none."""
 
     event = "rendezvous"
     rendezvous: str
     stun: tuple[str, ...]
     broker: str
+    relay: str
 
     def text(self) -> str:
         return f'rendezvous = "{self.rendezvous}"'

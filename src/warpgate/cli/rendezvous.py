@@ -1,28 +1,43 @@
-"""`warpgate serve --stun --broker`: what runs beside the name server, and the line that clients are given."""
+"""`warpgate serve --stun --broker --relay`: what runs beside the name server, and the line that clients are given."""
 
 from __future__ import annotations
 
 import argparse
 import ssl
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 from warpgate.cli.options import UsageError
 from warpgate.cli.records import RendezvousShown, ServeWarning
 from warpgate.cli.shell import Shell
+from warpgate.core.disk.identity_store import data_directory
 from warpgate.errors import ConfigError
+from warpgate.model.scope import IPNetwork
+from warpgate.net.network import Interface
 from warpgate.net.system import SystemNetwork
 from warpgate.server.broker import Tls, choose_broker
+from warpgate.server.broker_process import BrokerProcess
 from warpgate.server.child import raise_descriptor_limit
 from warpgate.server.metrics import Metrics
+from warpgate.server.relay import RelayService, RelaySettings
+from warpgate.server.relay_setup import group_secret, relay_addresses
 from warpgate.server.rendezvous import (
+    announced_addresses,
     announcement,
+    broker_endpoint,
     broker_service,
     broker_settings,
+    door_service,
     public_host,
+    relay_service,
     served_interfaces,
     stun_service,
 )
+from warpgate.server.stun_responder import StunResponder
+
+RELAY_SECRET = "relay-secret"
 
 
 async def serve_rendezvous(
@@ -33,37 +48,105 @@ async def serve_rendezvous(
     Raises ConfigError, NetworkError and ServiceError for what cannot be served.
     """
     wants_broker = arguments.serve_broker or arguments.embedded_broker
-    if not (arguments.serve_stun or wants_broker or arguments.public_host):
+    wanted = (arguments.serve_stun, wants_broker, arguments.serve_relay, arguments.public_host)
+    if arguments.door_port and not (arguments.tls_cert and (wants_broker or arguments.serve_relay)):
+        raise UsageError("--door-port needs --tls-cert, and --relay or --broker")
+    if not any(wanted):
         return None
     raise_descriptor_limit()
-    network = SystemNetwork()
-    tls = tls_files(arguments)
+    network = SystemNetwork(follow_routes=True)
     interfaces = served_interfaces(network, arguments.host, shell.settings.config.interfaces)
     host = arguments.public_host or _found_host(shell, public_host(interfaces))
-    stun = broker_port = None
-    places: tuple[str, ...] = ()
-    broker_name = ""
-    if arguments.serve_stun:
-        stun = await stack.enter_async_context(stun_service(network, interfaces, arguments.stun_port))
-        places = tuple(map(str, stun.places))
-        metrics.others.append(stun.readings)
-    if wants_broker:
-        chosen = choose_broker(
-            broker_settings(arguments.host, arguments.broker_port, tls),
-            embedded=arguments.embedded_broker or None,
-        )
-
-        def trouble(message: str) -> None:
-            shell.output.warn(ServeWarning(message))
-
-        service = broker_service(network, arguments.host, chosen, trouble)
-        broker = await stack.enter_async_context(service)
-        broker_port, broker_name = broker.port, broker.name
-        metrics.others.append(broker.readings)
+    serving = _Serving(arguments, shell, network, interfaces, metrics, stack)
+    stun = await serving.stun() if arguments.serve_stun else None
+    broker = await serving.broker() if wants_broker else None
+    secret, relay = await serving.relay(host) if arguments.serve_relay else ("", None)
+    if arguments.door_port:
+        await serving.door(relay, broker)
     announced = announcement(
-        host, names_port=names_port, broker_port=broker_port, stun=stun, tls=tls is not None
+        host,
+        names_port=names_port,
+        broker_port=None if broker is None else broker.port,
+        stun=stun,
+        tls=arguments.tls_cert is not None,
+        relay_port=None if relay is None else arguments.relay_port,
+        door_port=arguments.door_port,
+        secret=secret,
     )
-    return RendezvousShown(str(announced), places, broker_name)
+    return RendezvousShown(
+        str(announced),
+        () if stun is None else tuple(map(str, stun.places)),
+        "" if broker is None else broker.name,
+        "" if relay is None else "embedded",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """Each method starts one service, on the stack, with its readings in the metrics."""
+
+    arguments: argparse.Namespace
+    shell: Shell
+    network: SystemNetwork
+    interfaces: tuple[Interface, ...]
+    metrics: Metrics
+    stack: AsyncExitStack
+
+    async def stun(self) -> StunResponder:
+        service = stun_service(self.network, self.interfaces, self.arguments.stun_port)
+        responder = await self.stack.enter_async_context(service)
+        self.metrics.others.append(responder.readings)
+        return responder
+
+    async def broker(self) -> BrokerProcess:
+        chosen = choose_broker(
+            broker_settings(self.arguments.host, self.arguments.broker_port, tls_files(self.arguments)),
+            embedded=self.arguments.embedded_broker or None,
+        )
+        service = broker_service(self.network, self.arguments.host, chosen, self._trouble)
+        process = await self.stack.enter_async_context(service)
+        self.metrics.others.append(process.readings)
+        return process
+
+    async def relay(self, host: str) -> tuple[str, RelayService]:
+        """The group's secret and its relay."""
+        named = self.arguments.relay_secret_file
+        secret = group_secret(Path(named) if named else data_directory() / RELAY_SECRET)
+        addresses = relay_addresses(self.interfaces, await announced_addresses(self.network, host))
+        if not addresses:
+            raise ConfigError(
+                "no address to relay from: say what clients reach this machine by with --public-host"
+            )
+        settings = RelaySettings(
+            secret,
+            addresses,
+            frozenset(interface.ip for interface in self.network.interfaces()),
+            tuple(map(_network, self.arguments.relay_allow)),
+        )
+        service = relay_service(self.network, self.interfaces, self.arguments.relay_port, settings)
+        relay = await self.stack.enter_async_context(service)
+        self.metrics.others.append(relay.readings)
+        return secret, relay
+
+    async def door(self, relay: RelayService | None, broker: BrokerProcess | None) -> None:
+        context = tls_context(tls_files(self.arguments))
+        assert context is not None
+        inside = None if broker is None else broker_endpoint(self.arguments.host, broker.port)
+        service = door_service(
+            self.network, self.interfaces, self.arguments.door_port, context, relay, inside
+        )
+        door = await self.stack.enter_async_context(service)
+        self.metrics.others.append(door.readings)
+
+    def _trouble(self, message: str) -> None:
+        self.shell.output.warn(ServeWarning(message))
+
+
+def _network(text: str) -> IPNetwork:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ConfigError(f"--relay-allow {text}: {error}") from None
 
 
 def tls_files(arguments: argparse.Namespace) -> Tls | None:

@@ -7,13 +7,14 @@ import argparse
 from warpgate.cli.options import port_number
 
 EPILOG = """\
-With --stun and --broker, one command on a machine with a public address gives a group everything but a relay. It prints
-one line for the clients' config file. Open in its firewall: UDP and TCP 3478 and 3479, TCP 1883 (with a certificate
-8883), TCP 8421. docs/operating.md tells what larger groups need."""
+With --stun, --broker and --relay, one command on a machine with a public address gives a group everything. It prints
+one line for the clients' config file; whoever has the line may use the relay. Open in its firewall: UDP and TCP 3478 to
+3480, UDP and TCP 49152 to 65535, TCP 1883 (with a certificate 8883), TCP 8421, and the --door-port. docs/operating.md
+tells what larger groups need."""
 
 
 def add_rendezvous_options(parser: argparse.ArgumentParser) -> None:
-    """--stun, --broker and what goes with them."""
+    """--stun, --broker, --relay and what goes with them."""
     parser.epilog = EPILOG
     group = parser.add_argument_group("rendezvous")
     group.add_argument(
@@ -55,3 +56,34 @@ def add_rendezvous_options(parser: argparse.ArgumentParser) -> None:
         help="PEM certificate chain: HTTP becomes HTTPS, and MQTT MQTTS; clients must trust it",
     )
     group.add_argument("--tls-key", metavar="FILE", help="PEM private key of the certificate")
+    _add_relay_options(group)
+
+
+def _add_relay_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--relay",
+        dest="serve_relay",
+        action="store_true",
+        help="relay (TURN) for pairs that nothing else connects, to whoever has the secret in the printed line",
+    )
+    group.add_argument(
+        "--relay-port", type=port_number, default=3480, metavar="N", help="UDP and TCP (default 3480)"
+    )
+    group.add_argument(
+        "--door-port",
+        type=port_number,
+        metavar="N",
+        help="with a certificate: relay and broker over TLS on this port too; 443 passes almost every network",
+    )
+    group.add_argument(
+        "--relay-secret-file",
+        metavar="FILE",
+        help="the group's secret (default: in the data directory, made at the first start)",
+    )
+    group.add_argument(
+        "--relay-allow",
+        action="append",
+        default=[],
+        metavar="NETWORK",
+        help="relay to this network, too, though it is private or this machine's own; repeatable",
+    )

@@ -74,6 +74,7 @@ def _expanded(place: CommonOptions) -> CommonOptions:
         place,
         broker=_joined(place.broker, *(each.brokers for each in found)),
         stun=_joined(place.stun, *(each.stun for each in found)),
+        turn=_joined(place.turn, *(each.turn for each in found)),
         names=_joined(place.names, *(each.names for each in found)),
     )
 

@@ -1,19 +1,24 @@
-"""A self-hosted rendezvous as one word to paste: names, broker and STUN of one host.
+"""A self-hosted rendezvous as one word to paste: names, broker, STUN and relay of one host.
 
-`warpgate://HOST/names=8421,broker=1883,stun=3478`: each service with its port, those that are not there left out; of
-STUN there may be two ports, `stun=3478+3479`. `warpgates://`: HTTP and MQTT are over TLS. It has no character that a
-shell minds.
+`warpgate://HOST/names=8421,broker=1883,stun=3478,relay=3480,secret=...`: each service with its port, those that are not
+there left out; of STUN there may be two ports, `stun=3478+3479`. `relay` comes with the group's `secret`. `warpgates://`:
+HTTP and MQTT are over TLS; then `door=443` may say where broker and relay are to be had on one port, over TLS as well.
+It has no character that a shell minds.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 
 from warpgate.errors import ConfigError
 from warpgate.model.servers import bracketed, host_and_port
 
 _SCHEMES = {"warpgate": False, "warpgates": True}
 _SHOWN = 80
+_MOST = {"names": 1, "broker": 1, "stun": 2, "relay": 1, "door": 1}
+# Of 24 characters, 6 bits each, `serve` makes one; what people choose is to be long as well.
+SECRET = re.compile(r"[A-Za-z0-9_-]{16,128}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,9 @@ class Rendezvous:
     broker_port: int | None = None
     stun_ports: tuple[int, ...] = ()
     tls: bool = False
+    relay_port: int | None = None
+    door_port: int | None = None
+    secret: str = field(default="", repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -33,20 +41,39 @@ class Rendezvous:
 
     @property
     def brokers(self) -> tuple[str, ...]:
-        return () if self.broker_port is None else (f"mqtt{'s' * self.tls}://{self._at(self.broker_port)}",)
+        if self.broker_port is None:
+            return ()
+        url = f"mqtt{'s' * self.tls}://{self._at(self.broker_port)}"
+        return (url,) if self.door_port is None else (url, f"mqtts://{self._at(self.door_port)}")
 
     @property
     def stun(self) -> tuple[str, ...]:
         return tuple(self._at(port) for port in self.stun_ports)
 
+    @property
+    def turn(self) -> tuple[str, ...]:
+        """With the secret in them."""
+        if self.relay_port is None:
+            return ()
+        server = f"turn-secret:{self.secret}@"
+        door = () if self.door_port is None else (f"{server}{self._at(self.door_port)}?transport=tls",)
+        return (f"{server}{self._at(self.relay_port)}", *door)
+
     def __str__(self) -> str:
+        """With the secret in it: this is for those who are to have it."""
         services = [
-            f"{name}={port}"
-            for name, port in (("names", self.names_port), ("broker", self.broker_port))
-            if port
+            f"{name}={'+'.join(map(str, ports))}"
+            for name, ports in (
+                ("names", (self.names_port,)),
+                ("broker", (self.broker_port,)),
+                ("stun", self.stun_ports),
+                ("relay", (self.relay_port,)),
+                ("door", (self.door_port,)),
+            )
+            if any(ports)
         ]
-        if self.stun_ports:
-            services.append("stun=" + "+".join(map(str, self.stun_ports)))
+        if self.secret:
+            services.append(f"secret={self.secret}")
         return f"warpgate{'s' * self.tls}://{bracketed(self.host)}/{','.join(services)}"
 
     def _at(self, port: int) -> str:
@@ -66,15 +93,30 @@ class Rendezvous:
         if port:
             raise ConfigError(f"{_shown(text)}: ports come after the services, as in {host}/names=8421")
         found: dict[str, tuple[int, ...]] = {}
+        secret = ""
         for item in listed.rstrip("/").split(","):
-            service, _, ports = item.partition("=")
-            if service not in ("names", "broker", "stun") or service in found:
-                raise ConfigError(
-                    f"{_shown(text)}: {item[:_SHOWN]!r} is not one of names=, broker=, stun=, once each"
-                )
-            found[service] = _ports(ports, text, most=2 if service == "stun" else 1)
-        names, broker = (next(iter(found.get(service, ())), None) for service in ("names", "broker"))
-        return cls(host, names, broker, found.get("stun", ()), tls)
+            service, _, value = item.partition("=")
+            if service == "secret" and not secret:
+                secret = _secret(value, text)
+            elif service in _MOST and service not in found:
+                found[service] = _ports(value, text, _MOST[service])
+            else:
+                known = ", ".join(f"{each}=" for each in (*_MOST, "secret"))
+                raise ConfigError(f"{_shown(text)}: {service[:_SHOWN]!r} is not one of {known}, once each")
+        if ("relay" in found) is not bool(secret):
+            raise ConfigError(f"{_shown(text)}: relay= and secret= belong together")
+        if "door" in found and not tls:
+            raise ConfigError(f"{_shown(text)}: door= is over TLS: such a line begins with warpgates://")
+        names, broker, relay, door = (
+            next(iter(found.get(service, ())), None) for service in ("names", "broker", "relay", "door")
+        )
+        return cls(host, names, broker, found.get("stun", ()), tls, relay, door, secret)
+
+
+def _secret(text: str, line: str) -> str:
+    if SECRET.fullmatch(text) is None:
+        raise ConfigError(f"{_shown(line)}: a secret has 16 to 128 letters, digits, - and _")
+    return text
 
 
 def _ports(listed: str, text: str, most: int) -> tuple[int, ...]:
@@ -89,4 +131,6 @@ def _ports(listed: str, text: str, most: int) -> tuple[int, ...]:
 
 
 def _shown(text: str) -> str:
+    """Secrets do not belong into error messages and logs."""
+    text = re.sub(r"(?<=secret=)[^,/]+", "...", text)
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")

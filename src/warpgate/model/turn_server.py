@@ -96,8 +96,12 @@ class TurnServer:
 def time_limited(secret: str, expires: int, name: str) -> Credentials:
     """Valid until the Unix time `expires` (draft-uberti-behave-turn-rest section 2.2, as coturn and others do it)."""
     user = f"{expires}:{name}"
-    mac = hmac.digest(secret.encode(), user.encode(), hashlib.sha1)
-    return Credentials(user, base64.b64encode(mac).decode("ascii"))
+    return Credentials(user, password_of(user, secret))
+
+
+def password_of(user: str, secret: str) -> str:
+    """The one that belongs to a time-limited user name."""
+    return base64.b64encode(hmac.digest(secret.encode(), user.encode(), hashlib.sha1)).decode("ascii")
 
 
 def _transport(place: str, shown: str, scheme: str) -> tuple[TurnTransport | None, str]:

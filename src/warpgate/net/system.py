@@ -22,14 +22,19 @@ _DISCARD_PORT = 9
 class SystemNetwork:
     """Who opens something owns it. Sockets belong to the running loop, and stay on the interface of their address as
     far as `interfaces` told of it when it was last asked.
+
+    Not with `follow_routes`, which is for servers: a client may ask an address of ours by any interface (one of the
+    loopback's or of another network's), and the answer takes the way that leads back to it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, follow_routes: bool = False) -> None:
         self._devices = Devices()
+        self._follow_routes = follow_routes
 
     def interfaces(self) -> tuple[Interface, ...]:
         assigned = assigned_addresses()
-        self._devices.learn(assigned)
+        if not self._follow_routes:
+            self._devices.learn(assigned)
         return usable(assigned)
 
     def gateways(self) -> tuple[Gateway, ...]:

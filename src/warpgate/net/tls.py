@@ -168,9 +168,18 @@ async def secure(stream: TcpStream, context: ssl.SSLContext, server_name: str) -
     Takes over the stream: aborted on failure. NetworkError.
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    secured = TlsStream(
-        stream, context.wrap_bio(incoming, outgoing, server_hostname=server_name), incoming, outgoing
-    )
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=server_name)
+    return await _handshaken(TlsStream(stream, tls, incoming, outgoing), stream)
+
+
+async def serve_tls(stream: TcpStream, context: ssl.SSLContext) -> TlsStream:
+    """Become the TLS server of an accepted stream, which it takes over: aborted on failure. NetworkError."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_side=True)
+    return await _handshaken(TlsStream(stream, tls, incoming, outgoing), stream)
+
+
+async def _handshaken(secured: TlsStream, stream: TcpStream) -> TlsStream:
     try:
         await secured.handshake()
     except BaseException:

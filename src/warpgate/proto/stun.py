@@ -6,6 +6,7 @@ FINGERPRINT included; `verify` checks the integrity attribute of the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import hmac
@@ -44,6 +45,7 @@ __all__ = [
     "StunMessage",
     "decode",
     "encode",
+    "integrity_of",
     "is_stun",
     "verify",
 ]
@@ -228,6 +230,14 @@ def verify(data: bytes, key: bytes, integrity: Integrity = Integrity.SHA256) -> 
     _set_length(covered, integrity.size + 4)
     if not hmac.compare_digest(mac, integrity.mac(key, bytes(covered))):
         raise AuthenticationError(f"{integrity.value.name} does not fit the key")
+
+
+def integrity_of(data: bytes) -> Integrity | None:
+    """Which integrity attribute the message holds, the stronger one of two; None for one that is not signed."""
+    with contextlib.suppress(DecodeError):
+        found = {attribute for attribute, _, _ in _walk(data)}
+        return next((each for each in (Integrity.SHA256, Integrity.SHA1) if each.value in found), None)
+    return None
 
 
 def _type(method: int, cls: StunClass) -> int:

@@ -28,9 +28,9 @@ from warpgate.proto.stun import (
     verify,
 )
 
-_NONCE_COOKIE = b"obMatJos2"
+NONCE_COOKIE = b"obMatJos2"
 # Section 18.1: "Bit 0 is the rightmost bit" of the 24 that follow the cookie in base64.
-_PASSWORD_ALGORITHMS_BIT = 1
+PASSWORD_ALGORITHMS_BIT = 1
 MAX_NONCE = 763  # section 14.10: fewer than 128 characters, at most 763 bytes
 
 
@@ -113,10 +113,10 @@ def opaque_string(text: str) -> str:
 
 
 def _promises_algorithms(nonce: bytes) -> bool:
-    if not nonce.startswith(_NONCE_COOKIE):
+    if not nonce.startswith(NONCE_COOKIE):
         return False
     try:
-        features = base64.b64decode(nonce[len(_NONCE_COOKIE) : len(_NONCE_COOKIE) + 4], validate=True)
+        features = base64.b64decode(nonce[len(NONCE_COOKIE) : len(NONCE_COOKIE) + 4], validate=True)
     except binascii.Error:
         return False
-    return len(features) == 3 and bool(features[2] & _PASSWORD_ALGORITHMS_BIT)
+    return len(features) == 3 and bool(features[2] & PASSWORD_ALGORITHMS_BIT)

@@ -21,12 +21,12 @@ from typing import Generic, TypeVar
 from warpgate.errors import AuthenticationError, DecodeError
 from warpgate.proto.stun import (
     HEADER_SIZE,
-    Attribute,
     AttributeValue,
     ErrorCode,
     StunClass,
     StunMessage,
     decode,
+    integrity_of,
 )
 from warpgate.proto.transaction import RETRANSMIT_WAITS
 from warpgate.proto.turn_auth import LongTermAuth
@@ -132,7 +132,7 @@ class Requests(Generic[PurposeT]):
         try:
             self.auth.check(data)
         except AuthenticationError:
-            return message.cls is StunClass.ERROR and not _signed(data)
+            return message.cls is StunClass.ERROR and integrity_of(data) is None
         return True
 
     def _log_in(
@@ -170,15 +170,3 @@ class Requests(Generic[PurposeT]):
 
     def poll_timeout(self) -> float | None:
         return min((request.due for request in self._open.values()), default=None)
-
-
-def _signed(data: bytes) -> bool:
-    """Whether an integrity attribute is there at all."""
-    offset = HEADER_SIZE
-    while offset + 4 <= len(data):
-        number = data[offset] << 8 | data[offset + 1]
-        if number in (Attribute.MESSAGE_INTEGRITY, Attribute.MESSAGE_INTEGRITY_SHA256):
-            return True
-        size = data[offset + 2] << 8 | data[offset + 3]
-        offset += 4 + size + -size % 4
-    return False

@@ -1,19 +1,24 @@
-"""What `warpgate serve --stun --broker` runs beside the names, and how clients are told of it."""
+"""What `warpgate serve --stun --broker --relay` runs beside the names, and how clients are told of it."""
 
 from __future__ import annotations
 
 import contextlib
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from warpgate.errors import AddressError, ConfigError, NetworkError
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.model.rendezvous import Rendezvous
-from warpgate.net.network import Interface, Network
+from warpgate.net.network import Interface, Network, TcpStream
+from warpgate.net.tls import secure
 from warpgate.server.addresses import announced_address, is_public, stun_places
 from warpgate.server.broker import Broker, BrokerSettings, Tls
 from warpgate.server.broker_process import BrokerProcess
+from warpgate.server.door import Door
+from warpgate.server.relay import RelayService, RelaySettings
 from warpgate.server.stun_responder import StunResponder
 
 SALT_SIZE = 16
@@ -60,6 +65,50 @@ async def stun_service(
 
 
 @asynccontextmanager
+async def relay_service(
+    network: Network, interfaces: Sequence[Interface], port: int, settings: RelaySettings
+) -> AsyncIterator[RelayService]:
+    """A relay on `port` of all interfaces until the end of the block. NetworkError when it is taken."""
+    places = [Endpoint(interface.ip, port) for interface in interfaces]
+    service = RelayService.open(network, places, settings)
+    try:
+        yield service
+    finally:
+        await service.close()
+
+
+@asynccontextmanager
+async def door_service(
+    network: Network,
+    interfaces: Sequence[Interface],
+    port: int,
+    context: ssl.SSLContext,
+    relay: RelayService | None,
+    broker: Endpoint | None,
+) -> AsyncIterator[Door]:
+    """Relay and broker (at this endpoint, over TLS) on one TLS port. NetworkError when it is taken."""
+    unverified = ssl.create_default_context()  # to ourselves
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+
+    async def dial(endpoint: Endpoint) -> TcpStream:
+        return await secure(await network.dial_tcp(endpoint), unverified, str(endpoint.ip))
+
+    door = Door.open(
+        network,
+        [Endpoint(interface.ip, port) for interface in interfaces],
+        context,
+        salt=secrets.token_bytes(SALT_SIZE),
+        relay=None if relay is None else partial(relay.accept, 0),
+        broker=None if broker is None else partial(dial, broker),
+    )
+    try:
+        yield door
+    finally:
+        await door.close()
+
+
+@asynccontextmanager
 async def broker_service(
     network: Network, host: str | None, broker: Broker, on_trouble: Callable[[str], None]
 ) -> AsyncIterator[BrokerProcess]:
@@ -67,13 +116,17 @@ async def broker_service(
 
     `on_trouble` gets a sentence each time it had to be started again.
     """
-    probe = Endpoint.of(str(host) if _is_one(host) else "127.0.0.1", broker.port)
-    process = BrokerProcess(broker, probe, network, on_trouble)
+    process = BrokerProcess(broker, broker_endpoint(host, broker.port), network, on_trouble)
     await process.start()
     try:
         yield process
     finally:
         await process.close()
+
+
+def broker_endpoint(host: str | None, port: int) -> Endpoint:
+    """Where this machine reaches its own broker."""
+    return Endpoint.of(str(host) if _is_one(host) else "127.0.0.1", port)
 
 
 def announcement(
@@ -83,6 +136,9 @@ def announcement(
     broker_port: int | None,
     stun: StunResponder | None,
     tls: bool,
+    relay_port: int | None = None,
+    door_port: int | None = None,
+    secret: str = "",
 ) -> Rendezvous:
     """What clients need to know. ConfigError when `host` is neither a name nor an address.
 
@@ -90,9 +146,17 @@ def announcement(
     NAT gives each port another mapping.
     """
     checked = Rendezvous.parse(f"warpgate://{_bracketed(host)}/names=1").host
+    stun_ports = () if stun is None else stun.announced_ports(checked)
     return Rendezvous(
-        checked, names_port, broker_port, () if stun is None else stun.announced_ports(checked), tls
+        checked, names_port, broker_port, stun_ports, tls, relay_port, door_port, secret if relay_port else ""
     )
+
+
+async def announced_addresses(network: Network, host: str) -> tuple[IPAddress, ...]:
+    """What clients that know us as `host` will come to; () where the name is not (yet) to be found here."""
+    with contextlib.suppress(NetworkError):
+        return tuple(endpoint.ip for endpoint in await network.resolve(host.strip("[]"), 0))
+    return ()
 
 
 def public_host(interfaces: Sequence[Interface]) -> tuple[str, str]:

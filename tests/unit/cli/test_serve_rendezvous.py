@@ -18,11 +18,14 @@ from urllib.request import urlopen
 import pytest
 
 from warpgate.cli.main import main
+from warpgate.errors import ConfigError
 from warpgate.lab.certificate import write_certificate
 from warpgate.lab.servers import SEARCH
 from warpgate.model.rendezvous import Rendezvous
-from warpgate.proto.stun import StunClass, StunMessage, decode, encode
+from warpgate.net.network import Interface
+from warpgate.proto.stun import Attribute, Method, StunClass, StunMessage, decode, encode
 from warpgate.server.addresses import announced_address, is_public
+from warpgate.server.relay_setup import group_secret, relay_addresses
 
 HOST = "127.0.0.1"
 PATIENCE = 20.0
@@ -118,6 +121,30 @@ def test_with_a_certificate_names_are_served_over_tls(tmp_path: Path) -> None:
             assert answer.status == 200
 
 
+def test_the_relay_and_its_secret(tmp_path: Path) -> None:
+    """The secret is the same after a restart, and the relay shows what it does."""
+    lines = []
+    for _ in range(2):
+        names, relay = free_ports(2)
+        ports = ("--port", str(names), "--relay-port", str(relay))
+        with serving(tmp_path, "--relay", "--public-host", HOST, *ports) as events:
+            line = Rendezvous.parse(events["rendezvous"]["rendezvous"])
+            assert (line.relay_port, events["rendezvous"]["relay"]) == (relay, "embedded")
+            lines.append(line)
+            with socket.socket(type=socket.SOCK_DGRAM) as client:
+                client.settimeout(5)
+                asked = ((Attribute.REQUESTED_TRANSPORT, 17),)
+                client.sendto(
+                    encode(StunMessage(Method.ALLOCATE, StunClass.REQUEST, bytes(12), asked)), (HOST, relay)
+                )
+                assert decode(client.recv(1000)).error.code == 401
+            with urlopen(f"http://{HOST}:{names}/metrics", timeout=5) as answer:
+                shown = answer.read().decode().splitlines()
+            assert {"warpgate_relay_challenged_total 1", "warpgate_relay_allocations 0"} <= set(shown)
+    assert lines[0].secret == lines[1].secret
+    assert (tmp_path / "relay-secret").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_private_address_is_warned_of(tmp_path: Path) -> None:
     words = ("--stun", "--stun-port", str(stun_port()), "--port", str(free_ports(1)[0]))
     with serving(tmp_path, *words) as events:
@@ -141,6 +168,8 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         (("--stun", "--host", "192.0.2.1"), "192.0.2.1"),
         (("--public-host", "not a host"), "neither a host name nor an IP address"),
         (("--stun-port", "0"), "no port number"),
+        (("--relay", "--door-port", "443"), "--door-port needs --tls-cert"),
+        (("--relay", "--relay-allow", "10.0.0.1/8"), "--relay-allow 10.0.0.1/8"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -152,10 +181,32 @@ def test_what_makes_no_sense_is_refused(
     assert reason in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("content", "mode"), [("short", 0o600), ("k7_pW-x2Qn4vTz9L", 0o644)])
+def test_a_secret_that_is_none_or_none_any_more(content: str, mode: int, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(content)
+    file.chmod(mode)
+    with pytest.raises(ConfigError, match="relay secret") as caught:
+        group_secret(file)
+    assert content not in str(caught.value)
+
+
+def test_a_relays_addresses() -> None:
+    def found(*announced: str) -> dict[str, str]:
+        ips = ("127.0.0.1", "10.0.0.5", "198.51.100.7", "fd00::5", "2001:db8::5")
+        interfaces = [Interface("eth0", ip_address(ip), 24) for ip in ips]
+        chosen = relay_addresses(interfaces, map(ip_address, announced))
+        return {str(each.announced): str(each.local) for each in chosen.values()}
+
+    assert found("10.0.0.5") == {"10.0.0.5": "10.0.0.5", "2001:db8::5": "2001:db8::5"}
+    assert found() == {"198.51.100.7": "198.51.100.7", "2001:db8::5": "2001:db8::5"}
+    # a provider's one-to-one NAT
+    assert found("203.0.113.9") == {"203.0.113.9": "198.51.100.7", "2001:db8::5": "2001:db8::5"}
+    assert relay_addresses([Interface("eth0", ip_address("10.0.0.5"), 24)], ()) == {}
+
+
 class TestWhatIsAnnounced:
     def test_public_before_private_before_loopback(self) -> None:
-        from warpgate.net.network import Interface  # noqa: PLC0415
-
         def announced(*ips: str) -> str:
             return str(announced_address([Interface("eth0", ip_address(ip), 24) for ip in ips]))
 

@@ -9,12 +9,26 @@ from hypothesis import strategies as st
 from warpgate.errors import ConfigError
 from warpgate.model.rendezvous import Rendezvous
 from warpgate.model.servers import BrokerUrl, StunServer
+from warpgate.model.turn_server import TurnServer
 
 ports = st.integers(1, 65535)
 hosts = st.sampled_from(["203.0.113.5", "2001:db8::5", "gate.example.org"])
-rendezvous = st.builds(
+SECRET = "k7_pW-x2Qn4vTz9L"
+plain = st.builds(
     Rendezvous, hosts, ports, st.none() | ports, st.lists(ports, max_size=2).map(tuple), st.booleans()
 )
+with_relay = st.builds(
+    Rendezvous,
+    hosts,
+    st.none() | ports,
+    st.none() | ports,
+    st.just(()),
+    st.just(True),
+    ports,
+    st.none() | ports,
+    st.just(SECRET),
+)
+rendezvous = plain | with_relay
 
 
 def test_every_service() -> None:
@@ -45,6 +59,27 @@ def test_what_is_printed_is_understood(value: Rendezvous) -> None:
         BrokerUrl.parse(url)
     for server in value.stun:
         StunServer.parse(server)
+    for turn in value.turn:
+        assert TurnServer.parse(turn).secret == SECRET
+
+
+def test_a_relay_with_the_groups_secret_and_a_door() -> None:
+    found = Rendezvous.parse(
+        f"warpgates://203.0.113.5/names=8421,broker=8883,relay=3480,door=443,secret={SECRET}"
+    )
+    assert found.brokers == ("mqtts://203.0.113.5:8883", "mqtts://203.0.113.5:443")
+    assert found.turn == (
+        f"turn-secret:{SECRET}@203.0.113.5:3480",
+        f"turn-secret:{SECRET}@203.0.113.5:443?transport=tls",
+    )
+    assert SECRET not in repr(found)
+
+
+@pytest.mark.parametrize("wrong", ["turn=1", "relay=x", "relay=1", "door=0", "names=1,names=2"])
+def test_a_secret_is_in_no_error_message(wrong: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Rendezvous.parse(f"warpgate://203.0.113.5/secret={SECRET},{wrong},secret={SECRET}")
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +88,12 @@ def test_what_is_printed_is_understood(value: Rendezvous) -> None:
         ("203.0.113.5", "starts with warpgate://"),
         ("http://203.0.113.5/names=1", "starts with warpgate://"),
         ("warpgate:///names=1", "names no host"),
-        ("warpgate://203.0.113.5", "is not one of names=, broker=, stun="),
+        ("warpgate://203.0.113.5", "is not one of names=, broker=, stun=, relay=, door=, secret="),
         ("warpgate://203.0.113.5/turn=1", "is not one of"),
+        ("warpgate://203.0.113.5/relay=3480", "belong together"),
+        (f"warpgate://203.0.113.5/names=1,secret={SECRET}", "belong together"),
+        ("warpgate://203.0.113.5/relay=3480,secret=short", "16 to 128"),
+        (f"warpgate://203.0.113.5/relay=3480,secret={SECRET},door=443", "begins with warpgates://"),
         ("warpgate://203.0.113.5/names=1,names=2", "once each"),
         ("warpgate://203.0.113.5/names=0", "is not a port"),
         ("warpgate://203.0.113.5/names=", "is not a port"),

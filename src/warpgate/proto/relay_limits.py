@@ -1,0 +1,100 @@
+"""What the users of a relay may take, and whom they may reach through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from warpgate.model.endpoint import IPAddress
+from warpgate.model.scope import IPNetwork, Scope, carried_by, scope_of
+
+MEBIBYTE = 1024 * 1024
+# An IPv6 customer gets a /56 (RIPE-690); an IPv4 address is a household, or many behind a carrier's NAT.
+USER_PREFIX_V4, USER_PREFIX_V6 = 32, 56
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLimits:
+    """Bytes count once, whichever way they go. A user is who comes from one network (`user_of`)."""
+
+    # A node takes one for each connect, for some seconds, and one for each relayed pipe.
+    allocations_per_user: int = 64
+    allocations: int = 1000
+    # A peer is told a handful of addresses; what is over this is no peer.
+    permissions: int = 64
+    channels: int = 64
+    calls: int = 16  # TCP connections of one allocation that are being made or wait for their client
+    streams: int = 64  # TCP connections of one allocation
+    bytes_per_second_per_user: float = 12.5 * MEBIBYTE
+    bytes_per_second: float = 125.0 * MEBIBYTE
+    bytes_per_day_per_user: float | None = None
+    bytes_per_day: float | None = None
+
+
+class Bucket:
+    """`rate` a second, at most `burst` at once."""
+
+    __slots__ = ("_at", "_burst", "_rate", "_tokens")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._at = now
+
+    def wait(self, now: float) -> float:
+        """Seconds until something may pass; 0.0: now."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        return 0.0 if self._tokens > 0 else -self._tokens / self._rate + 1e-6
+
+    def full(self, now: float) -> bool:
+        self.wait(now)
+        return self._tokens >= self._burst
+
+    def take(self, amount: float) -> None:
+        """After `wait`. It may overdraw: the next has to wait for longer."""
+        self._tokens -= amount
+
+
+class Meter:
+    """Bytes of one user, or of all: a rate whose second is a burst, and the day's amount (None: any)."""
+
+    __slots__ = ("_buckets",)
+
+    def __init__(self, per_second: float, per_day: float | None, now: float) -> None:
+        self._buckets = [Bucket(per_second, per_second, now)]
+        if per_day is not None:
+            self._buckets.append(Bucket(per_day / 86400, per_day, now))
+
+    def wait(self, now: float) -> float:
+        return max(bucket.wait(now) for bucket in self._buckets)
+
+    def full(self, now: float) -> bool:
+        """Whether nothing of it is used up."""
+        return all(bucket.full(now) for bucket in self._buckets)
+
+    def take(self, amount: float) -> None:
+        for bucket in self._buckets:
+            bucket.take(amount)
+
+
+class PeerPolicy:
+    """Which peers a relay reaches: hosts of the internet, never its own; and networks that its owner has named."""
+
+    def __init__(self, own: Iterable[IPAddress], allowed: Iterable[IPNetwork] = ()) -> None:
+        self.own = frozenset(own)
+        self._allowed = tuple(allowed)
+
+    def reaches(self, ip: IPAddress) -> bool:
+        """Own addresses are not judged here: whether one is a relayed endpoint depends on the port."""
+        if any(ip.version == network.version and ip in network for network in self._allowed):
+            return True
+        # An IPv6 address that is an IPv4 one inside leads to our own as well (NAT64, 6to4).
+        return scope_of(ip) is Scope.GLOBAL and self.own.isdisjoint((ip, *carried_by(ip)))
+
+
+def user_of(ip: IPAddress) -> IPv4Network | IPv6Network:
+    """Whom limits count for a client: with one secret for all, a name would be of its own choice."""
+    return ip_network((ip, USER_PREFIX_V4 if ip.version == 4 else USER_PREFIX_V6), strict=False)

@@ -1,0 +1,135 @@
+"""Whole nodes over the relay of `warpgate serve --relay`, on a host in memory, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from cascade_world import OVER_TCP, OVER_UDP, Options, World, connected, ends, exchange, virtual
+
+from warpgate.config import Config
+from warpgate.lab.memory import OpenSocket
+from warpgate.model.endpoint import Endpoint, Family
+from warpgate.server.relay import RelayAddress, RelayService, RelaySettings
+
+V4, V6 = ip_address("203.0.113.5"), ip_address("2001:db8:5::5")
+TURN = "turn-secret:north@203.0.113.5:3480"
+DAY = 86400.0
+EITHER = [pytest.param(OVER_UDP, id="udp"), pytest.param(OVER_TCP, id="tcp")]
+# Masquerading routers that let no datagram out.
+NO_UDP = "masquerade+noudp"
+
+
+class OwnRelayWorld(World):
+    """A world with a relay of ours, which both nodes know."""
+
+    def __init__(self, *kinds: str, server: str = TURN, **options: Any) -> None:
+        known = Config(turn=(server,))
+        super().__init__(*kinds, config_a=known, config_b=known, **options)
+        self.relay_host = self.internet.host("turn", str(V4), str(V6))
+        addresses = {Family.V4: RelayAddress(V4, V4), Family.V6: RelayAddress(V6, V6)}
+        settings = RelaySettings("north", addresses, frozenset({V4, V6}))
+        self.relay = RelayService.open(
+            self.relay_host, [Endpoint(V4, 3480), Endpoint(V6, 3480)], settings, wall_clock=time.time
+        )
+
+    async def close(self) -> None:
+        await super().close()
+        await self.relay.close()
+
+    def strays(self) -> list[OpenSocket]:
+        return [entry for entry in super().strays() if entry.host != "turn"]
+
+    async def given_back(self) -> None:
+        async with asyncio.timeout(45.0):
+            while self.relay.machine.allocations or self.relay.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        served = [entry for entry in super().strays() if entry.host == "turn"]
+        assert sorted({entry.local.port for entry in served}) == [3480]
+
+
+@pytest.mark.parametrize("kinds", [("edm", "edm"), (NO_UDP, "edm"), (NO_UDP, NO_UDP)])
+@pytest.mark.parametrize("options", EITHER)
+def test_pairs_without_a_direct_way_are_relayed_in_half_a_second(
+    kinds: tuple[str, str], options: Options
+) -> None:
+    """Also two that reach nothing but the relay's TCP port: one relayed endpoint sends to the other."""
+
+    async def story() -> None:
+        async with OwnRelayWorld(*kinds) as world:
+            near, far, seconds = await connected(world, **options)
+            if options is OVER_UDP or kinds == ("edm", "edm"):
+                assert (near.plugin, near.relayed) == ("turn", True)
+            assert seconds < 0.5
+            await exchange(near, far)
+            await near.close()
+            await far.close()
+            await world.given_back()
+            await world.quiet()
+
+    virtual(story)
+
+
+@pytest.mark.parametrize("how", ["?transport=udp", "?transport=tcp"])
+@pytest.mark.parametrize("talk", ["nobody", "far"])
+def test_a_relayed_datagram_pipe_lives_for_a_day(how: str, talk: str) -> None:
+    async def story() -> None:
+        async with OwnRelayWorld("edm", "edm", server=TURN + how) as world:
+            near, far, _ = await connected(world, **OVER_UDP)
+            began = world.now
+            while world.now < began + DAY:
+                if talk == "far":
+                    await far.send(b"tick")
+                    assert await near.recv(timeout=5) == b"tick"
+                await asyncio.sleep(300)
+            await exchange(near, far)
+            assert world.relay.machine.counters.allocated < 5
+
+    virtual(story, limit=2 * DAY)
+
+
+def test_a_relayed_stream_lives_for_a_day_and_ends_with_its_pipe() -> None:
+    async def story() -> None:
+        async with OwnRelayWorld("edm", "edm") as world:
+            near, far, _ = await connected(world, **OVER_TCP)
+            for _ in range(12):
+                await asyncio.sleep(DAY / 12)
+                await exchange(near, far)
+            await near.send(b"x" * 100_000)
+            await near.close()
+            received = b""
+            while data := await far.recv():
+                received += data
+            assert len(received) == 100_000
+            await far.close()
+            await world.given_back()
+
+    virtual(story, limit=2 * DAY)
+
+
+@pytest.mark.parametrize("options", EITHER)
+def test_a_relay_that_dies_ends_the_pipe(options: Options) -> None:
+    async def story() -> None:
+        async with OwnRelayWorld("edm", "edm") as world:
+            near, far, _ = await connected(world, **options)
+            world.relay_host.crash()
+            assert all(await asyncio.gather(ends(near), ends(far)))
+            world.relay_host.boot()
+
+    virtual(story, limit=3600)
+
+
+@pytest.mark.parametrize("options", EITHER)
+def test_a_stranger_without_the_secret_relays_nothing(options: Options) -> None:
+    async def story() -> None:
+        stranger = TURN.replace("north", "south")
+        async with OwnRelayWorld("edm", "edm", server=stranger) as world:
+            with pytest.raises(Exception, match="user name or password"):
+                await connected(world, **options)
+            assert world.relay.machine.counters.allocated == 0
+            assert world.relay.machine.counters.challenged > 0
+
+    virtual(story)

@@ -1,0 +1,160 @@
+"""One `warpgate serve --stun --broker --relay` and its one line: each pair that needs a relay gets it, at once."""
+
+from __future__ import annotations
+
+import json
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from needs import need_programs
+from relay_talk import HostNetwork, Talk
+from rendezvous_kit import served, serving
+
+from warpgate.errors import ServiceError
+from warpgate.lab.certificate import write_certificate
+from warpgate.lab.host import Host
+from warpgate.lab.steered import Connected, SteeredNode
+from warpgate.lab.topology import Lab
+from warpgate.model.endpoint import Endpoint, Family
+from warpgate.model.rendezvous import Rendezvous
+from warpgate.services.relay import Relays
+
+pytestmark = pytest.mark.lab
+
+DOOR = ("--door-port", "443")
+# Measured: 0.2 to 0.55 s on an idle machine, with 40 ms to everybody; tests/cascade has the exact times.
+LIMIT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Two nodes that know the line and nothing else."""
+
+    server: Host
+    a: SteeredNode
+    b: SteeredNode
+    line: Rendezvous
+    certificate: Path
+    process: Process
+
+    async def start(self) -> None:
+        for node in (self.a, self.b):
+            await node.start(
+                brokers=list(self.line.brokers),
+                stun=list(self.line.stun),
+                turn=list(self.line.turn),
+                ca_file=str(self.certificate),
+            )
+
+    async def connected(self, mode: str, *, keep: bool = False) -> Connected:
+        done = await self.a.connect(self.b.address, mode=mode, keep=keep)
+        assert done.ok, (done.error, done.report)
+        assert done.seconds < LIMIT
+        return done
+
+
+@asynccontextmanager
+async def group(
+    folder: Path, kind_a: str, kind_b: str, *words: str, secret: str | None = None
+) -> AsyncIterator[Group]:
+    """`secret`: what the nodes take for the group's."""
+    async with Lab(seed=5) as lab:
+        server = lab.add_host("server", ipv4=1, ipv6=1)
+        certificate, key = write_certificate(folder, server.addresses)
+        files = ("--tls-cert", str(certificate), "--tls-key", str(key), "--public-host", str(server.ipv4))
+        behind = [lab.add_host(name, kind) for name, kind in (("a", kind_a), ("b", kind_b))]
+        env = {"SSL_CERT_FILE": str(certificate)}
+        command = (*files, "--relay", *DOOR, *words)
+        async with serving(server, folder / "server", *command) as (line, process):
+            a, b = [await SteeredNode.launch(host, env=env) for host in behind]
+            async with a, b:
+                parsed = Rendezvous.parse(line.split('"')[1])
+                known = parsed if secret is None else replace(parsed, secret=secret)
+                found = Group(server, a, b, known, certificate, process)
+                await found.start()
+                yield found
+
+
+@pytest.mark.parametrize("words", [(), ("--embedded-broker",)], ids=["mosquitto", "embedded"])
+@pytest.mark.parametrize(
+    ("kind_a", "kind_b", "relays"),
+    [
+        ("edm", "edm", True),
+        ("udp-blocked", "edm", False),
+        ("edm", "udp-blocked", False),
+        ("udp-blocked", "udp-blocked", False),
+        ("only-443", "edm", True),
+        ("edm", "only-443", True),
+        ("only-443", "only-443", True),
+    ],
+)
+async def test_nothing_but_the_line(
+    privileges: None, tmp_path: Path, kind_a: str, kind_b: str, relays: bool, words: tuple[str, ...]
+) -> None:
+    need_programs("mosquitto") if not words else pytest.importorskip("amqtt")
+    async with group(tmp_path, kind_a, kind_b, *words) as two:
+        done = await two.connected("datagram")
+        assert done.relayed
+        done = await two.connected("stream")
+        assert done.relayed or not relays  # TCP may be punched where only UDP is blocked
+
+
+async def test_a_stranger_without_the_secret_relays_nothing(privileges: None, tmp_path: Path) -> None:
+    need_programs("mosquitto")
+    async with group(tmp_path, "edm", "edm", secret="not-the-secret-of-it") as two:
+        done = await two.a.connect(two.b.address, mode="datagram", timeout=4.0)
+        assert not done.ok
+        assert "does not accept the user name or password" in json.dumps(done.report)
+
+
+async def test_ipv4_and_ipv6_meet(lab: Lab, tmp_path: Path) -> None:
+    """A node that has only the one behind a router, and one that has only the other: each reaches its side of it."""
+    need_programs("mosquitto")
+    server = lab.add_host("server", ipv4=1, ipv6=1)
+    four, six = lab.add_host("four", ipv4=1), lab.add_host("six", ipv4=0, ipv6=1)
+    (server_six,) = [ip for ip in server.addresses if ip.version == 6]
+    async with served(server, tmp_path / "server", "--relay", "--public-host", str(server.ipv4)) as line:
+        parsed = Rendezvous.parse(line.split('"')[1])
+        for client, peer in ((six, four), (four, six)):
+            host = str(server.ipv4) if client is four else str(server_six)
+            talk = Talk(client, peer, replace(parsed, host=host).turn[0])
+            family = Family.V4 if peer is four else Family.V6
+            assert (await talk.open(family)).family is family
+            await talk.there()
+            await talk.back()
+            await talk.close()
+
+
+@pytest.mark.parametrize("mode", ["datagram", "stream"])
+async def test_a_relay_that_is_killed_ends_the_pipe(privileges: None, tmp_path: Path, mode: str) -> None:
+    need_programs("mosquitto")
+    async with group(tmp_path, "edm", "only-443") as two:
+        await two.connected(mode, keep=True)
+        two.process.kill()
+        assert await two.a.ended(0, within=60.0)
+
+
+async def test_a_member_reaches_neither_the_servers_services_nor_its_site(lab: Lab, tmp_path: Path) -> None:
+    """Our own addresses, the names' port among them, a private neighbour, loopback, and ourselves as a peer."""
+    need_programs("mosquitto")
+    server, client, peer = lab.add_host("server", ipv4=2), lab.add_host("client"), lab.add_host("peer")
+    async with served(server, tmp_path / "server", "--relay", "--public-host", str(server.ipv4)) as line:
+        url = Rendezvous.parse(line.split('"')[1]).turn[0]
+        relays = Relays(HostNetwork(client), [url], lambda _: None)
+        relay = await relays.open_tcp(Family.V4, lambda stream: stream.abort())
+        for target in (
+            *(Endpoint(ip, port) for ip in server.addresses for port in (8421, 1883, 3478, 3480)),
+            Endpoint.of("127.0.0.1", 8421),
+            Endpoint.of("10.0.0.1", 22),
+        ):
+            with pytest.raises(ServiceError, match="forbids that peer"):
+                await relay.connect(target)
+        listener = HostNetwork(peer).listen_tcp(Endpoint(peer.ipv4, 9000), lambda stream: stream.abort())
+        (await relay.connect(listener.local)).abort()
+        listener.close()
+        relay.close()
+        await relays.close()
