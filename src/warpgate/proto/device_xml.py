@@ -38,6 +38,7 @@ def read_elements(document: bytes, visit: Visitor) -> None:
     if len(document) > LARGEST_DOCUMENT:
         raise DecodeError(f"XML of more than {LARGEST_DOCUMENT} bytes")
     parser = expat.ParserCreate()
+    parser.buffer_text = True  # else one call for each line and each reference
     reader = _Reader(visit)
     parser.StartDoctypeDeclHandler = reader.doctype
     parser.StartElementHandler = reader.start
