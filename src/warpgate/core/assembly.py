@@ -143,7 +143,7 @@ class Assembly:
     async def start(self) -> None:
         began = time.perf_counter()
         context, config = self.context, self._config
-        self.interfaces = usable_interfaces(self._network.interfaces(), config.interfaces)
+        self.interfaces = usable_interfaces(self._network, config.interfaces)
         if not self.interfaces:
             raise ConfigError(f"no usable network interface among {', '.join(config.interfaces or ('all',))}")
         self._look_around()
@@ -167,7 +167,7 @@ class Assembly:
         await asyncio.gather(context.discovery.first(patience), self.channel.first_home(patience))
         self._update_address()
         self._watch = self._network.watch_interfaces(self._interfaces_changed)
-        if usable_interfaces(self._network.interfaces(), config.interfaces) != self.interfaces:
+        if usable_interfaces(self._network, config.interfaces) != self.interfaces:
             self._interfaces_changed()  # while nobody watched
         context.emit(NodeStarted(context.identity.node_id, self.sockets.port, time.perf_counter() - began))
 
@@ -204,7 +204,7 @@ class Assembly:
 
     def _follow_interfaces(self) -> None:
         before = {interface.ip: interface.index for interface in self.interfaces}
-        self.interfaces = usable_interfaces(self._network.interfaces(), self._config.interfaces)
+        self.interfaces = usable_interfaces(self._network, self._config.interfaces)
         now = {interface.ip: interface.index for interface in self.interfaces}
         gone = frozenset(ip for ip, index in before.items() if now.get(ip) != index)
         self._look_around()

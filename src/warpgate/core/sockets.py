@@ -11,17 +11,20 @@ import contextlib
 from warpgate.core.context import Context
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, IPAddress
-from warpgate.net.network import Interface, TcpListener
+from warpgate.net.network import Interface, Network, TcpListener
+from warpgate.net.uplinks import by_use
 
 # How far to look when the identity's own port is taken (another process of the same identity, usually).
 PORT_TRIES = 64
 HIGHEST_PORT = 65535
-# Docker bridges and the like can be many; an address has room for so many, and each costs keepalives.
+# Docker bridges and the like can be many; an address has room for so many, and each costs keepalives. Those that lead
+# out stay.
 MAX_ATTACHMENTS = 8
 
 
-def usable_interfaces(found: tuple[Interface, ...], only: tuple[str, ...] | None) -> tuple[Interface, ...]:
-    """Those asked for; else all but loopback; loopback when there is nothing else (offline)."""
+def usable_interfaces(network: Network, only: tuple[str, ...] | None) -> tuple[Interface, ...]:
+    """Those asked for; else all but loopback; loopback when there is nothing else (offline). By use, see `by_use`."""
+    found = by_use(network.interfaces(), network)
     if only is not None:
         return tuple(interface for interface in found if interface.name in only)[:MAX_ATTACHMENTS]
     outside = tuple(interface for interface in found if not interface.ip.is_loopback)

@@ -1,9 +1,43 @@
-"""Other ways out than the one the system would choose, which may lead nowhere without anybody having noticed."""
+"""Which interfaces matter: the ones that lead out first. And other ways out than the one the system would choose, which
+may lead nowhere without anybody having noticed.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterable
+
 from warpgate.model.endpoint import Endpoint, IPAddress
-from warpgate.net.network import Network
+from warpgate.net.network import Interface, Network
+
+# Whatever has no route of its own leaves by the default route; nothing is sent there.
+_ELSEWHERE = (Endpoint.of("192.0.2.1", 9), Endpoint.of("2001:db8::1", 9))
+# What programs make within a machine: bridges of containers and virtual machines with their ends, and tunnels.
+_MADE_UP = re.compile(
+    r"(docker|podman|cni|flannel|cali|cilium|lxc|lxd|incus|virbr|vmnet|vbox|veth|vnet|tap|tun|utun|wg|br-|dummy)"
+)
+# More addresses of one interface in one family than this give way to other interfaces.
+_ALIKE = 2
+
+
+def by_use(interfaces: Iterable[Interface], network: Network) -> tuple[Interface, ...]:
+    """Those with a default route first, then others, bridges and tunnels without one last; as enumerated besides.
+
+    Limits cut from the end: a developer's machine has forty interfaces, and one of them leads out.
+    """
+    out = [gateway.interface for gateway in network.gateways()]
+    chosen = {network.route_source(remote) for remote in _ELSEWHERE}
+    met: Counter[tuple[str, int]] = Counter()
+    ranks: dict[Interface, int] = {}
+    for interface in (found := tuple(interfaces)):
+        rank = 0 if interface.name in out or interface.ip in chosen else 1
+        if rank and _MADE_UP.match(interface.name):
+            rank = 2
+        earlier = met[interface.name, interface.ip.version]
+        met[interface.name, interface.ip.version] += 1
+        ranks[interface] = 2 * rank + earlier // _ALIKE
+    return tuple(sorted(found, key=lambda interface: ranks[interface]))
 
 
 def other_uplinks(network: Network, remote: Endpoint) -> tuple[IPAddress, ...]:
@@ -16,7 +50,7 @@ def other_uplinks(network: Network, remote: Endpoint) -> tuple[IPAddress, ...]:
         return ()
     found: dict[str, IPAddress] = {}
     chosen = ""
-    for interface in network.interfaces():
+    for interface in by_use(network.interfaces(), network):
         if interface.ip == usual:
             chosen = interface.name
         if interface.ip.version == remote.ip.version and not interface.ip.is_loopback:
