@@ -239,6 +239,22 @@ def test_a_resolver_that_fails_is_asked_again_and_one_that_says_no_is_believed()
     virtual(main)
 
 
+class Mute(Resolver):
+    async def resolve(self, host: str, port: int) -> tuple[Endpoint, ...]:
+        await asyncio.sleep(100)
+        raise NetworkError(f"resolve {host!r}: temporary failure")
+
+
+def test_a_silent_resolver_holds_a_start_up_no_longer_than_all_else() -> None:
+    async def main() -> None:
+        host = Mute(MemoryInternet().host("host", "2001:db8::2"))
+        config = Config(brokers=("mqtt://broker.example",), stun=("stun.example",), port_map=False)
+        async with Node(config, identity=identity("a"), network=host):
+            assert asyncio.get_running_loop().time() == pytest.approx(config.timing.start_patience)
+
+    virtual(main)
+
+
 @pytest.mark.parametrize("prefix", ["::", "::ffff:", "fe80::", "ff02::"])
 def test_a_resolver_cannot_make_this_host_or_its_link_the_way_to_ipv4(prefix: str) -> None:
     async def main() -> None:

@@ -58,6 +58,19 @@ def test_two_clients_of_a_relay_with_a_private_address_meet_there_at_the_first_t
     virtual(story)
 
 
+def test_a_relay_s_second_address_is_tried_when_the_first_is_dead() -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm", server="turn:user:password@turn.example?transport=udp") as world:
+            world.internet.name("turn.example", "203.0.113.99", "203.0.113.5")
+            near, far, took = await connected(world, **OVER_UDP)
+            assert near.plugin == "turn"
+            assert took < 1.0
+            await near.close()
+            await far.close()
+
+    virtual(story)
+
+
 class LyingTurn(MemoryTurn):
     """Says that it relays at `relayed`, or that `alternate` is to be asked."""
 

@@ -154,9 +154,13 @@ class Assembly:
         self._update_address()
         self.tasks.spawn("discovery", context.discovery.run())
         self.tasks.spawn("stalled pipes", self.pipes.watch())
-        patience = config.timing.start_patience
+        patience = (
+            config.timing.start_patience
+        )  # for all of it: what waits for the resolver first has used some up
+        waiting = context.now()
         self._nat64.look()
         await self._nat64.first(min(patience, NAT64_PATIENCE))
+        patience -= context.now() - waiting
         self.channel.start()
         self.port_mapping.follow(self.interfaces, self.sockets.port)
         self.names.start()

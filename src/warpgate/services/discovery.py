@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
+from itertools import zip_longest
 
 from warpgate.config import Timing
 from warpgate.errors import AddressError, NetworkError, ServiceError
@@ -19,6 +20,7 @@ from warpgate.model.nat import Filtering, NatProfile
 from warpgate.model.servers import StunServer
 from warpgate.net.network import Network, TcpStream, UdpSocket
 from warpgate.net.race import RaceLost, first_of
+from warpgate.net.reach import ATTEMPT_DELAY, in_order
 from warpgate.plan.classify import Observation
 from warpgate.plan.realm import outside
 from warpgate.proto.binding import BindingEvent, Mapped, OtherAddress, ServerSilent
@@ -200,13 +202,12 @@ class Discovery:
             probe = place.udp if transport is Transport.UDP else place.tcp
             if probe is not None and probe.local.ip == local.ip:
                 answered += probe.servers
-        others = [
-            endpoint
+        of_family = [
+            [endpoint for endpoint in endpoints if endpoint.family is local.family]
             for server, endpoints in self._endpoints.items()
             if server.serves(transport)
-            for endpoint in endpoints
-            if endpoint.family is local.family
         ]
+        others = [endpoint for nth in zip_longest(*of_family) for endpoint in nth if endpoint is not None]
         usable = tuple(dict.fromkeys((*answered, *others)))
         if not usable:
             raise ServiceError(f"no STUN server for {transport.name} from {local.ip}")
@@ -234,8 +235,7 @@ class Discovery:
                 self._progressed()
             await asyncio.sleep(self._rng.uniform(pause / 2, pause))
             pause = min(RESOLVE_HIGH, pause * 2)
-        # One address of each family: a name's other addresses are the same server.
-        self._found(server, tuple({endpoint.family: endpoint for endpoint in reversed(found)}.values()))
+        self._found(server, in_order(found))
 
     def _found(self, server: StunServer, endpoints: tuple[Endpoint, ...]) -> None:
         self._endpoints[server] = endpoints
@@ -245,19 +245,37 @@ class Discovery:
         self._progressed()
 
     def _ask(self, place: Place, server: StunServer, endpoints: tuple[Endpoint, ...]) -> None:
+        """A name's further addresses are the same server's: asked when those before them do not answer at once."""
         local = place.udp.local
-        for endpoint in endpoints:
-            if endpoint.family is not local.family or (local.ip.is_loopback and not endpoint.ip.is_loopback):
-                continue
-            route = self._network.route_source(endpoint)
-            if route is None:
-                self._failed(local, server.transport or Transport.UDP, endpoint, "no route")
-                continue
-            place.essential |= route == local.ip
-            if server.serves(Transport.UDP):
-                place.udp.ask(endpoint)
-            if place.tcp is not None and server.serves(Transport.TCP) and place.tcp.claim(endpoint):
-                self._spawn(place.tasks, place.tcp.keep_asking(endpoint))
+        usable = [
+            endpoint
+            for endpoint in endpoints
+            if endpoint.family is local.family and (endpoint.ip.is_loopback or not local.ip.is_loopback)
+        ]
+        for endpoint in usable[:1]:
+            self._ask_at(place, server, endpoint)
+        if usable[1:]:
+            self._spawn(place.tasks, self._ask_further(place, server, usable))
+
+    async def _ask_further(self, place: Place, server: StunServer, endpoints: Sequence[Endpoint]) -> None:
+        """RFC 8305: one more after each delay, until one has answered over all that this server serves."""
+        for number, endpoint in enumerate(endpoints[1:], 1):
+            await asyncio.sleep(ATTEMPT_DELAY)
+            if place.answered_by(endpoints[:number], server):
+                return
+            self._ask_at(place, server, endpoint)
+
+    def _ask_at(self, place: Place, server: StunServer, endpoint: Endpoint) -> None:
+        local = place.udp.local
+        route = self._network.route_source(endpoint)
+        if route is None:
+            self._failed(local, server.transport or Transport.UDP, endpoint, "no route")
+            return
+        place.essential |= route == local.ip
+        if server.serves(Transport.UDP):
+            place.udp.ask(endpoint)
+        if place.tcp is not None and server.serves(Transport.TCP) and place.tcp.claim(endpoint):
+            self._spawn(place.tasks, place.tcp.keep_asking(endpoint))
 
     # -- hearing -------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from warpgate.errors import NetworkError
 from warpgate.model.servers import NameServerUrl
 from warpgate.net.network import Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
+from warpgate.net.reach import in_order, in_turn
 from warpgate.net.threads import in_thread
 from warpgate.net.tls import client_context, secure
 
@@ -119,14 +120,13 @@ class HttpClient:
             connection.close()
 
     async def _dial(self) -> HttpConnection:
-        """At whichever of the server's addresses answers first, one of each family."""
+        """At whichever of the server's addresses answers first."""
         connection_type = await connection_class()
         found = await self._network.resolve(self._url.host, self._url.port)
-        endpoints = {endpoint.family: endpoint for endpoint in reversed(found)}.values()
+        routed = [endpoint for endpoint in found if self._network.route_source(endpoint) is not None]
         runners: dict[str, Callable[[], Awaitable[TcpStream]]] = {
-            str(endpoint): partial(self._network.dial_tcp, endpoint)
-            for endpoint in endpoints
-            if self._network.route_source(endpoint) is not None
+            str(endpoint): partial(in_turn, place, partial(self._network.dial_tcp, endpoint))
+            for place, endpoint in enumerate(in_order(routed))
         }
         if not runners:
             raise NetworkError(f"no route to {self._url.host}")

@@ -13,6 +13,7 @@ from warpgate.model.endpoint import Endpoint
 from warpgate.model.servers import BrokerUrl
 from warpgate.net.network import Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
+from warpgate.net.reach import in_order, in_turn
 from warpgate.net.threads import in_thread
 from warpgate.net.uplinks import other_uplinks
 from warpgate.services.broker import MessageReceiver, VersionRefused
@@ -20,11 +21,7 @@ from warpgate.services.broker import MessageReceiver, VersionRefused
 if TYPE_CHECKING:
     from warpgate.services.mqtt_link import MqttLink
 
-# RFC 8305 section 5, Connection Attempt Delay: "250 milliseconds is recommended".
-ATTEMPT_DELAY = 0.25
-# Of all the addresses a name has: both families and a spare each.
-ADDRESSES_TRIED = 4
-# And of all pairs of an address and an uplink: bridges and the like can be many.
+# Of all pairs of an address and an uplink: bridges and the like can be many.
 WAYS_TRIED = 8
 REMEMBERED_BROKERS = 64
 
@@ -84,7 +81,7 @@ class MqttConnector:
         """RFC 8305: the name's next address is tried when the last one has not answered for a moment; and so are the
         uplinks that the system would not choose, as the one it chooses may lead nowhere.
         """
-        endpoints = _interleaved(await self._network.resolve(broker.host, broker.port))[:ADDRESSES_TRIED]
+        endpoints = in_order(await self._network.resolve(broker.host, broker.port))
         ways: list[tuple[Endpoint, Endpoint | None]] = [(endpoint, None) for endpoint in endpoints]
         ways += [
             (endpoint, Endpoint(ip, 0))
@@ -93,7 +90,7 @@ class MqttConnector:
         ]
         turns = {
             f"{endpoint} from {local or 'here'}": partial(
-                self._dial_in_turn, endpoint, local, place * ATTEMPT_DELAY
+                in_turn, place, partial(self._network.dial_tcp, endpoint, local)
             )
             for place, (endpoint, local) in enumerate(ways[:WAYS_TRIED])
         }
@@ -102,27 +99,11 @@ class MqttConnector:
         except RaceLost as lost:
             raise NetworkError("; ".join(str(error) for error in lost.failures.values())) from lost
 
-    async def _dial_in_turn(self, endpoint: Endpoint, local: Endpoint | None, delay: float) -> TcpStream:
-        if delay:
-            await asyncio.sleep(delay)
-        return await self._network.dial_tcp(endpoint, local)
-
 
 def _import_link() -> type[MqttLink]:
     from warpgate.services.mqtt_link import MqttLink  # noqa: PLC0415 - see `MqttConnector._load`
 
     return MqttLink
-
-
-def _interleaved(endpoints: tuple[Endpoint, ...]) -> list[Endpoint]:
-    """Families in turn, the resolver's favourite first (RFC 8305 section 4)."""
-    first = [endpoint for endpoint in endpoints if endpoint.family == endpoints[0].family]
-    others = [endpoint for endpoint in endpoints if endpoint.family != endpoints[0].family]
-    merged: list[Endpoint] = []
-    while first or others:
-        merged += first[:1] + others[:1]
-        del first[:1], others[:1]
-    return merged
 
 
 def _abort(stream: TcpStream) -> None:

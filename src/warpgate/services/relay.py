@@ -19,6 +19,7 @@ from warpgate.model.scope import carried_by, misnamed
 from warpgate.model.turn_server import TurnServer, TurnTransport
 from warpgate.net.network import Acceptor, Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
+from warpgate.net.reach import ATTEMPT_DELAY, in_order
 from warpgate.net.threads import in_thread
 from warpgate.net.tls import client_context
 from warpgate.net.uplinks import other_uplinks
@@ -125,12 +126,12 @@ class Relays:
             raise ServiceError(f"no relay: {lost}") from None
 
     async def _ask(self, server: TurnServer, transport: TurnTransport, wanted: RelayRequest) -> Allocation:
-        """One server over one transport, at the first of its addresses that answers."""
+        """One server over one transport, at the first of its addresses that answers (RFC 8305)."""
         try:
             found = await self._network.resolve(server.host, server.port)
-            # One address of each family: a name's other addresses are the same server.
-            endpoints = {endpoint.family: endpoint for endpoint in reversed(found)}.values()
-            usable = [endpoint for endpoint in endpoints if self._network.route_source(endpoint) is not None]
+            usable = in_order(
+                [endpoint for endpoint in found if self._network.route_source(endpoint) is not None]
+            )
             if not usable:
                 raise NetworkError("no route")
             routes = [Route(server, endpoint, transport, server.host) for endpoint in usable]
@@ -139,7 +140,10 @@ class Relays:
                 for route in routes
                 for ip in other_uplinks(self._network, route.endpoint)[:OTHER_UPLINKS]
             ]
-            ways = {str(route.endpoint): partial(self._allocate, route, wanted) for route in routes}
+            ways = {
+                str(route.endpoint): partial(self._allocate, route, wanted, place * ATTEMPT_DELAY)
+                for place, route in enumerate(routes)
+            }
             for route in others:
                 name = f"{route.endpoint} from {route.source}"
                 ways[name] = partial(self._allocate, route, wanted, UPLINK_DELAY)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from warpgate.model.endpoint import IPAddress
+from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Filtering, NatProfile
 from warpgate.model.scope import is_private
+from warpgate.model.servers import StunServer
 from warpgate.plan.classify import Observation, classify
 from warpgate.plan.realm import outside, prevailing
 from warpgate.services.stun_tcp import TcpProbe
@@ -68,6 +69,14 @@ class Place:
         # UDP is blocked only when something else got through while it was silent.
         blocked = True if over_tcp and self.udp.failed else None
         return replace(classify(prevailing(over_tcp)), udp_blocked=blocked)
+
+    def answered_by(self, endpoints: Sequence[Endpoint], server: StunServer) -> bool:
+        """Whether any of this server's endpoints has answered over all that it serves us; over TCP it need not, where
+        others keep the connections.
+        """
+        udp = not server.serves(Transport.UDP) or any(seen.server in endpoints for seen in self.udp.latest)
+        tcp = self.tcp is None or not server.serves(Transport.TCP) or bool(self.tcp.observations)
+        return udp and tcp
 
     def told(self, unresolved: bool) -> bool:
         """Whether both transports have an answer from the internet, or no server left that could give one."""

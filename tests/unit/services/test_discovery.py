@@ -290,6 +290,28 @@ def test_one_liar_among_three_is_outvoted() -> None:
     run_virtual(story())
 
 
+@pytest.mark.parametrize("transport", ["", "?transport=tcp"])
+def test_a_name_s_second_address_is_asked_when_the_first_is_dead(transport: str) -> None:
+    async def story() -> None:
+        world = World(NatSpec())
+        world.serve()
+        world.internet.name("stun.example", "203.0.113.99", "203.0.114.1")
+        async with owner(world, f"stun.example{transport}") as me:
+            await me.discovery.first(1.5)
+            assert now() == pytest.approx(0.25 + (2 if transport else 1) * RTT, abs=RTT + 0.01)
+            assert str(me.learnt.reflexive) == OUTSIDE
+            assert (await me.discovery.sample_tcp(LOCAL.ip))[0] if transport else True
+        world.internet.name("both.example", "203.0.114.1", "203.0.113.1")
+        async with owner(world, "both.example") as me:
+            before = world.servers[0].requests["udp"]
+            await asyncio.sleep(5)
+            assert world.servers[0].requests["udp"] == before, (
+                "the first answers: the second is the same server"
+            )
+
+    run_virtual(story())
+
+
 USELESS = [
     "198.51.100.7:0", "0.0.0.0:5", "127.0.0.1:20000", "224.0.0.1:5", "240.0.0.1:5", "255.255.255.255:5",
     f"{INSIDE}:20000", "10.9.9.9:5", "169.254.1.1:5", "100.64.0.1:5", "192.0.0.1:5", "[2001:db8::1]:5",

@@ -17,10 +17,9 @@ import pytest
 from services_kit import free_port, until
 
 from warpgate.errors import ConfigError, NetworkError, ServiceError, WarpgateError
-from warpgate.model.endpoint import Endpoint
 from warpgate.net.system import SystemNetwork
 from warpgate.services.broker import BrokerConnector
-from warpgate.services.mqtt import MqttConnector, _interleaved
+from warpgate.services.mqtt import MqttConnector
 
 TOPIC = "warpgate/2/receiver"
 
@@ -233,14 +232,6 @@ async def test_cancelling_at_any_moment_leaves_no_connection_open(mosquitto: Any
         await asyncio.sleep(0)
     loop: Any = asyncio.get_running_loop()
     await until(lambda: len(loop._selector.get_map()) <= 1)
-
-
-def test_families_take_turns() -> None:
-    four = [Endpoint.of(f"192.0.2.{i}", 1) for i in range(3)]
-    six = [Endpoint.of("2001:db8::1", 1)]
-    assert _interleaved((*six, *four)) == [six[0], *four]
-    assert _interleaved((*four, *six)) == [four[0], six[0], *four[1:]]
-    assert _interleaved(()) == []
 
 
 def make_certificate(directory: Path) -> None:
