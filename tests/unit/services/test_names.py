@@ -43,7 +43,8 @@ def address_of(identity: Identity, port: int = 4242) -> bytes:
 def record(
     identity: Identity = ALICE, name: str = "alice", sequence: int = 7, **changes: object
 ) -> NameRecord:
-    issued = int(time.time())
+    # The same record for a minute, however often it is made: two made around a change of second must be equal.
+    issued = int(time.time()) // 60 * 60
     made = NameRecord(
         RecordKind.CLAIM, name, identity.public_key, sequence, issued, 3600, address_of(identity)
     )
