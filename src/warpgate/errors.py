@@ -84,6 +84,10 @@ class PipeClosed(WarpgateError):
     """The pipe was reset, lost its peer, or was closed on this side."""
 
 
+class CodeFailed(WarpgateError):
+    """A one-time code led nowhere, and is burnt: wrong, used already, or nobody came."""
+
+
 class TransferFailed(WarpgateError):
     """A file or directory could not be sent or received."""
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Journey:
     """Where to, and by which means; None leaves the choice to the node."""
 
-    target: NodeAddress | str
+    target: NodeAddress | str | None  # None: not known yet
     mode: Mode = Mode.STREAM
     transport: Transport | None = None
     plugins: tuple[str, ...] | None = None
@@ -39,7 +39,7 @@ class Journey:
         if mode is Mode.DATAGRAM and arguments.tls:
             raise UsageError("--tls encrypts streams, it cannot go with --datagram")
         plugins = parse_via(arguments.via)
-        target = parse_target(arguments.target, config)
+        target = None if arguments.target is None else parse_target(arguments.target, config)
         return cls(target, mode, transport, plugins, arguments.timeout, secure=arguments.tls)
 
     async def connect(self, node: Node) -> Pipe:
@@ -49,6 +49,7 @@ class Journey:
                 "TARGET is this node's own address: for two nodes on one machine give one of them another key "
                 "with --identity NAME"
             )
+        assert self.target is not None
         return await node.connect(
             self.target,
             mode=self.mode,

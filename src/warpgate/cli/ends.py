@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from warpgate.errors import PipeClosed
 from warpgate.model.endpoint import Mode
@@ -61,7 +61,7 @@ async def join(one: End, other: End, final: Collection[End] = ()) -> None:
         await asyncio.gather(there, back, return_exceptions=True)
 
 
-async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:
+async def cancel_all(tasks: Collection[asyncio.Future[Any]]) -> None:
     """Cancel and wait until all have cleaned up."""
     ending = list(tasks)
     for task in ending:

@@ -32,8 +32,13 @@ With --listen each connection to the local port becomes a pipe of its own, until
 status is 0 when both sides have ended in order, 1 when there is no way to the peer or the pipe broke."""
 
 SEND = """\
-Send a file, or a directory with everything below it, to a peer that runs `warpgate receive`: encrypted, and verified by
-SHA-256 at the other end. When the connection breaks it is made again, and what the receiver has already is not sent
+Send files, and directories with all below them, to a peer that runs `warpgate receive`: encrypted, and verified by
+SHA-256 at the other end. Without TARGET a code is printed, which is good for one use, and for an hour:
+
+    warpgate send photos/                         here
+    warpgate receive 4821-piano-zebra             there
+
+When the connection breaks it is made again, and what the receiver has already is not sent
 again; that is so too when the command is given once more. Modification times of files and the executable bit are kept;
 symbolic links in a directory are left out, and told; so are files that cannot be read or whose names cannot be sent,
 and then the exit status is 1."""
@@ -46,6 +51,9 @@ them, and files are executable only from peers that --allow names. Nothing is ov
 What is not complete yet waits in a hidden file or directory beside its place (ending in .wgpart) to be continued; it
 can be deleted at any time.
 
+With the CODE that `send` has printed, what comes is from the one who made it, and goes to the current directory.
+
+    warpgate receive 4821-piano-zebra
     warpgate receive ~/incoming
     warpgate receive --allow 2lbgtqdcwyvmrkmmdx3bqadjgm"""
 

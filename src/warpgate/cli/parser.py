@@ -64,8 +64,10 @@ def build_parser() -> Parser:
     _add_address(command("address", "print this node's address"))
     _add_listen(command("listen", "wait for peers"))
     _add_connect(command("connect", "open a pipe to TARGET", "TARGET"))
-    _add_send(command("send", "send a file or directory to TARGET", "FILE TARGET"))
-    _add_receive(command("receive", "take files that peers send", "[DIR]"))
+    _add_send(
+        command("send", "send files or directories, to TARGET or by a one-time code", "FILE... [TARGET]")
+    )
+    _add_receive(command("receive", "take files that peers send", "[CODE] [DIR]"))
     command("doctor", "tell what works here and what does not")
     _add_connecting(command("explain", "connect, then tell what each strategy did and why", "TARGET"))
     _add_name(command("name", "register, show or release a nickname, or forget its key"))
@@ -137,8 +139,14 @@ def _add_connect(parser: Parser) -> None:
 
 def _add_send(parser: Parser) -> None:
     parser.description = SEND
-    parser.add_argument("file", metavar="FILE", help="a file or a directory")
-    parser.add_argument("target", metavar="TARGET", help=TARGET_HELP)
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="FILE",
+        help="files and directories; last, TARGET, if it is not the name of a file",
+    )
+    parser.add_argument("--to", metavar="TARGET", help=f"{TARGET_HELP}, whatever files there are")
+    parser.add_argument("--qr", action="store_true", help="print the one-time code as a QR code too")
     parser.add_argument(
         "--via", action=ViaAction, metavar="P[,P]", help="only these strategies (there are %(strategies)s)"
     )
@@ -158,10 +166,11 @@ def _add_send(parser: Parser) -> None:
 def _add_receive(parser: Parser) -> None:
     parser.description = RECEIVE
     parser.add_argument(
-        "folder",
-        metavar="DIR",
-        nargs="?",
-        help="an existing directory; with --allow it may be left out, and is the current one",
+        "words",
+        metavar="[CODE] [DIR]",
+        nargs="*",
+        help="what `send` printed at the other side; an existing directory (default with a code, or with --allow: the "
+        "current one)",
     )
     parser.add_argument("--name", metavar="NAME", help="register this nickname and keep it registered")
     parser.add_argument("--allow", action="append", metavar="ID", help="only from this node; repeatable")

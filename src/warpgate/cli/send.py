@@ -1,37 +1,92 @@
-"""`warpgate send`: a file or directory to a peer that runs `warpgate receive`."""
+"""`warpgate send`: files and directories to a peer that runs `warpgate receive`, by TARGET or by a one-time code."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from warpgate.cli.address import draw_qr
 from warpgate.cli.connecting import Journey
+from warpgate.cli.options import UsageError
 from warpgate.cli.shell import Shell
-from warpgate.cli.transfer_records import SentShown, Skipped
+from warpgate.cli.transfer_records import CodeShown, SentShown, Skipped
 from warpgate.cli.transfer_view import TransferView
 from warpgate.net.threads import in_thread
 from warpgate.transfer.sender import send
-from warpgate.transfer.source import scan
+from warpgate.transfer.source import Source, scan
+
+if TYPE_CHECKING:
+    from warpgate.core.codes import CodeExchange
+    from warpgate.core.node import Node
+    from warpgate.model.address import NodeAddress
 
 PATIENCE = 120.0
 INCOMPLETE = 1  # all the rest has arrived
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
+    files, arguments.target = split(arguments.words, arguments.to)
     journey = Journey.of(arguments, shell.settings.config)
     patience = PATIENCE if arguments.patience is None else arguments.patience
-    return shell.run(_send(shell, Path(arguments.file), journey, patience))
+    return shell.run(_send(shell, files, journey, patience, qr=arguments.qr))
 
 
-async def _send(shell: Shell, path: Path, journey: Journey, patience: float) -> int:
-    source = await in_thread(lambda: scan(path))
-    for left_out in source.not_sent:
-        shell.output.warn(Skipped(left_out.path, left_out.reason))
-    async with shell.node(accept=False) as node:
-        began = time.monotonic()
+def split(words: Sequence[str], to: str | None) -> tuple[list[Path], str | None]:
+    """Files, and the target. The last of several words is one if it is written like one, or names no file."""
+    *before, last = words
+    like_a_target = last.startswith(("wg1", "@"))
+    if to is not None or not (like_a_target or (before and not Path(last).exists())):
+        return [Path(word) for word in words], to
+    if not before:
+        raise UsageError(f"say what to send: warpgate send FILE... {last[:12]}{'...' * (len(last) > 12)}")
+    return [Path(word) for word in before], last
+
+
+async def _send(shell: Shell, files: Sequence[Path], journey: Journey, patience: float, *, qr: bool) -> int:
+    sources = [await in_thread(lambda: scan(path)) for path in files]  # noqa: B023 - called before the next round
+    for source in sources:
+        for left_out in source.not_sent:
+            shell.output.warn(Skipped(left_out.path, left_out.reason))
+    complete = not any(left_out.lost for source in sources for left_out in source.not_sent)
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(shell.node(accept=False))
+        if journey.target is None:
+            offered = await stack.enter_async_context(
+                node.offer_code()
+            )  # to the end: others are told that it is used
+            journey = replace(journey, target=await _taken(offered, shell, qr=qr))
         with TransferView(shell.output) as view:
-            sent = await send(source, lambda: journey.connect(node), patience=patience, watcher=view.watch)
-        shell.output.show(SentShown.of(sent, time.monotonic() - began))
-    complete = not sent.left_out and not any(left_out.lost for left_out in source.not_sent)
+            for place, source in enumerate(sources):
+                more = len(sources) - place - 1
+                complete &= await _send_one(shell, node, source, journey, patience, view, more)
     return 0 if complete else INCOMPLETE
+
+
+async def _taken(offered: CodeExchange, shell: Shell, *, qr: bool) -> NodeAddress:
+    """Print the code and wait for the one who has it. CodeFailed."""
+    code = str(offered.code)
+    shell.output.show(CodeShown(code))
+    if qr:
+        shell.output.heading(draw_qr(code))
+    return await offered.agreed()
+
+
+async def _send_one(
+    shell: Shell,
+    node: Node,
+    source: Source,
+    journey: Journey,
+    patience: float,
+    view: TransferView,
+    more: int,
+) -> bool:
+    """Whether all of it has arrived that was listed."""
+    began = time.monotonic()
+    sent = await send(source, lambda: journey.connect(node), patience=patience, watcher=view.watch, more=more)
+    shell.output.show(SentShown.of(sent, time.monotonic() - began))
+    return not sent.left_out

@@ -12,6 +12,17 @@ _UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 
 
 @dataclass(frozen=True, slots=True)
+class CodeShown(Record):
+    """What the other side is to be told; good for one use."""
+
+    event = "code"
+    code: str
+
+    def text(self) -> str:
+        return f"On the other machine:  warpgate receive {self.code}"
+
+
+@dataclass(frozen=True, slots=True)
 class OfferedShown(Record):
     """`files` and `size` (bytes) are totals; `peer` is the other side's node id."""
 

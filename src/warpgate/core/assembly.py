@@ -8,8 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from warpgate.config import Config
+from warpgate.core.codes import CodeExchange
 from warpgate.core.context import TOPIC, Context, Sources
 from warpgate.core.names.directory import Names
 from warpgate.core.names.known_peers import KnownPeers
@@ -117,6 +119,7 @@ class Assembly:
             network, stun, config.timing, context.emit, self._update_address, rng
         )
         context.channel = self.channel = self._open_channel(broker_connector, rng)
+        self.new_exchange = partial(CodeExchange, context, broker_connector, self._broker_urls)
         self.port_mapping = PortMapping(context, self._update_address, rng)
         self.names = Names(context, contacts, rng)
         self.initiators: set[Initiator] = set()
@@ -125,13 +128,17 @@ class Assembly:
         self._nat64 = PrefixDiscovery(network, context.emit, self._translation_changed, rng)
         self._watch: Watch | None = None
 
+    @property
+    def _broker_urls(self) -> tuple[str, ...]:
+        brokers = self._config.brokers
+        return tuple(map(str, public_servers().brokers)) if brokers is None else tuple(brokers)
+
     def _open_channel(self, connector: BrokerConnector, rng: random.Random) -> SignalChannel:
         config, context = self._config, self.context
-        urls = tuple(map(str, public_servers().brokers)) if config.brokers is None else config.brokers
         return SignalChannel(
             connector,
             TOPIC + context.identity.node_id,
-            urls,
+            self._broker_urls,
             home=config.home_brokers,
             timing=config.timing,
             on_envelope=SignalReader(context, self.responder).receive,

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from warpgate.config import Config
 from warpgate.core.assembly import Assembly, MessageHandler, NodeStatus
+from warpgate.core.codes import OFFER, TAKE, CodeExchange, new_code
 from warpgate.core.context import Sources
 from warpgate.core.disk.identity_store import load_or_create
 from warpgate.core.names.destination import parse_destination
@@ -19,6 +20,7 @@ from warpgate.core.search.initiator import Initiator
 from warpgate.errors import ConfigError, PipeClosed
 from warpgate.events import Observer, PluginReport
 from warpgate.model.address import NodeAddress
+from warpgate.model.code import OneTimeCode
 from warpgate.model.endpoint import Mode, Transport
 from warpgate.model.identity import Identity
 from warpgate.net.network import Network
@@ -199,6 +201,22 @@ class Node:
         if isinstance(remote, NodeAddress):
             return await attempt(remote, patience)
         return await run.names.connect(remote, patience, attempt)
+
+    # -- one-time codes ------------------------------------------------------------------------------------------
+
+    def offer_code(self) -> CodeExchange:
+        """A new one-time code, for one other node that is told it: `async with` it, pass `code` on, await `agreed()`.
+
+        That is the other node's address, which then may be connected to. The block raises ServiceError when no broker
+        can be reached, `agreed` CodeFailed when somebody tries a wrong code, or nobody comes within an hour.
+        """
+        return self._run.new_exchange(new_code(), OFFER)
+
+    def take_code(self, text: str) -> CodeExchange:
+        """The other end of it; AddressError for what is no code. Whoever has made the code is let in from then on,
+        whatever `Config.allow` says. `agreed` raises CodeFailed for a code that is wrong, used or unknown.
+        """
+        return self._run.new_exchange(OneTimeCode.parse(text), TAKE)
 
     async def accept(self) -> Pipe:
         """The next pipe that a peer opened to us. PipeClosed when the node is closed meanwhile."""

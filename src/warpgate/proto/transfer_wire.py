@@ -61,7 +61,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Offer(Message, frozen=True, tag=1):
-    """The sender's first message. `transfer` is the same when it tries again; `entries` and `size` are totals."""
+    """The sender's first message. `transfer` is the same when it tries again; `entries` and `size` are totals.
+
+    `more`: how many files and directories the same command sends after this one.
+    """
 
     version: Annotated[int, Meta(ge=0, lt=2**16)]
     transfer: TransferId
@@ -69,6 +72,7 @@ class Offer(Message, frozen=True, tag=1):
     directory: bool
     entries: Annotated[int, Meta(ge=0, le=MAX_ENTRIES)]
     size: Size
+    more: Annotated[int, Meta(ge=0, lt=2**16)] = 0
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):

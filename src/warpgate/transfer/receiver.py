@@ -215,6 +215,7 @@ class _Transfer:
             sha256,
             left_out=self._omitted,
             identical=staging.comparing,
+            more=offer.more,
         )
 
     async def _next(self) -> Event | None:

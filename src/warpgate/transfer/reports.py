@@ -42,7 +42,8 @@ class Interrupted:
 class Transferred:
     """Complete, verified, in its place. `sha256` (hexadecimal) of a single file, "" of a directory.
 
-    `left_out`: files that were listed and could not be read to their end. `identical`: it was there before.
+    `left_out`: files that were listed and could not be read to their end. `identical`: it was there before. `more`: how
+    many files and directories the sender has told to be coming after this.
     """
 
     peer: str
@@ -54,6 +55,7 @@ class Transferred:
     sha256: str
     left_out: int = 0
     identical: bool = False
+    more: int = 0
 
 
 @dataclass(frozen=True, slots=True)

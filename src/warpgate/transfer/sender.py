@@ -49,16 +49,17 @@ Connect = Callable[[], Awaitable[Pipe]]
 
 
 async def send(
-    source: Source, connect: Connect, *, patience: float, watcher: Watcher = lambda _: None
+    source: Source, connect: Connect, *, patience: float, watcher: Watcher = lambda _: None, more: int = 0
 ) -> Transferred:
-    """Send it; what the receiver has from an earlier try, and is the same, is not sent again.
+    """Send it; what the receiver has from an earlier try, and is the same, is not sent again. `more`: how many are to
+    follow by other calls.
 
     Whatever `connect` raises at first is raised. After a break it is tried again, for `patience` seconds since the last
     byte that went through; then TransferFailed. TransferRefused when the receiver refuses, ProtocolError when the peer
     is no receiver, TransferFailed when a single file cannot be read or changes meanwhile; below a directory such a file
     is left out, and told.
     """
-    sending = Sending(source, connect, patience, watcher)
+    sending = Sending(source, connect, patience, watcher, more)
     pipe = await connect()
     while True:
         try:
@@ -72,8 +73,11 @@ async def send(
 class Sending:
     """What is the same over all connections of one `send`."""
 
-    def __init__(self, source: Source, connect: Connect, patience: float, watcher: Watcher) -> None:
+    def __init__(
+        self, source: Source, connect: Connect, patience: float, watcher: Watcher, more: int
+    ) -> None:
         self.source = source
+        self.more = more
         self.watcher = watcher
         self.transfer = os.urandom(TRANSFER_SIZE)
         self.heard = False  # from a receiver, ever
@@ -195,7 +199,15 @@ class _Talk:
         source = self._source
         entries = source.entries
         await self.channel.send(
-            Offer(VERSION, self._sending.transfer, source.name, source.directory, len(entries), source.size)
+            Offer(
+                VERSION,
+                self._sending.transfer,
+                source.name,
+                source.directory,
+                len(entries),
+                source.size,
+                self._sending.more,
+            )
         )
         for start in range(0, len(entries), BATCH):
             await self.channel.send(Entries(entries[start : start + BATCH]))
