@@ -44,6 +44,11 @@ KEEPALIVE_PROBES = 3
 TCP_INFO_SIZE = 60
 _ACK_JITTER = 0.05  # the kernel's milliseconds and the loop's clock are not read at the same instant
 
+# Fits a link of 1280 bytes (IPv6's least, RFC 8200 section 5) with the headers of either family.
+# Where what is larger is dropped and ICMP filtered, the small packets of a handshake pass, and with the usual 1460 the
+# connection then hangs.
+SAFE_SEGMENT = 1220
+
 BACKLOG = 256
 ACCEPTS_PER_WAKE_UP = 32
 
@@ -298,7 +303,7 @@ def listen(local: Endpoint) -> socket.socket:
     SO_REUSEPORT is set once it listens: dials that set it too may then bind the same port, while a second
     listener (which binds without it) is still told that the port is taken.
     """
-    sock = _new_socket(local.family)
+    sock = _new_socket(local)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(local.sockaddr)
@@ -315,7 +320,7 @@ def listen_beside(local: Endpoint, device: str) -> socket.socket | None:
 
     The first one hears the rest: this machine itself, and whoever comes by another way. None when refused.
     """
-    sock = _new_socket(local.family)
+    sock = _new_socket(local)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -335,7 +340,7 @@ async def dial(
     """See `Network.dial_tcp`. Everything up to the first `await` runs in the caller's turn: the SYN is out by
     then. `device`: the interface to leave by.
     """
-    sock = _new_socket(remote.family)
+    sock = _new_socket(remote)
     try:
         if local is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -368,11 +373,15 @@ async def dial(
     return stream
 
 
-def _new_socket(family: Family) -> socket.socket:
-    sock = socket.socket(address_family(family), socket.SOCK_STREAM)
+def _new_socket(end: Endpoint) -> socket.socket:
+    """`end`: where it will listen, or connect to."""
+    sock = socket.socket(address_family(end.family), socket.SOCK_STREAM)
     sock.setblocking(False)
-    if family is Family.V6:
+    if end.family is Family.V6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    if sys.platform == "linux" and not end.ip.is_loopback:
+        # Before the handshake, so that it also is what the other side is asked for.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SAFE_SEGMENT)
     return sock
 
 

@@ -31,6 +31,10 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 # The kernel's send queue is full: wait for `writable`, nothing is wrong.
 _FULL = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
 
+# linux/in.h. By default Linux forbids routers to fragment (DF) and waits for their word; where ICMP is filtered, what
+# is larger than a link in the middle then vanishes, while still larger datagrams, fragmented at once, arrive.
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 10, 0
+
 _TTL_OPTION = {
     Family.V4: (socket.IPPROTO_IP, socket.IP_TTL, socket.IP_TTL),
     Family.V6: (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT, socket.IPV6_UNICAST_HOPS),
@@ -146,10 +150,7 @@ def bind_udp(local: Endpoint, device: str | None = None) -> socket.socket:
     """A non-blocking UDP socket that owns its port alone, and sends by `device` if given; raises OSError."""
     sock = socket.socket(address_family(local.family), socket.SOCK_DGRAM)
     try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        if local.family is Family.V6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _prepare(sock, local.family)
         if device is not None:
             send_by(sock, local.family, device)
         sock.bind(local.sockaddr)
@@ -160,6 +161,15 @@ def bind_udp(local: Endpoint, device: str | None = None) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _prepare(sock: socket.socket, family: Family) -> None:
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    if family is Family.V6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    elif sys.platform == "linux":
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
 
 
 def _bound_twin(original: socket.socket, local: Endpoint) -> socket.socket:
@@ -175,10 +185,7 @@ def _bound_twin(original: socket.socket, local: Endpoint) -> socket.socket:
         options.append(socket.SO_REUSEPORT)
     sock = socket.socket(original.family, socket.SOCK_DGRAM)
     try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        if local.family is Family.V6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _prepare(sock, local.family)
         for option in options:
             original.setsockopt(socket.SOL_SOCKET, option, 1)
             sock.setsockopt(socket.SOL_SOCKET, option, 1)

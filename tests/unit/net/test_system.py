@@ -325,3 +325,63 @@ def test_simultaneous_open_beside_a_listener() -> None:
         asyncio.run(main())
 
     in_namespace(test)
+
+
+@pytest.mark.parametrize(("first", "second"), [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")])
+def test_a_stream_gets_through_where_large_packets_vanish_without_a_word(first: str, second: str) -> None:
+    """A link of 1280 bytes in the middle, ICMP filtered; segments are not put together to larger packets here."""
+
+    async def main() -> None:
+        network = SystemNetwork()
+        accepted: asyncio.Queue[TcpStream] = asyncio.Queue()
+        listener = network.listen_tcp(Endpoint.of(second, 0), accepted.put_nowait)
+        near = await network.dial_tcp(listener.local, Endpoint.of(first, 0))
+        far = await accepted.get()
+        async with asyncio.timeout(20):
+            for sender, receiver in ((near, far), (far, near)):
+                sending = asyncio.ensure_future(sender.send(bytes(100_000)))
+                assert len(await recv_exactly(receiver, 100_000)) == 100_000
+                await sending
+        for stream in (near, far):
+            stream.abort()
+        listener.close()
+
+    def test() -> None:
+        narrow("meta length > 1280 drop")
+        for ip in (first, second):
+            command("ip", "address", "add", ip, "dev", "lo", *(("nodad",) if ":" in ip else ()))
+        asyncio.run(main())
+
+    in_namespace(test)
+
+
+def test_datagrams_may_be_fragmented_on_the_way() -> None:
+    async def main() -> None:
+        received: asyncio.Queue[bytes] = asyncio.Queue()
+        network = SystemNetwork()
+        far = network.open_udp(Endpoint.of("192.0.2.2", 0), lambda data, _: received.put_nowait(data))
+        near = network.open_udp(Endpoint.of("192.0.2.1", 0), ignore)
+        twin = near.detach(far.local)
+        assert near.send(bytes(1450), far.local.sockaddr)
+        async with asyncio.timeout(5):
+            assert len(await received.get()) == 1450
+            twin.send(bytes(1440))
+            assert len(await received.get()) == 1440
+        twin.close()
+        near.close()
+        far.close()
+
+    def test() -> None:
+        narrow("ip frag-off & 0x4000 != 0 meta l4proto udp drop")
+        for ip in ("192.0.2.1", "192.0.2.2"):
+            command("ip", "address", "add", ip, "dev", "lo")
+        asyncio.run(main())
+
+    in_namespace(test)
+
+
+def narrow(rule: str) -> None:
+    command("ip", "link", "set", "dev", "lo", "mtu", "1500", "gso_max_segs", "1")
+    command("nft", "add table inet t")
+    command("nft", "add chain inet t out { type filter hook output priority 0; }")
+    command("nft", f"add rule inet t out {rule}")
