@@ -67,12 +67,28 @@ def make_server(
     return QuicConnection(configuration=configuration, original_destination_connection_id=first_id)
 
 
+def closing(quic: QuicConnection) -> tuple[int, str] | None:
+    """Error code and reason, as soon as either side has closed or an error has ended the connection.
+
+    qh3 tells by an event only when its closing time (3 PTO) is over; a handshake that failed is over at once.
+    """
+    event = quic._close_event  # qh3 has no public way (2.1); a test notices when it goes
+    return None if event is None else (event.error_code, event.reason_phrase)
+
+
+def _silence() -> None:
+    """qh3 warns of every peer that closes. Programs that have set up its logger themselves hear it still."""
+    logger = logging.getLogger("quic")
+    set_up = any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers)
+    if not set_up and logger.level == logging.NOTSET:
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+
+
 def _configuration(secrets: SecretLog, *, is_client: bool) -> QuicConfiguration:
     from qh3.quic.configuration import QuicConfiguration  # noqa: PLC0415
 
-    quiet = logging.getLogger("quic")
-    if not quiet.handlers:  # without any handler Python prints its warnings: one for every peer that closes
-        quiet.addHandler(logging.NullHandler())
+    _silence()
     return QuicConfiguration(
         alpn_protocols=[ALPN],
         connection_id_length=CONNECTION_ID_SIZE,

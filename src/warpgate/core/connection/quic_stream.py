@@ -18,7 +18,7 @@ import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from warpgate.core.connection.quic_library import ANYWHERE, SecretLog, make_client, make_server
+from warpgate.core.connection.quic_library import ANYWHERE, SecretLog, closing, make_client, make_server
 from warpgate.errors import AuthenticationError, NetworkError, WarpgateError
 from warpgate.model.identity import Identity, check_certificate
 from warpgate.model.text import printable
@@ -42,6 +42,8 @@ CLIENT_CREDIT, SERVER_CREDIT = 2, 3
 _CREDIT_SIZE = 8
 
 CLOSED, REFUSED, ABORTED, BROKEN = range(4)  # application error codes
+# RFC 9001 section 4.8: 0x100 and the TLS alert.
+_TLS_ALERTS = range(0x100, 0x200)
 
 # The key of the peer whose session this is; AuthenticationError when there is no such session.
 FindKey = Callable[[bytes], bytes]
@@ -208,6 +210,13 @@ class QuicStream:
             except WarpgateError as error:
                 self.failure = error
                 self.close(REFUSED if isinstance(error, AuthenticationError) else BROKEN, str(error))
+        if self.state is not State.ENDED and (end := closing(self._quic)) is not None:
+            code, reason = end
+            reason = printable(reason) or f"QUIC error {code:#x}"
+            if self.state is State.OPENING and code in _TLS_ALERTS:
+                self._end(AuthenticationError(f"the QUIC handshake proved no key: {reason}"))
+            else:
+                self._end(NetworkError(f"the QUIC connection ended: {reason}"))
 
     def _take_event(self, event: QuicEvent) -> None:
         kinds = self._kinds
@@ -225,9 +234,6 @@ class QuicStream:
             self._certain()
         elif isinstance(event, kinds.StreamReset | kinds.StopSendingReceived):
             raise NetworkError("reset by the peer")
-        elif isinstance(event, kinds.ConnectionTerminated):
-            reason = printable(event.reason_phrase) or f"QUIC error {event.error_code:#x}"
-            self._end(NetworkError(f"the QUIC connection ended: {reason}"))
 
     def _user_data(self, data: bytes, end: bool) -> None:
         if self.state is State.OPEN:
