@@ -17,7 +17,9 @@ from warpgate.server.relay import RelayAddress, RelayService, RelaySettings
 
 V4, V6 = ip_address("203.0.113.5"), ip_address("2001:db8:5::5")
 TURN = "turn-secret:north@203.0.113.5:3480"
-DAY = 86400.0
+HOUR, DAY = 3600.0, 86400.0
+# Past every lifetime that a relay knows (an hour for the longest) by default; a day where time does not matter.
+LIVES = [pytest.param(1.5 * HOUR, id="hours"), pytest.param(DAY, id="day", marks=pytest.mark.long)]
 EITHER = [pytest.param(OVER_UDP, id="udp"), pytest.param(OVER_TCP, id="tcp")]
 # Masquerading routers that let no datagram out.
 NO_UDP = "masquerade+noudp"
@@ -73,14 +75,15 @@ def test_pairs_without_a_direct_way_are_relayed_in_half_a_second(
     virtual(story)
 
 
+@pytest.mark.parametrize("life", LIVES)
 @pytest.mark.parametrize("how", ["?transport=udp", "?transport=tcp"])
 @pytest.mark.parametrize("talk", ["nobody", "far"])
-def test_a_relayed_datagram_pipe_lives_for_a_day(how: str, talk: str) -> None:
+def test_a_relayed_datagram_pipe_lives(how: str, talk: str, life: float) -> None:
     async def story() -> None:
         async with OwnRelayWorld("edm", "edm", server=TURN + how) as world:
             near, far, _ = await connected(world, **OVER_UDP)
             began = world.now
-            while world.now < began + DAY:
+            while world.now < began + life:
                 if talk == "far":
                     await far.send(b"tick")
                     assert await near.recv(timeout=5) == b"tick"
@@ -91,12 +94,13 @@ def test_a_relayed_datagram_pipe_lives_for_a_day(how: str, talk: str) -> None:
     virtual(story, limit=2 * DAY)
 
 
-def test_a_relayed_stream_lives_for_a_day_and_ends_with_its_pipe() -> None:
+@pytest.mark.parametrize("life", LIVES)
+def test_a_relayed_stream_lives_and_ends_with_its_pipe(life: float) -> None:
     async def story() -> None:
         async with OwnRelayWorld("edm", "edm") as world:
             near, far, _ = await connected(world, **OVER_TCP)
             for _ in range(12):
-                await asyncio.sleep(DAY / 12)
+                await asyncio.sleep(life / 12)
                 await exchange(near, far)
             await near.send(b"x" * 100_000)
             await near.close()

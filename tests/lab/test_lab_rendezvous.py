@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
 from needs import need_programs
+from relay_talk import HostNetwork
 from rendezvous_kit import PATIENCE, WARPGATE, Site, line_of, served
 
 from warpgate.lab.certificate import write_certificate
 from warpgate.lab.topology import Lab
+from warpgate.model.endpoint import Endpoint
+from warpgate.proto.stun import Method, StunClass, StunMessage, decode, encode
 
 pytestmark = pytest.mark.lab
 
@@ -112,3 +116,36 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+async def test_an_answer_takes_the_way_that_leads_back(lab: Lab, tmp_path: Path) -> None:
+    """An address on an interface that leads nowhere, as routed and shared ones often are: asked by another way."""
+    need_programs("mosquitto")
+    server, client = lab.add_host("server", ipv4=2), lab.add_host("client")
+    address = server.addresses[1]
+    with server.entered():
+        link = next(name for _, name in socket.if_nameindex() if name != "lo")
+    for words in (
+        ("addr", "del", f"{address}/32", "dev", link),
+        ("link", "add", "nowhere", "type", "veth", "peer", "name", "its-end"),
+        ("link", "set", "its-end", "up"),
+        ("link", "set", "nowhere", "up"),
+        ("addr", "add", f"{address}/32", "dev", "nowhere"),
+    ):
+        done = await server.run(["ip", *words])
+        assert done.returncode == 0, done.stderr
+    async with served(server, tmp_path / "server", "--relay", "--public-host", str(address)):
+        request = encode(StunMessage(Method.BINDING, StunClass.REQUEST, bytes(12)))
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+        network = HostNetwork(client)
+        sock = network.open_udp(Endpoint(client.ipv4, 0), lambda data, _: heard.put_nowait(data))
+        for port in (3478, 3480):
+            sock.send(request, (str(address), port))
+            async with asyncio.timeout(5):
+                assert decode(await heard.get()).mapped == sock.local
+            stream = await network.dial_tcp(Endpoint(address, port))
+            await stream.send(request)
+            async with asyncio.timeout(5):
+                assert decode(await stream.recv(1000)).mapped == stream.local
+            stream.abort()
+        sock.close()
