@@ -26,15 +26,19 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from warpgate.errors import ServiceError
+from warpgate.errors import ProtocolError, ServiceError
+from warpgate.proto.mqtt_framing import LARGEST_PACKET, Framing
 from warpgate.services.broker import MessageReceiver, VersionRefused
 
 # Seconds of silence after which the broker is asked for a sign of life; without one it is dead after as many
 # again. NATs must keep established TCP mappings for 2 h (RFC 5382 REQ-5), many keep them for minutes only.
 KEEPALIVE = 30
 HOUSEKEEPING = 5.0
-# An envelope has at most 4 KiB; the topic and the packet's head come on top.
-LARGEST_PACKET = 4096 + 512
+# What is taken from a broker, octets a second and at once: the 200 envelopes that are opened each second at their
+# largest. Each packet, and each arrival, counts as SMALLEST at least, about what it costs to look at.
+READ_RATE = 1024 * 1024
+READ_BURST = 1024 * 1024
+SMALLEST = 512
 # Unsent bytes a link holds for a broker that does not take them: 16 envelopes; more would come too late.
 SEND_BOUND = 64 * 1024
 # How long an orderly end may take before the connection is aborted.
@@ -66,6 +70,8 @@ class MqttLink:
         self._connected = False
         self._rtt = 0.0
         self._dropped = 0
+        self._ration = Ration(time.monotonic())
+        self._waking: asyncio.TimerHandle | None = None
 
     @classmethod
     async def open(
@@ -153,9 +159,25 @@ class MqttLink:
     # What the transport reports.
 
     def received(self) -> None:
+        self._ration.charge(0, time.monotonic())
+        if self._waking is None:
+            self._read_on()
+
+    def _read_on(self) -> None:
         """paho takes one packet a call, and gives up the wire when it does not like it."""
         while self._wire.inbound and not self._end.done():
+            if delay := self._ration.wait(time.monotonic()):
+                self._wire.pause(True)
+                self._waking = self._loop.call_later(delay, self._go_on)
+                return
+            before = len(self._wire.inbound)
             self._client.loop_read()
+            self._ration.charge(before - len(self._wire.inbound), time.monotonic())
+
+    def _go_on(self) -> None:
+        self._waking = None
+        self._wire.pause(False)
+        self._read_on()
 
     def lost(self, reason: str) -> None:
         self._finish(reason)
@@ -201,12 +223,35 @@ class MqttLink:
         if self._end.done():
             return
         self._end.set_result(reason)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._waking):
+            if timer is not None:
+                timer.cancel()
         # Old brokers may just hang up on a CONNECT of version 5.
         early = not self._connected and self._version is MQTTProtocolVersion.MQTTv5
         self._settle((VersionRefused if early else ServiceError)(reason))
         self._wire.close()
+
+
+class Ration:
+    """How much more may be read of a broker's stream; pure, the time is an argument."""
+
+    def __init__(self, now: float) -> None:
+        self._left = float(READ_BURST)
+        self._at = now
+
+    def charge(self, octets: int, now: float) -> None:
+        """One packet or arrival of this size."""
+        self._earn(now)
+        self._left -= max(octets, SMALLEST)
+
+    def wait(self, now: float) -> float:
+        """Seconds until there is some left; 0 when there is."""
+        self._earn(now)
+        return max(0.0, -self._left / READ_RATE)
+
+    def _earn(self, now: float) -> None:
+        self._left = min(READ_BURST, self._left + max(0.0, now - self._at) * READ_RATE)
+        self._at = now
 
 
 class _Client(paho.Client):
@@ -231,6 +276,7 @@ class _Wire(asyncio.Protocol):
     def __init__(self, link: MqttLink) -> None:
         self.inbound = bytearray()
         self._link = link
+        self._framing = Framing()
         self._transport: asyncio.Transport | None = None
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -241,6 +287,11 @@ class _Wire(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+    def pause(self, yes: bool) -> None:
+        """While paused the broker's data stays with the kernel, then with the broker."""
+        if self._transport is not None and not self._transport.is_closing():
+            (self._transport.pause_reading if yes else self._transport.resume_reading)()
 
     async def gone(self, patience: float) -> None:
         """Wait until the transport is closed; force it after `patience` seconds."""
@@ -278,12 +329,15 @@ class _Wire(asyncio.Protocol):
     # What paho asks of a socket.
 
     def recv(self, limit: int) -> bytes:
-        if limit > LARGEST_PACKET:  # paho asks for what the packet lacks
-            raise ConnectionError("packet too large")
         if not self.inbound:
             raise BlockingIOError
         data = bytes(self.inbound[:limit])
         del self.inbound[:limit]
+        try:
+            self._framing.feed(data)
+        except ProtocolError as error:
+            self._link.lost(str(error))
+            raise ConnectionError(str(error)) from error
         return data
 
     def send(self, data: bytes | bytearray) -> int:

@@ -20,6 +20,7 @@ from warpgate.errors import ConfigError, NetworkError, ServiceError, WarpgateErr
 from warpgate.net.system import SystemNetwork
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.mqtt import MqttConnector
+from warpgate.services.mqtt_link import READ_BURST, READ_RATE, SMALLEST, Ration
 
 TOPIC = "warpgate/2/receiver"
 
@@ -108,8 +109,51 @@ async def test_a_broker_that_takes_nothing_costs_bounded_memory() -> None:
 async def test_a_packet_too_large_from_a_broker_that_should_know_better_ends_the_link() -> None:
     async with fake_broker() as (url, broker), link_to(url) as (link, inbox):
         broker.sock.send(b"\x30\xff\xff\xff\x7f" + bytes(1000))
-        assert "gave up" in await asyncio.wait_for(link.closed(), 5)
+        assert "too large" in await asyncio.wait_for(link.closed(), 5)
         assert not inbox
+
+
+@pytest.mark.parametrize("packet", [b"\x34\x07\x00\x01x\x00\x01\x00m", b"\x62\x02\x00\x01", b"\xf0\x00"])
+async def test_an_acknowledged_delivery_nobody_asked_for_ends_the_link(packet: bytes) -> None:
+    """paho keeps each QoS 2 message until a PUBREL comes: 800 MB in seconds, of a broker that sends none."""
+    async with fake_broker() as (url, broker), link_to(url) as (link, inbox):
+        broker.sock.send(packet)
+        assert "broker" in await asyncio.wait_for(link.closed(), 2)
+        assert not link._client._in_messages
+        assert not inbox
+
+
+@pytest.mark.parametrize("size", [0, 40, 4000])
+def test_a_flood_is_read_no_faster_than_its_ration(size: int) -> None:
+    now, taken, ration = 0.0, 0, Ration(0.0)
+    while now < 10.0:
+        if delay := ration.wait(now):
+            now += delay
+        else:
+            ration.charge(size, now)
+            taken += 1
+    assert taken * max(size, SMALLEST) <= READ_BURST + 10.1 * READ_RATE
+    assert taken * max(size, SMALLEST) >= 10 * READ_RATE
+
+
+async def test_a_flood_of_empty_packets_stays_with_the_broker() -> None:
+    async with fake_broker() as (url, broker), link_to(url) as (link, _):
+        calls = 0
+        read = link._client.loop_read
+
+        def counted() -> Any:
+            nonlocal calls
+            calls += 1
+            return read()
+
+        link._client.loop_read = counted
+        began = time.monotonic()
+        with suppress(BlockingIOError):
+            while True:
+                broker.sock.send(b"\xd0\x00" * 50_000)
+        await until(lambda: link._waking is not None)
+        assert calls * SMALLEST <= READ_BURST + (time.monotonic() - began) * READ_RATE + 2 * SMALLEST
+        assert len(link._wire.inbound) <= 512 * 1024
 
 
 async def test_an_end_is_told_with_its_reason(mosquitto: Any) -> None:
