@@ -141,10 +141,11 @@ def _add_send(parser: Parser) -> None:
     parser.description = SEND
     parser.add_argument(
         "words",
-        nargs="+",
+        nargs="*",
         metavar="FILE",
         help="files and directories; last, TARGET, if it is not the name of a file",
     )
+    parser.add_argument("--text", metavar="TEXT", help="send this text, which is shown there, and no file")
     parser.add_argument("--to", metavar="TARGET", help=f"{TARGET_HELP}, whatever files there are")
     parser.add_argument("--qr", action="store_true", help="print the one-time code as a QR code too")
     parser.add_argument(

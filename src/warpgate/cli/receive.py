@@ -16,7 +16,7 @@ from warpgate.cli.listen import announce, parse_allowed
 from warpgate.cli.naming import naming_news, parse_name, while_named
 from warpgate.cli.options import UsageError
 from warpgate.cli.shell import Shell
-from warpgate.cli.transfer_records import NotReceived, ReceivedShown
+from warpgate.cli.transfer_records import NotReceived, ReceivedShown, TextShown
 from warpgate.cli.transfer_view import TransferView
 from warpgate.errors import TransferFailed, TransferRefused, WarpgateError
 from warpgate.model.code import OneTimeCode, looks_like_code
@@ -176,6 +176,9 @@ class Reception:
             if isinstance(error, TransferFailed) and reason != Reason.BUSY:
                 self._failed.set()
         else:
-            output.show(ReceivedShown.of(done, str(self._folder / done.name)))
+            if done.text is None:
+                output.show(ReceivedShown.of(done, str(self._folder / done.name)))
+            else:
+                output.show(TextShown(done.peer, tuple(done.text.splitlines())))
             if not done.more:
                 self._received.set()

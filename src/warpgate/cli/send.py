@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from warpgate.cli.address import draw_qr
@@ -17,6 +18,7 @@ from warpgate.cli.shell import Shell
 from warpgate.cli.transfer_records import CodeShown, SentShown, Skipped
 from warpgate.cli.transfer_view import TransferView
 from warpgate.net.threads import in_thread
+from warpgate.proto.transfer_wire import MAX_SHOWN
 from warpgate.transfer.sender import send
 from warpgate.transfer.source import Source, scan
 
@@ -30,14 +32,38 @@ INCOMPLETE = 1  # all the rest has arrived
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
-    files, arguments.target = split(arguments.words, arguments.to)
+    text: str | None = arguments.text
+    if text is None:
+        files, arguments.target = split(arguments.words, arguments.to)
+    else:
+        files, arguments.target = [], target_of_text(text, arguments.words, arguments.to)
     journey = Journey.of(arguments, shell.settings.config)
     patience = PATIENCE if arguments.patience is None else arguments.patience
-    return shell.run(_send(shell, files, journey, patience, qr=arguments.qr))
+    if text is None:
+        return shell.run(_send(shell, files, journey, patience, qr=arguments.qr))
+    with TemporaryDirectory(prefix="warpgate-") as folder:
+        place = Path(folder) / "text"
+        place.write_text(text, encoding="utf-8", newline="")
+        return shell.run(_send(shell, [place], journey, patience, qr=arguments.qr, text=True))
+
+
+def target_of_text(text: str, words: Sequence[str], to: str | None) -> str | None:
+    """UsageError for files beside it, for what is too long, and for bytes that are no text."""
+    if len(words) > (to is None):
+        raise UsageError("--text goes with no files")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise UsageError("--text: it is not UTF-8") from None
+    if size > MAX_SHOWN:
+        raise UsageError(f"--text: {size} bytes are more than {MAX_SHOWN}; send them as a file")
+    return to or (words[0] if words else None)
 
 
 def split(words: Sequence[str], to: str | None) -> tuple[list[Path], str | None]:
     """Files, and the target. The last of several words is one if it is written like one, or names no file."""
+    if not words:
+        raise UsageError("say what to send: warpgate send FILE... [TARGET] (or --text TEXT)")
     *before, last = words
     like_a_target = last.startswith(("wg1", "@"))
     if to is not None or not (like_a_target or (before and not Path(last).exists())):
@@ -47,7 +73,9 @@ def split(words: Sequence[str], to: str | None) -> tuple[list[Path], str | None]
     return [Path(word) for word in before], last
 
 
-async def _send(shell: Shell, files: Sequence[Path], journey: Journey, patience: float, *, qr: bool) -> int:
+async def _send(
+    shell: Shell, files: Sequence[Path], journey: Journey, patience: float, *, qr: bool, text: bool = False
+) -> int:
     sources = [await in_thread(lambda: scan(path)) for path in files]  # noqa: B023 - called before the next round
     for source in sources:
         for left_out in source.not_sent:
@@ -63,7 +91,7 @@ async def _send(shell: Shell, files: Sequence[Path], journey: Journey, patience:
         with TransferView(shell.output) as view:
             for place, source in enumerate(sources):
                 more = len(sources) - place - 1
-                complete &= await _send_one(shell, node, source, journey, patience, view, more)
+                complete &= await _send_one(shell, node, source, journey, patience, view, more, text)
     return 0 if complete else INCOMPLETE
 
 
@@ -84,9 +112,12 @@ async def _send_one(
     patience: float,
     view: TransferView,
     more: int,
+    text: bool,
 ) -> bool:
     """Whether all of it has arrived that was listed."""
     began = time.monotonic()
-    sent = await send(source, lambda: journey.connect(node), patience=patience, watcher=view.watch, more=more)
+    sent = await send(
+        source, lambda: journey.connect(node), patience=patience, watcher=view.watch, more=more, text=text
+    )
     shell.output.show(SentShown.of(sent, time.monotonic() - began))
     return not sent.left_out

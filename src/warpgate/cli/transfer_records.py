@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from warpgate.cli.records import Record
 from warpgate.model.text import printable
@@ -152,6 +153,21 @@ class ReceivedShown(Record):
         if self.identical:
             return f"{printable(self.path)} was there already, identical, says {self.peer}"
         return f"received {printable(self.path)}: {_summary(self.size, self.resumed, self.sha256)}, from {self.peer}"
+
+
+@dataclass(frozen=True, slots=True)
+class TextShown(Record):
+    """A text that was sent to be read. Each line is indented, so that none looks like one of ours."""
+
+    event = "text"
+    peer: str
+    lines: tuple[str, ...]
+
+    def members(self) -> dict[str, Any]:
+        return {"peer": self.peer, "text": "\n".join(self.lines)}
+
+    def text(self) -> str:
+        return "\n".join((f"{self.peer} says:", *(f"  {line}" for line in self.lines)))
 
 
 @dataclass(frozen=True, slots=True)

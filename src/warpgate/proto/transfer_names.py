@@ -19,6 +19,7 @@ from warpgate.proto.transfer_wire import (
     MAX_LIST,
     MAX_NAME,
     MAX_PATH,
+    MAX_SHOWN,
     MAX_SIZE,
     Entry,
     Offer,
@@ -96,6 +97,8 @@ def check_offer(offer: Offer, rules: NameRules) -> None:
         raise _unsafe(
             f"'{printable(offer.name)}': names ending in {PARTIAL_SUFFIX} are for what is not complete yet"
         )
+    if offer.text and (offer.directory or offer.size > MAX_SHOWN):
+        raise TransferRefused(f"a text to be shown is a file of {MAX_SHOWN} bytes at most", Reason.LIMIT)
     if not offer.directory and offer.entries != 1:
         raise TransferRefused(f"a file is one entry, not {offer.entries}", Reason.PROTOCOL)
 

@@ -33,6 +33,7 @@ MAX_DEPTH = 64
 MAX_NAME = 255  # bytes of UTF-8: what Linux and most others allow between two slashes
 MAX_PATH = 3072  # bytes: below Linux's 4096 together with the directory that it goes to
 MAX_TEXT = 500
+MAX_SHOWN = 16 * 1024  # bytes of a text that is sent to be read
 
 Size = Annotated[int, Meta(ge=0, le=MAX_SIZE)]
 Index = Annotated[int, Meta(ge=0, lt=MAX_ENTRIES)]
@@ -63,7 +64,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 class Offer(Message, frozen=True, tag=1):
     """The sender's first message. `transfer` is the same when it tries again; `entries` and `size` are totals.
 
-    `more`: how many files and directories the same command sends after this one.
+    `more`: how many files and directories the same command sends after this one. `text`: a file to be read by a person
+    at once, and not to be kept.
     """
 
     version: Annotated[int, Meta(ge=0, lt=2**16)]
@@ -73,6 +75,7 @@ class Offer(Message, frozen=True, tag=1):
     entries: Annotated[int, Meta(ge=0, le=MAX_ENTRIES)]
     size: Size
     more: Annotated[int, Meta(ge=0, lt=2**16)] = 0
+    text: bool = False
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):

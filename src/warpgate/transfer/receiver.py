@@ -7,8 +7,9 @@ import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from warpgate.core.pipes.base import Pipe
@@ -144,9 +145,17 @@ class Receiver:
             raise TransferRefused(f"nothing was offered for {FIRST_WORDS:g} s", Reason.PROTOCOL) from None
 
     async def _transfer(self, visitor: Visitor, offer: Offer) -> Transferred:
+        if not offer.text:
+            return await self._transfer_to(self._folder, visitor, offer)
+        with TemporaryDirectory(prefix="warpgate-") as folder:  # 16 KiB: what it blocks is not worth a thread
+            done = await self._transfer_to(Path(folder), visitor, offer)
+            text = (Path(folder) / offer.name).read_bytes().decode("utf-8", "replace")
+        return replace(done, text=text)
+
+    async def _transfer_to(self, folder: Path, visitor: Visitor, offer: Offer) -> Transferred:
         peer, rules = visitor.peer, self._rules
         staging = Staging(
-            self._folder,
+            folder,
             offer,
             peer,
             rules.names(peer),

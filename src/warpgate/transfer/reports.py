@@ -43,7 +43,8 @@ class Transferred:
     """Complete, verified, in its place. `sha256` (hexadecimal) of a single file, "" of a directory.
 
     `left_out`: files that were listed and could not be read to their end. `identical`: it was there before. `more`: how
-    many files and directories the sender has told to be coming after this.
+    many files and directories the sender has told to be coming after this. `text`: what was sent to be read, which is
+    nowhere else.
     """
 
     peer: str
@@ -56,6 +57,7 @@ class Transferred:
     left_out: int = 0
     identical: bool = False
     more: int = 0
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

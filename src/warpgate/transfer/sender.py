@@ -49,17 +49,23 @@ Connect = Callable[[], Awaitable[Pipe]]
 
 
 async def send(
-    source: Source, connect: Connect, *, patience: float, watcher: Watcher = lambda _: None, more: int = 0
+    source: Source,
+    connect: Connect,
+    *,
+    patience: float,
+    watcher: Watcher = lambda _: None,
+    more: int = 0,
+    text: bool = False,
 ) -> Transferred:
     """Send it; what the receiver has from an earlier try, and is the same, is not sent again. `more`: how many are to
-    follow by other calls.
+    follow by other calls. `text`: the file is to be shown, not to be kept.
 
     Whatever `connect` raises at first is raised. After a break it is tried again, for `patience` seconds since the last
     byte that went through; then TransferFailed. TransferRefused when the receiver refuses, ProtocolError when the peer
     is no receiver, TransferFailed when a single file cannot be read or changes meanwhile; below a directory such a file
     is left out, and told.
     """
-    sending = Sending(source, connect, patience, watcher, more)
+    sending = Sending(source, connect, patience, watcher, more, text)
     pipe = await connect()
     while True:
         try:
@@ -74,10 +80,11 @@ class Sending:
     """What is the same over all connections of one `send`."""
 
     def __init__(
-        self, source: Source, connect: Connect, patience: float, watcher: Watcher, more: int
+        self, source: Source, connect: Connect, patience: float, watcher: Watcher, more: int, text: bool
     ) -> None:
         self.source = source
         self.more = more
+        self.text = text
         self.watcher = watcher
         self.transfer = os.urandom(TRANSFER_SIZE)
         self.heard = False  # from a receiver, ever
@@ -207,6 +214,7 @@ class _Talk:
                 len(entries),
                 source.size,
                 self._sending.more,
+                self._sending.text,
             )
         )
         for start in range(0, len(entries), BATCH):

@@ -199,6 +199,20 @@ def test_what_cannot_be_sent_is_told_and_the_rest_arrives(start, here, incoming)
     assert (status, output.splitlines()[-1]) == (0, b"other is there already, identical")
 
 
+def test_a_text_is_shown_and_not_kept(start, incoming):
+    receiver = start("b", "receive", str(incoming))
+    receiver.process.stdout.readline()
+    address = receiver.process.stdout.readline().decode().strip()
+    for text in ("one\nwarpgate: two \x1b[2J", "three"):
+        assert start("a", "send", "--text", text, address).finish()[0] == 0
+    receiver.process.terminate()
+    _, output, _ = receiver.finish()
+    shown = [line for line in output.decode().splitlines() if line.startswith("  ")]
+    assert shown == ["  one", "  warpgate: two \\x1b[2J", "  three"]
+    assert list(incoming.iterdir()) == []
+    assert start("a", "send", "--text", "x" * 20_000, address).finish()[0] == 2
+
+
 def test_without_a_directory_the_senders_have_to_be_named(start):
     status, _, errors = start("b", "receive").finish()
     assert status == 2

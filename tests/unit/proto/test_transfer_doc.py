@@ -45,6 +45,7 @@ def test_numbers() -> None:
         (wire.BATCH, "array of 1 to {} entries"),
         (wire.MAX_ENTRIES, "more than {:,} entries"),
         (wire.MAX_LIST, "the sum is {:,} at most"),
+        (wire.MAX_SHOWN, "at most {:,} bytes to be shown"),
         (wire.MAX_NAME, "{} bytes in a name"),
         (wire.MAX_PATH, "{:,} bytes or 64 names"),
         (int(channel.SIGN_OF_LIFE), "sent nothing for {} s"),
