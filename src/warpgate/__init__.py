@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from warpgate.model.endpoint import Endpoint, Mode, Transport
     from warpgate.model.identity import Identity
     from warpgate.net.link import Link
-    from warpgate.plugins.base import Attempt, Plugin, register
+    from warpgate.plugins.base import Attempt, Plugin
+    from warpgate.plugins.registry import register
 
 __version__ = "0.1.0"
 
@@ -77,7 +78,8 @@ _HOMES = {
     "warpgate.model.endpoint": ("Endpoint", "Mode", "Transport"),
     "warpgate.model.identity": ("Identity",),
     "warpgate.net.link": ("Link",),
-    "warpgate.plugins.base": ("Attempt", "Plugin", "register"),
+    "warpgate.plugins.base": ("Attempt", "Plugin"),
+    "warpgate.plugins.registry": ("register",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -25,6 +25,8 @@ from warpgate.config import Config, Timing
 from warpgate.core.context import Sources
 from warpgate.core.node import Node
 from warpgate.core.pipes.base import Pipe
+from warpgate.core.search.links import TcpLink
+from warpgate.core.search.session import Session
 from warpgate.errors import PipeClosed
 from warpgate.events import Event
 from warpgate.lab.clock import run_virtual
@@ -33,7 +35,8 @@ from warpgate.lab.memory import MemoryInternet, MemoryNetwork, MemoryRouter, Ope
 from warpgate.lab.memory_servers import MemoryBroker, MemoryBrokers, MemoryStun
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import Identity
-from warpgate.plugins.base import REGISTRY, Registry
+from warpgate.plugins.registry import REGISTRY, Registry
+from warpgate.proto.check import CheckEvent
 
 T = TypeVar("T")
 Options = dict[str, Any]
@@ -89,9 +92,9 @@ class Seat:
         )
 
     @property
-    def context(self) -> Any:
+    def run(self) -> Any:
         """White box: its books of sessions must be empty in the end."""
-        return self.node._run.context
+        return self.node._run
 
     @property
     def counts(self) -> dict[str, int]:
@@ -244,8 +247,8 @@ class World:
         found: list[object] = list(self.strays())
         for seat in (self.a, self.b):
             if seat.node._running is not None:
-                found += [("session", seat.name, key) for key in seat.context.sessions]
-                found += [("checks", seat.name, key) for key in seat.context.udp.sessions]
+                found += [("session", seat.name, key) for key in seat.run.sessions.ids]
+                found += [("checks", seat.name, key) for key in seat.run.udp.sessions]
         return found
 
     async def finish(self) -> None:
@@ -259,6 +262,36 @@ class World:
         assert [str(task) for task in asyncio.all_tasks() if task is not current] == []
         assert [broker.clients for broker in self.brokers] == [0] * len(self.brokers)
         assert self.loop_errors == []
+
+
+class Indifferent:
+    """Owns sessions that are made by hand, and does nothing about them."""
+
+    def check_event(self, event: CheckEvent) -> None: ...
+
+    def knowledge_changed(self) -> None: ...
+
+    def refused(self, reason: str) -> None: ...
+
+    def keep_link(self, link: TcpLink) -> bool:
+        return False
+
+    def tcp_may_come(self) -> bool:
+        return False
+
+
+def hosted_by(seat: Seat, number: int, peer_key: bytes) -> Session:
+    """A session that a peer might have begun with this node."""
+    return Session(
+        seat.run.equipment,
+        Indifferent(),
+        bytes([number]) * 16,
+        peer_key,
+        bytes(32),
+        initiator=False,
+        mode=Mode.DATAGRAM,
+        remote=None,
+    )
 
 
 def _merged(base: Config, wanted: Config | None) -> Config:

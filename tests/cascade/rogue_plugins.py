@@ -9,7 +9,8 @@ from typing import ClassVar
 from warpgate.core.search.links import TcpLink
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
-from warpgate.plugins.base import REGISTRY, Attempt, Plugin, Registry
+from warpgate.plugins.base import Attempt, Plugin
+from warpgate.plugins.registry import REGISTRY, Registry
 
 QUICK = ("direct", "reverse", "udp_punch", "tcp_punch")
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import msgspec
 from cascade_world import EPOCH, World, identity
 
-from warpgate.core.context import TOPIC
+from warpgate.core.search.equipment import TOPIC
 from warpgate.errors import NetworkError, WarpgateError
 from warpgate.lab.flow import Flow, Protocol
 from warpgate.lab.memory import Captured, MemoryNetwork, Packet

@@ -176,7 +176,7 @@ def test_connect_while_it_waits_for_what_never_comes(
                     await task
                 assert world.now - began < 0.01  # promptly
                 assert [entry for entry in world.strays() if entry.host == "a"] == []
-                assert world.a.context.sessions == {}
+                assert world.a.run.sessions.ids == ()
             await world.quiet()
 
     virtual(main)
@@ -211,7 +211,7 @@ def test_plugins_that_take_their_time_to_leave() -> None:
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
-                assert world.a.context.sessions == {}
+                assert world.a.run.sessions.ids == ()
             await world.quiet()
 
     virtual(main)
@@ -237,7 +237,7 @@ def test_nomination_that_the_kernel_does_not_take() -> None:
                     with pytest.raises(ConnectFailed):
                         await task
                     assert world.now - began == pytest.approx(3.0, abs=0.01)
-                assert world.a.context.sessions == {}
+                assert world.a.run.sessions.ids == ()
                 assert [entry for entry in world.strays() if entry.host == "a"] == []
                 await world.quiet()
 

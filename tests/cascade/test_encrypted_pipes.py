@@ -293,13 +293,13 @@ class TestHostile:
 
         async def main() -> None:
             async with World("public", "public") as world:
-                link_taken = world.b.context.tcp_door._deliver
+                link_taken = world.b.run.tcp_door._deliver
 
                 def deliver(session: object, link: object) -> None:
                     link.secure = False  # type: ignore[attr-defined]
                     link_taken(session, link)
 
-                world.b.context.tcp_door._deliver = deliver
+                world.b.run.tcp_door._deliver = deliver
                 connecting = asyncio.ensure_future(world.a.node.connect(world.b.node.address, **TLS))
                 (await world.b.node.accept()).abort()
                 with pytest.raises(ConnectFailed, match=r"the chosen link to .* broke"):

@@ -88,7 +88,7 @@ def test_a_responder_that_forges_its_checks_gets_a_victim_ten_datagrams() -> Non
                 world.a.node.connect(address, plugins=["direct", "udp_punch"], **OVER_UDP)
             )
             await asyncio.sleep(0.01)
-            [session] = world.a.context.sessions
+            [session] = world.a.run.sessions.ids
             key = mallory.identity.session_key(world.a.node.public_key, session, initiator=False)
             codec = CheckCodec(False, session, key, bytes(32))
             at = world.a.node.address.attachments[0]
@@ -150,9 +150,7 @@ def test_nobody_takes_over_the_datagram_pipe_of_another_key() -> None:
             codec = mallory.codec(fresh_bytes(16))
             mallory.forge(one.local, codec.request(fresh_bytes(12), "direct", mallory.target, introduce=True))
             await asyncio.sleep(0.1)
-            [session] = [
-                it for it in world.b.context.sessions.values() if it.peer_key == mallory.identity.public_key
-            ]
+            [session] = [it for it in world.b.run.sessions if it.peer_key == mallory.identity.public_key]
             # Even if she could hear what is sent there: it is another peer's.
             nonce = session.checks.agent._codec.nonce(one.local)
             flags = Attribute.USE_CANDIDATE
@@ -307,19 +305,17 @@ def test_too_many_at_once_is_no_refusal_and_the_offer_is_said_again() -> None:
 # -- nothing is built for a claim ------------------------------------------------------------------------------------
 
 
-def test_forged_introductions_are_verified_before_anything_is_made_for_them() -> None:
+def test_forged_introductions_are_verified_before_anything_is_made_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def main() -> None:
         async with World("public", "public") as world:
             mallory = Stranger(world)
-            context = world.b.context
             made: list[object] = []
-
-            class Counting(dict[bytes, object]):
-                def __setitem__(self, key: bytes, value: object) -> None:
-                    made.append(value)
-                    super().__setitem__(key, value)
-
-            context.sessions = Counting()
+            add = world.b.run.sessions.add
+            monkeypatch.setattr(
+                world.b.run.sessions, "add", lambda session: (made.append(session), add(session))
+            )
             for _ in range(200):
                 codec = mallory.codec(fresh_bytes(16), claims=identity("a").public_key)
                 mallory.send(codec.request(fresh_bytes(12), "direct", mallory.target, introduce=True))
@@ -351,9 +347,9 @@ def test_links_that_nobody_nominates_are_few_for_a_session_and_in_all() -> None:
                 for _ in range(20):
                     with suppress(NetworkError):
                         streams.append(await mallory.authenticate(mallory.handshake(session)))
-                own = [it for it in world.b.context.unchosen._links.values() if it == session]
+                own = [it for it in world.b.run.equipment.unchosen._links.values() if it == session]
                 assert len(own) <= 8
-            assert len(world.b.context.unchosen) <= limit
+            assert len(world.b.run.equipment.unchosen) <= limit
             held = [it for it in world.internet.open_sockets() if it.host == "b" and it.kind == "stream"]
             assert len(held) <= limit + 2  # and the node's own to its STUN server
             one, other, _ = await connected(world, **OVER_TCP)  # an honest peer comes in all the same

@@ -33,14 +33,14 @@ def test_the_interface_goes_between_nomination_and_pipe(options: dict[str, Any])
 
     async def main() -> None:
         async with World("public", "public") as world:
-            udp = world.a.context.udp
+            udp = world.a.run.udp
             [port] = udp.ports
 
             def unplug(event: Event) -> None:
                 if isinstance(event, PluginEnded) and event.outcome == "won":
                     udp.close_port(port.base)
 
-            world.a.context.observers.append(unplug)
+            world.a.run.context.observers.append(unplug)
             with pytest.raises(ConnectFailed, match="is closed"):
                 await connected(world, **options)
             assert udp.sessions == {}
@@ -52,7 +52,7 @@ def test_the_interface_goes_between_nomination_and_pipe(options: dict[str, Any])
 def test_the_responders_interface_goes_in_that_moment() -> None:
     async def main() -> None:
         async with World("public", "public") as world:
-            udp = world.b.context.udp
+            udp = world.b.run.udp
             [port] = udp.ports
 
             def unplug(event: Event) -> None:
@@ -60,7 +60,7 @@ def test_the_responders_interface_goes_in_that_moment() -> None:
                 if isinstance(event, LinkVerified) and chosen:
                     udp.close_port(port.base)
 
-            world.b.context.observers.append(unplug)
+            world.b.run.context.observers.append(unplug)
             pipe = await world.a.node.connect(world.b.node.address, **OVER_UDP)
             with pytest.raises(PipeClosed):  # consent
                 await pipe.recv(timeout=60.0)
@@ -109,12 +109,12 @@ def test_an_interface_that_was_made_anew_is_another_one() -> None:
         config = Config(brokers=(), stun=(), port_map=False)
         async with Node(config, identity=identity("a"), network=host) as node:  # type: ignore[arg-type]
             running = node._run
-            [before] = running.context.udp.ports
+            [before] = running.udp.ports
             running._interfaces_changed()
-            assert running.context.udp.ports == (before,)
+            assert running.udp.ports == (before,)
             host.generation += 1
             running._interfaces_changed()
-            [after] = running.context.udp.ports
+            [after] = running.udp.ports
             assert after is not before
             assert after.base == before.base
             assert len(host.open_sockets()) == 2  # UDP and TCP

@@ -19,8 +19,9 @@ from warpgate import Attempt, ConnectFailed, Link
 from warpgate.lab.memory import MemoryNetwork
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import TcpStream
-from warpgate.plugins import base
-from warpgate.plugins.base import Registry
+from warpgate.plugins import registry as registry_module
+from warpgate.plugins.base import Plugin
+from warpgate.plugins.registry import Registry
 
 ROOT = Path(__file__).parent.parent.parent
 GUIDE = (ROOT / "docs" / "writing-a-plugin.md").read_text()
@@ -38,7 +39,7 @@ PROXY = "203.0.113.77"
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     """The one that `@register` and `Node` use, as in a fresh process."""
     fresh = Registry()
-    monkeypatch.setattr(base, "REGISTRY", fresh)
+    monkeypatch.setattr(registry_module, "REGISTRY", fresh)
     return fresh
 
 
@@ -212,7 +213,7 @@ async def proxy(world: World, status: bytes) -> AsyncIterator[None]:
 class TestMisbehaviour:
     """The table of the page that the rogue plugins of the other tests do not cover."""
 
-    def failed(self, registry: Registry, plugin: type[base.Plugin], match: str) -> None:
+    def failed(self, registry: Registry, plugin: type[Plugin], match: str) -> None:
         registry.add(plugin)
 
         async def run() -> None:

@@ -136,7 +136,7 @@ def test_cancelled_in_the_middle_of_it_all_nothing_is_left(after: float) -> None
                 await attempt
             await world.quiet()
             for seat in (world.a, world.b):
-                assert all(not port.streams for port in seat.context.udp.ports)
+                assert all(not port.streams for port in seat.run.udp.ports)
 
     virtual(main)
 
@@ -148,7 +148,7 @@ def test_losers_leave_no_quic_behind() -> None:
             assert one.transport is Transport.TCP
             await asyncio.sleep(1.0)
             for seat in (world.a, world.b):
-                assert all(not port.streams for port in seat.context.udp.ports)
+                assert all(not port.streams for port in seat.run.udp.ports)
             await one.close()
             await other.close()
             await world.quiet()

@@ -6,10 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from cascade_world import OVER_TCP, OVER_UDP, Options, connected, exchange, virtual
+from cascade_world import OVER_TCP, OVER_UDP, Options, connected, exchange, hosted_by, virtual
 from test_relays import RelayWorld
 
-from warpgate.core.search.session import Session
 from warpgate.errors import AttemptFailed, ConnectFailed
 from warpgate.events import SignalRefused
 from warpgate.lab.memory_turn import MemoryTurn, _Refusal
@@ -133,11 +132,8 @@ def test_a_private_address_that_a_server_made_up_opens_nothing_of_our_own_networ
 
     async def story() -> None:
         async with LyingWorld(relayed="192.168.1.50:50000") as world:
-            context = world.a.context
-            allocation = await context.relays.open_udp(frozenset({PUBLIC.family}))
-            session = Session(
-                context, b"\1" * 16, world.b.node.public_key, initiator=False, mode=Mode.DATAGRAM, remote=None
-            )
+            allocation = await world.a.run.relays.open_udp(frozenset({PUBLIC.family}))
+            session = hosted_by(world.a, 1, world.b.node.public_key)
             neighbour = Endpoint.parse("192.168.1.50:6000")
             assert session.relays.admit([neighbour]) == (neighbour,)
             assert not session.relays.reachable(neighbour)

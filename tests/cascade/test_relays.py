@@ -18,11 +18,11 @@ from cascade_world import (
     connected,
     ends,
     exchange,
+    hosted_by,
     virtual,
 )
 
 from warpgate.config import Config
-from warpgate.core.search.session import Session
 from warpgate.errors import AttemptFailed, ConnectFailed
 from warpgate.events import RelayAllocated
 from warpgate.lab.memory import OpenSocket
@@ -346,19 +346,8 @@ def test_a_wrong_password_is_told() -> None:
 def test_a_peer_cannot_aim_us_at_third_parties_for_long() -> None:
     async def story() -> None:
         async with RelayWorld("edm", "edm") as world:
-            context = world.a.context
-            seats = [
-                Session(
-                    context,
-                    bytes([number]) * 16,
-                    world.b.node.public_key,
-                    bytes(32),
-                    initiator=False,
-                    mode=Mode.DATAGRAM,
-                    remote=None,
-                )
-                for number in range(8)
-            ]
+            context = world.a.run.context
+            seats = [hosted_by(world.a, number, world.b.node.public_key) for number in range(8)]
             first = seats[0].relays
             for text in ("192.168.7.7:50000", "127.0.0.1:50000", "224.0.0.1:50000", "203.0.113.77:53"):
                 with pytest.raises(AttemptFailed):

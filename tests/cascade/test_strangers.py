@@ -22,7 +22,7 @@ from rogue_plugins import LeavesLate, registry_with
 from strangers_kit import Stranger, altered, fresh_bytes, hung_up, ips, now_unix, renamed, sent_by
 
 from warpgate.config import Budgets, Config, Timing
-from warpgate.core.context import TOPIC
+from warpgate.core.search.equipment import TOPIC
 from warpgate.errors import ConnectFailed, NetworkError
 from warpgate.events import (
     PipeOpened,
@@ -258,7 +258,7 @@ def test_a_replayed_envelope_does_nothing(after: float) -> None:
                 world.brokers[0].publish(topic, envelope)
             await asyncio.sleep(1.0)
             assert len(world.b.said(PluginStarted)) == started
-            assert world.b.context.sessions == {}
+            assert world.b.run.sessions.ids == ()
             assert len(world.b.said(PipeOpened)) == 1
             if (
                 after > 30.0
@@ -287,7 +287,7 @@ def test_an_old_envelope_begins_nothing_at_a_node_that_was_restarted(age: float)
                 mallory.publish(recording)
             await asyncio.sleep(1.0)
             assert world.b.said(PluginStarted) == []
-            assert world.b.context.sessions == {}
+            assert world.b.run.sessions.ids == ()
             assert mallory.ip not in {str(at.ip) for at in sent_by(packets, "b")}
             mallory.close()
             await nobody_got_in(world)
@@ -784,7 +784,7 @@ def test_refusals_that_come_twice_end_the_attempt_once() -> None:
             world.b.network.crash()
             task = asyncio.ensure_future(world.a.node.connect(world.b.node.address, plugins=["leaves_late"]))
             await asyncio.sleep(0.1)
-            [session] = world.a.context.sessions
+            [session] = world.a.run.sessions.ids
             for sequence in (1, 2, 3):
                 refusal = Signal(
                     kind=SignalKind.REFUSAL,
@@ -818,7 +818,7 @@ def test_a_flood_of_offers_by_one_peer_is_rationed_and_answered() -> None:
             for _ in range(3 * limit):
                 mallory.publish(mallory.offer(("no_such_plugin", 1)))
                 await asyncio.sleep(0.1)  # below the rate of the gate (20 a second): this is about sessions
-            sessions = len(world.b.context.sessions)
+            sessions = len(world.b.run.sessions)
             assert sessions <= limit
             reasons = [event.reason for event in world.b.said(SignalRefused)]
             assert reasons.count(f"more than {limit} offers a minute") == 2 * limit
@@ -867,7 +867,7 @@ def test_a_flood_of_introductions_is_rationed_and_does_not_touch_who_comes_by_an
             await flood
             assert len(mallory.received) <= 1.5 * rate  # in 0.5 s
             assert world.b.counts["StrangerRefused"] >= 0.5 * rate
-            assert len(world.b.context.sessions) <= Budgets().sessions_at_once
+            assert len(world.b.run.sessions) <= Budgets().sessions_at_once
             await exchange(one, other)
             await one.close()
             await other.close()
@@ -893,7 +893,7 @@ def test_sessions_at_once_are_bounded_and_the_oldest_makes_room() -> None:
             streams = []
             for _ in range(20):
                 streams.append(await mallory.authenticate(mallory.handshake(fresh_bytes(16))))
-                assert len(world.b.context.sessions) <= 8
+                assert len(world.b.run.sessions) <= 8
             one, other, _ = await connected(world, **OVER_TCP)
             await exchange(one, other)
             await one.close()

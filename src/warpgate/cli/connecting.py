@@ -64,7 +64,7 @@ def parse_via(given: list[str] | None) -> tuple[str, ...] | None:
     """`--via a,b --via c` as (a, b, c); UsageError for a strategy that does not exist."""
     if given is None:
         return None
-    from warpgate.plugins.base import registered_names  # noqa: PLC0415 - only for --via
+    from warpgate.plugins.registry import registered_names  # noqa: PLC0415 - only for --via
 
     chosen = tuple(dict.fromkeys(name.strip() for text in given for name in text.split(",") if name.strip()))
     known = registered_names()

@@ -17,7 +17,7 @@ from warpgate.cli.strategies import strategy_findings
 from warpgate.events import Event, MappingLearnt
 from warpgate.model.address import LearntBy
 from warpgate.model.nat import Filtering, Mapping
-from warpgate.plugins.base import REGISTRY
+from warpgate.plugins.registry import REGISTRY
 
 if TYPE_CHECKING:
     from warpgate.config import Config

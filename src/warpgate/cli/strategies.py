@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from warpgate.cli.records import Finding
 
 if TYPE_CHECKING:
-    from warpgate.plugins.base import Registry
+    from warpgate.plugins.registry import Registry
 
 
 class ViaAction(argparse.Action):
@@ -31,7 +31,7 @@ class ViaAction(argparse.Action):
 
 class _Names:
     def __str__(self) -> str:
-        from warpgate.plugins.base import registered_names  # noqa: PLC0415 - only where help is asked for
+        from warpgate.plugins.registry import registered_names  # noqa: PLC0415 - only where help is asked for
 
         return ", ".join(registered_names())
 

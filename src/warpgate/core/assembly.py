@@ -12,22 +12,24 @@ from functools import partial
 
 from warpgate.config import Config
 from warpgate.core.codes import CodeExchange
-from warpgate.core.context import TOPIC, Context, Sources
+from warpgate.core.context import Context, Sources
 from warpgate.core.names.directory import Names
 from warpgate.core.names.known_peers import KnownPeers
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.maker import PipeMaker
 from warpgate.core.port_mapping import PortMapping, PortMapStatus
+from warpgate.core.search.equipment import TOPIC, Equipment
 from warpgate.core.search.initiator import Initiator
 from warpgate.core.search.links import TcpLink
 from warpgate.core.search.quic_door import QuicDoor
 from warpgate.core.search.reader import SignalReader
 from warpgate.core.search.responder import Responder
 from warpgate.core.search.session import Session
+from warpgate.core.search.sessions import Sessions
 from warpgate.core.search.tcp_door import TcpDoor
 from warpgate.core.sockets import Sockets, usable_interfaces
 from warpgate.core.tasks import Tasks
-from warpgate.core.udp.demultiplexer import Demultiplexer
+from warpgate.core.udp.demultiplexer import Demultiplexer, Port
 from warpgate.errors import AuthenticationError, ConfigError
 from warpgate.events import (
     AddressChanged,
@@ -39,11 +41,11 @@ from warpgate.events import (
     StrangerRefused,
 )
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, NodeAddress
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.model.identity import Identity, listen_port_of
 from warpgate.net.network import Interface, Watch
 from warpgate.net.translated import TranslatedNetwork
-from warpgate.plugins.base import Registry
+from warpgate.plugins.registry import Registry
 from warpgate.proto.hello import HelloReceived, Role
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.defaults import public_servers
@@ -98,11 +100,11 @@ class Assembly:
         self.tasks = Tasks(lambda name, error: self.context.emit(ServerFailed("task", name, str(error))))
         self.context = context = Context(identity, config, network, registry, observer, self.tasks, sources)
         context.observers.append(self._count)
-        self.pipes = PipeMaker(context)
-        self.responder = Responder(context, self.pipes, self._take_pipe)
-        context.tcp_door = TcpDoor(context, self._find_key, self._find_session, self._take_link)
-        context.udp = Demultiplexer(network, self.responder.introduce, self._garbage)
-        context.relays = Relays(
+        rng = random.Random()
+        stun = tuple(map(str, public_servers().stun)) if config.stun is None else config.stun
+        self.discovery = Discovery(network, stun, config.timing, context.emit, self._update_address, rng)
+        self.udp = Demultiplexer(network, self._introduce, self._garbage, self._admit, self.discovery.receive)
+        self.relays = Relays(
             network,
             config.turn,
             context.emit,
@@ -110,16 +112,18 @@ class Assembly:
             limit=config.budgets.relay_allocations,
             wall_clock=context.wall_clock,
         )
-        self.quic_door = QuicDoor(context, self.responder.take_quic)
-        context.udp.admit = self.quic_door.admit
-        self.sockets = Sockets(context)
-        rng = random.Random()
-        stun = tuple(map(str, public_servers().stun)) if config.stun is None else config.stun
-        context.discovery = context.udp.discovery = Discovery(
-            network, stun, config.timing, context.emit, self._update_address, rng
+        self.channel = self._open_channel(broker_connector, rng)
+        self.tcp_door = TcpDoor(context, self._find_key, self._find_session, self._take_link)
+        self.equipment = Equipment.of(
+            context, self.udp, self.discovery, self.channel, self.relays, self.tcp_door.accept
         )
-        context.channel = self.channel = self._open_channel(broker_connector, rng)
         self.new_exchange = partial(CodeExchange, context, broker_connector, self._broker_urls)
+        self.sessions = Sessions()
+        self.pipes = PipeMaker(context, self.udp)
+        self.responder = Responder(self.equipment, self.sessions, self.pipes, self._take_pipe)
+        self.quic_door = QuicDoor(context, self.sessions, self.responder.take_quic)
+        self._reader = SignalReader(self.equipment, self.sessions, self.responder)
+        self.sockets = Sockets(self.equipment)
         self.port_mapping = PortMapping(context, self._update_address, rng)
         self.names = Names(context, contacts, rng)
         self.initiators: set[Initiator] = set()
@@ -141,7 +145,7 @@ class Assembly:
             self._broker_urls,
             home=config.home_brokers,
             timing=config.timing,
-            on_envelope=SignalReader(context, self.responder).receive,
+            on_envelope=self._take_envelope,
             emit=context.emit,
             on_change=self._update_address,
             rng=rng,
@@ -156,10 +160,10 @@ class Assembly:
         self._look_around()
         port = listen_port_of(context.identity.public_key) if config.port is None else config.port
         self.sockets.open(self.interfaces, port, exact=config.port is not None)
-        for hub_port in context.udp.ports:
-            context.discovery.add(hub_port.socket, self.sockets.port)
+        for hub_port in self.udp.ports:
+            self.discovery.add(hub_port.socket, self.sockets.port)
         self._update_address()
-        self.tasks.spawn("discovery", context.discovery.run())
+        self.tasks.spawn("discovery", self.discovery.run())
         self.tasks.spawn("stalled pipes", self.pipes.watch())
         patience = (
             config.timing.start_patience
@@ -175,7 +179,7 @@ class Assembly:
         # Imports and entry points: 20 ms better spent while servers answer than in an attempt.
         for broken in context.registry.broken:
             context.emit(PluginBroken(broken.entry, broken.package, broken.reason))
-        await asyncio.gather(context.discovery.first(patience), self.channel.first_home(patience))
+        await asyncio.gather(self.discovery.first(patience), self.channel.first_home(patience))
         self._update_address()
         self._watch = self._network.watch_interfaces(self._interfaces_changed)
         if usable_interfaces(self._network, config.interfaces) != self.interfaces:
@@ -196,21 +200,21 @@ class Assembly:
         self.sockets.close()
         await self.tasks.close()
         await self.channel.close()
-        self.context.discovery.close()
-        self.context.udp.close()
-        await asyncio.gather(self.context.relays.close(), self.port_mapping.close(), self.names.close())
+        self.discovery.close()
+        self.udp.close()
+        await asyncio.gather(self.relays.close(), self.port_mapping.close(), self.names.close())
 
     def _interfaces_changed(self) -> None:
         """Another network, an address more or less: everything outside is measured anew and announced."""
         self._follow_interfaces()
-        self.context.discovery.refresh()
+        self.discovery.refresh()
         self.channel.reconnect()
         self._nat64.look()
 
     def _translation_changed(self) -> None:
         """There is, or is no longer, a way to IPv4 on interfaces that have none of their own."""
         self._follow_interfaces()
-        self.context.discovery.look_up_again()
+        self.discovery.look_up_again()
         self.channel.retry()
 
     def _follow_interfaces(self) -> None:
@@ -235,7 +239,7 @@ class Assembly:
         address = NodeAddress(context.identity.public_key, self.channel.for_address, attachments)
         if address != context.address:
             before, context.address = context.address, address
-            for session in context.sessions.values():
+            for session in self.sessions:
                 session.correct(before.plan_digest(session.remote))
             self.names.address_changed()
             context.emit(AddressChanged(address.digest.hex(), len(attachments), len(address.brokers)))
@@ -243,7 +247,7 @@ class Assembly:
     def _attachment(self, interface: Interface) -> Attachment:
         local = self.sockets.endpoint(interface.ip)
         port = local.port
-        learnt = self.context.discovery.learnt(local, self.port_mapping.outside(interface.ip))
+        learnt = self.discovery.learnt(local, self.port_mapping.outside(interface.ip))
         attachment = Attachment(
             interface.ip,
             learnt.reflexive,
@@ -252,6 +256,17 @@ class Assembly:
             learnt.nat,
         )
         return self.port_mapping.announce(attachment)
+
+    # -- what arrives: the parts below were made before those that deal with it ----------------------------------
+
+    def _introduce(self, port: Port, data: bytes, remote: Endpoint) -> bool:
+        return self.responder.introduce(port, data, remote)
+
+    def _admit(self, port: Port, data: bytes, source: SockAddr) -> bool:
+        return self.quic_door.admit(port, data, source)
+
+    def _take_envelope(self, data: bytes) -> None:
+        self._reader.receive(data)
 
     # -- peers ---------------------------------------------------------------------------------------------------
 
@@ -266,7 +281,7 @@ class Assembly:
         return self._own_session(hello)
 
     def _own_session(self, hello: HelloReceived) -> Session:
-        session = self.context.sessions.get(hello.session)
+        session = self.sessions.get(hello.session)
         if session is None or not session.initiator or session.peer_key != hello.key:
             raise AuthenticationError("a HELLO for no session of ours")
         return session
@@ -309,7 +324,7 @@ class Assembly:
             tuple(self._failures.values()),
             tuple(sorted(self._counts.items())),
             self.port_mapping.status,
-            self.context.udp.strays,
+            self.udp.strays,
             "" if self._network.prefix is None else str(self._network.prefix),
         )
 

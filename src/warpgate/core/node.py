@@ -26,7 +26,7 @@ from warpgate.model.identity import Identity
 from warpgate.net.network import Network
 from warpgate.net.system import SystemNetwork
 from warpgate.net.translated import TranslatedNetwork
-from warpgate.plugins.base import REGISTRY, Registry
+from warpgate.plugins.registry import REGISTRY, Registry
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.mqtt import MqttConnector
 from warpgate.services.names import NameServerCheck
@@ -139,7 +139,7 @@ class Node:
 
     async def check_relays(self) -> tuple[RelayCheck, ...]:
         """Ask each configured TURN server for a moment's allocation, at most 5 s: what doctor tells of them."""
-        return await self._run.context.relays.check()
+        return await self._run.relays.check()
 
     # -- names ---------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,9 @@ class Node:
         ) -> Pipe:
             if address.public_key == self.public_key:
                 raise ConfigError("that is this node's own address")
-            initiator = Initiator(run.context, run.pipes, address, mode, transport, plugins, secure, before)
+            initiator = Initiator(
+                run.equipment, run.sessions, run.pipes, address, mode, transport, plugins, secure, before
+            )
             run.initiators.add(initiator)
             try:
                 return await initiator.run(seconds)

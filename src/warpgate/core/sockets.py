@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
-from warpgate.core.context import Context
+from warpgate.core.search.equipment import Equipment
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net.network import Interface, Network, TcpListener
@@ -34,8 +34,8 @@ def usable_interfaces(network: Network, only: tuple[str, ...] | None) -> tuple[I
 class Sockets:
     """Opens and closes them as interfaces come and go; the port number stays."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, equipment: Equipment) -> None:
+        self._equipment = equipment
         self._listeners: dict[IPAddress, TcpListener] = {}
         self.port = 0
 
@@ -67,10 +67,10 @@ class Sockets:
 
     def _open_one(self, endpoint: Endpoint, undo: contextlib.ExitStack) -> int:
         """UDP first: nobody can share it, so it is also what keeps two processes off one TCP port. Returns the port."""
-        base = self._context.udp.open(endpoint).base
-        undo.callback(self._context.udp.close_port, base)
+        base = self._equipment.udp.open(endpoint).base
+        undo.callback(self._equipment.udp.close_port, base)
         fixed = Endpoint(endpoint.ip, base.port)
-        listener = self._context.network.listen_tcp(fixed, self._context.tcp_door.accept)
+        listener = self._equipment.context.network.listen_tcp(fixed, self._equipment.accept)
         undo.callback(listener.close)
         self._listeners[endpoint.ip] = listener
         undo.callback(self._listeners.pop, endpoint.ip, None)
@@ -83,8 +83,8 @@ class Sockets:
         """
         for ip in gone & set(self._listeners):
             listener = self._listeners.pop(ip)
-            self._context.discovery.remove(listener.local)
-            self._context.udp.close_port(listener.local)
+            self._equipment.discovery.remove(listener.local)
+            self._equipment.udp.close_port(listener.local)
             listener.close()
         for interface in interfaces:
             if interface.ip not in self._listeners:
@@ -96,7 +96,7 @@ class Sockets:
                 self._open_one(Endpoint(ip, port), undo)
                 undo.pop_all()
                 local = self.endpoint(ip)
-                self._context.discovery.add(self._context.udp.port(local).socket, local.port)
+                self._equipment.discovery.add(self._equipment.udp.port(local).socket, local.port)
                 return
 
     def close(self) -> None:

@@ -30,6 +30,17 @@ class Driven(Protocol[EventT_co, TransmitT_co]):
 class MachineDriver(Generic[EventT, TransmitT]):
     """Drives from construction (a machine may have something to say at once: call `drain`) to `close`."""
 
+    __slots__ = (
+        "_deadline",
+        "_draining",
+        "_loop",
+        "_machine",
+        "_on_event",
+        "_open",
+        "_timer",
+        "_transmit",
+    )
+
     def __init__(
         self,
         machine: Driven[EventT, TransmitT],

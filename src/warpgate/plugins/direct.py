@@ -10,13 +10,12 @@ from warpgate.errors import AttemptFailed
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
-from warpgate.plugins.base import Attempt, Plugin, register
+from warpgate.plugins.base import Attempt, Plugin
 
 # The kernel repeats a SYN after 1 s and 3 s (RFC 6298); whoever has not answered the third one is not there.
 DIAL_PATIENCE = 4.5
 
 
-@register
 class Direct(Plugin):
     """Dial every endpoint that should accept a stranger, from ephemeral ports, and send checks to it.
 

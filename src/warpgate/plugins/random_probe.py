@@ -28,7 +28,7 @@ from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.birthday import Guessing, Part, guessing, sockets_for, why_not
 from warpgate.plan.predict import PortRange, ports_to_guess
 from warpgate.plan.volley import PRIMING_TTL
-from warpgate.plugins.base import Attempt, Plugin, register, signal_delay
+from warpgate.plugins.base import Attempt, Plugin, signal_delay
 
 # A carrier's NAT may be further away than the priming goes: later packets go further, those with full TTL last, since
 # they may claim tuples on the peer's router. (Seconds after the priming, TTL.)
@@ -65,7 +65,6 @@ class Guess:
     reason: str = ""
 
 
-@register
 class RandomProbe(Plugin):
     name: ClassVar[str] = "random_probe"
     transports: ClassVar[frozenset[Transport]] = frozenset({Transport.UDP})

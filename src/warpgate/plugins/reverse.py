@@ -10,7 +10,7 @@ from warpgate.errors import AttemptFailed
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Transport
 from warpgate.net.link import Link
-from warpgate.plugins.base import Attempt, Plugin, register
+from warpgate.plugins.base import Attempt, Plugin
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,6 @@ class CallBack:
     """Please dial the endpoints in my address."""
 
 
-@register
 class Reverse(Plugin):
     """Usable after s + 1.5 R: the responder speaks first on the link it dials."""
 

@@ -51,7 +51,7 @@ from warpgate.plan.volley import (
     routes_again,
     routes_between,
 )
-from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, register, signal_delay
+from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, signal_delay
 
 # Long enough for the kernel's first SYN retransmission (1 s, RFC 6298) to pass a NAT that the other side opened late.
 VOLLEY_PATIENCE = 1.6
@@ -98,7 +98,6 @@ class Inbox:
             (self.predictions if message.volley == PREDICTED else self.volleys).put_nowait(message)
 
 
-@register
 class TcpPunch(Plugin):
     name: ClassVar[str] = "tcp_punch"
     transports: ClassVar[frozenset[Transport]] = frozenset({Transport.TCP})

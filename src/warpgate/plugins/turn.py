@@ -33,7 +33,7 @@ from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.relay import reaches_relays
-from warpgate.plugins.base import Attempt, Plugin, register
+from warpgate.plugins.base import Attempt, Plugin
 
 # The responder's own relay is asked for when checks to the initiator's had the time of a bad path and found nothing.
 OWN_RELAY_PATIENCE = 1.0
@@ -57,7 +57,6 @@ class Relayed:
     pending: bool = False
 
 
-@register
 class Turn(Plugin):
     name: ClassVar[str] = "turn"
     transports: ClassVar[frozenset[Transport]] = frozenset(Transport)

@@ -37,7 +37,7 @@ from warpgate.plan.counting import (
 )
 from warpgate.plan.targets import Pair, pairs
 from warpgate.plan.volley import PRIMING_TTL
-from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, register, signal_delay
+from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, signal_delay
 
 # How much later than estimated a signal is usually heard at worst, seconds: scheduling, a busy broker.
 LATE_SIGNAL = 0.025
@@ -69,7 +69,6 @@ class Punch:
     delay: float = -1.0
 
 
-@register
 class UdpPunch(Plugin):
     name: ClassVar[str] = "udp_punch"
     transports: ClassVar[frozenset[Transport]] = frozenset({Transport.UDP})

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import enum
 import heapq
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -141,6 +140,29 @@ class CheckSettings:
 class CheckAgent:
     """Feed `receive` and `handle_timeout`; drain `poll_transmit` and `poll_event`; wake at `poll_timeout`."""
 
+    __slots__ = (
+        "_codec",
+        "_consented",
+        "_due",
+        "_events",
+        "_give_up",
+        "_heard",
+        "_new_id",
+        "_next_consent",
+        "_outbox",
+        "_outstanding",
+        "_pairs",
+        "_repeats",
+        "_scheduled",
+        "_settings",
+        "_trust_heard",
+        "_trusted",
+        "controlling",
+        "phase",
+        "selected",
+        "session",
+    )
+
     def __init__(
         self,
         *,
@@ -169,8 +191,9 @@ class CheckAgent:
         self._due: list[_Due] = []  # a heap
         self._scheduled = 0
         self._outstanding: dict[bytes, tuple[_Pair, bool]] = {}  # transaction id: (pair, nominating)
-        self._outbox: deque[Transmit] = deque()
-        self._events: deque[CheckEvent] = deque()
+        # Lists: an empty deque takes 760 bytes, and a pipe keeps its agent; both are drained after each step.
+        self._outbox: list[Transmit] = []
+        self._events: list[CheckEvent] = []
         self._repeats: list[float] = []  # when to send the nomination or the close again
         self._consented = 0.0  # when a check of ours on the selected pair was answered last
         self._next_consent: float | None = None
@@ -275,10 +298,10 @@ class CheckAgent:
             self._consent(now)
 
     def poll_transmit(self) -> Transmit | None:
-        return self._outbox.popleft() if self._outbox else None
+        return self._outbox.pop(0) if self._outbox else None
 
     def poll_event(self) -> CheckEvent | None:
-        return self._events.popleft() if self._events else None
+        return self._events.pop(0) if self._events else None
 
     def poll_timeout(self) -> float | None:
         """When `handle_timeout` wants to be called, None for never."""
@@ -415,6 +438,10 @@ class CheckAgent:
 
     def _select(self, pair: _Pair, now: float) -> None:
         self.selected = (pair.base, pair.remote)
+        self._pairs = {
+            self.selected: pair
+        }  # a pipe lives long: it does not carry along what was tried before it
+        self._outstanding = {key: asked for key, asked in self._outstanding.items() if asked[0] is pair}
         self._consented = now
         self._next_consent = now + self._settings.consent_silence
         self._due.clear()

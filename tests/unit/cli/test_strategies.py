@@ -10,8 +10,8 @@ from warpgate.cli.main import main
 from warpgate.cli.strategies import ViaAction, strategy_findings
 from warpgate.cli.words import describe
 from warpgate.events import PluginBroken
-from warpgate.plugins import base
-from warpgate.plugins.base import Registry
+from warpgate.plugins import registry
+from warpgate.plugins.registry import Registry
 
 
 class Entry:
@@ -27,7 +27,7 @@ class Entry:
 
 
 def test_doctor_lists_those_there_are_and_what_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base.metadata, "entry_points", lambda group: [Entry])
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [Entry])
     good, bad = strategy_findings(Registry())
     assert (good.section, good.state) == ("strategies", "ok")
     assert good.message.startswith("direct, reverse, ")
@@ -43,7 +43,7 @@ def test_help_names_them(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_they_are_looked_up_when_help_is_shown_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "registered_names", lambda: ("pigeon",))
+    monkeypatch.setattr(registry, "registered_names", lambda: ("pigeon",))
     parser = argparse.ArgumentParser()
     parser.add_argument("--via", action=ViaAction, help="one of %(strategies)s")
     assert "one of pigeon" in parser.format_help()

@@ -13,8 +13,9 @@ import pytest
 from warpgate.errors import AttemptFailed, ConfigError
 from warpgate.model.endpoint import Transport
 from warpgate.net.link import Link
-from warpgate.plugins import base
-from warpgate.plugins.base import NAME_LIMIT, REGISTRY, Attempt, Plugin, Registry, register, registered_names
+from warpgate.plugins import registry as registry_module
+from warpgate.plugins.base import Attempt, Plugin
+from warpgate.plugins.registry import MAX_PLUGIN_NAME, REGISTRY, Registry, register, registered_names
 
 
 class Mine(Plugin):
@@ -67,11 +68,11 @@ def test_an_unknown_name_is_told_with_those_there_are() -> None:
         Registry().select(["direct", "direkt"])
 
 
-@pytest.mark.parametrize("name", ["", "x" * (NAME_LIMIT + 1), "ü" * (NAME_LIMIT // 2 + 1)])
+@pytest.mark.parametrize("name", ["", "x" * (MAX_PLUGIN_NAME + 1), "ü" * (MAX_PLUGIN_NAME // 2 + 1)])
 def test_names_travel_so_they_are_bounded(name: str) -> None:
     with pytest.raises(ConfigError, match="must have 1 to 32 bytes"):
         Registry().add(named(name))
-    Registry().add(named("ü" * (NAME_LIMIT // 2)))
+    Registry().add(named("ü" * (MAX_PLUGIN_NAME // 2)))
 
 
 def test_a_plugin_without_a_name_is_refused() -> None:
@@ -92,7 +93,7 @@ def test_two_of_one_name_are_refused_but_one_may_be_added_twice() -> None:
 
 def test_the_decorator_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry()
-    monkeypatch.setattr(base, "REGISTRY", registry)
+    monkeypatch.setattr(registry_module, "REGISTRY", registry)
     assert register(Mine) is Mine
     assert registry.all()["mine"] is Mine
     assert "mine" not in REGISTRY.all()
@@ -106,7 +107,7 @@ def test_installed_entry_points_are_loaded_once(monkeypatch: pytest.MonkeyPatch)
         asked.append(group)
         return [Entry("mine", lambda: Mine)]
 
-    monkeypatch.setattr(base.metadata, "entry_points", entry_points)
+    monkeypatch.setattr(registry_module.metadata, "entry_points", entry_points)
     registry = Registry()
     assert registry.all()["mine"] is Mine
     assert (registry.package_of("mine"), registry.package_of("direct")) == ("pigeons 1.0", "")
@@ -118,7 +119,7 @@ class TestBroken:
     """A package that somebody installed must not keep the others from working."""
 
     def loaded(self, monkeypatch: pytest.MonkeyPatch, load: Callable[[], object]) -> Registry:
-        monkeypatch.setattr(base.metadata, "entry_points", lambda group: [Entry("theirs", load)])
+        monkeypatch.setattr(registry_module.metadata, "entry_points", lambda group: [Entry("theirs", load)])
         registry = Registry()
         assert "direct" in registry.all()
         return registry
@@ -149,7 +150,7 @@ class TestBroken:
             registry.select(["theirs"])
 
     def test_a_module_may_register_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(base.metadata, "entry_points", lambda group: [Entry("theirs", load)])
+        monkeypatch.setattr(registry_module.metadata, "entry_points", lambda group: [Entry("theirs", load)])
         registry = Registry()
 
         def load() -> object:

@@ -12,6 +12,7 @@ from warpgate.core.pipes.quic import QuicPipe
 from warpgate.core.search.links import TcpLink, UdpLink
 from warpgate.core.search.quic_link import QuicLink
 from warpgate.core.search.session import Session
+from warpgate.core.udp.demultiplexer import Demultiplexer
 from warpgate.errors import NetworkError
 from warpgate.events import PipeEnded, PipeOpened, PluginReport
 from warpgate.model.endpoint import IPAddress
@@ -25,8 +26,9 @@ CLOSING = 0.7
 class PipeMaker:
     """Makes pipes and knows the open ones, so that the node can close them."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, udp: Demultiplexer) -> None:
         self._context = context
+        self._udp = udp
         self._open: dict[Pipe, None] = {}  # in order of their opening
 
     async def watch(self) -> None:
@@ -84,7 +86,7 @@ class PipeMaker:
         except NetworkError:
             link.abort()
             if not isinstance(link, TcpLink):  # the session leaves chosen checks to their pipe
-                self._context.udp.forget(session.checks)
+                self._udp.forget(session.checks)
             raise
         self._open[pipe] = None
         self._context.emit(
@@ -110,7 +112,7 @@ class PipeMaker:
         return self._datagram(session, link, info)
 
     def _datagram(self, session: Session, link: UdpLink, info: PipeInfo) -> DatagramPipe:
-        udp = self._context.udp
+        udp = self._udp
         port = udp.port(link.local)
         own_port = session.keep_port(link.local)
         pipe = DatagramPipe(
@@ -122,14 +124,14 @@ class PipeMaker:
             self._ended,
             own_port,
         )
-        session.on_check_event = pipe.check_event
+        link.checks.hand_over(pipe.check_event)
         return pipe
 
     def _quic(self, session: Session, link: QuicLink, info: PipeInfo) -> QuicPipe:
-        self._context.udp.port(link.local)
+        self._udp.port(link.local)
         own_port = session.keep_port(link.local)
-        pipe = QuicPipe(info, self._context.udp, link.udp.checks, link.flow, self._ended, own_port)
-        session.on_check_event = pipe.check_event
+        pipe = QuicPipe(info, self._udp, link.udp.checks, link.flow, self._ended, own_port)
+        link.udp.checks.hand_over(pipe.check_event)
         return pipe
 
     def _ended(self, pipe: Pipe, reason: str) -> None:

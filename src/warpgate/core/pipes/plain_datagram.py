@@ -54,9 +54,7 @@ class DatagramPipe(Pipe):
         # The peer may have named, or forged, somebody else's address: until it has answered from there, that gets no
         # more than this. Usually it has, or the answer is on its way; `send` waits for it.
         self._unvalidated_datagrams, self._unvalidated_bytes = UNVALIDATED_DATAGRAMS, UNVALIDATED_BYTES
-        self._validated = asyncio.Event()
-        if checks.agent.path_validated:
-            self._validated.set()
+        self._validation = None if checks.agent.path_validated else asyncio.Event()
         checks.stop_expecting()
         checks.disown(keep=info.remote)
         port.flows[self._target] = self._deliver
@@ -82,8 +80,8 @@ class DatagramPipe(Pipe):
         payload = data if isinstance(data, bytes) else bytes(data)
         if len(payload) > LARGEST_DATAGRAM:
             raise ConfigError(f"{len(payload)} bytes do not fit a UDP datagram ({LARGEST_DATAGRAM} at most)")
-        if not self._validated.is_set():
-            await self._await_validation(len(payload))
+        if self._validation is not None:
+            await self._await_validation(self._validation, len(payload))
         if self._port.socket.send(payload, self._target):
             return
         try:
@@ -92,13 +90,13 @@ class DatagramPipe(Pipe):
             raise PipeClosed(str(error)) from error
         self._port.socket.send(payload, self._target)  # refused again for another reason: lost, as UDP may
 
-    async def _await_validation(self, size: int) -> None:
+    async def _await_validation(self, validation: asyncio.Event, size: int) -> None:
         """Return when `size` bytes may leave; PipeClosed when the peer never answers."""
         if self._unvalidated_datagrams > 0 and size <= self._unvalidated_bytes:
             self._unvalidated_datagrams -= 1
             self._unvalidated_bytes -= size
             return
-        await self._validated.wait()
+        await validation.wait()
         self._check_open()
 
     async def recv(self, sub: Subscription = SUB_ALL, timeout: float | None = None) -> bytes:
@@ -137,10 +135,15 @@ class DatagramPipe(Pipe):
     def write_eof(self) -> None:
         raise ConfigError("a datagram pipe has no end of stream; close it")
 
+    def _validated(self) -> None:
+        validation, self._validation = self._validation, None
+        if validation is not None:
+            validation.set()
+
     def check_event(self, event: CheckEvent) -> None:
         """Fed by the session: the path is validated, the peer closed, or consent was lost."""
         if isinstance(event, PathValidated):
-            self._validated.set()
+            self._validated()
         elif isinstance(event, CheckingEnded):
             self._drop()
             self._finish(event.reason)
@@ -168,7 +171,7 @@ class DatagramPipe(Pipe):
 
     def _drop(self) -> None:
         self._port.flows.pop(self._target, None)
-        self._validated.set()  # who waits to send finds the pipe closed
+        self._validated()  # who waits to send finds the pipe closed
         self._wake()
 
     def _release(self) -> None:

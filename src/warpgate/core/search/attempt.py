@@ -14,6 +14,7 @@ from warpgate.core.search.budget import RandomPunch
 from warpgate.core.search.links import TcpLink, UdpLink, prove
 from warpgate.core.search.quic_link import QuicLink, first_quic
 from warpgate.core.search.session import Session
+from warpgate.core.search.sessions import Sessions
 from warpgate.errors import AttemptFailed, AuthenticationError, DecodeError, ProtocolError
 from warpgate.events import SignalRefused
 from warpgate.model.address import NodeAddress
@@ -33,9 +34,14 @@ Owned = TypeVar("Owned", TcpLink, QuicLink)
 class PluginAttempt:
     """One plugin's part in one session; `stack` is closed when the part is over."""
 
-    def __init__(self, session: Session, plugin: type[Plugin], transports: frozenset[Transport]) -> None:
+    def __init__(
+        self, session: Session, sessions: Sessions, plugin: type[Plugin], transports: frozenset[Transport]
+    ) -> None:
+        """`sessions`: all that are going on, this one among them."""
         self._session = session
+        self._sessions = sessions
         self._context = session.context
+        self._equipment = session.equipment
         self._plugin = plugin
         self._remote_version = session.remote_version
         self.transports = transports
@@ -90,8 +96,7 @@ class PluginAttempt:
 
     @property
     def alone(self) -> bool:
-        sessions = self._context.sessions.values()
-        older = itertools.takewhile(lambda session: session is not self._session, sessions)
+        older = itertools.takewhile(lambda session: session is not self._session, self._sessions)
         peer, name = self._session.peer_key, self._plugin.name
         return not any(session.peer_key == peer and name in session.running for session in older)
 
@@ -184,7 +189,7 @@ class PluginAttempt:
 
     def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
         # Streams share a pair of endpoints: QUIC's connection ids tell them apart.
-        return self._session.mode is Mode.DATAGRAM and self._context.udp.owner(base, remote) is not None
+        return self._session.mode is Mode.DATAGRAM and self._equipment.udp.owner(base, remote) is not None
 
     async def verified(self) -> UdpLink | QuicLink:
         queue = self._session.verified.queue(self._plugin.name)
@@ -196,15 +201,15 @@ class PluginAttempt:
         return self._session.open_port(near)
 
     async def reflexive(self, base: Endpoint) -> Endpoint:
-        return await self._context.discovery.map_udp(self._context.udp.port(base).socket)
+        return await self._equipment.discovery.map_udp(self._equipment.udp.port(base).socket)
 
     async def samples(self, base: Endpoint) -> tuple[Observation, ...]:
-        return await self._context.discovery.sample_udp(self._context.udp.port(base).socket)
+        return await self._equipment.discovery.sample_udp(self._equipment.udp.port(base).socket)
 
     def random_punch(self) -> RandomPunch:
         context, session = self._context, self._session
         try:
-            punch = context.random_punches.begin(session, self._plugin.name, context.now())
+            punch = self._equipment.random_punches.begin(session, self._plugin.name, context.now())
         except AttemptFailed as error:
             if not session.initiator:
                 context.emit(SignalRefused(session.peer, str(error)))
@@ -215,12 +220,12 @@ class PluginAttempt:
     # -- TCP -----------------------------------------------------------------------------------------------------
 
     async def reflexive_tcp(self, near: Endpoint) -> tuple[Endpoint, Endpoint]:
-        mapped, stream = await self._context.discovery.map_tcp(Endpoint(near.ip, 0))
+        mapped, stream = await self._equipment.discovery.map_tcp(Endpoint(near.ip, 0))
         self.stack.callback(stream.abort)
         return stream.local, mapped
 
     async def samples_tcp(self, near: Endpoint) -> tuple[Observation, ...]:
-        seen, stream = await self._context.discovery.sample_tcp(near.ip)
+        seen, stream = await self._equipment.discovery.sample_tcp(near.ip)
         self.stack.callback(stream.abort)
         return seen
 
@@ -252,14 +257,13 @@ class PluginAttempt:
         return self._own(link)
 
     async def listen_tcp(self, local: Endpoint) -> None:
-        listener = self._context.network.listen_tcp(local, self._context.tcp_door.accept)
+        listener = self._context.network.listen_tcp(local, self._equipment.accept)
         self.stack.callback(listener.close)
 
     def keep(self, link: Link) -> None:
-        if self._session.keep_link is None or not isinstance(link, TcpLink) or link not in self._links:
+        if not isinstance(link, TcpLink) or link not in self._links or not self._session.keep_link(link):
             raise AttemptFailed("only a responder keeps links, and only those that it has dialled")
         self._links.remove(link)
-        self._session.keep_link(link)
 
     async def inbound(self) -> TcpLink:
         return self._own(await self._session.inbound.queue(self._plugin.name).get())

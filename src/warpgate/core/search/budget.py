@@ -10,20 +10,48 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from warpgate.config import Budgets
 from warpgate.errors import AttemptFailed
 from warpgate.model.endpoint import Endpoint
-
-if TYPE_CHECKING:
-    from warpgate.core.search.session import Session
 
 # Peers whose spending is remembered; whoever has more identities than these gets one punch at a time all the same.
 PEERS_REMEMBERED = 1024
 # Seconds after which one peer's punch gives way to another peer's: by then 97 % have met in a block of 1024 (in one
 # second) and 86 % in all ports. Who only holds the place does so no longer than this.
 TURN = 5.0
+
+
+class Probing(Protocol):
+    """Checks that can be sent."""
+
+    def probe(
+        self,
+        base: Endpoint,
+        remote: Endpoint,
+        plugin: str,
+        offsets: tuple[float, ...] | None,
+        ttl: int | None,
+    ) -> None: ...
+
+
+class Clock(Protocol):
+    def now(self) -> float: ...
+
+
+class Punching(Protocol):
+    """What a punch needs of its session."""
+
+    @property
+    def peer_key(self) -> bytes: ...
+    @property
+    def initiator(self) -> bool: ...
+    @property
+    def context(self) -> Clock: ...
+    @property
+    def checks(self) -> Probing: ...
+    def open_port(self, near: Endpoint) -> Endpoint: ...
 
 
 @dataclass(slots=True)
@@ -43,7 +71,7 @@ class RandomPunches:
         self._next_probe = 0.0
         self._spent: OrderedDict[bytes, list[_Spent]] = OrderedDict()
 
-    def begin(self, session: Session, plugin: str, now: float) -> RandomPunch:
+    def begin(self, session: Punching, plugin: str, now: float) -> RandomPunch:
         """AttemptFailed when another one is going on, or this peer has had its share.
 
         What our own user asks for ends what a peer has asked for, or any stranger could keep us from it. One peer's
@@ -66,7 +94,7 @@ class RandomPunches:
         self._current = RandomPunch(self, session, plugin, entry, left)
         return self._current
 
-    def _gives_way(self, current: RandomPunch, session: Session, now: float) -> bool:
+    def _gives_way(self, current: RandomPunch, session: Punching, now: float) -> bool:
         had_its_turn = now - current.began >= TURN and current.peer_key != session.peer_key
         return not current.own and (session.initiator or had_its_turn)
 
@@ -90,7 +118,7 @@ class RandomPunch:
     """One punch: the implementation of `plugins.base.RandomPunch`. Idempotent `close`."""
 
     def __init__(
-        self, punches: RandomPunches, session: Session, plugin: str, spent: _Spent, mappings: int
+        self, punches: RandomPunches, session: Punching, plugin: str, spent: _Spent, mappings: int
     ) -> None:
         self.mappings_left = mappings
         self.own = session.initiator

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.search.attempt import PluginAttempt
+from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import TcpLink, UdpLink
 from warpgate.core.search.quic_link import QuicLink
 from warpgate.core.search.session import Session
+from warpgate.core.search.sessions import Sessions
 from warpgate.core.tasks import Tasks
 from warpgate.core.udp.demultiplexer import Demultiplexer, SessionChecks
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError, WarpgateError
 from warpgate.events import PluginEnded, PluginStarted, TargetsRefused
+from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.plan.cascade import CARRIERS
 from warpgate.plan.targets import refusals
@@ -26,17 +30,41 @@ ONLY_ENCRYPTED = "this node takes only encrypted pipes"
 Chosen = TcpLink | UdpLink | QuicLink
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """By what a peer's session begins; its key is proved. `address`: None where it came without an offer."""
+
+    session: bytes
+    peer_key: bytes
+    key: bytes
+    mode: Mode
+    address: NodeAddress | None
+
+
 class HostedSession:
     """One session that a peer began: its plugins' answers, its links, and who of them was nominated."""
 
     def __init__(
         self,
-        session: Session,
+        claim: Claim,
+        equipment: Equipment,
+        sessions: Sessions,
         on_chosen: Callable[[Session, Chosen], None],
         on_end: Callable[[Session], None],
     ) -> None:
         """`on_chosen` gets the nominated link, once at most; `on_end` is told after that, or without it."""
-        self.session = session
+        self.session = session = Session(
+            equipment,
+            self,
+            claim.session,
+            claim.peer_key,
+            claim.key,
+            initiator=False,
+            mode=claim.mode,
+            remote=claim.address,
+        )
+        sessions.add(session)
+        self._sessions = sessions
         self._on_chosen = on_chosen
         self._on_end = on_end
         self._context = context = session.context
@@ -48,8 +76,6 @@ class HostedSession:
         loop = asyncio.get_running_loop()
         patience = loop.call_later(context.config.timing.responder_patience, self.end)
         session.stack.callback(patience.cancel)
-        session.on_check_event = self._check_event
-        session.keep_link = self._keep_link
 
     def offered(self, opened: Opened) -> None:
         """A fresh or repeated offer: start what it asks for."""
@@ -90,7 +116,7 @@ class HostedSession:
         session, context = self.session, self._context
         context.emit(PluginStarted(session.id.hex(), plugin.name, context.now()))
         outcome, reason = "lost", "the initiator chose another link"
-        attempt = PluginAttempt(session, plugin, plugin.transports & self._carriers)
+        attempt = PluginAttempt(session, self._sessions, plugin, plugin.transports & self._carriers)
         try:
             link = await attempt.run(plugin().respond)
             if isinstance(link, TcpLink):
@@ -109,12 +135,24 @@ class HostedSession:
     def take_link(self, link: TcpLink) -> None:
         """A TCP link that the initiator dialled and proved."""
         self.session.say_verified(link)
-        self._context.unchosen.add(self.session.id, link)
-        self._keep_link(link)
+        self.session.equipment.unchosen.add(self.session.id, link)
+        self.keep_link(link)
 
-    def _keep_link(self, link: TcpLink) -> None:
+    def keep_link(self, link: TcpLink) -> bool:
+        """It waits to be nominated, or is aborted: ours either way."""
         if self._tasks.spawn("nomination", self.await_nomination(link)) is None:
             link.abort()
+        return True
+
+    def tcp_may_come(self) -> bool:
+        """Nobody waits for it here: the initiator chooses."""
+        return False
+
+    def refused(self, reason: str) -> None:
+        """Initiators do not refuse."""
+
+    def knowledge_changed(self) -> None:
+        """There is no race to be timed anew here."""
 
     async def await_nomination(self, link: TcpLink) -> None:
         """Hand the link out when it is the chosen one; drop it otherwise."""
@@ -145,7 +183,7 @@ class HostedSession:
         else:
             self._chosen(link)
 
-    def _check_event(self, event: CheckEvent) -> None:
+    def check_event(self, event: CheckEvent) -> None:
         if isinstance(event, Nominated):
             link = self.session.udp_link(event)
             if self.session.mode is Mode.STREAM:
@@ -154,7 +192,7 @@ class HostedSession:
             else:
                 self._nominated(link)
         elif isinstance(event, CheckingEnded):
-            self._context.udp.forget(self.session.checks)
+            self.session.equipment.udp.forget(self.session.checks)
             self.end()
 
     def take_quic(self, flow: QuicFlow) -> None:
@@ -176,7 +214,7 @@ class HostedSession:
 
         When both nodes nominate the same pair at once, each in a session of its own, the lower session id stays.
         """
-        udp, checks = self._context.udp, self.session.checks
+        udp, checks = self.session.equipment.udp, self.session.checks
         owner = udp.owner(link.local, link.remote)
         if (
             owner is not None
@@ -184,7 +222,7 @@ class HostedSession:
             and owner.agent.undecided
             and owner.agent.session < self.session.id
         ):
-            self.session.on_check_event = lambda event: _forget_ended(udp, checks, event)
+            checks.hand_over(lambda event: _forget_ended(udp, checks, event))
             self.end()
             checks.close()
             return
@@ -210,8 +248,8 @@ class HostedSession:
         for flow in self._quic.values():
             flow.close(reason="another link was chosen")
         if self._nominated_link is not None:  # and no QUIC on it: the peer must not believe in it
-            udp, checks = self._context.udp, self.session.checks
-            self.session.on_check_event = lambda event: _forget_ended(udp, checks, event)
+            udp, checks = self.session.equipment.udp, self.session.checks
+            checks.hand_over(lambda event: _forget_ended(udp, checks, event))
             checks.close()
         self._tasks.cancel()  # the node's own tasks, which they are among, wait for them when it closes
         self.session.close()

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from warpgate.core.context import Context
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.maker import PipeMaker
 from warpgate.core.search.attempt import PluginAttempt
+from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import TcpLink, UdpLink
 from warpgate.core.search.quic_link import QuicLink
 from warpgate.core.search.report import Reporter
 from warpgate.core.search.session import Session
+from warpgate.core.search.sessions import Sessions
 from warpgate.errors import (
     AttemptFailed,
     ConfigError,
@@ -24,13 +25,11 @@ from warpgate.errors import (
     WarpgateError,
 )
 from warpgate.events import (
-    AddressChanged,
     Event,
     PluginEnded,
     PluginReport,
     PluginSkipped,
     PluginStarted,
-    SignalReceived,
 )
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Mode, Transport
@@ -38,6 +37,7 @@ from warpgate.net.race import Race, RaceLost
 from warpgate.plan.cascade import Plan, Verdict, make_plan
 from warpgate.plan.relay import Hope, direct_hope
 from warpgate.plugins.base import Plugin
+from warpgate.proto.check import CheckEvent
 
 NEVER_WAIT = 0.0
 # Of `relay_patience`, where nobody outside has seen anything of one side.
@@ -51,7 +51,8 @@ class Initiator:
 
     def __init__(
         self,
-        context: Context,
+        equipment: Equipment,
+        sessions: Sessions,
         pipes: PipeMaker,
         remote: NodeAddress,
         mode: Mode,
@@ -68,12 +69,15 @@ class Initiator:
             raise ConfigError(
                 "a datagram pipe cannot be encrypted: ask for a stream, or encrypt the datagrams yourself"
             )
-        self._context = context
+        self._equipment = equipment
+        self._context = context = equipment.context
+        self._sessions = sessions
         self._pipes = pipes
         self._plugins = context.registry.select(plugins)
         session_id = context.random_bytes(16)
         self._session = Session(
-            context,
+            equipment,
+            self,
             session_id,
             remote.public_key,
             context.identity.session_key(remote.public_key, session_id, initiator=True),
@@ -95,11 +99,10 @@ class Initiator:
     async def run(self, timeout: float) -> Pipe:
         """The pipe, or ConnectFailed with the report."""
         session = self._session
-        self._context.sessions[session.id] = session
+        self._sessions.add(session)
         self._context.observers.append(self._observe)
         try:
             async with asyncio.timeout(timeout) as self._deadline:
-                session.on_refusal = lambda: self.stop(f"{session.peer} refused: {session.refusal}")
                 link = await self._run_plan()
                 return await self._nominate(link)
         except TimeoutError:
@@ -123,9 +126,25 @@ class Initiator:
 
     def _observe(self, event: Event) -> None:
         self._report.observe(event, self._context.now())
-        if isinstance(event, AddressChanged | SignalReceived | PluginEnded):
-            # A relayed link that waits may have nothing to wait for any more; the event tells of what happens just now.
-            asyncio.get_running_loop().call_soon(self._race.reconsider)
+
+    # -- what the session tells ----------------------------------------------------------------------------------
+
+    def check_event(self, event: CheckEvent) -> None:
+        """Verified pairs reach the strategies through the session."""
+
+    def refused(self, reason: str) -> None:
+        self.stop(f"{self._session.peer} refused: {reason}")
+
+    def keep_link(self, link: TcpLink) -> bool:
+        return False  # we nominate one ourselves
+
+    def tcp_may_come(self) -> bool:
+        running = self._session.running
+        return any(Transport.TCP in step.transports and step.plugin in running for step in self._plan.steps)
+
+    def knowledge_changed(self) -> None:
+        """A relayed link that waits may have nothing to wait for any more: look when this has taken effect."""
+        asyncio.get_running_loop().call_soon(self._race.reconsider)
 
     def _failed(self, message: str) -> ConnectFailed:
         rows = tuple(
@@ -143,7 +162,6 @@ class Initiator:
             self._context.emit(PluginSkipped(session, skipped.plugin, skipped.reason))
         by_name = {plugin.name: plugin for plugin in self._plugins}
         self._session.running = [step.plugin for step in self._plan.steps]
-        self._session.hopes_for_tcp = self._tcp_may_come
         runners = {
             step.plugin: partial(self._initiate, by_name[step.plugin], step.transports)
             for step in self._plan.steps
@@ -153,10 +171,6 @@ class Initiator:
             PluginEnded(session, name, self._context.now(), "won", f"{link.local} -> {link.remote}")
         )
         return link
-
-    def _tcp_may_come(self) -> bool:
-        running = self._session.running
-        return any(Transport.TCP in step.transports and step.plugin in running for step in self._plan.steps)
 
     def _patience(self, link: Links) -> float:
         """How long a relayed link waits for a direct one: until `relay_patience` after the attempt's start, half of
@@ -181,11 +195,11 @@ class Initiator:
         session, context = self._session, self._context
         say = partial(PluginEnded, session.id.hex(), plugin.name)
         context.emit(PluginStarted(session.id.hex(), plugin.name, context.now()))
-        attempt = PluginAttempt(session, plugin, transports)
+        attempt = PluginAttempt(session, self._sessions, plugin, transports)
         try:
             return await attempt.run(plugin().initiate)
         except asyncio.CancelledError:
-            unequipped = plugin.relays and not context.relays.servers
+            unequipped = plugin.relays and not self._equipment.relays.servers
             reason = "no TURN server is configured here" if unequipped else "another strategy was faster"
             context.emit(say(context.now(), "lost", reason))
             raise
@@ -198,6 +212,7 @@ class Initiator:
         finally:
             if plugin.name in session.running:
                 session.running.remove(plugin.name)
+            self.knowledge_changed()
 
     async def _nominate(self, link: Links) -> Pipe:
         try:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connection.quic_stream import REFUSED, QuicStream, State
 from warpgate.core.context import Context
+from warpgate.core.search.sessions import Sessions
 from warpgate.core.udp.demultiplexer import Port
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
 from warpgate.events import StrangerRefused
@@ -30,8 +31,9 @@ UNPROVED = 64
 class QuicDoor:
     """`deliver` gets the proved ones."""
 
-    def __init__(self, context: Context, deliver: Callable[[QuicFlow], None]) -> None:
+    def __init__(self, context: Context, sessions: Sessions, deliver: Callable[[QuicFlow], None]) -> None:
         self._context = context
+        self._sessions = sessions
         self._deliver = deliver
         self._certificate: bytes | None = None
         self._unproved: set[QuicFlow] = set()
@@ -47,7 +49,7 @@ class QuicDoor:
         remote = Endpoint.from_sockaddr(source)
         if not any(
             session.mode is Mode.STREAM and not session.initiator and session.knows(port.base, remote)
-            for session in self._context.sessions.values()
+            for session in self._sessions
         ):
             return False
         if len(self._unproved) < UNPROVED:
@@ -60,7 +62,7 @@ class QuicDoor:
         first_id = connection_id_of(data)
 
         def find_key(session_id: bytes) -> bytes:
-            session = self._context.sessions.get(session_id)
+            session = self._sessions.get(session_id)
             if (
                 session is None
                 or session.initiator

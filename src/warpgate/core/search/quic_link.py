@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.search.links import UdpLink
+from warpgate.core.search.session import Session
 from warpgate.errors import WarpgateError
 from warpgate.model.endpoint import Endpoint, Transport
-
-if TYPE_CHECKING:
-    from warpgate.core.search.session import Session
 
 # One session may verify several pairs at once; the first ones are the fastest.
 HANDSHAKES_AT_ONCE = 4
@@ -58,13 +55,13 @@ async def open_quic(session: Session, link: UdpLink) -> QuicLink:
     """The client's side of a QUIC handshake on a verified link. NetworkError, AuthenticationError when it fails."""
     context = session.context
     stream = QuicStream.client(context.identity, session.peer_key, session.id, context.now())
-    flow = QuicFlow(stream, context.udp.port(link.local), link.remote, relayed=link.relayed)
+    flow = QuicFlow(stream, session.equipment.udp.port(link.local), link.remote, relayed=link.relayed)
     began = context.now()
     try:
         await flow.opened()
         took = context.now() - began
         session.note(link.plugin, f"QUIC to {link.remote} after {took * 1000:.0f} ms")
-        if session.hopes_for_tcp():
+        if session.tcp_may_come():
             await asyncio.sleep(min(TIE * took, TIE_LIMIT))
     except BaseException:
         flow.close(reason="given up")

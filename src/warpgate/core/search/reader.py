@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from warpgate.core.context import Context
+from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.responder import Overloaded, Responder
+from warpgate.core.search.sessions import Sessions
 from warpgate.errors import AuthenticationError, ProtocolError, WarpgateError
 from warpgate.events import ClocksDiffer, SignalReceived, SignalRefused
 from warpgate.model.identity import node_id_of
@@ -17,8 +18,10 @@ from warpgate.proto.signals import MAX_REASON, Signal, SignalKind
 class SignalReader:
     """Opens, checks and routes envelopes. What is refused is counted by its event and otherwise forgotten."""
 
-    def __init__(self, context: Context, responder: Responder) -> None:
-        self._context = context
+    def __init__(self, equipment: Equipment, sessions: Sessions, responder: Responder) -> None:
+        self._equipment = equipment
+        self._context = context = equipment.context
+        self._sessions = sessions
         self._responder = responder
         self._gate = EnvelopeGate(context.now())
 
@@ -44,7 +47,7 @@ class SignalReader:
         if signal.kind is SignalKind.OFFER:
             self._offer(opened)
             return
-        session = self._context.sessions.get(signal.session)
+        session = self._sessions.get(signal.session)
         if session is None or not session.initiator:
             return  # late: the attempt is over
         if session.peer_key != opened.sender:
@@ -86,4 +89,4 @@ class SignalReader:
             token=token,
         )
         with suppress(WarpgateError):
-            context.publish(opened.sender, signal, context.channel.brokers)
+            self._equipment.publish(opened.sender, signal, self._equipment.channel.brokers)

@@ -12,31 +12,47 @@ meet there, each by its own allocation; from elsewhere that address is somebody 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from warpgate.core.search.equipment import Equipment
+from warpgate.core.udp.demultiplexer import SessionChecks
 from warpgate.errors import AttemptFailed, ServiceError
 from warpgate.events import SignalRefused
+from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Family, Transport
-from warpgate.net.network import TcpStream, UdpSocket
+from warpgate.net.network import DatagramReceiver, TcpStream, UdpSocket
 from warpgate.plan.relay import relay_families, relay_targets
 from warpgate.plan.targets import WELL_KNOWN_PORTS, refusal
+from warpgate.services.relay_allocation import Allocation
 from warpgate.services.relay_tcp import TcpRelay
-
-if TYPE_CHECKING:
-    from warpgate.core.search.session import Session
-    from warpgate.net.network import DatagramReceiver
-    from warpgate.services.relay_allocation import Allocation
 
 # One of each family, over UDP and over TCP.
 ENDPOINTS_PER_SESSION = 4
 
 
+class RelayUser(Protocol):
+    """What this needs of its session."""
+
+    @property
+    def equipment(self) -> Equipment: ...
+    @property
+    def remote(self) -> NodeAddress: ...
+    @property
+    def peer(self) -> str: ...
+    @property
+    def initiator(self) -> bool: ...
+    @property
+    def checks(self) -> SessionChecks: ...
+    def adopt_port(self, base: Endpoint) -> Endpoint: ...
+
+
 class SessionRelays:
     """Given back with the session, but for what its pipe took along; implements `plugins.base.Relay`."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: RelayUser) -> None:
         self._session = session
-        self._context = session.context
+        self._equipment = session.equipment
+        self._context = session.equipment.context
         self._relayed: set[Endpoint] = set()  # of either side: a link to or from one is relayed
         self._admitted: dict[Endpoint, bool] = {}  # whether we may call it ourselves
         self._tcp: TcpRelay | None = None
@@ -53,10 +69,10 @@ class SessionRelays:
 
     @property
     def configured(self) -> bool:
-        return bool(self._context.relays.servers)
+        return bool(self._equipment.relays.servers)
 
     async def open_udp(self) -> tuple[Endpoint, ...]:
-        allocation = await self._context.relays.open_udp(relay_families(self._session.remote))
+        allocation = await self._equipment.relays.open_udp(relay_families(self._session.remote))
         try:
             self._check_open()
             for relayed in allocation.relayed:
@@ -72,7 +88,7 @@ class SessionRelays:
         def open_socket(receiver: DatagramReceiver) -> UdpSocket:
             return allocation.socket(relayed, receiver)
 
-        self._session.adopt_port(self._context.udp.adopt(open_socket).base)
+        self._session.adopt_port(self._equipment.udp.adopt(open_socket).base)
         self._session.checks.agent.trust(relayed)
         self._relayed.add(relayed)
         return relayed
@@ -80,7 +96,7 @@ class SessionRelays:
     async def open_tcp(self) -> tuple[Endpoint, ...]:
         families = relay_families(self._session.remote)
         family = Family.V4 if Family.V4 in families else Family.V6
-        relay = await self._context.relays.open_tcp(family, self._context.tcp_door.accept)
+        relay = await self._equipment.relays.open_tcp(family, self._equipment.accept)
         try:
             self._check_open()
         except BaseException:
@@ -132,16 +148,16 @@ class SessionRelays:
         if len(self._admitted) >= ENDPOINTS_PER_SESSION:
             return f"the peer names more than {ENDPOINTS_PER_SESSION} relayed endpoints"
         context = self._context
-        own_relay = endpoint.ip in context.relays.addresses and endpoint.port >= WELL_KNOWN_PORTS
+        own_relay = endpoint.ip in self._equipment.relays.addresses and endpoint.port >= WELL_KNOWN_PORTS
         if obstacle is not None and not own_relay:
             return obstacle
-        taken = context.relay_targets.take(context.now())
+        taken = self._equipment.relay_targets.take(context.now())
         return None if taken else "too many relayed endpoints to try at once"
 
     def _obstacle(self, endpoint: Endpoint) -> str | None:
         """Why nothing may be sent to `endpoint` from here. The server that we talk with is our user's choice."""
         context, session = self._context, self._session
-        if endpoint.ip in context.relays.hosts and endpoint.port >= WELL_KNOWN_PORTS:
+        if endpoint.ip in self._equipment.relays.hosts and endpoint.port >= WELL_KNOWN_PORTS:
             return None
         return refusal(endpoint, context.address, session.remote, context.around, session.initiator)
 

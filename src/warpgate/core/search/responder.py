@@ -10,16 +10,16 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from warpgate.core.connection.quic_flow import QuicFlow
-from warpgate.core.context import Context
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.maker import PipeMaker
-from warpgate.core.search.hosted import ONLY_ENCRYPTED, Chosen, HostedSession
+from warpgate.core.search.equipment import Equipment
+from warpgate.core.search.hosted import ONLY_ENCRYPTED, Chosen, Claim, HostedSession
 from warpgate.core.search.links import TcpLink
 from warpgate.core.search.session import Session
+from warpgate.core.search.sessions import Sessions
 from warpgate.core.udp.demultiplexer import Port
 from warpgate.errors import AuthenticationError, DecodeError, NetworkError, ProtocolError
 from warpgate.events import StrangerRefused
-from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
 from warpgate.proto.check_wire import introduction_of, verify_introduction
@@ -44,8 +44,12 @@ PipeTaker = Callable[[Pipe], None]
 class Responder:
     """All hosted sessions of a node."""
 
-    def __init__(self, context: Context, pipes: PipeMaker, take_pipe: PipeTaker) -> None:
-        self._context = context
+    def __init__(
+        self, equipment: Equipment, sessions: Sessions, pipes: PipeMaker, take_pipe: PipeTaker
+    ) -> None:
+        self._equipment = equipment
+        self._context = context = equipment.context
+        self._sessions = sessions
         self._pipes = pipes
         self._take_pipe = take_pipe
         self._hosted: dict[bytes, HostedSession] = {}
@@ -82,7 +86,7 @@ class Responder:
             self._freshness.check(opened, self._context.wall_clock(), now)
             self._ration(opened.sender)
             key = self._session_key(opened.sender, signal.session)
-            hosted = self._begin(signal.session, opened.sender, key, mode, opened.address)
+            hosted = self._begin(Claim(signal.session, opened.sender, key, mode, opened.address))
         elif hosted.session.peer_key != opened.sender:
             raise AuthenticationError("somebody else's session")
         elif hosted.session.news_in(signal, opened.address) and not self._all_offers.take(now):
@@ -111,7 +115,7 @@ class Responder:
         hosted = self._hosted.get(hello.session)
         if hosted is None:  # it may have been begun, or have ended, since `key_of`
             self._check_welcome(hello.session, hello.key)
-            hosted = self._begin(hello.session, hello.key, key, hello.mode, None)
+            hosted = self._begin(Claim(hello.session, hello.key, key, hello.mode, None))
         elif hosted.session.peer_key != hello.key:
             raise AuthenticationError("somebody else's session")
         return hosted.session
@@ -138,7 +142,9 @@ class Responder:
             introduction = introduction_of(data)
             key = self._key_of_stranger(introduction.session, introduction.public_key)
             verify_introduction(data, key)
-            hosted = self._begin(introduction.session, introduction.public_key, key, introduction.mode, None)
+            hosted = self._begin(
+                Claim(introduction.session, introduction.public_key, key, introduction.mode, None)
+            )
             checks = hosted.session.checks
             checks.driver.receive(data, port.base, remote)
         except ProtocolError as error:
@@ -166,20 +172,17 @@ class Responder:
             raise AuthenticationError("this node accepts nobody")
         if config.allow is not None and (peer := node_id_of(peer_key)) not in config.allow:
             raise AuthenticationError(f"{peer} is not among those allowed in")
-        if session_id in self._over or session_id in self._context.sessions:
+        if session_id in self._over or session_id in self._sessions:
             raise AuthenticationError("a session that is over, or is ours")
 
-    def _begin(
-        self, session_id: bytes, peer_key: bytes, key: bytes, mode: Mode, remote: NodeAddress | None
-    ) -> HostedSession:
+    def _begin(self, claim: Claim) -> HostedSession:
         """For a peer that has proved its key and is welcome. AuthenticationError for datagrams where none are taken."""
-        self._check_secrecy(mode)
+        self._check_secrecy(claim.mode)
         if len(self._hosted) >= self._context.config.budgets.sessions_at_once:
             # The oldest: an honest session is over within a second or two.
             next(iter(self._hosted.values())).end()
-        session = Session(self._context, session_id, peer_key, key, initiator=False, mode=mode, remote=remote)
-        hosted = self._hosted[session_id] = HostedSession(session, self._chosen, self._ended)
-        self._context.sessions[session_id] = session
+        hosted = HostedSession(claim, self._equipment, self._sessions, self._chosen, self._ended)
+        self._hosted[claim.session] = hosted
         return hosted
 
     def _check_secrecy(self, mode: Mode) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from warpgate.core.pipes.tls import TlsEnds
+from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import TcpLink, UdpLink
 from warpgate.core.search.outbox import Outbox
 from warpgate.core.search.relays import SessionRelays
 from warpgate.core.udp.demultiplexer import SessionChecks
+from warpgate.errors import AttemptFailed
 from warpgate.events import ClocksDiffer, LinkVerified, PluginNoted, SignalSent
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
@@ -26,9 +28,6 @@ from warpgate.proto.check import CheckAgent, CheckEvent, CheckSettings, Nominate
 from warpgate.proto.gate import WINDOW
 from warpgate.proto.hello import Role
 from warpgate.proto.signals import PluginMessage, Signal, SignalKind
-
-if TYPE_CHECKING:
-    from warpgate.core.context import Context
 
 T = TypeVar("T")
 # A plugin that does not read its messages or links is not waited for; a hostile peer fills no more than this.
@@ -62,12 +61,40 @@ class Mailbox(Generic[T]):
                 self._discard(queue.get_nowait())
 
 
+class SessionOwner(Protocol):
+    """Who began a session, the initiator or the host of a peer's, and decides about it."""
+
+    def check_event(self, event: CheckEvent) -> None:
+        """What the session's checks tell, until a pipe takes them over."""
+
+    def knowledge_changed(self) -> None:
+        """More, or something else, is known of the peer or of ourselves."""
+
+    def refused(self, reason: str) -> None:
+        """The peer will not have this session."""
+
+    def keep_link(self, link: TcpLink) -> bool:
+        """Whether a proved link is taken, to wait until it is nominated."""
+        ...
+
+    def tcp_may_come(self) -> bool:
+        """Whether a TCP link is still hoped for."""
+        ...
+
+
 class Session:
-    """State of one attempt on one side, from its first sign to the pipe or the failure."""
+    """State of one attempt on one side, from its first sign to the pipe or the failure.
+
+    What the peer is known by (`remote`, `token`, the measured delay of a signal) is what its last fresh signal said;
+    `seen_sequences` and `heard_at` are what we acknowledge of it. Checks, sockets and links that were opened for the
+    attempt are ours until `close`, but for those that a pipe has taken along: the checks by `SessionChecks.hand_over`,
+    a socket by `keep_port`. Nothing of a pipe leads back here.
+    """
 
     def __init__(
         self,
-        context: Context,
+        equipment: Equipment,
+        owner: SessionOwner,
         session_id: bytes,
         peer_key: bytes,
         key: bytes,
@@ -78,7 +105,9 @@ class Session:
         secure: bool = False,
     ) -> None:
         """`key`: the session's, of `Identity.session_key`. `secure`: the initiator wants TLS on TCP."""
-        self.context = context
+        self.equipment = equipment
+        self.context = context = equipment.context
+        self._owner = owner
         self.id = session_id
         self.peer_key = peer_key
         self.peer = node_id_of(peer_key)
@@ -92,15 +121,10 @@ class Session:
         self.inbound: Mailbox[TcpLink] = Mailbox(TcpLink.abort)
         self.verified: Mailbox[UdpLink] = Mailbox(UdpLink.abort)
         self.running: list[str] = []  # plugins at work: links of others are theirs to take
-        self.hopes_for_tcp: Callable[[], bool] = lambda: False
-        self.keep_link: Callable[[TcpLink], None] | None = None  # where one waits to be nominated
         self.remote_version = 0
         self._remote_changed = context.new_future()
         self.measured_delay: float | None = None
         self._measured_surely = False
-        self.on_check_event: Callable[[CheckEvent], None] | None = None
-        self.refusal: str | None = None
-        self.on_refusal: Callable[[], None] | None = None
         self.token = b""  # what the peer gave us to show that our offers are no recordings
         self.heard_at: float | None = None
         self.seen_sequences: set[int] = set()
@@ -123,8 +147,28 @@ class Session:
 
     def _post(self, sequence: int, messages: tuple[PluginMessage, ...]) -> None:
         kind = SignalKind.OFFER if self.initiator else SignalKind.ANSWER
-        brokers = self.context.post(self, kind, sequence, messages)
-        self.context.emit(SignalSent(kind.name.lower(), self.id.hex(), self.peer, sequence, brokers))
+        context, equipment = self.context, self.equipment
+        signal = Signal(
+            kind=kind,
+            session=self.id,
+            sequence=sequence,
+            acknowledges=self.acknowledges,
+            time=max(0.0, context.wall_clock() + equipment.clocks.ahead(self.peer_key)),
+            address=context.address.encode(),
+            messages=messages,
+            known=self.remote.plan_digest(context.address) if self.initiator else b"",
+            held=-1.0 if self.heard_at is None else context.now() - self.heard_at,
+            mode=self.mode.value,
+            secure=self.secure,
+            token=self.token,
+        )
+        # A stranger's offer came over one of our own brokers, and its sender listens there too: what answers it goes
+        # nowhere else, or anybody could make us connect to a host of its choice.
+        brokers = self.remote.brokers if self.initiator else equipment.channel.brokers
+        if not brokers:
+            raise AttemptFailed("the peer's address names no broker, so it cannot be signalled")
+        count = equipment.publish(self.peer_key, signal, brokers)
+        context.emit(SignalSent(kind.name.lower(), self.id.hex(), self.peer, sequence, count))
 
     def correct(self, known: bytes) -> None:
         """Tell the peer our address where it works with another one: `known` is the plan digest of that.
@@ -133,6 +177,7 @@ class Session:
         is given the time to succeed, which makes the signal needless.
         """
         own, context = self.context.address, self.context
+        self._owner.knowledge_changed()
         if known == own.plan_digest(self.remote):
             return
         hopeless = direct_hope(own, self.remote, Transport, context.around).hope is Hope.NONE
@@ -161,7 +206,7 @@ class Session:
         """Estimated one-way time of a signal to the peer, seconds."""
         if self.measured_delay is not None:
             return self.measured_delay
-        return self.context.estimate_delay(self.remote)
+        return self.equipment.channel.one_way(self.remote.brokers)
 
     # -- hearing -------------------------------------------------------------------------------------------------
 
@@ -183,6 +228,7 @@ class Session:
             self.remote = remote  # it may have learnt more of its NATs
         for message in signal.messages:
             self.messages.put(message.name, message.body)
+        self._owner.knowledge_changed()
         return tuple(dict.fromkeys(message.name for message in signal.messages))
 
     def news_in(self, signal: Signal, remote: NodeAddress) -> bool:
@@ -217,17 +263,21 @@ class Session:
             self.measured_delay = max(0.0, self.context.now() - sent - signal.held) / 2
             self._measured_surely = certain
 
+    def tcp_may_come(self) -> bool:
+        return self._owner.tcp_may_come()
+
+    def keep_link(self, link: TcpLink) -> bool:
+        return self._owner.keep_link(link)
+
     def take_refusal(self, reason: str) -> None:
         """The peer will not have this session."""
-        self.refusal = reason
         self.note("signals", f"the peer refused: {reason}")
-        if self.on_refusal is not None:
-            self.on_refusal()
+        self._owner.refused(reason)
 
     def take_challenge(self, signal: Signal) -> None:
         """The peer can't tell our offer from a recording: say it again at once, by its clock and with its token."""
         ahead = signal.time - self.context.wall_clock()
-        self.context.learn_clock(self.peer_key, ahead)
+        self.equipment.clocks.learn(self.peer_key, ahead)
         if abs(ahead) > WINDOW:
             self.context.emit(ClocksDiffer(self.peer, ahead))
         if signal.token != self.token:
@@ -249,7 +299,7 @@ class Session:
         """A TCP link that the peer dialled, already proved."""
         self.peer_heard()
         self.say_verified(link)
-        self.context.unchosen.add(self.id, link)
+        self.equipment.unchosen.add(self.id, link)
         self.inbound.put(self._taker(link.plugin), link)
 
     def _taker(self, plugin: str) -> str:
@@ -285,8 +335,9 @@ class Session:
                 trust_heard=context.heard_is_reachable,
                 mode=self.mode,
             )
-            self._checks = SessionChecks(context.udp, agent, self.peer_key, self._check_event)
-            context.udp.sessions[self.id] = self._checks
+            udp = self.equipment.udp
+            self._checks = SessionChecks(udp, agent, self.peer_key, self._check_event)
+            udp.sessions[self.id] = self._checks
         return self._checks
 
     def knows(self, base: Endpoint, remote: Endpoint) -> bool:
@@ -301,8 +352,7 @@ class Session:
             self.say_verified(link)
             if isinstance(event, PairVerified):
                 self._take_verified(link)
-        if self.on_check_event is not None:
-            self.on_check_event(event)
+        self._owner.check_event(event)
 
     def udp_link(self, event: PairVerified | Nominated) -> UdpLink:
         relayed = self.relays.carry(event.plugin, event.base, event.remote)
@@ -310,7 +360,7 @@ class Session:
 
     def _take_verified(self, link: UdpLink) -> None:
         # Streams tell each other apart by QUIC's connection ids: they share a pair.
-        if self.mode is Mode.STREAM or self.context.udp.claim(self.checks, link.local, link.remote):
+        if self.mode is Mode.STREAM or self.equipment.udp.claim(self.checks, link.local, link.remote):
             self.verified.put(self._taker(link.plugin), link)
         else:
             self.note(link.plugin, f"{link.local} -> {link.remote} carries another pipe already")
@@ -319,7 +369,7 @@ class Session:
 
     def open_port(self, near: Endpoint) -> Endpoint:
         """A fresh UDP socket on the interface of `near`."""
-        return self.adopt_port(self.context.udp.open(Endpoint(near.ip, 0)).base)
+        return self.adopt_port(self.equipment.udp.open(Endpoint(near.ip, 0)).base)
 
     def adopt_port(self, base: Endpoint) -> Endpoint:
         """This socket of the udp's was opened for this session."""
@@ -344,14 +394,13 @@ class Session:
 
     def close(self) -> None:
         """Drop everything that no pipe took along; idempotent."""
-        self.context.sessions.pop(self.id, None)
-        self.context.udp.retire(self.id)
-        self.context.unchosen.forget(self.id)
+        self.equipment.udp.retire(self.id)
+        self.equipment.unchosen.forget(self.id)
         self.stack.close()
         self.inbound.clear()
         self.verified.clear()
         for base in self._extra_ports:
             if base != self._kept_port:
-                self.context.udp.close_port(base)
+                self.equipment.udp.close_port(base)
         if self._checks is not None and self._checks.agent.selected is None:
-            self.context.udp.forget(self._checks)
+            self.equipment.udp.forget(self._checks)

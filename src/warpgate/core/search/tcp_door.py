@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from warpgate.core.context import Context, within_descriptors
+from warpgate.core.context import Context
 from warpgate.core.search.links import TcpLink, read_message
 from warpgate.core.search.session import Session
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
@@ -30,7 +30,7 @@ class TcpDoor:
         deliver: Callable[[Session, TcpLink], None],
     ) -> None:
         self._context = context
-        self._limit = within_descriptors(context.config.budgets.unauthenticated_connections)
+        self._limit = context.within_descriptors(context.config.budgets.unauthenticated_connections)
         self._find_key = find_key
         self._find_session = find_session
         self._deliver = deliver

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from warpgate.errors import NetworkError, ProtocolError
 from warpgate.model.endpoint import Endpoint, SockAddr
@@ -33,12 +32,6 @@ PAST_LIMIT = 1024
 Deliver = Callable[[bytes], None]
 OpenSocket = Callable[[DatagramReceiver], UdpSocket]
 FlowKey = tuple[str, int]
-
-
-class StunClient(Protocol):
-    """Discovery: takes the answers to its own requests."""
-
-    def receive(self, sock: UdpSocket, data: bytes, source: SockAddr) -> bool: ...
 
 
 class Port:
@@ -76,6 +69,16 @@ class Port:
 class SessionChecks:
     """The checks of one session on the node's sockets: agent, driver, and the flows that are its own."""
 
+    __slots__ = (
+        "_listener",
+        "_udp",
+        "agent",
+        "driver",
+        "expected",
+        "owned",
+        "peer_key",
+    )
+
     def __init__(
         self,
         udp: Demultiplexer,
@@ -88,7 +91,15 @@ class SessionChecks:
         self.peer_key = peer_key
         self.expected: list[tuple[Port, FlowKey]] = []  # where data may come early
         self.owned: list[tuple[Port, FlowKey]] = []
-        self.driver: MachineDriver[CheckEvent, Transmit] = MachineDriver(agent, udp.transmit, on_event)
+        self._listener = on_event
+        self.driver: MachineDriver[CheckEvent, Transmit] = MachineDriver(agent, udp.transmit, self._tell)
+
+    def _tell(self, event: CheckEvent) -> None:
+        self._listener(event)
+
+    def hand_over(self, listener: Callable[[CheckEvent], None]) -> None:
+        """What is told from now on is told to `listener` alone: a pipe, which outlives the session."""
+        self._listener = listener
 
     def probe(
         self,
@@ -146,7 +157,15 @@ Introduce = Callable[[Port, bytes, Endpoint], bool]
 Admit = Callable[[Port, bytes, SockAddr], bool]
 
 
+# Whether a STUN message that came to a socket is an answer to a question of the node's own.
+TakeAnswer = Callable[[UdpSocket, bytes, SockAddr], bool]
+
+
 def _admit_nobody(_port: Port, _data: bytes, _source: SockAddr) -> bool:
+    return False
+
+
+def _asked_nobody(_socket: UdpSocket, _data: bytes, _source: SockAddr) -> bool:
     return False
 
 
@@ -154,10 +173,15 @@ class Demultiplexer:
     """Owns the ports; routes what they receive."""
 
     def __init__(
-        self, network: Network, introduce: Introduce, on_garbage: Callable[[Endpoint, str], None]
+        self,
+        network: Network,
+        introduce: Introduce,
+        on_garbage: Callable[[Endpoint, str], None],
+        admit: Admit = _admit_nobody,
+        take_answer: TakeAnswer = _asked_nobody,
     ) -> None:
         """`introduce` gets checks of sessions nobody knows, and tells whether they proved a welcome key; `on_garbage`
-        what claimed a session and was not of it.
+        what claimed a session and was not of it; `take_answer` says whether STUN is an answer to discovery.
         """
         self._network = network
         self._introduce = introduce
@@ -167,8 +191,8 @@ class Demultiplexer:
         self._past: OrderedDict[bytes, None] = OrderedDict()
         self._held = 0  # bytes of early datagrams on all ports
         self.strays = 0  # datagrams that belonged to nothing
-        self.discovery: StunClient | None = None
-        self.admit: Admit = _admit_nobody
+        self._take_answer = take_answer
+        self.admit = admit
 
     def open(self, local: Endpoint) -> Port:
         """Bind one more socket; NetworkError when the port is taken."""
@@ -250,7 +274,7 @@ class Demultiplexer:
 
     def take_stun(self, port: Port, data: bytes, source: SockAddr) -> bool:
         """Whether it was ours: only what verifies is; the rest may be a user's datagram."""
-        if self.discovery is not None and self.discovery.receive(port.socket, data, source):
+        if self._take_answer(port.socket, data, source):
             return True
         session_id = session_of(data)
         if session_id is None:

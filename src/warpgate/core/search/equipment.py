@@ -1,0 +1,102 @@
+"""What every search of a node works with: its sockets, its servers, and the books that bound all searches together."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from warpgate.core.context import Context
+from warpgate.core.search.budget import RandomPunches
+from warpgate.core.search.links import UnchosenLinks
+from warpgate.core.udp.demultiplexer import Demultiplexer
+from warpgate.model.address import BrokerRef
+from warpgate.model.identity import node_id_of
+from warpgate.net.network import TcpStream
+from warpgate.proto.envelope import seal
+from warpgate.proto.gate import TokenBucket
+from warpgate.proto.signals import Signal
+from warpgate.services.discovery import Discovery
+from warpgate.services.relay import Relays
+
+TOPIC = "warpgate/2/"
+CLOCKS_REMEMBERED = 256
+
+
+class Channel(Protocol):
+    """What a search asks of the signal channel."""
+
+    @property
+    def brokers(self) -> tuple[BrokerRef, ...]: ...
+
+    def publish(self, urls: tuple[str, ...], topic: str, data: bytes) -> int: ...
+
+    def one_way(self, peer_brokers: tuple[BrokerRef, ...]) -> float | None: ...
+
+
+class Clocks:
+    """By how much the clocks of peers that challenged us are ahead of ours, seconds."""
+
+    def __init__(self) -> None:
+        self._ahead: OrderedDict[bytes, float] = OrderedDict()  # least recently learnt first
+
+    def ahead(self, peer_key: bytes) -> float:
+        return self._ahead.get(peer_key, 0.0)
+
+    def learn(self, peer_key: bytes, ahead: float) -> None:
+        """What is said to this peer is dated by its clock from now on."""
+        self._ahead[peer_key] = ahead
+        self._ahead.move_to_end(peer_key)
+        if len(self._ahead) > CLOCKS_REMEMBERED:
+            self._ahead.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """Made when the parts are there, and handed to whoever begins a session; it outlives all of them."""
+
+    context: Context
+    udp: Demultiplexer
+    discovery: Discovery
+    channel: Channel
+    relays: Relays
+    accept: Callable[[TcpStream], None]  # takes a TCP connection that has proved nothing yet
+    unchosen: UnchosenLinks
+    random_punches: RandomPunches
+    relay_targets: TokenBucket
+    clocks: Clocks
+
+    @classmethod
+    def of(
+        cls,
+        context: Context,
+        udp: Demultiplexer,
+        discovery: Discovery,
+        channel: Channel,
+        relays: Relays,
+        accept: Callable[[TcpStream], None],
+    ) -> Equipment:
+        """With new books, within the node's budgets."""
+        budgets = context.config.budgets
+        rate = budgets.relay_targets_per_second
+        return cls(
+            context,
+            udp,
+            discovery,
+            channel,
+            relays,
+            accept,
+            UnchosenLinks(context.within_descriptors(budgets.unchosen_links)),
+            RandomPunches(budgets),
+            TokenBucket(rate, 4 * rate, context.now()),
+            Clocks(),
+        )
+
+    def publish(self, peer_key: bytes, signal: Signal, brokers: tuple[BrokerRef, ...]) -> int:
+        """Seal a signal to its receiver; on how many of the brokers it went out at once. ProtocolError: too large."""
+        context = self.context
+        data = seal(context.identity, peer_key, signal, context.random_bytes(16))
+        return self.channel.publish(
+            tuple(broker.url for broker in brokers), TOPIC + node_id_of(peer_key), data
+        )
