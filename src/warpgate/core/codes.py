@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from warpgate.core.context import TOPIC, Context
+from warpgate.core.context import Context
+from warpgate.core.search.equipment import TOPIC
 from warpgate.errors import CodeFailed, ServiceError
 from warpgate.model.address import NodeAddress
 from warpgate.model.code import OneTimeCode
