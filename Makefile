@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench matrix setup packages clean
+.PHONY: demo test check bench fuzz matrix setup packages clean
 
 demo: setup packages
 	$(BIN)/warpgate demo
@@ -20,6 +20,11 @@ check: setup
 
 bench: setup packages
 	$(BIN)/python -m bench
+
+# Each decoder that a stranger reaches, for SECONDS each; without coverage where atheris does not install.
+fuzz: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3' || true
+	SECONDS=$(or $(SECONDS),5) $(BIN)/python tests/fuzz $(TARGETS)
 
 # Every pair of NAT kinds, some 20 minutes; `make matrix RESUME=1` goes on where it was stopped.
 matrix: setup packages

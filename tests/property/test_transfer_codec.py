@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import fixed, mutated, only
@@ -124,6 +125,16 @@ def test_frames_come_out_whole_however_the_stream_is_cut(sent: list[AnyMessage],
 def test_garbage_is_a_decode_error(data: bytes) -> None:
     only(lambda garbage: list(Deframer().feed(garbage)), data, DecodeError)
     only(decode, data, DecodeError)
+
+
+@fixed
+@given(messages, st.binary(max_size=20))
+def test_garbage_behind_a_message_is_a_decode_error(message: AnyMessage, body: bytes) -> None:
+    stream = encode(message) + (len(body) + 1).to_bytes(4, "big") + b"\xc1" + body
+    frames = Deframer().feed(stream)
+    assert next(frames) == message
+    with pytest.raises(DecodeError):
+        next(frames)
 
 
 @fixed

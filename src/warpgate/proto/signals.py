@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -90,3 +90,11 @@ def decode_signal(data: bytes) -> Signal:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"not a signal: {error}") from None
     return msgspec.structs.replace(signal, reason=printable(signal.reason, None)) if signal.reason else signal
+
+
+def decode_body(body: bytes, kind: type[Any]) -> Any:
+    """A plugin's message of this kind, its `message_type`. Raises DecodeError."""
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"not a {kind.__name__}: {error}") from None

@@ -198,7 +198,8 @@ class Deframer:
                     raise DecodeError(f"a frame of {length} bytes (1 to {MAX_FRAME} are allowed)")
                 if len(view) - start - 4 < length:
                     break
-                message = decode(view[start + 4 : start + 4 + length])
+                with view[start + 4 : start + 4 + length] as body:  # a DecodeError's traceback would hold it
+                    message = decode(body)
                 if isinstance(message, Busy):
                     self.progress -= 4 + length
                 yield message

@@ -26,7 +26,7 @@ from warpgate.plan.classify import Observation
 from warpgate.plan.targets import Pair, pairs
 from warpgate.plugins.base import Attempt, Plugin, Relay
 from warpgate.proto.hello import Handshake
-from warpgate.proto.signals import MAX_BODY, PluginMessage
+from warpgate.proto.signals import MAX_BODY, PluginMessage, decode_body
 
 Owned = TypeVar("Owned", TcpLink, QuicLink)
 
@@ -144,8 +144,8 @@ class PluginAttempt:
         if self._plugin.message_type is None:
             raise DecodeError(f"{self._plugin.name} takes no messages")
         try:
-            return msgspec.msgpack.decode(body, type=self._plugin.message_type)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return decode_body(body, self._plugin.message_type)
+        except DecodeError as error:
             raise DecodeError(f"a message for {self._plugin.name} that is none: {error}") from None
 
     async def first(self, ways: Mapping[str, Callable[[], Awaitable[Link]]]) -> Link:

@@ -1,0 +1,8 @@
+"""All of them, by name."""
+
+from __future__ import annotations
+
+from fuzz_decoders import DECODERS
+from fuzz_machines import MACHINES
+
+TARGETS = {target.name: target for target in (*DECODERS, *MACHINES)}
