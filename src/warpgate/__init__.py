@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from warpgate.api import auto_connect, open_connection
+    from warpgate.api import Server, auto_connect, open_connection, start_server
     from warpgate.config import Budgets, Config, Timing
     from warpgate.core.assembly import NodeStatus
     from warpgate.core.node import Node
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "warpgate.api": ("auto_connect", "open_connection"),
+    "warpgate.api": ("Server", "auto_connect", "open_connection", "start_server"),
     "warpgate.config": ("Budgets", "Config", "Timing"),
     "warpgate.core.node": ("Node",),
     "warpgate.core.assembly": ("NodeStatus",),
@@ -111,6 +111,7 @@ __all__ = [
     "PipeClosed",
     "Plugin",
     "ProtocolError",
+    "Server",
     "ServiceError",
     "StreamPipe",
     "Subscription",
@@ -120,6 +121,7 @@ __all__ = [
     "auto_connect",
     "open_connection",
     "register",
+    "start_server",
 ]
 
 

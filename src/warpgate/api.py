@@ -1,25 +1,54 @@
-"""The two calls most programs need."""
+"""The calls most programs need."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Literal, Self, overload
 
+from warpgate.core.names.destination import Destination
 from warpgate.core.node import Node
 from warpgate.core.pipes.base import Pipe
-from warpgate.core.pipes.streams import open_streams
-from warpgate.model.address import NodeAddress
+from warpgate.core.pipes.plain_datagram import DatagramPipe
+from warpgate.core.pipes.streams import READ_LIMIT
+from warpgate.errors import ConfigError, PipeClosed
 from warpgate.model.endpoint import Mode, Transport
 
-# asyncio's own default for open_connection.
-READ_LIMIT = 64 * 1024
+StreamHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
+
+
+@overload
+async def auto_connect(
+    node: Node,
+    dest: Destination,
+    mode: Literal[Mode.DATAGRAM, "datagram"],
+    transport: Transport | str | None = None,
+    *,
+    plugins: Sequence[str] | None = None,
+    timeout: float | None = None,
+    secure: bool = False,
+) -> tuple[DatagramPipe, str]: ...
+
+
+@overload
+async def auto_connect(
+    node: Node,
+    dest: Destination,
+    mode: Mode | str = Mode.STREAM,
+    transport: Transport | str | None = None,
+    *,
+    plugins: Sequence[str] | None = None,
+    timeout: float | None = None,
+    secure: bool = False,
+) -> tuple[Pipe, str]: ...
 
 
 async def auto_connect(
     node: Node,
-    dest: bytes | str | NodeAddress,
-    mode: Mode = Mode.STREAM,
-    transport: Transport | None = None,
+    dest: Destination,
+    mode: Mode | str = Mode.STREAM,
+    transport: Transport | str | None = None,
     *,
     plugins: Sequence[str] | None = None,
     timeout: float | None = None,
@@ -36,15 +65,86 @@ async def auto_connect(
 
 
 async def open_connection(
-    node: Node, dest: bytes | str | NodeAddress, *, timeout: float | None = None, secure: bool = False
+    node: Node, dest: Destination, *, timeout: float | None = None, secure: bool = False
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Like `asyncio.open_connection`, but to a node: a stream reader and writer on the punched socket, QUIC or TLS."""
     pipe = await node.connect(dest, timeout=timeout, secure=secure)
     if pipe.secure:  # QUIC or TLS: what the socket carries is not what the user reads
-        return open_streams(pipe, READ_LIMIT)
+        return pipe.open_streams()
     sock = pipe.detach()
     try:
         return await asyncio.open_connection(sock=sock, limit=READ_LIMIT)
     except BaseException:
         sock.close()
         raise
+
+
+async def start_server(node: Node, callback: StreamHandler, *, limit: int = READ_LIMIT) -> Server:
+    """Like `asyncio.start_server`, but on a node: `callback(reader, writer)` for each stream that a peer opens, TCP or
+    QUIC; `writer.get_extra_info("pipe")` tells who it is (`pipe.peer`). It takes what `node.accept()` would.
+
+    Peers that open datagram pipes are turned away. ConfigError when the node does not run.
+    """
+    if not callable(callback):
+        raise ConfigError(f"start_server calls callback(reader, writer), and {callback!r} cannot be called")
+    return Server(node, callback, limit)
+
+
+class Server:
+    """What `start_server` returns; `async with` ends it. Streams that are open outlive `close`, not the node."""
+
+    def __init__(self, node: Node, callback: StreamHandler, limit: int) -> None:
+        self._callback = callback
+        self._limit = limit
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._accepting = asyncio.ensure_future(self._accept(node.pipes()))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+        await self.wait_closed()
+
+    def is_serving(self) -> bool:
+        return not self._accepting.done()
+
+    def close(self) -> None:
+        """Take no more; idempotent."""
+        self._accepting.cancel()
+
+    async def wait_closed(self) -> None:
+        """Returns when no more are taken, and every callback has returned."""
+        await asyncio.wait([self._accepting])
+        while self._handlers:
+            await asyncio.wait(self._handlers)
+
+    async def serve_forever(self) -> None:
+        """Returns when the node is closed; cancelling it closes the server."""
+        try:
+            await self._accepting
+        finally:
+            self.close()
+
+    async def _accept(self, pipes: AsyncIterator[Pipe]) -> None:
+        async for pipe in pipes:
+            if pipe.mode is Mode.DATAGRAM:
+                pipe.abort("this server takes streams, the peer opened a datagram pipe")
+                continue
+            with contextlib.suppress(PipeClosed):  # the peer has gone again
+                self._serve(*pipe.open_streams(self._limit))
+
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._handle(reader, writer))
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if (waiting := self._callback(reader, writer)) is not None:
+                await waiting
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything; the other streams go on
+            writer.transport.abort()
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "unhandled exception in a callback of start_server", "exception": error}
+            )

@@ -1,11 +1,19 @@
 """Everything that can be set, in one frozen value; each default has its reason beside it.
 
 Reading files and the environment is the command line's business (`cli/settings.py`); the library takes a `Config`.
+
+A value of the wrong kind is a ConfigError that names its setting, when the value is made: most would otherwise fail
+later and elsewhere, and some never (a text is a sequence of its letters).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from warpgate.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,9 @@ class Budgets:
     relay_targets_per_second: float = 2.5
     # Allocations on relays at once, pipes included: no more than sessions.
     relay_allocations: int = 256
+
+    def __post_init__(self) -> None:
+        _check_kinds(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,9 @@ class Timing:
     # this, a router that forgot its mappings (a restart) has them back within 10 minutes.
     port_map_lease: int = 1200
 
+    def __post_init__(self) -> None:
+        _check_kinds(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -97,3 +111,56 @@ class Config:
     receive_queue: int = 1024  # datagrams a pipe holds for a slow reader before it drops the newest
     timing: Timing = field(default_factory=Timing)
     budgets: Budgets = field(default_factory=Budgets)
+
+    def __post_init__(self) -> None:
+        _check_kinds(self)
+        if self.port is not None and self.port > 65535:
+            raise ConfigError(f"port must be a whole number from 0 (any free one) to 65535, not {self.port}")
+        for text in self.allow or ():
+            if _NODE_ID.fullmatch(text) is None:
+                raise ConfigError(f"allow: {text!r} is no node id (26 of a-z and 2-7, see `warpgate id`)")
+
+
+_NODE_ID = re.compile(r"[a-z2-7]{26}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and _is_number(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _many(of: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list | tuple | set | frozenset) and all(map(of, value))
+
+
+# By annotation: what a value must be, in words, and what is kept of it. Lists and sets are taken, too, and frozen.
+_KINDS: dict[str, tuple[Callable[[object], bool], str, Callable[[Any], object]]] = {
+    "str": (_is_text, "a text", str),
+    "bool": (lambda value: isinstance(value, bool), "True or False", bool),
+    "int": (_is_whole, "a whole number of 0 or more", int),
+    "float": (_is_number, "a number of 0 or more", float),
+    "tuple[str, ...]": (_many(_is_text), 'a tuple of texts, such as ("one", "two")', tuple),
+    "frozenset[str]": (_many(_is_text), "a set of texts", frozenset),
+    "tuple[float, ...]": (_many(_is_number), "a tuple of numbers", tuple),
+    "Timing": (lambda value: isinstance(value, Timing), "a warpgate.Timing", lambda value: value),
+    "Budgets": (lambda value: isinstance(value, Budgets), "a warpgate.Budgets", lambda value: value),
+}
+
+
+def _check_kinds(settings: Budgets | Timing | Config) -> None:
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        kind, optional, _ = str(each.type).partition(" | None")
+        if optional and value is None:
+            continue
+        is_one, words, frozen = _KINDS[kind]
+        if not is_one(value):
+            raise ConfigError(f"{each.name} must be {words}{' or None' if optional else ''}, not {value!r}")
+        object.__setattr__(settings, each.name, frozen(value))

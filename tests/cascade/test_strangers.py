@@ -76,7 +76,7 @@ def test_an_address_with_another_key_leads_nowhere(options: Options) -> None:
 @pytest.mark.parametrize("kind", ["public", "eim-apdf"])
 def test_a_key_that_is_not_on_the_list_is_told_so(kind: str, options: Options) -> None:
     async def main() -> None:
-        async with World(kind, kind, config_b=Config(allow=frozenset({"somebody"}))) as world:
+        async with World(kind, kind, config_b=Config(allow=frozenset({identity("c").node_id}))) as world:
             began = world.now
             with pytest.raises(ConnectFailed, match="not among those allowed in"):
                 await world.a.node.connect(world.b.node.address, **options)

@@ -55,7 +55,7 @@ class Context:
         self.wall_clock = sources.wall_clock
         self.address = NodeAddress(identity.public_key, (), ())
         self.around = Surroundings()
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
 
     def admit(self, node_id: str) -> None:
         """Let this node in, too, where only some are: its key was proved by a one-time code."""
@@ -63,10 +63,10 @@ class Context:
             self.config = replace(self.config, allow=self.config.allow | {node_id})
 
     def now(self) -> float:
-        return self._loop.time()
+        return self.loop.time()
 
     def new_future(self) -> asyncio.Future[None]:
-        return self._loop.create_future()
+        return self.loop.create_future()
 
     @staticmethod
     def within_descriptors(count: int) -> int:

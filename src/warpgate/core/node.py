@@ -6,17 +6,21 @@ fill in the address; what comes later updates it. `close` ends everything within
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Literal, Self, overload
 
 from warpgate.config import Config
 from warpgate.core.assembly import Assembly, MessageHandler, NodeStatus
 from warpgate.core.codes import OFFER, TAKE, CodeExchange, new_code
 from warpgate.core.context import Sources
 from warpgate.core.disk.identity_store import load_or_create
-from warpgate.core.names.destination import parse_destination
+from warpgate.core.names.destination import Destination, parse_destination
 from warpgate.core.names.known_peers import known_peers_at
 from warpgate.core.pipes.base import Pipe
+from warpgate.core.pipes.plain_datagram import DatagramPipe
 from warpgate.core.search.initiator import Initiator
+from warpgate.core.tasks import running_loop
 from warpgate.errors import ConfigError, PipeClosed
 from warpgate.events import Observer, PluginReport
 from warpgate.model.address import NodeAddress
@@ -51,6 +55,8 @@ class Node:
 
         `network`, `brokers` and `sources` replace the real ones (the lab, tests); `observer` is given every event.
         """
+        if not isinstance(config, Config | None):
+            raise ConfigError(f"a node's settings are a warpgate.Config, not {config!r}")
         self._config = Config() if config is None else config
         self._identity = identity
         self._network = network
@@ -61,7 +67,7 @@ class Node:
         self._running: Assembly | None = None
         self._handlers: list[MessageHandler] = []
 
-    async def __aenter__(self) -> Node:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -75,6 +81,7 @@ class Node:
         """
         if self._running is not None:
             raise ConfigError("the node runs already")
+        running_loop()
         identity = load_or_create(self._config.identity) if self._identity is None else self._identity
         network = TranslatedNetwork(SystemNetwork() if self._network is None else self._network)
         running = Assembly(
@@ -106,6 +113,14 @@ class Node:
         if self._running is None:
             raise ConfigError("the node does not run: call start(), or use it in `async with`")
         return self._running
+
+    @property
+    def _run_here(self) -> Assembly:
+        """For what waits. A loop of another `asyncio.run`, or of another thread, would wait for ever."""
+        run = self._run
+        if running_loop() is not run.context.loop:
+            raise ConfigError("the node runs on another event loop: use it where it was started")
+        return run
 
     # -- who and where -------------------------------------------------------------------------------------------
 
@@ -165,26 +180,54 @@ class Node:
 
     # -- connecting and accepting --------------------------------------------------------------------------------
 
+    @overload
     async def connect(
         self,
-        dest: bytes | str | NodeAddress,
+        dest: Destination,
         *,
-        mode: Mode = Mode.STREAM,
-        transport: Transport | None = None,
+        mode: Literal[Mode.DATAGRAM, "datagram"],
+        transport: Transport | str | None = None,
+        plugins: Sequence[str] | None = None,
+        timeout: float | None = None,
+        secure: bool = False,
+    ) -> DatagramPipe: ...
+
+    @overload
+    async def connect(
+        self,
+        dest: Destination,
+        *,
+        mode: Mode | str = Mode.STREAM,
+        transport: Transport | str | None = None,
+        plugins: Sequence[str] | None = None,
+        timeout: float | None = None,
+        secure: bool = False,
+    ) -> Pipe: ...
+
+    async def connect(
+        self,
+        dest: Destination,
+        *,
+        mode: Mode | str = Mode.STREAM,
+        transport: Transport | str | None = None,
         plugins: Sequence[str] | None = None,
         timeout: float | None = None,
         secure: bool = False,
     ) -> Pipe:
         """A pipe to the node that `dest` names: address bytes, its text form, or a nickname.
 
-        `plugins`: only these strategies, by name. `timeout` in seconds (default: `attempt_timeout`). `secure`: an
-        encrypted stream, whatever wins: QUIC is one, TCP gets TLS on it (on both sides, see `Pipe.start_tls`).
-        AddressError, ConfigError (unknown plugin, impossible mode), ConnectFailed with a report. For a nickname also
-        NicknameError, NameNotFound, ServiceError (look-up), and PeerKeyChanged when it had another key before.
+        `mode`: a member of Mode or its word ("datagram"), `transport` likewise ("tcp"). `plugins`: only these
+        strategies, by name. `timeout` in seconds (default: `attempt_timeout`). `secure`: an encrypted stream, whatever
+        wins: QUIC is one, TCP gets TLS on it (on both sides, see `Pipe.start_tls`).
+
+        AddressError, ConfigError (an argument of the wrong kind, unknown plugin, impossible mode), ConnectFailed with a
+        report. For a nickname also NicknameError, NameNotFound, ServiceError (look-up), and PeerKeyChanged when it had
+        another key before.
         """
-        run = self._run
-        patience = self._config.timing.attempt_timeout if timeout is None else timeout
-        remote = parse_destination(dest)
+        run = self._run_here
+        patience = self._config.timing.attempt_timeout if timeout is None else _seconds(timeout)
+        remote, mode = parse_destination(dest), Mode.of(mode)
+        carrier = None if transport is None else Transport.of(transport)
 
         async def attempt(
             address: NodeAddress, seconds: float, before: tuple[PluginReport, ...] = ()
@@ -192,7 +235,7 @@ class Node:
             if address.public_key == self.public_key:
                 raise ConfigError("that is this node's own address")
             initiator = Initiator(
-                run.equipment, run.sessions, run.pipes, address, mode, transport, plugins, secure, before
+                run.equipment, run.sessions, run.pipes, address, mode, carrier, plugins, secure, before
             )
             run.initiators.add(initiator)
             try:
@@ -222,19 +265,19 @@ class Node:
 
     async def accept(self) -> Pipe:
         """The next pipe that a peer opened to us. PipeClosed when the node is closed meanwhile."""
-        accepted = self._run.accepted
+        accepted = self._run_here.accepted
         pipe = await accepted.get()
         if pipe is None:
             accepted.put_nowait(None)  # for the next one who waits
             raise PipeClosed("the node was closed")
         return pipe
 
-    async def __aiter__(self) -> AsyncIterator[Pipe]:
-        """Pipes that peers open, until the node is closed."""
-        accepted = self._run.accepted  # the node may be closed while the caller is busy with a pipe
-        while (pipe := await accepted.get()) is not None:
-            yield pipe
-        accepted.put_nowait(None)  # for the next one who waits
+    def __aiter__(self) -> AsyncIterator[Pipe]:
+        return self.pipes()
+
+    def pipes(self) -> AsyncIterator[Pipe]:
+        """Pipes that peers open, until the node is closed: what `async for pipe in node` goes by."""
+        return _until_closed(self._run_here.accepted)  # asked for now: the node may be closed meanwhile
 
     def add_message_handler(self, handler: MessageHandler) -> None:
         """Call `await handler(data, pipe)` for whatever arrives on accepted pipes, in order, one task a pipe.
@@ -242,3 +285,15 @@ class Node:
         With a handler, pipes are not handed out by `accept` any more.
         """
         self._handlers.append(handler)
+
+
+async def _until_closed(accepted: asyncio.Queue[Pipe | None]) -> AsyncIterator[Pipe]:
+    while (pipe := await accepted.get()) is not None:
+        yield pipe
+    accepted.put_nowait(None)  # for the next one who waits
+
+
+def _seconds(timeout: float) -> float:
+    if isinstance(timeout, int | float) and not isinstance(timeout, bool) and timeout >= 0:
+        return timeout
+    raise ConfigError(f"timeout must be a number of seconds, 0 or more, not {timeout!r}")

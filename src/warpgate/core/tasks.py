@@ -6,7 +6,17 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from warpgate.errors import WarpgateError
+from warpgate.errors import ConfigError, WarpgateError
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """ConfigError where none runs: plain code, another thread, or trio."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigError(
+            "no asyncio event loop runs here: call this from a coroutine under asyncio.run(), or use warpgate.sync"
+        ) from None
 
 
 class Tasks:

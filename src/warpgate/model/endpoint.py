@@ -5,10 +5,12 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeVar
 
-from warpgate.errors import AddressError
+from warpgate.errors import AddressError, ConfigError
 
 IPAddress = IPv4Address | IPv6Address
+_E = TypeVar("_E", bound=enum.Enum)
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
 
 
@@ -18,12 +20,32 @@ class Transport(enum.Enum):
     TCP = "tcp"
     UDP = "udp"
 
+    @classmethod
+    def of(cls, value: Transport | str) -> Transport:
+        """Itself or its word ("tcp"); ConfigError for anything else."""
+        return _member(cls, "transport", value)
+
 
 class Mode(enum.Enum):
     """What a pipe promises: reliable ordered bytes, or datagrams as UDP gives them."""
 
     STREAM = "stream"
     DATAGRAM = "datagram"
+
+    @classmethod
+    def of(cls, value: Mode | str) -> Mode:
+        """Itself or its word ("stream"); ConfigError for anything else."""
+        return _member(cls, "mode", value)
+
+
+def _member(kind: type[_E], what: str, value: object) -> _E:
+    try:
+        return kind(value)
+    except ValueError:
+        words = " or ".join(repr(member.value) for member in kind)
+        raise ConfigError(
+            f"{what} must be {words} (or a member of warpgate.{kind.__name__}), not {value!r}"
+        ) from None
 
 
 class Family(enum.IntEnum):

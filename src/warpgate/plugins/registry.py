@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TypeVar
@@ -89,6 +89,10 @@ class Registry:
 
     def select(self, names: Sequence[str] | None) -> tuple[type[Plugin], ...]:
         """The named plugins, or all. ConfigError names an unknown one and lists what there is."""
+        if isinstance(names, str):
+            raise ConfigError(f"plugins must be a list of names, such as [{names!r}], not the text {names!r}")
+        if names is not None and not isinstance(names, Sequence | Set):
+            raise ConfigError(f"plugins must be a list of names or None, not {names!r}")
         plugins = self.all()
         for name in names or ():
             if name not in plugins:

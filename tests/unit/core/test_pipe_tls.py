@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from warpgate.core.pipes.base import Pipe, PipeInfo
 from warpgate.core.pipes.plain_tcp import StreamPipe
-from warpgate.core.pipes.streams import open_streams
+from warpgate.core.pipes.streams import streams_over
 from warpgate.core.pipes.subscription import Subscription
 from warpgate.core.pipes.tls import TlsEnds, make_context
 from warpgate.errors import AuthenticationError, ConfigError, PipeClosed, ProtocolError, WarpgateError
@@ -116,7 +116,7 @@ class TestAsBefore:
 
     async def test_as_asyncio_streams(self) -> None:
         async with pipes() as (a, b):
-            reader, writer = open_streams(a, 65536)
+            reader, writer = streams_over(a, 65536)
             writer.write(b"hello\n")
             writer.write_eof()
             assert await read_all(b) == b"hello\n"

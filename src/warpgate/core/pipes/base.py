@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Self
 
+from warpgate.core.pipes.streams import READ_LIMIT, streams_over
 from warpgate.core.pipes.subscription import SUB_ALL, Subscription
-from warpgate.errors import PipeClosed
+from warpgate.errors import ConfigError, PipeClosed
 from warpgate.events import PluginReport
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 
 # Two flights, which a path of a second with losses repeats twice or so.
 TLS_PATIENCE = 10.0
 ABORTED = "aborted on this side"
+
+
+def bytes_like(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
+    """What `send` was given; ConfigError when it is text or anything else that is no bytes."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        return data
+    hint = ": encode the text first" if isinstance(data, str) else ""
+    raise ConfigError(f"send takes bytes, not {type(data).__name__}{hint}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +108,7 @@ class Pipe(ABC):
         state = "closed" if self.closed else "open"
         return f"<{type(self).__name__} {self.plugin} {self.local} -> {self.remote} peer {self.peer} {state}>"
 
-    async def __aenter__(self) -> Pipe:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -121,12 +132,26 @@ class Pipe(ABC):
         """Returns when the kernel has taken it. PipeClosed when the pipe is over."""
 
     @abstractmethod
-    async def recv(self, sub: Subscription = SUB_ALL, timeout: float | None = None) -> bytes:
-        """The next bytes (b"" at end of stream) or datagram. PipeClosed; TimeoutError after `timeout` seconds."""
+    async def recv(self, sub: Subscription | int = SUB_ALL, timeout: float | None = None) -> bytes:
+        """The next bytes (b"" at end of stream) or datagram. PipeClosed; TimeoutError after `timeout` seconds.
+
+        `sub`: a filter, or as with sockets how many bytes at most.
+        """
 
     @abstractmethod
     async def recv_n(self, count: int) -> bytes:
         """Exactly `count` bytes of a stream; PipeClosed when it ends before (what came stays readable by `recv`)."""
+
+    def open_streams(self, limit: int = READ_LIMIT) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """asyncio's reader and writer over this pipe, TCP or QUIC, which is theirs from now on.
+
+        `limit` as for `asyncio.open_connection`; `writer.get_extra_info("pipe")` is this pipe. ConfigError on a
+        datagram pipe, and where no event loop runs.
+        """
+        if self.mode is Mode.DATAGRAM:
+            raise ConfigError("asyncio streams need a stream; this pipe carries datagrams")
+        self._check_open()
+        return streams_over(self, limit)
 
     @abstractmethod
     async def start_tls(self, timeout: float = TLS_PATIENCE) -> None:

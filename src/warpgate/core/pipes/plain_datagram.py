@@ -10,8 +10,8 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo
-from warpgate.core.pipes.subscription import SUB_ALL, Subscription
+from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo, bytes_like
+from warpgate.core.pipes.subscription import SUB_ALL, Subscription, checked
 from warpgate.core.udp.demultiplexer import Demultiplexer, Port, SessionChecks
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
 from warpgate.model.endpoint import Mode
@@ -77,7 +77,7 @@ class DatagramPipe(Pipe):
         """ConfigError for more than 65,507 bytes; more than about 1,200 may not pass every path."""
         if self._end is not None:
             raise PipeClosed(self._end)
-        payload = data if isinstance(data, bytes) else bytes(data)
+        payload = data if isinstance(data, bytes) else bytes(bytes_like(data))
         if len(payload) > LARGEST_DATAGRAM:
             raise ConfigError(f"{len(payload)} bytes do not fit a UDP datagram ({LARGEST_DATAGRAM} at most)")
         if self._validation is not None:
@@ -99,10 +99,13 @@ class DatagramPipe(Pipe):
         await validation.wait()
         self._check_open()
 
-    async def recv(self, sub: Subscription = SUB_ALL, timeout: float | None = None) -> bytes:
+    async def recv(self, sub: Subscription | int = SUB_ALL, timeout: float | None = None) -> bytes:
+        """ConfigError for a datagram that is longer than the given number of bytes; it stays to be received."""
         if timeout is not None:
             async with asyncio.timeout(timeout):
                 return await self.recv(sub)
+        if sub is not SUB_ALL:
+            checked(sub)
         while True:
             if self._queue and (data := self._pick(sub)) is not None:
                 return data
@@ -114,7 +117,11 @@ class DatagramPipe(Pipe):
             finally:  # a receive that timed out leaves nothing behind, however often it is tried
                 self._waiters.discard(waiter)
 
-    def _pick(self, sub: Subscription) -> bytes | None:
+    def _pick(self, sub: Subscription | int) -> bytes | None:
+        if not isinstance(sub, Subscription):
+            if (size := len(self._queue[0])) > sub:
+                raise ConfigError(f"recv({sub}) would cut a datagram of {size} bytes: give it more room")
+            return self._queue.popleft()
         if sub.takes_all:
             return self._queue.popleft()
         if sub.sender is not None and sub.sender != self.remote:

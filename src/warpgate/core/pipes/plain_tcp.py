@@ -10,16 +10,13 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo
+from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo, bytes_like
 from warpgate.core.pipes.reading import FilteredReader
-from warpgate.core.pipes.subscription import SUB_ALL, Subscription
+from warpgate.core.pipes.subscription import SUB_ALL, Subscription, checked
 from warpgate.core.pipes.tls import SecuredStream, TlsEnds, start_tls
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
 from warpgate.model.endpoint import Mode
 from warpgate.net.network import TcpStream
-
-# One read: larger gains nothing on loopback, smaller costs turns of the event loop.
-CHUNK = 256 * 1024
 
 
 class StreamPipe(Pipe):
@@ -43,14 +40,16 @@ class StreamPipe(Pipe):
         if self._eof_sent:
             raise PipeClosed("the end of the stream has been sent")
         try:
-            await self._stream.send(data)
+            await self._stream.send(bytes_like(data))
         except NetworkError as error:
             raise self._broken(error) from error
 
-    async def recv(self, sub: Subscription = SUB_ALL, timeout: float | None = None) -> bytes:
+    async def recv(self, sub: Subscription | int = SUB_ALL, timeout: float | None = None) -> bytes:
         if timeout is not None:
             async with asyncio.timeout(timeout):
                 return await self.recv(sub)
+        if sub is not SUB_ALL:
+            checked(sub)
         self._check_open()
         return await self._reader.next(sub)
 
@@ -58,11 +57,11 @@ class StreamPipe(Pipe):
         self._check_open()
         return await self._reader.exactly(count)
 
-    async def _read(self) -> bytes:
+    async def _read(self, limit: int) -> bytes:
         if self._ended:
             return b""
         try:
-            data = await self._stream.recv(CHUNK)
+            data = await self._stream.recv(limit)
         except NetworkError as error:
             raise self._broken(error) from error
         self._ended = not data

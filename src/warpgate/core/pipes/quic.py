@@ -9,9 +9,9 @@ from collections.abc import Callable
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connection.quic_stream import ABORTED as RESET
 from warpgate.core.connection.quic_stream import CLOSED, State
-from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo
+from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo, bytes_like
 from warpgate.core.pipes.reading import FilteredReader
-from warpgate.core.pipes.subscription import SUB_ALL, Subscription
+from warpgate.core.pipes.subscription import SUB_ALL, Subscription, checked
 from warpgate.core.udp.demultiplexer import Demultiplexer, SessionChecks
 from warpgate.errors import ConfigError, PipeClosed
 from warpgate.model.endpoint import Mode
@@ -52,7 +52,7 @@ class QuicPipe(Pipe):
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """PipeClosed also after `write_eof`. Waits while the peer does not read."""
-        view = memoryview(data).cast("B")
+        view = memoryview(bytes_like(data)).cast("B")
         async with self._sending:
             while True:
                 self._check_writable()
@@ -85,10 +85,12 @@ class QuicPipe(Pipe):
 
     # -- receiving -----------------------------------------------------------------------------------------------
 
-    async def recv(self, sub: Subscription = SUB_ALL, timeout: float | None = None) -> bytes:
+    async def recv(self, sub: Subscription | int = SUB_ALL, timeout: float | None = None) -> bytes:
         if timeout is not None:
             async with asyncio.timeout(timeout):
                 return await self.recv(sub)
+        if sub is not SUB_ALL:
+            checked(sub)
         self._check_here()
         return await self._reader.next(sub)
 
@@ -101,7 +103,7 @@ class QuicPipe(Pipe):
         if self._left:
             self._check_open()
 
-    async def _read(self) -> bytes:
+    async def _read(self, _limit: int) -> bytes:
         while True:
             self._check_here()
             if self._stream.readable:

@@ -8,6 +8,8 @@ from warpgate.core.pipes.subscription import Subscription
 from warpgate.errors import PipeClosed
 from warpgate.model.endpoint import Endpoint
 
+# One read: larger gains nothing on loopback, smaller costs turns of the event loop.
+CHUNK = 256 * 1024
 # What a content filter may hold back while it waits for its match.
 FILTER_LIMIT = 1024 * 1024
 
@@ -15,8 +17,8 @@ FILTER_LIMIT = 1024 * 1024
 class FilteredReader:
     """Bytes that were read but not yet given to the user: leftovers of filters and of `exactly`."""
 
-    def __init__(self, read: Callable[[], Awaitable[bytes]], remote: Endpoint) -> None:
-        """`read`: the next bytes, b"" at end of stream."""
+    def __init__(self, read: Callable[[int], Awaitable[bytes]], remote: Endpoint) -> None:
+        """`read`: the next bytes, as many if it can choose, b"" at end of stream."""
         self._read = read
         self._remote = remote
         self._held = bytearray()
@@ -29,18 +31,28 @@ class FilteredReader:
         """What was read ahead: somebody else goes on from there."""
         return self._take(len(self._held))
 
-    async def next(self, sub: Subscription) -> bytes:
+    async def next(self, wanted: Subscription | int) -> bytes:
         """As `Pipe.recv`."""
-        if not sub.takes_all:
-            return await self._filtered(sub)
+        if not isinstance(wanted, Subscription):
+            return await self._at_most(wanted)
+        if not wanted.takes_all:
+            return await self._filtered(wanted)
         if self._held:
             return self._take(len(self._held))
-        return await self._read()
+        return await self._read(CHUNK)
+
+    async def _at_most(self, count: int) -> bytes:
+        if not self._held:
+            data = await self._read(min(count, CHUNK))
+            if len(data) <= count:
+                return data
+            self._held += data
+        return self._take(count)
 
     async def exactly(self, count: int) -> bytes:
         """As `Pipe.recv_n`."""
         while len(self._held) < count:
-            if not (data := await self._read()):
+            if not (data := await self._read(CHUNK)):
                 raise PipeClosed(f"the stream ended after {len(self._held)} of {count} bytes")
             self._held += data
         return self._take(count)
@@ -58,7 +70,7 @@ class FilteredReader:
                 raise PipeClosed(
                     f"no match for {sub.content!r} within {FILTER_LIMIT} bytes; they are still readable"
                 )
-            if not (data := await self._read()):
+            if not (data := await self._read(CHUNK)):
                 return b""
             self._held += data
 

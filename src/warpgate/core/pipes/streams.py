@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from typing import Any, Protocol
 
-from warpgate.core.pipes.base import Pipe
+from warpgate.core.tasks import running_loop
 from warpgate.errors import WarpgateError
+from warpgate.model.endpoint import Endpoint
 
+# asyncio's own default for open_connection.
+READ_LIMIT = 64 * 1024
 # asyncio's own default for a transport's write buffer; what is above it makes `drain` wait.
 HIGH_WATER = 64 * 1024
 
 
-def open_streams(pipe: Pipe, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A reader and a writer; the pipe is theirs from now on. `limit` as for `asyncio.open_connection`."""
-    loop = asyncio.get_running_loop()
+class Carrier(Protocol):
+    """What is asked of a pipe."""
+
+    @property
+    def local(self) -> Endpoint: ...
+    @property
+    def remote(self) -> Endpoint: ...
+    @property
+    def closed(self) -> bool: ...
+    async def send(self, data: bytes) -> None: ...
+    async def recv(self) -> bytes: ...
+    def write_eof(self) -> None: ...
+    async def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+def streams_over(pipe: Carrier, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """As `Pipe.open_streams`."""
+    loop = running_loop()
     reader = asyncio.StreamReader(limit=limit, loop=loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
     transport = PipeTransport(pipe, protocol)
@@ -25,7 +44,7 @@ def open_streams(pipe: Pipe, limit: int) -> tuple[asyncio.StreamReader, asyncio.
 class PipeTransport(asyncio.Transport):
     """Two tasks carry the bytes; they end with the pipe, at `close` once the buffer is sent, at `abort` at once."""
 
-    def __init__(self, pipe: Pipe, protocol: asyncio.Protocol) -> None:
+    def __init__(self, pipe: Carrier, protocol: asyncio.Protocol) -> None:
         super().__init__({"peername": pipe.remote.sockaddr, "sockname": pipe.local.sockaddr, "pipe": pipe})
         self._pipe = pipe
         self._protocol: asyncio.BaseProtocol = protocol

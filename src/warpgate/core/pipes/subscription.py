@@ -27,6 +27,8 @@ class Subscription:
         """ConfigError when `content` is not a regular expression."""
         if self.content is None:
             return None
+        if not isinstance(self.content, bytes):
+            raise ConfigError(f"a filter is a regular expression over bytes: b'...', not {self.content!r}")
         try:
             return re.compile(self.content, re.DOTALL)
         except re.error as error:
@@ -38,3 +40,12 @@ class Subscription:
 
 
 SUB_ALL = Subscription()
+
+
+def checked(wanted: Subscription | int) -> Subscription | int:
+    """What `recv` was asked for; ConfigError when it is neither a filter nor a count above 0."""
+    if isinstance(wanted, Subscription) or (
+        isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0
+    ):
+        return wanted
+    raise ConfigError(f"recv takes a number of bytes above 0, SUB_ALL or a Subscription, not {wanted!r}")
