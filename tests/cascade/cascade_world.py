@@ -33,6 +33,7 @@ from warpgate.lab.clock import run_virtual
 from warpgate.lab.kinds import kind_of
 from warpgate.lab.memory import MemoryInternet, MemoryNetwork, MemoryRouter, OpenSocket, PathSpec
 from warpgate.lab.memory_servers import MemoryBroker, MemoryBrokers, MemoryStun
+from warpgate.lab.spec import Pooling
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import Identity
 from warpgate.plugins.registry import REGISTRY, Registry
@@ -157,6 +158,10 @@ class World:
         for depth, layer in enumerate(reversed(layers)):
             inside_a_carrier = f"100.64.{number}.1"
             external: tuple[str, ...] = (public if depth == 0 else inside_a_carrier,)
+            if layer.nat.pooling is Pooling.ARBITRARY:
+                external += tuple(
+                    f"198.51.100.{number + 10 * more}" for more in range(1, layer.nat.pool_size)
+                )
             if not layer.nat.translates:
                 external, private = (), public
             firewall = layer.firewall if v6 else None

@@ -53,14 +53,25 @@ def mutated(valid: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 
 
 def _attachments(ips: st.SearchStrategy[IPAddress]) -> st.SearchStrategy[Attachment]:
-    return st.builds(Attachment, ips, st.none() | ips, listenings, listenings, profiles)
+    pools = st.lists(ips, max_size=3).map(tuple)
+    return st.builds(Attachment, ips, st.none() | ips, listenings, listenings, profiles, pools)
 
 
 listenings = st.builds(Listening, ports, st.none() | st.integers(1, 65535), st.sampled_from(LearntBy))
 assignments = st.one_of(
-    st.sampled_from((Assignment.UNKNOWN, Assignment.PRESERVING, Assignment.RANDOM)).map(PortAssignment),
-    st.builds(PortAssignment, st.just(Assignment.SEQUENTIAL), step=st.integers(-32768, 32767)),
-    st.builds(PortAssignment, st.just(Assignment.BLOCK), low=ports, high=ports),
+    st.builds(
+        PortAssignment,
+        st.sampled_from((Assignment.UNKNOWN, Assignment.PRESERVING, Assignment.RANDOM)),
+        parity=st.booleans(),
+    ),
+    st.builds(
+        PortAssignment,
+        st.sampled_from((Assignment.SEQUENTIAL, Assignment.PER_ADDRESS)),
+        step=st.integers(-32768, 32767),
+    ),
+    st.builds(
+        PortAssignment, st.just(Assignment.BLOCK), low=ports, high=ports, fixed=ports, parity=st.booleans()
+    ),
 )
 profiles = st.builds(
     NatProfile,

@@ -260,7 +260,10 @@ def test_head_of_a_stream_over_udp() -> None:
         ("punch-0", Punch(0, ("203.0.113.42:25003", "203.0.113.42:25004"))),
         ("punch-1", Punch(1)),
         ("guess-open", Guess("open", "203.0.113.42:25001")),
-        ("guess-opened", Guess("opened", "198.51.100.9:4000", "203.0.113.42", 1024, 65535)),
+        (
+            "guess-opened",
+            Guess("opened", "198.51.100.9:4000", "203.0.113.42", 5696, 63055, fixed=0x0FF0, bits=0x0640),
+        ),
         ("punch-2", Punch(2, ("203.0.113.42:25001",))),
         ("relayed-pending", Relayed("udp", (), True)),
         ("relayed", Relayed("udp", ("198.51.100.1:49160",))),

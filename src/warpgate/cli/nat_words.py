@@ -69,11 +69,31 @@ def assignment_words(assignment: PortAssignment) -> str:
         case Assignment.SEQUENTIAL:
             return f"external ports go up in steps of {assignment.step}, so the next one can be foretold"
         case Assignment.BLOCK:
-            return f"external ports come from {assignment.low} to {assignment.high}: few enough to guess"
+            return _block_words(assignment)
+        case Assignment.PER_ADDRESS:
+            return (
+                f"external ports go up in steps of {assignment.step}, for each destination address from another one: "
+                "guessing takes some 250 probes"
+            )
         case Assignment.RANDOM:
-            return "external ports are random: guessing takes thousands of probes"
+            half = ", but even or odd as the internal ones, so half of them" if assignment.parity else ""
+            return f"external ports are random{half}: guessing takes hundreds of probes"
         case _:
             return "how external ports are chosen is not known"
+
+
+def _block_words(assignment: PortAssignment) -> str:
+    within = f"from {assignment.low} to {assignment.high}"
+    if not assignment.fixed:
+        return f"external ports come {within}: few enough to guess"
+    places = [place for place in range(16) if assignment.fixed >> place & 1]
+    bits = "".join(
+        str(assignment.low >> place & 1) if place in places else "x" for place in reversed(range(16))
+    )
+    return (
+        f"external ports are a set (as with MAP-E and MAP-T, RFC 7597): {within}, in binary all {bits}, "
+        f"{2 ** (16 - len(places))} at most: few enough to guess"
+    )
 
 
 def _endpoints(attachment: Attachment) -> Iterator[Finding]:

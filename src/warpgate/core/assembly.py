@@ -254,6 +254,7 @@ class Assembly:
             _listening(port, learnt.udp_mapped),
             _listening(port, learnt.tcp_mapped),
             learnt.nat,
+            learnt.pool,
         )
         return self.port_mapping.announce(attachment)
 

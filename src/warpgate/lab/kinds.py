@@ -43,6 +43,10 @@ class Kind:
 PRESERVING: Final = PortAssignment(Assignment.PRESERVING)
 RANDOM: Final = PortAssignment(Assignment.RANDOM)
 BLOCK: Final = PortAssignment(Assignment.BLOCK)
+# RFC 7597 section 5.1: bits 4 to 11 of a port are the subscriber's number, which leaves 15 runs of 16 ports, 4,096
+# apart; bits 4 to 9: 63 runs, 1,024 apart.
+PORT_SET: Final = PortAssignment(Assignment.BLOCK, fixed=0x0FF0)
+PORT_SET_1024: Final = PortAssignment(Assignment.BLOCK, fixed=0x03F0)
 # RFC 6092 REC-11 and -12 recommend endpoint-independent filtering; what routers ship is connection
 # tracking.
 FIREWALL: Final = NatSpec(mapping=Mapping.NONE, filtering=Filtering.APDF)
@@ -77,6 +81,8 @@ def _nat(mapping: Mapping, filtering: Filtering, assignment: PortAssignment) -> 
 
 
 EDM: Final = _nat(Mapping.APDM, Filtering.APDF, RANDOM)
+SEQUENTIAL: Final = PortAssignment(Assignment.SEQUENTIAL, step=1)
+POOLED: Final = replace(EDM, pooling=Pooling.ARBITRARY, pool_size=4)
 # Linux: nf_nat keeps the port unless the tuple is taken; conntrack is address- and port-dependent both
 # ways.
 MASQUERADE: Final = _nat(Mapping.APDM, Filtering.APDF, PRESERVING)
@@ -89,8 +95,16 @@ KINDS: Final[dict[str, tuple[Layer, ...]]] = {
     "eim": _home(NatSpec()),
     "edm": _home(EDM),
     "adm": _home(replace(EDM, mapping=Mapping.ADM)),
-    "edm-seq": _home(replace(EDM, assignment=PortAssignment(Assignment.SEQUENTIAL, step=1))),
+    "edm-seq": _home(replace(EDM, assignment=SEQUENTIAL)),
+    "edm-busy": _home(replace(EDM, assignment=SEQUENTIAL, others=4)),
+    "edm-peraddr": _home(replace(EDM, assignment=PortAssignment(Assignment.PER_ADDRESS, step=1))),
+    "edm-parity": _home(replace(EDM, assignment=PortAssignment(Assignment.RANDOM, parity=True))),
     "edm-block": _home(replace(EDM, assignment=BLOCK)),
+    "edm-pool": _home(POOLED),
+    "eim-pool": _home(NatSpec(pooling=Pooling.ARBITRARY, pool_size=4)),
+    # With so few ports a router that did not share them between destinations would not serve one browser.
+    "mape": _home(replace(EDM, assignment=PORT_SET, overloading=True)),
+    "mape-1024": _home(replace(EDM, assignment=PORT_SET_1024, overloading=True)),
     "edm-preserving": _home(MASQUERADE),
     "masquerade": _home(MASQUERADE),
     "udp-blocked": _home(replace(MASQUERADE, udp_blocked=True)),
@@ -146,6 +160,7 @@ SUFFIXES: Final[dict[str, Callable[[tuple[Layer, ...]], tuple[Layer, ...]]]] = {
     "hairpin": _outermost(lambda nat: replace(nat, hairpin=True)),
     "short": _outermost(lambda nat: replace(nat, lifetimes=Lifetimes(udp_unreplied=20.0, udp_replied=20.0))),
     "deaf": _outermost(lambda nat: replace(nat, refresh_inbound=False)),
+    "exclusive": _outermost(lambda nat: replace(nat, overloading=False)),
     "small": _outermost(lambda nat: replace(nat, table_limit=512)),
     "noudp": _outermost(lambda nat: replace(nat, udp_blocked=True)),
     "no-tcp": _outermost(lambda nat: replace(nat, tcp_ports=BROKER_PORTS)),

@@ -108,7 +108,7 @@ class Nat:
         self.spec = spec
         self.external = tuple(external)
         self._rng = rng
-        self._ports = PortChooser(spec.assignment, spec.block_size, rng)
+        self._ports = PortChooser(spec.assignment, spec.block_size, spec.others, rng)
         self._paired: dict[IPAddress, IPAddress] = {}
         self._table = FlowTable()
         self._packets_out = self._packets_in = self._unsolicited = 0
@@ -237,7 +237,7 @@ class Nat:
             if flow.source.ip not in self._paired:
                 self._paired[flow.source.ip] = self._rng.choice(self.external)
             ip = self._paired[flow.source.ip]
-        for port in self._ports.candidates(flow.source, ip):
+        for port in self._ports.candidates(flow.source, ip, flow.destination.ip):
             external = Endpoint(ip, port)
             if self._free(external, flow, now):
                 return external

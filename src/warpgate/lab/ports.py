@@ -16,24 +16,48 @@ RANDOM_DRAWS: Final = 16
 
 
 class PortChooser:
-    """Yields candidate ports; the caller takes the first that is free. Remembers the sequence and the hosts' blocks."""
+    """Yields candidate ports; the caller takes the first that is free. Remembers the counts and the hosts' blocks."""
 
-    def __init__(self, assignment: PortAssignment, block_size: int, rng: random.Random) -> None:
+    def __init__(self, assignment: PortAssignment, block_size: int, others: int, rng: random.Random) -> None:
         self._assignment = assignment
         self._block_size = block_size
+        self._others = others
         self._rng = rng
-        self._last: dict[IPAddress, int] = {}
+        self._last: dict[object, int] = {}
         self._blocks: dict[IPAddress, tuple[int, int]] = {}
+        self._sets: dict[IPAddress, tuple[int, ...]] = {}
 
-    def candidates(self, inside: Endpoint, external: IPAddress) -> Iterator[int]:
+    def candidates(self, inside: Endpoint, external: IPAddress, remote: IPAddress) -> Iterator[int]:
+        ports = self._candidates(inside, external, remote)
+        if self._assignment.parity:
+            return (port for port in ports if port & 1 == inside.port & 1)
+        return ports
+
+    def _candidates(self, inside: Endpoint, external: IPAddress, remote: IPAddress) -> Iterator[int]:
         kind = self._assignment.kind
         if kind is Assignment.PRESERVING:
             return self._preserving(inside.port)
         if kind is Assignment.SEQUENTIAL:
             return self._sequential(external)
+        if kind is Assignment.PER_ADDRESS:
+            return self._sequential((external, remote))
+        if kind is Assignment.BLOCK and self._assignment.fixed:
+            return self._of_set(self.set_of(inside.ip))
         if kind is Assignment.BLOCK:
             return self._shuffled(*self.block_of(inside.ip))
         return self._shuffled(FIRST_DYNAMIC, LAST)
+
+    def set_of(self, host: IPAddress) -> tuple[int, ...]:
+        """The port set that mappings of this inside host come from: all ports with its number in the `fixed` bits.
+
+        RFC 7597 section 5.1: the run that the bits before the number begin with zeros is nobody's.
+        """
+        if host not in self._sets:
+            fixed = self._assignment.fixed
+            number = self._rng.getrandbits(16) & fixed
+            first = 1 << fixed.bit_length()
+            self._sets[host] = tuple(port for port in range(first, LAST + 1) if port & fixed == number)
+        return self._sets[host]
 
     def block_of(self, host: IPAddress) -> tuple[int, int]:
         """The port block (low, high, inclusive) that mappings of this inside host come from."""
@@ -56,16 +80,23 @@ class PortChooser:
         else:
             yield from self._shuffled(FIRST_DYNAMIC, LAST)
 
-    def _sequential(self, external: IPAddress) -> Iterator[int]:
+    def _sequential(self, counter: object) -> Iterator[int]:
         span = LAST + 1 - FIRST_DYNAMIC
         for _ in range(span):
-            last = self._last.get(external)
+            last = self._last.get(counter)
             if last is None:
                 port = self._rng.randrange(FIRST_DYNAMIC, LAST + 1)
             else:
-                port = (last - FIRST_DYNAMIC + self._assignment.step) % span + FIRST_DYNAMIC
-            self._last[external] = port
+                steps = 1 + (self._rng.randint(0, self._others) if self._others else 0)
+                port = (last - FIRST_DYNAMIC + steps * self._assignment.step) % span + FIRST_DYNAMIC
+            self._last[counter] = port
             yield port
+
+    def _of_set(self, ports: tuple[int, ...]) -> Iterator[int]:
+        for _ in range(RANDOM_DRAWS):
+            yield self._rng.choice(ports)
+        start = self._rng.randrange(len(ports))
+        yield from ports[start:] + ports[:start]
 
     def _shuffled(self, low: int, high: int) -> Iterator[int]:
         for _ in range(RANDOM_DRAWS):

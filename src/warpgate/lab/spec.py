@@ -54,9 +54,10 @@ class NatSpec:
     """One router model.
 
     `mapping` NONE is a stateful firewall without translation. `assignment` of kind BLOCK with high 0 gives
-    every inside host a random block of `block_size` ports (RFC 7422). `overloading`: one external port may
-    serve several flows with different remote endpoints at once (Linux does so; RFC 4787 REQ-3 forbids it
-    with EIM).
+    every inside host a random block of `block_size` ports (RFC 7422), or with `fixed` bits a random port set: those
+    bits are its number (RFC 7597 section 5.1). `others`: when ports are counted, up to so many mappings of hosts that
+    are not in the lab come before each new one. `overloading`: one external port may serve several flows with
+    different remote endpoints at once (Linux does so; RFC 4787 REQ-3 forbids it with EIM).
     `refresh_inbound`: traffic from outside keeps a flow alive (RFC 4787 REQ-6 lets a NAT choose).
     `table_limit` counts flows (what a router's memory is made of), `host_limit` the mappings of one inside
     host (RFC 6888 REQ-4).
@@ -77,6 +78,7 @@ class NatSpec:
     table_limit: int | None = None
     host_limit: int | None = None
     block_size: int = 1024
+    others: int = 0
     pooling: Pooling = Pooling.PAIRED
     pool_size: int = 1
 
@@ -85,7 +87,8 @@ class NatSpec:
             raise ConfigError("a router model needs a known mapping and filtering behaviour")
         if self.assignment.kind is Assignment.UNKNOWN:
             raise ConfigError("a router model needs a known port assignment")
-        if self.assignment.kind is Assignment.SEQUENTIAL and self.assignment.step == 0:
+        counted = self.assignment.kind in (Assignment.SEQUENTIAL, Assignment.PER_ADDRESS)
+        if counted and self.assignment.step == 0:
             raise ConfigError("sequential port assignment needs a step other than 0")
         if self.assignment.low > self.assignment.high:
             raise ConfigError(f"port block {self.assignment.low}..{self.assignment.high} is empty")

@@ -14,7 +14,7 @@ from typing import Final
 
 from warpgate.config import Budgets
 from warpgate.lab.kinds import Kind
-from warpgate.lab.spec import NatSpec
+from warpgate.lab.spec import NatSpec, Pooling
 from warpgate.model.endpoint import Family, Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping, PortAssignment
 
@@ -23,8 +23,6 @@ GUESSING_SECONDS: Final = 15.0
 MOST_GUESSES: Final = int(GUESSING_SECONDS * Budgets().random_probes_per_second)
 MOST_SOCKETS: Final = 256
 ALL_PORTS: Final = 64512  # 1024..65535
-# A port for each guess: whoever takes a subscriber's whole block takes its other connections' ports.
-MOST_OF_A_BLOCK: Final = 0.5
 WORTH_IT: Final = 0.5  # a guess that fails more often than not is no way through
 
 _STRICTNESS: Final = (Filtering.EIF, Filtering.ADF, Filtering.APDF)
@@ -51,6 +49,7 @@ class Outlook:
     filtering: Filtering
     assignment: PortAssignment | None
     block_size: int
+    addresses: int = 1
 
     @property
     def known(self) -> bool:
@@ -63,9 +62,15 @@ class Outlook:
 
     @property
     def ports(self) -> int:
-        """How many ports the next mapping may get."""
+        """How many endpoints the next mapping may get: ports, of each of several addresses."""
+        return self.addresses * self._ports_of_one
+
+    @property
+    def _ports_of_one(self) -> int:
         if self.assignment is not None and self.assignment.kind is Assignment.BLOCK:
-            low, high = self.assignment.low, self.assignment.high
+            low, high, fixed = self.assignment.low, self.assignment.high, self.assignment.fixed
+            if fixed:  # the first of the runs is nobody's
+                return (1 << 16 - fixed.bit_count()) - (1 << (fixed & -fixed).bit_length() - 1)
             return high - low + 1 if high else self.block_size
         return ALL_PORTS
 
@@ -89,6 +94,7 @@ def outlook(kind: Kind, transport: Transport, family: Family) -> Outlook:
         filtering=max((spec.filtering for spec in specs), key=_STRICTNESS.index, default=Filtering.EIF),
         assignment=_deciding(specs, dependent[0]) if dependent else None,
         block_size=max((spec.block_size for spec in dependent), default=0),
+        addresses=max((_addresses(spec) for spec in dependent), default=1),
     )
 
 
@@ -103,7 +109,8 @@ def crossing(one: Outlook, other: Outlook, transport: Transport) -> Crossing:
             # The hidden side's packets come from wherever they come from; only a filter by port minds.
             if known.filtering is not Filtering.APDF:
                 return Crossing.DIRECT
-            return Crossing.GUESS if hidden.counts or transport is Transport.UDP else Crossing.RELAY
+            guessed = transport is Transport.UDP and _found(hidden.ports) >= WORTH_IT
+            return Crossing.GUESS if hidden.counts or guessed else Crossing.RELAY
     return _both_hidden(one, other, transport)
 
 
@@ -124,17 +131,24 @@ def _both_hidden(one: Outlook, other: Outlook, transport: Transport) -> Crossing
 def _chance(one: Outlook, other: Outlook) -> float:
     """That two sites meet when neither knows its own next port, or only one does.
 
-    Each guess of one side makes a mapping that one guess of the other's must name, and the other way round: of n x m
-    pairs of guesses, each fits with 1 / (ports x other ports). A side that counts uses no more ports than it guesses.
+    Sockets towards one endpoint get different ports, so as many as a site has surely get the one that was named. A side
+    that counts knows its own.
     """
     if (
         one.holds_still or other.holds_still
     ):  # many sockets here, one searching there: as with a known endpoint
         still = min(side.ports for side in (one, other) if side.holds_still)
-        return -math.expm1(-MOST_SOCKETS * MOST_GUESSES / still)
-    ways = [side.ports for side in (one, other) if not side.counts]
-    fitting = math.prod(min(MOST_GUESSES, ports * MOST_OF_A_BLOCK) / ports for ports in ways)
-    return -math.expm1(-fitting)
+        return _found(still)
+    return math.prod(min(1.0, MOST_SOCKETS / side.ports) for side in (one, other) if not side.counts)
+
+
+def _found(ports: int) -> float:
+    """That one of the searching side's guesses hits one of many sockets."""
+    return -math.expm1(-MOST_SOCKETS * MOST_GUESSES / ports)
+
+
+def _addresses(spec: NatSpec) -> int:
+    return spec.pool_size if spec.pooling is Pooling.ARBITRARY else 1
 
 
 def _passes(spec: NatSpec, transport: Transport) -> bool:

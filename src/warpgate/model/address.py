@@ -66,7 +66,7 @@ class NodeAddress:
     @property
     def reach_digest(self) -> bytes:
         """8 bytes that name the endpoints alone: the same whatever is learnt of brokers and NATs."""
-        places = tuple(replace(attachment, nat=NatProfile()) for attachment in self.attachments)
+        places = tuple(replace(attachment, nat=NatProfile(), pool=()) for attachment in self.attachments)
         return NodeAddress(self.public_key, (), places).digest
 
     def plan_digest(self, peer: NodeAddress) -> bytes:

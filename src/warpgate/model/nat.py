@@ -44,18 +44,27 @@ class Assignment(enum.Enum):
     UNKNOWN = "unknown"
     PRESERVING = "preserving"
     SEQUENTIAL = "sequential"
-    BLOCK = "block"
+    BLOCK = "block"  # some of the ports: a carrier's block, or a port set whose numbers have bits in common
     RANDOM = "random"
+    # A count for each destination address, as in RFC 6056 section 3.3.3: a peer's begins anywhere.
+    PER_ADDRESS = "sequential for each address"
 
 
 @dataclass(frozen=True, slots=True)
 class PortAssignment:
-    """`step` belongs to SEQUENTIAL (ports, may be negative); `low`..`high` (inclusive) to BLOCK."""
+    """`step` belongs to SEQUENTIAL and PER_ADDRESS (ports, may be negative); `low`..`high` (inclusive) to BLOCK.
+
+    `fixed` (BLOCK) has the bits that are the same in all ports as in `low`: 0 when those are just the bits that `low`
+    and `high` begin with. A port set of RFC 7597 has them in the middle. `parity`: a port is even or odd as the inside
+    one is (RFC 4787 section 4.2.2); with BLOCK, RANDOM and UNKNOWN.
+    """
 
     kind: Assignment = Assignment.UNKNOWN
     step: int = 0
     low: int = 0
     high: int = 0
+    fixed: int = 0
+    parity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ class NatProfile:
 
     @property
     def kind(self) -> NatProfile:
-        """This without what it rests on: sample counts, and the bounds of a block."""
+        """This without what it rests on: sample counts, and which ports a block has."""
         assignment = PortAssignment(self.assignment.kind, self.assignment.step)
         return NatProfile(self.mapping, self.filtering, assignment, self.udp_blocked, pooled=self.pooled)
 

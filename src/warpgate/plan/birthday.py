@@ -2,24 +2,30 @@
 
 One side (*spread*) opens many sockets behind its endpoint-dependent NAT, all towards one endpoint of the peer's; the
 other side (*search*) sends from that endpoint to many ports. Like the birthdays of two groups, some two soon meet.
+
+Where both NATs are endpoint-dependent and each has few ports, both sides *meet*: they agree on one port of each side,
+and each opens sockets towards the other's until its own is among them. Once it is on both sides, that pair fits.
 """
 
 from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile
-from warpgate.plan.predict import PortRange, ports_to_guess
+from warpgate.plan.predict import Draw, ports_to_guess
 
 # References, "Birthday arithmetic": 256 sockets x 1024 probes over all ports meet with 98 %, 32 x 128 in a block of
 # 1024 (59 of 60 measured).
 MANY_SOCKETS = 256
-FEW_SOCKETS = 32
-SMALL_RANGE = 1024
+FEWEST_SOCKETS = 16  # 240 ports: 99 % within 64 probes
+PORTS_A_SOCKET = 32
+# Of a NAT that counts for each destination address: 504 ports, so far apart, contain one of so many in a row.
+SOCKETS_IN_A_ROW = 128
 # What one attempt sends at most: 15 s (`responder_patience`) at 100 probes a second.
 MOST_PROBES = 1500
 
@@ -27,6 +33,7 @@ MOST_PROBES = 1500
 class Part(enum.Enum):
     SPREAD = "spread"
     SEARCH = "search"
+    MEET = "meet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +61,23 @@ def hit_probability(ports: int, sockets: int, probes: int) -> float:
     return 1.0 - math.exp(missed)
 
 
-def mutual_probability(ports: int, other_ports: int) -> float:
-    """That two endpoint-dependent NATs meet when both sides guess, as long as their budgets last.
+def own_port_to_meet(nat: NatProfile, taken: Collection[int], draw: Draw) -> int:
+    """One of our ports for the peer to aim at: surely in the set, and none that a socket of ours was seen to have.
 
-    Each probe makes a mapping of its own: of n x m pairs of mappings, each fits both ways with 1 / (ports x
-    other_ports). A subscriber's ports are all it has, so guessing takes half of them at most: two blocks meet with
-    22 %, whatever their size, and that is no way through.
+    A NAT that does not share ports between destinations has only the others to give.
     """
-    probes, other_probes = (min(MOST_PROBES, of // 2) for of in (ports, other_ports))
-    return -math.expm1(-probes * other_probes / (ports * other_ports))
+    low, high = nat.assignment.low, nat.assignment.high
+    sure = [port for port in ports_to_guess(nat).ports if low < port < high and port not in taken]
+    return draw(sure or [low], 1)[0]
+
+
+def mutual_probability(ports: int, other_ports: int) -> float:
+    """That two endpoint-dependent NATs with so many ports meet (`meet`), with as many sockets as a spread has.
+
+    Sockets towards one endpoint get ports of their own, so as many as there are ports surely get the right one. Two
+    blocks of 1024 meet with 6 %: that is no way through, and more sockets would take a household's ports.
+    """
+    return min(1.0, MANY_SOCKETS / ports) * min(1.0, MANY_SOCKETS / other_ports)
 
 
 def holds_still(nat: NatProfile) -> bool:
@@ -72,9 +87,12 @@ def holds_still(nat: NatProfile) -> bool:
     return nat.mapping is Mapping.ADM and nat.filtering in (Filtering.EIF, Filtering.ADF)
 
 
-def sockets_for(ports: PortRange) -> int:
-    """How many sockets the spreading side opens for this range: as many as a thirty-second of it, within reason."""
-    return min(MANY_SOCKETS, max(FEW_SOCKETS, ports.size * FEW_SOCKETS // SMALL_RANGE))
+def sockets_for(nat: NatProfile) -> int:
+    """How many sockets the spreading side opens: as many as a thirty-second of the ports, within reason."""
+    if nat.assignment.kind is Assignment.PER_ADDRESS:
+        return SOCKETS_IN_A_ROW
+    ports = ports_to_guess(nat).size
+    return min(MANY_SOCKETS, max(FEWEST_SOCKETS, ports // PORTS_A_SOCKET))
 
 
 def guessing(local: NodeAddress, remote: NodeAddress) -> Guessing | None:
@@ -87,6 +105,8 @@ def guessing(local: NodeAddress, remote: NodeAddress) -> Guessing | None:
             for part, edm, other in ((Part.SPREAD, mine, theirs), (Part.SEARCH, theirs, mine)):
                 if _can_be_found(edm.nat, other.nat):
                     found.append(Guessing(part, mine, theirs, _hopeless_otherwise(edm, other)))
+            if can_meet(mine.nat, theirs.nat):
+                found.append(Guessing(Part.MEET, mine, theirs, certain=True))
     return max(found, key=lambda each: each.certain, default=None)
 
 
@@ -124,13 +144,20 @@ def _obstacle(mine: Attachment, theirs: Attachment) -> str | None:
                 if preserving
                 else None
             )
-    if Mapping.UNKNOWN in (mine.nat.mapping, theirs.nat.mapping):
+    if Mapping.UNKNOWN in (mine.nat.mapping, theirs.nat.mapping) or can_meet(mine.nat, theirs.nat):
         return None
     if mine.nat.mapping.endpoint_dependent:
         ports, other_ports = ports_to_guess(mine.nat).size, ports_to_guess(theirs.nat).size
         chance = mutual_probability(ports, other_ports)
         return f"both NATs map each destination to another port, among {ports} and {other_ports}: {chance:.2%} at best"
     return "neither NAT maps each destination to another port, so there is nothing to guess"
+
+
+def can_meet(nat: NatProfile, other: NatProfile) -> bool:
+    """Whether both map each destination anew, to so few ports that sockets can be had for all of them."""
+    both = (nat, other)
+    few = all(ports_to_guess(each).size <= MANY_SOCKETS and not each.pooled for each in both)
+    return few and all(each.mapping.endpoint_dependent for each in both)
 
 
 def _can_be_found(edm: NatProfile, other: NatProfile) -> bool:
@@ -143,5 +170,5 @@ def _hopeless_otherwise(edm: Attachment, other: Attachment) -> bool:
     """Whether an ordinary punch is known to fail: no guessable next port on one side, strict filtering on the other (or
     no known port there either).
     """
-    guessed = edm.nat.assignment.kind in (Assignment.RANDOM, Assignment.BLOCK)
+    guessed = edm.nat.assignment.kind in (Assignment.RANDOM, Assignment.BLOCK, Assignment.PER_ADDRESS)
     return guessed and (other.nat.filtering is Filtering.APDF or other.nat.mapping.endpoint_dependent)

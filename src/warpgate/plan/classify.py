@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations, groupby, pairwise
 from math import gcd
 
@@ -25,8 +25,17 @@ MOST_GAPS = 0.7
 # lie within 4096 by chance once in 1,000 (4 w^3 - 3 w^4, w = 4096/64512), three once in 80: too often.
 BLOCK_SAMPLES = 4
 MAX_BLOCK = 4096
-# Three ports that lie further apart than any block and do not count up: nothing to hold on to.
+# Three ports that lie further apart than any block and do not count up: nothing to hold on to, unless they have as many
+# bits in common as the ports of a set of 1,024 (one of three random ones in five has, of four one in 250).
 RANDOM_SAMPLES = 3
+PORT_BITS = 16
+SET_BITS = 6
+# That as many bits are the same by chance, for what is taken for a rule.
+UNLIKELY = 0.001
+# Parity shows in one bit, of ports inside that are even and odd by chance: by chance it holds once in 4,096.
+PARITY_SAMPLES = 12
+# A count for each address is seen through several of them, which leaves more to chance.
+PER_ADDRESS_GAPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,47 +121,93 @@ def _evidence(current: Sequence[Observation]) -> Iterator[Mapping]:
 
 def _assignment(observations: Sequence[Observation]) -> tuple[PortAssignment, int]:
     """RFC 4787 section 4.2, and how many mappings it rests on."""
-    mappings = list(dict.fromkeys((seen.local, seen.mapped) for seen in observations))
-    chosen = [mapped for local, mapped in mappings if mapped.port != local.port]
+    first: dict[tuple[Endpoint, Endpoint], Observation] = {}
+    for seen in observations:
+        first.setdefault((seen.local, seen.mapped), seen)
+    made = list(first.values())
+    chosen = [seen for seen in made if seen.mapped.port != seen.local.port]
     if not chosen:
-        kind = Assignment.PRESERVING if mappings else Assignment.UNKNOWN
-        return PortAssignment(kind), len(mappings)
+        kind = Assignment.PRESERVING if made else Assignment.UNKNOWN
+        return PortAssignment(kind), len(made)
     # A NAT that preserves where it can and chose these where it could not will choose the next one so, too.
-    # Each external address has ports of its own.
-    (address, _), *_ = Counter(mapped.ip for mapped in chosen).most_common(1)
-    ports = [mapped.port for mapped in chosen if mapped.ip == address]
-    assignment = _of_ports(ports)
-    return assignment, 0 if assignment.kind is Assignment.UNKNOWN else len(ports)
+    assignment = _counted(chosen)
+    if assignment.kind is Assignment.UNKNOWN:
+        assignment = _of_ports([seen.mapped.port for seen in chosen])
+        parity = len(chosen) >= PARITY_SAMPLES and _parity_preserved(chosen)
+        assignment = replace(assignment, parity=parity)
+    return assignment, 0 if assignment.kind is Assignment.UNKNOWN else len(chosen)
+
+
+def _counted(made: Sequence[Observation]) -> PortAssignment:
+    """UNKNOWN when no count is seen. Each external address has ports of its own, and so counts for itself."""
+    by_address = _grouped(made, lambda seen: seen.mapped.ip)
+    step = _step(by_address, SEQUENTIAL_SAMPLES - 1)
+    if step:
+        return PortAssignment(Assignment.SEQUENTIAL, step=step)
+    step = _step(_grouped(made, lambda seen: (seen.mapped.ip, seen.server.ip)), PER_ADDRESS_GAPS)
+    return PortAssignment(Assignment.PER_ADDRESS, step=step) if step else PortAssignment()
+
+
+def _grouped(made: Sequence[Observation], key: Callable[[Observation], object]) -> list[list[int]]:
+    """The ports of each group in the order in which they were given out."""
+    groups: dict[object, list[int]] = {}
+    for seen in made:
+        groups.setdefault(key(seen), []).append(seen.mapped.port)
+    return list(groups.values())
 
 
 def _of_ports(ports: Sequence[int]) -> PortAssignment:
-    """`ports`: external ports of mappings in the order in which they were made."""
-    step = _step(ports)
-    if step:
-        return PortAssignment(Assignment.SEQUENTIAL, step=step)
+    """What the ports of mappings have in common: the bits that never change, whatever part of the number they are."""
     low, high = min(ports), max(ports)
-    if high - low < MAX_BLOCK:
-        if len(ports) >= BLOCK_SAMPLES:
-            return PortAssignment(Assignment.BLOCK, low=low, high=high)
-    elif len(ports) >= RANDOM_SAMPLES:
-        return PortAssignment(Assignment.RANDOM)
+    samples = len(set(ports))
+    fixed = _constant_bits(ports)
+    leading = _leading_bits(low, high)
+    beyond = (fixed & ~leading).bit_count()
+    marked = beyond > 0 and _by_chance(beyond, PORT_BITS - leading.bit_count(), samples) < UNLIKELY
+    if samples >= BLOCK_SAMPLES and (high - low < MAX_BLOCK or marked):
+        return PortAssignment(Assignment.BLOCK, low=low, high=high, fixed=fixed if marked else 0)
+    if high - low >= MAX_BLOCK and samples >= RANDOM_SAMPLES:
+        may_be_a_set = fixed.bit_count() >= SET_BITS
+        return PortAssignment() if may_be_a_set else PortAssignment(Assignment.RANDOM)
     return PortAssignment()
 
 
-def _step(ports: Sequence[int]) -> int:
-    """The step of an allocator that counts, 0 when it does not.
+def _constant_bits(ports: Sequence[int]) -> int:
+    """A mask of the bits that are the same in all of them."""
+    changed = 0
+    for port in ports:
+        changed |= port ^ ports[0]
+    return ~changed & 0xFFFF
+
+
+def _leading_bits(low: int, high: int) -> int:
+    """A mask of the bits that all numbers from `low` to `high` begin with."""
+    return 0xFFFF >> (changed := (low ^ high).bit_length()) << changed
+
+
+def _by_chance(constant: int, of: int, samples: int) -> float:
+    """How often at least so many `of` random bits are all the same in as many samples (an upper bound)."""
+    return math.comb(of, constant) * 2.0 ** (-constant * (samples - 1))
+
+
+def _parity_preserved(made: Sequence[Observation]) -> bool:
+    """Even for even and odd for odd, and both were seen."""
+    same = all((seen.mapped.port ^ seen.local.port) & 1 == 0 for seen in made)
+    return same and len({seen.local.port & 1 for seen in made}) == 2
+
+
+def _step(groups: Sequence[Sequence[int]], least: int) -> int:
+    """The step of an allocator that counts, 0 when it does not; `groups` have a count each.
 
     Others' mappings make some gaps multiples of it; one gap out of range is the allocator's wrap-around, and a few are
     those before and after a port that was given out long ago, to an earlier program on the same local port.
     """
-    if len(ports) < SEQUENTIAL_SAMPLES:
-        return 0
-    gaps = [after - before for before, after in pairwise(ports)]
+    gaps = [after - before for ports in groups for before, after in pairwise(ports)]
     near = [gap for gap in gaps if 0 < abs(gap) <= MAX_GAP]
     up = sum(gap > 0 for gap in near) * 2 >= len(near)
     counted = [gap for gap in near if (gap > 0) is up]
     wrapped = [gap for gap in gaps if abs(gap) > MAX_BLOCK and (gap > 0) is not up]
     explained = len(counted) + min(len(wrapped), 1)
-    if len(counted) < SEQUENTIAL_SAMPLES - 1 or explained < math.ceil(MOST_GAPS * len(gaps)):
+    if len(counted) < least or explained < math.ceil(MOST_GAPS * len(gaps)):
         return 0
     return gcd(*counted) if up else -gcd(*counted)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from warpgate.model.nat import Assignment, NatProfile
@@ -19,16 +20,61 @@ CANDIDATES = 8
 LARGEST_BLOCK = 4096
 
 
+# So many of these in random order, as `random.Random.sample` draws them.
+Draw = Callable[[Sequence[int], int], list[int]]
+
+
 @dataclass(frozen=True, slots=True)
 class PortRange:
-    """Ports `low` to `high`, both inclusive."""
+    """Ports `low` to `high`, both inclusive; of these, the ones whose `fixed` bits are those of `bits`."""
 
     low: int
     high: int
+    fixed: int = 0
+    bits: int = 0
 
     @property
     def size(self) -> int:
-        return self.high - self.low + 1
+        return len(self.ports)
+
+    @property
+    def ports(self) -> Sequence[int]:
+        """In ascending order."""
+        return _ports(self.low, self.high, self.fixed, self.bits & self.fixed)
+
+    def drawn(self, draw: Draw, most: int) -> list[int]:
+        """At most so many ports in random order, none twice; those whose bits differ in one place come last.
+
+        A bit that was the same in all samples by chance costs time then, not the connection.
+        """
+        chosen = draw(self.ports, min(self.size, most))
+        for loosened in _loosened(self.fixed):
+            others = _ports(self.low, self.high, self.fixed, (self.bits ^ loosened) & self.fixed)
+            chosen += draw(others, min(len(others), most - len(chosen)))
+        return chosen
+
+    def drawn_of_a_count(self, draw: Draw, step: int, sockets: int) -> list[int]:
+        """Ports so far apart that `sockets` mappings one `step` after the other, wherever they begin, have one of them.
+
+        Then, for when others' mappings came in between, the ports half way.
+        """
+        apart = max(1, abs(step) * sockets)
+        surely = [port for start in range(abs(step) or 1) for port in self.ports[start::apart]]
+        perhaps = [
+            port for start in range(abs(step) or 1) for port in self.ports[start + apart // 2 :: apart]
+        ]
+        return list(dict.fromkeys((*draw(surely, len(surely)), *draw(perhaps, len(perhaps)))))
+
+
+@lru_cache(maxsize=64)
+def _ports(low: int, high: int, fixed: int, bits: int) -> Sequence[int]:
+    if not fixed:
+        return range(low, high + 1)
+    return tuple(port for port in range(low, high + 1) if port & fixed == bits)
+
+
+def _loosened(fixed: int) -> list[int]:
+    return [1 << place for place in range(16) if fixed >> place & 1]
 
 
 FULL_RANGE = PortRange(FIRST_PORT, LAST_PORT)
@@ -78,6 +124,12 @@ def likely_block(low: int, high: int, samples: int) -> PortRange:
 def ports_to_guess(nat: NatProfile) -> PortRange:
     """Where the external port of a new mapping of this NAT lies, as far as is known."""
     assignment = nat.assignment
-    if assignment.kind is Assignment.BLOCK:
-        return likely_block(assignment.low, assignment.high, nat.assignment_samples)
-    return FULL_RANGE
+    if assignment.kind is not Assignment.BLOCK:
+        return FULL_RANGE
+    around = likely_block(assignment.low, assignment.high, nat.assignment_samples)
+    return replace(around, fixed=assignment.fixed, bits=assignment.low & assignment.fixed)
+
+
+def of_parity(ports: PortRange, parity: int) -> PortRange:
+    """Those that a NAT which preserves parity gives to inside ports of this one (0 or 1)."""
+    return replace(ports, fixed=ports.fixed | 1, bits=ports.bits & ~1 | parity)

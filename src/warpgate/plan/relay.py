@@ -10,7 +10,7 @@ from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Family, Transport
 from warpgate.model.nat import Filtering
 from warpgate.model.scope import is_private
-from warpgate.plan.birthday import holds_still
+from warpgate.plan.birthday import can_meet, holds_still
 from warpgate.plan.counting import hidden, may_count
 from warpgate.plan.targets import Pair, Surroundings, facing_outside, pairs, refusal
 
@@ -88,7 +88,8 @@ def _obstacle(mine: Attachment, theirs: Attachment, transport: Transport) -> str
         return "UDP does not get through"
     if hidden(mine) and hidden(theirs):
         still = transport is Transport.UDP and (holds_still(mine.nat) or holds_still(theirs.nat))
-        if still or (may_count(mine) and may_count(theirs)):
+        meet = transport is Transport.UDP and can_meet(mine.nat, theirs.nat)
+        if still or meet or (may_count(mine) and may_count(theirs)):
             return None
         return "both NATs map each destination to another port, and not both count them"
     if transport is Transport.TCP and (_out_of_aim(mine, theirs) or _out_of_aim(theirs, mine)):
@@ -138,9 +139,10 @@ def relay_targets(
         if is_private(outside) and at.reflexive is None:
             continue
         listening = at.listening(transport)
-        endpoint = Endpoint(outside, listening.mapped or listening.local or 1)
-        if refusal(endpoint, own, peer) is None:
-            found.setdefault(endpoint)
+        for ip in (outside, *at.pool):
+            endpoint = Endpoint(ip, listening.mapped or listening.local or 1)
+            if refusal(endpoint, own, peer) is None:
+                found.setdefault(endpoint)
     return tuple(found)[:MAX_TARGETS]
 
 

@@ -143,7 +143,7 @@ def refusals(
 
 def names_a_stranger(endpoints: Iterable[Endpoint], peer: NodeAddress) -> Endpoint | None:
     """The first endpoint whose IP address is not one of the peer's own, as its sealed address gives them."""
-    theirs = {at.host for at in peer.attachments} | {at.reflexive for at in peer.attachments}
+    theirs = {ip for at in peer.attachments for ip in (at.host, *at.outside)}
     return next((endpoint for endpoint in endpoints if endpoint.ip not in theirs), None)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from warpgate.config import Config
 from warpgate.model.address import NodeAddress
-from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.model.endpoint import Endpoint, IPAddress, Mode, Transport
 from warpgate.net.link import Link
 from warpgate.net.network import Network, TcpStream
 from warpgate.plan.classify import Observation
@@ -59,17 +59,48 @@ class RandomPunch(Protocol):
         """How many more sockets or probes this peer may cost: AttemptFailed beyond."""
         ...
 
-    def open_towards(
-        self, near: Endpoint, target: Endpoint, schedule: Sequence[tuple[float, int | None]]
-    ) -> None:
-        """One more socket that sends to `target` at these times from now, each with a ttl (None: full).
+    @property
+    def shortage(self) -> str:
+        """Why the system gave no more sockets, empty when it did."""
+        ...
 
-        Closed with the session unless it wins. NetworkError when the system has no more.
+    @property
+    def times_held(self) -> int:
+        """How often `hold_back` stopped it."""
+        ...
+
+    def open_towards(
+        self,
+        near: Endpoint,
+        target: Endpoint,
+        schedule: Sequence[tuple[float, int | None]],
+        parity: int | None = None,
+    ) -> bool:
+        """One more socket that sends to `target` at these times from now, each with a ttl (None: full); on an even or
+        odd port (0, 1) if that matters.
+
+        Closed with the session unless it wins. False when the system has no more: then the last few were closed again,
+        for everything else in the process that needs one.
         """
         ...
 
     async def probe(self, base: Endpoint, remote: Endpoint) -> None:
-        """One check to a guessed endpoint, as soon as the node's rate allows it."""
+        """One check to a guessed endpoint, as soon as the node's rate allows it and nothing holds it back."""
+        ...
+
+    async def maps_anew(self, near: Endpoint) -> bool:
+        """Whether a fresh socket on this interface gets a mapping of our router's: a STUN server sees it before long.
+
+        It costs a mapping. True where no server can be asked, or none is left of the budget.
+        """
+        ...
+
+    def hold_back(self) -> None:
+        """Let probes wait until `go_on`: our router has no mappings left. Idempotent."""
+        ...
+
+    def go_on(self) -> None:
+        """Idempotent."""
         ...
 
     def close(self) -> None:
@@ -196,6 +227,10 @@ class Attempt(Protocol):
 
     async def samples(self, base: Endpoint) -> tuple[Observation, ...]:
         """What several servers see of a UDP socket, in the order in which they were asked, now. ServiceError."""
+        ...
+
+    def taken_ports(self, ip: IPAddress) -> frozenset[int]:
+        """External UDP ports that sockets of ours on this interface were seen to have."""
         ...
 
     def random_punch(self) -> RandomPunch:

@@ -2,10 +2,13 @@
 
 The side behind that NAT *spreads*: many sockets, all of which send to one endpoint of the peer's. The other side
 *searches*: from that endpoint it probes ports in random order, none twice, until one is a mapping of the spread
-(`plan/birthday.py` has the arithmetic). The initiator's one message starts both:
+(`plan/birthday.py` has the arithmetic). Where both NATs do so, each to a few ports, both sides *meet*: each names one
+port of its own and opens sockets towards the other's, until each has got the port it named. The initiator's one message
+starts both:
 
     initiator spreads    OPENED at once; the responder searches when it arrives                    s, then probes
     initiator searches   OPEN; the responder spreads and answers OPENED with the range of ports    2 s, then probes
+    both meet            MEET with a port; the responder answers MEET with one of its own          2 s, then checks
 
 The spread is primed like every punch: its first packets die before the peer's router, where they could claim tuples.
 Routers suffer from this strategy, so it starts when nothing simpler can work or has; the core keeps the budgets.
@@ -15,20 +18,23 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from warpgate.errors import AddressError, AttemptFailed, NetworkError
+from warpgate.errors import AddressError, AttemptFailed
 from warpgate.model.address import Attachment, NodeAddress
-from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Assignment, Filtering, NatProfile
 from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
-from warpgate.plan.birthday import Guessing, Part, guessing, sockets_for, why_not
-from warpgate.plan.predict import PortRange, ports_to_guess
+from warpgate.plan.birthday import Guessing, Part, guessing, own_port_to_meet, sockets_for, why_not
+from warpgate.plan.classify import MAX_GAP
+from warpgate.plan.predict import LAST_PORT, PortRange, of_parity, ports_to_guess
 from warpgate.plan.volley import PRIMING_TTL
-from warpgate.plugins.base import Attempt, Plugin, signal_delay
+from warpgate.plugins.base import Attempt, Plugin, RandomPunch, signal_delay
 
 # A carrier's NAT may be further away than the priming goes: later packets go further, those with full TTL last, since
 # they may claim tuples on the peer's router. (Seconds after the priming, TTL.)
@@ -46,15 +52,28 @@ KNOWING_STEP = 0.05
 SAMPLING_STEPS = 20
 # How long the last probe may take to be answered.
 LAST_HIT = 1.0
+# Two sides that meet have opened all their sockets so long after the message: they take up to 1 ms each.
+MEETING_OPENS = 0.3
+# Each socket checks so often: a packet may be lost.
+MEETING_ROUNDS = 2
+# How often a fresh socket is tried during a search, and how long our router is left alone when it gets no mapping
+# (at least; twice as long each time, 8 s at most). Seconds.
+CARE_INTERVAL = 1.0
+BACK_OFF = 1.0
+BACK_OFF_MOST = 8.0
+# Probes of the last two intervals: a full table is noticed so late.
+DOUBTFUL = 200
 
-OPEN, OPENED, REFUSED = "open", "opened", "refused"
+OPEN, OPENED, MEET, REFUSED = "open", "opened", "meet", "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """`target`: the endpoint of the searching side; `spread`: where the others are, any port from `low` to `high`.
+    """`target`: the endpoint of the searching side; `spread`: where the others are, any port from `low` to `high` whose
+    `fixed` bits are those of `bits`. With a `step` their ports follow one another, `sockets` in a row.
 
-    OPEN asks the peer to spread towards `target`; OPENED says that the sender does; REFUSED gives a `reason`.
+    OPEN asks the peer to spread towards `target`; OPENED says that the sender does; MEET asks for checks to `target`,
+    the sender's, from many sockets; REFUSED gives a `reason`.
     """
 
     kind: str
@@ -63,6 +82,10 @@ class Guess:
     low: int = 0
     high: int = 0
     reason: str = ""
+    fixed: int = 0
+    bits: int = 0
+    step: int = 0
+    sockets: int = 0
 
 
 class RandomProbe(Plugin):
@@ -92,16 +115,20 @@ class RandomProbe(Plugin):
             target = _endpoint_of(part.theirs.reflexive_endpoint(Transport.UDP))
             spreading = asyncio.ensure_future(_spread(attempt, part, target))
             attempt.stack.callback(spreading.cancel)
-            listening = asyncio.ensure_future(_answer(attempt))  # returns by raising the refusal
+            listening = asyncio.ensure_future(_answer(attempt, OPENED))  # returns by raising the refusal
             attempt.stack.callback(listening.cancel)
             done, _ = await asyncio.wait({spreading, listening}, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()
-        else:
+        elif part.part is Part.SEARCH:
             target = _endpoint_of(part.mine.reflexive_endpoint(Transport.UDP))
             attempt.signal(Guess(OPEN, str(target)))
             attempt.note(f"asked the peer to open many sockets towards {target}")
-            await _search(attempt, await _answer(attempt))
+            await _search(attempt, await _answer(attempt, OPENED))
+        else:
+            attempt.signal(Guess(MEET, str(_to_meet(attempt, part))))
+            answer = await _answer(attempt, MEET)
+            await _meet(attempt, part, _parse(answer.target), MEETING_OPENS)
         await asyncio.sleep(LAST_HIT)
         raise AttemptFailed("all probes are sent, and none hit")
 
@@ -115,6 +142,8 @@ class RandomProbe(Plugin):
                 raise AttemptFailed("a message that is none of ours")
             if message.kind == OPEN:
                 await self._spread_for(attempt, message)
+            elif message.kind == MEET:
+                await self._meet_with(attempt, message)
             else:
                 await _search(attempt, message)
         except AttemptFailed as error:
@@ -131,6 +160,15 @@ class RandomProbe(Plugin):
                 "our NAT is not known to map each destination to another port: many sockets would not help"
             )
         await _spread(attempt, part, target)
+
+    async def _meet_with(self, attempt: Attempt, message: Guess) -> None:
+        target = _parse(message.target)
+        attempt.check_targets([target])
+        part = guessing(attempt.local, attempt.remote)
+        if part is None or part.part is not Part.MEET or target.family is not part.mine.family:
+            raise AttemptFailed("our NAT is not known to map each destination to another of a few ports")
+        attempt.signal(Guess(MEET, str(_to_meet(attempt, part))))
+        await _meet(attempt, part, target, signal_delay(attempt) + 2 * MEETING_OPENS)
 
 
 async def _worth_guessing(attempt: Attempt) -> Guessing:
@@ -156,38 +194,121 @@ def _patience(part: Guessing, delay: float) -> float:
     return SIMPLER_SIGNALS * delay + SIMPLER_REPEAT
 
 
-async def _answer(attempt: Attempt) -> Guess:
-    """The peer's OPENED; AttemptFailed with the reason when it will not."""
+async def _answer(attempt: Attempt, kind: str) -> Guess:
+    """The peer's; AttemptFailed with the reason when it will not."""
     while True:
         message = await attempt.receive()
         if isinstance(message, Guess) and message.kind == REFUSED:
             raise AttemptFailed(f"the peer refused: {message.reason}")
-        if isinstance(message, Guess) and message.kind == OPENED:
+        if isinstance(message, Guess) and message.kind == kind:
             return message
 
 
 async def _spread(attempt: Attempt, part: Guessing, target: Endpoint) -> None:
-    """Open the sockets; tell the peer first, which needs longer to hear of it."""
+    """Open the sockets; tell the peer first, which needs longer to hear of it. Returns when the peer has searched."""
     attempt.check_targets([target])
-    ports = ports_to_guess(await _sampled(attempt, part.mine))
+    nat = await _sampled(attempt, part.mine)
+    ports, assignment = ports_to_guess(nat), nat.assignment
+    parity = 0 if assignment.parity else None
+    if parity is not None:
+        ports = of_parity(ports, parity)
     punch = attempt.random_punch()
     near = _endpoint_of(part.mine.host_endpoint(Transport.UDP))
-    count = min(sockets_for(ports), punch.mappings_left)
-    attempt.signal(Guess(OPENED, str(target), str(part.mine.reflexive), ports.low, ports.high))
-    rate = attempt.config.budgets.random_probes_per_second
-    opened = 0
-    try:
-        for opened in range(count):
-            await asyncio.sleep(0)  # a socket takes up to 1 ms, and the offer is about to leave
-            later = ((after + opened / rate, ttl) for after, ttl in LATER)
-            punch.open_towards(near, target, ((0.0, PRIMING_TTL), *later))
-    except NetworkError as error:
-        attempt.note(f"no more than {opened} sockets: {error}")
-    attempt.note(
-        f"{count} sockets towards {target}; the peer looks for them in ports {ports.low}-{ports.high}"
+    count = min(sockets_for(nat), punch.mappings_left)
+    counted = assignment.kind is Assignment.PER_ADDRESS
+    attempt.signal(
+        Guess(
+            OPENED,
+            str(target),
+            str(part.mine.reflexive),
+            ports.low,
+            ports.high,
+            fixed=ports.fixed,
+            bits=ports.bits,
+            step=assignment.step if counted else 0,
+            sockets=count if counted else 0,
+        )
     )
+    rate = attempt.config.budgets.random_probes_per_second
+    schedules = [
+        ((0.0, PRIMING_TTL), *((after + n / rate, ttl) for after, ttl in LATER)) for n in range(count)
+    ]
+    opened = await _open(attempt, punch, near, target, schedules, parity)
+    attempt.note(f"{opened} sockets towards {target}; the peer looks for them in {_in_words(ports)}")
     await asyncio.sleep(attempt.config.timing.attempt_timeout)  # the peer searches no longer
     punch.close()
+    if opened < count:
+        raise AttemptFailed(f"only {opened} of {count} sockets could be opened: {punch.shortage}")
+
+
+async def _open(
+    attempt: Attempt,
+    punch: RandomPunch,
+    near: Endpoint,
+    target: Endpoint,
+    schedules: Sequence[Sequence[tuple[float, int | None]]],
+    parity: int | None = None,
+) -> int:
+    """A socket for each schedule; how many there are. AttemptFailed when the system has none at all."""
+    for opened, schedule in enumerate(schedules):
+        await asyncio.sleep(0)  # a socket takes up to 1 ms, and the offer is about to leave
+        if not punch.open_towards(near, target, schedule, parity):
+            attempt.note(f"no more than {opened} of {len(schedules)} sockets: {punch.shortage}")
+            if not opened:
+                raise AttemptFailed(f"no sockets for guessing: {punch.shortage}")
+            return opened
+    return len(schedules)
+
+
+def _to_meet(attempt: Attempt, part: Guessing) -> Endpoint:
+    """One of our external ports, for the peer's sockets to aim at."""
+    draw = random.Random(attempt.session).sample
+    port = own_port_to_meet(part.mine.nat, attempt.taken_ports(part.mine.host), draw)
+    return Endpoint(_endpoint_of(part.mine.reflexive_endpoint(Transport.UDP)).ip, port)
+
+
+async def _meet(attempt: Attempt, part: Guessing, target: Endpoint, wait: float) -> None:
+    """Sockets towards the port that the peer has named, as many as our NAT has ports: one of them gets the port that we
+    have named, and then its checks, or the peer's, come through. `wait` (s): until the peer has opened its own.
+    """
+    attempt.check_targets([target])
+    near = _endpoint_of(part.mine.host_endpoint(Transport.UDP))
+    punch = attempt.random_punch()
+    count = min(ports_to_guess(part.mine.nat).size, punch.mappings_left)
+    rate = attempt.config.budgets.random_probes_per_second
+    checks = [[wait + (n + turn * count) / rate for turn in range(MEETING_ROUNDS)] for n in range(count)]
+    schedules = [((0.0, PRIMING_TTL), *((after, None) for after in times)) for times in checks]
+    opened = await _open(attempt, punch, near, target, schedules)
+    attempt.note(f"{opened} sockets towards {target}: one of them should have the port that we named")
+    await asyncio.sleep(wait + MEETING_ROUNDS * count / rate)
+    punch.close()
+
+
+def _in_words(ports: PortRange) -> str:
+    among = f"ports {ports.low}-{ports.high}"
+    return f"{ports.size} of {among}" if ports.fixed else among
+
+
+async def _look_after_router(attempt: Attempt, near: Endpoint, punch: RandomPunch) -> None:
+    """Hold the punch back while our router has no mapping for a fresh socket.
+
+    Its table may be full, of ours or of those of another node behind it, of which nothing else is seen from here. How
+    long is drawn, so that two that have filled it together do not go on together.
+    """
+    pause = BACK_OFF
+    rng = random.Random(attempt.session)
+    while True:
+        await asyncio.sleep(CARE_INTERVAL)
+        if await punch.maps_anew(near):
+            punch.go_on()
+            pause = BACK_OFF
+            continue
+        punch.hold_back()
+        attempt.note(
+            f"our router has no mapping for a fresh socket: leaving it alone for {pause:g} s or more"
+        )
+        await asyncio.sleep(pause * rng.uniform(1.0, 2.0))
+        pause = min(BACK_OFF_MOST, 2 * pause)
 
 
 async def _sampled(attempt: Attempt, mine: Attachment) -> NatProfile:
@@ -206,24 +327,49 @@ async def _sampled(attempt: Attempt, mine: Attachment) -> NatProfile:
 async def _search(attempt: Attempt, message: Guess) -> None:
     """Probe the ports in random order, none twice, as long as the budget lasts."""
     base = _searching_base(attempt, _parse(message.target))
-    ports = PortRange(message.low, message.high)
-    if ports.size < 1:
+    ports = PortRange(message.low, message.high, message.fixed, message.bits)
+    if not 1 <= ports.low <= ports.high <= LAST_PORT or not ports.size or abs(message.step) > MAX_GAP:
         raise AttemptFailed(f"no ports lie from {ports.low} to {ports.high}")
     try:
-        ends = [Endpoint.of(message.spread, port) for port in (ports.low, ports.high)]
+        addresses = _addresses_of(attempt, Endpoint.of(message.spread, ports.low).ip)
     except AddressError as error:
         raise AttemptFailed(f"a message that is none of ours: {error}") from None
-    attempt.check_targets(ends)
+    attempt.check_targets([Endpoint(ip, port) for ip in addresses for port in (ports.low, ports.high)])
     punch = attempt.random_punch()
+    caring = asyncio.ensure_future(_look_after_router(attempt, base, punch))
+    attempt.stack.callback(caring.cancel)
     # Drawn from the session id, which is random itself: another order each time, and the same where that is replayed.
-    rng = random.Random(attempt.session)
-    order = rng.sample(range(ports.low, ports.high + 1), min(ports.size, punch.mappings_left))
-    attempt.note(
-        f"probing up to {len(order)} of ports {ports.low}-{ports.high} of {message.spread} from {base}"
-    )
-    for port in order:
-        await punch.probe(base, Endpoint(ends[0].ip, port))
+    draw = random.Random(attempt.session).sample
+    most = punch.mappings_left // len(addresses)
+    if message.step:
+        order = ports.drawn_of_a_count(draw, message.step, max(1, message.sockets))[:most]
+    else:
+        order = ports.drawn(draw, most)
+    shown = "/".join(map(str, addresses))
+    attempt.note(f"probing up to {len(order) * len(addresses)} of {_in_words(ports)} of {shown} from {base}")
+    await _probe_all(punch, base, [Endpoint(ip, port) for port in order for ip in addresses])
     punch.close()
+
+
+async def _probe_all(punch: RandomPunch, base: Endpoint, targets: Sequence[Endpoint]) -> None:
+    """What was sent when our router had no mapping for it is sent again in the end."""
+    waiting = deque(targets)
+    recent: deque[Endpoint] = deque(maxlen=DOUBTFUL)
+    held = punch.times_held
+    while waiting:
+        target = waiting.popleft()
+        await punch.probe(base, target)
+        recent.append(target)
+        if punch.times_held > held:
+            held = punch.times_held
+            waiting.extend(recent)
+            recent.clear()
+
+
+def _addresses_of(attempt: Attempt, ip: IPAddress) -> tuple[IPAddress, ...]:
+    """This one and what its NAT gives mappings as well."""
+    pools = [at.outside for at in attempt.remote.attachments if at.reflexive == ip]
+    return tuple(dict.fromkeys((ip, *(other for pool in pools for other in pool))))
 
 
 def _searching_base(attempt: Attempt, target: Endpoint) -> Endpoint:

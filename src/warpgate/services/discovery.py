@@ -175,6 +175,17 @@ class Discovery:
             if not asked:
                 del self._questions[sock.local]
 
+    def taken_ports(self, ip: IPAddress) -> frozenset[int]:
+        """External UDP ports that sockets on this interface were seen to have, those of the samples included."""
+        places = [place for place in self._places.values() if place.udp.local.ip == ip]
+        return frozenset(
+            seen.mapped.port for place in places for seen in (*place.udp.observations, *place.samples)
+        )
+
+    def answered(self, near: Endpoint) -> bool:
+        """Whether any server has ever answered a UDP socket on this interface."""
+        return any(place.udp.servers for place in self._places.values() if place.udp.local.ip == near.ip)
+
     async def map_tcp(self, local: Endpoint) -> tuple[Endpoint, TcpStream]:
         """What the outside sees of a TCP port (port 0: a fresh one, see `stream.local`), and the connection that keeps
         it so until closed. ServiceError when no server tells.
@@ -334,7 +345,12 @@ class Discovery:
 
     async def _sample(self, place: Place) -> None:
         known = len(place.udp.servers)
-        place.samples = await sample_assignment(self._network, place.udp.local, place.udp.servers, known)
+        sampled = await sample_assignment(self._network, place.udp.local, place.udp.servers, known)
+        place.samples = sampled.seen
+        for reason in sampled.failures:
+            self._say(
+                ServerFailed("stun", str(place.udp.servers[0]), f"samples of our NAT's ports: {reason}")
+            )
         self._changed()
 
     # -- telling -------------------------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from warpgate.model.attachment import MAX_POOL
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Filtering, NatProfile
 from warpgate.model.scope import is_private
@@ -20,13 +22,15 @@ from warpgate.services.stun_udp import UdpProbe
 class Learnt:
     """What is known of one local endpoint. Ports are None as long as nobody has told.
 
-    `tcp_mapped` is left out when TCP is mapped to another address than UDP: an attachment has one.
+    `tcp_mapped` is left out when TCP is mapped to another address than UDP: an attachment has one. `pool`: the other
+    addresses that the NAT uses.
     """
 
     reflexive: IPAddress | None
     udp_mapped: int | None
     tcp_mapped: int | None
     nat: NatProfile
+    pool: tuple[IPAddress, ...] = ()
 
 
 class Place:
@@ -54,12 +58,18 @@ class Place:
         tcp = outside(over_tcp, confirmed if udp is None else {udp.ip})
         reflexive = udp or tcp
         ip = None if reflexive is None else reflexive.ip
+        nat = self._profile()
         return Learnt(
             ip,
             None if udp is None else udp.port,
             tcp.port if tcp is not None and tcp.ip == ip else None,
-            self._profile(),
+            nat,
+            self._pool(ip) if nat.pooled else (),
         )
+
+    def _pool(self, reflexive: IPAddress | None) -> tuple[IPAddress, ...]:
+        seen = Counter(each.mapped.ip for each in prevailing(self.udp.observations + self.samples))
+        return tuple([ip for ip, _ in seen.most_common() if ip != reflexive][:MAX_POOL])
 
     def _profile(self) -> NatProfile:
         over_tcp = () if self.tcp is None else self.tcp.observations

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
+from random import Random
 
 import pytest
 
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.identity import Identity
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
-from warpgate.plan.birthday import Part, guessing, hit_probability, mutual_probability, sockets_for, why_not
-from warpgate.plan.predict import FULL_RANGE, PortRange
+from warpgate.plan.birthday import (
+    Part,
+    guessing,
+    hit_probability,
+    mutual_probability,
+    own_port_to_meet,
+    sockets_for,
+    why_not,
+)
+from warpgate.plan.predict import ports_to_guess
 
 KEY = Identity.generate().public_key
 RANDOM = PortAssignment(Assignment.RANDOM)
 BLOCK = PortAssignment(Assignment.BLOCK, low=2048, high=3071)
+
+
+SET = NatProfile(
+    Mapping.APDM,
+    Filtering.APDF,
+    PortAssignment(Assignment.BLOCK, low=5696, high=63050, fixed=0x0FF0),
+    assignment_samples=15,
+)
 
 
 def behind(nat: NatProfile, number: int = 1) -> NodeAddress:
@@ -41,15 +59,44 @@ def test_the_numbers_of_the_references() -> None:
     assert hit_probability(1024, 32, 1000) == 1.0
     assert hit_probability(1024, 32, 0) == 0.0
     assert mutual_probability(64_512, 64_512) < 0.001
-    for block in (512, 1024, 2048):
-        assert mutual_probability(block, block) == pytest.approx(0.221, abs=0.001)
+    assert mutual_probability(1024, 1024) == pytest.approx(0.0625)
+    assert mutual_probability(240, 256) == 1.0
+    # A port set of RFC 7597, 16 sockets x 64 probes; 63 runs, 32 x 128.
+    assert hit_probability(240, 16, 64) == pytest.approx(0.994, abs=0.001)
+    assert hit_probability(1008, 32, 128) == pytest.approx(0.988, abs=0.001)
+
+
+def block(low: int, high: int, fixed: int = 0) -> NatProfile:
+    return edm(PortAssignment(Assignment.BLOCK, low=low, high=high, fixed=fixed))
 
 
 def test_sockets_follow_the_range() -> None:
-    assert sockets_for(PortRange(2048, 3071)) == 32
-    assert sockets_for(PortRange(2048, 2559)) == 32
-    assert sockets_for(PortRange(2048, 6143)) == 128
-    assert sockets_for(FULL_RANGE) == 256
+    assert sockets_for(block(2048, 3071)) == 32
+    assert sockets_for(block(2048, 2303)) == 16
+    assert sockets_for(block(2048, 6143)) == 146  # 12 % wider than what was seen
+    assert sockets_for(SET) == 16
+    assert sockets_for(edm()) == 256
+    assert sockets_for(edm(PortAssignment(Assignment.PER_ADDRESS, step=1))) == 128
+
+
+def test_two_port_sets_meet_and_blocks_do_not() -> None:
+    forth = guessing(behind(SET), behind(SET, 2))
+    assert forth is not None
+    assert (forth.part, forth.certain) == (Part.MEET, True)
+    assert why_not(behind(SET), behind(SET, 2)) is None
+    for other in (block(2048, 3071), edm(), replace(SET, pooled=True)):
+        assert guessing(behind(SET), behind(other, 2)) is None
+        assert "both NATs" in (why_not(behind(SET), behind(other, 2)) or "")
+    search = guessing(behind(eim()), behind(SET, 2))
+    assert search is not None
+    assert search.part is Part.SEARCH
+
+
+def test_the_port_to_meet_at_is_in_the_set_and_free() -> None:
+    taken = {5698, 5699, 34370}
+    drawn = {own_port_to_meet(SET, taken, Random(seed).sample) for seed in range(500)}
+    assert drawn <= {port for port in ports_to_guess(SET).ports if 5696 < port < 63050} - taken
+    assert len(drawn) > 100
 
 
 @pytest.mark.parametrize("assignment", [RANDOM, BLOCK, PortAssignment()])

@@ -18,7 +18,7 @@ from warpgate.core.search.sessions import Sessions
 from warpgate.errors import AttemptFailed, AuthenticationError, DecodeError, ProtocolError
 from warpgate.events import SignalRefused
 from warpgate.model.address import NodeAddress
-from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.model.endpoint import Endpoint, IPAddress, Mode, Transport
 from warpgate.net.link import Link
 from warpgate.net.network import Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
@@ -205,6 +205,9 @@ class PluginAttempt:
 
     async def samples(self, base: Endpoint) -> tuple[Observation, ...]:
         return await self._equipment.discovery.sample_udp(self._equipment.udp.port(base).socket)
+
+    def taken_ports(self, ip: IPAddress) -> frozenset[int]:
+        return self._equipment.discovery.taken_ports(ip)
 
     def random_punch(self) -> RandomPunch:
         context, session = self._context, self._session

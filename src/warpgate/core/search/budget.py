@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from warpgate.config import Budgets
-from warpgate.errors import AttemptFailed
+from warpgate.errors import AttemptFailed, NetworkError, ServiceError
 from warpgate.model.endpoint import Endpoint
 
 # Peers whose spending is remembered; whoever has more identities than these gets one punch at a time all the same.
@@ -21,6 +21,11 @@ PEERS_REMEMBERED = 1024
 # Seconds after which one peer's punch gives way to another peer's: by then 97 % have met in a block of 1024 (in one
 # second) and 86 % in all ports. Who only holds the place does so no longer than this.
 TURN = 5.0
+# Sockets given back when the system has no more: for brokers, accepted connections, and files of the program.
+SPARED = 8
+PARITY_DRAWS = 32
+# A server's answer, and that to a second request should the first be lost (seconds).
+MAPPED_WITHIN = 1.5
 
 
 class Probing(Protocol):
@@ -52,6 +57,9 @@ class Punching(Protocol):
     @property
     def checks(self) -> Probing: ...
     def open_port(self, near: Endpoint) -> Endpoint: ...
+    def drop_port(self, base: Endpoint) -> None: ...
+    def can_be_mapped(self, near: Endpoint) -> bool: ...
+    async def map_port(self, base: Endpoint) -> Endpoint: ...
 
 
 @dataclass(slots=True)
@@ -129,20 +137,77 @@ class RandomPunch:
         self._plugin = plugin
         self._spent = spent
         self._open = True
+        self._opened: list[Endpoint] = []
+        self._clear = asyncio.Event()  # unset while our router has no mappings left
+        self._clear.set()
+        self.shortage = ""
+        self.times_held = 0
 
     def open_towards(
-        self, near: Endpoint, target: Endpoint, schedule: Sequence[tuple[float, int | None]]
-    ) -> None:
+        self,
+        near: Endpoint,
+        target: Endpoint,
+        schedule: Sequence[tuple[float, int | None]],
+        parity: int | None = None,
+    ) -> bool:
         self._spend()
-        base = self._session.open_port(near)
+        try:
+            base = self._open_port(near, parity)
+        except NetworkError as error:
+            self.shortage = str(error)
+            for spared in self._opened[-SPARED:]:
+                self._session.drop_port(spared)
+            return False
+        self._opened.append(base)
         for after, ttl in schedule:
             self._session.checks.probe(base, target, self._plugin, (after,), ttl)
+        return True
+
+    def _open_port(self, near: Endpoint, parity: int | None) -> Endpoint:
+        """The system draws ports; each second one has the parity that is wanted."""
+        for _ in range(PARITY_DRAWS):
+            base = self._session.open_port(near)
+            if parity is None or base.port & 1 == parity:
+                return base
+            self._session.drop_port(base)
+        raise NetworkError(f"the system gives no port whose number is {'odd' if parity else 'even'}")
 
     async def probe(self, base: Endpoint, remote: Endpoint) -> None:
+        await self._clear.wait()
+        await self._slot()
+        self._session.checks.probe(base, remote, self._plugin, (0.0,), None)
+
+    async def maps_anew(self, near: Endpoint) -> bool:
+        if self.mappings_left <= 0 or not self._session.can_be_mapped(near):
+            return True
+        try:
+            base = self._session.open_port(near)
+        except NetworkError:
+            return True  # that is our own shortage, not the router's
+        try:
+            await self._slot()
+            async with asyncio.timeout(MAPPED_WITHIN):
+                await self._session.map_port(base)
+        except (ServiceError, TimeoutError):
+            return False
+        except AttemptFailed:
+            return True  # the budget is used up
+        finally:
+            self._session.drop_port(base)
+        return True
+
+    def hold_back(self) -> None:
+        if self._clear.is_set():
+            self._clear.clear()
+            self.times_held += 1
+
+    def go_on(self) -> None:
+        self._clear.set()
+
+    async def _slot(self) -> None:
         now = self._session.context.now()
         await asyncio.sleep(self._punches.next_slot(now) - now)
         self._spend()
-        self._session.checks.probe(base, remote, self._plugin, (0.0,), None)
 
     def _spend(self) -> None:
         if not self._open:

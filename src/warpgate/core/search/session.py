@@ -376,6 +376,19 @@ class Session:
         self._extra_ports.append(base)
         return base
 
+    def drop_port(self, base: Endpoint) -> None:
+        """One of `open_port` that is not needed after all."""
+        self._extra_ports.remove(base)
+        self.equipment.udp.close_port(base)
+
+    def can_be_mapped(self, near: Endpoint) -> bool:
+        """Whether a server could tell what it sees of a socket on this interface."""
+        return self.equipment.discovery.answered(near)
+
+    async def map_port(self, base: Endpoint) -> Endpoint:
+        """What the outside sees of one of `open_port`, asked now. ServiceError when no server answers."""
+        return await self.equipment.discovery.map_udp(self.equipment.udp.port(base).socket)
+
     def keep_port(self, base: Endpoint) -> bool:
         """Whether the socket was opened for this session: then the pipe on it takes it along and closes it."""
         if base not in self._extra_ports:
