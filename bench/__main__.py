@@ -13,6 +13,7 @@ ALL = (
     "symmetric",
     "relays",
     "hostile",
+    "attacks",
     "adversity",
     "throughput",
     "tls_on_pipes",

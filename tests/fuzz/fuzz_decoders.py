@@ -20,6 +20,7 @@ from warpgate.errors import (
     TransferRefused,
 )
 from warpgate.model.address import NodeAddress
+from warpgate.model.code import OneTimeCode
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import hpke_seal, verify
 from warpgate.model.nickname import fold
@@ -34,8 +35,10 @@ from warpgate.plugins.turn import Relayed
 from warpgate.plugins.udp_punch import Punch
 from warpgate.proto import hello, igd, igd_soap, name_record, ssdp, stun, transfer_wire
 from warpgate.proto.check_wire import CheckCodec, introduction_of, session_of, verify_introduction
+from warpgate.proto.code_talk import Answer, Confirm, Open, Taken, decode_code_message, encode_code_message
 from warpgate.proto.device_xml import LONGEST_TEXT, MOST_ELEMENTS
 from warpgate.proto.envelope import open_envelope
+from warpgate.proto.mqtt_framing import LARGEST_PACKET, Framing
 from warpgate.proto.portmap_wire import decode_request, decode_response
 from warpgate.proto.quic_proof import check_head
 from warpgate.proto.quic_wire import connection_id_of, is_first_packet
@@ -227,6 +230,13 @@ def _printable(text: str) -> None:
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", printable_lines(text))
 
 
+def _mqtt(data: bytes) -> None:
+    framing = Framing()
+    for start in range(0, len(data), 7):
+        framing.feed(data[start : start + 7])
+    assert framing._body <= LARGEST_PACKET
+
+
 def _quic_head(data: bytes) -> None:
     is_first_packet(data)
     assert len(connection_id_of(data)) <= 255
@@ -234,6 +244,19 @@ def _quic_head(data: bytes) -> None:
         check_head(ALICE.public_key, SESSION_KEY, data)
 
 
+MQTT = (
+    b"\x20\x03\0\0\0" + b"\x90\x04\0\1\0\0" + b"\x30\x05\0\1ab\0" + b"\xd0\0",
+    b"\x20\x03\0\0\0" + b"\x30\x80\x20" + bytes(4096) + b"\xe0\0",
+)
+CODE_MESSAGES = [
+    encode_code_message(message)
+    for message in (
+        Open(1, bytes(16), bytes(33)),
+        Answer(bytes(16), bytes(33), bytes(60)),
+        Confirm(bytes(16), bytes(60)),
+        Taken(bytes(16)),
+    )
+]
 _ADDRESS = NodeAddress.decode(VECTORS["address"])
 _URLS = (
     b"mqtts://broker.example:8883",
@@ -285,6 +308,9 @@ DECODERS = (
     Target("nickname", _text(fold), (AddressError,), ("ёж".encode(), b"alice", "ﬁ".encode())),
     Target("name_record", _record, (ProtocolError,), (VECTORS["claim"][:-64], VECTORS["release"][:-64])),
     Target("quic_head", _quic_head, (), (VECTORS["quic-head"], b"\xc0\0\0\0\1\x08" + bytes(1200))),
+    Target("mqtt", _mqtt, (ProtocolError,), MQTT),
+    Target("code", _text(OneTimeCode.parse), (AddressError,), (b"7-piano-zebra", "٣-piano-zebra".encode())),
+    Target("code_messages", decode_code_message, (DecodeError,), CODE_MESSAGES),
     Target(
         "channel_data",
         unpack_channel_data,

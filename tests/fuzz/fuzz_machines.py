@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from fuzz_corpus import ALICE, BOB, SESSION, VECTORS
 from fuzz_decoders import (
     CHECKS,
+    CODE_MESSAGES,
     ERROR_401,
     GATEWAY,
     NAT_PMP,
@@ -27,11 +29,13 @@ from fuzz_engine import Target
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.errors import NetworkError, ProtocolError, ServiceError, TransferFailed
 from warpgate.lab.clock import run_virtual
+from warpgate.model.code import OneTimeCode
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.turn_server import Credentials
 from warpgate.proto import stun
 from warpgate.proto.binding import BindingClient
 from warpgate.proto.check import CheckAgent, CheckSettings
+from warpgate.proto.code_talk import Agreed, CodeOfferer, CodeTaker
 from warpgate.proto.filtering import FilteringTest
 from warpgate.proto.portmap import PortMapClient
 from warpgate.proto.portmap_events import Wish
@@ -143,6 +147,20 @@ def _stun_server(data: bytes) -> None:
     server.receive_frame(data, SERVER, SEEN_AT, 0.0)
 
 
+def _codes(data: bytes) -> None:
+    """Both sides of a one-time code, at a broker that anybody writes to."""
+    code, entropy = OneTimeCode.parse("7-piano-zebra"), random.Random(1).randbytes
+    offerer = CodeOfferer(code, VECTORS["address"], entropy, 0.0)
+    taker = CodeTaker(code, VECTORS["address"], entropy, bytes(16), 0.0)
+    for number, piece in enumerate(_pieces(data)):
+        for side in (offerer, taker):
+            side.receive(piece, number / 10)
+            side.handle_timeout(number / 10)
+            while side.poll_transmit() is not None:
+                pass
+            assert not isinstance(side.poll_event(), Agreed)
+
+
 def _transfer(data: bytes) -> None:
     incoming = Incoming(NameRules())
     try:
@@ -241,6 +259,7 @@ MACHINES = (
         (ProtocolError, TransferFailed),
         (_TALK, *(VECTORS[x] for x in ("offer", "have"))),
     ),
+    Target("code_exchange", _codes, (), [b"\0" + message for message in CODE_MESSAGES]),
     Target("quic_first_packets", _first_packets, (), (b"\0" + _FLIGHT, _FLIGHT)),
     Target("quic_answers", _quic_answers, (), (b"\0" + _FLIGHT, _FLIGHT)),
     Target("http_answers", _virtual(_http), (NetworkError, ServiceError), _HTTP),

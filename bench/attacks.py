@@ -1,0 +1,224 @@
+"""What do attacks cost the real command: the most memory that it had, and its share of a core, under each of them?
+
+The command runs in the lab with a real mosquitto, alone with one attacker for a few seconds, and must still serve an
+honest peer at the end. What is printed beside is what the attack would be for: bytes to a bystander, files planted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.rows import Row, show
+from warpgate.lab.host import Host
+from warpgate.lab.line import Quality
+from warpgate.lab.servers import Server, start_mosquitto
+from warpgate.lab.topology import Lab
+
+MOST_MEMORY = 100.0  # MB
+SECONDS = 5.0
+PATIENCE = 20.0
+# Of a core, in percent. What a flood may cost is what docs/threats.md says of its rate; the rest of a flood is
+# datagrams and connections that are taken from the kernel and dropped.
+CORE = 60.0
+INTRODUCTIONS = 35.0
+PORT = 20_000
+BROKER_PORT, STUN_PORT = 1884, 3478
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """`bystander` has asked for nothing."""
+
+    victim: Host
+    attacker: Host
+    bystander: Host
+    honest: Host
+    broker: Server
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """`others`: arguments of the attacker's; `known`: what the victim is told of servers."""
+
+    what: str
+    attacker: str
+    others: Callable[[Scene], list[str]] = lambda _: []
+    command: tuple[str, ...] = ("listen", "--echo")
+    known: Callable[[Scene], dict[str, str]] = lambda _: {}
+    first: bool = False  # a server, which is to be there before its victim
+    core: float = CORE
+    serves: bool = True  # whether an honest peer must get through while it lasts
+
+
+def _broker(quality: int, size: int) -> Attack:
+    return Attack(
+        f"hostile broker: PUBLISH of QoS {quality}, {size} bytes",
+        "hostile_broker",
+        lambda scene: [f"{scene.attacker.ipv4}:{BROKER_PORT}", str(quality), str(size)],
+        known=lambda scene: {"WARPGATE_BROKER": f"mqtt://{scene.attacker.ipv4}:{BROKER_PORT}"},
+        first=True,
+    )
+
+
+ATTACKS = (
+    Attack("flood of the topic, 4096 bytes each", "topic_flood", lambda scene: [scene.broker.mqtt_url]),
+    Attack("offers of 100 keys, 300 a second", "offer_flood", lambda scene: [scene.broker.mqtt_url]),
+    Attack("forged introductions, 1000 a second", "forged_introductions", core=INTRODUCTIONS),
+    Attack("proved introductions, 1000 a second", "proved_introductions", core=100.0),
+    Attack("forged HELLOs, as fast as answers come", "hello_flood"),
+    Attack("400 connections of a byte a second", "silent_connections"),
+    Attack("400 proved links, none nominated", "unchosen_links"),
+    Attack("nominations in a bystander's name", "reflector", lambda scene: [f"{scene.bystander.ipv4}:7777"]),
+    Attack("QUIC handshakes begun, 300 a second", "quic_first_packets", core=100.0),
+    _broker(2, 1000),
+    _broker(0, 1),
+    Attack(
+        "STUN server: 1000 answers to each request",
+        "hostile_stun",
+        lambda scene: [f"{scene.attacker.ipv4}:{STUN_PORT}"],
+        known=lambda scene: {"WARPGATE_STUN": f"{scene.attacker.ipv4}:{STUN_PORT}"},
+        first=True,
+    ),
+    Attack(
+        "receive: transfers and pipes that only wait",
+        "held_receiver",
+        command=("receive", "--yes", "DIR"),
+        serves=False,
+    ),
+    Attack(
+        "receive: deceptive names, broken frames",
+        "deceptive_names",
+        command=("receive", "--yes", "DIR"),
+        serves=False,
+    ),
+)
+
+
+@asynccontextmanager
+async def attacking(scene: Scene, attack: Attack, address: str) -> AsyncIterator[Process]:
+    command = [sys.executable, "-m", "bench.attackers", attack.attacker, address, *attack.others(scene)]
+    process = await scene.attacker.popen(command, stdout=DEVNULL)
+    try:
+        yield process
+    finally:
+        await scene.attacker.stop(process, kill=True)
+
+
+@asynccontextmanager
+async def commanded(scene: Scene, attack: Attack, folder: Path) -> AsyncIterator[tuple[Process, str]]:
+    """The command under attack, and its address."""
+    known = {"WARPGATE_BROKER": scene.broker.mqtt_url, "WARPGATE_STUN": "", **attack.known(scene)}
+    env = {**known, "WARPGATE_DATA": str(folder / "data"), "XDG_CONFIG_HOME": str(folder)}
+    words = [str(folder / "incoming") if word == "DIR" else word for word in attack.command]
+    command = [sys.executable, "-m", "warpgate", *words, "--json", "--no-port-map", "--port", str(PORT)]
+    process = await scene.victim.popen(command, env=env, stdout=PIPE)
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            address = ""
+            while not address:
+                address = json.loads(await process.stdout.readline()).get("address", "")
+        drain = asyncio.ensure_future(_swallow(process.stdout))
+        yield process, address
+        drain.cancel()
+    finally:
+        await scene.victim.stop(process, kill=True)
+
+
+async def _swallow(reader: asyncio.StreamReader) -> None:
+    while await reader.read(65_536):
+        pass
+
+
+def _memory(process: Process) -> float:
+    """The most that it had, in MB."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def _processor(process: Process) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+async def _honest(scene: Scene, address: str, folder: Path) -> bool:
+    """Whether a peer that plays by the rules gets its echo."""
+    env = {"WARPGATE_BROKER": "", "WARPGATE_STUN": "", "WARPGATE_DATA": str(folder / "honest")}
+    done = await scene.honest.run(
+        [sys.executable, "-m", "warpgate", "connect", "--no-port-map", address],
+        env=env,
+        given=b"hello\n",
+        timeout=PATIENCE,
+    )
+    return done.stdout == b"hello\n"
+
+
+async def _measure(scene: Scene, attack: Attack) -> list[Row]:
+    with tempfile.TemporaryDirectory(prefix="warpgate-attacks-") as name:
+        folder = Path(name)
+        (folder / "incoming").mkdir()
+        async with _both(scene, attack, folder) as (process, address):
+            before = scene.bystander.counters[0].octets_in
+            began, used = time.monotonic(), _processor(process)
+            await asyncio.sleep(SECONDS)
+            share = 100 * (_processor(process) - used) / (time.monotonic() - began)
+            notes = []
+            if reflected := scene.bystander.counters[0].octets_in - before:
+                notes.append(f"{reflected} bytes to the bystander")
+            if planted := [
+                path.name for path in (folder / "incoming").iterdir() if not path.name.endswith(".wgpart")
+            ]:
+                notes.append(f"planted: {planted}")
+            rows = [
+                Row(f"{attack.what}: memory", _memory(process), MOST_MEMORY, "MB", note="; ".join(notes)),
+                Row(f"{attack.what}: processor", share, attack.core, "%"),
+            ]
+            if attack.serves:
+                served = await _honest(scene, address, folder)
+                rows.append(Row(f"{attack.what}: honest peer served", float(served), 1.0, "", at_most=False))
+            if attack.command[0] == "receive":
+                rows.append(Row(f"{attack.what}: files planted", len(planted), 0.0, ""))
+            return rows
+
+
+@asynccontextmanager
+async def _both(scene: Scene, attack: Attack, folder: Path) -> AsyncIterator[tuple[Process, str]]:
+    """A hostile server is there first; everybody else needs the victim's address."""
+    if attack.first:
+        async with attacking(scene, attack, ""):
+            await asyncio.sleep(1.0)  # it has no way to tell that it listens
+            async with commanded(scene, attack, folder) as running:
+                yield running
+    else:
+        async with commanded(scene, attack, folder) as running, attacking(scene, attack, running[1]):
+            yield running
+
+
+async def run(chosen: list[str]) -> bool:
+    async with Lab(seed=1, link=Quality(delay=0.0)) as lab:
+        hosts = [lab.add_host(name) for name in ("victim", "attacker", "bystander", "honest")]
+        scene = Scene(*hosts, await start_mosquitto(lab.add_host("broker")))
+        held = True
+        for attack in ATTACKS:
+            if not chosen or attack.attacker in chosen:
+                held &= show(await _measure(scene, attack))
+        return held
+
+
+def main() -> bool:
+    return asyncio.run(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(0 if main() else 1)
