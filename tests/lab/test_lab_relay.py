@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import secrets
+import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +24,9 @@ from warpgate.lab.steered import Connected, SteeredNode
 from warpgate.lab.topology import Lab
 from warpgate.model.endpoint import Endpoint, Family
 from warpgate.model.rendezvous import Rendezvous
+from warpgate.model.turn_server import TurnServer
+from warpgate.proto.stun import Attribute, Method, StunClass, StunMessage, decode
+from warpgate.proto.turn_auth import LongTermAuth
 from warpgate.services.relay import Relays
 
 pytestmark = pytest.mark.lab
@@ -79,7 +85,9 @@ async def group(
                 yield found
 
 
-@pytest.mark.parametrize("words", [(), ("--embedded-broker",)], ids=["mosquitto", "embedded"])
+@pytest.mark.parametrize(
+    "words", [(), ("--embedded-broker", "--embedded-relay")], ids=["installed", "embedded"]
+)
 @pytest.mark.parametrize(
     ("kind_a", "kind_b", "relays"),
     [
@@ -95,7 +103,7 @@ async def group(
 async def test_nothing_but_the_line(
     privileges: None, tmp_path: Path, kind_a: str, kind_b: str, relays: bool, words: tuple[str, ...]
 ) -> None:
-    need_programs("mosquitto") if not words else pytest.importorskip("amqtt")
+    need_programs("mosquitto", "turnserver") if not words else pytest.importorskip("amqtt")
     async with group(tmp_path, kind_a, kind_b, *words) as two:
         done = await two.connected("datagram")
         assert done.relayed
@@ -111,17 +119,18 @@ async def test_a_stranger_without_the_secret_relays_nothing(privileges: None, tm
         assert "does not accept the user name or password" in json.dumps(done.report)
 
 
-async def test_ipv4_and_ipv6_meet(lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [("--relay",), ("--embedded-relay",)], ids=["installed", "embedded"])
+async def test_ipv4_and_ipv6_meet(lab: Lab, tmp_path: Path, words: tuple[str, ...]) -> None:
     """A node that has only the one behind a router, and one that has only the other: each reaches its side of it."""
     need_programs("mosquitto")
     server = lab.add_host("server", ipv4=1, ipv6=1)
     four, six = lab.add_host("four", ipv4=1), lab.add_host("six", ipv4=0, ipv6=1)
     (server_six,) = [ip for ip in server.addresses if ip.version == 6]
-    async with served(server, tmp_path / "server", "--relay", "--public-host", str(server.ipv4)) as line:
+    async with served(server, tmp_path / "server", *words, "--public-host", str(server.ipv4)) as line:
         parsed = Rendezvous.parse(line.split('"')[1])
         for client, peer in ((six, four), (four, six)):
             host = str(server.ipv4) if client is four else str(server_six)
-            talk = Talk(client, peer, replace(parsed, host=host).turn[0])
+            talk = Talk(client, peer, replace(parsed, host=host).turn[0] + "?transport=udp")
             family = Family.V4 if peer is four else Family.V6
             assert (await talk.open(family)).family is family
             await talk.there()
@@ -158,3 +167,51 @@ async def test_a_member_reaches_neither_the_servers_services_nor_its_site(lab: L
         listener.close()
         relay.close()
         await relays.close()
+
+
+@pytest.mark.parametrize("words", [("--relay",), ("--embedded-relay",)], ids=["installed", "embedded"])
+async def test_datagrams_of_a_member_reach_nothing_inside(
+    lab: Lab, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """coturn judges ranges, the embedded relay what an address holds: nobody inside may be a peer of either."""
+    need_programs("turnserver", "mosquitto")
+    server, client = lab.add_host("server", ipv4=2, ipv6=1), lab.add_host("client")
+    (own_six,) = [ip for ip in server.addresses if ip.version == 6]
+    async with served(server, tmp_path / "server", *words, "--public-host", str(server.ipv4)) as line:
+        url = Rendezvous.parse(line.split('"')[1]).turn[0] + "?transport=udp"
+        refused: list[str] = []
+        for family, targets in (
+            (Family.V4, ["127.0.0.1", "10.0.0.1", "169.254.169.254", str(server.addresses[1])]),
+            (Family.V6, ["::1", "fd00::1", "fe80::1", "64:ff9b::a00:1", "2002:a00:1::1", str(own_six)]),
+        ):
+            for target in targets:
+                answered = await asked(client, url, family, Endpoint.of(target, 22))
+                if answered.error is None or answered.error.code != 403:
+                    refused.append(target)
+        own_announced = {str(server.ipv4), str(own_six)} if words == ("--embedded-relay",) else set()
+        assert set(refused) <= own_announced  # there the port decides, with each datagram
+
+
+async def asked(client: Host, url: str, family: Family, peer: Endpoint) -> StunMessage:
+    """What a relay says to CreatePermission for this peer."""
+    server = TurnServer.parse(url)
+    auth = LongTermAuth(server.credentials(time.time()))
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    sock = HostNetwork(client).open_udp(Endpoint(client.ipv4, 0), lambda data, _: heard.put_nowait(data))
+
+    async def ask(method: Method, *attributes: tuple[int, object]) -> StunMessage:
+        sock.send(
+            auth.seal(StunMessage(method, StunClass.REQUEST, secrets.token_bytes(12), attributes)),
+            (server.host, server.port),
+        )
+        async with asyncio.timeout(5):
+            return decode(await heard.get())
+
+    wanted = (Attribute.REQUESTED_TRANSPORT, 17), (Attribute.REQUESTED_ADDRESS_FAMILY, family)
+    try:
+        auth.challenged(await ask(Method.ALLOCATE, *wanted))
+        assert (await ask(Method.ALLOCATE, *wanted)).cls is StunClass.SUCCESS
+        return await ask(Method.CREATE_PERMISSION, (Attribute.XOR_PEER_ADDRESS, peer))
+    finally:
+        await ask(Method.REFRESH, (Attribute.LIFETIME, 0))
+        sock.close()

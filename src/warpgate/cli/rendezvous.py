@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import ssl
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from warpgate.net.system import SystemNetwork
 from warpgate.server.broker import Tls, choose_broker
 from warpgate.server.broker_process import BrokerProcess
 from warpgate.server.child import raise_descriptor_limit
+from warpgate.server.coturn import find_coturn
 from warpgate.server.metrics import Metrics
 from warpgate.server.relay import RelayService, RelaySettings
 from warpgate.server.relay_setup import group_secret, relay_addresses
@@ -29,6 +30,7 @@ from warpgate.server.rendezvous import (
     broker_endpoint,
     broker_service,
     broker_settings,
+    coturn_service,
     door_service,
     public_host,
     relay_service,
@@ -48,8 +50,9 @@ async def serve_rendezvous(
     Raises ConfigError, NetworkError and ServiceError for what cannot be served.
     """
     wants_broker = arguments.serve_broker or arguments.embedded_broker
-    wanted = (arguments.serve_stun, wants_broker, arguments.serve_relay, arguments.public_host)
-    if arguments.door_port and not (arguments.tls_cert and (wants_broker or arguments.serve_relay)):
+    wants_relay = arguments.serve_relay or arguments.embedded_relay
+    wanted = (arguments.serve_stun, wants_broker, wants_relay, arguments.public_host)
+    if arguments.door_port and not (arguments.tls_cert and (wants_broker or wants_relay)):
         raise UsageError("--door-port needs --tls-cert, and --relay or --broker")
     if not any(wanted):
         return None
@@ -60,7 +63,7 @@ async def serve_rendezvous(
     serving = _Serving(arguments, shell, network, interfaces, metrics, stack)
     stun = await serving.stun() if arguments.serve_stun else None
     broker = await serving.broker() if wants_broker else None
-    secret, relay = await serving.relay(host) if arguments.serve_relay else ("", None)
+    secret, relay = await serving.relay(host) if wants_relay else ("", None)
     if arguments.door_port:
         await serving.door(relay, broker)
     announced = announcement(
@@ -77,7 +80,7 @@ async def serve_rendezvous(
         str(announced),
         () if stun is None else tuple(map(str, stun.places)),
         "" if broker is None else broker.name,
-        "" if relay is None else "embedded",
+        "" if relay is None else "embedded" if relay.takes_datagrams else "coturn",
     )
 
 
@@ -123,7 +126,16 @@ class _Serving:
             frozenset(interface.ip for interface in self.network.interfaces()),
             tuple(map(_network, self.arguments.relay_allow)),
         )
-        service = relay_service(self.network, self.interfaces, self.arguments.relay_port, settings)
+        port = self.arguments.relay_port
+        program = None if self.arguments.embedded_relay else find_coturn()
+        if program is not None:
+            half = (settings.ports.start + settings.ports.stop) // 2
+            theirs = replace(settings, ports=range(half, settings.ports.stop))
+            settings = replace(settings, ports=range(settings.ports.start, half))
+            coturn = coturn_service(self.network, self.interfaces, port, theirs, program, self._trouble)
+            process = await self.stack.enter_async_context(coturn)
+            self.metrics.others.append(process.readings)
+        service = relay_service(self.network, self.interfaces, port, settings, datagrams=program is None)
         relay = await self.stack.enter_async_context(service)
         self.metrics.others.append(relay.readings)
         return secret, relay

@@ -67,6 +67,11 @@ def _add_relay_options(group: argparse._ArgumentGroup) -> None:
         help="relay (TURN) for pairs that nothing else connects, to whoever has the secret in the printed line",
     )
     group.add_argument(
+        "--embedded-relay",
+        action="store_true",
+        help="the same without coturn, which has the UDP clients where it is installed",
+    )
+    group.add_argument(
         "--relay-port", type=port_number, default=3480, metavar="N", help="UDP and TCP (default 3480)"
     )
     group.add_argument(

@@ -1,4 +1,4 @@
-"""The broker as a process of ours: started, watched, started again when it dies, ended with us."""
+"""A broker or a relay as a process of ours: started, watched, started again when it dies, ended with us."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from warpgate.errors import ConfigError, NetworkError, ServiceError
 from warpgate.model.endpoint import Endpoint
@@ -35,14 +35,20 @@ class BrokerProcess:
         on_trouble: Callable[[str], None],
         *,
         backoff: float = BACKOFF_LOW,
+        accepts: Callable[[], Awaitable[bool]] | None = None,
+        metric: str = "broker",
     ) -> None:
-        """`probe`: where it must accept connections to count as started; `on_trouble` gets sentences for people."""
+        """`probe`: where it must accept connections to count as started, or be accessible by `accepts`; `on_trouble`
+        gets sentences for people; `metric` begins the names of its readings.
+        """
         self.restarts = 0
         self._broker = broker
         self._probe = probe
         self._network = network
         self._on_trouble = on_trouble
         self._backoff = backoff
+        self._accepts = self._connects if accepts is None else accepts
+        self._metric = metric
         self._process: Process | None = None
         self._words = bytearray()
         self._watch: asyncio.Task[None] | None = None
@@ -64,8 +70,8 @@ class BrokerProcess:
     def readings(self) -> tuple[Reading, ...]:
         """For `Metrics.others`."""
         return (
-            ("broker_up", "gauge", "Whether the MQTT broker runs.", int(self.pid is not None)),
-            ("broker_restarts_total", "counter", "How often it had to be started again.", self.restarts),
+            (f"{self._metric}_up", "gauge", f"Whether {self.name} runs.", int(self.pid is not None)),
+            (f"{self._metric}_restarts_total", "counter", "How often it was started again.", self.restarts),
         )
 
     async def start(self) -> None:
@@ -153,7 +159,7 @@ class BrokerProcess:
             self._words += data
             del self._words[:-LAST_WORDS]
 
-    async def _accepts(self) -> bool:
+    async def _connects(self) -> bool:
         with contextlib.suppress(NetworkError):
             (await self._network.dial_tcp(self._probe)).abort()
             return True

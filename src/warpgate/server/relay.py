@@ -133,6 +133,11 @@ class RelayService:
         return self._places
 
     @property
+    def takes_datagrams(self) -> bool:
+        """From clients; otherwise another program has the UDP port."""
+        return any(sock is not None for sock in self._udp)
+
+    @property
     def machine(self) -> RelayServer:
         return self._machine
 

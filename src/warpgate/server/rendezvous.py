@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 import ssl
@@ -10,18 +11,21 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from warpgate.errors import AddressError, ConfigError, NetworkError
-from warpgate.model.endpoint import Endpoint, IPAddress
+from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 from warpgate.model.rendezvous import Rendezvous
 from warpgate.net.network import Interface, Network, TcpStream
 from warpgate.net.tls import secure
+from warpgate.proto.stun import BINDING, StunClass, StunMessage, encode
 from warpgate.server.addresses import announced_address, is_public, stun_places
 from warpgate.server.broker import Broker, BrokerSettings, Tls
 from warpgate.server.broker_process import BrokerProcess
+from warpgate.server.coturn import coturn_relay
 from warpgate.server.door import Door
 from warpgate.server.relay import RelayService, RelaySettings
 from warpgate.server.stun_responder import StunResponder
 
 SALT_SIZE = 16
+STUN_PATIENCE = 0.1  # of our own machine
 
 
 def served_interfaces(
@@ -66,15 +70,70 @@ async def stun_service(
 
 @asynccontextmanager
 async def relay_service(
-    network: Network, interfaces: Sequence[Interface], port: int, settings: RelaySettings
+    network: Network,
+    interfaces: Sequence[Interface],
+    port: int,
+    settings: RelaySettings,
+    *,
+    datagrams: bool = True,
 ) -> AsyncIterator[RelayService]:
-    """A relay on `port` of all interfaces until the end of the block. NetworkError when it is taken."""
+    """A relay on `port` of all interfaces until the end of the block. NetworkError when it is taken.
+
+    Without `datagrams` for clients over TCP alone.
+    """
     places = [Endpoint(interface.ip, port) for interface in interfaces]
-    service = RelayService.open(network, places, settings)
+    service = RelayService.open(network, places, settings, datagrams=datagrams)
     try:
         yield service
     finally:
         await service.close()
+
+
+@asynccontextmanager
+async def coturn_service(
+    network: Network,
+    interfaces: Sequence[Interface],
+    port: int,
+    settings: RelaySettings,
+    program: str,
+    on_trouble: Callable[[str], None],
+) -> AsyncIterator[BrokerProcess]:
+    """coturn for UDP clients until the end of the block. ServiceError when it does not start."""
+    places = [Endpoint(interface.ip, port) for interface in interfaces]
+    process = BrokerProcess(
+        coturn_relay(program, places, settings),
+        places[0],
+        network,
+        on_trouble,
+        accepts=partial(answers_stun, network, places[0]),
+        metric="coturn",
+    )
+    await process.start()
+    try:
+        yield process
+    finally:
+        await process.close()
+
+
+async def answers_stun(network: Network, place: Endpoint) -> bool:
+    """Whether something of this machine answers a Binding request over UDP, within a tenth of a second."""
+    heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def received(_data: bytes, source: SockAddr) -> None:
+        if not heard.done() and Endpoint.from_sockaddr(source) == place:
+            heard.set_result(None)
+
+    sock = network.open_udp(Endpoint(place.ip, 0), received)
+    try:
+        request = StunMessage(BINDING, StunClass.REQUEST, secrets.token_bytes(12))
+        sock.send(encode(request), place.sockaddr)
+        async with asyncio.timeout(STUN_PATIENCE):
+            await heard
+    except TimeoutError:
+        return False
+    finally:
+        sock.close()
+    return True
 
 
 @asynccontextmanager

@@ -127,7 +127,7 @@ def test_the_relay_and_its_secret(tmp_path: Path) -> None:
     for _ in range(2):
         names, relay = free_ports(2)
         ports = ("--port", str(names), "--relay-port", str(relay))
-        with serving(tmp_path, "--relay", "--public-host", HOST, *ports) as events:
+        with serving(tmp_path, "--embedded-relay", "--public-host", HOST, *ports) as events:
             line = Rendezvous.parse(events["rendezvous"]["rendezvous"])
             assert (line.relay_port, events["rendezvous"]["relay"]) == (relay, "embedded")
             lines.append(line)
