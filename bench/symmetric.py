@@ -1,7 +1,8 @@
 """Is a NAT that maps each destination to another port crossed directly, with no relay, and at what cost?
 
-Sequential, block and random port assignment, against a port-restricted NAT, in both directions: as datagrams, as
-streams in default mode, and over TCP alone where ports can be predicted; and two NATs that count, opposite each other.
+Sequential, block, port set (RFC 7597) and random port assignment, against a port-restricted NAT, in both directions:
+as datagrams, as streams in default mode, and over TCP alone where ports can be predicted; and two NATs that count, and
+two port sets, opposite each other.
 Fresh nodes for every connect, whose fingerprints are half a second old: an address copied by hand is never younger.
 Packets are all that left both sites, probes included; entries are rows of the routers' tables that one connect made.
 """
@@ -42,6 +43,14 @@ CASES = (
     Case("edm-seq", 20, 0.5, 15.0, ("datagram", "TCP"), other="edm-seq-2"),
     Case("edm-block", 20, 0.8, 3.0, ("datagram", "stream")),
     Case("edm", 19, 3.0, 15.0, ("datagram", "stream")),
+    Case("mape", 20, 1.0, 3.0, ("datagram", "stream")),
+    Case("mape-1024", 20, 1.0, 3.0, ("datagram",)),
+    Case("mape", 20, 4.0, 4.0, ("datagram", "stream"), other="mape"),
+    Case("edm-busy", 20, 0.5, 15.0, ("datagram",)),
+    Case("edm-peraddr", 20, 3.0, 8.0, ("datagram",)),
+    Case("edm-parity", 20, 2.0, 15.0, ("datagram",)),
+    # 256 sockets among 4 x 64,512 endpoints: 77 % in 15 s.
+    Case("edm-pool", 12, 10.0, 20.0, ("datagram",)),
 )
 
 
@@ -105,7 +114,7 @@ async def run(count: int, kinds: list[str]) -> list[Row]:
     for case in CASES:
         if kinds and case.kind not in kinds:
             continue
-        for kind_a, kind_b in ((case.kind, case.other), (case.other, case.kind)):
+        for kind_a, kind_b in dict.fromkeys(((case.kind, case.other), (case.other, case.kind))):
             rows += await measure(kind_a, kind_b, case, count)
     return rows
 

@@ -25,6 +25,7 @@ CASES = [
     ("edm-block", "eim-apdf", UDP, "random_probe", 4.0, "BLOCK"),
     ("eim-apdf", "edm-block", ("stream", None), "random_probe", 4.0, "BLOCK"),
     ("edm-block", "masquerade+accept", UDP, "random_probe", 4.0, "BLOCK"),
+    ("mape", "mape", UDP, "random_probe", 6.0, "BLOCK"),
     ("edm", "firewalled", UDP, "random_probe", 15.0, "RANDOM"),
 ]
 
@@ -50,7 +51,7 @@ async def test_direct_without_a_relay(
         await asyncio.sleep(0.5)  # the fingerprint is taken in the background
         for node in (a, b):
             await node.refresh()
-        hard = a if kind_a.startswith("edm") else b
+        hard = a if kind_a.startswith(("edm", "mape")) else b
         known = [at.nat.assignment.kind.name for at in NodeAddress.from_text(hard.address).attachments]
         assert known == [assignment]
         mode, transport = way

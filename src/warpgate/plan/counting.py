@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from warpgate.model.address import Attachment, NodeAddress
@@ -88,9 +89,17 @@ def foretold(seen: Sequence[Observation], known_step: int) -> tuple[Endpoint, ..
 
     () when what was seen is no count and none is known (`known_step` 0).
     """
-    step = classify(seen).assignment.step or known_step
+    step = _common(classify(seen).assignment.step, known_step)
     ports = next_ports(_in_line([each.mapped.port for each in seen]), step)
     return tuple(Endpoint(seen[-1].mapped.ip, port) for port in ports)
+
+
+def _common(step: int, known_step: int) -> int:
+    """Of a few samples all gaps may be twice the step, as others' mappings come in between: many know better."""
+    if not step or not known_step or (step > 0) is not (known_step > 0):
+        return step or known_step
+    common = math.gcd(step, known_step)
+    return common if step > 0 else -common
 
 
 def _in_line(ports: list[int]) -> list[int]:

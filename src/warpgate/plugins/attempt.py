@@ -60,6 +60,11 @@ class RandomPunch(Protocol):
         ...
 
     @property
+    def sockets(self) -> int:
+        """How many of `open_towards` there are."""
+        ...
+
+    @property
     def shortage(self) -> str:
         """Why the system gave no more sockets, empty when it did."""
         ...

@@ -250,14 +250,14 @@ async def _open(
     parity: int | None = None,
 ) -> int:
     """A socket for each schedule; how many there are. AttemptFailed when the system has none at all."""
-    for opened, schedule in enumerate(schedules):
+    for schedule in schedules:
         await asyncio.sleep(0)  # a socket takes up to 1 ms, and the offer is about to leave
         if not punch.open_towards(near, target, schedule, parity):
-            attempt.note(f"no more than {opened} of {len(schedules)} sockets: {punch.shortage}")
-            if not opened:
+            attempt.note(f"no more than {punch.sockets} of {len(schedules)} sockets: {punch.shortage}")
+            if not punch.sockets:
                 raise AttemptFailed(f"no sockets for guessing: {punch.shortage}")
-            return opened
-    return len(schedules)
+            break
+    return punch.sockets
 
 
 def _to_meet(attempt: Attempt, part: Guessing) -> Endpoint:

@@ -93,6 +93,18 @@ def test_a_port_from_long_ago_does_not_mislead() -> None:
     assert told(9000, 20000, 30002) == Endpoint(PUBLIC, 30004)  # nothing to go by but the last
 
 
+@pytest.mark.parametrize(("known", "expected"), [(1, 30005), (0, 30006), (2, 30006), (-1, 30006)])
+def test_a_step_that_many_samples_have_shown_beats_that_of_a_few(known: int, expected: int) -> None:
+    """Others' mappings may make both of two gaps even."""
+    local = Endpoint.parse("192.168.1.2:5000")
+    seen = [
+        Observation(local, server, Endpoint(PUBLIC, port))
+        for server, port in zip(SERVERS, (30000, 30002, 30004), strict=True)
+    ]
+    ports = [endpoint.port for endpoint in foretold(seen, known)]
+    assert min(ports) == expected
+
+
 def test_where_nothing_counts_nothing_is_foretold() -> None:
     local = Endpoint.parse("192.168.1.2:5000")
     seen = [Observation(local, SERVERS[0], Endpoint(PUBLIC, port)) for port in (2000, 60000, 31000)]

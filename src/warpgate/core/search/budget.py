@@ -143,6 +143,10 @@ class RandomPunch:
         self.shortage = ""
         self.times_held = 0
 
+    @property
+    def sockets(self) -> int:
+        return len(self._opened)
+
     def open_towards(
         self,
         near: Endpoint,
@@ -155,7 +159,8 @@ class RandomPunch:
             base = self._open_port(near, parity)
         except NetworkError as error:
             self.shortage = str(error)
-            for spared in self._opened[-SPARED:]:
+            self._opened, given_back = self._opened[:-SPARED], self._opened[-SPARED:]
+            for spared in given_back:
                 self._session.drop_port(spared)
             return False
         self._opened.append(base)
