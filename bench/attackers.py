@@ -109,8 +109,8 @@ async def topic_flood(victim: Victim, broker: str) -> None:
         link.publish(topic, os.urandom(MAX_ENVELOPE))
 
 
-async def offer_flood(victim: Victim, broker: str) -> None:
-    """Well-formed, by a hundred keys: the answers go over the victim's brokers."""
+async def offer_flood(victim: Victim, broker: str, age: str) -> None:
+    """Well-formed, by a hundred keys, dated so many seconds ago: the answers go over the victim's brokers."""
     link = await MqttConnector(SystemNetwork()).connect(broker, TOPIC + "nobody", lambda _: None)
     topic, keys = TOPIC + victim.address.node_id, [Identity.generate() for _ in range(100)]
     async for number in paced(300):
@@ -119,7 +119,7 @@ async def offer_flood(victim: Victim, broker: str) -> None:
             kind=SignalKind.OFFER,
             session=secrets.token_bytes(16),
             sequence=1,
-            time=time.time(),
+            time=time.time() - float(age),
             address=NodeAddress(key.public_key, victim.address.brokers, victim.address.attachments).encode(),
             mode="datagram",
         )

@@ -32,6 +32,7 @@ PATIENCE = 20.0
 CORE = 60.0
 INTRODUCTIONS = 35.0
 PORT = 20_000
+NOBODY = "2lbgtqdcwyvmrkmmdx3bqadjgm"
 BROKER_PORT, STUN_PORT = 1884, 3478
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -61,6 +62,16 @@ class Attack:
     serves: bool = True  # whether an honest peer must get through while it lasts
 
 
+def _offers(what: str, age: int, *allow: str) -> Attack:
+    return Attack(
+        what,
+        "offer_flood",
+        lambda scene: [scene.broker.mqtt_url, str(age)],
+        command=("listen", "--echo", *allow),
+        serves=not allow,
+    )
+
+
 def _broker(quality: int, size: int) -> Attack:
     return Attack(
         f"hostile broker: PUBLISH of QoS {quality}, {size} bytes",
@@ -73,7 +84,9 @@ def _broker(quality: int, size: int) -> Attack:
 
 ATTACKS = (
     Attack("flood of the topic, 4096 bytes each", "topic_flood", lambda scene: [scene.broker.mqtt_url]),
-    Attack("offers of 100 keys, 300 a second", "offer_flood", lambda scene: [scene.broker.mqtt_url]),
+    _offers("offers of 100 keys, 300 a second", 0),
+    _offers("offers of 100 keys with a wrong clock", 3600),
+    _offers("offers of 100 keys that are not allowed", 0, "--allow", NOBODY),
     Attack("forged introductions, 1000 a second", "forged_introductions", core=INTRODUCTIONS),
     Attack("proved introductions, 1000 a second", "proved_introductions", core=100.0),
     Attack("forged HELLOs, as fast as answers come", "hello_flood"),
@@ -207,8 +220,10 @@ async def _both(scene: Scene, attack: Attack, folder: Path) -> AsyncIterator[tup
 
 async def run(chosen: list[str]) -> bool:
     async with Lab(seed=1, link=Quality(delay=0.0)) as lab:
-        hosts = [lab.add_host(name) for name in ("victim", "attacker", "bystander", "honest")]
-        scene = Scene(*hosts, await start_mosquitto(lab.add_host("broker")))
+        victim, attacker, bystander, honest = (
+            lab.add_host(name) for name in ("victim", "attacker", "bystander", "honest")
+        )
+        scene = Scene(victim, attacker, bystander, honest, await start_mosquitto(lab.add_host("broker")))
         held = True
         for attack in ATTACKS:
             if not chosen or attack.attacker in chosen:

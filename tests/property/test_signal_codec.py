@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import ALICE, BOB, fixed, mutated, only, signals, sixteen
@@ -10,7 +11,7 @@ from strategies import ALICE, BOB, fixed, mutated, only, signals, sixteen
 from warpgate.errors import DecodeError, ProtocolError
 from warpgate.model.identity import hpke_seal
 from warpgate.proto.envelope import MAX_ENVELOPE, open_envelope, seal
-from warpgate.proto.signals import Signal, decode_signal, encode_signal
+from warpgate.proto.signals import Signal, SignalKind, decode_signal, encode_signal
 
 # Each example costs 0.3 ms of elliptic curves.
 fewer = settings(fixed, max_examples=100)
@@ -77,3 +78,11 @@ def test_what_key_holders_sign_is_refused_or_a_signal(packed: bytes) -> None:
     opened = only(lambda given: open_envelope(BOB, given), data, ProtocolError)
     assert opened is None or opened.address.public_key == ALICE.public_key
     assert len(data) <= MAX_ENVELOPE
+
+
+@pytest.mark.parametrize("time", [1e308, 2.0**37, -1.0])
+def test_a_time_that_no_clock_shows_is_a_decode_error(time: float) -> None:
+    """What is said of it to people stays short."""
+    signal = Signal(SignalKind.OFFER, bytes(16), 1, time, b"x")
+    with pytest.raises(DecodeError):
+        decode_signal(encode_signal(signal))

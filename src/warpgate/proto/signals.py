@@ -22,6 +22,7 @@ MAX_BODY = 1024
 MAX_REASON = 200
 MAX_TOKEN = 32
 UNKNOWN_HELD = -1.0
+MAX_TIME = 2.0**36  # of the year 4147: clocks may be off, and what is said of them stays short
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_PLUGIN_NAME)]
 Body = Annotated[bytes, Meta(max_length=MAX_BODY)]
@@ -58,7 +59,7 @@ class Signal(msgspec.Struct, frozen=True, array_like=True):
     kind: SignalKind
     session: Annotated[bytes, Meta(min_length=SESSION_SIZE, max_length=SESSION_SIZE)]
     sequence: Annotated[int, Meta(ge=0, lt=2**32)]
-    time: Annotated[float, Meta(ge=0)]
+    time: Annotated[float, Meta(ge=0, le=MAX_TIME)]
     address: Annotated[bytes, Meta(min_length=1, max_length=MAX_ADDRESS_SIZE)]
     messages: Annotated[tuple[PluginMessage, ...], Meta(max_length=MAX_MESSAGES)] = ()
     known: Annotated[bytes, Meta(max_length=DIGEST_SIZE)] = b""

@@ -11,7 +11,7 @@ from warpgate.errors import AuthenticationError, ProtocolError, WarpgateError
 from warpgate.events import ClocksDiffer, SignalReceived, SignalRefused
 from warpgate.model.identity import node_id_of
 from warpgate.proto.envelope import Opened, open_envelope
-from warpgate.proto.gate import WINDOW, Duplicate, EnvelopeGate, Stale
+from warpgate.proto.gate import WINDOW, Duplicate, EnvelopeGate, Stale, TokenBucket
 from warpgate.proto.signals import MAX_REASON, Signal, SignalKind
 
 
@@ -24,6 +24,12 @@ class SignalReader:
         self._sessions = sessions
         self._responder = responder
         self._gate = EnvelopeGate(context.now())
+        # To sign, seal and publish costs more than to open. Apart: who may not come in uses up no challenges.
+        budgets = context.config.budgets
+        self._answers = {
+            kind: TokenBucket(budgets.offers_per_second, budgets.offers_at_once, context.now())
+            for kind in (SignalKind.REFUSAL, SignalKind.CHALLENGE)
+        }
 
     def receive(self, data: bytes) -> None:
         """Never raises: the sender may be anybody."""
@@ -76,7 +82,10 @@ class SignalReader:
             raise
 
     def _answer(self, opened: Opened, kind: SignalKind, *, reason: str = "", token: bytes = b"") -> None:
+        """Unless there are too many just now: an honest peer says its offer again."""
         context = self._context
+        if not self._answers[kind].take(context.now()):
+            return
         signal = Signal(
             kind=kind,
             session=opened.signal.session,
