@@ -121,7 +121,7 @@ class Assembly:
         self.sessions = Sessions()
         self.pipes = PipeMaker(context, self.udp)
         self.responder = Responder(self.equipment, self.sessions, self.pipes, self._take_pipe)
-        self.quic_door = QuicDoor(context, self.sessions, self.responder.take_quic)
+        self.quic_door = QuicDoor(self.equipment, self.sessions, self.responder.take_quic)
         self._reader = SignalReader(self.equipment, self.sessions, self.responder)
         self.sockets = Sockets(self.equipment)
         self.port_mapping = PortMapping(context, self._update_address, rng)

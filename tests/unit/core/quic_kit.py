@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_stream import QuicStream, State
 from warpgate.errors import AuthenticationError
 from warpgate.model.identity import Identity
@@ -25,10 +26,13 @@ def key_of_a(session: bytes) -> bytes:
 class Path:
     """`client` speaks first; `step` carries everything that both ends have to say, one way."""
 
-    client: QuicStream = field(default_factory=lambda: QuicStream.client(A, B.public_key, SESSION, 0.0))
+    client: QuicStream = field(
+        default_factory=lambda: QuicStream.client(A, B.public_key, SESSION, 0.0, Holdings())
+    )
     server_identity: Identity = B
     server_certificate: bytes = b""
     loss: float = 0.0
+    holdings: Holdings = field(default_factory=Holdings)  # the server's
     now: float = 0.0
     server: QuicStream | None = None
     sent_by_client: list[bytes] = field(default_factory=list)
@@ -45,6 +49,7 @@ class Path:
                 self.server_certificate or self.server_identity.certificate(),
                 connection_id_of(forth[0]),
                 key_of_a,
+                self.holdings,
             )
         for end, flight in ((self.server, forth), (self.client, back)):
             if end is None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quic_kit import OTHER, SESSION, A, B, Path, key_of_a
 
+from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_stream import (
     ABORTED,
     CLIENT_CREDIT,
@@ -69,7 +70,7 @@ def test_a_server_that_shows_a_certificate_whose_key_it_lacks_gets_nothing() -> 
     ids=["another node's key", "another session"],
 )
 def test_a_client_that_is_not_the_sessions_peer_is_refused(identity: object, session: bytes) -> None:
-    path = Path(client=QuicStream.client(identity, B.public_key, session, 0.0))  # type: ignore[arg-type]
+    path = Path(client=QuicStream.client(identity, B.public_key, session, 0.0, Holdings()))  # type: ignore[arg-type]
     path.steps(2)
     path.client.write(b"let me in")
     path.steps(60)
@@ -85,7 +86,7 @@ def test_a_replayed_connection_opens_nothing() -> None:
     path.open()
     path.carry(path.client, path.server, b"pay 100")  # type: ignore[arg-type]
     recorded = path.sent_by_client
-    victim = QuicStream.server(B, B.certificate(), connection_id_of(recorded[0]), key_of_a)
+    victim = QuicStream.server(B, B.certificate(), connection_id_of(recorded[0]), key_of_a, Holdings())
     for data in recorded:
         victim.receive([data], path.now)
         victim.datagrams(path.now)
@@ -95,7 +96,7 @@ def test_a_replayed_connection_opens_nothing() -> None:
 
 def test_a_proof_is_good_on_its_own_connection_only() -> None:
     """Somebody in the middle with a connection to each side cannot hand the client's head on."""
-    one, two = Path(), Path(client=QuicStream.client(OTHER, B.public_key, SESSION, 0.0))
+    one, two = Path(), Path(client=QuicStream.client(OTHER, B.public_key, SESSION, 0.0, Holdings()))
     heads: list[bytes] = []
     put = one.client._put
     one.client._put = lambda stream, data, **end: (heads.append(bytes(data)), put(stream, data, **end))[1]  # type: ignore[method-assign]

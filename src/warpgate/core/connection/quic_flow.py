@@ -42,6 +42,7 @@ class QuicFlow:
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: float | None = None
         self._waiters: list[asyncio.Future[None]] = []
+        stream.watch.on_excess = self.soon
         self.on_change: Callable[[], None] = lambda: None
         self._over = False
         self._ids = (stream.id, *other_ids)
@@ -93,7 +94,7 @@ class QuicFlow:
         self._step = None
         if self._over:
             return
-        if self._arrived:
+        if self._arrived or self.stream.watch.excess is not None:
             arrived, self._arrived = self._arrived, []
             self.stream.receive(arrived, self._loop.time())
         self._send()

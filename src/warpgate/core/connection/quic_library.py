@@ -12,7 +12,9 @@ import logging
 import ssl
 from typing import TYPE_CHECKING, TextIO, cast
 
+from warpgate.errors import NetworkError
 from warpgate.model.identity import Identity
+from warpgate.proto.quic_frames import PacketOpener
 from warpgate.proto.quic_proof import ALPN
 from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, FIRST_PACKET_SIZE
 
@@ -32,18 +34,23 @@ QUIC_WINDOW = 8 * 1024 * 1024
 # The library keeps an address per path and would take a change for a migration; the udp has one flow per peer.
 ANYWHERE = ("127.0.0.1", 1)
 
-_CLIENT_SECRET = "CLIENT_TRAFFIC_SECRET_0 "  # of the NSS key log format, which qh3 writes
+# Of the NSS key log format, which qh3 writes.
+_CLIENT_SECRET = "CLIENT_TRAFFIC_SECRET_0 "
+_SERVER_SECRET = "SERVER_TRAFFIC_SECRET_0 "
 
 
 class SecretLog(io.TextIOBase):
-    """A key log file that keeps the one secret we bind the client's proof to (see `proto.quic_proof`)."""
+    """A key log file that keeps the secret we bind the client's proof to (see `proto.quic_proof`), and its peer."""
 
     def __init__(self) -> None:
         self.client_secret: bytes | None = None
+        self.server_secret: bytes | None = None
 
     def write(self, row: str) -> int:
         if row.startswith(_CLIENT_SECRET):
             self.client_secret = bytes.fromhex(row.split()[2])
+        elif row.startswith(_SERVER_SECRET):
+            self.server_secret = bytes.fromhex(row.split()[2])
         return len(row)
 
 
@@ -74,6 +81,19 @@ def closing(quic: QuicConnection) -> tuple[int, str] | None:
     """
     event = quic._close_event  # qh3 has no public way (2.1); a test notices when it goes
     return None if event is None else (event.error_code, event.reason_phrase)
+
+
+def opener(quic: QuicConnection, secret: bytes) -> PacketOpener:
+    """For the 1-RTT packets that are protected under this traffic secret."""
+    from qh3.quic.crypto import derive_key_iv_hp  # noqa: PLC0415
+    from qh3.quic.packet import QuicProtocolVersion  # noqa: PLC0415
+    from qh3.tls import CipherSuite  # noqa: PLC0415
+
+    suite = quic.get_cipher()
+    if suite is None:
+        raise NetworkError("the QUIC handshake chose no cipher")
+    keys = derive_key_iv_hp(cipher_suite=suite, secret=secret, version=QuicProtocolVersion.VERSION_1)
+    return PacketOpener(*keys, chacha=suite == CipherSuite.CHACHA20_POLY1305_SHA256)
 
 
 def _silence() -> None:

@@ -2,7 +2,8 @@
 
     stream 0         both ways: the client's head (`proto.quic_proof`), then the users' bytes; FIN is end of stream
     streams 2 and 3  the client's and the server's *credit*: 8-byte big-endian totals of user bytes that the other
-                     side may have sent. WINDOW may be sent before the first. FIN: "all that you sent has arrived"
+                     side may have sent. Before the first a client may send FIRST_CREDIT, a server WINDOW. FIN: "all
+                     that you sent has arrived"
 
 Why credit of our own: the library opens QUIC's windows when bytes arrive, whether or not the user reads them, so that a
 slow reader would hold everything its peer can send. With it neither side holds more than WINDOW to be read plus
@@ -18,7 +19,15 @@ import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from warpgate.core.connection.quic_library import ANYWHERE, SecretLog, closing, make_client, make_server
+from warpgate.core.connection.quic_bounds import Holdings, Watch
+from warpgate.core.connection.quic_library import (
+    ANYWHERE,
+    SecretLog,
+    closing,
+    make_client,
+    make_server,
+    opener,
+)
 from warpgate.errors import AuthenticationError, NetworkError, WarpgateError
 from warpgate.model.identity import Identity, check_certificate
 from warpgate.model.text import printable
@@ -32,6 +41,8 @@ if TYPE_CHECKING:
 WINDOW = 4 * 1024 * 1024
 # New credit is said when a quarter of the window has been read: four small packets a window.
 CREDIT_STEP = WINDOW // 4
+# What a client may send before its proof has been answered by credit: more than leaves in the first round trip.
+FIRST_CREDIT = 32 * 1024
 # Accepted from the user but not sent once yet. What is in flight is bounded by WINDOW.
 SEND_BUFFER = 1024 * 1024
 # One `read`: as for TCP pipes.
@@ -60,7 +71,7 @@ class State(enum.Enum):
 class QuicStream:
     """Call `receive`, `handle_timeout` and the user's verbs; after each, send `datagrams` and wake at `deadline`."""
 
-    def __init__(self, quic: QuicConnection, secrets: SecretLog, *, client: bool) -> None:
+    def __init__(self, quic: QuicConnection, secrets: SecretLog, holdings: Holdings, *, client: bool) -> None:
         from qh3.quic import connection, events  # noqa: PLC0415 - loaded by now
 
         self._kinds, self._quic_error = events, connection.QuicConnectionError
@@ -68,6 +79,8 @@ class QuicStream:
         self._secrets = secrets
         self._credit_stream = CLIENT_CREDIT if client else SERVER_CREDIT
         self._peer_credit_stream = SERVER_CREDIT if client else CLIENT_CREDIT
+        self._delivered = {USER: 0, self._peer_credit_stream: 0}  # bytes that have come out in order
+        self.watch = Watch(holdings, self._delivered, self._delivered.__getitem__)
         self._handshaken = False
         self._certain: Callable[[], None] = lambda: None  # tries to turn OPENING into OPEN
         self.state = State.OPENING
@@ -76,7 +89,7 @@ class QuicStream:
         self._head = bytearray()  # server: what came before the head was whole and checked
         # sending
         self._written = 0
-        self._allowed = WINDOW
+        self._allowed = FIRST_CREDIT if client else WINDOW
         self._partial_credit = b""
         self.finished = False
         self.delivered = False
@@ -84,22 +97,25 @@ class QuicStream:
         self._unread = bytearray()
         self._received = 0
         self._read = 0
-        self._granted = WINDOW
+        self._granted = WINDOW if client else FIRST_CREDIT
         self.peer_finished = False
 
     @classmethod
-    def client(cls, identity: Identity, peer_key: bytes, session: bytes, now: float) -> QuicStream:
-        """Its first flight is ready to be sent."""
+    def client(
+        cls, identity: Identity, peer_key: bytes, session: bytes, now: float, holdings: Holdings
+    ) -> QuicStream:
+        """Its first flight is ready to be sent. `holdings` are the node's."""
         secrets = SecretLog()
-        stream = cls(make_client(secrets), secrets, client=True)
+        stream = cls(make_client(secrets), secrets, holdings, client=True)
         stream.session = session
 
         def certain() -> None:
             certificate = stream._quic.get_peercert()
-            if certificate is None or secrets.client_secret is None:
+            if certificate is None or secrets.client_secret is None or secrets.server_secret is None:
                 raise AuthenticationError("the QUIC server shows no certificate")
             check_certificate(certificate.public_bytes(), peer_key)
             stream.state = State.OPEN
+            stream.watch.prove(opener(stream._quic, secrets.server_secret))
             stream._put(USER, make_head(identity, session, secrets.client_secret))
 
         stream._certain = certain
@@ -107,10 +123,12 @@ class QuicStream:
         return stream
 
     @classmethod
-    def server(cls, identity: Identity, certificate: bytes, first_id: bytes, find_key: FindKey) -> QuicStream:
+    def server(
+        cls, identity: Identity, certificate: bytes, first_id: bytes, find_key: FindKey, holdings: Holdings
+    ) -> QuicStream:
         """For a first packet with the destination `first_id`; `certificate` is PEM, of `identity`."""
         secrets = SecretLog()
-        stream = cls(make_server(secrets, certificate, identity, first_id), secrets, client=False)
+        stream = cls(make_server(secrets, certificate, identity, first_id), secrets, holdings, client=False)
 
         def certain() -> None:
             head = bytes(stream._head[:HEAD_SIZE])
@@ -121,6 +139,8 @@ class QuicStream:
             stream.session = session_of(head)
             check_head(find_key(stream.session), secrets.client_secret, head)
             stream.state = State.OPEN
+            stream.watch.prove(opener(stream._quic, secrets.client_secret))
+            stream._grant(WINDOW)
             rest = bytes(stream._head[HEAD_SIZE:])
             stream._head.clear()
             stream._take(rest)
@@ -139,6 +159,12 @@ class QuicStream:
         """Datagrams of this connection, in order of arrival; forged and damaged ones change nothing."""
         self._guard(lambda: self._quic.receive_many_datagrams(datagrams, ANYWHERE, now))
         self._take_events()
+        if self.state is not State.ENDED:
+            try:
+                self.watch.arrived(datagrams, now)
+            except WarpgateError as error:
+                self.failure = error
+                self.close(BROKEN, str(error))
 
     def handle_timeout(self, now: float) -> None:
         self._guard(lambda: self._quic.handle_timer(now))
@@ -192,8 +218,7 @@ class QuicStream:
         del self._unread[:CHUNK]
         self._read += len(data)
         if self._read + WINDOW - self._granted >= CREDIT_STEP and not self.peer_finished:
-            self._granted = self._read + WINDOW
-            self._put(self._credit_stream, self._granted.to_bytes(_CREDIT_SIZE, "big"))
+            self._grant(self._read + WINDOW)
         return data
 
     def close(self, code: int, reason: str) -> None:
@@ -221,6 +246,8 @@ class QuicStream:
     def _take_event(self, event: QuicEvent) -> None:
         kinds = self._kinds
         if isinstance(event, kinds.StreamDataReceived):
+            if event.stream_id in self._delivered:
+                self._delivered[event.stream_id] += len(event.data)
             if event.stream_id == USER:
                 self._user_data(event.data, event.end_stream)
             elif event.stream_id == self._peer_credit_stream:
@@ -240,7 +267,7 @@ class QuicStream:
             self._take(data)
         else:
             self._head += data
-            if len(self._head) > HEAD_SIZE + WINDOW:
+            if len(self._head) > HEAD_SIZE + FIRST_CREDIT:
                 raise NetworkError("the peer sent more than it may")
             if self._handshaken:
                 self._certain()
@@ -255,6 +282,10 @@ class QuicStream:
         if self._received > self._granted:
             raise NetworkError("the peer sent more than it may")
         self._unread += data
+
+    def _grant(self, total: int) -> None:
+        self._granted = total
+        self._put(self._credit_stream, total.to_bytes(_CREDIT_SIZE, "big"))
 
     def _credit(self, data: bytes, end: bool) -> None:
         data = self._partial_credit + data
@@ -281,3 +312,4 @@ class QuicStream:
         if self.state is not State.ENDED:
             self.state = State.ENDED
             self.failure = self.failure or failure
+            self.watch.end()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.context import Context
 from warpgate.core.search.budget import RandomPunches
 from warpgate.core.search.links import UnchosenLinks
@@ -66,6 +67,7 @@ class Equipment:
     random_punches: RandomPunches
     relay_targets: TokenBucket
     clocks: Clocks
+    quic_holdings: Holdings
 
     @classmethod
     def of(
@@ -91,6 +93,7 @@ class Equipment:
             RandomPunches(budgets),
             TokenBucket(rate, 4 * rate, context.now()),
             Clocks(),
+            Holdings(),
         )
 
     def publish(self, peer_key: bytes, signal: Signal, brokers: tuple[BrokerRef, ...]) -> int:

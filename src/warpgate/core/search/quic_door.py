@@ -10,9 +10,10 @@ import asyncio
 import secrets
 from collections.abc import Callable
 
+from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connection.quic_stream import REFUSED, QuicStream, State
-from warpgate.core.context import Context
+from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.sessions import Sessions
 from warpgate.core.udp.demultiplexer import Port
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
@@ -24,15 +25,17 @@ from warpgate.proto.quic_wire import connection_id_of
 
 # Without servers to wait for, a node's start is over by then, and is not held up by our thread.
 START_FIRST = 0.03
-# Each costs 2 ms of handshake and 100 KB; an honest one is proved after a round trip.
+# Each costs 2 ms of handshake and 100 KB (`quic_bounds` limits what its client adds); an honest one is proved after a
+# round trip.
 UNPROVED = 64
 
 
 class QuicDoor:
     """`deliver` gets the proved ones."""
 
-    def __init__(self, context: Context, sessions: Sessions, deliver: Callable[[QuicFlow], None]) -> None:
-        self._context = context
+    def __init__(self, equipment: Equipment, sessions: Sessions, deliver: Callable[[QuicFlow], None]) -> None:
+        self._context = equipment.context
+        self._holdings = equipment.quic_holdings
         self._sessions = sessions
         self._deliver = deliver
         self._certificate: bytes | None = None
@@ -72,7 +75,9 @@ class QuicDoor:
                 raise AuthenticationError("a QUIC connection for no session of ours")
             return session.peer_key
 
-        stream = QuicStream.server(self._context.identity, self._certificate, first_id, find_key)
+        stream = QuicStream.server(
+            self._context.identity, self._certificate, first_id, find_key, self._holdings
+        )
         flow = QuicFlow(stream, port, remote, first_id)
         self._unproved.add(flow)
         flow.deliver(data)
@@ -100,10 +105,11 @@ def _rehearse(identity: Identity) -> bytes:
     """Our certificate, after a handshake with ourselves."""
     certificate = identity.certificate()
     session = secrets.token_bytes(16)
-    client = QuicStream.client(identity, identity.public_key, session, 0.0)
+    holdings = Holdings()
+    client = QuicStream.client(identity, identity.public_key, session, 0.0, holdings)
     flight = client.datagrams(0.0)
     server = QuicStream.server(
-        identity, certificate, connection_id_of(flight[0]), lambda _: identity.public_key
+        identity, certificate, connection_id_of(flight[0]), lambda _: identity.public_key, holdings
     )
     for _ in range(3):
         server.receive(flight, 0.0)

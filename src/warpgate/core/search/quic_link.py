@@ -54,7 +54,9 @@ class QuicLink:
 async def open_quic(session: Session, link: UdpLink) -> QuicLink:
     """The client's side of a QUIC handshake on a verified link. NetworkError, AuthenticationError when it fails."""
     context = session.context
-    stream = QuicStream.client(context.identity, session.peer_key, session.id, context.now())
+    stream = QuicStream.client(
+        context.identity, session.peer_key, session.id, context.now(), session.equipment.quic_holdings
+    )
     flow = QuicFlow(stream, session.equipment.udp.port(link.local), link.remote, relayed=link.relayed)
     began = context.now()
     try:
