@@ -185,6 +185,16 @@ class SignalRefused(Event):
 
     peer: str
     reason: str
+    told: bool = False  # whether its sender, who has proved its key, was told: it may open no pipe here
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSilent(Event):
+    """The peer has given no sign of life, though it should have by now: `reason` says to what."""
+
+    session: str
+    peer: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

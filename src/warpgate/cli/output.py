@@ -13,6 +13,7 @@ import re
 import sys
 import traceback
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from warpgate.cli.records import Failed, Record
@@ -69,7 +70,8 @@ class Output:
         if self.json:
             _print_line(sys.stdout, _json_line(_snake_case(type(event).__name__), asdict(event)))
         else:
-            self._tell(describe(in_one_line(event)))
+            now = datetime.now().strftime("%H:%M:%S.%f")[:-3]
+            self._tell(f"{now} {describe(in_one_line(event))}")
 
     def trace(self, error: BaseException) -> None:
         """Where a bug is. Each line is marked: the messages of errors may have lines, and not all are ours."""

@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from warpgate.cli import words
 from warpgate.cli.output import Output
 from warpgate.cli.settings import Settings
 from warpgate.cli.terminal import in_one_line
 from warpgate.cli.words import clocks_differ
 from warpgate.config import Config
-from warpgate.events import ClocksDiffer, ContactPinned, Event, Observer
+from warpgate.events import ClocksDiffer, ContactPinned, Event, Observer, PeerSilent, SignalRefused
 
 if TYPE_CHECKING:
     from warpgate.core.names.known_peers import ContactBook
@@ -24,7 +26,23 @@ if TYPE_CHECKING:
 
 NodeMaker = Callable[[Config, Observer], "Node"]
 CLOCKS_TOLD = 100
+TELL_AGAIN = 60.0
+TELL_AT_MOST = 10
 TERMINATED = 128 + signal.SIGTERM  # what a shell reports for a program ended by SIGTERM
+
+
+class Sparingly:
+    """What strangers bring about is told once a minute of each, and of ten of them."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, float] = {}
+
+    def may_tell(self, peer: str, now: float) -> bool:
+        self._told = {each: at for each, at in self._told.items() if now - at < TELL_AGAIN}
+        if peer in self._told or len(self._told) >= TELL_AT_MOST:
+            return False
+        self._told[peer] = now
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +61,7 @@ class Shell:
         `observer` is given every event after the output.
         """
 
+        turned_away = Sparingly()
         told: set[str] = set()  # whose clock differs; bounded, as anybody may come with a wrong one
 
         def observe(event: Event) -> None:
@@ -50,6 +69,16 @@ class Shell:
             if isinstance(event, ClocksDiffer) and event.peer not in told and len(told) < CLOCKS_TOLD:
                 told.add(event.peer)
                 self.output.note(clocks_differ(event.peer, event.ahead))
+            if self.output.verbose:
+                pass  # all of these are events, and told already
+            elif isinstance(event, PeerSilent):
+                self.output.note(event.reason)
+            elif (
+                isinstance(event, SignalRefused)
+                and event.told
+                and turned_away.may_tell(event.peer, time.monotonic())
+            ):
+                self.output.note(words.turned_away(event.peer, event.reason))
             if isinstance(event, ContactPinned):
                 self.output.note(f"{event.name} is {event.node_id}: from now on it must have this key")
             if observer is not None:

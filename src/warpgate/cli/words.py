@@ -11,7 +11,7 @@ def describe(event: events.Event) -> str:
     match event:
         case events.PluginStarted() | events.PluginSkipped() | events.PluginNoted() | events.PluginEnded():
             return f"[{event.session[:6]}] {event.plugin} {_plugin_news(event)}"
-        case events.SignalSent() | events.SignalReceived() | events.SignalRefused():
+        case events.SignalSent() | events.SignalReceived() | events.SignalRefused() | events.PeerSilent():
             return _signal_news(event)
         case events.ClocksDiffer(peer=peer, ahead=ahead):
             return clocks_differ(peer, ahead)
@@ -53,13 +53,19 @@ def _plugin_news(
             return f"{outcome}: {reason}" if reason else outcome
 
 
-def _signal_news(event: events.SignalSent | events.SignalReceived | events.SignalRefused) -> str:
+def _signal_news(
+    event: events.SignalSent | events.SignalReceived | events.SignalRefused | events.PeerSilent,
+) -> str:
     match event:
+        case events.PeerSilent(session=session, reason=reason):
+            return f"[{session[:6]}] {reason}"
         case events.SignalSent(session=session, kind=kind, sequence=sequence, peer=peer, brokers=brokers):
             return f"[{session[:6]}] sent {kind} {sequence} to {peer} over {brokers} broker(s)"
         case events.SignalReceived(session=session, kind=kind, sequence=sequence, peer=peer):
             return f"[{session[:6]}] got {kind} {sequence} from {peer}"
         case events.SignalRefused(peer=peer, reason=reason):
+            if event.told:
+                return turned_away(peer, reason)
             return f"refused a signal from {peer or 'an unknown sender'}: {reason}"
 
 
@@ -79,6 +85,10 @@ def _node_news(event: events.Event) -> str:
             )
         case _:
             return _server_news(event)
+
+
+def turned_away(peer: str, reason: str) -> str:
+    return f"refused {peer}: {reason}"
 
 
 def clocks_differ(peer: str, ahead: float) -> str:

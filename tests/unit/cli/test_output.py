@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_every_event_has_its_words(event, capsys):
     assert "(" + type(event).__name__ not in words
     assert not words.startswith(type(event).__name__), "fell through to the repr"
     Output(verbose=True).observe(event)
-    assert capsys.readouterr().err == f"warpgate: {words}\n"
+    assert re.fullmatch(rf"warpgate: \d\d:\d\d:\d\d\.\d\d\d {re.escape(words)}\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("event", one_of_each(), ids=lambda event: type(event).__name__)

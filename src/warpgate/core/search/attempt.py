@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ from warpgate.core.search.links import TcpLink, UdpLink, prove
 from warpgate.core.search.quic_link import QuicLink, first_quic
 from warpgate.core.search.session import Session
 from warpgate.core.search.sessions import Sessions
-from warpgate.errors import AttemptFailed, AuthenticationError, DecodeError, ProtocolError
+from warpgate.errors import AttemptFailed, AuthenticationError, DecodeError, ProtocolError, WarpgateError
 from warpgate.events import SignalRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Mode, Transport
@@ -150,9 +151,18 @@ class PluginAttempt:
 
     async def first(self, ways: Mapping[str, Callable[[], Awaitable[Link]]]) -> Link:
         try:
-            return await first_of(ways, lambda link: link.abort())
+            told = {name: partial(self._told, name, way) for name, way in ways.items()}
+            return await first_of(told, lambda link: link.abort())
         except RaceLost as lost:
             raise AttemptFailed(str(lost)) from None
+
+    async def _told(self, name: str, way: Callable[[], Awaitable[Link]]) -> Link:
+        """What has failed is known even if the attempt ends before the other ways do."""
+        try:
+            return await way()
+        except WarpgateError as error:
+            self._session.setbacks.setdefault(self._plugin.name, []).append(f"{name}: {error}")
+            raise
 
     async def remote_changed(self) -> None:
         self._remote_version = await self._session.remote_newer_than(self._remote_version)

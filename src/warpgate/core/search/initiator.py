@@ -13,7 +13,7 @@ from warpgate.core.search.attempt import PluginAttempt
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import TcpLink, UdpLink
 from warpgate.core.search.quic_link import QuicLink
-from warpgate.core.search.report import Reporter
+from warpgate.core.search.report import AT_WORK, Reporter
 from warpgate.core.search.session import Session
 from warpgate.core.search.sessions import Sessions
 from warpgate.errors import (
@@ -26,6 +26,7 @@ from warpgate.errors import (
 )
 from warpgate.events import (
     Event,
+    PeerSilent,
     PluginEnded,
     PluginReport,
     PluginSkipped,
@@ -36,6 +37,7 @@ from warpgate.model.endpoint import Mode, Transport
 from warpgate.net.race import Race, RaceLost
 from warpgate.plan.cascade import Plan, Verdict, make_plan
 from warpgate.plan.relay import Hope, direct_hope
+from warpgate.plan.silence import GIVEN_UP, TOLD, silence_due, silence_words
 from warpgate.plugins.base import Plugin
 from warpgate.proto.check import CheckEvent
 
@@ -88,10 +90,13 @@ class Initiator:
         )
         verdicts = [_verdict(plugin, context.address, remote) for plugin in self._plugins]
         self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(remote.brokers))
+        self._needing_signals = {plugin.name for plugin in self._plugins if plugin.needs_signal}
         self._report = Reporter(self._session.id, context.now(), before)
         self._race: Race[Links] = Race(lambda link: link.abort(), self._patience)
         self._deadline: asyncio.Timeout | None = None
         self._stopped: str | None = None
+        self._refused = False
+        self._strategy_ended = asyncio.Event()
         self.over: asyncio.Future[None] = (
             context.new_future()
         )  # done when nothing of the attempt goes on any more
@@ -101,18 +106,23 @@ class Initiator:
         session = self._session
         self._sessions.add(session)
         self._context.observers.append(self._observe)
+        watching = asyncio.ensure_future(self._watch_for_silence())
         try:
             async with asyncio.timeout(timeout) as self._deadline:
                 link = await self._run_plan()
                 return await self._nominate(link)
         except TimeoutError:
-            why = self._stopped or f"no strategy reached {session.peer} within {timeout:g} s"
+            why = (
+                self._stopped
+                or f"no strategy reached {session.peer} within {timeout:g} s{self._unanswered()}"
+            )
             raise self._failed(why) from None
         except RaceLost:
             raise self._failed(f"no strategy reached {session.peer}") from None
         except (NetworkError, ProtocolError) as error:
             raise self._failed(f"the chosen link to {session.peer} broke: {error}") from error
         finally:
+            watching.cancel()
             self._deadline = None
             self._context.observers.remove(self._observe)
             session.close()
@@ -133,7 +143,8 @@ class Initiator:
         """Verified pairs reach the strategies through the session."""
 
     def refused(self, reason: str) -> None:
-        self.stop(f"{self._session.peer} refused: {reason}")
+        self._refused = True
+        self.stop(f"refused: {reason}, says node {self._session.peer}")
 
     def keep_link(self, link: TcpLink) -> bool:
         return False  # we nominate one ourselves
@@ -146,15 +157,65 @@ class Initiator:
         """A relayed link that waits may have nothing to wait for any more: look when this has taken effect."""
         asyncio.get_running_loop().call_soon(self._race.reconsider)
 
+    # -- a peer that does not answer -----------------------------------------------------------------------------
+
+    async def _watch_for_silence(self) -> None:
+        """Name a peer that gives no sign of life, and give up where nothing can come without one."""
+        session = self._session
+        if not await self._silent(TOLD):
+            return
+        reason = self._silence()
+        session.note("signals", reason)
+        self._context.emit(PeerSilent(session.id.hex(), session.peer, reason))
+        if not await self._silent(GIVEN_UP):
+            return
+        while self._may_do_without_signals():
+            self._strategy_ended.clear()
+            await self._strategy_ended.wait()
+        if session.running and not session.answered:
+            self.stop(self._silence())
+
+    async def _silent(self, after: float) -> bool:
+        """Wait until silence has lasted so long since our first offer left; whether it has."""
+        session, context = self._session, self._context
+        while not session.answered:
+            began = session.first_offer_at
+            if began is None:  # a broker that the peer names alone is connected to first
+                began = session.started + context.config.timing.broker_timeout - TOLD
+            left = began + silence_due(after, session.signal_delay) - context.now()
+            if left <= 0:
+                return bool(self._needing_signals & set(session.running))
+            await asyncio.sleep(min(left, TOLD))  # the first offer may leave meanwhile
+        return False
+
+    def _may_do_without_signals(self) -> bool:
+        return bool(set(self._session.running) - self._needing_signals)
+
+    def _silence(self) -> str:
+        session = self._session
+        return silence_words(session.peer, session.offers, [broker.url for broker in session.remote.brokers])
+
+    def _unanswered(self) -> str:
+        session = self._session
+        said = session.offers and not session.answered
+        return f", and it has answered none of {session.offers} offers so far" if said else ""
+
     def _failed(self, message: str) -> ConnectFailed:
+        """The reason first, then what failed, then what was not even tried, and last who was still at work."""
+        setbacks = self._session.setbacks
         rows = tuple(
-            replace(row, outcome="timed out", reason="still at work when the attempt ended")
-            if row.outcome == "lost"
+            replace(row, outcome="timed out", reason="; ".join([*setbacks.get(row.plugin, ()), AT_WORK]))
+            if row.outcome in ("lost", "timed out")
             else row
             for row in self._report.rows
         )
-        reasons = "; ".join(f"{row.plugin}: {row.reason}" for row in rows if row.reason)
-        return ConnectFailed(f"{message} ({reasons})" if reasons else message, rows)
+        if self._refused:  # whatever the strategies were about to do: it is not why
+            return ConnectFailed(message, rows)
+        ranked = sorted((row for row in rows if row.reason), key=lambda row: row.outcome == "skipped")
+        told = [f"{row.plugin}: {row.reason}" for row in ranked if row.reason != AT_WORK]
+        if at_work := [row.plugin for row in ranked if row.reason == AT_WORK]:
+            told.append(f"{', '.join(at_work)}: {AT_WORK}")
+        return ConnectFailed(f"{message} ({'; '.join(told)})" if told else message, rows)
 
     async def _run_plan(self) -> Links:
         session = self._session.id.hex()
@@ -212,6 +273,7 @@ class Initiator:
         finally:
             if plugin.name in session.running:
                 session.running.remove(plugin.name)
+            self._strategy_ended.set()
             self.knowledge_changed()
 
     async def _nominate(self, link: Links) -> Pipe:

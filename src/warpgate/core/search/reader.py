@@ -79,7 +79,7 @@ class SignalReader:
             raise  # neither refused nor acknowledged: an honest peer says it again
         except AuthenticationError as error:
             self._answer(opened, SignalKind.REFUSAL, reason=str(error)[:MAX_REASON])
-            raise
+            self._context.emit(SignalRefused(node_id_of(opened.sender), str(error), told=True))
 
     def _answer(self, opened: Opened, kind: SignalKind, *, reason: str = "", token: bytes = b"") -> None:
         """Unless there are too many just now: an honest peer says its offer again."""

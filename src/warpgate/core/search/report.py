@@ -15,11 +15,13 @@ from warpgate.events import (
     SignalSent,
 )
 
+AT_WORK = "still at work when the attempt ended"
+
 
 @dataclass(slots=True)
 class _Row:
     outcome: str = "timed out"
-    reason: str = "still at work when the attempt ended"
+    reason: str = AT_WORK
     started: float | None = None
     ended: float | None = None
     notes: list[tuple[float, str]] = field(default_factory=list)

@@ -41,6 +41,10 @@ class Overloaded(AuthenticationError):
 PipeTaker = Callable[[Pipe], None]
 
 
+class SessionOver(AuthenticationError):
+    """What is late: no failure, and nobody to be told."""
+
+
 class Responder:
     """All hosted sessions of a node."""
 
@@ -140,6 +144,11 @@ class Responder:
         """A check of a session nobody knows: if it introduces a welcome key (the result), answer it."""
         try:
             introduction = introduction_of(data)
+        except DecodeError:
+            return (
+                False  # of a session that is over, mostly: a punch's last checks arrive when it has succeeded
+            )
+        try:
             key = self._key_of_stranger(introduction.session, introduction.public_key)
             verify_introduction(data, key)
             hosted = self._begin(
@@ -147,6 +156,8 @@ class Responder:
             )
             checks = hosted.session.checks
             checks.driver.receive(data, port.base, remote)
+        except SessionOver:
+            return False
         except ProtocolError as error:
             self._context.emit(StrangerRefused(str(remote), str(error)))
             return False
@@ -173,7 +184,7 @@ class Responder:
         if config.allow is not None and (peer := node_id_of(peer_key)) not in config.allow:
             raise AuthenticationError(f"{peer} is not among those allowed in")
         if session_id in self._over or session_id in self._sessions:
-            raise AuthenticationError("a session that is over, or is ours")
+            raise SessionOver("a session that is over, or is ours")
 
     def _begin(self, claim: Claim) -> HostedSession:
         """For a peer that has proved its key and is welcome. AuthenticationError for datagrams where none are taken."""

@@ -125,6 +125,10 @@ class Session:
         self._remote_changed = context.new_future()
         self.measured_delay: float | None = None
         self._measured_surely = False
+        self.answered = False  # whether anything came from the peer that proves its key
+        self.offers = 0  # of our signals, how many left to a broker at once
+        self.first_offer_at: float | None = None
+        self.setbacks: dict[str, list[str]] = {}  # by plugin: which of its ways have failed so far
         self.token = b""  # what the peer gave us to show that our offers are no recordings
         self.heard_at: float | None = None
         self.seen_sequences: set[int] = set()
@@ -168,6 +172,9 @@ class Session:
         if not brokers:
             raise AttemptFailed("the peer's address names no broker, so it cannot be signalled")
         count = equipment.publish(self.peer_key, signal, brokers)
+        if count:
+            self.offers += 1
+            self.first_offer_at = context.now() if self.first_offer_at is None else self.first_offer_at
         context.emit(SignalSent(kind.name.lower(), self.id.hex(), self.peer, sequence, count))
 
     def correct(self, known: bytes) -> None:
@@ -212,6 +219,7 @@ class Session:
 
     def take_signal(self, signal: Signal, remote: NodeAddress) -> tuple[str, ...]:
         """Accept a fresh envelope of the peer's; returns the plugins it has messages for, in order."""
+        self.answered = True
         if signal.acknowledges:
             self._measure(signal)
             self.outbox.acknowledged(signal.acknowledges)
@@ -276,6 +284,7 @@ class Session:
 
     def take_challenge(self, signal: Signal) -> None:
         """The peer can't tell our offer from a recording: say it again at once, by its clock and with its token."""
+        self.answered = True
         ahead = signal.time - self.context.wall_clock()
         self.equipment.clocks.learn(self.peer_key, ahead)
         if abs(ahead) > WINDOW:
@@ -286,6 +295,7 @@ class Session:
 
     def peer_heard(self) -> None:
         """The peer spoke under the session key: it has our first offer (or needs none)."""
+        self.answered = True
         self.outbox.acknowledged(1)
 
     def fresh_nonce(self, nonce: bytes) -> bool:
@@ -306,6 +316,7 @@ class Session:
         return plugin if plugin in self.running or not self.running else self.running[0]
 
     def say_verified(self, link: TcpLink | UdpLink) -> None:
+        self.answered = True
         self.context.emit(
             LinkVerified(
                 self.id.hex(),
