@@ -183,8 +183,10 @@ class Responder:
             raise AuthenticationError("this node accepts nobody")
         if config.allow is not None and (peer := node_id_of(peer_key)) not in config.allow:
             raise AuthenticationError(f"{peer} is not among those allowed in")
-        if session_id in self._over or session_id in self._sessions:
-            raise SessionOver("a session that is over, or is ours")
+        if session_id in self._over:
+            raise SessionOver("a session that is over")
+        if session_id in self._sessions:
+            raise AuthenticationError("a session that is there already")
 
     def _begin(self, claim: Claim) -> HostedSession:
         """For a peer that has proved its key and is welcome. AuthenticationError for datagrams where none are taken."""
