@@ -1,4 +1,4 @@
-"""Does each strategy reach the limit of design section 2?
+"""Does each strategy reach the limit that counting messages sets (README, "How it works")?
 
 s = 40 ms one-way signal, R = 40 ms, r = 20 ms. A usable pipe at the initiator, medians; allowed are 1.25 x the limit
 plus 10 ms. Every connect is between fresh nodes on fresh ports, and one offer must have been the only signal.
@@ -15,7 +15,7 @@ from bench.rows import Row, median_ms, show, spread
 COUNT = 7
 SIGNAL = ROUND_TRIP  # A to broker and broker to B: half a round trip each
 # What, kind of A, kind of B, mode, transport, plugin, limit in seconds. Where a TCP punch and a stream on a UDP punch
-# are both possible, either may win (design section 2): what is measured of one alone is restricted to its transport.
+# are both possible, either may win: what is measured of one alone is restricted to its transport.
 CASES = (
     ("direct UDP", "public", "public", "datagram", None, "direct", ROUND_TRIP),
     ("direct TCP", "public", "public", "stream", None, "direct", 2 * ROUND_TRIP),

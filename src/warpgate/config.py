@@ -18,7 +18,7 @@ from warpgate.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """What one node may cost its router and its peers, whoever asks (design section 6)."""
+    """What one node may cost its router and its peers, whoever asks."""
 
     # Home routers hold a few thousand sessions; one user's died of 5-6 thousand (EasyTier issue 289).
     random_probes_per_second: float = 100.0
@@ -51,10 +51,11 @@ class Budgets:
 class Timing:
     """Durations in seconds."""
 
-    start_patience: float = 1.5  # what Node.start() waits at most for servers (design section 3)
-    relay_patience: float = (
-        1.0  # how long direct strategies go first when a relay is ready (design section 2)
+    start_patience: float = (
+        1.5  # what Node.start() waits at most for servers: a program that starts must not hang offline
     )
+    # How long direct strategies go first when a relay is ready: a punch is through by then, or has to guess.
+    relay_patience: float = 1.0
     attempt_timeout: float = (
         20.0  # a user gives up about then; full-range birthday probing needs 10 s for 98 %
     )

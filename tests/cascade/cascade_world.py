@@ -1,7 +1,7 @@
 """Whole nodes at two sites of an internet in memory, in virtual time, and the question that ends every test: is
 anything left open?
 
-Everybody is 20 ms from everybody, so with the names of the design: r = 20 ms, R = 40 ms, and a signal that goes
+Everybody is 20 ms from everybody, so with the names of the README: r = 20 ms, R = 40 ms, and a signal that goes
 through a broker takes s = 40 ms.
 """
 

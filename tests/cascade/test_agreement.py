@@ -1,4 +1,4 @@
-"""Both ends agree on the one pipe, whatever happens in between, and nothing stays open (design section 5).
+"""Both ends agree on the one pipe, whatever happens in between, and nothing stays open.
 
 Each schedule is drawn from a seed: sites, loss, slow and dying brokers, plugins that misbehave, connects that are
 cancelled, nodes that are closed, users that leave. Then everything is compared.

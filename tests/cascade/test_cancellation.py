@@ -1,4 +1,4 @@
-"""Cancel everywhere (style.md, example 12): wherever a call can wait, cancelling it leaves nothing open.
+"""Cancel everywhere: wherever a call can wait, cancelling it leaves nothing open.
 
 `connect` is cancelled after each single turn of the event loop that a successful attempt takes, so no place is left
 out; and at many instants of attempts that wait for something that never comes.

@@ -1,4 +1,4 @@
-"""Every pair of sites: which strategy wins, and after how many seconds exactly (design section 2).
+"""Every pair of sites: which strategy wins, and after how many seconds exactly.
 
 Each cell is one scenario. Rows are the initiator's site, columns the responder's.
 """

@@ -15,7 +15,7 @@ from warpgate.lab.topology import Lab
 
 Kind = str | Sequence[str]
 
-# Design section 2 with the lab's lines: R, a round trip between any two hosts, and s, a signal from one to the other.
+# With the lab's lines: R, a round trip between any two hosts, and s, a signal from one to the other.
 R = 0.040
 S = 0.040
 # Machines of CI are slow and busy. What is tested here is that a strategy works as it is meant to; benches measure.

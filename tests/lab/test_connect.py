@@ -29,7 +29,7 @@ PUNCHES = (("datagram", "udp", "udp_punch"), ("stream", "tcp", "tcp_punch"))
 async def test_a_strategy_needs_one_offer_at_most_and_no_answer(
     lab: Lab, plugin: str, kind_a: str, kind_b: str, mode: str, transport: str, limit: float
 ) -> None:
-    """The limit is that of design section 2, times GENEROUS; an answer would be a quarter of a second late."""
+    """The limit is what counting messages gives, times GENEROUS; an answer would be a quarter of a second late."""
     async with pair(lab, kind_a, kind_b) as nodes:
         found = await nodes.connect_within(limit, mode, transport, plugin)
     assert (found.plugin, found.mode, found.transport, found.relayed) == (plugin, mode, transport, False)

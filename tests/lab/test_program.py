@@ -1,4 +1,4 @@
-"""The command line in two hosts behind two NATs: its JSON events (design section 11), and its stdin and stdout."""
+"""The command line in two hosts behind two NATs: its JSON events, and its stdin and stdout."""
 
 from __future__ import annotations
 

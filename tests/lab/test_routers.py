@@ -204,7 +204,7 @@ async def test_mappings_expire(privileges: None) -> None:
 
 
 class TestPunching:
-    """What design.md section 2 builds on, with nothing of warpgate but the lab."""
+    """What the strategies build on, with nothing of warpgate but the lab."""
 
     async def meet(self, lab: Lab, kind: str) -> tuple[Udp, Udp, Endpoint, Endpoint, Echo]:
         server = lab.add_host("server")

@@ -29,7 +29,7 @@ BAR = 44  # columns
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One scene: who is behind what, and what there is to see. `physics` is the limit of design section 2."""
+    """One scene: who is behind what, and what there is to see. `physics` is the limit that counting messages sets."""
 
     title: str
     story: str

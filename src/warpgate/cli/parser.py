@@ -1,4 +1,4 @@
-"""The grammar of the command line (design section 11), and nothing that runs: `--help` must stay quick."""
+"""The grammar of the command line, and nothing that runs: `--help` must stay quick."""
 
 from __future__ import annotations
 

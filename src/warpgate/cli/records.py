@@ -1,6 +1,6 @@
 """What commands report: one frozen dataclass for each line of `--json`, with its sentence for people.
 
-The names and fields of `ready`, `pipe`, `pong` and `failed` are fixed (design section 11); scripts rely on
+The names and fields of `ready`, `pipe`, `pong` and `failed` are fixed; scripts rely on
 them.
 """
 

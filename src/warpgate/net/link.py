@@ -1,4 +1,4 @@
-"""Links: open paths to a peer that has proved its key, not yet chosen (design section 5)."""
+"""Links: open paths to a peer that has proved its key, not yet chosen."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from warpgate.model.identity import (
 from warpgate.proto.signals import Signal, decode_signal, encode_signal
 
 MESSAGE_ID_SIZE = 16
-MAX_ENVELOPE = 4096  # design section 4; every public broker takes that much
+MAX_ENVELOPE = 4096  # every public broker takes that much
 
 _INFO = b"warpgate/2 envelope"
 _DOMAIN = b"warpgate/2 signal"

@@ -24,7 +24,7 @@ from warpgate.model.nickname import MAX_BYTES, fold
 
 RECORD_VERSION = 1
 MAX_RECORD = 2048
-MAX_LIFETIME = 30 * 86_400  # design section 7
+MAX_LIFETIME = 30 * 86_400  # who has forgotten a name gives it back to others within a month
 MAX_ISSUED = 2**40  # the year 36812
 
 _DOMAIN = b"warpgate/1 name\0"

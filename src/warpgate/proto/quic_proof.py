@@ -1,4 +1,4 @@
-"""How a QUIC client proves its node key: the first 80 bytes on the stream (design section 5).
+"""How a QUIC client proves its node key: the first 80 bytes on the stream.
 
     head = session(16)  proof(64)
 

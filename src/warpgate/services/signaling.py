@@ -33,7 +33,7 @@ SETTLE_HIGH = 0.3
 # Dead homes are kept on being tried for the sake of old addresses, up to what an address may list.
 HOMES_REMEMBERED = 4
 GUESTS = 8
-# Design section 4: an envelope has at most 4 KiB.
+# An envelope has at most 4 KiB (`proto/envelope.py`).
 LARGEST_ENVELOPE = 4096
 
 

@@ -166,7 +166,7 @@ def test_checks_leave_at_their_offsets_and_stop_when_the_pair_is_verified() -> N
 
 
 def test_a_heard_check_verifies_where_mappings_are_known_not_to_depend_on_the_destination() -> None:
-    """It saves a round trip (design section 2: UDP punch s + r)."""
+    """It saves a round trip (UDP punch: s + r)."""
     for trust, verified_after in ((True, 1), (False, 3)):
         pair = Pair(a=agent(True, trust=trust))
         pair.probe(pair.b, "udp_punch")

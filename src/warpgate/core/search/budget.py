@@ -1,4 +1,4 @@
-"""Random punches of a node, whoever asks for them, within their budgets (design section 6).
+"""Random punches of a node, whoever asks for them, within their budgets.
 
 One at a time; at most `random_probes_per_second`; and no more new mappings for a peer in `new_mappings_window`
 seconds than `new_mappings_per_peer`, on our own router as on the peer's.

@@ -1,4 +1,4 @@
-"""UDP links made into streams on the initiator's side, and the head start that TCP gets (design section 2, Modes)."""
+"""UDP links made into streams on the initiator's side, and the head start that TCP gets."""
 
 from __future__ import annotations
 
