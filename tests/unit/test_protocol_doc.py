@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.config import Budgets, Timing
-from warpgate.core.connection import quic_stream
+from warpgate.core.connection import quic_bounds, quic_stream
 from warpgate.core.pipes import plain_datagram, tls
 from warpgate.core.search import links, quic_door, relays, responder, session
 from warpgate.core.udp import demultiplexer
@@ -356,6 +356,9 @@ def test_limits() -> None:
     assert row("pairs of endpoints") == f"{MAX_PAIRS_UNINVITED} for each transport"
     window = f"{quic_stream.WINDOW // 2**20} MiB beyond the credit given"
     assert row("stream over") == f"{window}; {quic_door.UNPROVED} unproved connections, 5 s each"
+    unproved = quic_bounds.UNPROVED_BYTES // 2**10, quic_bounds.UNPROVED_TOTAL // 2**20
+    assert row("datagrams of a QUIC") == f"{unproved[0]} KiB a connection, {unproved[1]} MiB in all"
+    assert row("pieces of streams") == f"{quic_bounds.PIECES} a connection, {quic_bounds.PIECES_TOTAL} in all"
     rate = f"{budgets.relay_targets_per_second:g} a second in all"
     assert row("relayed endpoints") == f"{relays.ENDPOINTS_PER_SESSION} in a session, {rate}"
     assert f"UDP endpoints at {numbers(turn.CHECK_OFFSETS)}" in " ".join(PAGE.split())
