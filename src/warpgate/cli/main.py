@@ -74,6 +74,10 @@ def _run(words: list[str], output: Output, node_maker: NodeMaker | None) -> int:
 
     chosen = settings.load(CommonOptions.gather(arguments), os.environ)
     output.json, output.verbose = chosen.json, chosen.verbose
+    for name in settings.unknown_variables(os.environ):
+        output.note(
+            f"{name} is set, but there is no such setting: warpgate --help lists the options, whose names they have"
+        )
     command = importlib.import_module(f"warpgate.cli.{arguments.command}")
     status: int = command.run(arguments, Shell(chosen, output, node_maker or make_node))
     return status

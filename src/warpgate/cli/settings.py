@@ -33,6 +33,8 @@ KEYS = (
     "json",
     "verbose",
 )
+# No settings: where the file is, where keys are kept, and what `listen --exec` tells its command.
+MORE_VARIABLES = ("config", "data", "peer")
 TRUE = ("1", "true", "yes", "on")
 FALSE = ("0", "false", "no", "off")
 
@@ -194,6 +196,12 @@ def _read_environment(environ: Mapping[str, str]) -> CommonOptions:
         rendezvous=_listed(environ.get("WARPGATE_RENDEZVOUS")),
         interface=_separated(environ.get("WARPGATE_INTERFACE")),
     )
+
+
+def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What begins like ours and is none: misspelt, or of another version."""
+    known = {f"WARPGATE_{name.upper()}" for name in (*KEYS, *MORE_VARIABLES)}
+    return tuple(sorted(name for name in environ if name.startswith("WARPGATE_") and name not in known))
 
 
 def _separated(value: str | None) -> tuple[str, ...] | None:

@@ -7,7 +7,8 @@ fill in the address; what comes later updates it. `close` ends everything within
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Literal, Self, overload
 
 from warpgate.config import Config
@@ -22,7 +23,7 @@ from warpgate.core.pipes.plain_datagram import DatagramPipe
 from warpgate.core.search.initiator import Initiator
 from warpgate.core.tasks import running_loop
 from warpgate.errors import ConfigError, PipeClosed
-from warpgate.events import Observer, PluginReport
+from warpgate.events import AddressChanged, Event, Observer, PluginReport
 from warpgate.model.address import NodeAddress
 from warpgate.model.code import OneTimeCode
 from warpgate.model.endpoint import Mode, Transport
@@ -35,6 +36,8 @@ from warpgate.services.broker import BrokerConnector
 from warpgate.services.mqtt import MqttConnector
 from warpgate.services.names import NameServerCheck
 from warpgate.services.relay import RelayCheck
+
+EVENTS_KEPT = 1024
 
 
 class Node:
@@ -66,6 +69,7 @@ class Node:
         self._sources = Sources() if sources is None else sources
         self._running: Assembly | None = None
         self._handlers: list[MessageHandler] = []
+        self._readers: set[asyncio.Queue[Event | None]] = set()  # of `events`; None ends them
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -106,7 +110,11 @@ class Node:
         """Close every pipe and socket; idempotent."""
         running, self._running = self._running, None
         if running is not None:
-            await running.close()
+            try:
+                await running.close()
+            finally:
+                for reader in self._readers:
+                    reader.put_nowait(None)
 
     @property
     def _run(self) -> Assembly:
@@ -155,6 +163,36 @@ class Node:
     async def check_relays(self) -> tuple[RelayCheck, ...]:
         """Ask each configured TURN server for a moment's allocation, at most 5 s: what doctor tells of them."""
         return await self._run.relays.check()
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Every event from now on, as the observer gets them, until the node is closed.
+
+        Of those that a slow reader leaves waiting the last 1024 are kept.
+        """
+        context = self._run_here.context
+        waiting: asyncio.Queue[Event | None] = asyncio.Queue()
+
+        def observe(event: Event) -> None:
+            if waiting.qsize() >= EVENTS_KEPT:
+                waiting.get_nowait()
+            waiting.put_nowait(event)
+
+        context.observers.append(observe)
+        self._readers.add(waiting)
+        try:
+            while (event := await waiting.get()) is not None:
+                yield event
+        finally:
+            context.observers.remove(observe)
+            self._readers.discard(waiting)
+
+    async def address_changed(self) -> NodeAddress:
+        """The next address: waits until it is another one than now. PipeClosed when the node is closed meanwhile."""
+        async with contextlib.aclosing(self.events()) as events:
+            async for event in events:
+                if isinstance(event, AddressChanged):
+                    return self.address
+        raise PipeClosed("the node was closed")
 
     # -- names ---------------------------------------------------------------------------------------------------
 

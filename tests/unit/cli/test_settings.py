@@ -6,7 +6,7 @@ import pytest
 
 from warpgate.cli.options import CommonOptions
 from warpgate.cli.parser import build_parser
-from warpgate.cli.settings import load
+from warpgate.cli.settings import KEYS, load, unknown_variables
 from warpgate.config import Config
 from warpgate.errors import ConfigError
 
@@ -23,6 +23,12 @@ def write(tmp_path):
         return {"XDG_CONFIG_HOME": str(tmp_path)}
 
     return write
+
+
+def test_variables_that_are_no_settings_are_told_apart():
+    known = {f"WARPGATE_{key.upper()}": "" for key in KEYS} | {"WARPGATE_CONFIG": "", "WARPGATE_DATA": ""}
+    assert unknown_variables(known | {"PATH": ""}) == ()
+    assert unknown_variables(known | {"WARPGATE_BROKERS": ""}) == ("WARPGATE_BROKERS",)
 
 
 def test_nothing_said_gives_the_defaults():
