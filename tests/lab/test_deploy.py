@@ -66,8 +66,9 @@ class TestCompose:
 
     def test_the_image_installs_what_the_command_needs(self) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        wanted = re.findall(r"'\.\[(\w+)\]'", setting("Dockerfile"))
-        assert wanted == ["postgres"]
+        [named] = re.findall(r"'\.\[([\w,]+)\]'", setting("Dockerfile"))
+        wanted = named.split(",")
+        assert wanted == ["serve", "postgres"]
         assert set(wanted) <= set(extras)
         for source in re.findall(r"^COPY (?!--from)(.+) \S+$", setting("Dockerfile"), re.MULTILINE):
             assert all((ROOT / name).exists() for name in source.split())
