@@ -180,10 +180,21 @@ def test_a_port_set_is_guessed(kind: str, seed: int) -> None:
         assert max(a, b) <= max(40, 100 * waited + 10)
 
 
-@pytest.mark.parametrize("kinds", [("mape", "mape"), ("mape+exclusive", "mape"), ("mape", "mape+accept")])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("mape", "mape"),
+        ("mape+exclusive", "mape"),
+        ("mape", "mape+accept"),
+        ("edm-seq", "mape"),
+        ("mape", "edm-seq--2"),
+    ],
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_two_port_sets_meet(kinds: tuple[str, str], seed: int) -> None:
-    """Each side opens as many sockets as it has ports, all towards the one port that the other has named."""
+    """Each side opens as many sockets as it has ports, all towards the one port that the other has named; or, when it
+    counts, a few.
+    """
     plugin, waited, a, b = virtual(lambda: crossed(*kinds, seed))
     assert plugin == "random_probe"
     assert waited < 4.0

@@ -172,7 +172,7 @@ class Cell:
         elif self.direct < required:
             relayed = self.connected - self.direct
             yield f"{relayed} of {self.count} relayed, though theory crosses it ({self.expected.value})"
-        if self.direct and self.expected is Crossing.RELAY:
+        if self.direct == self.count and self.expected is Crossing.RELAY:  # luck is not against the theory
             yield f"{self.direct} of {self.count} direct, which theory rules out"
         if self.most_entries > MOST_ENTRIES:
             yield f"a connect made {self.most_entries} NAT entries at one site; the budget is {MOST_ENTRIES}"

@@ -33,7 +33,7 @@ class Crossing(enum.Enum):
 
     DIRECT = "direct"  # one side's endpoint is known to the other before the first packet
     GUESS = "guess"  # a port has to be predicted or guessed: most connects are direct, not every one
-    RELAY = "relay"  # nothing but a relay
+    RELAY = "relay"  # nothing but a relay, or less likely direct than not
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Outlook:
     assignment: PortAssignment | None
     block_size: int
     addresses: int = 1
+    others: int = 0  # mappings of other hosts between two of ours, at most
 
     @property
     def known(self) -> bool:
@@ -95,6 +96,7 @@ def outlook(kind: Kind, transport: Transport, family: Family) -> Outlook:
         assignment=_deciding(specs, dependent[0]) if dependent else None,
         block_size=max((spec.block_size for spec in dependent), default=0),
         addresses=max((_addresses(spec) for spec in dependent), default=1),
+        others=max((spec.others for spec in dependent), default=0),
     )
 
 
@@ -121,7 +123,7 @@ def expected(initiator: Kind, responder: Kind, transport: Transport, family: Fam
 
 def _both_hidden(one: Outlook, other: Outlook, transport: Transport) -> Crossing:
     if one.counts and other.counts:
-        return Crossing.GUESS
+        return Crossing.GUESS if _named(one) * _named(other) >= WORTH_IT else Crossing.RELAY
     # A SYN each to hundreds of ports is what port scanners send: over TCP ports are predicted, never guessed.
     if transport is Transport.TCP:
         return Crossing.RELAY
@@ -131,15 +133,21 @@ def _both_hidden(one: Outlook, other: Outlook, transport: Transport) -> Crossing
 def _chance(one: Outlook, other: Outlook) -> float:
     """That two sites meet when neither knows its own next port, or only one does.
 
-    Sockets towards one endpoint get different ports, so as many as a site has surely get the one that was named. A side
-    that counts knows its own.
+    Sockets towards one endpoint get different ports, so as many as a site has surely get the one that was named.
     """
     if (
         one.holds_still or other.holds_still
     ):  # many sockets here, one searching there: as with a known endpoint
         still = min(side.ports for side in (one, other) if side.holds_still)
         return _found(still)
-    return math.prod(min(1.0, MOST_SOCKETS / side.ports) for side in (one, other) if not side.counts)
+    return _named(one) * _named(other)
+
+
+def _named(side: Outlook) -> float:
+    """That a mapping of this side has the one port that it has named."""
+    if side.counts:
+        return 1.0 / (1.0 + side.others / 2)  # of the ports that follow, ours are so many
+    return min(1.0, MOST_SOCKETS / side.ports)
 
 
 def _found(ports: int) -> float:

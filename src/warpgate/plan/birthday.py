@@ -154,10 +154,16 @@ def _obstacle(mine: Attachment, theirs: Attachment) -> str | None:
 
 
 def can_meet(nat: NatProfile, other: NatProfile) -> bool:
-    """Whether both map each destination anew, to so few ports that sockets can be had for all of them."""
+    """Whether both map each destination anew, one to so few ports that sockets can be had for all of them, and the
+    other as well or by a count, so that it can name its next port.
+    """
     both = (nat, other)
-    few = all(ports_to_guess(each).size <= MANY_SOCKETS and not each.pooled for each in both)
-    return few and all(each.mapping.endpoint_dependent for each in both)
+    if not all(each.mapping.endpoint_dependent and not each.pooled for each in both):
+        return False
+    few = [ports_to_guess(each).size <= MANY_SOCKETS for each in both]
+    return any(few) and all(
+        small or each.assignment.kind is Assignment.SEQUENTIAL for small, each in zip(few, both, strict=True)
+    )
 
 
 def _can_be_found(edm: NatProfile, other: NatProfile) -> bool:

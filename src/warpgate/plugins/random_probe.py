@@ -10,6 +10,8 @@ starts both:
     initiator searches   OPEN; the responder spreads and answers OPENED with the range of ports    2 s, then probes
     both meet            MEET with a port; the responder answers MEET with one of its own          2 s, then checks
 
+A side that counts its ports names one when it knows the other's, since the sockets that it opens then decide which.
+
 The spread is primed like every punch: its first packets die before the peer's router, where they could claim tuples.
 Routers suffer from this strategy, so it starts when nothing simpler can work or has; the core keeps the budgets.
 """
@@ -24,7 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from warpgate.errors import AddressError, AttemptFailed
+from warpgate.errors import AddressError, AttemptFailed, NetworkError, ServiceError
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Assignment, Filtering, NatProfile
@@ -32,6 +34,7 @@ from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.birthday import Guessing, Part, guessing, own_port_to_meet, sockets_for, why_not
 from warpgate.plan.classify import MAX_GAP
+from warpgate.plan.counting import counts, foretold
 from warpgate.plan.predict import LAST_PORT, PortRange, of_parity, ports_to_guess
 from warpgate.plan.volley import PRIMING_TTL
 from warpgate.plugins.base import Attempt, Plugin, RandomPunch, signal_delay
@@ -56,6 +59,11 @@ LAST_HIT = 1.0
 MEETING_OPENS = 0.3
 # Each socket checks so often: a packet may be lost.
 MEETING_ROUNDS = 2
+# The few sockets of a side that counts: how often each checks, and how far apart (s).
+MEETING_REPEATS = 8
+MEETING_REPEAT = 0.5
+# What else begins in this tick takes ports of a count, too: it is let through first. Seconds.
+OWN_NOISE = 0.005
 # How often a fresh socket is tried during a search, and how long our router is left alone when it gets no mapping
 # (at least; twice as long each time, 8 s at most). Seconds.
 CARE_INTERVAL = 1.0
@@ -125,6 +133,12 @@ class RandomProbe(Plugin):
             attempt.signal(Guess(OPEN, str(target)))
             attempt.note(f"asked the peer to open many sockets towards {target}")
             await _search(attempt, await _answer(attempt, OPENED))
+        elif counts(part.mine):
+            attempt.signal(Guess(MEET))
+            answer = await _answer(attempt, MEET)
+            await _meet_by_count(
+                attempt, part, _parse(answer.target), signal_delay(attempt) + 2 * MEETING_OPENS
+            )
         else:
             attempt.signal(Guess(MEET, str(_to_meet(attempt, part))))
             answer = await _answer(attempt, MEET)
@@ -162,13 +176,17 @@ class RandomProbe(Plugin):
         await _spread(attempt, part, target)
 
     async def _meet_with(self, attempt: Attempt, message: Guess) -> None:
-        target = _parse(message.target)
-        attempt.check_targets([target])
         part = guessing(attempt.local, attempt.remote)
-        if part is None or part.part is not Part.MEET or target.family is not part.mine.family:
+        if part is None or part.part is not Part.MEET:
             raise AttemptFailed("our NAT is not known to map each destination to another of a few ports")
+        wait = signal_delay(attempt) + 2 * MEETING_OPENS
+        if counts(part.mine):
+            await _meet_by_count(attempt, part, _parse(message.target), wait)
+            return
         attempt.signal(Guess(MEET, str(_to_meet(attempt, part))))
-        await _meet(attempt, part, target, signal_delay(attempt) + 2 * MEETING_OPENS)
+        if not message.target:  # the peer counts: it can name its port when it knows ours
+            message, wait = await _answer(attempt, MEET), MEETING_OPENS
+        await _meet(attempt, part, _parse(message.target), wait)
 
 
 async def _worth_guessing(attempt: Attempt) -> Guessing:
@@ -281,6 +299,30 @@ async def _meet(attempt: Attempt, part: Guessing, target: Endpoint, wait: float)
     opened = await _open(attempt, punch, near, target, schedules)
     attempt.note(f"{opened} sockets towards {target}: one of them should have the port that we named")
     await asyncio.sleep(wait + MEETING_ROUNDS * count / rate)
+    punch.close()
+
+
+async def _meet_by_count(attempt: Attempt, part: Guessing, target: Endpoint, wait: float) -> None:
+    """A few sockets towards the port that the peer has named; they get the next ports of our count, one of which we
+    name. `wait` (s): until the peer has opened its sockets towards that one.
+    """
+    attempt.check_targets([target])
+    near = _endpoint_of(part.mine.host_endpoint(Transport.UDP))
+    punch = attempt.random_punch()
+    await asyncio.sleep(OWN_NOISE)
+    try:
+        seen = await attempt.samples(await attempt.open_udp(near))
+    except (ServiceError, NetworkError) as error:
+        raise AttemptFailed(f"no prediction: {error}") from None
+    endpoints = foretold(seen, part.mine.nat.assignment.step)
+    if not endpoints:
+        raise AttemptFailed("our NAT does not count any more")
+    later = [(wait + n * MEETING_REPEAT, None) for n in range(MEETING_REPEATS)]
+    opened = await _open(attempt, punch, near, target, [((0.0, PRIMING_TTL), *later)] * len(endpoints))
+    named = endpoints[len(endpoints) // 2 - 1]
+    attempt.signal(Guess(MEET, str(named)))
+    attempt.note(f"{opened} sockets towards {target}, one of them as {named}")
+    await asyncio.sleep(wait + MEETING_REPEATS * MEETING_REPEAT)
     punch.close()
 
 

@@ -88,7 +88,8 @@ class TestProblems:
             (("eim", "edm"), [won(), won(), RELAYED], None),
             (("eim", "edm"), [won(), RELAYED, RELAYED], "2 of 3 relayed, though theory crosses it (guess)"),
             (("edm", "edm"), [RELAYED] * 3, None),
-            (("edm", "edm"), [RELAYED, RELAYED, won()], "1 of 3 direct, which theory rules out"),
+            (("edm", "edm"), [RELAYED, RELAYED, won()], None),  # a stroke of luck
+            (("edm", "edm"), [won()] * 3, "3 of 3 direct, which theory rules out"),
         ],
     )
     def test_a_cell_against_theory(
