@@ -15,7 +15,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise ConfigError(
-            "no asyncio event loop runs here: call this from a coroutine under asyncio.run(), or use warpgate.sync"
+            "no asyncio event loop runs here: call this from a coroutine under asyncio.run()"
         ) from None
 
 
