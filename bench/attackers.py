@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from warpgate import Config, Identity, Node, WarpgateError
+from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.search.equipment import TOPIC
 from warpgate.model.address import NodeAddress
@@ -300,7 +301,8 @@ async def quic_first_packets(victim: Victim) -> None:
     sock, key = victim.udp(), Identity.generate()
     now = time.monotonic()
     flights = [
-        QuicStream.client(key, victim.key, secrets.token_bytes(16), now).datagrams(now) for _ in range(300)
+        QuicStream.client(key, victim.key, secrets.token_bytes(16), now, Holdings()).datagrams(now)
+        for _ in range(300)
     ]
     async for number in paced(300):
         for data in flights[number % len(flights)]:

@@ -26,6 +26,7 @@ from fuzz_decoders import (
 )
 from fuzz_engine import Target
 
+from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.errors import NetworkError, ProtocolError, ServiceError, TransferFailed
 from warpgate.lab.clock import run_virtual
@@ -179,7 +180,7 @@ def _transfer(data: bytes) -> None:
 
 def _first_packets(data: bytes) -> None:
     server = QuicStream.server(
-        BOB, CERTIFICATE, connection_id_of(data)[:20] or bytes(8), lambda _: ALICE.public_key
+        BOB, CERTIFICATE, connection_id_of(data)[:20] or bytes(8), lambda _: ALICE.public_key, Holdings()
     )
     server.receive(list(_pieces(data)), 0.0)
     sent = server.datagrams(0.1)
@@ -188,7 +189,7 @@ def _first_packets(data: bytes) -> None:
 
 
 def _quic_answers(data: bytes) -> None:
-    client = QuicStream.client(ALICE, BOB.public_key, SESSION, 0.0)
+    client = QuicStream.client(ALICE, BOB.public_key, SESSION, 0.0, Holdings())
     client.datagrams(0.0)
     client.receive(list(_pieces(data)), 0.1)
     client.datagrams(0.1)
@@ -230,7 +231,7 @@ def _virtual(main: Callable[[bytes], Coroutine[Any, Any, None]]) -> Callable[[by
 
 
 def _quic_flight() -> bytes:
-    return QuicStream.client(ALICE, BOB.public_key, SESSION, 0.0).datagrams(0.0)[0]
+    return QuicStream.client(ALICE, BOB.public_key, SESSION, 0.0, Holdings()).datagrams(0.0)[0]
 
 
 _HTTP = (
