@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.rows import Row, show
+from warpgate.errors import ServiceError
 from warpgate.lab.host import Host
 from warpgate.lab.line import Quality
 from warpgate.lab.servers import Server, start_mosquitto
@@ -124,6 +125,8 @@ async def attacking(scene: Scene, attack: Attack, address: str) -> AsyncIterator
     process = await scene.attacker.popen(command, stdout=DEVNULL)
     try:
         yield process
+        if process.returncode is not None:  # what it did not do is no measurement
+            raise ServiceError(f"the attacker {attack.attacker} ended by itself: {process.returncode}")
     finally:
         await scene.attacker.stop(process, kill=True)
 
