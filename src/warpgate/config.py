@@ -35,8 +35,8 @@ class Budgets:
     hello_patience: float = 5.0
     # TCP links whose peer has proved its key and that wait to be nominated, of all sessions; 8 of each at most.
     unchosen_links: int = 128
-    # First checks and HELLOs from unknown keys: each costs 0.2 ms from the kernel on (one ECDH, 0.06
-    # ms, is the least of it): a fifth of a core, as bench/attacks measures it.
+    # First checks and HELLOs from unknown keys: each costs 0.2 to 0.4 ms from the kernel on,
+    # of which one ECDH is 0.06 ms: bench/attacks has measured 22 and 40 % of a core.
     introductions_per_second: float = 1000.0
     # Relayed endpoints that are tried on a peer's word, which may be a third party's: each gets seven checks of 200
     # bytes or one dialling at most, so whoever asks, a victim gets less than 4 kB a second.
