@@ -10,9 +10,9 @@ import resource
 from warpgate.net import descriptors
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 900))
 print(descriptors.limit(), descriptors.ask_for(100), descriptors.ask_for(500), descriptors.ask_for(5000))
-from warpgate.core.context import within_descriptors
+from warpgate.core.context import Context
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 900))
-print(within_descriptors(128), within_descriptors(8))
+print(Context.within_descriptors(128), Context.within_descriptors(8))
 """
 
 
