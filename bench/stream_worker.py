@@ -18,7 +18,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from warpgate import Config, Identity, Mode, Node, Pipe, Transport
 from warpgate.core.connection.quic_library import ANYWHERE, SecretLog, make_client, make_server
-from warpgate.proto.quic_wire import connection_id_of
+from warpgate.proto.quic_proof import ALPN
+from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, connection_id_of
 
 CHUNK = 64 * 1024
 NOISE = os.urandom(CHUNK)
@@ -72,7 +73,7 @@ class Bare(asyncio.DatagramProtocol):
         self._sending: asyncio.Handle | None = None
         self.changed = asyncio.Event()
         self.chunks: asyncio.Queue[bytes] = asyncio.Queue()
-        self.quic = make_client(SecretLog()) if client else None
+        self.quic = make_client(SecretLog(), ALPN, CONNECTION_ID_SIZE) if client else None
         self._peer: tuple[str, int] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -86,7 +87,14 @@ class Bare(asyncio.DatagramProtocol):
 
         if not self._client and addr != self._peer:
             self._peer = addr
-            self.quic = make_server(SecretLog(), self._certificate, self._identity, connection_id_of(data))
+            self.quic = make_server(
+                SecretLog(),
+                self._certificate,
+                self._identity,
+                connection_id_of(data),
+                ALPN,
+                CONNECTION_ID_SIZE,
+            )
             self._answering = asyncio.ensure_future(self.answer())
         assert self.quic is not None
         self.quic.receive_datagram(data, ANYWHERE, self._loop.time())

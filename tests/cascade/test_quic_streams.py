@@ -8,7 +8,7 @@ import pytest
 from cascade_world import HOP, Options, R, S, World, connected, ends, exchange, virtual
 
 from warpgate import api
-from warpgate.core.connection.quic_stream import SEND_BUFFER, WINDOW
+from warpgate.core.connection.byte_stream import SEND_BUFFER, WINDOW
 from warpgate.core.pipes.quic import LINGER
 from warpgate.core.pipes.subscription import Subscription
 from warpgate.core.search.quic_link import TIE

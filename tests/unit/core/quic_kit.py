@@ -6,7 +6,8 @@ import random
 from dataclasses import dataclass, field
 
 from warpgate.core.connection.quic_bounds import Holdings
-from warpgate.core.connection.quic_stream import QuicStream, State
+from warpgate.core.connection.quic_engine import State
+from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.errors import AuthenticationError
 from warpgate.model.identity import Identity
 from warpgate.proto.quic_wire import connection_id_of

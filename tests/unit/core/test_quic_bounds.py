@@ -10,6 +10,7 @@ import pytest
 from quic_forger import Forger, batches, holes, integer, stream_frame
 from quic_kit import Path
 
+from warpgate.core.connection.byte_stream import WINDOW
 from warpgate.core.connection.quic_bounds import (
     CONTROL,
     MISSES,
@@ -18,7 +19,9 @@ from warpgate.core.connection.quic_bounds import (
     UNPROVED_BYTES,
     Holdings,
 )
-from warpgate.core.connection.quic_stream import HEAD_SIZE, WINDOW, QuicStream, State
+from warpgate.core.connection.quic_engine import State
+from warpgate.core.connection.quic_stream import QuicStream
+from warpgate.proto.quic_proof import HEAD_SIZE
 
 PER_PACKET = 60  # one-byte frames: some less than are ended at sight
 FAR = HEAD_SIZE + WINDOW // 2

@@ -9,16 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quic_kit import OTHER, SESSION, A, B, Path, key_of_a
 
+from warpgate.core.connection.byte_stream import SEND_BUFFER, WINDOW
 from warpgate.core.connection.quic_bounds import Holdings
-from warpgate.core.connection.quic_stream import (
-    ABORTED,
-    CLIENT_CREDIT,
-    SEND_BUFFER,
-    USER,
-    WINDOW,
-    QuicStream,
-    State,
-)
+from warpgate.core.connection.quic_engine import ABORTED, State
+from warpgate.core.connection.quic_stream import CLIENT_CREDIT, USER, QuicStream
 from warpgate.errors import AuthenticationError, NetworkError
 from warpgate.model.identity import check_certificate
 from warpgate.proto.quic_wire import connection_id_of

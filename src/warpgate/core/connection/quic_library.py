@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 from warpgate.errors import NetworkError
 from warpgate.model.identity import Identity
 from warpgate.proto.quic_frames import PacketOpener
-from warpgate.proto.quic_proof import ALPN
-from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, FIRST_PACKET_SIZE
+from warpgate.proto.quic_wire import FIRST_PACKET_SIZE
 
 if TYPE_CHECKING:
     from qh3.quic.configuration import QuicConfiguration
@@ -29,7 +28,7 @@ NO_IDLE_TIMEOUT = 1e8
 # that is lost costs 0.2 s so, and a path of more than 0.2 s sees one needless repetition.
 INITIAL_RTT = 0.1
 # QUIC's own windows open when data arrives, read or not, in both libraries: they only keep the peer from
-# outrunning the reassembly. What bounds the buffers is the credit in `quic_stream`, which must fit in here.
+# outrunning the reassembly. What bounds the buffers is the credit in `byte_stream`, which must fit in here.
 QUIC_WINDOW = 8 * 1024 * 1024
 # The library keeps an address per path and would take a change for a migration; the udp has one flow per peer.
 ANYWHERE = ("127.0.0.1", 1)
@@ -54,22 +53,32 @@ class SecretLog(io.TextIOBase):
         return len(row)
 
 
-def make_client(secrets: SecretLog) -> QuicConnection:
-    """Not yet started; the caller checks the server's certificate, so the library need not."""
+def make_client(secrets: SecretLog, alpn: str, id_size: int, *, any_path: bool = False) -> QuicConnection:
+    """Not yet started; the caller checks the server's certificate, so the library need not.
+
+    `id_size`: bytes of our connection ids. `any_path`: packets stay at the size that every path carries.
+    """
     from qh3.quic.connection import QuicConnection  # noqa: PLC0415 - see the module's docstring
 
-    configuration = _configuration(secrets, is_client=True)
+    configuration = _configuration(secrets, alpn, id_size, is_client=True, any_path=any_path)
     configuration.verify_mode = ssl.CERT_NONE
     return QuicConnection(configuration=configuration)
 
 
 def make_server(
-    secrets: SecretLog, certificate: bytes, identity: Identity, first_id: bytes
+    secrets: SecretLog,
+    certificate: bytes,
+    identity: Identity,
+    first_id: bytes,
+    alpn: str,
+    id_size: int,
+    *,
+    any_path: bool = False,
 ) -> QuicConnection:
     """`first_id`: the destination connection id of the client's first packet."""
     from qh3.quic.connection import QuicConnection  # noqa: PLC0415
 
-    configuration = _configuration(secrets, is_client=False)
+    configuration = _configuration(secrets, alpn, id_size, is_client=False, any_path=any_path)
     configuration.load_cert_chain(certificate, identity.to_pem())
     return QuicConnection(configuration=configuration, original_destination_connection_id=first_id)
 
@@ -105,18 +114,21 @@ def _silence() -> None:
         logger.propagate = False
 
 
-def _configuration(secrets: SecretLog, *, is_client: bool) -> QuicConfiguration:
+def _configuration(
+    secrets: SecretLog, alpn: str, id_size: int, *, is_client: bool, any_path: bool
+) -> QuicConfiguration:
     from qh3.quic.configuration import QuicConfiguration  # noqa: PLC0415
 
     _silence()
     return QuicConfiguration(
-        alpn_protocols=[ALPN],
-        connection_id_length=CONNECTION_ID_SIZE,
+        alpn_protocols=[alpn],
+        connection_id_length=id_size,
         idle_timeout=NO_IDLE_TIMEOUT,
         initial_rtt=INITIAL_RTT,
         is_client=is_client,
         max_data=QUIC_WINDOW,
         max_datagram_size=FIRST_PACKET_SIZE,  # qh3's client then looks for more (RFC 8899)
+        probe_datagram_size=not any_path,
         max_stream_data=QUIC_WINDOW,
         secrets_log_file=cast(TextIO, secrets),
     )

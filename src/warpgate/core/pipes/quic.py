@@ -6,9 +6,9 @@ import asyncio
 import socket
 from collections.abc import Callable
 
+from warpgate.core.connection.quic_engine import ABORTED as RESET
+from warpgate.core.connection.quic_engine import CLOSED, State
 from warpgate.core.connection.quic_flow import QuicFlow
-from warpgate.core.connection.quic_stream import ABORTED as RESET
-from warpgate.core.connection.quic_stream import CLOSED, State
 from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo, bytes_like
 from warpgate.core.pipes.reading import FilteredReader
 from warpgate.core.pipes.subscription import SUB_ALL, Subscription, checked

@@ -11,8 +11,9 @@ import secrets
 from collections.abc import Callable
 
 from warpgate.core.connection.quic_bounds import Holdings
+from warpgate.core.connection.quic_engine import REFUSED, State
 from warpgate.core.connection.quic_flow import QuicFlow
-from warpgate.core.connection.quic_stream import REFUSED, QuicStream, State
+from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.sessions import Sessions
 from warpgate.core.udp.demultiplexer import Port
