@@ -35,8 +35,8 @@ class Budgets:
     hello_patience: float = 5.0
     # TCP links whose peer has proved its key and that wait to be nominated, of all sessions; 8 of each at most.
     unchosen_links: int = 128
-    # First checks and HELLOs from unknown keys: each costs 0.2 to 0.4 ms from the kernel on,
-    # of which one ECDH is 0.06 ms: bench/attacks has measured 22 and 40 % of a core.
+    # First checks and HELLOs from unknown keys: each costs 0.3 ms from the kernel on, half of it the key agreement
+    # (decompressing the point, ECDH, HKDF); bench/attacks measures 30 % of a core.
     introductions_per_second: float = 1000.0
     # Relayed endpoints that are tried on a peer's word, which may be a third party's: each gets seven checks of 200
     # bytes or one dialling at most, so whoever asks, a victim gets less than 4 kB a second.

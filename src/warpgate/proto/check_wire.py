@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from warpgate.errors import AuthenticationError, DecodeError
 from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.model.identity import PUBLIC_KEY_SIZE, SESSION_SIZE
 from warpgate.model.text import is_plugin_name
 from warpgate.proto.stun import (
     BINDING,
@@ -29,19 +30,23 @@ from warpgate.proto.stun import (
     StunMessage,
     decode,
     encode,
+    raw_values,
     verify,
 )
 
 STREAM = 1  # value of WG-MODE; a datagram pipe's checks carry none
 NONCE_SIZE = 16
+# As they are in a message, for what is looked at before it is decoded.
+_REQUEST = BINDING.to_bytes(2, "big")
+_STREAM = bytes((STREAM,))
+_SESSION, _KEY, _MODE = Attribute.WG_SESSION.value, Attribute.WG_KEY.value, Attribute.WG_MODE.value
+_CONTROLLING, _USE_CANDIDATE = Attribute.ICE_CONTROLLING.value, Attribute.USE_CANDIDATE.value
 
 
 def session_of(data: bytes) -> bytes | None:
     """The session id in a STUN message, None when it carries none (or is no STUN message)."""
-    try:
-        return decode(data).raw(Attribute.WG_SESSION)
-    except DecodeError:
-        return None
+    session = (raw_values(data) or {}).get(_SESSION)
+    return session if session is not None and len(session) == SESSION_SIZE else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +55,28 @@ class Introduction:
 
     session: bytes
     public_key: bytes
-    plugin: str
     mode: Mode
 
 
 def introduction_of(data: bytes) -> Introduction:
-    """From a first check of the controlling side; DecodeError when it is none."""
-    message = decode(data)
-    session, public_key = message.raw(Attribute.WG_SESSION), message.raw(Attribute.WG_KEY)
-    request = message.method == BINDING and message.cls is StunClass.REQUEST
-    if not request or session is None or public_key is None:
+    """From a first check of the controlling side; DecodeError when it is none.
+
+    It looks at no more than the claim: anybody can send these, and `open` reads the rest of those that are proved.
+    """
+    values = raw_values(data)
+    if values is None or data[:2] != _REQUEST or _CONTROLLING not in values or _USE_CANDIDATE in values:
         raise DecodeError("not the first check of a session")
-    if Attribute.ICE_CONTROLLING not in message or Attribute.USE_CANDIDATE in message:
+    session, public_key = values.get(_SESSION, b""), values.get(_KEY, b"")
+    if len(session) != SESSION_SIZE or len(public_key) != PUBLIC_KEY_SIZE:
         raise DecodeError("not the first check of a session")
-    mode = Mode.STREAM if message.number(Attribute.WG_MODE) == STREAM else Mode.DATAGRAM
-    return Introduction(session, public_key, _plugin_of(message), mode)
+    mode = Mode.STREAM if values.get(_MODE, b"")[:1] == _STREAM else Mode.DATAGRAM
+    return Introduction(session, public_key, mode)
 
 
 def verify_introduction(data: bytes, session_key: bytes) -> None:
-    """AuthenticationError unless the first check was made with this session's key."""
+    """AuthenticationError unless this session's key made the first check; DecodeError when the rest cannot be read."""
     verify(data, _check_key(session_key))
+    _plugin_of(decode(data))
 
 
 def _check_key(session_key: bytes) -> bytes:

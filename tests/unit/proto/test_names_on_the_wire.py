@@ -11,7 +11,7 @@ from warpgate.errors import DecodeError
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.model.identity import Identity
-from warpgate.proto.check_wire import CheckCodec, introduction_of
+from warpgate.proto.check_wire import CheckCodec, verify_introduction
 from warpgate.proto.hello import Handshake, Role
 from warpgate.proto.signals import Signal, SignalKind, decode_signal, encode_signal
 from warpgate.proto.stun import ErrorCode
@@ -44,7 +44,7 @@ def test_checks(name: str) -> None:
     initiator = CheckCodec(True, SESSION, KEY, 2 * NONCE, PUBLIC, Mode.DATAGRAM)
     data = initiator.request(b"t" * 12, name, PLACE, introduce=True)
     with pytest.raises(DecodeError, match="no name of a plugin"):
-        introduction_of(data)
+        verify_introduction(data, KEY)
     with pytest.raises(DecodeError, match="no name of a plugin"):
         CheckCodec(False, SESSION, KEY, 2 * NONCE).open(data, PLACE)
 
