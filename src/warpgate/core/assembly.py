@@ -45,6 +45,7 @@ from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.model.identity import Identity, listen_port_of
 from warpgate.net.network import Interface, Watch
 from warpgate.net.translated import TranslatedNetwork
+from warpgate.plan.targets import broker_refusal
 from warpgate.plugins.registry import Registry
 from warpgate.proto.hello import HelloReceived, Role
 from warpgate.services.broker import BrokerConnector
@@ -148,6 +149,7 @@ class Assembly:
             on_envelope=self._take_envelope,
             emit=context.emit,
             on_change=self._update_address,
+            judge=lambda endpoint: broker_refusal(endpoint, context.around),
             rng=rng,
         )
 

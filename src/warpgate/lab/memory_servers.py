@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
-from warpgate.errors import ConfigError, DecodeError, NetworkError, ServiceError
+from warpgate.errors import AddressError, ConfigError, DecodeError, NetworkError, ServiceError
 from warpgate.lab.memory_network import MemoryNetwork
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.net.network import TcpStream, UdpSocket
@@ -23,7 +23,7 @@ from warpgate.proto.stun import (
     decode,
     encode,
 )
-from warpgate.services.broker import MessageReceiver
+from warpgate.services.broker import Judge, MessageReceiver
 
 
 def no_lag() -> float:
@@ -137,11 +137,23 @@ class MemoryBrokers:
     def __init__(self, *brokers: MemoryBroker) -> None:
         self._brokers = {broker.url: broker for broker in brokers}
 
-    async def connect(self, url: str, topic: str, on_message: MessageReceiver) -> MemoryBrokerLink:
+    async def connect(
+        self, url: str, topic: str, on_message: MessageReceiver, judge: Judge | None = None
+    ) -> MemoryBrokerLink:
+        """Names stand for brokers of the internet; an address in the URL is judged."""
+        if judge is not None and (reason := self._refusal(url, judge)) is not None:
+            raise NetworkError(reason)
         broker = self._brokers.get(url)
         if broker is None:
             raise ServiceError(f"there is no broker at {url}")
         return await broker.connect(topic, on_message)
+
+    @staticmethod
+    def _refusal(url: str, judge: Judge) -> str | None:
+        try:
+            return judge(Endpoint.parse(url.partition("://")[2]))
+        except AddressError:
+            return None
 
 
 class MemoryStun:

@@ -92,6 +92,27 @@ def refusal(
     return None
 
 
+def broker_refusal(endpoint: Endpoint, around: Surroundings) -> str | None:
+    """Why no broker is called at `endpoint` when it is somebody else's address that names it, or None when it may be.
+
+    Whoever made the address may be a stranger, and MQTT is spoken to whatever listens there. So this machine is never
+    called, and a private host only on a link of ours; our own settings may name any. `endpoint` is what a name
+    resolved to, or its owner could name one host and mean another.
+    """
+    ip = endpoint.ip
+    if (kind := _no_host(ip, around)) is not None:
+        return f"{endpoint} is {kind}"
+    if scope_of(ip) is Scope.LOOPBACK or around.machine & {ip, *carried_by(ip, around.nat64)}:
+        return f"{endpoint} is this machine's own address"
+    if not is_private(ip):
+        return None
+    if endpoint.port < WELL_KNOWN_PORTS:
+        return f"{endpoint} is private, and no broker's port"
+    if not any(ip.version == network.version and ip in network for network in around.links):
+        return f"{endpoint} is private, and not on a network of ours"
+    return None
+
+
 def _no_host(ip: IPAddress, around: Surroundings) -> str | None:
     """What kind of address this is, if it is none of a host beyond our links."""
     for inside in carried_by(ip, around.nat64):

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from warpgate.errors import ServiceError
+from warpgate.model.endpoint import Endpoint
 
 MessageReceiver = Callable[[bytes], None]
+# Why a broker that somebody else named may not be called at this endpoint, None when it may.
+Judge = Callable[[Endpoint], str | None]
 
 
 class VersionRefused(ServiceError):
@@ -43,10 +46,14 @@ class BrokerLink(Protocol):
 class BrokerConnector(Protocol):
     """Opens links to brokers."""
 
-    async def connect(self, url: str, topic: str, on_message: MessageReceiver) -> BrokerLink:
+    async def connect(
+        self, url: str, topic: str, on_message: MessageReceiver, judge: Judge | None = None
+    ) -> BrokerLink:
         """Connect and subscribe to `topic`; what is published there goes to `on_message`.
 
-        ConfigError for a URL that is none, NetworkError when the path refuses, ServiceError when the broker
-        does. Sets no limit to the time it takes: the caller does. Cancelling leaves nothing behind.
+        `judge` is asked about each address of the host before it is dialled; None: any will do.
+
+        ConfigError for a URL that is none, NetworkError when the path (or the judge) refuses, ServiceError when the
+        broker does. Sets no limit to the time it takes: the caller does. Cancelling leaves nothing behind.
         """
         ...

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from warpgate.errors import WarpgateError
 from warpgate.model.broker import BrokerRef
-from warpgate.services.broker import BrokerConnector, BrokerLink
+from warpgate.services.broker import BrokerConnector, BrokerLink, Judge
 
 # Reconnecting: a restarted broker is back in a second; one that is down for the day is asked once a minute.
 BACKOFF_LOW = 0.5
@@ -55,8 +55,12 @@ class Keeper:
         rng: random.Random,
         on_message: Callable[[bytes], None],
         on_change: Callable[[Keeper], None],
+        judge: Judge | None = None,
     ) -> None:
-        """`on_change`: the link came up, or broke or could not be opened (then `reason` says why)."""
+        """`judge`: of a broker that a peer named, see `BrokerConnector`.
+
+        `on_change`: the link came up, or broke or could not be opened (then `reason` says why).
+        """
         self.url = url
         self.role = role
         self.reason = ""
@@ -67,6 +71,7 @@ class Keeper:
         self._rng = rng
         self._on_message = on_message
         self._on_change = on_change
+        self._judge = judge
         self._loop = asyncio.get_running_loop()
         self._link: BrokerLink | None = None
         self._waiting: deque[tuple[str, bytes]] = deque(maxlen=WAITING)
@@ -145,7 +150,7 @@ class Keeper:
         self._redialling = False
         try:
             async with asyncio.timeout(self._patience):
-                link = await self._connector.connect(self.url, self._topic, self._received)
+                link = await self._connector.connect(self.url, self._topic, self._received, self._judge)
         except (WarpgateError, TimeoutError) as error:
             self._failed(str(error) or f"no answer within {self._patience:g} s")
             return self.role is not Role.GUEST

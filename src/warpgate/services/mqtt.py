@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from warpgate.net.race import RaceLost, first_of
 from warpgate.net.reach import in_order, in_turn
 from warpgate.net.threads import in_thread
 from warpgate.net.uplinks import other_uplinks
-from warpgate.services.broker import MessageReceiver, VersionRefused
+from warpgate.services.broker import Judge, MessageReceiver, VersionRefused
 
 if TYPE_CHECKING:
     from warpgate.services.mqtt_link import MqttLink
@@ -38,26 +38,28 @@ class MqttConnector:
         self._link_type: type[MqttLink] | None = None
         self._speak_old: set[BrokerUrl] = set()
 
-    async def connect(self, url: str, topic: str, on_message: MessageReceiver) -> MqttLink:
+    async def connect(
+        self, url: str, topic: str, on_message: MessageReceiver, judge: Judge | None = None
+    ) -> MqttLink:
         """See `BrokerConnector.connect`. TCP, [TLS], CONNECT, SUBSCRIBE: a round trip each."""
         broker = BrokerUrl.parse(url)
         mqtt5 = broker not in self._speak_old
         try:
-            return await self._connect(broker, topic, on_message, mqtt5)
+            return await self._connect(broker, topic, on_message, judge, mqtt5)
         except VersionRefused:
             if not mqtt5:
                 raise
-        link = await self._connect(broker, topic, on_message, mqtt5=False)
+        link = await self._connect(broker, topic, on_message, judge, mqtt5=False)
         if len(self._speak_old) < REMEMBERED_BROKERS:
             self._speak_old.add(broker)
         return link
 
     async def _connect(
-        self, broker: BrokerUrl, topic: str, on_message: MessageReceiver, mqtt5: bool
+        self, broker: BrokerUrl, topic: str, on_message: MessageReceiver, judge: Judge | None, mqtt5: bool
     ) -> MqttLink:
         loading = asyncio.ensure_future(self._load(broker.tls))
         try:
-            stream = await self._dial(broker)
+            stream = await self._dial(broker, judge)
         except BaseException:
             loading.cancel()
             raise
@@ -77,11 +79,13 @@ class MqttConnector:
             self._tls = await in_thread(self._make_tls_context)
         return self._link_type
 
-    async def _dial(self, broker: BrokerUrl) -> TcpStream:
+    async def _dial(self, broker: BrokerUrl, judge: Judge | None) -> TcpStream:
         """RFC 8305: the name's next address is tried when the last one has not answered for a moment; and so are the
         uplinks that the system would not choose, as the one it chooses may lead nowhere.
         """
         endpoints = in_order(await self._network.resolve(broker.host, broker.port))
+        if judge is not None:
+            endpoints = _admitted(endpoints, judge)
         ways: list[tuple[Endpoint, Endpoint | None]] = [(endpoint, None) for endpoint in endpoints]
         ways += [
             (endpoint, Endpoint(ip, 0))
@@ -98,6 +102,16 @@ class MqttConnector:
             return await first_of(turns, discard=_abort)
         except RaceLost as lost:
             raise NetworkError("; ".join(str(error) for error in lost.failures.values())) from lost
+
+
+def _admitted(endpoints: Sequence[Endpoint], judge: Judge) -> tuple[Endpoint, ...]:
+    """Those that may be dialled on somebody else's word; NetworkError when there is none among some."""
+    reasons = {endpoint: judge(endpoint) for endpoint in endpoints}
+    admitted = tuple(endpoint for endpoint, reason in reasons.items() if reason is None)
+    if reasons and not admitted:
+        why = "; ".join(filter(None, reasons.values()))
+        raise NetworkError(f"not called on a peer's word, only if our own settings name it: {why}")
+    return admitted
 
 
 def _import_link() -> type[MqttLink]:

@@ -21,7 +21,7 @@ from warpgate.errors import ConfigError
 from warpgate.events import BrokerConnected, Observer, ServerFailed
 from warpgate.model.broker import BrokerRef
 from warpgate.model.servers import BrokerUrl
-from warpgate.services.broker import BrokerConnector
+from warpgate.services.broker import BrokerConnector, Judge
 from warpgate.services.keeper import Keeper, Role
 
 # How many of our brokers are tried at once; the first of the list, so that neighbours meet on the same ones.
@@ -65,8 +65,12 @@ class SignalChannel:
         emit: Observer,
         rng: random.Random,
         on_change: Callable[[], None] = _nobody,
+        judge: Judge | None = None,
     ) -> None:
-        """`urls` in order of preference (else ConfigError); `on_change` is called when `brokers` has changed."""
+        """`urls` in order of preference (else ConfigError); `on_change` is called when `brokers` has changed.
+
+        `judge` says to which addresses brokers may lead that are not among `urls`; None: to any.
+        """
         self._connector = connector
         self._topic = topic
         self._urls = tuple(dict.fromkeys(str(BrokerUrl.parse(url)) for url in urls))
@@ -76,6 +80,7 @@ class SignalChannel:
         self._emit = emit
         self._rng = rng
         self._on_change = on_change
+        self._judge = judge
         self._keepers: dict[str, Keeper] = {}  # by URL, homes in the order in which they were chosen
         self._listed: tuple[BrokerRef, ...] = ()
         self._settled = False
@@ -303,6 +308,7 @@ class SignalChannel:
             rng=self._rng,
             on_message=self._receive,
             on_change=self._changed,
+            judge=None if url in self._urls else self._judge,
         )
         self._keepers[url] = keeper
         keeper.start()

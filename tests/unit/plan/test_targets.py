@@ -14,6 +14,7 @@ from warpgate.plan.targets import (
     MAX_PAIRS,
     MAX_PAIRS_UNINVITED,
     Surroundings,
+    broker_refusal,
     names_a_stranger,
     pairs,
     refusal,
@@ -308,3 +309,45 @@ def test_only_the_peers_own_addresses_may_be_named() -> None:
     assert names_a_stranger([outside, third, inside], STRANGER) == third
     assert names_a_stranger([], STRANGER) is None
     assert names_a_stranger([inside], node()) == inside
+
+
+# -- brokers that a peer's address names ------------------------------------------------------------------------------
+
+AT_HOME = Surroundings(
+    (ip_network("192.168.1.0/24"), ip_network("2001:db8:5::/64")),
+    frozenset(map(ip_address, ("127.0.0.1", "::1", "192.168.1.2", "2001:db8:5::2", "198.51.100.1"))),
+    Nat64Prefix(IPv6Network("2001:db8:64::/96")),
+)
+OWN_MACHINE = "is this machine's own address"
+
+
+@pytest.mark.parametrize(
+    ("broker", "reason"),
+    [
+        ("203.0.113.9:1883", None),
+        ("203.0.113.9:443", None),
+        ("[2001:db8:9::9]:8883", None),
+        ("192.168.1.9:1883", None),
+        ("192.168.1.9:80", "is private, and no broker's port"),
+        ("192.168.7.7:1883", "is private, and not on a network of ours"),
+        ("10.0.0.1:1883", "is private, and not on a network of ours"),
+        ("[fd00::1]:1883", "is private, and not on a network of ours"),
+        ("127.0.0.1:1883", OWN_MACHINE),
+        ("127.8.8.8:1883", OWN_MACHINE),
+        ("[::1]:1883", OWN_MACHINE),
+        ("192.168.1.2:6000", OWN_MACHINE),
+        ("198.51.100.1:1883", OWN_MACHINE),
+        ("[64:ff9b::c633:6401]:1883", OWN_MACHINE),
+        ("[2001:db8:64::c633:6401]:1883", OWN_MACHINE),
+        ("[64:ff9b::7f00:1]:1883", "is 127.0.0.1 inside an IPv6 address, and that is a loopback address"),
+        ("[2002:c0a8:101::1]:1883", "is 192.168.1.1 inside an IPv6 address, and that is private"),
+        ("169.254.169.254:1883", "is link-local"),
+        ("[fe80::1]:1883", "is link-local"),
+        ("0.0.0.0:1883", "is no unicast address"),
+        ("192.168.1.255:1883", "is a broadcast address"),
+        ("224.0.0.1:1883", "is no unicast address"),
+    ],
+)
+def test_a_broker_that_a_peers_address_names(broker: str, reason: str | None) -> None:
+    endpoint = Endpoint.parse(broker)
+    assert broker_refusal(endpoint, AT_HOME) == (None if reason is None else f"{endpoint} {reason}")

@@ -15,6 +15,8 @@ from warpgate.errors import ConfigError, NetworkError
 from warpgate.events import BrokerConnected, Event, ServerFailed
 from warpgate.lab.clock import run_virtual
 from warpgate.model.broker import BrokerRef
+from warpgate.model.endpoint import Endpoint
+from warpgate.services.broker import Judge
 from warpgate.services.signaling import GUESTS, SignalChannel
 
 TOPIC = "warpgate/2/me"
@@ -60,9 +62,13 @@ class World:
         self.silent: set[str] = set()
         self.published: list[tuple[str, str, bytes]] = []
         self.dialled: list[tuple[float, str]] = []
+        self.judges: dict[str, Judge | None] = {}
         self.channels = 0
 
-    async def connect(self, url: str, topic: str, on_message: Callable[[bytes], None]) -> MemoryLink:
+    async def connect(
+        self, url: str, topic: str, on_message: Callable[[bytes], None], judge: Judge | None = None
+    ) -> MemoryLink:
+        self.judges[url] = judge
         self.dialled.append((asyncio.get_running_loop().time(), url))
         if url in self.refusing:
             raise NetworkError(f"connect to {url}: connection refused")
@@ -77,6 +83,10 @@ class World:
 
     def up(self) -> set[str]:
         return {url for url, links in self.links.items() if links}
+
+
+def judged(_endpoint: Endpoint) -> str | None:
+    return None
 
 
 class Owner:
@@ -97,6 +107,7 @@ class Owner:
             emit=self.events.append,
             rng=random.Random(1),
             on_change=lambda: self.changes.append(self.homes),
+            judge=judged,
         )
 
     @property
@@ -366,6 +377,18 @@ def test_guests_are_bounded() -> None:
             me.channel.publish([urls[-1]], "warpgate/2/you", b"offer")
             await pause(1)
             assert world.up() == {*urls} - {urls[1]}, "the one unused for longest made room"
+
+    run_virtual(story())
+
+
+def test_brokers_of_peers_are_judged_and_our_own_are_not() -> None:
+    async def story() -> None:
+        world = World(a=0.01, b=0.01)
+        async with Owner(world, [A]) as me:
+            await pause(1)
+            me.channel.publish([A, B], "warpgate/2/you", b"offer")
+            await pause(1)
+            assert world.judges == {A: None, B: judged}
 
     run_virtual(story())
 
