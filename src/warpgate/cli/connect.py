@@ -5,27 +5,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from warpgate.cli.connecting import Journey
-from warpgate.cli.ends import PipeEnd, StreamEnd, cancel_all, join, owned, owned_stream
+from warpgate.cli.ends import LocalStream, PipeEnd, StreamEnd, cancel_all, join, owned, owned_stream
+from warpgate.cli.forwarding import open_entrance
 from warpgate.cli.options import UsageError
 from warpgate.cli.ping import ping
+from warpgate.cli.places import Place
 from warpgate.cli.records import Forwarding, PipeOpen, Unserved
 from warpgate.cli.shell import Shell
 from warpgate.cli.stdio import join_stdio
 from warpgate.errors import WarpgateError
-from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.model.endpoint import Mode
 from warpgate.net import descriptors
-from warpgate.net.network import TcpStream
-from warpgate.net.system import SystemNetwork
 
 if TYPE_CHECKING:
     from warpgate.core.node import Node
 
 # After our input ended, an answer to the last datagram may take a round trip; a second is three slow ones.
 DATAGRAM_LINGER = 1.0
-LOCALHOST = "127.0.0.1"
 # What a browser has open to a host, and few enough for the 20 signals a second that a peer takes from one sender.
 ATTEMPTS_AT_ONCE = 6
 CONNECTIONS_AT_ONCE = 400
@@ -36,7 +36,7 @@ DESCRIPTORS = (
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
     journey = Journey.of(arguments, shell.settings.config)
-    if arguments.listen is not None:
+    if arguments.listen:
         if journey.mode is Mode.DATAGRAM:
             raise UsageError("--listen forwards TCP connections, it cannot go with --datagram")
         return shell.run(_forward(shell, journey, arguments.listen), stopped=0)
@@ -61,35 +61,32 @@ async def _join(shell: Shell, journey: Journey) -> int:
     return 0
 
 
-async def _forward(shell: Shell, journey: Journey, port: int) -> int:
-    """Each local TCP connection gets a pipe of its own; runs until told to stop."""
+async def _forward(shell: Shell, journey: Journey, places: Sequence[Place]) -> int:
+    """Each local connection gets a pipe of its own; runs until told to stop."""
     descriptors.ask_for(DESCRIPTORS)
     async with shell.node(accept=False) as node, contextlib.AsyncExitStack() as stack:
         carrying: set[asyncio.Task[None]] = set()
         stack.push_async_callback(cancel_all, carrying)
         attempts = asyncio.Semaphore(ATTEMPTS_AT_ONCE)
 
-        def accepted(stream: TcpStream) -> None:
+        def accepted(stream: LocalStream, name: str) -> None:
             if len(carrying) >= CONNECTIONS_AT_ONCE:
                 stream.abort()
-                shell.output.warn(
-                    Unserved(str(stream.remote), f"there are {len(carrying)} connections already")
-                )
+                shell.output.warn(Unserved(name, f"there are {len(carrying)} connections already"))
                 return
-            task = asyncio.create_task(_carry(shell, journey, node, stream, attempts))
+            task = asyncio.create_task(_carry(shell, journey, node, stream, name, attempts))
             carrying.add(task)
             task.add_done_callback(carrying.discard)
 
-        local = Endpoint.of(LOCALHOST, port)
-        listener = SystemNetwork().listen_tcp(local, accepted)
-        stack.callback(listener.close)
-        shell.output.show(Forwarding(str(local)))
+        for place in places:
+            stack.callback(open_entrance(place, accepted).close)
+            shell.output.show(Forwarding(str(place)))
         await asyncio.get_running_loop().create_future()  # until cancelled
     return 0
 
 
 async def _carry(
-    shell: Shell, journey: Journey, node: Node, stream: TcpStream, attempts: asyncio.Semaphore
+    shell: Shell, journey: Journey, node: Node, stream: LocalStream, name: str, attempts: asyncio.Semaphore
 ) -> None:
     """One local connection from start to end; what goes wrong with it concerns no other."""
     try:
@@ -100,4 +97,4 @@ async def _carry(
                 shell.output.show(PipeOpen.of(pipe))
                 await join(StreamEnd(stream), PipeEnd(pipe))
     except (WarpgateError, OSError) as error:
-        shell.output.warn(Unserved(str(stream.remote), str(error)))
+        shell.output.warn(Unserved(name, str(error)))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from warpgate.errors import PipeClosed
 from warpgate.model.endpoint import Mode
-from warpgate.net.network import TcpStream
 
 if TYPE_CHECKING:
     from warpgate.core.pipes.base import Pipe
@@ -37,6 +36,20 @@ class End(Protocol):
     async def end(self) -> None:
         """Nothing more will be written."""
         ...
+
+
+class LocalStream(Protocol):
+    """A connection to a program here, by TCP or by a socket in the file system; see `TcpStream`."""
+
+    async def recv(self, limit: int) -> bytes: ...
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None: ...
+
+    def write_eof(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 async def join(one: End, other: End, final: Collection[End] = ()) -> None:
@@ -88,8 +101,10 @@ async def owned(pipe: Pipe) -> AsyncIterator[Pipe]:
 
 
 @contextlib.contextmanager
-def owned_stream(stream: TcpStream) -> Iterator[TcpStream]:
-    """The same for a local TCP connection: when we fail its program shall see a reset, no orderly end."""
+def owned_stream(stream: LocalStream) -> Iterator[LocalStream]:
+    """The same for a local connection: when we fail its program shall see a reset, no orderly end (by a socket in the
+    file system it sees one only if it had said something that we have not read).
+    """
     try:
         yield stream
     except BaseException:
@@ -152,9 +167,9 @@ class PipeEnd:
 
 
 class StreamEnd:
-    """A local TCP connection."""
+    """A local connection."""
 
-    def __init__(self, stream: TcpStream) -> None:
+    def __init__(self, stream: LocalStream) -> None:
         self._stream = stream
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:

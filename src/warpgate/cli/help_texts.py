@@ -28,8 +28,11 @@ what the peer says still comes out until it ends, too. So it serves in pipelines
     tar c folder | warpgate connect TARGET
     ssh -o ProxyCommand='warpgate connect %h' user@HOST
 
-With --listen each connection to the local port becomes a pipe of its own, until the command is told to stop. The exit
-status is 0 when both sides have ended in order, 1 when there is no way to the peer or the pipe broke."""
+With --listen each connection to the local port becomes a pipe of its own, until the command is told to stop:
+
+    warpgate connect TARGET --listen 8080
+
+The exit status is 0 when both sides have ended in order, 1 when there is no way to the peer or the pipe broke."""
 
 SEND = """\
 Send files, and directories with all below them, to a peer that runs `warpgate receive`: encrypted, and verified by

@@ -9,18 +9,17 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from warpgate.cli.ends import PipeEnd, StreamEnd, cancel_all, join, owned, owned_stream
+from warpgate.cli.ends import PipeEnd, cancel_all, owned
+from warpgate.cli.forwarding import forward
 from warpgate.cli.naming import naming_news, parse_name, while_named
-from warpgate.cli.options import UsageError, port_number
+from warpgate.cli.options import UsageError
+from warpgate.cli.places import Place
 from warpgate.cli.process import run_on_pipe
 from warpgate.cli.records import PipeOpen, Ready, Unserved
 from warpgate.cli.shell import Shell
 from warpgate.cli.stdio import join_stdio
-from warpgate.errors import NetworkError, PipeClosed, WarpgateError
-from warpgate.model.endpoint import Mode
+from warpgate.errors import PipeClosed, WarpgateError
 from warpgate.net import descriptors
-from warpgate.net.network import TcpStream
-from warpgate.net.system import SystemNetwork
 
 if TYPE_CHECKING:
     from warpgate.core.node import Node
@@ -56,18 +55,6 @@ def parse_allowed(ids: list[str] | None) -> frozenset[str] | None:
     return frozenset(text.lower() for text in ids)
 
 
-def parse_service(text: str) -> tuple[str, int]:
-    """HOST:PORT or [IPV6]:PORT."""
-    host, _, port = text.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    if not bare or (":" in bare) != (host != bare):
-        raise UsageError(f"--forward: {text!r} is not HOST:PORT (IPv6 as [ADDRESS]:PORT)")
-    try:
-        return bare, port_number(port)
-    except argparse.ArgumentTypeError as error:
-        raise UsageError(f"--forward: {error}") from None
-
-
 def _handler(arguments: argparse.Namespace) -> Handler | None:
     if arguments.echo:
         return echo
@@ -75,8 +62,8 @@ def _handler(arguments: argparse.Namespace) -> Handler | None:
         command: str = arguments.exec_command
         return lambda pipe: run_on_pipe(pipe, command)
     if arguments.forward is not None:
-        host, port = parse_service(arguments.forward)
-        return lambda pipe: forward(pipe, host, port)
+        place: Place = arguments.forward
+        return lambda pipe: forward(pipe, place)
     return None
 
 
@@ -153,23 +140,3 @@ async def echo(pipe: Pipe) -> None:
     async with contextlib.aclosing(PipeEnd(pipe).chunks()) as chunks:
         async for chunk in chunks:
             await pipe.send(chunk)
-
-
-async def forward(pipe: Pipe, host: str, port: int) -> None:
-    """Join the pipe to a TCP service. NetworkError when that cannot be reached."""
-    if pipe.mode is not Mode.STREAM:
-        raise NetworkError("--forward carries streams, the peer opened a datagram pipe")
-    with owned_stream(await _dial(host, port)) as stream:
-        await join(PipeEnd(pipe), StreamEnd(stream))
-
-
-async def _dial(host: str, port: int) -> TcpStream:
-    """The first of the service's addresses that answers. NetworkError when none does."""
-    network = SystemNetwork()
-    failures = []
-    for endpoint in await network.resolve(host, port):
-        try:
-            return await network.dial_tcp(endpoint)
-        except NetworkError as error:
-            failures.append(str(error))
-    raise NetworkError(f"{host}:{port} cannot be reached ({'; '.join(failures)})")

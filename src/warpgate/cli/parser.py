@@ -11,10 +11,10 @@ from warpgate.cli.options import (
     add_common_options,
     count_or_none,
     not_negative,
-    port_number,
     positive_count,
     positive_seconds,
 )
+from warpgate.cli.places import entrance_place, service_place
 from warpgate.cli.rendezvous_options import add_rendezvous_options
 from warpgate.cli.strategies import ViaAction
 
@@ -99,7 +99,12 @@ def _add_listen(parser: Parser) -> None:
         dest="exec_command",
         help="run CMD for each peer, its stdin and stdout on the pipe",
     )
-    what.add_argument("--forward", metavar="HOST:PORT", help="connect each peer to this TCP service")
+    what.add_argument(
+        "--forward",
+        type=service_place,
+        metavar="[HOST:]PORT",
+        help="connect each peer to this TCP service, or to a unix socket (/PATH or unix:PATH)",
+    )
     parser.add_argument("--allow", action="append", metavar="ID", help="only let this node in; repeatable")
     parser.add_argument(
         "--tls", action="store_true", help="refuse pipes that are not encrypted (peers use --tls, or QUIC)"
@@ -130,10 +135,13 @@ def _add_connect(parser: Parser) -> None:
         "--ping", type=positive_count, metavar="N", help="measure N echoes of a `listen --echo` peer"
     )
     what.add_argument(
+        "-L",
         "--listen",
-        type=port_number,
-        metavar="PORT",
-        help="forward TCP connections to localhost:PORT, a pipe each",
+        type=entrance_place,
+        action="append",
+        metavar="[ADDR:]PORT",
+        help="forward connections to this port (without ADDR: from this machine alone) or unix socket, a pipe each; "
+        "repeatable",
     )
 
 

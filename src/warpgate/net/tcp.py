@@ -1,8 +1,4 @@
-"""TCP on kernel sockets: streams, dialling (from a shared port, for punching) and listening.
-
-Every operation tries the system call first and waits for readiness only when the kernel has nothing: on a
-busy connection that is one call and no turn of the loop.
-"""
+"""TCP on kernel sockets: streams, dialling (from a shared port, for punching) and listening."""
 
 from __future__ import annotations
 
@@ -19,18 +15,8 @@ from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family
 from warpgate.net.devices import keep_to
 from warpgate.net.network import Acceptor
-from warpgate.net.sockets import (
-    IMMEDIATE_BEFORE_YIELD,
-    Readiness,
-    address_family,
-    hops_limited,
-    network_error,
-    reset_and_close,
-)
-
-# One allocation per recv, whatever the caller's limit: beyond this the allocator maps and unmaps pages on
-# every call, and loopback throughput falls instead of rising.
-LARGEST_RECV = 256 * 1024
+from warpgate.net.sockets import Readiness, address_family, hops_limited, network_error, reset_and_close
+from warpgate.net.stream import BACKLOG, SocketListener, SocketStream
 
 # A silent peer is given up after idle + interval * probes = 30 s, the consent lifetime of RFC 7675 section
 # 5.1, which holds for UDP pipes too. Keepalive rests while data is in flight: `stalled` tells that case.
@@ -49,14 +35,6 @@ _ACK_JITTER = 0.05  # the kernel's milliseconds and the loop's clock are not rea
 # connection then hangs.
 SAFE_SEGMENT = 1220
 
-BACKLOG = 256
-ACCEPTS_PER_WAKE_UP = 32
-
-# Out of descriptors or memory: the connection stays in the backlog and the listening socket stays readable,
-# so accepting again at once would be a busy loop.
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-ACCEPT_PAUSE = 0.1
-
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
@@ -66,25 +44,15 @@ class _InFlight:
     acked: float
 
 
-class SystemTcpStream:
-    """A connected socket. One task may receive and one may send at a time; a second one gets RuntimeError.
-
-    A cancelled `recv` loses nothing; a cancelled `send` may have sent a part.
-    """
+class SystemTcpStream(SocketStream):
+    """A connection, and what the kernel knows of it."""
 
     def __init__(self, sock: socket.socket, local: Endpoint, remote: Endpoint) -> None:
         """Takes over a connected, non-blocking socket."""
-        loop = asyncio.get_running_loop()
-        self._sock: socket.socket | None = sock
+        super().__init__(sock, remote)
         self._local = local
         self._remote = remote
-        self._readable = Readiness.to_read(loop, sock)
-        self._writable = Readiness.to_write(loop, sock)
-        self._receiving = False
-        self._sending = False
-        self._immediate = 0
         self._in_flight: _InFlight | None = None
-        self._end = "closed on this side"
 
     @property
     def local(self) -> Endpoint:
@@ -93,66 +61,6 @@ class SystemTcpStream:
     @property
     def remote(self) -> Endpoint:
         return self._remote
-
-    async def recv(self, limit: int) -> bytes:
-        if limit <= 0:
-            raise ValueError(f"cannot receive {limit} bytes")
-        if self._receiving:
-            raise RuntimeError(f"two tasks receive from {self._remote} at once")
-        self._receiving = True
-        try:
-            if self._owes_a_turn():
-                await asyncio.sleep(0)
-            while True:
-                try:
-                    return self._usable().recv(min(limit, LARGEST_RECV))
-                except BlockingIOError:
-                    self._immediate = 0
-                    await self._readable.wait()
-                except OSError as error:
-                    raise network_error(f"receive from {self._remote}", error) from error
-        finally:
-            self._receiving = False
-
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
-        if self._sending:
-            raise RuntimeError(f"two tasks send to {self._remote} at once")
-        self._sending = True
-        try:
-            if self._owes_a_turn():
-                await asyncio.sleep(0)
-            await self._send_all(data)
-        finally:
-            self._sending = False
-
-    async def _send_all(self, data: bytes | bytearray | memoryview) -> None:
-        self._usable()
-        rest = data.cast("B") if isinstance(data, memoryview) else data
-        failure: OSError | None = None
-
-        def push() -> bool:
-            """False while the kernel's buffer is full and there is more to come."""
-            nonlocal rest, failure
-            try:
-                sent = self._usable().send(rest)
-            except BlockingIOError:
-                return False
-            except OSError as error:
-                failure = error
-                return True
-            except NetworkError:  # closed meanwhile
-                return True
-            rest = memoryview(rest)[sent:]
-            return not rest
-
-        if not push():
-            # The loop's callback goes on pushing: waking this task for every part costs 30 % on large chunks.
-            self._immediate = 0
-            await self._writable.wait(push)
-        if failure is not None:
-            raise network_error(f"send to {self._remote}", failure) from failure
-        if rest:
-            self._usable()
 
     def stalled(self) -> float:
         """To be asked every few seconds: silence is counted from the first time it was seen. 0.0 where the system
@@ -188,25 +96,6 @@ class SystemTcpStream:
             return 0
         return int.from_bytes(answer, sys.byteorder)
 
-    def write_eof(self) -> None:
-        try:
-            self._usable().shutdown(socket.SHUT_WR)
-        except OSError as error:
-            raise network_error(f"end the stream to {self._remote}", error) from error
-
-    def abort(self) -> None:
-        sock = self._release("aborted on this side")
-        if sock is not None:
-            reset_and_close(sock)
-
-    def close(self) -> None:
-        """The kernel still delivers what was sent. Received bytes nobody read turn the FIN into RST (RFC
-        1122, 4.2.2.13).
-        """
-        sock = self._release("closed on this side")
-        if sock is not None:
-            sock.close()
-
     def detach(self) -> socket.socket:
         """RuntimeError while a task receives or sends, NetworkError when it is closed already."""
         if self._receiving or self._sending:
@@ -215,86 +104,20 @@ class SystemTcpStream:
         self._release("handed over")
         return sock
 
-    def _release(self, end: str) -> socket.socket | None:
-        sock, self._sock = self._sock, None
-        if sock is not None:
-            self._end = end
-            self._readable.wake()
-            self._writable.wake()
-        return sock
 
-    def _usable(self) -> socket.socket:
-        if self._sock is None:
-            raise NetworkError(f"the connection to {self._remote} was {self._end}")
-        return self._sock
-
-    def _owes_a_turn(self) -> bool:
-        self._immediate += 1
-        if self._immediate <= IMMEDIATE_BEFORE_YIELD:
-            return False
-        self._immediate = 0
-        return True
-
-
-class SystemTcpListener:
-    """Accepts until closed, and hands each connection over in the same turn of the loop."""
+class SystemTcpListener(SocketListener[SystemTcpStream]):
+    """See SocketListener."""
 
     def __init__(self, sock: socket.socket, acceptor: Acceptor) -> None:
         """Takes over a listening, non-blocking socket."""
-        self._loop = asyncio.get_running_loop()
-        self._sock = sock
+        super().__init__(
+            sock, lambda sock, remote: _connected(sock, Endpoint.from_sockaddr(remote)), acceptor
+        )
         self._local = Endpoint.from_sockaddr(sock.getsockname())
-        self._acceptor = acceptor
-        self._open = True
-        self._pause: asyncio.TimerHandle | None = None
-        self._loop.add_reader(sock.fileno(), self._accept_waiting)
 
     @property
     def local(self) -> Endpoint:
         return self._local
-
-    def _accept_waiting(self) -> None:
-        for _ in range(ACCEPTS_PER_WAKE_UP):
-            try:
-                sock, remote = self._sock.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._loop.remove_reader(self._sock.fileno())
-                    self._pause = self._loop.call_later(ACCEPT_PAUSE, self._resume)
-                    return
-                continue  # that connection died in the backlog (accept(2): treat such errors like EAGAIN)
-            self._hand_over(sock, Endpoint.from_sockaddr(remote))
-            if not self._open:
-                return
-
-    def _hand_over(self, sock: socket.socket, remote: Endpoint) -> None:
-        try:
-            stream = _connected(sock, remote)
-        except OSError:  # reset by the peer before we looked
-            sock.close()
-            return
-        try:
-            self._acceptor(stream)
-        except BaseException:
-            stream.abort()
-            raise
-
-    def _resume(self) -> None:
-        self._pause = None
-        self._loop.add_reader(self._sock.fileno(), self._accept_waiting)
-
-    def close(self) -> None:
-        """Idempotent. Connections still in the backlog are reset by the kernel, accepted ones live on."""
-        if not self._open:
-            return
-        self._open = False
-        if self._pause is not None:
-            self._pause.cancel()
-        else:
-            self._loop.remove_reader(self._sock.fileno())
-        self._sock.close()
 
 
 def listen(local: Endpoint) -> socket.socket:

@@ -161,3 +161,61 @@ def test_one_failed_connection_does_not_end_the_others(start, unused_tcp_port):
     while "unserved" not in told:
         told.append(json.loads(connector.process.stdout.readline())["event"])
     assert set(told) == {"pipe", "unserved"}
+
+
+def test_sockets_in_the_file_system_at_both_ends(start, tmp_path):
+    """curl --unix-socket, through the tunnel, to a web server that has no port."""
+    web = subprocess.Popen([sys.executable, "-c", WEB_AT_A_PATH, tmp_path / "there"], stdout=subprocess.PIPE)
+    try:
+        assert web.stdout.readline() == b"ready\n"
+        listener = start("b", "listen", "--forward", str(tmp_path / "there"), "--json")
+        connector = start("a", "connect", listener.ready(), "--listen", f"unix:{tmp_path}/here", "--json")
+        assert connector.read_event() == {"event": "listening", "local": f"{tmp_path}/here"}
+        curl = ("curl", "-sS", "--unix-socket", tmp_path / "here", "http://any.example/hello")
+        answer = subprocess.run(curl, capture_output=True, timeout=PATIENCE, check=False)
+        assert (answer.stdout, answer.stderr) == (b"you asked for /hello", b"")
+        connector.process.send_signal(signal.SIGTERM)
+        assert connector.finish()[0] == 0
+        assert not (tmp_path / "here").exists()
+    finally:
+        web.kill()
+        web.communicate()
+
+
+WEB_AT_A_PATH = """
+import sys
+from http.server import BaseHTTPRequestHandler
+from socketserver import UnixStreamServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        answer = b"you asked for " + self.path.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+    def address_string(self):
+        return "a peer"
+    def log_message(self, *words):
+        pass
+
+with UnixStreamServer(sys.argv[1], Handler) as server:
+    print("ready", flush=True)
+    server.serve_forever()
+"""
+
+
+def test_a_bare_port_and_two_entrances(start, unused_tcp_port_factory):
+    one, other = unused_tcp_port_factory(), unused_tcp_port_factory()
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        listener = start("b", "listen", "--forward", str(service.getsockname()[1]), "--json")
+        connector = start(
+            "a", "connect", listener.ready(), "-L", str(one), "-L", f"0.0.0.0:{other}", "--json"
+        )
+        assert [connector.read_event()["local"] for _ in range(2)] == [f"127.0.0.1:{one}", f"0.0.0.0:{other}"]
+        for port, word in ((one, b"one"), (other, b"other")):
+            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+                client.sendall(word)
+                served, _ = service.accept()
+                with served:
+                    assert served.recv(10) == word
