@@ -106,7 +106,11 @@ class Config:
     known_peers: str | None = None
     interfaces: tuple[str, ...] | None = None  # only these interface names; None: all that are up
     allow: frozenset[str] | None = None  # node ids that may connect; None: anyone who proves a key
-    accept: bool = True  # whether others may connect to this node at all
+    # Whether others may connect to this node. None: if no other process accepts them with the same identity.
+    accept: bool | None = None
+    # Run beside the process that peers of this identity are to reach: it keeps the identity's own port, and here only
+    # those get in who were given this very node's address. None: unless this node accepts others.
+    beside: bool | None = None
     secure_only: bool = False  # whether peers may open only encrypted pipes: QUIC, or TLS on TCP
     port_map: bool = True  # ask routers (PCP, NAT-PMP, UPnP) to pass connections on to the listening port
     home_brokers: int = 2  # connections kept to the fastest brokers, listed in the address

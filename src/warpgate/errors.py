@@ -17,6 +17,17 @@ class ConfigError(WarpgateError):
     """An option, environment variable or config file entry makes no sense."""
 
 
+class IdentityInUse(ConfigError):
+    """Another process has this identity, and accepts peers with it; `holder` is its process id, as text."""
+
+    def __init__(self, name: str, holder: str) -> None:
+        super().__init__(
+            f"the identity {name!r} is in use by process {holder}: take another one (--identity NAME), or let one "
+            "process offer several services"
+        )
+        self.holder = holder
+
+
 class AddressError(WarpgateError):
     """Text or bytes that are not a node address (mangled, truncated, another version) or not an endpoint."""
 

@@ -172,6 +172,23 @@ class ClocksDiffer(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TwinFound(Event):
+    """Another process runs with our key, as after a disk was cloned: `where` it says it is."""
+
+    instance: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTwinned(Event):
+    """A peer says that another node runs with its key: what names only the key may lead to either."""
+
+    session: str
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SignalReceived(Event):
     kind: str
     session: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.config import Budgets, Timing
 from warpgate.core.connection import quic_bounds, quic_stream
+from warpgate.core.disk import claim
 from warpgate.core.pipes import plain_datagram, tls
-from warpgate.core.search import links, quic_door, relays, responder, session
+from warpgate.core.search import links, quic_door, relays, responder, session, twins
 from warpgate.core.udp import demultiplexer
 from warpgate.errors import AuthenticationError
 from warpgate.model.address import (
@@ -30,6 +32,7 @@ from warpgate.model.address import (
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import Identity, listen_port_of, node_id_of
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
+from warpgate.model.wanted import INSTANCE_SIZE, LARGEST, MAX_SERVICE, Wanted
 from warpgate.plan.targets import MAX_PAIRS_UNINVITED
 from warpgate.plugins import base, tcp_punch, turn, udp_punch
 from warpgate.plugins.random_probe import Guess
@@ -37,7 +40,7 @@ from warpgate.plugins.reverse import CallBack
 from warpgate.plugins.tcp_punch import Meet
 from warpgate.plugins.turn import Relayed
 from warpgate.plugins.udp_punch import Punch
-from warpgate.proto import check, gate, hello, signals
+from warpgate.proto import check, gate, hello, instances, signals
 from warpgate.proto.check_wire import CheckCodec, introduction_of
 from warpgate.proto.envelope import MAX_ENVELOPE, open_envelope
 from warpgate.proto.hello import Authenticated, Handshake, Nominated, Role
@@ -63,6 +66,7 @@ HEX_NAMES = {
     "bob-key",
     "address",
     "session-key",
+    "wanted",
     "signal",
     "envelope",
     "hello",
@@ -180,6 +184,26 @@ def test_address() -> None:
     }
 
 
+def test_what_is_wanted_of_a_peer() -> None:
+    wanted = Wanted(bytes((1, 2, 3, 4)), "ssh")
+    assert (wanted.encode(), Wanted.decode(example("wanted"))) == (example("wanted"), wanted)
+    one = replace(alice_address(), instance=wanted.instance).encode()
+    words = " ".join(PAGE.split())
+    assert f"the key, `{one[34:35].hex()} {one[35:39].hex()}`, and goes on like this" in words
+    assert one[39:] == example("address")[35:]
+    sizes = f"length(1)=0|{INSTANCE_SIZE}  [instance]  length(1)=0 to {MAX_SERVICE}"
+    assert sizes in PAGE
+    assert f"| 13 | wanted | bin, at most {LARGEST} |" in PAGE
+
+
+def test_several_processes_with_one_key() -> None:
+    words = " ".join(PAGE.split())
+    assert f"it remembers {claim.REMEMBERED})" in words
+    assert f"the last question within {instances.ANSWER_LIFE:g} s runs" in words
+    assert f"not answered {instances.PATIENCE:g} s after it" in words
+    assert (twins.ANSWERS_AT_ONCE, twins.ANSWERS_PER_SECOND) == (8, 2)
+
+
 def test_session_key() -> None:
     assert example("session-key") == KEY == BOB.session_key(ALICE.public_key, SESSION, initiator=False)
 
@@ -190,9 +214,9 @@ def test_signal_and_envelope() -> None:
     assert (opened.sender, opened.message_id, opened.signal) == (ALICE.public_key, MESSAGE_ID, offer())
 
 
-def test_a_signal_may_end_after_the_fifth_field_or_have_more_than_thirteen() -> None:
+def test_a_signal_may_end_after_the_fifth_field_or_have_more_than_fourteen() -> None:
     fields = msgspec.msgpack.decode(example("signal"))
-    assert len(fields) == 13
+    assert len(fields) == 14
     longer = msgspec.msgpack.encode([*fields, "of a later version"])
     assert decode_signal(longer) == offer()
     shortest = decode_signal(msgspec.msgpack.encode(fields[:5]))
@@ -291,6 +315,7 @@ def test_messages_of_strategies(name: str, message: object) -> None:
         Attribute.WG_SESSION,
         Attribute.WG_MODE,
         Attribute.WG_ECHO,
+        Attribute.WG_WANTED,
     ],
 )
 def test_attribute_numbers(attribute: Attribute) -> None:

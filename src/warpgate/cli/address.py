@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
 
 
 async def _show(shell: Shell, *, qr: bool, host_name: bool) -> int:
-    async with shell.node(accept=True) as node:
+    async with shell.node(accept=False, beside=False) as node:
         _tell(shell, node.address, qr=qr, host_name=host_name)
     return 0
 

@@ -42,7 +42,7 @@ async def _examine(shell: Shell) -> int:
         if isinstance(event, MappingLearnt):
             mappings.append(event)
 
-    async with shell.node(accept=True, observer=observe) as node:
+    async with shell.node(accept=False, beside=False, observer=observe) as node:
         await _settled(node, shell.settings.config)
         relays = await node.check_relays() if shell.settings.config.turn else ()
         names = await node.check_names() if shell.settings.config.names else ()

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
 
 async def _register(shell: Shell, name: str) -> int:
     """With the address that the node has now; `listen --name` keeps it up to date."""
-    async with shell.node(accept=True) as node:
+    async with shell.node(accept=False, beside=False) as node:
         servers = await node.nickname(name)
         shell.output.show(Named(name, node.node_id, servers))
         if shell.settings.config.port is None and node.port != listen_port_of(node.public_key):

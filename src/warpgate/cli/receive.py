@@ -112,7 +112,10 @@ class Reception:
     async def run_by_code(self, code: str) -> int:
         """From the one who made the code, until all has come. CodeFailed, ServiceError, TransferFailed."""
         shell = self._shell
-        async with shell.node(accept=True, allow=frozenset()) as node, node.take_code(code) as exchange:
+        async with (
+            shell.node(accept=True, beside=True, allow=frozenset()) as node,
+            node.take_code(code) as exchange,
+        ):
             sender = (await exchange.agreed()).node_id
             shell.output.note(f"the code is right, and {sender} is let in")
             self._receiver = self._receiver_by(replace(self._rules, known={sender}))

@@ -18,7 +18,16 @@ from warpgate.cli.settings import Settings
 from warpgate.cli.terminal import in_one_line
 from warpgate.cli.words import clocks_differ
 from warpgate.config import Config
-from warpgate.events import ClocksDiffer, ContactPinned, Event, Observer, PeerSilent, SignalRefused
+from warpgate.events import (
+    ClocksDiffer,
+    ContactPinned,
+    Event,
+    Observer,
+    PeerSilent,
+    PeerTwinned,
+    SignalRefused,
+    TwinFound,
+)
 
 if TYPE_CHECKING:
     from warpgate.core.names.known_peers import ContactBook
@@ -54,10 +63,16 @@ class Shell:
     node_maker: NodeMaker
 
     def node(
-        self, *, accept: bool, allow: frozenset[str] | None = None, observer: Observer | None = None
+        self,
+        *,
+        accept: bool,
+        beside: bool | None = None,
+        allow: frozenset[str] | None = None,
+        observer: Observer | None = None,
     ) -> Node:
         """A node, not started yet: use it with `async with`. ConfigError when the identity cannot be had.
 
+        `beside` as in `Config`: False for a command that only shows what the node that accepts has, or would have.
         `observer` is given every event after the output.
         """
 
@@ -73,6 +88,8 @@ class Shell:
                 pass  # all of these are events, and told already
             elif isinstance(event, PeerSilent):
                 self.output.note(event.reason)
+            elif isinstance(event, TwinFound | PeerTwinned):
+                self.output.note(words.describe(event))
             elif (
                 isinstance(event, SignalRefused)
                 and event.told
@@ -84,7 +101,9 @@ class Shell:
             if observer is not None:
                 observer(event)
 
-        return self.node_maker(replace(self.settings.config, accept=accept, allow=allow), observe)
+        return self.node_maker(
+            replace(self.settings.config, accept=accept, beside=beside, allow=allow), observe
+        )
 
     def secured(self) -> Shell:
         """The same for a command whose node takes only encrypted pipes."""
@@ -117,12 +136,9 @@ class _OneLine(logging.Formatter):
 
 def make_node(config: Config, observer: Observer) -> Node:
     """The real node, with the identity kept on disk."""
-    from warpgate.core.disk.identity_store import load_or_create  # noqa: PLC0415 - slow imports, only where needed
-    from warpgate.core.node import Node  # noqa: PLC0415
+    from warpgate.core.node import Node  # noqa: PLC0415 - slow imports, only where needed
 
-    contacts = str(contact_book(config).path)
-    identity = load_or_create(config.identity)
-    return Node(replace(config, known_peers=contacts), identity=identity, observer=observer)
+    return Node(replace(config, known_peers=str(contact_book(config).path)), observer=observer)
 
 
 def contact_book(config: Config) -> ContactBook:

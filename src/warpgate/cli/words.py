@@ -13,8 +13,8 @@ def describe(event: events.Event) -> str:
             return f"[{event.session[:6]}] {event.plugin} {_plugin_news(event)}"
         case events.SignalSent() | events.SignalReceived() | events.SignalRefused() | events.PeerSilent():
             return _signal_news(event)
-        case events.ClocksDiffer(peer=peer, ahead=ahead):
-            return clocks_differ(peer, ahead)
+        case events.ClocksDiffer() | events.TwinFound() | events.PeerTwinned():
+            return _warning(event)
         case events.LinkVerified() | events.PipeOpened() | events.PipeEnded():
             return f"[{event.session[:6]}] {_link_news(event)}"
         case (
@@ -27,6 +27,19 @@ def describe(event: events.Event) -> str:
             return _name_news(event)
         case _:
             return _node_news(event)
+
+
+def _warning(event: events.ClocksDiffer | events.TwinFound | events.PeerTwinned) -> str:
+    match event:
+        case events.ClocksDiffer(peer=peer, ahead=ahead):
+            return clocks_differ(peer, ahead)
+        case events.TwinFound(instance=instance, where=where):
+            return (
+                f"another node runs with this identity, {where} (instance {instance}): names may lead to either. "
+                "Give one of them a key of its own (--identity NAME)"
+            )
+        case events.PeerTwinned(session=session, peer=peer, reason=reason):
+            return f"[{session[:6]}] {peer} says: {reason}"
 
 
 def _link_news(event: events.LinkVerified | events.PipeOpened | events.PipeEnded) -> str:

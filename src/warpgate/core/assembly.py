@@ -27,6 +27,7 @@ from warpgate.core.search.responder import Responder
 from warpgate.core.search.session import Session
 from warpgate.core.search.sessions import Sessions
 from warpgate.core.search.tcp_door import TcpDoor
+from warpgate.core.search.twins import Twins
 from warpgate.core.sockets import Sockets, usable_interfaces
 from warpgate.core.tasks import Tasks
 from warpgate.core.udp.demultiplexer import Demultiplexer, Port
@@ -48,6 +49,7 @@ from warpgate.net.translated import TranslatedNetwork
 from warpgate.plan.targets import broker_refusal
 from warpgate.plugins.registry import Registry
 from warpgate.proto.hello import HelloReceived, Role
+from warpgate.proto.instances import Instances
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.defaults import public_servers
 from warpgate.services.discovery import Discovery
@@ -92,6 +94,7 @@ class Assembly:
         handlers: list[MessageHandler],
         contacts: KnownPeers,
         sources: Sources,
+        instances: Instances,
     ) -> None:
         self._config = config
         self._handlers = handlers
@@ -99,7 +102,9 @@ class Assembly:
         self._counts: Counter[str] = Counter()
         self._failures: dict[tuple[str, str], ServerFailed] = {}
         self.tasks = Tasks(lambda name, error: self.context.emit(ServerFailed("task", name, str(error))))
-        self.context = context = Context(identity, config, network, registry, observer, self.tasks, sources)
+        self.context = context = Context(
+            identity, config, network, registry, observer, self.tasks, sources, instances
+        )
         context.observers.append(self._count)
         rng = random.Random()
         stun = tuple(map(str, public_servers().stun)) if config.stun is None else config.stun
@@ -121,9 +126,10 @@ class Assembly:
         self.new_exchange = partial(CodeExchange, context, broker_connector, self._broker_urls)
         self.sessions = Sessions()
         self.pipes = PipeMaker(context, self.udp)
-        self.responder = Responder(self.equipment, self.sessions, self.pipes, self._take_pipe)
+        self.twins = Twins(self.equipment)
+        self.responder = Responder(self.equipment, self.sessions, self.pipes, self._take_pipe, self.twins.ask)
         self.quic_door = QuicDoor(self.equipment, self.sessions, self.responder.take_quic)
-        self._reader = SignalReader(self.equipment, self.sessions, self.responder)
+        self._reader = SignalReader(self.equipment, self.sessions, self.responder, self.twins)
         self.sockets = Sockets(self.equipment)
         self.port_mapping = PortMapping(context, self._update_address, rng)
         self.names = Names(context, contacts, rng)
@@ -148,7 +154,7 @@ class Assembly:
             timing=config.timing,
             on_envelope=self._take_envelope,
             emit=context.emit,
-            on_change=self._update_address,
+            on_change=self._brokers_changed,
             judge=lambda endpoint: broker_refusal(endpoint, context.around),
             rng=rng,
         )
@@ -160,8 +166,11 @@ class Assembly:
         if not self.interfaces:
             raise ConfigError(f"no usable network interface among {', '.join(config.interfaces or ('all',))}")
         self._look_around()
-        port = listen_port_of(context.identity.public_key) if config.port is None else config.port
-        self.sockets.open(self.interfaces, port, exact=config.port is not None)
+        port, exact = config.port, config.port is not None
+        if port is None:
+            # One that runs beside leaves the identity's own port to who peers are to reach, now or later.
+            port = listen_port_of(context.identity.public_key) + bool(config.beside)
+        self.sockets.open(self.interfaces, port, exact)
         for hub_port in self.udp.ports:
             self.discovery.add(hub_port.socket, self.sockets.port)
         self._update_address()
@@ -233,12 +242,18 @@ class Assembly:
     def _look_around(self) -> None:
         self.context.look_around(self.interfaces, self._network.interfaces(), self._network.prefix)
 
+    def _brokers_changed(self) -> None:
+        self._update_address()
+        self.twins.ask()
+
     # -- the address ---------------------------------------------------------------------------------------------
 
     def _update_address(self) -> None:
         context = self.context
         attachments = tuple(self._attachment(interface) for interface in self.interfaces)
-        address = NodeAddress(context.identity.public_key, self.channel.for_address, attachments)
+        address = NodeAddress(
+            context.identity.public_key, self.channel.for_address, attachments, context.instances.own
+        )
         if address != context.address:
             before, context.address = context.address, address
             for session in self.sessions:

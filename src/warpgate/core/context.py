@@ -19,6 +19,7 @@ from warpgate.net import descriptors
 from warpgate.net.network import Interface, Network
 from warpgate.plan.targets import Surroundings
 from warpgate.plugins.registry import Registry
+from warpgate.proto.instances import Instances
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Context:
         observer: Observer | None,
         tasks: Tasks,
         sources: Sources,
+        instances: Instances,
     ) -> None:
         self.identity = identity
         self.config = config
@@ -54,6 +56,7 @@ class Context:
         self.random_bytes = sources.random_bytes
         self.wall_clock = sources.wall_clock
         self.address = NodeAddress(identity.public_key, (), ())
+        self.instances = instances
         self.around = Surroundings()
         self.loop = asyncio.get_running_loop()
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Literal, Self, overload
 
 from warpgate.config import Config
 from warpgate.core.assembly import Assembly, MessageHandler, NodeStatus
 from warpgate.core.codes import OFFER, TAKE, CodeExchange, new_code
 from warpgate.core.context import Sources
+from warpgate.core.disk.claim import REMEMBERED, UNCLAIMED, Claim, claim
 from warpgate.core.disk.identity_store import load_or_create
 from warpgate.core.names.destination import Destination, parse_destination
 from warpgate.core.names.known_peers import known_peers_at
@@ -22,16 +24,18 @@ from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.plain_datagram import DatagramPipe
 from warpgate.core.search.initiator import Initiator
 from warpgate.core.tasks import running_loop
-from warpgate.errors import ConfigError, PipeClosed
+from warpgate.errors import ConfigError, IdentityInUse, PipeClosed
 from warpgate.events import AddressChanged, Event, Observer, PluginReport
 from warpgate.model.address import NodeAddress
 from warpgate.model.code import OneTimeCode
 from warpgate.model.endpoint import Mode, Transport
 from warpgate.model.identity import Identity
+from warpgate.model.wanted import INSTANCE_SIZE
 from warpgate.net.network import Network
 from warpgate.net.system import SystemNetwork
 from warpgate.net.translated import TranslatedNetwork
 from warpgate.plugins.registry import REGISTRY, Registry
+from warpgate.proto.instances import Instances
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.mqtt import MqttConnector
 from warpgate.services.names import NameServerCheck
@@ -68,6 +72,9 @@ class Node:
         self._registry = registry
         self._sources = Sources() if sources is None else sources
         self._running: Assembly | None = None
+        self._claim = UNCLAIMED
+        self._earlier: tuple[bytes, ...] = ()  # our own instances before this start
+        self._in_use: IdentityInUse | None = None  # why nobody is accepted, where that was left to us
         self._handlers: list[MessageHandler] = []
         self._readers: set[asyncio.Queue[Event | None]] = set()  # of `events`; None ends them
 
@@ -81,15 +88,17 @@ class Node:
     async def start(self) -> None:
         """Listeners are up when this returns, and the address is as good as `start_patience` allows.
 
-        ConfigError (settings, identity file), NetworkError (the given port is taken). Servers that fail are no error.
+        ConfigError (settings, identity file), NetworkError (the given port is taken); IdentityInUse when `accept` is
+        True and another process accepts peers with this identity. Servers that fail are no error.
         """
         if self._running is not None:
             raise ConfigError("the node runs already")
         running_loop()
         identity = load_or_create(self._config.identity) if self._identity is None else self._identity
         network = TranslatedNetwork(SystemNetwork() if self._network is None else self._network)
+        config, self._claim, instances = self._place()
         running = Assembly(
-            self._config,
+            config,
             identity,
             network,
             MqttConnector(network) if self._broker_connector is None else self._broker_connector,
@@ -98,13 +107,32 @@ class Node:
             self._handlers,
             known_peers_at(self._config.known_peers, own_identity=self._identity is not None),
             self._sources,
+            instances,
         )
         try:
             await running.start()
         except BaseException:
             await running.close()
+            self._claim.release()
             raise
         self._running = running
+
+    def _place(self) -> tuple[Config, Claim, Instances]:
+        """Which of the processes of its identity this one is: the settings say now whether it accepts peers."""
+        config, place = self._config, UNCLAIMED
+        instance = self._sources.random_bytes(INSTANCE_SIZE)
+        accept = config.accept is not False
+        if accept and not config.beside and self._identity is None:
+            try:
+                place = claim(config.identity, instance)
+            except IdentityInUse as error:
+                if config.accept:
+                    raise
+                accept, self._in_use = False, error
+        beside = not accept if config.beside is None else config.beside
+        instances = Instances(instance if accept else b"", (*place.earlier, *self._earlier), beside=beside)
+        self._earlier = (instance, *self._earlier)[:REMEMBERED]
+        return replace(config, accept=accept, beside=beside), place, instances
 
     async def close(self) -> None:
         """Close every pipe and socket; idempotent."""
@@ -113,6 +141,7 @@ class Node:
             try:
                 await running.close()
             finally:
+                self._claim.release()
                 for reader in self._readers:
                     reader.put_nowait(None)
 
@@ -302,8 +331,10 @@ class Node:
         return self._run.new_exchange(OneTimeCode.parse(text), TAKE)
 
     async def accept(self) -> Pipe:
-        """The next pipe that a peer opened to us. PipeClosed when the node is closed meanwhile."""
-        accepted = self._run_here.accepted
+        """The next pipe that a peer opened to us. PipeClosed when the node is closed meanwhile; IdentityInUse when
+        another process is the one that peers of this identity reach.
+        """
+        accepted = self._accepted
         pipe = await accepted.get()
         if pipe is None:
             accepted.put_nowait(None)  # for the next one who waits
@@ -315,7 +346,14 @@ class Node:
 
     def pipes(self) -> AsyncIterator[Pipe]:
         """Pipes that peers open, until the node is closed: what `async for pipe in node` goes by."""
-        return _until_closed(self._run_here.accepted)  # asked for now: the node may be closed meanwhile
+        return _until_closed(self._accepted)  # asked for now: the node may be closed meanwhile
+
+    @property
+    def _accepted(self) -> asyncio.Queue[Pipe | None]:
+        accepted = self._run_here.accepted
+        if self._in_use is not None:
+            raise self._in_use
+        return accepted
 
     def add_message_handler(self, handler: MessageHandler) -> None:
         """Call `await handler(data, pipe)` for whatever arrives on accepted pipes, in order, one task a pipe.

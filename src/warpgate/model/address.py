@@ -2,7 +2,8 @@
 
 Wire format, version 1, integers big-endian (`broker` and `attachment` are laid out in their modules):
 
-    address = version(1)=1  public key(33)  counts(1)=brokers << 4 | attachments  broker*  attachment*
+    address = version(1)=1  public key(33)  counts(1)  [instance(4)]  broker*  attachment*
+    counts  = instance follows << 7 | brokers << 4 | attachments
 
 Each address has exactly one encoding (unused bits are zero, what can be omitted is), so a digest names it.
 """
@@ -20,6 +21,7 @@ from warpgate.model.attachment import Attachment, LearntBy, Listening, decode_at
 from warpgate.model.broker import BrokerRef, decode_broker, encode_broker
 from warpgate.model.identity import PUBLIC_KEY_SIZE, check_public_key, node_id_of
 from warpgate.model.nat import NatProfile
+from warpgate.model.wanted import INSTANCE_SIZE
 from warpgate.model.wire import Reader
 
 __all__ = ["Attachment", "BrokerRef", "LearntBy", "Listening", "NodeAddress"]
@@ -32,6 +34,7 @@ MAX_ATTACHMENTS = 8
 MAX_ADDRESS_SIZE = 1024
 DIGEST_SIZE = 8
 HALF_DIGEST = DIGEST_SIZE // 2
+_HAS_INSTANCE = 0x80
 
 # A mangled paste passes unnoticed once in 2^32.
 _CHECKSUM_SIZE = 4
@@ -40,11 +43,15 @@ _LABEL = 63  # RFC 1035 section 2.3.4: the most characters between two dots of a
 
 @dataclass(frozen=True, slots=True)
 class NodeAddress:
-    """Everything a peer needs to reach a node."""
+    """Everything a peer needs to reach a node.
+
+    `instance` tells the processes of one key apart: 4 bytes, b"" where the address is of no process in particular.
+    """
 
     public_key: bytes
     brokers: tuple[BrokerRef, ...] = ()
     attachments: tuple[Attachment, ...] = ()
+    instance: bytes = b""
 
     def __post_init__(self) -> None:
         if len(self.public_key) != PUBLIC_KEY_SIZE:
@@ -53,6 +60,8 @@ class NodeAddress:
             raise AddressError(
                 f"an address has at most {MAX_BROKERS} brokers and {MAX_ATTACHMENTS} attachments"
             )
+        if len(self.instance) not in (0, INSTANCE_SIZE):
+            raise AddressError(f"an instance has {INSTANCE_SIZE} bytes, this one {len(self.instance)}")
 
     @property
     def node_id(self) -> str:
@@ -88,7 +97,9 @@ class NodeAddress:
     def encode(self) -> bytes:
         """At most 1024 bytes; AddressError when it would be more, or a NAT profile has impossible ports."""
         out = bytearray((ADDRESS_VERSION,)) + self.public_key
-        out.append(len(self.brokers) << 4 | len(self.attachments))
+        flag = _HAS_INSTANCE if self.instance else 0
+        out.append(flag | len(self.brokers) << 4 | len(self.attachments))
+        out += self.instance
         for broker in self.brokers:
             out += encode_broker(broker)
         for attachment in self.attachments:
@@ -113,9 +124,10 @@ class NodeAddress:
         except AuthenticationError as error:
             raise AddressError(f"the address holds no valid public key: {error}") from None
         counts = reader.number(1)
-        brokers = tuple([decode_broker(reader) for _ in range(counts >> 4)])
+        instance = reader.take(INSTANCE_SIZE) if counts & _HAS_INSTANCE else b""
+        brokers = tuple([decode_broker(reader) for _ in range(counts >> 4 & 7)])
         attachments = tuple([decode_attachment(reader) for _ in range(counts & 15)])
-        address = cls(public_key, brokers, attachments)
+        address = cls(public_key, brokers, attachments, instance)
         if address.encode() != data:
             raise AddressError("the address is not encoded canonically, or bytes follow it")
         return address

@@ -34,6 +34,7 @@ from typing import NamedTuple
 
 from warpgate.errors import ProtocolError
 from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.model.wanted import ANYTHING, Wanted
 from warpgate.proto.check_wire import CheckCodec, OpenedCheck
 from warpgate.proto.machine import Transmit
 from warpgate.proto.stun import Attribute, StunClass
@@ -175,13 +176,14 @@ class CheckAgent:
         introduction: bytes | None = None,
         trust_heard: bool = False,
         mode: Mode = Mode.DATAGRAM,
+        wanted: Wanted = ANYTHING,
     ) -> None:
         """`key`: the session's; `secret`: 32 random bytes, this side's alone and new for each session."""
         self.controlling = controlling
         self.session = session
         self.phase = Phase.CHECKING
         self.selected: tuple[Endpoint, Endpoint] | None = None
-        self._codec = CheckCodec(controlling, session, key, secret, introduction, mode)
+        self._codec = CheckCodec(controlling, session, key, secret, introduction, mode, wanted)
         self._heard = False
         self._trust_heard = trust_heard
         self._trusted: set[Endpoint] = set()

@@ -1,11 +1,12 @@
 """The messages of connectivity checks: STUN Binding with our attributes, one session's keys (see `check`).
 
-    request  = WG-SESSION  role(tie-breaker)  [WG-KEY  [WG-MODE]]  WG-NONCE  [WG-ECHO]  WG-PLUGIN
-               [USE-CANDIDATE | WG-CLOSE]
+    request  = WG-SESSION  role(tie-breaker)  [WG-KEY  [WG-MODE]  [WG-WANTED]]  WG-NONCE  [WG-ECHO]
+               WG-PLUGIN  [USE-CANDIDATE | WG-CLOSE]
     answer   = WG-SESSION  role  WG-NONCE  XOR-MAPPED-ADDRESS  [USE-CANDIDATE]
 
 all followed by MESSAGE-INTEGRITY-SHA256 under HMAC-SHA256(session key, "udp check"). WG-KEY goes along until the peer
-has been heard, and with it WG-MODE (1) when the pipe is to be a stream.
+been heard, and with it WG-MODE (1) when the pipe is to be a stream, and WG-WANTED (`model/wanted.py`) unless nothing
+in particular is wanted of the peer.
 
 WG-NONCE is a function of the endpoint that the message goes to, under a secret of its sender's. WG-ECHO gives back the
 nonce that came from the very endpoint that the message goes to, so it shows that its sender receives there: a forged
@@ -22,6 +23,7 @@ from warpgate.errors import AuthenticationError, DecodeError
 from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.model.identity import PUBLIC_KEY_SIZE, SESSION_SIZE
 from warpgate.model.text import is_plugin_name
+from warpgate.model.wanted import ANYTHING, Wanted
 from warpgate.proto.stun import (
     BINDING,
     Attribute,
@@ -73,10 +75,14 @@ def introduction_of(data: bytes) -> Introduction:
     return Introduction(session, public_key, mode)
 
 
-def verify_introduction(data: bytes, session_key: bytes) -> None:
-    """AuthenticationError unless this session's key made the first check; DecodeError when the rest cannot be read."""
+def verify_introduction(data: bytes, session_key: bytes) -> Wanted:
+    """What is wanted by who made the first check: AuthenticationError unless with this session's key, DecodeError when
+    the rest cannot be read.
+    """
     verify(data, _check_key(session_key))
-    _plugin_of(decode(data))
+    message = decode(data)
+    _plugin_of(message)
+    return Wanted.decode(message.raw(Attribute.WG_WANTED) or b"")
 
 
 def _check_key(session_key: bytes) -> bytes:
@@ -112,7 +118,7 @@ def _plugin_of(message: StunMessage) -> str:
 class CheckCodec:
     """Packs and opens the messages of one side of one session. `introduction`: our public key, initiator only."""
 
-    __slots__ = ("_controlling", "_introduction", "_key", "_mode", "_secret", "_session")
+    __slots__ = ("_controlling", "_introduction", "_key", "_mode", "_secret", "_session", "_wanted")
 
     def __init__(
         self,
@@ -122,6 +128,7 @@ class CheckCodec:
         secret: bytes,
         introduction: bytes | None = None,
         mode: Mode = Mode.DATAGRAM,
+        wanted: Wanted = ANYTHING,
     ) -> None:
         """`key`: the session's. `secret`: 32 random bytes of this side's alone, new for each session."""
         self._controlling = controlling
@@ -130,6 +137,7 @@ class CheckCodec:
         self._secret = secret
         self._introduction = introduction
         self._mode = mode
+        self._wanted = wanted.encode()
 
     def nonce(self, remote: Endpoint) -> bytes:
         """16 bytes, ours for this endpoint of the peer's: whoever gives them back receives there."""
@@ -150,6 +158,8 @@ class CheckCodec:
             attributes.append((Attribute.WG_KEY, self._introduction))
             if self._mode is Mode.STREAM:
                 attributes.append((Attribute.WG_MODE, STREAM))
+            if self._wanted:
+                attributes.append((Attribute.WG_WANTED, self._wanted))
         attributes.append((Attribute.WG_NONCE, self.nonce(remote)))
         if echo is not None:
             attributes.append((Attribute.WG_ECHO, echo))

@@ -4,7 +4,7 @@ This file owns what is on the wire before the user's bytes. It must not know soc
 belongs to, or where keys come from: nonces and session keys are arguments.
 
     message  = "WG2"  type(1)  length(2) of body  body  MAC(32)
-    HELLO    = type 1, body: session(16) role(1) public key(33) nonce(16) mode(1) plugin(1 + n, UTF-8)
+    HELLO    = type 1, body: session(16) role(1) public key(33) nonce(16) mode(1) plugin(1 + n, UTF-8)  [wanted]
     WELCOME  = type 2, body: nonce(16)
     NOMINATE = type 3, body: empty
 
@@ -22,6 +22,7 @@ Rules:
 * Then the initiator, and nobody else, sends NOMINATE, on one link only. The responder is silent till then.
 * What follows NOMINATE, either way, is the user's, byte for byte; where the initiator wants it so (mode 2 of its
   HELLO, or its offer), it is TLS.
+* What is wanted of the responder (`model/wanted.py`) is in the HELLO of an initiator alone, and only if it is anything.
 * A recording of HELLO gets an answer but never a nomination, whose MAC covers both nonces. A HELLO that is
   reflected to its sender has the wrong role; a WELCOME carries its sender's role under the MAC.
 """
@@ -39,9 +40,10 @@ from warpgate.errors import AuthenticationError, DecodeError
 from warpgate.model.endpoint import Mode
 from warpgate.model.identity import PUBLIC_KEY_SIZE, SESSION_SIZE
 from warpgate.model.text import MAX_PLUGIN_NAME, is_plugin_name
+from warpgate.model.wanted import ANYTHING, LARGEST, Wanted
 
 NONCE_SIZE = 16
-# Whoever sends more than 1 KiB before a valid HELLO is cut off. A HELLO has at most 138 bytes.
+# Whoever sends more than 1 KiB before a valid HELLO is cut off. A HELLO has at most 180 bytes.
 MAX_UNPROVED = 1024
 
 HEADER_SIZE = 6
@@ -74,6 +76,7 @@ class HelloReceived:
     mode: Mode
     plugin: str
     secure: bool = False
+    wanted: Wanted = ANYTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ class State(enum.Enum):
 
 
 _BODY_SIZES: Mapping[Type, tuple[int, int]] = MappingProxyType({
-    Type.HELLO: (_HELLO_FIXED, _HELLO_FIXED + MAX_PLUGIN_NAME),
+    Type.HELLO: (_HELLO_FIXED, _HELLO_FIXED + MAX_PLUGIN_NAME + LARGEST),
     Type.WELCOME: (NONCE_SIZE, NONCE_SIZE),
     Type.NOMINATE: (0, 0),
 })  # fmt: skip
@@ -155,14 +158,17 @@ class Handshake:
         nonce: bytes,
         plugin: str = "",
         secure: bool = False,
+        wanted: Wanted = ANYTHING,
     ) -> Handshake:
         """We dialled: `role` and `public_key` are ours, `nonce` is 16 fresh random bytes. HELLO is queued.
 
-        `secure`: TLS is to follow the nomination.
+        `secure`: TLS is to follow the nomination. `wanted` is an initiator's to say.
         """
         expected = HelloReceived(session, role.opposite, peer_key, b"", Mode.STREAM, plugin, secure)
         handshake = cls(State.DIALLED, expected, session_key, nonce)
-        body = _pack_hello(HelloReceived(session, role, public_key, nonce, Mode.STREAM, plugin, secure))
+        body = _pack_hello(
+            HelloReceived(session, role, public_key, nonce, Mode.STREAM, plugin, secure, wanted)
+        )
         handshake._send(Type.HELLO, body, b"tcp hello")
         return handshake
 
@@ -345,6 +351,7 @@ def _pack_hello(hello: HelloReceived) -> bytes:
         + hello.nonce
         + bytes((_SECURE if hello.secure else _STREAM, len(name)))
         + name
+        + hello.wanted.encode()
     )
 
 
@@ -352,9 +359,12 @@ def _parse_hello(body: bytes) -> HelloReceived:
     """`body` has at least the fixed part; DecodeError for values that do not exist."""
     role, rest = body[SESSION_SIZE], body[SESSION_SIZE + 1 :]
     key, nonce = rest[:PUBLIC_KEY_SIZE], rest[PUBLIC_KEY_SIZE : PUBLIC_KEY_SIZE + NONCE_SIZE]
-    mode, size, name = body[_HELLO_FIXED - 2], body[_HELLO_FIXED - 1], body[_HELLO_FIXED:]
+    mode, size = body[_HELLO_FIXED - 2], body[_HELLO_FIXED - 1]
+    name, wanted = body[_HELLO_FIXED : _HELLO_FIXED + size], Wanted.decode(body[_HELLO_FIXED + size :])
     if role not in (Role.INITIATOR, Role.RESPONDER) or mode not in (_STREAM, _SECURE) or size != len(name):
         raise DecodeError(f"a HELLO with role {role}, mode {mode} and a plugin name of {size} bytes")
+    if size > MAX_PLUGIN_NAME or (role == Role.RESPONDER and wanted != ANYTHING):
+        raise DecodeError(f"a HELLO of role {role} with a plugin name of {size} bytes that wants {wanted}")
     try:
         plugin = name.decode()
     except UnicodeDecodeError as error:
@@ -362,5 +372,5 @@ def _parse_hello(body: bytes) -> HelloReceived:
     if plugin and not is_plugin_name(plugin):
         raise DecodeError(f"{plugin!r} in a HELLO is no name of a plugin")
     return HelloReceived(
-        body[:SESSION_SIZE], Role(role), key, nonce, Mode.STREAM, plugin, secure=mode == _SECURE
+        body[:SESSION_SIZE], Role(role), key, nonce, Mode.STREAM, plugin, mode == _SECURE, wanted
     )

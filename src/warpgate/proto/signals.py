@@ -16,6 +16,7 @@ from warpgate.errors import DecodeError
 from warpgate.model.address import DIGEST_SIZE, MAX_ADDRESS_SIZE
 from warpgate.model.identity import SESSION_SIZE
 from warpgate.model.text import MAX_PLUGIN_NAME, is_plugin_name, printable
+from warpgate.model.wanted import LARGEST
 
 MAX_MESSAGES = 16
 MAX_BODY = 1024
@@ -33,6 +34,7 @@ class SignalKind(enum.IntEnum):
     ANSWER = 2  # the responder: what was stale, or: I am at it
     REFUSAL = 3  # the responder: no, and why
     CHALLENGE = 4  # the responder: say that again with this token, I cannot tell it from a recording
+    TWIN = 5  # a process of our own key, to the others of it: who is there? (sequence 1), or: I am (0)
 
 
 class PluginMessage(msgspec.Struct, frozen=True, array_like=True):
@@ -53,7 +55,7 @@ class Signal(msgspec.Struct, frozen=True, array_like=True):
     sender worked with (b"": none); `acknowledges` the receiver's highest sequence up to which the sender misses
     none; `held` how long an ANSWER's offer waited here (-1: unknown); `mode` a
     Mode's value; `secure` whether the initiator wants TLS on a TCP link; `token` what makes an offer fresh whatever
-    the clocks say: given out by a CHALLENGE, given back by the OFFERs that follow.
+    the clocks say: given out by a CHALLENGE, given back by the OFFERs that follow; `wanted` an encoded Wanted.
     """
 
     kind: SignalKind
@@ -69,6 +71,7 @@ class Signal(msgspec.Struct, frozen=True, array_like=True):
     acknowledges: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     secure: bool = False
     token: Annotated[bytes, Meta(max_length=MAX_TOKEN)] = b""
+    wanted: Annotated[bytes, Meta(max_length=LARGEST)] = b""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.time) and math.isfinite(self.held)):

@@ -83,6 +83,7 @@ class Attribute(enum.IntEnum):
     WG_SESSION = 0xC0D5
     WG_MODE = 0xC0D6
     WG_ECHO = 0xC0D7
+    WG_WANTED = 0xC0D8
 
 
 class ChangeRequest(enum.IntFlag):

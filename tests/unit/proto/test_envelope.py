@@ -101,7 +101,7 @@ def test_size_is_bounded_both_ways() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"kind": 5},
+        {"kind": 6},
         {"token": bytes(33)},
         {"session": bytes(15)},
         {"sequence": -1},

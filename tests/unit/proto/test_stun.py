@@ -152,6 +152,7 @@ EVERY_VALUE: list[tuple[Attribute, AttributeValue]] = [
     (Attribute.WG_SESSION, bytes(16)),
     (Attribute.WG_MODE, 1),
     (Attribute.WG_ECHO, b"e" * 16),
+    (Attribute.WG_WANTED, bytes((0, 3)) + b"ssh"),
 ]
 
 

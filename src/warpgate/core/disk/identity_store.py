@@ -46,19 +46,23 @@ def load_or_create(name: str, directory: Path | None = None) -> Identity:
 
     Raises ConfigError for a name that is not one, a file that is damaged, or one that others may read.
     """
+    path = identity_file(name, directory)
+    try:
+        if not path.exists():
+            _create(path.parent, path)
+        return _load(path)
+    except OSError as error:
+        raise ConfigError(f"identity file {path}: {error.strerror or error}") from error
+
+
+def identity_file(name: str, directory: Path | None = None) -> Path:
+    """Where the key is, or will be; ConfigError for a name that is none."""
     if NAME.fullmatch(name) is None:
         raise ConfigError(
             f"{name!r} is no identity name: up to 64 letters, digits, '_', '-' and '.', "
             "beginning with a letter, a digit or '_'"
         )
-    folder = (data_directory() if directory is None else directory) / "identities"
-    path = folder / f"{name}.pem"
-    try:
-        if not path.exists():
-            _create(folder, path)
-        return _load(path)
-    except OSError as error:
-        raise ConfigError(f"identity file {path}: {error.strerror or error}") from error
+    return (data_directory() if directory is None else directory) / "identities" / f"{name}.pem"
 
 
 def _create(folder: Path, path: Path) -> None:

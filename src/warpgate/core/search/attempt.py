@@ -20,6 +20,7 @@ from warpgate.errors import AttemptFailed, AuthenticationError, DecodeError, Pro
 from warpgate.events import SignalRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Mode, Transport
+from warpgate.model.wanted import ANYTHING
 from warpgate.net.link import Link
 from warpgate.net.network import Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
@@ -258,6 +259,7 @@ class PluginAttempt:
             nonce=context.random_bytes(16),
             plugin=self._plugin.name,
             secure=session.secure,
+            wanted=session.wanted if session.initiator else ANYTHING,
         )
         relayed = session.relays.carry(self._plugin.name, stream.local, stream.remote)
         patience = context.config.budgets.hello_patience

@@ -19,6 +19,7 @@ from warpgate.errors import AuthenticationError, NetworkError, ProtocolError, Wa
 from warpgate.events import PluginEnded, PluginStarted, TargetsRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.model.wanted import Wanted
 from warpgate.plan.cascade import CARRIERS
 from warpgate.plan.targets import refusals
 from warpgate.plugins.base import Plugin
@@ -39,6 +40,7 @@ class Claim:
     key: bytes
     mode: Mode
     address: NodeAddress | None
+    wanted: Wanted
 
 
 class HostedSession:
@@ -62,6 +64,7 @@ class HostedSession:
             initiator=False,
             mode=claim.mode,
             remote=claim.address,
+            wanted=claim.wanted,
         )
         sessions.add(session)
         self._sessions = sessions

@@ -34,6 +34,7 @@ from warpgate.events import (
 )
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Mode, Transport
+from warpgate.model.wanted import Wanted
 from warpgate.net.race import Race, RaceLost
 from warpgate.plan.cascade import Plan, Verdict, make_plan
 from warpgate.plan.relay import Hope, direct_hope
@@ -87,6 +88,7 @@ class Initiator:
             mode=mode,
             remote=remote,
             secure=secure,
+            wanted=Wanted(remote.instance),
         )
         verdicts = [_verdict(plugin, context.address, remote) for plugin in self._plugins]
         self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(remote.brokers))

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 from warpgate.core.search.equipment import Equipment
-from warpgate.core.search.responder import Overloaded, Responder
+from warpgate.core.search.responder import NotMeant, Overloaded, Responder, Unsure
 from warpgate.core.search.sessions import Sessions
+from warpgate.core.search.twins import Twins
 from warpgate.errors import AuthenticationError, ProtocolError, WarpgateError
 from warpgate.events import ClocksDiffer, SignalReceived, SignalRefused
 from warpgate.model.identity import node_id_of
 from warpgate.proto.envelope import Opened, open_envelope
 from warpgate.proto.gate import WINDOW, Duplicate, EnvelopeGate, Stale, TokenBucket
+from warpgate.proto.instances import PATIENCE
 from warpgate.proto.signals import MAX_REASON, Signal, SignalKind
+
+# Sessions whose offers wait until it is known for whom they are; what is beyond comes again.
+HELD = 64
 
 
 class SignalReader:
     """Opens, checks and routes envelopes. What is refused is counted by its event and otherwise forgotten."""
 
-    def __init__(self, equipment: Equipment, sessions: Sessions, responder: Responder) -> None:
+    def __init__(self, equipment: Equipment, sessions: Sessions, responder: Responder, twins: Twins) -> None:
         self._equipment = equipment
         self._context = context = equipment.context
         self._sessions = sessions
         self._responder = responder
+        self._twins = twins
+        self._held: set[bytes] = set()
         self._gate = EnvelopeGate(context.now())
         # To sign, seal and publish costs more than to open. Apart: who may not come in uses up no challenges.
         budgets = context.config.budgets
@@ -53,6 +61,11 @@ class SignalReader:
         if signal.kind is SignalKind.OFFER:
             self._offer(opened)
             return
+        if signal.kind is SignalKind.TWIN:
+            if opened.sender != self._context.identity.public_key:
+                raise AuthenticationError("somebody else's word about who has this key")
+            self._twins.receive(opened)
+            return
         session = self._sessions.get(signal.session)
         if session is None or not session.initiator:
             return  # late: the attempt is over
@@ -75,11 +88,29 @@ class SignalReader:
             if abs(ahead) > WINDOW:
                 self._context.emit(ClocksDiffer(node_id_of(opened.sender), ahead))
             self._answer(opened, SignalKind.CHALLENGE, token=self._responder.token(opened))
-        except Overloaded:
+        except Unsure:
+            self._hold(opened)
+        except (Overloaded, NotMeant):
             raise  # neither refused nor acknowledged: an honest peer says it again
         except AuthenticationError as error:
             self._answer(opened, SignalKind.REFUSAL, reason=str(error)[:MAX_REASON])
             self._context.emit(SignalRefused(node_id_of(opened.sender), str(error), told=True))
+
+    def _hold(self, opened: Opened) -> None:
+        """Look at it again when those who may be meant have had their time to say that they are there."""
+        session = opened.signal.session
+        if session not in self._held and len(self._held) < HELD:
+            task = self._context.tasks.spawn("an offer for another process", self._look_again(opened))
+            if task is not None:
+                self._held.add(session)
+                task.add_done_callback(lambda _: self._held.discard(session))
+
+    async def _look_again(self, opened: Opened) -> None:
+        await asyncio.sleep(PATIENCE)
+        try:
+            self._offer(opened)
+        except ProtocolError as error:
+            self._context.emit(SignalRefused(node_id_of(opened.sender), str(error)))
 
     def _answer(self, opened: Opened, kind: SignalKind, *, reason: str = "", token: bytes = b"") -> None:
         """Unless there are too many just now: an honest peer says its offer again."""

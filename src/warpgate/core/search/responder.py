@@ -22,10 +22,12 @@ from warpgate.errors import AuthenticationError, DecodeError, NetworkError, Prot
 from warpgate.events import StrangerRefused
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
+from warpgate.model.wanted import Wanted
 from warpgate.proto.check_wire import introduction_of, verify_introduction
 from warpgate.proto.envelope import Opened
 from warpgate.proto.gate import Freshness, TokenBucket
 from warpgate.proto.hello import HelloReceived
+from warpgate.proto.instances import Whose
 from warpgate.proto.signals import Signal
 
 PEERS_REMEMBERED = 1024
@@ -36,6 +38,14 @@ TOO_MANY = "more offers from all peers together than this node answers"
 
 class Overloaded(AuthenticationError):
     """Too many at this moment, whoever is to blame: no reason for an honest peer to give up."""
+
+
+class NotMeant(AuthenticationError):
+    """For another process of our key, which answers itself."""
+
+
+class Unsure(NotMeant):
+    """Perhaps for another process: those that there are have been asked, and `PATIENCE` later it is known."""
 
 
 PipeTaker = Callable[[Pipe], None]
@@ -49,13 +59,20 @@ class Responder:
     """All hosted sessions of a node."""
 
     def __init__(
-        self, equipment: Equipment, sessions: Sessions, pipes: PipeMaker, take_pipe: PipeTaker
+        self,
+        equipment: Equipment,
+        sessions: Sessions,
+        pipes: PipeMaker,
+        take_pipe: PipeTaker,
+        ask_twins: Callable[[], None],
     ) -> None:
+        """`ask_twins`: have the processes of our key say that they are there."""
         self._equipment = equipment
         self._context = context = equipment.context
         self._sessions = sessions
         self._pipes = pipes
         self._take_pipe = take_pipe
+        self._ask_twins = ask_twins
         self._hosted: dict[bytes, HostedSession] = {}
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._offers: OrderedDict[bytes, deque[float]] = OrderedDict()
@@ -74,9 +91,12 @@ class Responder:
     def offer(self, opened: Opened) -> None:
         """A valid OFFER envelope. AuthenticationError when it may not begin a session, DecodeError for nonsense.
 
-        Stale when it may be a recording; Overloaded when it is one too many just now: an honest peer says it again.
+        Stale when it may be a recording; Overloaded when it is one too many just now, NotMeant when it is
+        for another process, Unsure when that is still to be found out: an honest peer says it again.
         """
         signal = opened.signal
+        wanted = Wanted.decode(signal.wanted)
+        self._check_meant(wanted, signal.session)
         try:
             mode = Mode(signal.mode)
         except ValueError:
@@ -90,7 +110,7 @@ class Responder:
             self._freshness.check(opened, self._context.wall_clock(), now)
             self._ration(opened.sender)
             key = self._session_key(opened.sender, signal.session)
-            hosted = self._begin(Claim(signal.session, opened.sender, key, mode, opened.address))
+            hosted = self._begin(Claim(signal.session, opened.sender, key, mode, opened.address, wanted))
         elif hosted.session.peer_key != opened.sender:
             raise AuthenticationError("somebody else's session")
         elif hosted.session.news_in(signal, opened.address) and not self._all_offers.take(now):
@@ -119,7 +139,8 @@ class Responder:
         hosted = self._hosted.get(hello.session)
         if hosted is None:  # it may have been begun, or have ended, since `key_of`
             self._check_welcome(hello.session, hello.key)
-            hosted = self._begin(Claim(hello.session, hello.key, key, hello.mode, None))
+            self._check_not_anothers(hello.wanted)
+            hosted = self._begin(Claim(hello.session, hello.key, key, hello.mode, None, hello.wanted))
         elif hosted.session.peer_key != hello.key:
             raise AuthenticationError("somebody else's session")
         return hosted.session
@@ -150,9 +171,10 @@ class Responder:
             )
         try:
             key = self._key_of_stranger(introduction.session, introduction.public_key)
-            verify_introduction(data, key)
+            wanted = verify_introduction(data, key)
+            self._check_not_anothers(wanted)
             hosted = self._begin(
-                Claim(introduction.session, introduction.public_key, key, introduction.mode, None)
+                Claim(introduction.session, introduction.public_key, key, introduction.mode, None, wanted)
             )
             checks = hosted.session.checks
             checks.driver.receive(data, port.base, remote)
@@ -187,6 +209,25 @@ class Responder:
             raise SessionOver("a session that is over")
         if session_id in self._sessions:
             raise AuthenticationError("a session that is there already")
+
+    def _check_meant(self, wanted: Wanted, session_id: bytes) -> None:
+        """NotMeant for an offer that is for another process, or perhaps: then those that could be meant are asked."""
+        whose = self._context.instances.whose(wanted.instance, self._context.now())
+        if whose is Whose.OURS:
+            return
+        hosted = self._hosted.get(session_id)
+        if hosted is not None and whose is Whose.ANOTHERS:
+            hosted.end()  # its initiator has heard of the other one and goes on with that
+        if whose is Whose.UNKNOWN:
+            self._ask_twins()
+            raise Unsure(f"for the process {wanted.instance.hex()}: {whose.value}")
+        raise NotMeant(f"for the process {wanted.instance.hex() or 'that accepts peers'}: {whose.value}")
+
+    def _check_not_anothers(self, wanted: Wanted) -> None:
+        if self._context.instances.surely_anothers(wanted.instance):
+            raise NotMeant(
+                f"for another process with this key, {wanted.instance.hex() or 'the one that accepts'}"
+            )
 
     def _begin(self, claim: Claim) -> HostedSession:
         """For a peer that has proved its key and is welcome. AuthenticationError for datagrams where none are taken."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from warpgate.core.pipes.tls import TlsEnds
@@ -18,16 +19,17 @@ from warpgate.core.search.outbox import Outbox
 from warpgate.core.search.relays import SessionRelays
 from warpgate.core.udp.demultiplexer import SessionChecks
 from warpgate.errors import AttemptFailed
-from warpgate.events import ClocksDiffer, LinkVerified, PluginNoted, SignalSent
+from warpgate.events import ClocksDiffer, LinkVerified, PeerTwinned, PluginNoted, SignalSent
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
+from warpgate.model.wanted import ANYTHING, Wanted
 from warpgate.plan.relay import Hope, direct_hope
 from warpgate.plan.targets import names_a_stranger, refusal
 from warpgate.proto.check import CheckAgent, CheckEvent, CheckSettings, Nominated, PairVerified, PeerHeard
 from warpgate.proto.gate import WINDOW
 from warpgate.proto.hello import Role
-from warpgate.proto.signals import PluginMessage, Signal, SignalKind
+from warpgate.proto.signals import MAX_REASON, PluginMessage, Signal, SignalKind
 
 T = TypeVar("T")
 # A plugin that does not read its messages or links is not waited for; a hostile peer fills no more than this.
@@ -103,8 +105,11 @@ class Session:
         mode: Mode,
         remote: NodeAddress | None,
         secure: bool = False,
+        wanted: Wanted = ANYTHING,
     ) -> None:
-        """`key`: the session's, of `Identity.session_key`. `secure`: the initiator wants TLS on TCP."""
+        """`key`: the session's, of `Identity.session_key`. `secure`: the initiator wants TLS on TCP. `wanted`: of the
+        responder.
+        """
         self.equipment = equipment
         self.context = context = equipment.context
         self._owner = owner
@@ -114,6 +119,9 @@ class Session:
         self.initiator = initiator
         self.mode = mode
         self.secure = secure
+        self.wanted = wanted
+        self._instance_heard = False  # whether a signal of the wanted one has come
+        self._warned = False  # of a twin of the peer's
         self.remote = remote if remote is not None else NodeAddress(peer_key, (), ())
         self.key = key
         self.started = context.now()
@@ -165,6 +173,8 @@ class Session:
             mode=self.mode.value,
             secure=self.secure,
             token=self.token,
+            wanted=self.wanted.encode() if self.initiator else b"",
+            reason="" if self.initiator else context.instances.warning[:MAX_REASON],
         )
         # A stranger's offer came over one of our own brokers, and its sender listens there too: what answers it goes
         # nowhere else, or anybody could make us connect to a host of its choice.
@@ -219,7 +229,12 @@ class Session:
 
     def take_signal(self, signal: Signal, remote: NodeAddress) -> tuple[str, ...]:
         """Accept a fresh envelope of the peer's; returns the plugins it has messages for, in order."""
+        if not self._of_the_wanted(remote):
+            return ()
         self.answered = True
+        if self.initiator and signal.reason and not self._warned:
+            self._warned = True
+            self.context.emit(PeerTwinned(self.id.hex(), self.peer, signal.reason))
         if signal.acknowledges:
             self._measure(signal)
             self.outbox.acknowledged(signal.acknowledges)
@@ -238,6 +253,19 @@ class Session:
             self.messages.put(message.name, message.body)
         self._owner.knowledge_changed()
         return tuple(dict.fromkeys(message.name for message in signal.messages))
+
+    def _of_the_wanted(self, remote: NodeAddress) -> bool:
+        """Several processes of the peer's key may answer. From the first that does on, one is meant; but whoever was
+        named comes before others, who answer only where it is known to be gone.
+        """
+        if not self.initiator or not remote.instance:
+            return True
+        if remote.instance != self.wanted.instance:
+            if self._instance_heard:
+                return False
+            self.wanted = replace(self.wanted, instance=remote.instance)
+        self._instance_heard = True
+        return True
 
     def news_in(self, signal: Signal, remote: NodeAddress) -> bool:
         """Whether `take_signal` would make plugins do something: it brings messages, or endpoints, not seen yet."""
@@ -345,6 +373,7 @@ class Session:
                 introduction=context.identity.public_key if self.initiator else None,
                 trust_heard=context.heard_is_reachable,
                 mode=self.mode,
+                wanted=self.wanted,
             )
             udp = self.equipment.udp
             self._checks = SessionChecks(udp, agent, self.peer_key, self._check_event)
