@@ -17,6 +17,7 @@ from warpgate.cli.options import CommonOptions, UsageError
 from warpgate.cli.output import Output, discard_stdout
 from warpgate.cli.parser import build_parser
 from warpgate.cli.records import Failed
+from warpgate.cli.standard_streams import fill_standard_streams
 from warpgate.cli.terminal import guarded_streams
 from warpgate.errors import AddressError, ConfigError, WarpgateError
 
@@ -30,6 +31,7 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 def main(argv: Sequence[str] | None = None, node_maker: NodeMaker | None = None) -> int:
     """Run one command and return the exit status. `node_maker` replaces the real node (for tests)."""
+    fill_standard_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     # Until the settings are known: an error in them must be reported in the form that was asked for.
     output = Output(json="--json" in words or os.environ.get("WARPGATE_JSON", "") not in ("", "0"))

@@ -17,6 +17,7 @@ from warpgate.cli.options import UsageError
 from warpgate.cli.shell import Shell
 from warpgate.cli.transfer_records import CodeShown, SentShown, Skipped
 from warpgate.cli.transfer_view import TransferView
+from warpgate.errors import TransferFailed
 from warpgate.net.threads import in_thread
 from warpgate.proto.transfer_wire import MAX_SHOWN
 from warpgate.transfer.sender import send
@@ -76,11 +77,7 @@ def split(words: Sequence[str], to: str | None) -> tuple[list[Path], str | None]
 async def _send(
     shell: Shell, files: Sequence[Path], journey: Journey, patience: float, *, qr: bool, text: bool = False
 ) -> int:
-    sources = [await in_thread(lambda: scan(path)) for path in files]  # noqa: B023 - called before the next round
-    for source in sources:
-        for left_out in source.not_sent:
-            shell.output.warn(Skipped(left_out.path, left_out.reason))
-    complete = not any(left_out.lost for source in sources for left_out in source.not_sent)
+    sources, complete = await _scanned(shell, files)
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(shell.node(accept=False))
         if journey.target is None:
@@ -93,6 +90,28 @@ async def _send(
                 more = len(sources) - place - 1
                 complete &= await _send_one(shell, node, source, journey, patience, view, more, text)
     return 0 if complete else INCOMPLETE
+
+
+async def _scanned(shell: Shell, files: Sequence[Path]) -> tuple[list[Source], bool]:
+    """What there is to send, and whether that is all: what cannot be is told. TransferFailed when nothing can."""
+    sources: list[Source] = []
+    complete = True
+    for path in files:
+        try:
+            source = await in_thread(lambda: scan(path))  # noqa: B023 - called before the next round
+        except TransferFailed as failure:
+            if len(files) == 1:
+                raise
+            shell.output.warn(Skipped(str(path), str(failure)))
+            complete = False
+            continue
+        for left_out in source.not_sent:
+            shell.output.warn(Skipped(left_out.path, left_out.reason))
+            complete = complete and not left_out.lost
+        sources.append(source)
+    if not sources:
+        raise TransferFailed("nothing of this can be sent")
+    return sources, complete
 
 
 async def _taken(offered: CodeExchange, shell: Shell, *, qr: bool) -> NodeAddress:

@@ -8,7 +8,6 @@ They are daemons: a read of a terminal may never return, and must not keep the p
 from __future__ import annotations
 
 import base64
-import errno
 import os
 import select
 from collections.abc import AsyncGenerator
@@ -62,10 +61,6 @@ def _read(descriptor: int, limit: int) -> bytes:
             return os.read(descriptor, limit)
         except BlockingIOError:  # somebody who shares the descriptor has made it non-blocking
             select.select([descriptor], [], [])
-        except OSError as error:
-            if error.errno == errno.EBADF:  # started with stdin closed
-                return b""
-            raise
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

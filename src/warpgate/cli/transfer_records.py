@@ -185,7 +185,7 @@ class NotReceived(Record):
 
 @dataclass(frozen=True, slots=True)
 class Skipped(Record):
-    """Something in a directory is not sent."""
+    """A file, or something in a directory, is not sent; the rest is."""
 
     event = "skipped"
     path: str

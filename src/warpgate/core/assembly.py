@@ -163,8 +163,8 @@ class Assembly:
         began = time.perf_counter()
         context, config = self.context, self._config
         self.interfaces = usable_interfaces(self._network, config.interfaces)
-        if not self.interfaces:
-            raise ConfigError(f"no usable network interface among {', '.join(config.interfaces or ('all',))}")
+        if config.interfaces is not None and not self.interfaces:  # else one may come up at any time
+            raise ConfigError(f"no usable network interface among {', '.join(config.interfaces)}")
         self._look_around()
         port, exact = config.port, config.port is not None
         if port is None:

@@ -54,8 +54,11 @@ def start(tmp_path) -> Iterator:
         stderr=subprocess.PIPE,
         session=False,
         program=("-m", "warpgate"),
+        redirected="",
     ) -> Program:
-        """`session`: its stdin is the terminal of a session of its own, as a shell's is."""
+        """`session`: its stdin is the terminal of a session of its own, as a shell's is. `redirected`: as a shell has
+        it, such as ">&-".
+        """
         environment = {
             **os.environ,
             "WARPGATE_DATA": str(tmp_path / name),
@@ -64,7 +67,7 @@ def start(tmp_path) -> Iterator:
             "WARPGATE_STUN": "",
         }
         process = subprocess.Popen(
-            [sys.executable, *program, *words],
+            ["sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, *program, *words],
             env=environment,
             stdin=stdin,
             stdout=stdout,

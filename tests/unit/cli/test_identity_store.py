@@ -98,7 +98,7 @@ def test_a_damaged_file_is_not_overwritten(tmp_path, content):
 
 def test_what_the_system_refuses_is_a_config_error(tmp_path):
     (tmp_path / "identities").write_text("a file where a directory should be")
-    with pytest.raises(ConfigError, match="identity file"):
+    with pytest.raises(ConfigError, match=r"identities \(File exists\): set WARPGATE_DATA"):
         load_or_create("default", tmp_path)
 
 

@@ -199,6 +199,22 @@ def test_what_cannot_be_sent_is_told_and_the_rest_arrives(start, here, incoming)
     assert (status, output.splitlines()[-1]) == (0, b"other is there already, identical")
 
 
+def test_of_several_files_those_arrive_that_can_be_sent(start, here, incoming):
+    """As with `warpgate send *`, in which nobody has read every name."""
+    (here / "Icon\r").touch()
+    os.mkfifo(here / "fifo")
+    receiver = start("b", "receive", str(incoming), "--yes", "--json")
+    files = [str(here / name) for name in ("Icon\r", "missing", "blob", "fifo")]
+    address = receiver.ready()
+    status, output, errors = start("a", "send", *files, address).finish()
+    assert status == 1
+    assert b"sent blob: 5.0 MB" in output
+    assert errors.count(b"skipped") == 3
+    assert os.listdir(incoming) == ["blob"]
+    status, _, errors = start("a", "send", *files[:2], address).finish()
+    assert (status, errors.splitlines()[-1]) == (1, b"warpgate: nothing of this can be sent")
+
+
 def test_a_text_is_shown_and_not_kept(start, incoming):
     receiver = start("b", "receive", str(incoming))
     receiver.process.stdout.readline()

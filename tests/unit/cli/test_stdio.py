@@ -202,19 +202,6 @@ async def test_nobody_reading_stdout_is_a_broken_pipe(descriptors, monkeypatch):
         await stdio.join_stdio(near, Output())
 
 
-async def test_a_closed_stdin_is_an_end_of_file(tmp_path, descriptors, monkeypatch):
-    reading, writing = os.pipe()
-    os.close(reading)
-    os.close(writing)
-    output = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)  # takes the lower number
-    descriptors.append(output)
-    Terminal(monkeypatch, writing, output)
-    near, far = FakePipe.pair()
-    far.write_eof()
-    await stdio.join_stdio(near, Output())
-    assert near.ended
-
-
 async def test_a_non_blocking_descriptor_is_waited_for(tmp_path, descriptors, monkeypatch):
     typed_out, typed_in = os.pipe()
     os.set_blocking(typed_out, False)

@@ -22,6 +22,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 # A key file has about 250 bytes; whatever is much larger is some other file.
 LARGEST_KEY_FILE = 16_384
+ELSEWHERE = "set WARPGATE_DATA to a directory where it can be"
 
 
 def data_directory() -> Path:
@@ -35,10 +36,20 @@ def data_directory() -> Path:
     shared = Path(os.environ.get("XDG_DATA_HOME", ""))
     if shared.is_absolute():  # the XDG specification says to ignore relative paths
         return shared / "warpgate"
+    home = _home()
+    if home is None:
+        raise ConfigError(f"there is no home directory to keep the identity in: {ELSEWHERE}")
+    return home / ".local" / "share" / "warpgate"
+
+
+def _home() -> Path | None:
+    """An empty HOME is none: taken as a path it would be the root directory."""
+    if os.environ.get("HOME") == "":
+        return None
     try:
-        return Path.home() / ".local" / "share" / "warpgate"
+        return Path.home()
     except RuntimeError:
-        raise ConfigError("no home directory to keep the identity in: set WARPGATE_DATA") from None
+        return None
 
 
 def load_or_create(name: str, directory: Path | None = None) -> Identity:
@@ -50,6 +61,10 @@ def load_or_create(name: str, directory: Path | None = None) -> Identity:
     try:
         if not path.exists():
             _create(path.parent, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"cannot keep an identity in {path.parent} ({reason}): {ELSEWHERE}") from error
+    try:
         return _load(path)
     except OSError as error:
         raise ConfigError(f"identity file {path}: {error.strerror or error}") from error

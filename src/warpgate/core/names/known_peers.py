@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from warpgate.core.disk.identity_store import data_directory
+from warpgate.core.disk.identity_store import ELSEWHERE, data_directory
 from warpgate.core.disk.whole_file import replace_file
 from warpgate.errors import ConfigError
 from warpgate.model.contact import Contact, key_changed
@@ -93,7 +93,8 @@ class ContactBook:
                     self._replace(_with(lines, name, wanted))
                 return known
         except OSError as error:
-            raise ConfigError(f"contact book {self.path}: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise ConfigError(f"cannot write the contact book {self.path} ({reason}): {ELSEWHERE}") from error
 
     def _read(self) -> list[str]:
         try:
