@@ -30,7 +30,8 @@ from warpgate.proto.envelope import MAX_ENVELOPE, seal
 from warpgate.proto.hello import HEADER_SIZE, Handshake, Role, rest_of_message
 from warpgate.proto.signals import Signal, SignalKind
 from warpgate.proto.stun import Attribute, StunClass, StunMessage, decode, encode
-from warpgate.proto.transfer_wire import Busy, Offer
+from warpgate.proto.transfer_names import ENTRY_COST
+from warpgate.proto.transfer_wire import BATCH, MAX_ENTRIES, MAX_LIST, MAX_NAME, Busy, Entries, Entry, Offer
 from warpgate.proto.transfer_wire import encode as encode_frame
 from warpgate.services.mqtt import MqttConnector
 
@@ -358,6 +359,29 @@ async def deceptive_names(victim: Victim) -> None:
                 pipe.abort()
 
 
+async def long_lists(victim: Victim, transport: str) -> None:
+    """Eight keys with the longest list that is taken, but for its last entry: it stays as long as they do."""
+    room = MAX_LIST // MAX_ENTRIES - ENTRY_COST
+    names = (f"{number:06}".ljust(min(room, MAX_NAME), "x") for number in range(MAX_ENTRIES - 1))
+    files = [Entry((name,), False, 0, 0, False) for name in names]
+    said = b"".join(
+        encode_frame(Entries(tuple(files[start : start + BATCH]))) for start in range(0, len(files), BATCH)
+    )
+
+    async def one(number: int) -> None:
+        async with Node(QUIET, identity=Identity.generate()) as node:
+            while True:
+                with contextlib.suppress(WarpgateError, TimeoutError):
+                    pipe = await node.connect(victim.text, timeout=5.0, transport=transport, secure=True)
+                    offer = Offer(1, secrets.token_bytes(16), f"list {number}", True, MAX_ENTRIES, 0)
+                    await pipe.send(encode_frame(offer) + said)
+                    while await pipe.recv(timeout=60.0):
+                        pass
+                await asyncio.sleep(1.0)
+
+    await asyncio.gather(*map(one, range(8)))
+
+
 ATTACKS: dict[str, Callable[..., Awaitable[None]]] = {
     attack.__name__: attack
     for attack in (
@@ -374,6 +398,7 @@ ATTACKS: dict[str, Callable[..., Awaitable[None]]] = {
         hostile_stun,
         held_receiver,
         deceptive_names,
+        long_lists,
     )
 }
 

@@ -61,6 +61,7 @@ class Attack:
     first: bool = False  # a server, which is to be there before its victim
     core: float = CORE
     serves: bool = True  # whether an honest peer must get through while it lasts
+    seconds: float = SECONDS
 
 
 def _offers(what: str, age: int, *allow: str) -> Attack:
@@ -80,6 +81,18 @@ def _broker(quality: int, size: int) -> Attack:
         lambda scene: [f"{scene.attacker.ipv4}:{BROKER_PORT}", str(quality), str(size)],
         known=lambda scene: {"WARPGATE_BROKER": f"mqtt://{scene.attacker.ipv4}:{BROKER_PORT}"},
         first=True,
+    )
+
+
+def _lists(transport: str) -> Attack:
+    return Attack(
+        f"receive: 8 lists of 100,000 names over {transport.upper()}",
+        "long_lists",
+        lambda _: [transport],
+        command=("receive", "--yes", "DIR"),
+        core=100.0,
+        serves=False,
+        seconds=30.0,  # what is said is 100 MB
     )
 
 
@@ -116,6 +129,8 @@ ATTACKS = (
         command=("receive", "--yes", "DIR"),
         serves=False,
     ),
+    _lists("tcp"),
+    _lists("udp"),
 )
 
 
@@ -187,7 +202,7 @@ async def _measure(scene: Scene, attack: Attack) -> list[Row]:
         async with _both(scene, attack, folder) as (process, address):
             before = scene.bystander.counters[0].octets_in
             began, used = time.monotonic(), _processor(process)
-            await asyncio.sleep(SECONDS)
+            await asyncio.sleep(attack.seconds)
             share = 100 * (_processor(process) - used) / (time.monotonic() - began)
             notes = []
             if reflected := scene.bystander.counters[0].octets_in - before:

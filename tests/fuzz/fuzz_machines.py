@@ -168,7 +168,7 @@ def _transfer(data: bytes) -> None:
         for message in Deframer().feed(data):
             incoming.receive(message)
             if incoming.state.name == "LISTED":
-                incoming.know(())
+                incoming.know((0,) * len(incoming.entries))
     except (ProtocolError, TransferFailed):
         pass
     [listed] = Deframer().feed(VECTORS["entries"])

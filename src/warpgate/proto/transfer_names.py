@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from warpgate.errors import TransferRefused
 from warpgate.model.text import JOINERS, is_deceiving, printable
+from warpgate.proto.transfer_list import EntryList
 from warpgate.proto.transfer_wire import (
     MAX_DEPTH,
     MAX_ENTRIES,
@@ -28,7 +29,8 @@ from warpgate.proto.transfer_wire import (
 
 PARTIAL_SUFFIX = ".wgpart"
 _PEER_SHOWN = 12  # 60 bits: nobody makes keys until one fits
-_NAME_COST = 64  # bytes of memory besides its characters
+# Bytes of memory for an entry besides its name: in `EntryList`, at the receiver's other books, and its hash.
+ENTRY_COST = 96
 
 # Windows' own rules ("Naming Files, Paths, and Namespaces"): devices whatever the extension, and what cannot be typed.
 _DEVICES = frozenset(("con", "prn", "aux", "nul", "conin$", "conout$"))
@@ -55,17 +57,21 @@ SENDABLE = NameRules(known=True, dotfiles=True)  # what some receiver takes
 
 def check_name(name: str, rules: NameRules) -> None:
     """TransferRefused unless this can be the name of a file here, and looks like that name and no other."""
-    shown = printable(name)
     if name in ("", ".", ".."):
-        raise _unsafe(f"{shown!r} is no name of a file")
+        raise _unsafe(f"{name!r} is no name of a file")
     if "/" in name:
-        raise _unsafe(f"'{shown}' has a slash in it")
-    if any(is_deceiving(character) and not (rules.known and character in JOINERS) for character in name):
-        raise _unsafe(f"'{shown}' has something in it that cannot be seen or that changes how it looks")
-    if len(name.encode()) > MAX_NAME:
-        raise TransferRefused(f"'{shown}' has more than {MAX_NAME} bytes", Reason.LIMIT)
+        raise _unsafe(f"'{printable(name)}' has a slash in it")
+    plain = name.isascii() and name.isprintable()  # most are, and lists are long
+    if not plain and any(
+        is_deceiving(character) and not (rules.known and character in JOINERS) for character in name
+    ):
+        raise _unsafe(
+            f"'{printable(name)}' has something in it that cannot be seen or that changes how it looks"
+        )
+    if len(name if plain else name.encode()) > MAX_NAME:
+        raise TransferRefused(f"'{printable(name)}' has more than {MAX_NAME} bytes", Reason.LIMIT)
     if rules.windows and _is_odd_on_windows(name):
-        raise _unsafe(f"'{shown}' cannot be the name of a file on Windows")
+        raise _unsafe(f"'{printable(name)}' cannot be the name of a file on Windows")
 
 
 def check_harmless(path: Iterable[str], rules: NameRules) -> None:
@@ -111,9 +117,12 @@ class Listing:
         self._rules = rules
         self._size = 0
         self._cost = 0
-        self._directories: set[tuple[str, ...]] = {()} if offer.directory else set()
-        self._files: set[tuple[str, ...]] = set()
-        self.entries: list[Entry] = []
+        self.entries = EntryList()
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory that it takes, at most."""
+        return self._cost
 
     @property
     def complete(self) -> bool:
@@ -123,31 +132,30 @@ class Listing:
         """TransferRefused for paths that are unsafe, doubled or in no directory, and for more than was offered."""
         for entry in entries:
             self._check(entry)
-            self.entries.append(entry)
-            (self._directories if entry.directory else self._files).add(entry.path)
+            self.entries.add(entry)
         if self.complete and self._size != self._offer.size:
             raise TransferRefused(
                 f"{self._offer.size} bytes were offered and {self._size} listed", Reason.PROTOCOL
             )
 
     def _check(self, entry: Entry) -> None:
-        shown = printable("/".join(entry.path))
         self._size += entry.size
         if len(self.entries) >= self._offer.entries or self._size > self._offer.size:
-            raise TransferRefused(f"'{shown}' is more than was offered", Reason.LIMIT)
+            raise TransferRefused(f"'{_shown(entry)}' is more than was offered", Reason.LIMIT)
         if entry.directory and entry.size:
-            raise TransferRefused(f"'{shown}' is a directory with a size", Reason.PROTOCOL)
+            raise TransferRefused(f"'{_shown(entry)}' is a directory with a size", Reason.PROTOCOL)
         if not self._offer.directory:
             if entry.path or entry.directory:
-                raise _unsafe(f"'{shown}' is in no directory that was offered")
+                raise _unsafe(f"'{_shown(entry)}' is in no directory that was offered")
             return
-        self._cost += check_path(entry.path, self._rules)
+        inside = self.entries.kind_of(entry.path[:-1])
+        self._cost += check_path(entry.path, self._rules, listed=bool(inside))
         if self._cost > MAX_LIST:
             raise TransferRefused("the list of names is too long", Reason.LIMIT)
-        if not entry.path or entry.path in self._directories or entry.path in self._files:
-            raise _unsafe(f"'{shown}' is listed twice")
-        if entry.path[:-1] not in self._directories:
-            raise _unsafe(f"'{shown}' is listed before the directory it is in")
+        if self.entries.kind_of(entry.path) is not None:
+            raise _unsafe(f"'{_shown(entry)}' is listed twice")
+        if not inside:
+            raise _unsafe(f"'{_shown(entry)}' is listed before the directory it is in")
 
 
 def check_totals(entries: int, size: int, cost: int = 0) -> None:
@@ -160,14 +168,17 @@ def check_totals(entries: int, size: int, cost: int = 0) -> None:
         raise TransferRefused(f"{size} bytes are more than {MAX_SIZE}", Reason.LIMIT)
 
 
-def check_path(path: tuple[str, ...], rules: NameRules) -> int:
-    """One path below the directory; what it costs in the list. TransferRefused when it is none or too long."""
-    for name in path:
+def check_path(path: tuple[str, ...], rules: NameRules, *, listed: bool = False) -> int:
+    """One path below the directory; what it costs in the list. TransferRefused when it is none or too long.
+
+    What its directories are called counts with them; `listed`: they have been checked.
+    """
+    for name in path[-1:] if listed else path:
         check_name(name, rules)
-    size = sum(len(name.encode()) + 1 for name in path)
+    size = len("/".join(path).encode()) + 1
     if len(path) > MAX_DEPTH or size > MAX_PATH:
         raise TransferRefused(f"a path of more than {MAX_DEPTH} names or {MAX_PATH} bytes", Reason.LIMIT)
-    return size + _NAME_COST * len(path)
+    return ENTRY_COST + len(path[-1].encode() if path else b"")
 
 
 def partial_name(name: str, peer: str) -> str:
@@ -181,6 +192,10 @@ def partial_name(name: str, peer: str) -> str:
         digest = hashlib.sha256(name.encode()).hexdigest()[:16]
         name = name.encode()[: room - 17].decode("utf-8", "ignore") + "~" + digest
     return f".{name}{ending}"
+
+
+def _shown(entry: Entry) -> str:
+    return printable("/".join(entry.path))
 
 
 def _unsafe(text: str) -> TransferRefused:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from warpgate.errors import ProtocolError, TransferFailed, TransferRefused
 from warpgate.model.text import printable
+from warpgate.proto.transfer_list import EntryList
 from warpgate.proto.transfer_names import Listing, NameRules, check_offer
 from warpgate.proto.transfer_wire import (
     VERSION,
@@ -99,9 +100,9 @@ class Incoming:
         self.state = Receiving.NEW
         self._rules = rules
         self._listing: Listing | None = None
-        self.entries: tuple[Entry, ...] = ()  # once LISTED
-        self._files: list[int] = []  # still to come, last first
-        self._parts: dict[int, int] = {}
+        self.entries = EntryList()  # all of them once LISTED
+        self._coming = 0  # rows of files before this one have come
+        self._there: Sequence[int] = ()  # bytes of each entry that the receiver has already
         self._current = 0  # index of the file that is coming
         self._missing = 0  # bytes of it
 
@@ -144,15 +145,24 @@ class Incoming:
     @property
     def part_to_be_compared(self) -> int:
         """Bytes that the sender hashes before it begins with the next file."""
-        if self.state is not Receiving.BETWEEN or not self._files:
+        if self.state is not Receiving.BETWEEN or self._coming == len(self.entries):
             return 0
-        return self._parts.get(self._files[-1], 0)
+        return self._there[self._coming]
 
-    def know(self, parts: Iterable[Part]) -> None:
-        """What of the files is there already: the sender may go on from there."""
-        self._parts = {part.index: part.size for part in parts}
-        self._files = [index for index, entry in enumerate(self.entries) if not entry.directory][::-1]
+    @property
+    def list_cost(self) -> int:
+        """Bytes of memory that the list takes here, at most."""
+        return 0 if self._listing is None else self._listing.cost
+
+    def know(self, there: Sequence[int]) -> None:
+        """How many bytes of each entry are there already: the sender may go on from there."""
+        self._there = there
         self.state = Receiving.BETWEEN
+        self._skip_directories()
+
+    def _skip_directories(self) -> None:
+        while self._coming < len(self.entries) and self.entries.is_directory(self._coming):
+            self._coming += 1
 
     def _offered(self, offer: Offer) -> Event:
         if offer.version != VERSION:
@@ -161,6 +171,7 @@ class Incoming:
             )
         check_offer(offer, self._rules)
         self._listing = Listing(offer, self._rules)
+        self.entries = self._listing.entries
         self.state = Receiving.LISTING
         self._listed(())  # of an empty directory there is nothing to list
         return Offered(offer)
@@ -170,23 +181,24 @@ class Incoming:
         self._listing.add(entries)
         if self._listing.complete:
             self.state = Receiving.LISTED
-            self.entries = tuple(self._listing.entries)
 
     def _begun(self, message: Begin) -> Event:
         self._next(message.index)
-        if message.offset not in (0, self._parts.get(message.index, 0)):
+        if message.offset not in (0, self._there[message.index]):
             raise TransferRefused(
                 f"nobody has {message.offset} bytes of entry {message.index}", Reason.PROTOCOL
             )
-        self._missing = self.entries[message.index].size - message.offset
+        self._missing -= message.offset
         self.state = Receiving.INSIDE
         return FileBegun(message.index, message.offset)
 
     def _next(self, index: int) -> None:
-        if not self._files or index != self._files.pop():
+        if index != self._coming or index == len(self.entries):
             raise TransferRefused(f"entry {index} is not the file that comes next", Reason.PROTOCOL)
+        self._coming += 1
+        self._skip_directories()
         self._current = index
-        self._missing = self.entries[index].size
+        self._missing = self.entries.size(index)
 
     def _omitted(self, index: int) -> Event:
         if not self.entries[0].path:
@@ -211,8 +223,9 @@ class Incoming:
         return FileEnded(digest)
 
     def _finished(self) -> Event:
-        if self._files:
-            raise TransferRefused(f"the end, but {len(self._files)} files have not come", Reason.PROTOCOL)
+        rows = range(self._coming, len(self.entries))
+        if missing := sum(not self.entries.is_directory(row) for row in rows):
+            raise TransferRefused(f"the end, but {missing} files have not come", Reason.PROTOCOL)
         self.state = Receiving.OVER
         return Finished()
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 
 from warpgate.errors import TransferRefused
 from warpgate.proto.transfer_talk import Incoming
-from warpgate.proto.transfer_wire import Offer, Reason
+from warpgate.proto.transfer_wire import MAX_LIST, Offer, Reason
 from warpgate.transfer.channel import Channel
 
 # Pipes; before an offer each holds less than 2 MB.
@@ -22,6 +22,9 @@ VISITORS_OF_ONE = 8
 # Transfers; each holds its list, and a block of data.
 TRANSFERS_AT_ONCE = 8
 TRANSFERS_OF_ONE = 4
+# Bytes of lists, in all and beyond what each transfer may have in any case (4,000 names): one of the longest fits.
+LIST_OF_ANYBODY = 512 * 1024
+LISTS_AT_ONCE = MAX_LIST
 STALLED_AFTER = 20.0
 # What a sender needs to read and hash what the receiver has already: bytes a second of a slow disk.
 COMPARING_PACE = 20e6
@@ -117,6 +120,17 @@ class Admission:
             await self._make_room(active, f"{TRANSFERS_AT_ONCE} transfers are going on here").over.wait()
         visitor.offer = offer
 
+    async def hold_list(self, visitor: Visitor) -> None:
+        """Its list has grown. TransferRefused when the long ones of others that move leave no room for it."""
+        while _excess(visitor) and (
+            others := [
+                other for other in _transfers(self._present()) if other is not visitor and _excess(other)
+            ]
+        ):
+            if sum(map(_excess, others)) + _excess(visitor) <= LISTS_AT_ONCE:
+                return
+            await self._make_room(others, "long lists of files are coming in here").over.wait()
+
     def _present(self, peer: str | None = None) -> list[Visitor]:
         return [visitor for visitor in self._visitors if not visitor.away and peer in (None, visitor.peer)]
 
@@ -134,6 +148,10 @@ class Admission:
             raise TransferRefused(why, Reason.BUSY)
         longest.send_away()
         return longest
+
+
+def _excess(visitor: Visitor) -> int:
+    return max(0, visitor.incoming.list_cost - LIST_OF_ANYBODY)
 
 
 def _transfers(visitors: Iterable[Visitor]) -> list[Visitor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,18 +167,20 @@ class Receiver:
         compare = peer in rules.known or any(
             (known, done.name) == (peer, offer.name) for (known, _), done in self._complete.items()
         )
-        return await _Transfer(visitor, offer, self._watcher).run(staging, consent, compare=compare)
+        transfer = _Transfer(visitor, offer, self._watcher, self._admission)
+        return await transfer.run(staging, consent, compare=compare)
 
 
 class _Transfer:
     """One offer that was let in."""
 
-    def __init__(self, visitor: Visitor, offer: Offer, watcher: Watcher) -> None:
+    def __init__(self, visitor: Visitor, offer: Offer, watcher: Watcher, admission: Admission) -> None:
         self.channel = visitor.channel
         self.offer = offer
         self._visitor = visitor
         self._incoming = visitor.incoming
         self._watcher = watcher
+        self._admission = admission
         self._thread = SerialThread("receiving")
         self._begun: FileBegun | None = None  # and not opened yet
         self._pieces: list[bytes] = []  # not written yet
@@ -197,6 +199,7 @@ class _Transfer:
         try:
             while incoming.state is Receiving.LISTING:
                 await self._next()
+                await self._admission.hold_list(self._visitor)
             await call(lambda: staging.open(compare=compare))
             told = Announced(self.channel.peer, offer.name, offer.directory, self._files, offer.size)
             if consent is not None and not staging.comparing:
@@ -254,21 +257,29 @@ class _Transfer:
 
     @property
     def _files(self) -> int:
-        return sum(not entry.directory for entry in self._incoming.entries)
+        return self._incoming.entries.files
 
-    async def _tell_what_is_there(self, staging: Staging) -> list[Part]:
+    async def _tell_what_is_there(self, staging: Staging) -> Sequence[int]:
+        """How many bytes of each entry; the sender is told in batches, as they are hashed."""
         call = self._thread.call
+        there = await call(lambda: staging.prepare(self._incoming.entries))
         parts: list[Part] = []
-        for index, size in await call(lambda: staging.prepare(self._incoming.entries)):
-            hashing = staging.hash_there(index, size)
+        for index in (index for index, size in enumerate(there) if size):
+            hashing = staging.hash_there(index, there[index])
             while (part := await call(lambda: next(hashing))) is None:  # noqa: B023 - called before the next round
                 pass
             parts.append(part)
+            if len(parts) == BATCH:
+                await self._tell(Have(tuple(parts), last=False))
+                parts.clear()
+        await self._tell(Have(tuple(parts), last=True))
+        return there
+
+    async def _tell(self, have: Have) -> None:
         self._visitor.owes()  # it has to read this
-        for start in range(0, len(parts), BATCH):
-            await self.channel.send(Have(tuple(parts[start : start + BATCH]), last=False))
-        await self.channel.send(Have((), last=True))
-        return parts
+        await self.channel.send(have)
+        if not have.last:
+            self._visitor.waits()
 
     async def _take_next(self, staging: Staging) -> None:
         """A message, and what it means for the files."""

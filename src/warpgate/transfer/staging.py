@@ -11,16 +11,20 @@ import hashlib
 import os
 import shutil
 import stat
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from warpgate.errors import TransferRefused
 from warpgate.model.text import printable
+from warpgate.proto.transfer_list import EntryList
 from warpgate.proto.transfer_names import NameRules, check_harmless, partial_name
-from warpgate.proto.transfer_wire import Entry, Offer, Part, Reason
+from warpgate.proto.transfer_wire import DIGEST_SIZE, Entry, Offer, Part, Reason
 
 BLOCK = 1024 * 1024
+# Files that an earlier try left unfinished and that are gone on with: there is one for each try that broke off.
+MOST_PARTIAL = 256
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in a file's place must not hold us up
 CLOSED = -1
@@ -42,10 +46,12 @@ class Staging:
         self._executable = executable
         self._partial = partial_name(offer.name, peer)
         self._folder = CLOSED
-        self._entries: Sequence[Entry] = ()
-        self._hashes: dict[int, bytes] = {}  # of files that are complete already
-        self._begun: dict[int, hashlib._Hash] = {}  # of those that are not
-        self._omitted: set[int] = set()
+        self._entries = EntryList()
+        # By index, and in bytes, as there may be 100,000 of each: SHA-256 of files that are complete already (of none
+        # it is zeros), and which the sender left out.
+        self._hashes = bytearray()
+        self._omitted = bytearray()
+        self._begun: dict[int, hashlib._Hash] = {}  # of files that are not complete
         self.comparing = False  # what is offered is in its place already, it seems: nothing is written
         self._file: IncomingFile | None = None
 
@@ -96,9 +102,11 @@ class Staging:
         for entry in self._entries:
             check_harmless(entry.path, self._rules)
 
-    def prepare(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
-        """Make room; (index, size) of the files of which there is something from an earlier try."""
+    def prepare(self, entries: EntryList) -> Sequence[int]:
+        """Make room; how much of each entry there is from an earlier try."""
         self._entries = entries
+        self._hashes = bytearray(DIGEST_SIZE * len(entries))
+        self._omitted = bytearray(len(entries))
         if self.comparing:
             return self._there_in_place()
         if self._take_place():
@@ -107,8 +115,8 @@ class Staging:
             self._keep_of_kind(directory=self._offer.directory)
             if self._offer.directory:
                 self._make_folders()
-            found = list(self._there_already())
-            self._check_space(sum(size for _, size in found))
+            found = self._there_already()
+            self._check_space(sum(found))
         return found
 
     def _keep_of_kind(self, *, directory: bool) -> None:
@@ -125,43 +133,46 @@ class Staging:
     def _make_folders(self) -> None:
         with suppress(FileExistsError):
             os.mkdir(self._partial, dir_fd=self._folder)
-        wanted = {entry.path: entry.directory for entry in self._entries}
-        self._sweep(wanted)
+        self._sweep()
         for entry in self._entries:
             if entry.directory:
                 with self._parent(entry) as parent, suppress(FileExistsError):
                     os.mkdir(entry.path[-1], dir_fd=parent)
 
-    def _sweep(self, wanted: dict[tuple[str, ...], bool]) -> None:
+    def _sweep(self) -> None:
         """Remove what is not in the list, or is something else there: it would come out at the end with the rest."""
         walk = os.fwalk(self._partial, topdown=False, follow_symlinks=False, dir_fd=self._folder)
         for place, folders, files, descriptor in walk:
             above = tuple(place.split(os.sep))[1:]
             for name in files:
-                path = (*above, name)
                 regular = stat.S_ISREG(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode)
-                if not regular or wanted.get(path) is not False:
+                if not regular or self._entries.kind_of((*above, name)) is not False:
                     os.unlink(name, dir_fd=descriptor)
             for name in folders:
                 there = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
                 if stat.S_ISLNK(there.st_mode):
                     os.unlink(name, dir_fd=descriptor)
-                elif wanted.get((*above, name)) is not True:
+                elif self._entries.kind_of((*above, name)) is not True:
                     os.rmdir(name, dir_fd=descriptor)
 
-    def _there_already(self) -> Iterator[tuple[int, int]]:
+    def _there_already(self) -> Sequence[int]:
+        found = array("Q", bytes(8 * len(self._entries)))
+        partial = 0
         for index, entry in enumerate(self._entries):
             if entry.directory:
                 continue
             with self._parent(entry) as parent:
                 there = _status(self._name_in_parent(entry), parent)
-            if there is not None and (size := min(there.st_size, entry.size)):
-                yield index, size
+            size = 0 if there is None else min(there.st_size, entry.size)
+            if 0 < size < entry.size:
+                partial += 1
+                size = size if partial <= MOST_PARTIAL else 0
+            found[index] = size
+        return found
 
-    def _there_in_place(self) -> list[tuple[int, int]]:
+    def _there_in_place(self) -> Sequence[int]:
         """The same for what may be there as a whole. TransferRefused when it is not."""
-        found = []
-        for index, entry in enumerate(self._entries):
+        for entry in self._entries:
             try:
                 with self._parent(entry) as parent:
                     there = _status(self._name_in_parent(entry), parent)
@@ -174,9 +185,7 @@ class Staging:
                 or (not entry.directory and there.st_size != entry.size)
             ):
                 raise self._exists()
-            if entry.size:
-                found.append((index, entry.size))
-        return found
+        return array("Q", (0 if entry.directory else entry.size for entry in self._entries))
 
     def _check_space(self, there: int) -> None:
         system = os.fstatvfs(self._folder)
@@ -202,7 +211,7 @@ class Staging:
                 f"'{self._shown(entry)}' is being changed by somebody else here", Reason.FILES
             )
         if size == entry.size:
-            self._hashes[index] = digest.digest()
+            self._hashes[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE] = digest.digest()
         else:
             self._begun[index] = digest
         yield Part(index, size, digest.digest())
@@ -216,7 +225,7 @@ class Staging:
                 raise self._exists()
             return
         with refused_by_the_system(self._shown(entry)), self._parent(entry) as parent:
-            whole = self._hashes.get(index) if offset else None
+            whole = self._hash_of(index) if offset and offset == entry.size else None
             so_far = self._begun.pop(index, None) if offset and whole is None else None
             self._file = IncomingFile(
                 self._name_in_parent(entry), parent, entry, offset, so_far or hashlib.sha256(), whole
@@ -228,7 +237,7 @@ class Staging:
         if self.comparing:
             raise self._exists()
         entry, file, self._file = self._entries[index], self._file, None
-        self._omitted.add(index)
+        self._omitted[index] = True
         if file is not None:
             file.close()
         name = self._name_in_parent(entry)
@@ -247,7 +256,7 @@ class Staging:
     def end(self, index: int, digest: bytes) -> None:
         """TransferRefused (and the file is gone, if it was coming) when the hash is another."""
         if self.comparing:
-            if digest != self._hashes.get(index, hashlib.sha256().digest()):
+            if digest != (self._hash_of(index) if self._entries.size(index) else hashlib.sha256().digest()):
                 raise self._exists()
             return
         assert self._file is not None
@@ -287,7 +296,7 @@ class Staging:
     def _merge(self) -> None:
         """Into a directory that is there (`overwrite`): files take the places of files, what else is there stays."""
         for index, entry in enumerate(self._entries):
-            if index in self._omitted:
+            if self._omitted[index]:
                 continue
             with _descend(self._folder, (self._offer.name, *entry.path[:-1])) as target:
                 name = entry.path[-1]
@@ -298,6 +307,9 @@ class Staging:
                 with self._parent(entry) as parent:
                     os.replace(name, name, src_dir_fd=parent, dst_dir_fd=target)
         shutil.rmtree(self._partial, dir_fd=self._folder)
+
+    def _hash_of(self, index: int) -> bytes:
+        return bytes(self._hashes[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE])
 
     # -- places --------------------------------------------------------------------------------------------------
 

@@ -55,7 +55,10 @@ def between_files(parts: tuple[Part, ...] = ()) -> Incoming:
     incoming.receive(offer(entries=3, size=8))
     incoming.receive(Entries((file("a", size=3), folder("b"), file("b", "c", size=5))))
     assert incoming.state is Receiving.LISTED
-    incoming.know(parts)
+    there = [0, 0, 0]
+    for part in parts:
+        there[part.index] = part.size
+    incoming.know(there)
     return incoming
 
 

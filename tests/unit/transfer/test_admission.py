@@ -12,7 +12,10 @@ from transfer_kit import Exchange, PipeInMemory, tree_of
 
 from warpgate.errors import WarpgateError
 from warpgate.lab.clock import run_virtual
+from warpgate.proto.transfer_names import ENTRY_COST
 from warpgate.proto.transfer_wire import (
+    BATCH,
+    MAX_LIST,
     Begin,
     Busy,
     Data,
@@ -283,3 +286,66 @@ def test_a_transfer_that_is_sent_away_can_be_continued(folders: tuple[Path, Path
         assert [part.size for part in getattr(answers[0], "parts", ())] == [60_000]
 
     virtually(main)
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+
+async def list_names(stranger: Stranger, name: str, count: int) -> None:
+    """Of a directory that has one more, so that the list stays open."""
+    entries = [Entry((f"{number:05}".ljust(100, "x"),), False, 0, 0, False) for number in range(count)]
+    said = encode(Offer(1, name.encode().ljust(16), name, True, count + 1, 0))
+    for start in range(0, count, BATCH):
+        said += encode(Entries(tuple(entries[start : start + BATCH])))
+    await stranger.near.send(said)
+
+
+COST = 100 + ENTRY_COST  # of one name
+
+
+@pytest.fixture
+def small_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "LIST_OF_ANYBODY", 64 * COST)
+    monkeypatch.setattr(admission, "LISTS_AT_ONCE", 512 * COST)
+
+
+@pytest.mark.usefixtures("small_lists")
+def test_lists_of_all_transfers_together_are_bounded(folders: tuple[Path, Path]) -> None:
+    here, there = folders
+
+    async def main() -> None:
+        house = Receiver(there)
+        attackers = [Stranger(house, f"key{number}") for number in range(TRANSFERS_AT_ONCE - 1)]
+        for number, attacker in enumerate(attackers):
+            await list_names(attacker, f"list{number}", 320)
+        await asyncio.sleep(2)
+        held = [visitor.incoming.list_cost for visitor in house._admission._visitors if visitor.offer]
+        assert sum(max(0, cost - 64 * COST) for cost in held) <= (512 + 64) * COST
+        refused = [attacker.outcome for attacker in attackers if attacker.outcome is not None]
+        assert refused
+        assert all("long lists" in str(outcome) for outcome in refused)
+        await send_honestly(house, here)
+        assert (there / "honest").read_bytes() == b"x" * 100
+
+    virtually(main)
+
+
+@pytest.mark.usefixtures("small_lists")
+def test_a_list_that_has_come_to_a_stop_makes_room(folders: tuple[Path, Path]) -> None:
+    _, there = folders
+
+    async def main() -> None:
+        house = Receiver(there)
+        first, second = Stranger(house, "first"), Stranger(house, "second")
+        await list_names(first, "one", 500)
+        await asyncio.sleep(STALLED_AFTER + 1)
+        assert first.inside
+        await list_names(second, "two", 500)
+        await asyncio.sleep(1)
+        assert (first.inside, second.inside) == (False, True)
+
+    virtually(main)
+
+
+def test_one_list_of_the_longest_kind_always_fits() -> None:
+    assert admission.LISTS_AT_ONCE >= MAX_LIST - admission.LIST_OF_ANYBODY
