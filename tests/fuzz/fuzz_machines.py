@@ -57,7 +57,7 @@ CERTIFICATE = BOB.certificate()
 ASKED_ID = bytes(range(12))
 
 
-def _pieces(data: bytes) -> Iterator[bytes]:
+def pieces(data: bytes) -> Iterator[bytes]:
     """The first byte says how long a message is, in units of eight bytes; 0 for all in one."""
     if data:
         size = (data[0] & 0x3F) * 8 or len(data)
@@ -90,7 +90,7 @@ def _checks(data: bytes) -> None:
             introduction=ALICE.public_key if controlling else None,
         )
         agent.probe(US, SEEN_AT, "direct", 0.0)
-        for number, piece in enumerate(_pieces(data)):
+        for number, piece in enumerate(pieces(data)):
             try:
                 message = stun.decode(piece)
                 agent.receive(stun.encode(message, key=agent._codec._key), US, SEEN_AT, number / 10)
@@ -103,7 +103,7 @@ def _checks(data: bytes) -> None:
 def _binding(data: bytes) -> None:
     client = BindingClient(US, [SERVER], 0.0, new_transaction_id=_ids(), jitter=lambda: 0.5)
     test = FilteringTest(US, SERVER, 0.0, new_transaction_id=_ids())
-    for number, piece in enumerate(_pieces(data)):
+    for number, piece in enumerate(pieces(data)):
         for machine in (client, test):
             machine.receive(piece, SERVER, number / 10)
             machine.handle_timeout(number / 10)
@@ -119,7 +119,7 @@ def _turn(data: bytes) -> None:
             reliable=reliable,
             new_transaction_id=_ids(),
         )
-        for number, piece in enumerate(_pieces(data)):
+        for number, piece in enumerate(pieces(data)):
             client.receive(piece, float(number))
             client.permit(SEEN_AT.ip, float(number))
             client.connect(SEEN_AT, float(number))
@@ -132,7 +132,7 @@ def _turn(data: bytes) -> None:
 def _port_mapping(data: bytes) -> None:
     wishes = [Wish(transport, 5000, bytes(range(12))) for transport in Transport]
     client = PortMapClient(US, ROUTER, wishes, 1200, 0.5, 0.0)
-    for number, piece in enumerate(_pieces(data)):
+    for number, piece in enumerate(pieces(data)):
         client.receive(piece, ROUTER, number / 4)
         client.handle_timeout(number / 4)
         _drained(client)
@@ -153,7 +153,7 @@ def _codes(data: bytes) -> None:
     code, entropy = OneTimeCode.parse("7-piano-zebra"), random.Random(1).randbytes
     offerer = CodeOfferer(code, VECTORS["address"], entropy, 0.0)
     taker = CodeTaker(code, VECTORS["address"], entropy, bytes(16), 0.0)
-    for number, piece in enumerate(_pieces(data)):
+    for number, piece in enumerate(pieces(data)):
         for side in (offerer, taker):
             side.receive(piece, number / 10)
             side.handle_timeout(number / 10)
@@ -182,7 +182,7 @@ def _first_packets(data: bytes) -> None:
     server = QuicStream.server(
         BOB, CERTIFICATE, connection_id_of(data)[:20] or bytes(8), lambda _: ALICE.public_key, Holdings()
     )
-    server.receive(list(_pieces(data)), 0.0)
+    server.receive(list(pieces(data)), 0.0)
     sent = server.datagrams(0.1)
     assert sum(map(len, sent)) <= 3 * len(data)  # RFC 9000 section 8.1
     server.handle_timeout(1.0)
@@ -191,7 +191,7 @@ def _first_packets(data: bytes) -> None:
 def _quic_answers(data: bytes) -> None:
     client = QuicStream.client(ALICE, BOB.public_key, SESSION, 0.0, Holdings())
     client.datagrams(0.0)
-    client.receive(list(_pieces(data)), 0.1)
+    client.receive(list(pieces(data)), 0.1)
     client.datagrams(0.1)
     client.handle_timeout(1.0)
 
@@ -217,7 +217,7 @@ class _Scripted:
 
 
 async def _http(data: bytes) -> None:
-    connection = HttpConnection(_Scripted(_pieces(data)), lambda _: None)  # type: ignore[arg-type]
+    connection = HttpConnection(_Scripted(pieces(data)), lambda _: None)  # type: ignore[arg-type]
     try:
         answer = await connection.ask("GET", "/", "names.example", None)
         assert len(answer.body) <= LARGEST_ANSWER
@@ -226,7 +226,7 @@ async def _http(data: bytes) -> None:
         await asyncio.wait({connection.close()})
 
 
-def _virtual(main: Callable[[bytes], Coroutine[Any, Any, None]]) -> Callable[[bytes], object]:
+def virtual(main: Callable[[bytes], Coroutine[Any, Any, None]]) -> Callable[[bytes], object]:
     return lambda data: run_virtual(main(data))
 
 
@@ -263,5 +263,5 @@ MACHINES = (
     Target("code_exchange", _codes, (), [b"\0" + message for message in CODE_MESSAGES]),
     Target("quic_first_packets", _first_packets, (), (b"\0" + _FLIGHT, _FLIGHT)),
     Target("quic_answers", _quic_answers, (), (b"\0" + _FLIGHT, _FLIGHT)),
-    Target("http_answers", _virtual(_http), (NetworkError, ServiceError), _HTTP),
+    Target("http_answers", virtual(_http), (NetworkError, ServiceError), _HTTP),
 )

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from fuzz_decoders import DECODERS
 from fuzz_machines import MACHINES
+from fuzz_servers import SERVERS
 
-TARGETS = {target.name: target for target in (*DECODERS, *MACHINES)}
+TARGETS = {target.name: target for target in (*DECODERS, *MACHINES, *SERVERS)}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from warpgate import __version__
 from warpgate.server.limits import BODY_SECONDS, MAX_BODY, network_of
@@ -61,10 +61,16 @@ class Front:
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY)
-        app.router.add_get("/v1/names/{name}", self._measured("lookup", self._lookup))
-        app.router.add_put("/v1/names/{name}", self._measured("write", self._write))
-        app.router.add_get("/health", self._measured("health", self._health))
-        app.router.add_get("/metrics", self._measured("metrics", self._show_metrics))
+        name = {"GET": ("lookup", self._lookup), "PUT": ("write", self._write)}
+        health, metrics = {"GET": ("health", self._health)}, {"GET": ("metrics", self._show_metrics)}
+        for path, methods in (("/v1/names/{name}", name), ("/health", health), ("/metrics", metrics)):
+            for method, (operation, handle) in methods.items():
+                measured = self._measured(operation, handle)
+                app.router.add_route(method, path, measured, expect_handler=_expected)
+                if method == "GET":
+                    app.router.add_route("HEAD", path, measured, expect_handler=_expected)
+            app.router.add_route("*", path, _not_allowed(methods), expect_handler=_expected)
+        app.router.add_route("*", "/{rest:.*}", _not_found, expect_handler=_expected)
         return app
 
     def _measured(
@@ -122,6 +128,27 @@ class Front:
             if forwarded:
                 return network_of(forwarded[-1].rpartition(",")[2].strip())
         return network_of(request.remote or "")
+
+
+async def _expected(request: web.Request) -> None:
+    """RFC 9110 section 10.1.1. aiohttp's own answer to an unknown one repeats it, and fails where that is no UTF-8."""
+    if request.version < HttpVersion11 or not (expectation := request.headers.get("Expect")):
+        return
+    if expectation.lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # nothing of the answer itself has been sent
+
+
+def _not_allowed(methods: Collection[str]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handler(request: web.Request) -> web.Response:
+        raise web.HTTPMethodNotAllowed(request.method, methods)
+
+    return handler
+
+
+async def _not_found(_request: web.Request) -> web.Response:
+    raise web.HTTPNotFound
 
 
 async def _body(request: web.Request) -> bytes | Refusal:

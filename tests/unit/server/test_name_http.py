@@ -187,6 +187,21 @@ async def test_other_paths_and_methods(tmp_path: Path) -> None:
             assert (await client.ask(method, path)).status == status, path
 
 
+@pytest.mark.parametrize("path", [b"/health", b"/v1/names/alice", b"/nowhere"])
+@pytest.mark.parametrize("expectation", [b"100-\x80continue", b"miracles"])
+async def test_expectations_that_nobody_can_meet(
+    tmp_path: Path, path: bytes, expectation: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also those that are no text: anybody could fill the log with errors of ours by them."""
+    async with up(tmp_path) as client:
+        request = b"GET %b HTTP/1.1\r\nHost: x\r\nExpect: %b\r\nConnection: close\r\n\r\n" % (
+            path,
+            expectation,
+        )
+        assert (await raw(client, request)).startswith(b"HTTP/1.1 417 ")
+    assert not caplog.records
+
+
 async def test_a_compressed_body_is_not_unpacked(tmp_path: Path) -> None:
     async with up(tmp_path) as client:
         bomb = zlib.compress(bytes(1_500_000))
