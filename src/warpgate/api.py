@@ -28,6 +28,7 @@ async def auto_connect(
     plugins: Sequence[str] | None = None,
     timeout: float | None = None,
     secure: bool = False,
+    service: str = "",
 ) -> tuple[DatagramPipe, str]: ...
 
 
@@ -41,6 +42,7 @@ async def auto_connect(
     plugins: Sequence[str] | None = None,
     timeout: float | None = None,
     secure: bool = False,
+    service: str = "",
 ) -> tuple[Pipe, str]: ...
 
 
@@ -53,22 +55,23 @@ async def auto_connect(
     plugins: Sequence[str] | None = None,
     timeout: float | None = None,
     secure: bool = False,
+    service: str = "",
 ) -> tuple[Pipe, str]:
     """The pipe to `dest` (address bytes, text or nickname) and the name of the strategy that won.
 
     Arguments and errors as for `Node.connect`.
     """
     pipe = await node.connect(
-        dest, mode=mode, transport=transport, plugins=plugins, timeout=timeout, secure=secure
+        dest, mode=mode, transport=transport, plugins=plugins, timeout=timeout, secure=secure, service=service
     )
     return pipe, pipe.plugin
 
 
 async def open_connection(
-    node: Node, dest: Destination, *, timeout: float | None = None, secure: bool = False
+    node: Node, dest: Destination, *, timeout: float | None = None, secure: bool = False, service: str = ""
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Like `asyncio.open_connection`, but to a node: a stream reader and writer on the punched socket, QUIC or TLS."""
-    pipe = await node.connect(dest, timeout=timeout, secure=secure)
+    pipe = await node.connect(dest, timeout=timeout, secure=secure, service=service)
     if pipe.secure:  # QUIC or TLS: what the socket carries is not what the user reads
         return pipe.open_streams()
     sock = pipe.detach()

@@ -32,7 +32,7 @@ from warpgate.model.address import (
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import Identity, listen_port_of, node_id_of
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
-from warpgate.model.wanted import INSTANCE_SIZE, LARGEST, MAX_SERVICE, Wanted
+from warpgate.model.wanted import ANYTHING, INSTANCE_SIZE, LARGEST, MAX_SERVICE, Wanted
 from warpgate.plan.targets import MAX_PAIRS_UNINVITED
 from warpgate.plugins import base, tcp_punch, turn, udp_punch
 from warpgate.plugins.random_probe import Guess
@@ -43,7 +43,7 @@ from warpgate.plugins.udp_punch import Punch
 from warpgate.proto import check, gate, hello, instances, signals
 from warpgate.proto.check_wire import CheckCodec, introduction_of
 from warpgate.proto.envelope import MAX_ENVELOPE, open_envelope
-from warpgate.proto.hello import Authenticated, Handshake, Nominated, Role
+from warpgate.proto.hello import Authenticated, Handshake, Nominated, Refused, Role
 from warpgate.proto.quic_proof import ALPN, HEAD_SIZE, check_head, session_of
 from warpgate.proto.signals import PluginMessage, Signal, SignalKind, decode_signal, encode_signal
 from warpgate.proto.stun import Attribute
@@ -67,6 +67,7 @@ HEX_NAMES = {
     "address",
     "session-key",
     "wanted",
+    "refused",
     "signal",
     "envelope",
     "hello",
@@ -145,7 +146,7 @@ def offer() -> Signal:
     )
 
 
-def alice_dials(*, secure: bool = False) -> Handshake:
+def alice_dials(*, secure: bool = False, wanted: Wanted = ANYTHING) -> Handshake:
     return Handshake.dial(
         role=Role.INITIATOR,
         session=SESSION,
@@ -155,6 +156,7 @@ def alice_dials(*, secure: bool = False) -> Handshake:
         nonce=NONCE_A,
         plugin="direct",
         secure=secure,
+        wanted=wanted,
     )
 
 
@@ -237,6 +239,20 @@ def test_hello_welcome_nominate() -> None:
     assert alice.data_to_send() == example("nominate")
     bob.receive(example("nominate"))
     assert isinstance(bob.next_event(), Nominated)
+
+
+def test_a_hello_for_a_service_that_there_is_not() -> None:
+    alice, bob = alice_dials(wanted=Wanted(service="ssh")), Handshake.accept(NONCE_B)
+    hello = alice.data_to_send()
+    assert hello[:-32].endswith(b"direct" + bytes.fromhex("00 03 737368"))
+    assert "`00 03 737368` before the MAC" in PAGE
+    bob.receive(hello)
+    bob.next_event()
+    bob.prove(KEY)
+    bob.refuse("there is no service 'ssh'")
+    assert bob.data_to_send() == example("refused")
+    with pytest.raises(Refused, match="there is no service 'ssh'"):
+        alice.receive(example("refused"))
 
 
 def test_tls_on_tcp_links() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from warpgate.cli.connecting import Journey
@@ -22,7 +23,7 @@ from warpgate.model.endpoint import Mode
 from warpgate.net import descriptors
 
 if TYPE_CHECKING:
-    from warpgate.core.node import Node
+    from warpgate.core.pipes.base import Pipe
 
 # After our input ended, an answer to the last datagram may take a round trip; a second is three slow ones.
 DATAGRAM_LINGER = 1.0
@@ -61,7 +62,7 @@ async def _join(shell: Shell, journey: Journey) -> int:
     return 0
 
 
-async def _forward(shell: Shell, journey: Journey, places: Sequence[Place]) -> int:
+async def _forward(shell: Shell, journey: Journey, entrances: Sequence[tuple[Place, str]]) -> int:
     """Each local connection gets a pipe of its own; runs until told to stop."""
     descriptors.ask_for(DESCRIPTORS)
     async with shell.node(accept=False) as node, contextlib.AsyncExitStack() as stack:
@@ -69,30 +70,36 @@ async def _forward(shell: Shell, journey: Journey, places: Sequence[Place]) -> i
         stack.push_async_callback(cancel_all, carrying)
         attempts = asyncio.Semaphore(ATTEMPTS_AT_ONCE)
 
-        def accepted(stream: LocalStream, name: str) -> None:
+        def accepted(service: str, stream: LocalStream, name: str) -> None:
             if len(carrying) >= CONNECTIONS_AT_ONCE:
                 stream.abort()
                 shell.output.warn(Unserved(name, f"there are {len(carrying)} connections already"))
                 return
-            task = asyncio.create_task(_carry(shell, journey, node, stream, name, attempts))
+            task = asyncio.create_task(
+                _carry(shell, partial(journey.connect, node, service), stream, name, attempts)
+            )
             carrying.add(task)
             task.add_done_callback(carrying.discard)
 
-        for place in places:
-            stack.callback(open_entrance(place, accepted).close)
+        for place, service in entrances:
+            stack.callback(open_entrance(place, partial(accepted, service)).close)
             shell.output.show(Forwarding(str(place)))
         await asyncio.get_running_loop().create_future()  # until cancelled
     return 0
 
 
 async def _carry(
-    shell: Shell, journey: Journey, node: Node, stream: LocalStream, name: str, attempts: asyncio.Semaphore
+    shell: Shell,
+    connect: Callable[[], Awaitable[Pipe]],
+    stream: LocalStream,
+    name: str,
+    attempts: asyncio.Semaphore,
 ) -> None:
     """One local connection from start to end; what goes wrong with it concerns no other."""
     try:
         with owned_stream(stream):
             async with attempts:
-                pipe = await journey.connect(node)
+                pipe = await connect()
             async with owned(pipe):
                 shell.output.show(PipeOpen.of(pipe))
                 await join(StreamEnd(stream), PipeEnd(pipe))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from warpgate.cli.options import UsageError
-from warpgate.cli.target import parse_target
+from warpgate.cli.target import parse_target, split_service
 from warpgate.config import Config
 from warpgate.errors import ConfigError
 from warpgate.model.address import NodeAddress
@@ -28,6 +28,7 @@ class Journey:
     plugins: tuple[str, ...] | None = None
     timeout: float | None = None
     secure: bool = False
+    service: str = ""
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, config: Config) -> Journey:
@@ -39,11 +40,14 @@ class Journey:
         if mode is Mode.DATAGRAM and arguments.tls:
             raise UsageError("--tls encrypts streams, it cannot go with --datagram")
         plugins = parse_via(arguments.via)
-        target = None if arguments.target is None else parse_target(arguments.target, config)
-        return cls(target, mode, transport, plugins, arguments.timeout, secure=arguments.tls)
+        text, service = (None, "") if arguments.target is None else split_service(arguments.target)
+        target = None if text is None else parse_target(text, config)
+        return cls(target, mode, transport, plugins, arguments.timeout, arguments.tls, service)
 
-    async def connect(self, node: Node) -> Pipe:
-        """Raises as `Node.connect`; UsageError when the target is the node itself."""
+    async def connect(self, node: Node, service: str = "") -> Pipe:
+        """`service`: another one than the target's. Raises as `Node.connect`; UsageError when the target is the node
+        itself.
+        """
         if isinstance(self.target, NodeAddress) and self.target.node_id == node.node_id:
             raise UsageError(
                 "TARGET is this node's own address: for two nodes on one machine give one of them another key "
@@ -57,6 +61,7 @@ class Journey:
             plugins=self.plugins,
             timeout=self.timeout,
             secure=self.secure,
+            service=service or self.service,
         )
 
 

@@ -18,7 +18,12 @@ ADDRESS is what the command there prints; HOST is a nickname, or what `warpgate 
 LISTEN = """\
 Print the address that peers need, and wait for them. With --echo, --exec or --forward peers are served side by side
 until the command is told to stop. Without these it is like `nc -l`: the first peer gets stdin and stdout, and the
-command ends with it. A child that --exec runs finds the peer's node id in WARPGATE_PEER; its exit status is told here,
+command ends with it. --forward with names, and --receive, go together with these: peers say which service they want.
+
+    warpgate listen --forward ssh=22 --forward web=8080 --receive ~/incoming
+    warpgate connect TARGET/ssh
+
+A child that --exec runs finds the peer's node id in WARPGATE_PEER; its exit status is told here,
 not to the peer."""
 
 CONNECT = """\
@@ -31,6 +36,7 @@ what the peer says still comes out until it ends, too. So it serves in pipelines
 With --listen each connection to the local port becomes a pipe of its own, until the command is told to stop:
 
     warpgate connect TARGET --listen 8080
+    warpgate connect TARGET -L 15432:pg -L 8000:web
 
 The exit status is 0 when both sides have ended in order, 1 when there is no way to the peer or the pipe broke."""
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from warpgate.cli.ends import PipeEnd, cancel_all, owned
 from warpgate.cli.forwarding import forward
 from warpgate.cli.naming import naming_news, parse_name, while_named
 from warpgate.cli.options import UsageError
-from warpgate.cli.places import Place
 from warpgate.cli.process import run_on_pipe
-from warpgate.cli.records import PipeOpen, Ready, Unserved
+from warpgate.cli.reception import Reception, announce, parse_allowed, writable
+from warpgate.cli.records import PipeOpen, Unserved
 from warpgate.cli.shell import Shell
 from warpgate.cli.stdio import join_stdio
 from warpgate.errors import PipeClosed, WarpgateError
 from warpgate.net import descriptors
+from warpgate.proto.transfer_wire import FILES
+from warpgate.transfer.receiver import Rules
 
 if TYPE_CHECKING:
     from warpgate.core.node import Node
@@ -32,83 +36,133 @@ DESCRIPTORS_A_PIPE = 4
 DESCRIPTORS_SPARE = 512
 
 Handler = Callable[["Pipe"], Awaitable[None]]
-NODE_ID = re.compile(r"[a-z2-7]{26}")
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
     name = parse_name(arguments.name, shell)
     allow = parse_allowed(arguments.allow)
-    handler = _handler(arguments)
+    services = offered(arguments)
     if arguments.tls:
         shell = shell.secured()
+    reception = None
+    if arguments.receive is not None:
+        if arguments.once:
+            raise UsageError("--once does not go with --receive (see warpgate receive --once)")
+        reception = Reception(shell, writable(arguments.receive), Rules(known=allow or ()))
     # Being told to stop is how a service ends: nothing went wrong.
-    return shell.run(_listen(shell, allow, name, handler, once=arguments.once), stopped=0)
+    return shell.run(_listen(shell, allow, name, services, reception, once=arguments.once), stopped=0)
 
 
-def parse_allowed(ids: list[str] | None) -> frozenset[str] | None:
-    """None: anybody. UsageError for what cannot be a node id."""
-    if ids is None:
-        return None
-    for text in ids:
-        if NODE_ID.fullmatch(text.lower()) is None:
-            raise UsageError(f"--allow: {text!r} is no node id (26 letters and digits, see warpgate id)")
-    return frozenset(text.lower() for text in ids)
-
-
-def _handler(arguments: argparse.Namespace) -> Handler | None:
+def offered(arguments: argparse.Namespace) -> dict[str, Handler]:
+    """By name, "" for the one without; none at all: stdin and stdout. UsageError for two of one name."""
+    services: list[tuple[str, Handler]] = []
     if arguments.echo:
-        return echo
+        services.append(("", echo))
     if arguments.exec_command is not None:
-        command: str = arguments.exec_command
-        return lambda pipe: run_on_pipe(pipe, command)
-    if arguments.forward is not None:
-        place: Place = arguments.forward
-        return lambda pipe: forward(pipe, place)
-    return None
+        services.append(("", partial(run_on_pipe, command=arguments.exec_command)))
+    services += [(name, partial(forward, place=place)) for name, place in arguments.forward]
+    for name, count in Counter(name for name, _ in services).items():
+        if count > 1 and name:
+            raise UsageError(f"--forward: there are {count} services with the name {name!r}")
+        if count > 1:
+            raise UsageError("only one service goes without a name: --forward NAME=PLACE for the others")
+        if name == FILES and arguments.receive is not None:
+            raise UsageError(f"--receive is the service {FILES!r}: take another name for --forward")
+    return dict(services)
 
 
 async def _listen(
-    shell: Shell, allow: frozenset[str] | None, name: str | None, handler: Handler | None, *, once: bool
+    shell: Shell,
+    allow: frozenset[str] | None,
+    name: str | None,
+    services: dict[str, Handler],
+    reception: Reception | None,
+    *,
+    once: bool,
 ) -> int:
-    shell.output.bytes_on_stdout = handler is None
-    async with shell.node(accept=True, allow=allow, observer=naming_news(shell)) as node:
+    on_stdio = not services and reception is None
+    shell.output.bytes_on_stdout = on_stdio
+    node = shell.node(accept=True, allow=allow, observer=naming_news(shell))
+    serving = Serving(shell, once=once)
+    for service, handler in services.items():
+        if service:
+            node.serve(service, partial(serving.take, handler))
+    if reception is not None:
+        node.serve(FILES, reception.take)
+    async with node, AsyncExitStack() as stack:
+        if reception is not None:
+            stack.enter_context(reception.view)
+            if allow is None:
+                reception.warn_of_strangers()
+        stack.push_async_callback(serving.stop)
         announce(node, shell)
-        work = _join_first(node, shell) if handler is None else _serve(node, shell, handler, once=once)
+        work = _join_first(node, shell) if on_stdio else serving.until_over(node, services.get(""))
         return await while_named(work, node, name, shell)
 
 
-async def _serve(node: Node, shell: Shell, handler: Handler, *, once: bool) -> int:
-    """Serve every peer concurrently until told to stop; with `once` only the first, to its end."""
-    wanted = PIPES_AT_ONCE * DESCRIPTORS_A_PIPE + DESCRIPTORS_SPARE
-    allowed = max(1, (descriptors.ask_for(wanted) - DESCRIPTORS_SPARE) // DESCRIPTORS_A_PIPE)
-    async with contextlib.AsyncExitStack() as stack:
-        serving: set[asyncio.Task[None]] = set()
-        stack.push_async_callback(cancel_all, serving)
+class Serving:
+    """Serves every peer concurrently until told to stop; with `once` only the first, to its end."""
+
+    def __init__(self, shell: Shell, *, once: bool) -> None:
+        self._output = shell.output
+        self._once = once
+        wanted = PIPES_AT_ONCE * DESCRIPTORS_A_PIPE + DESCRIPTORS_SPARE
+        allowed = (descriptors.ask_for(wanted) - DESCRIPTORS_SPARE) // DESCRIPTORS_A_PIPE
+        self._limit = max(1, min(PIPES_AT_ONCE, allowed))
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._begun = False
+        self._over = asyncio.Event()
+
+    async def until_over(self, node: Node, unnamed: Handler | None) -> int:
+        """`unnamed` is for pipes without a service."""
+        if unnamed is None:
+            await self._over.wait()
+            return 0
+        accepting = asyncio.ensure_future(self._accept(node, unnamed))
+        over = asyncio.ensure_future(self._over.wait())
+        try:
+            await asyncio.wait((accepting, over), return_when=asyncio.FIRST_COMPLETED)
+            if accepting.done():
+                accepting.result()
+        finally:
+            await cancel_all({accepting, over})
+        return 0
+
+    async def stop(self) -> None:
+        await cancel_all(self._tasks)
+
+    async def _accept(self, node: Node, handler: Handler) -> None:
         while True:
-            pipe = await node.accept()
-            if len(serving) >= min(PIPES_AT_ONCE, allowed):
-                pipe.abort()
-                shell.output.warn(Unserved(pipe.peer, f"there are {len(serving)} pipes already"))
-                continue
-            shell.output.show(PipeOpen.of(pipe))
-            task = asyncio.create_task(_serve_one(pipe, handler, shell))
-            serving.add(task)
-            if once:
-                serving.add(asyncio.create_task(_turn_away(node)))
-                await task
-                return 0
-            task.add_done_callback(serving.discard)
+            task = asyncio.ensure_future(self.take(handler, await node.accept()))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-
-async def _serve_one(pipe: Pipe, handler: Handler, shell: Shell) -> None:
-    """One pipe from start to end; what goes wrong with it concerns no other."""
-    try:
-        async with owned(pipe):
-            await handler(pipe)
-    except PipeClosed:
-        pass  # the peer went away: -v tells (PipeEnded)
-    except (WarpgateError, OSError) as error:
-        shell.output.warn(Unserved(pipe.peer, str(error)))
+    async def take(self, handler: Handler, pipe: Pipe) -> None:
+        """One pipe from start to end; what goes wrong with it concerns no other."""
+        if self._once and self._begun:
+            pipe.abort()  # peers that come while the only one we serve is there shall know at once
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        others = len(self._tasks - {task})
+        if others >= self._limit:
+            pipe.abort()
+            self._output.warn(Unserved(pipe.peer, f"there are {others} pipes already"))
+            return
+        self._begun = True
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._output.show(PipeOpen.of(pipe))
+        try:
+            async with owned(pipe):
+                await handler(pipe)
+        except PipeClosed:
+            pass  # the peer went away: -v tells (PipeEnded)
+        except (WarpgateError, OSError) as error:
+            self._output.warn(Unserved(pipe.peer, str(error)))
+        finally:
+            if self._once:
+                self._over.set()
 
 
 async def _join_first(node: Node, shell: Shell) -> int:
@@ -120,13 +174,6 @@ async def _join_first(node: Node, shell: Shell) -> int:
             shell.output.show(PipeOpen.of(pipe))
             await join_stdio(pipe, shell.output)
     return 0
-
-
-def announce(node: Node, shell: Shell) -> None:
-    """Tell that and where peers can connect now."""
-    shell.output.show(Ready(node.node_id, node.address.to_text()))
-    if not node.address.brokers:
-        shell.output.note("there is no broker: only peers who can reach this machine directly can connect")
 
 
 async def _turn_away(node: Node) -> None:

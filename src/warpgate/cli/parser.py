@@ -14,11 +14,12 @@ from warpgate.cli.options import (
     positive_count,
     positive_seconds,
 )
-from warpgate.cli.places import entrance_place, service_place
+from warpgate.cli.places import entrance_to_service, named_service_place
 from warpgate.cli.rendezvous_options import add_rendezvous_options
 from warpgate.cli.strategies import ViaAction
 
 TARGET_HELP = "an address (wg1...), @FILE holding one, or a nickname"
+SERVICE_HELP = f"{TARGET_HELP}; /SERVICE behind it for one of several that it offers"
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,13 +64,15 @@ def build_parser() -> Parser:
     command("id", "print node id and public key")
     _add_address(command("address", "print this node's address"))
     _add_listen(command("listen", "wait for peers"))
-    _add_connect(command("connect", "open a pipe to TARGET", "TARGET"))
+    _add_connect(command("connect", "open a pipe to TARGET", "TARGET[/SERVICE]"))
     _add_send(
         command("send", "send files or directories, to TARGET or by a one-time code", "FILE... [TARGET]")
     )
     _add_receive(command("receive", "take files that peers send", "[CODE] [DIR]"))
     command("doctor", "tell what works here and what does not")
-    _add_connecting(command("explain", "connect, then tell what each strategy did and why", "TARGET"))
+    _add_connecting(
+        command("explain", "connect, then tell what each strategy did and why", "TARGET[/SERVICE]")
+    )
     _add_name(command("name", "register, show or release a nickname, or forget its key"))
     _add_serve(command("serve", "run a name server, and STUN and a broker beside it", servers=False))
     _add_lab(command("lab", "a whole internet on one machine"))
@@ -99,12 +102,16 @@ def _add_listen(parser: Parser) -> None:
         dest="exec_command",
         help="run CMD for each peer, its stdin and stdout on the pipe",
     )
-    what.add_argument(
+    parser.add_argument(
         "--forward",
-        type=service_place,
-        metavar="[HOST:]PORT",
-        help="connect each peer to this TCP service, or to a unix socket (/PATH or unix:PATH)",
+        type=named_service_place,
+        action="append",
+        default=[],
+        metavar="[NAME=][HOST:]PORT",
+        help="connect each peer to this TCP service, or to a unix socket (/PATH or unix:PATH); repeatable with a NAME, "
+        "by which peers say which one they want",
     )
+    parser.add_argument("--receive", metavar="DIR", help="take files that peers send, into DIR")
     parser.add_argument("--allow", action="append", metavar="ID", help="only let this node in; repeatable")
     parser.add_argument(
         "--tls", action="store_true", help="refuse pipes that are not encrypted (peers use --tls, or QUIC)"
@@ -113,7 +120,7 @@ def _add_listen(parser: Parser) -> None:
 
 
 def _add_connecting(parser: Parser) -> None:
-    parser.add_argument("target", metavar="TARGET", help=TARGET_HELP)
+    parser.add_argument("target", metavar="TARGET[/SERVICE]", help=SERVICE_HELP)
     parser.add_argument(
         "--via", action=ViaAction, metavar="P[,P]", help="only these strategies (there are %(strategies)s)"
     )
@@ -137,11 +144,11 @@ def _add_connect(parser: Parser) -> None:
     what.add_argument(
         "-L",
         "--listen",
-        type=entrance_place,
+        type=entrance_to_service,
         action="append",
-        metavar="[ADDR:]PORT",
-        help="forward connections to this port (without ADDR: from this machine alone) or unix socket, a pipe each; "
-        "repeatable",
+        metavar="[ADDR:]PORT[:SERVICE]",
+        help="forward connections to this port (without ADDR: from this machine alone) or unix socket to the service, "
+        "a pipe each; repeatable",
     )
 
 

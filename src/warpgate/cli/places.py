@@ -1,6 +1,6 @@
 """Places on this machine and near it, as `listen --forward` and `connect --listen` take them: text to values, no more.
 
-Both are argparse types. A bare number is a port of this machine; what has a slash in it is a socket in the file system.
+All are argparse types. A bare number is a port of this machine; what has a slash in it is a socket in the file system.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from warpgate.cli.options import port_number
 from warpgate.errors import AddressError
 from warpgate.model.endpoint import Endpoint
+from warpgate.model.wanted import is_service_name
 
 LOCALHOST = "localhost"
 # `--listen` takes the IPv4 one alone, as a port that only one address has is what a bare number means to people.
@@ -64,6 +65,27 @@ def entrance_place(text: str) -> Place:
         return TcpPlace(str(Endpoint.of(host, port).ip), port)
     except AddressError:
         raise argparse.ArgumentTypeError(f"{host!r} is no address of this machine (an IP address)") from None
+
+
+def named_service_place(text: str) -> tuple[str, Place]:
+    """[NAME=] and the place of a service; "" for the one without a name."""
+    name, equals, place = text.partition("=")
+    if equals and is_service_name(name):
+        return name, service_place(place)
+    return "", service_place(text)
+
+
+def entrance_to_service(text: str) -> tuple[Place, str]:
+    """The place of an entrance, and [:SERVICE] for a TCP port; "" when none is named."""
+    if _path(text) is not None:
+        return entrance_place(text), ""
+    bracket, _, after = text.rpartition("]")
+    fields = after.split(":")
+    of_the_place = 1 if not bracket and fields[0].isdigit() else 2
+    service = ":".join(fields[of_the_place:])
+    if len(fields) > of_the_place and not is_service_name(service):
+        raise argparse.ArgumentTypeError(f"{service!r} is no name of a service")
+    return entrance_place(text.removesuffix(f":{service}") if service else text), service
 
 
 def _path(text: str) -> str | None:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 from collections.abc import Awaitable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warpgate.cli.asking import Doorkeeper, at_terminal
+from warpgate.cli.asking import at_terminal
 from warpgate.cli.ends import cancel_all
-from warpgate.cli.listen import announce, parse_allowed
 from warpgate.cli.naming import naming_news, parse_name, while_named
 from warpgate.cli.options import UsageError
+from warpgate.cli.reception import Reception, announce, parse_allowed, writable
 from warpgate.cli.shell import Shell
-from warpgate.cli.transfer_records import NotReceived, ReceivedShown, TextShown
-from warpgate.cli.transfer_view import TransferView
-from warpgate.errors import TransferFailed, TransferRefused, WarpgateError
+from warpgate.errors import TransferFailed
 from warpgate.model.code import OneTimeCode, looks_like_code
-from warpgate.proto.transfer_wire import Reason
-from warpgate.transfer.receiver import Receiver, Rules
+from warpgate.proto.transfer_wire import FILES
+from warpgate.transfer.receiver import Rules
 
 if TYPE_CHECKING:
     from warpgate.core.node import Node
@@ -41,21 +37,18 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
             "say where to put what comes (warpgate receive DIR), or with --allow ID from whom to take it: without that "
             "whoever has the address may send"
         )
-    folder = Path(where or ".")
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a directory")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"the directory {folder} cannot be written to")
+    folder = writable(where or ".")
     name = parse_name(arguments.name, shell)
     rules = Rules(known=allow or (), dotfiles=arguments.dotfiles, executable=arguments.executable)
     asking = allow is None and code is None and not arguments.yes and not shell.output.json and at_terminal()
-    reception = Reception(shell.secured(), folder, rules, overwrite=arguments.overwrite, asking=asking)
+    shell = shell.secured()
+    command = Receiving(shell, Reception(shell, folder, rules, overwrite=arguments.overwrite, asking=asking))
     if code is not None:
         if name is not None or allow is not None:
             raise UsageError("a one-time code says who sends: --name and --allow do not go with it")
-        return shell.run(reception.run_by_code(code))
+        return shell.run(command.run_by_code(code))
     # Being told to stop is how a service ends: nothing went wrong.
-    return shell.run(reception.run(allow, name, once=arguments.once), stopped=0)
+    return shell.run(command.run(allow, name, once=arguments.once), stopped=0)
 
 
 def split(words: Sequence[str]) -> tuple[str | None, str | None]:
@@ -71,42 +64,23 @@ def split(words: Sequence[str]) -> tuple[str | None, str | None]:
     return code, rest[0] if rest else None
 
 
-class Reception:
-    """One run of the command. `asking`: the person at the terminal decides about each stranger's offer."""
+class Receiving:
+    """One run of the command."""
 
-    def __init__(self, shell: Shell, folder: Path, rules: Rules, *, overwrite: bool, asking: bool) -> None:
+    def __init__(self, shell: Shell, reception: Reception) -> None:
         self._shell = shell
-        self._folder = folder
-        self._overwrite = overwrite
-        self._rules = rules
-        self._asking = asking
-        self._view = TransferView(shell.output)
-        self._receiver = self._receiver_by(rules)
+        self._reception = reception
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Event()
-        self._received = asyncio.Event()
-        self._failed = asyncio.Event()  # a transfer ended in a way that is not made good by another try
-
-    def _receiver_by(self, rules: Rules) -> Receiver:
-        doorkeeper = Doorkeeper(self._shell.output, self._view.paused)
-        return Receiver(
-            self._folder,
-            overwrite=self._overwrite,
-            rules=rules,
-            consent=doorkeeper.consent if self._asking else None,
-            watcher=self._view.watch,
-        )
 
     async def run(self, allow: frozenset[str] | None, name: str | None, *, once: bool) -> int:
         """Until told to stop; with `once` until something was received."""
         shell = self._shell
         async with shell.node(accept=True, allow=allow, observer=naming_news(shell)) as node:
             announce(node, shell)
-            if allow is None and not self._asking:
-                shell.output.note(
-                    f"whoever has this address may put files into {self._folder} (--allow says who)"
-                )
-            ending = self._received.wait() if once else asyncio.get_running_loop().create_future()
+            if allow is None:
+                self._reception.warn_of_strangers()
+            ending = self._reception.received.wait() if once else asyncio.get_running_loop().create_future()
             return await while_named(self._receive(node, ending), node, name, shell)
 
     async def run_by_code(self, code: str) -> int:
@@ -118,14 +92,15 @@ class Reception:
         ):
             sender = (await exchange.agreed()).node_id
             shell.output.note(f"the code is right, and {sender} is let in")
-            self._receiver = self._receiver_by(replace(self._rules, known={sender}))
+            self._reception.trust(sender)
             await self._receive(node, self._end_of_code())
-        return 0 if self._received.is_set() else FAILED
+        return 0 if self._reception.received.is_set() else FAILED
 
     async def _end_of_code(self) -> None:
         """All has come, or it failed, or nobody comes any more: then TransferFailed."""
         waits: set[asyncio.Future[Any]] = {
-            asyncio.ensure_future(event.wait()) for event in (self._received, self._failed)
+            asyncio.ensure_future(event.wait())
+            for event in (self._reception.received, self._reception.failed)
         }
         waits.add(asyncio.ensure_future(self._abandoned()))
         try:
@@ -149,39 +124,18 @@ class Reception:
 
     async def _receive(self, node: Node, until: Awaitable[object]) -> int:
         """Take what comes, until that ends; what it raises is raised."""
-        ending = asyncio.ensure_future(until)
-        working = {asyncio.ensure_future(self._accept_all(node)), ending}
-        with self._view:
+        node.serve(FILES, self._take)  # how many are let in is the receiver's to say
+        with self._reception.view:
             try:
-                await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
-                if ending.done():
-                    ending.result()
+                await until
             finally:
-                await cancel_all(working)
                 await cancel_all(self._tasks)
         return 0
 
-    async def _accept_all(self, node: Node) -> None:
-        async for pipe in node:  # how many are let in is the receiver's to say
-            task = asyncio.create_task(self._take(pipe))
-            self._tasks.add(task)
-            self._arrived.set()
-            task.add_done_callback(self._tasks.discard)
-
     async def _take(self, pipe: Pipe) -> None:
-        """One pipe from start to end; what goes wrong with it concerns no other."""
-        output = self._shell.output
-        try:
-            done = await self._receiver.take(pipe)
-        except (WarpgateError, OSError) as error:
-            reason = error.reason if isinstance(error, TransferRefused) else ""
-            output.warn(NotReceived(pipe.peer, str(error), reason))
-            if isinstance(error, TransferFailed) and reason != Reason.BUSY:
-                self._failed.set()
-        else:
-            if done.text is None:
-                output.show(ReceivedShown.of(done, str(self._folder / done.name)))
-            else:
-                output.show(TextShown(done.peer, tuple(done.text.splitlines())))
-            if not done.more:
-                self._received.set()
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._arrived.set()
+        await self._reception.take(pipe)

@@ -108,6 +108,13 @@ class PipeOpen(Record):
     remote: str
     peer: str
     secure: bool
+    service: str = ""  # only told where there is one
+
+    def members(self) -> dict[str, Any]:
+        told = asdict(self)
+        if not self.service:
+            del told["service"]
+        return told
 
     @classmethod
     def of(cls, pipe: Pipe) -> PipeOpen:
@@ -121,12 +128,14 @@ class PipeOpen(Record):
             remote=str(pipe.remote),
             peer=pipe.peer,
             secure=pipe.secure,
+            service=pipe.service,
         )
 
     def text(self) -> str:
+        what = f" for {self.service}" if self.service else ""
         more = ", encrypted" * self.secure + ", relayed" * self.relayed
         return (
-            f"{self.mode} with {self.peer} by {self.plugin} over {self.transport.upper()}{more}"
+            f"{self.mode} with {self.peer}{what} by {self.plugin} over {self.transport.upper()}{more}"
             f" in {milliseconds(self.seconds)}: {self.local} - {self.remote}"
         )
 

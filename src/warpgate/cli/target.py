@@ -1,4 +1,4 @@
-"""TARGET on the command line: an address text, a file holding one (`@file`), or a nickname."""
+"""TARGET on the command line: an address text, a file holding one (`@file`), or a nickname; a service behind it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from warpgate.core.names.destination import NO_NAME_SERVER, parse_destination
 from warpgate.errors import AddressError, ServiceError
 from warpgate.model.address import NodeAddress
 from warpgate.model.nickname import fold
+from warpgate.model.wanted import is_service_name
 
 LARGEST_FILE = 65_536  # an address text has a few hundred characters
 
@@ -25,6 +26,18 @@ def parse_target(text: str, config: Config) -> NodeAddress | str:
     except AddressError as error:
         raise UsageError(f"TARGET: {error}") from error
     return check_name(target, config) if isinstance(target, str) else target
+
+
+def split_service(text: str) -> tuple[str, str]:
+    """TARGET and SERVICE of TARGET/SERVICE, "" without one. The path of an address file may have slashes of its own."""
+    target, slash, service = text.rpartition("/")
+    if not slash or (text.startswith("@") and Path(text[1:]).expanduser().exists()):
+        return text, ""
+    if text.startswith("@") and not Path(target[1:]).expanduser().is_file():
+        return text, ""
+    if not is_service_name(service):
+        raise UsageError(f"TARGET: {service!r} is no name of a service")
+    return target, service
 
 
 def check_name(text: str, config: Config) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +14,6 @@ from warpgate.core.codes import CodeExchange
 from warpgate.core.context import Context, Sources
 from warpgate.core.names.directory import Names
 from warpgate.core.names.known_peers import KnownPeers
-from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.maker import PipeMaker
 from warpgate.core.port_mapping import PortMapping, PortMapStatus
 from warpgate.core.search.equipment import TOPIC, Equipment
@@ -28,6 +26,7 @@ from warpgate.core.search.session import Session
 from warpgate.core.search.sessions import Sessions
 from warpgate.core.search.tcp_door import TcpDoor
 from warpgate.core.search.twins import Twins
+from warpgate.core.serving import Reception, Services
 from warpgate.core.sockets import Sockets, usable_interfaces
 from warpgate.core.tasks import Tasks
 from warpgate.core.udp.demultiplexer import Demultiplexer, Port
@@ -57,13 +56,9 @@ from warpgate.services.nat64 import PrefixDiscovery
 from warpgate.services.relay import Relays
 from warpgate.services.signaling import SignalChannel
 
-# Pipes that peers opened and nobody has accepted yet; each holds a socket.
-ACCEPT_QUEUE = 128
 # Where an interface lacks IPv4, brokers wait for the resolver's word on NAT64, as they may be reached only by that: a
 # resolver near enough to be of use answers in a few round trips.
 NAT64_PATIENCE = 0.5
-
-MessageHandler = Callable[[bytes, Pipe], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +86,12 @@ class Assembly:
         broker_connector: BrokerConnector,
         observer: Observer | None,
         registry: Registry,
-        handlers: list[MessageHandler],
+        services: Services,
         contacts: KnownPeers,
         sources: Sources,
         instances: Instances,
     ) -> None:
         self._config = config
-        self._handlers = handlers
         self._network = network
         self._counts: Counter[str] = Counter()
         self._failures: dict[tuple[str, str], ServerFailed] = {}
@@ -127,14 +121,16 @@ class Assembly:
         self.sessions = Sessions()
         self.pipes = PipeMaker(context, self.udp)
         self.twins = Twins(self.equipment)
-        self.responder = Responder(self.equipment, self.sessions, self.pipes, self._take_pipe, self.twins.ask)
+        self.reception = Reception(services, self.tasks)
+        self.responder = Responder(
+            self.equipment, self.sessions, self.pipes, self.reception.take, services.refusal, self.twins.ask
+        )
         self.quic_door = QuicDoor(self.equipment, self.sessions, self.responder.take_quic)
         self._reader = SignalReader(self.equipment, self.sessions, self.responder, self.twins)
         self.sockets = Sockets(self.equipment)
         self.port_mapping = PortMapping(context, self._update_address, rng)
         self.names = Names(context, contacts, rng)
         self.initiators: set[Initiator] = set()
-        self.accepted: asyncio.Queue[Pipe | None] = asyncio.Queue()
         self.interfaces: tuple[Interface, ...] = ()
         self._nat64 = PrefixDiscovery(network, context.emit, self._translation_changed, rng)
         self._watch: Watch | None = None
@@ -207,7 +203,7 @@ class Assembly:
             await asyncio.wait([initiator.over for initiator in self.initiators])
         self.responder.close()
         await self.pipes.close()
-        self.accepted.put_nowait(None)
+        self.reception.close()
         self.sockets.close()
         await self.tasks.close()
         await self.channel.close()
@@ -309,20 +305,6 @@ class Assembly:
             session.add_inbound(link)
         else:
             self.responder.take_link(session, link)
-
-    def _take_pipe(self, pipe: Pipe) -> None:
-        if self._handlers:
-            self.tasks.spawn(f"handlers of {pipe.peer}", self._pump(pipe))
-        elif self.accepted.qsize() >= ACCEPT_QUEUE:
-            pipe.abort()
-        else:
-            self.accepted.put_nowait(pipe)
-
-    async def _pump(self, pipe: Pipe) -> None:
-        async with pipe:
-            async for data in pipe:
-                for handler in self._handlers:
-                    await handler(data, pipe)
 
     def _garbage(self, remote: Endpoint, reason: str) -> None:
         self.context.emit(StrangerRefused(str(remote), reason))

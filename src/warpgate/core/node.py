@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Literal, Self, overload
 
 from warpgate.config import Config
-from warpgate.core.assembly import Assembly, MessageHandler, NodeStatus
+from warpgate.core.assembly import Assembly, NodeStatus
 from warpgate.core.codes import OFFER, TAKE, CodeExchange, new_code
 from warpgate.core.context import Sources
 from warpgate.core.disk.claim import REMEMBERED, UNCLAIMED, Claim, claim
@@ -23,6 +23,7 @@ from warpgate.core.names.known_peers import known_peers_at
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.plain_datagram import DatagramPipe
 from warpgate.core.search.initiator import Initiator
+from warpgate.core.serving import MessageHandler, PipeHandler, Services
 from warpgate.core.tasks import running_loop
 from warpgate.errors import ConfigError, IdentityInUse, PipeClosed
 from warpgate.events import AddressChanged, Event, Observer, PluginReport
@@ -30,7 +31,7 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.code import OneTimeCode
 from warpgate.model.endpoint import Mode, Transport
 from warpgate.model.identity import Identity
-from warpgate.model.wanted import INSTANCE_SIZE
+from warpgate.model.wanted import INSTANCE_SIZE, checked_service
 from warpgate.net.network import Network
 from warpgate.net.system import SystemNetwork
 from warpgate.net.translated import TranslatedNetwork
@@ -75,7 +76,7 @@ class Node:
         self._claim = UNCLAIMED
         self._earlier: tuple[bytes, ...] = ()  # our own instances before this start
         self._in_use: IdentityInUse | None = None  # why nobody is accepted, where that was left to us
-        self._handlers: list[MessageHandler] = []
+        self._services = Services()
         self._readers: set[asyncio.Queue[Event | None]] = set()  # of `events`; None ends them
 
     async def __aenter__(self) -> Self:
@@ -104,7 +105,7 @@ class Node:
             MqttConnector(network) if self._broker_connector is None else self._broker_connector,
             self._observer,
             self._registry,
-            self._handlers,
+            self._services,
             known_peers_at(self._config.known_peers, own_identity=self._identity is not None),
             self._sources,
             instances,
@@ -257,6 +258,7 @@ class Node:
         plugins: Sequence[str] | None = None,
         timeout: float | None = None,
         secure: bool = False,
+        service: str = "",
     ) -> DatagramPipe: ...
 
     @overload
@@ -269,6 +271,7 @@ class Node:
         plugins: Sequence[str] | None = None,
         timeout: float | None = None,
         secure: bool = False,
+        service: str = "",
     ) -> Pipe: ...
 
     async def connect(
@@ -280,20 +283,22 @@ class Node:
         plugins: Sequence[str] | None = None,
         timeout: float | None = None,
         secure: bool = False,
+        service: str = "",
     ) -> Pipe:
         """A pipe to the node that `dest` names: address bytes, its text form, or a nickname.
 
         `mode`: a member of Mode or its word ("datagram"), `transport` likewise ("tcp"). `plugins`: only these
         strategies, by name. `timeout` in seconds (default: `attempt_timeout`). `secure`: an encrypted stream, whatever
-        wins: QUIC is one, TCP gets TLS on it (on both sides, see `Pipe.start_tls`).
+        wins: QUIC is one, TCP gets TLS on it (on both sides, see `Pipe.start_tls`). `service`: which of those that the
+        peer offers by name.
 
         AddressError, ConfigError (an argument of the wrong kind, unknown plugin, impossible mode), ConnectFailed with a
-        report. For a nickname also NicknameError, NameNotFound, ServiceError (look-up), and PeerKeyChanged when it had
-        another key before.
+        report (where the peer has no such service the message lists what it has). For a nickname also NicknameError,
+        NameNotFound, ServiceError (look-up), and PeerKeyChanged when it had another key before.
         """
         run = self._run_here
         patience = self._config.timing.attempt_timeout if timeout is None else _seconds(timeout)
-        remote, mode = parse_destination(dest), Mode.of(mode)
+        remote, mode, service = parse_destination(dest), Mode.of(mode), checked_service(service)
         carrier = None if transport is None else Transport.of(transport)
 
         async def attempt(
@@ -302,7 +307,16 @@ class Node:
             if address.public_key == self.public_key:
                 raise ConfigError("that is this node's own address")
             initiator = Initiator(
-                run.equipment, run.sessions, run.pipes, address, mode, carrier, plugins, secure, before
+                run.equipment,
+                run.sessions,
+                run.pipes,
+                address,
+                mode,
+                carrier,
+                plugins,
+                secure,
+                service,
+                before,
             )
             run.initiators.add(initiator)
             try:
@@ -350,17 +364,35 @@ class Node:
 
     @property
     def _accepted(self) -> asyncio.Queue[Pipe | None]:
-        accepted = self._run_here.accepted
+        accepted = self._run_here.reception.accepted
         if self._in_use is not None:
             raise self._in_use
+        self._services.accepting = True
         return accepted
+
+    def serve(self, service: str, handler: PipeHandler) -> None:
+        """Offer a service: `await handler(pipe)` for each pipe that a peer opens with `connect(..., service=...)`.
+
+        Each in a task of its own; the pipe is closed when the handler returns, and reset when it raises. Pipes without
+        a service still come from `accept`; where nobody ever calls that, peers are told which services there are. May
+        be called before the node runs. ConfigError for what is no name (1 to 32 bytes, without blanks and / : = ,), is
+        served already, or cannot be called; IdentityInUse as `accept`.
+        """
+        if self._in_use is not None:
+            raise self._in_use
+        self._services.serve(service, handler)
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The names of those offered by `serve`."""
+        return self._services.names
 
     def add_message_handler(self, handler: MessageHandler) -> None:
         """Call `await handler(data, pipe)` for whatever arrives on accepted pipes, in order, one task a pipe.
 
         With a handler, pipes are not handed out by `accept` any more.
         """
-        self._handlers.append(handler)
+        self._services.message_handlers.append(handler)
 
 
 async def _until_closed(accepted: asyncio.Queue[Pipe | None]) -> AsyncIterator[Pipe]:

@@ -89,6 +89,13 @@ class NominationConfirmed:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerRefused:
+    """The controlled peer will not have this session, and says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PathValidated:
     """The selected pair, chosen on trust, is validated now: it may carry anything."""
 
@@ -101,7 +108,9 @@ class CheckingEnded:
     by_peer: bool
 
 
-CheckEvent = PairVerified | PeerHeard | Nominated | NominationConfirmed | PathValidated | CheckingEnded
+CheckEvent = (
+    PairVerified | PeerHeard | PeerRefused | Nominated | NominationConfirmed | PathValidated | CheckingEnded
+)
 
 
 @dataclass(slots=True)
@@ -286,6 +295,8 @@ class CheckAgent:
             self._request(check, base, remote, now)
         elif check.message.cls is StunClass.SUCCESS:
             self._response(check, remote, now)
+        elif (error := check.message.error) and self.controlling and self.phase is Phase.CHECKING:
+            self._events.append(PeerRefused(error.reason))
 
     def handle_timeout(self, now: float) -> None:
         """Send what is due, notice what has expired."""

@@ -3,6 +3,7 @@
     request  = WG-SESSION  role(tie-breaker)  [WG-KEY  [WG-MODE]  [WG-WANTED]]  WG-NONCE  [WG-ECHO]
                WG-PLUGIN  [USE-CANDIDATE | WG-CLOSE]
     answer   = WG-SESSION  role  WG-NONCE  XOR-MAPPED-ADDRESS  [USE-CANDIDATE]
+    refusal  = WG-SESSION  role  ERROR-CODE (403 and why), to a first check alone
 
 all followed by MESSAGE-INTEGRITY-SHA256 under HMAC-SHA256(session key, "udp check"). WG-KEY goes along until the peer
 been heard, and with it WG-MODE (1) when the pipe is to be a stream, and WG-WANTED (`model/wanted.py`) unless nothing
@@ -28,6 +29,7 @@ from warpgate.proto.stun import (
     BINDING,
     Attribute,
     AttributeValue,
+    ErrorCode,
     StunClass,
     StunMessage,
     decode,
@@ -38,6 +40,9 @@ from warpgate.proto.stun import (
 
 STREAM = 1  # value of WG-MODE; a datagram pipe's checks carry none
 NONCE_SIZE = 16
+FORBIDDEN = 403  # RFC 8656 section 19
+# Header, WG-SESSION, role, ERROR-CODE with padding and without its reason, MESSAGE-INTEGRITY-SHA256.
+REFUSAL_OVERHEAD = 20 + 20 + 12 + 11 + 36
 # As they are in a message, for what is looked at before it is decoded.
 _REQUEST = BINDING.to_bytes(2, "big")
 _STREAM = bytes((STREAM,))
@@ -83,6 +88,20 @@ def verify_introduction(data: bytes, session_key: bytes) -> Wanted:
     message = decode(data)
     _plugin_of(message)
     return Wanted.decode(message.raw(Attribute.WG_WANTED) or b"")
+
+
+def refusal_of(data: bytes, session_key: bytes, reason: str) -> bytes:
+    """The answer to a first check whose sender may have no pipe: an error response, no longer than the check was."""
+    request = decode(data)
+    room = max(0, len(data) - REFUSAL_OVERHEAD)
+    short = reason.encode()[:room].decode(errors="ignore")
+    attributes: tuple[tuple[int, AttributeValue], ...] = (
+        (Attribute.WG_SESSION, request.raw(Attribute.WG_SESSION) or b""),
+        (Attribute.ICE_CONTROLLED, request.number(Attribute.ICE_CONTROLLING) or 0),
+        (Attribute.ERROR_CODE, ErrorCode(FORBIDDEN, short)),
+    )
+    answer = StunMessage(BINDING, StunClass.ERROR, request.transaction_id, attributes)
+    return encode(answer, key=_check_key(session_key))
 
 
 def _check_key(session_key: bytes) -> bytes:

@@ -7,18 +7,21 @@ belongs to, or where keys come from: nonces and session keys are arguments.
     HELLO    = type 1, body: session(16) role(1) public key(33) nonce(16) mode(1) plugin(1 + n, UTF-8)  [wanted]
     WELCOME  = type 2, body: nonce(16)
     NOMINATE = type 3, body: empty
+    REFUSED  = type 4, body: why(1 to 200, UTF-8)
 
 Every MAC is HMAC-SHA256 under the session key, over a label, what was heard, and the message up to the MAC:
 
     HELLO       "tcp hello"     message
     WELCOME     "tcp welcome"   the HELLO's nonce, role(1) of the WELCOME's sender, message
     NOMINATE    "tcp nominate"  the initiator's nonce, the responder's nonce, message
+    REFUSED     "tcp refused"   the HELLO's nonce, role(1) of the REFUSED's sender, message
 
 Rules:
 
 * A dialler sends HELLO at once; an acceptor answers WELCOME. In a simultaneous open (RFC 9293 section 3.5)
   both are diallers and the HELLOs cross: the peer's HELLO, in the same session and of the opposite role, then
   is the proof, and there is no WELCOME. So each side sends exactly one of the two.
+* An acceptor that knows the initiator, and has not what it wants, says REFUSED instead, and hangs up.
 * Then the initiator, and nobody else, sends NOMINATE, on one link only. The responder is silent till then.
 * What follows NOMINATE, either way, is the user's, byte for byte; where the initiator wants it so (mode 2 of its
   HELLO, or its offer), it is TLS.
@@ -39,7 +42,7 @@ from types import MappingProxyType
 from warpgate.errors import AuthenticationError, DecodeError
 from warpgate.model.endpoint import Mode
 from warpgate.model.identity import PUBLIC_KEY_SIZE, SESSION_SIZE
-from warpgate.model.text import MAX_PLUGIN_NAME, is_plugin_name
+from warpgate.model.text import MAX_PLUGIN_NAME, is_plugin_name, printable
 from warpgate.model.wanted import ANYTHING, LARGEST, Wanted
 
 NONCE_SIZE = 16
@@ -47,6 +50,7 @@ NONCE_SIZE = 16
 MAX_UNPROVED = 1024
 
 HEADER_SIZE = 6
+MAX_REASON = 200  # bytes of UTF-8
 
 _MAGIC = b"WG2"
 _MAC_SIZE = 32
@@ -107,6 +111,7 @@ class Type(enum.IntEnum):
     HELLO = 1
     WELCOME = 2
     NOMINATE = 3
+    REFUSED = 4
 
 
 class State(enum.Enum):
@@ -116,12 +121,18 @@ class State(enum.Enum):
     CONTROLLING = "authenticated; nominating is ours"
     CONTROLLED = "authenticated; nominating is the peer's"
     NOMINATED = "the stream is the user's"
+    REFUSED = "refused"
+
+
+class Refused(AuthenticationError):
+    """The peer knows us, and will not have this session: the message is its reason."""
 
 
 _BODY_SIZES: Mapping[Type, tuple[int, int]] = MappingProxyType({
     Type.HELLO: (_HELLO_FIXED, _HELLO_FIXED + MAX_PLUGIN_NAME + LARGEST),
     Type.WELCOME: (NONCE_SIZE, NONCE_SIZE),
     Type.NOMINATE: (0, 0),
+    Type.REFUSED: (1, MAX_REASON),
 })  # fmt: skip
 
 
@@ -209,6 +220,17 @@ class Handshake:
         self._send(Type.WELCOME, self._nonce, b"tcp welcome" + hello.nonce + bytes((role,)))
         self._authenticated(hello)
 
+    def refuse(self, reason: str) -> None:
+        """Instead of what `prove` has queued, to an initiator that it has proved: the reason. Hang up then."""
+        hello = self._hello
+        if self._state is not State.CONTROLLED or hello is None or not self._outbox:
+            raise RuntimeError(f"too late to refuse: {self._state.value}")
+        self._outbox.clear()
+        self._events.clear()
+        body = reason.encode()[:MAX_REASON].decode(errors="ignore").encode()
+        self._send(Type.REFUSED, body, b"tcp refused" + hello.nonce + bytes((hello.role.opposite,)))
+        self._state = State.REFUSED
+
     def nominate(self) -> None:
         """Initiator only, once authenticated: this is the link. Queues NOMINATE; user bytes may follow it."""
         if self._state is not State.CONTROLLING:
@@ -281,6 +303,12 @@ class Handshake:
             )
         )
 
+    def _on_refused(self, size: int) -> None:
+        message, mac = self._take(HEADER_SIZE + size)
+        self._check(mac, b"tcp refused" + self._nonce + bytes((self._expected.role,)), message)
+        self._state = State.REFUSED
+        raise Refused(printable(message[HEADER_SIZE:].decode(errors="replace")))
+
     def _on_nominate(self, size: int) -> None:
         message, mac = self._take(HEADER_SIZE + size)
         self._check(mac, b"tcp nominate" + self._peer_nonce + self._nonce, message)
@@ -323,6 +351,7 @@ class Handshake:
     _HANDLERS: Mapping[tuple[State, int], Callable[[Handshake, int], None]] = MappingProxyType({
         (State.DIALLED, Type.WELCOME): _on_welcome,
         (State.DIALLED, Type.HELLO): _on_crossing_hello,
+        (State.DIALLED, Type.REFUSED): _on_refused,
         (State.LISTENING, Type.HELLO): _on_hello,
         (State.CONTROLLED, Type.NOMINATE): _on_nominate,
     })  # fmt: skip

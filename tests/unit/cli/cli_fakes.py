@@ -28,6 +28,7 @@ class FakePipe:
         self.transport = Transport.TCP if mode is Mode.STREAM else Transport.UDP
         self.relayed = False
         self.secure = False
+        self.service = ""
         self.plugin = "direct"
         self.peer = peer
         self.local = Endpoint.parse("127.0.0.1:1000")
@@ -154,12 +155,14 @@ class FakeNode:
         return near
 
     async def connect(
-        self, dest, *, mode=Mode.STREAM, transport=None, plugins=None, timeout=None, secure=False
+        self, dest, *, mode=Mode.STREAM, transport=None, plugins=None, timeout=None, secure=False, service=""
     ) -> FakePipe:
         self.world.asked.append((dest, mode, transport, plugins, timeout, secure))
         if self.world.refusal is not None:
             raise self.world.refusal
-        return self._open(mode, self.world.peer)
+        pipe = self._open(mode, self.world.peer)
+        pipe.service = service
+        return pipe
 
     async def accept(self) -> FakePipe:
         if not self.arrivals:

@@ -117,7 +117,7 @@ def test_a_peer_that_does_something_else(start, here):
     listener = start("b", "listen", "--echo", "--json")
     status, _, errors = start("a", "send", str(here / "blob"), listener.ready()).finish()
     assert status == 1
-    assert b"is the peer `warpgate receive`?" in errors
+    assert b"there is no service 'files', only one without a name" in errors
 
 
 @pytest.mark.parametrize(

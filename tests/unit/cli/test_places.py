@@ -6,7 +6,14 @@ import argparse
 
 import pytest
 
-from warpgate.cli.places import TcpPlace, UnixPlace, entrance_place, service_place
+from warpgate.cli.places import (
+    TcpPlace,
+    UnixPlace,
+    entrance_place,
+    entrance_to_service,
+    named_service_place,
+    service_place,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +63,48 @@ def test_a_port_is_opened_at_an_address_not_at_a_name():
 @pytest.mark.parametrize("text", ["localhost:80", "[2001:db8::1]:80", "/run/app.sock"])
 def test_a_place_is_shown_as_it_is_typed(text):
     assert str(service_place(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "place"),
+    [
+        ("ssh=localhost:22", "ssh", TcpPlace("localhost", 22)),
+        ("web=8080", "web", TcpPlace("localhost", 8080)),
+        ("8080", "", TcpPlace("localhost", 8080)),
+        ("app=/run/app.sock", "app", UnixPlace("/run/app.sock")),
+        ("/run/a=b.sock", "", UnixPlace("/run/a=b.sock")),
+        ("unix:a=b", "", UnixPlace("a=b")),
+        ("v6=[::1]:22", "v6", TcpPlace("::1", 22)),
+    ],
+)
+def test_services_with_names(text, name, place):
+    assert named_service_place(text) == (name, place)
+
+
+@pytest.mark.parametrize("text", ["=22", "a b=22", "ssh=", "ssh=host"])
+def test_what_is_no_service_with_a_name(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        named_service_place(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "service"),
+    [
+        ("15432:pg", TcpPlace("127.0.0.1", 15432), "pg"),
+        ("127.0.0.1:8000:web", TcpPlace("127.0.0.1", 8000), "web"),
+        ("127.0.0.1:8000", TcpPlace("127.0.0.1", 8000), ""),
+        ("8000", TcpPlace("127.0.0.1", 8000), ""),
+        ("[::1]:80:web", TcpPlace("::1", 80), "web"),
+        ("[::1]:80", TcpPlace("::1", 80), ""),
+        ("8000:9000", TcpPlace("127.0.0.1", 8000), "9000"),
+        ("/run/a:80", UnixPlace("/run/a:80"), ""),
+    ],
+)
+def test_entrances_to_services(text, place, service):
+    assert entrance_to_service(text) == (place, service)
+
+
+@pytest.mark.parametrize("text", ["8000:", "8000:a b", "8000:a:b", "::1:80", "[::1]:80:", "web:8000"])
+def test_what_is_no_entrance_to_a_service(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        entrance_to_service(text)

@@ -41,6 +41,7 @@ class PipeInfo:
     relayed: bool
     seconds: float
     report: tuple[PluginReport, ...] = field(default=(), compare=False)
+    service: str = ""
 
 
 class Pipe(ABC):
@@ -57,6 +58,11 @@ class Pipe(ABC):
     def peer(self) -> str:
         """The other side's node id."""
         return self._info.peer
+
+    @property
+    def service(self) -> str:
+        """Which of the services of the accepting side it is for; "" for the one without a name."""
+        return self._info.service
 
     @property
     def plugin(self) -> str:

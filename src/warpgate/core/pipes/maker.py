@@ -80,6 +80,7 @@ class PipeMaker:
             link.relayed,
             seconds,
             report,
+            session.wanted.service,
         )
         try:
             pipe = self._pipe(session, link, info)

@@ -27,7 +27,7 @@ from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.classify import Observation
 from warpgate.plan.targets import Pair, pairs
 from warpgate.plugins.base import Attempt, Plugin, Relay
-from warpgate.proto.hello import Handshake
+from warpgate.proto.hello import Handshake, Refused
 from warpgate.proto.signals import MAX_BODY, PluginMessage, decode_body
 
 Owned = TypeVar("Owned", TcpLink, QuicLink)
@@ -263,7 +263,12 @@ class PluginAttempt:
         )
         relayed = session.relays.carry(self._plugin.name, stream.local, stream.remote)
         patience = context.config.budgets.hello_patience
-        link, peer = await prove(stream, handshake, patience, relayed=relayed, secure=session.secure)
+        try:
+            link, peer = await prove(stream, handshake, patience, relayed=relayed, secure=session.secure)
+        except Refused as error:
+            if session.initiator:
+                session.take_refusal(str(error))
+            raise
         if not session.fresh_nonce(peer.nonce):
             link.abort()
             raise AuthenticationError(f"{stream.remote} repeated a proof that was given before")

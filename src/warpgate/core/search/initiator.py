@@ -62,6 +62,7 @@ class Initiator:
         transport: Transport | None,
         plugins: Sequence[str] | None,
         secure: bool,
+        service: str,
         before: tuple[PluginReport, ...] = (),
     ) -> None:
         """`before`: rows of the report that are there already.
@@ -88,7 +89,7 @@ class Initiator:
             mode=mode,
             remote=remote,
             secure=secure,
-            wanted=Wanted(remote.instance),
+            wanted=Wanted(remote.instance, service),
         )
         verdicts = [_verdict(plugin, context.address, remote) for plugin in self._plugins]
         self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(remote.brokers))

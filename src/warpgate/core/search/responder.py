@@ -23,7 +23,7 @@ from warpgate.events import StrangerRefused
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
 from warpgate.model.wanted import Wanted
-from warpgate.proto.check_wire import introduction_of, verify_introduction
+from warpgate.proto.check_wire import introduction_of, refusal_of, verify_introduction
 from warpgate.proto.envelope import Opened
 from warpgate.proto.gate import Freshness, TokenBucket
 from warpgate.proto.hello import HelloReceived
@@ -42,6 +42,10 @@ class Overloaded(AuthenticationError):
 
 class NotMeant(AuthenticationError):
     """For another process of our key, which answers itself."""
+
+
+class NoSuchService(AuthenticationError):
+    """For a peer that has proved its key and is welcome: the message lists what there is."""
 
 
 class Unsure(NotMeant):
@@ -64,14 +68,18 @@ class Responder:
         sessions: Sessions,
         pipes: PipeMaker,
         take_pipe: PipeTaker,
+        refusal: Callable[[str], str],
         ask_twins: Callable[[], None],
     ) -> None:
-        """`ask_twins`: have the processes of our key say that they are there."""
+        """`refusal`: why there is no such service, "" when there is. `ask_twins`: have the processes of our key say
+        that they are there.
+        """
         self._equipment = equipment
         self._context = context = equipment.context
         self._sessions = sessions
         self._pipes = pipes
         self._take_pipe = take_pipe
+        self._refusal = refusal
         self._ask_twins = ask_twins
         self._hosted: dict[bytes, HostedSession] = {}
         self._over: OrderedDict[bytes, None] = OrderedDict()
@@ -109,6 +117,7 @@ class Responder:
             self._check_welcome(signal.session, opened.sender)
             self._freshness.check(opened, self._context.wall_clock(), now)
             self._ration(opened.sender)
+            self._check_service(wanted)
             key = self._session_key(opened.sender, signal.session)
             hosted = self._begin(Claim(signal.session, opened.sender, key, mode, opened.address, wanted))
         elif hosted.session.peer_key != opened.sender:
@@ -140,6 +149,7 @@ class Responder:
         if hosted is None:  # it may have been begun, or have ended, since `key_of`
             self._check_welcome(hello.session, hello.key)
             self._check_not_anothers(hello.wanted)
+            self._check_service(hello.wanted)
             hosted = self._begin(Claim(hello.session, hello.key, key, hello.mode, None, hello.wanted))
         elif hosted.session.peer_key != hello.key:
             raise AuthenticationError("somebody else's session")
@@ -173,6 +183,7 @@ class Responder:
             key = self._key_of_stranger(introduction.session, introduction.public_key)
             wanted = verify_introduction(data, key)
             self._check_not_anothers(wanted)
+            self._check_service(wanted)
             hosted = self._begin(
                 Claim(introduction.session, introduction.public_key, key, introduction.mode, None, wanted)
             )
@@ -180,6 +191,10 @@ class Responder:
             checks.driver.receive(data, port.base, remote)
         except SessionOver:
             return False
+        except NoSuchService as error:
+            port.socket.send(refusal_of(data, key, str(error)), remote.sockaddr)
+            self._context.emit(StrangerRefused(str(remote), str(error)))
+            return True
         except ProtocolError as error:
             self._context.emit(StrangerRefused(str(remote), str(error)))
             return False
@@ -228,6 +243,11 @@ class Responder:
             raise NotMeant(
                 f"for another process with this key, {wanted.instance.hex() or 'the one that accepts'}"
             )
+
+    def _check_service(self, wanted: Wanted) -> None:
+        reason = self._refusal(wanted.service)
+        if reason:
+            raise NoSuchService(reason)
 
     def _begin(self, claim: Claim) -> HostedSession:
         """For a peer that has proved its key and is welcome. AuthenticationError for datagrams where none are taken."""

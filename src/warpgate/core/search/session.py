@@ -23,10 +23,19 @@ from warpgate.events import ClocksDiffer, LinkVerified, PeerTwinned, PluginNoted
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
+from warpgate.model.text import printable
 from warpgate.model.wanted import ANYTHING, Wanted
 from warpgate.plan.relay import Hope, direct_hope
 from warpgate.plan.targets import names_a_stranger, refusal
-from warpgate.proto.check import CheckAgent, CheckEvent, CheckSettings, Nominated, PairVerified, PeerHeard
+from warpgate.proto.check import (
+    CheckAgent,
+    CheckEvent,
+    CheckSettings,
+    Nominated,
+    PairVerified,
+    PeerHeard,
+    PeerRefused,
+)
 from warpgate.proto.gate import WINDOW
 from warpgate.proto.hello import Role
 from warpgate.proto.signals import MAX_REASON, PluginMessage, Signal, SignalKind
@@ -387,6 +396,8 @@ class Session:
     def _check_event(self, event: CheckEvent) -> None:
         if isinstance(event, PeerHeard):
             self.peer_heard()
+        elif isinstance(event, PeerRefused):
+            self.take_refusal(printable(event.reason))
         elif isinstance(event, PairVerified | Nominated):
             link = self.udp_link(event)
             self.say_verified(link)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from warpgate.core.context import Context
 from warpgate.core.search.links import TcpLink, read_message
+from warpgate.core.search.responder import NoSuchService
 from warpgate.core.search.session import Session
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
 from warpgate.events import StrangerRefused
@@ -60,6 +61,9 @@ class TcpDoor:
         except TimeoutError:
             self._refuse(stream, f"no valid HELLO within {patience:g} s")
             stream.abort()
+        except NoSuchService as error:
+            self._refuse(stream, str(error))
+            stream.close()  # in order: it has been told why
         except (NetworkError, ProtocolError) as error:
             self._refuse(stream, str(error))
             stream.abort()
@@ -79,7 +83,12 @@ class TcpDoor:
             raise AuthenticationError("the connection does not begin with a HELLO")
         key = self._find_key(hello)
         handshake.prove(key)  # before anything is made for it
-        session = self._find_session(hello, key)
+        try:
+            session = self._find_session(hello, key)
+        except NoSuchService as error:
+            handshake.refuse(str(error))
+            await stream.send(handshake.data_to_send())
+            raise
         if not session.fresh_nonce(hello.nonce):
             raise AuthenticationError("a HELLO that was seen before")
         handshake.next_event()
