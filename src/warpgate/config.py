@@ -76,7 +76,9 @@ class Timing:
     # Mapping keepalive: below the shortest common lifetime of 30 s, jittered like Tailscale's.
     keepalive_low: float = 20.0
     keepalive_high: float = 26.0
-    broker_timeout: float = 5.0  # TCP, TLS and MQTT CONNECT together
+    broker_timeout: float = (
+        5.0  # for each of TCP, TLS, MQTT CONNECT and SUBSCRIBE: two satellites answer after 2.5 s
+    )
     # A session that nothing was nominated in ends after this: an attempt lasts 20 s, and its last volley is answered.
     responder_patience: float = 25.0
     # Seconds (whole) that port mappings are asked for, and renewed at half of it. RFC 6886 recommends 7200; with

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from warpgate.core.pipes.base import Pipe
 
 STREAM_PATIENCE = 10.0  # TCP has retransmitted five times by then (RFC 6298: 0.2 s on Linux, doubling)
-DATAGRAM_PATIENCE = 1.0
+DATAGRAM_PATIENCE = 10.0  # two satellites in a row answer after 2.5 s
+DATAGRAM_GAP = 1.0
 DATAGRAM_TRIES = 5  # at 10 % loss each way one ping in 4,000 loses all five
 
 
@@ -44,21 +45,29 @@ async def ping_stream(pipe: Pipe) -> float:
 
 
 async def ping_datagram(pipe: Pipe) -> float:
-    """Seconds from the last try's sending to its echo; datagrams may be lost, so there are several tries."""
-    for remaining in reversed(range(DATAGRAM_TRIES)):
-        payload = _payload()  # its own for each try: a late echo must not be taken for a quick one
-        started = asyncio.get_running_loop().time()
+    """Seconds from a try's sending to its own echo; datagrams may be lost, so there are several tries.
+
+    Each has a payload of its own: a slow echo is told from a quick one, and counts however many tries have left since.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    sent: dict[bytes, float] = {}
+    while True:
+        again = began + len(sent) * DATAGRAM_GAP
+        if len(sent) < DATAGRAM_TRIES and loop.time() >= again:
+            payload = _payload()
+            sent[payload] = loop.time()
+            await pipe.send(payload)
+            continue
         try:
-            async with asyncio.timeout(DATAGRAM_PATIENCE):
-                await pipe.send(payload)
-                while await pipe.recv() != payload:
-                    pass
+            async with asyncio.timeout_at(again if len(sent) < DATAGRAM_TRIES else began + DATAGRAM_PATIENCE):
+                echo = await pipe.recv()
         except TimeoutError:
-            if not remaining:
+            if len(sent) == DATAGRAM_TRIES:
                 raise
         else:
-            return asyncio.get_running_loop().time() - started
-    raise AssertionError("unreachable")
+            if (started := sent.get(echo)) is not None:
+                return loop.time() - started
 
 
 def _payload() -> bytes:

@@ -27,6 +27,10 @@ from warpgate.services.signaling import CONTACTED, SignalChannel
 OFFER, TAKE = "offer", "take"
 
 
+# To a broker; one that does not answer has failed after the first.
+STEPS = 4
+
+
 class CodeExchange:
     """`async with` it. The code is good for others as soon as the block is entered."""
 
@@ -57,7 +61,7 @@ class CodeExchange:
         loading = asyncio.ensure_future(in_thread(_load_library))
         self._channel.start()
         try:
-            up = await self._channel.first_home(timing.broker_timeout)
+            up = await self._channel.first_home(STEPS * timing.broker_timeout)
             await loading
         except BaseException:
             loading.cancel()

@@ -23,7 +23,7 @@ from warpgate.proto.stun import (
     decode,
     encode,
 )
-from warpgate.services.broker import Judge, MessageReceiver
+from warpgate.services.broker import Judge, MessageReceiver, no_matter
 
 
 def no_lag() -> float:
@@ -59,9 +59,13 @@ class MemoryBroker:
         """How many messages clients have published."""
         return len(self.log)
 
-    async def connect(self, topic: str, on_message: MessageReceiver) -> MemoryBrokerLink:
+    async def connect(
+        self, topic: str, on_message: MessageReceiver, on_step: Callable[[], None] = no_matter
+    ) -> MemoryBrokerLink:
         """Three round trips, as TCP, CONNECT and SUBSCRIBE take."""
-        await asyncio.sleep(6 * self.one_way)
+        for _ in range(3):
+            await asyncio.sleep(2 * self.one_way)
+            on_step()
         if not self.alive:
             raise NetworkError(f"{self.url}: connection refused")
         link = MemoryBrokerLink(self, topic, on_message)
@@ -138,7 +142,12 @@ class MemoryBrokers:
         self._brokers = {broker.url: broker for broker in brokers}
 
     async def connect(
-        self, url: str, topic: str, on_message: MessageReceiver, judge: Judge | None = None
+        self,
+        url: str,
+        topic: str,
+        on_message: MessageReceiver,
+        judge: Judge | None = None,
+        on_step: Callable[[], None] = no_matter,
     ) -> MemoryBrokerLink:
         """Names stand for brokers of the internet; an address in the URL is judged."""
         if judge is not None and (reason := self._refusal(url, judge)) is not None:
@@ -146,7 +155,7 @@ class MemoryBrokers:
         broker = self._brokers.get(url)
         if broker is None:
             raise ServiceError(f"there is no broker at {url}")
-        return await broker.connect(topic, on_message)
+        return await broker.connect(topic, on_message, on_step)
 
     @staticmethod
     def _refusal(url: str, judge: Judge) -> str | None:

@@ -55,6 +55,9 @@ from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, signa
 
 # Long enough for the kernel's first SYN retransmission (1 s, RFC 6298) to pass a NAT that the other side opened late.
 VOLLEY_PATIENCE = 1.6
+# Where signals take long, packets do: SYNs and HELLOs cross within so many times the way of a signal.
+SIGNALS_PATIENT = 3.0
+LONGEST_PATIENCE = 10.0
 VOLLEYS = 4
 # The volley number of predicted endpoints: they belong to the first volley's port on the other side.
 PREDICTED = 0
@@ -265,7 +268,7 @@ async def _first_volley(attempt: Attempt, tried: set[Route], fire_at: float) -> 
     tried.update(fresh)
     attempt.note(f"fired at {', '.join(str(remote) for _, remote in fresh) or 'nothing'}")
     if not fresh:  # what the peer says next may change that
-        await asyncio.sleep(VOLLEY_PATIENCE)
+        await asyncio.sleep(_patience(attempt))
     return await _fire(attempt, fresh, again=routes_again(fresh, attempt.local) if attempt.initiator else ())
 
 
@@ -345,13 +348,20 @@ async def _fire(
     late = attempt.now() + AGAIN_AFTER
     runners = {f"{base} -> {peer}": partial(_dial, attempt, peer, base, first_ttl) for base, peer in routes}
     runners |= {f"{base} -> {peer}": partial(_dial, attempt, peer, base, None, late) for base, peer in again}
+    patience = _patience(attempt)
     try:
-        async with asyncio.timeout(VOLLEY_PATIENCE):
+        async with asyncio.timeout(patience):
             return await first_of(runners, Link.abort)
     except TimeoutError:
-        raise AttemptFailed(f"no connection within {VOLLEY_PATIENCE:g} s") from None
+        raise AttemptFailed(f"no connection within {patience:.1f} s") from None
     except RaceLost as lost:
         raise AttemptFailed(str(lost)) from None
+
+
+def _patience(attempt: Attempt) -> float:
+    """Seconds for one volley, as slow as the path to the peer may be."""
+    measured = attempt.signal_delay or 0.0
+    return min(max(VOLLEY_PATIENCE, SIGNALS_PATIENT * measured), LONGEST_PATIENCE)
 
 
 async def _dial(
@@ -363,7 +373,7 @@ async def _dial(
     link = await attempt.dial(remote, local, first_ttl)
     if not attempt.initiator:
         attempt.keep(link)
-        await asyncio.sleep(VOLLEY_PATIENCE)
+        await asyncio.sleep(_patience(attempt))
         raise AttemptFailed("it was not chosen")
     return link
 

@@ -13,6 +13,10 @@ MessageReceiver = Callable[[bytes], None]
 Judge = Callable[[Endpoint], str | None]
 
 
+def no_matter() -> None:
+    """For who does not care."""
+
+
 class VersionRefused(ServiceError):
     """The broker does not speak the version of its protocol it was asked for."""
 
@@ -47,11 +51,17 @@ class BrokerConnector(Protocol):
     """Opens links to brokers."""
 
     async def connect(
-        self, url: str, topic: str, on_message: MessageReceiver, judge: Judge | None = None
+        self,
+        url: str,
+        topic: str,
+        on_message: MessageReceiver,
+        judge: Judge | None = None,
+        on_step: Callable[[], None] = no_matter,
     ) -> BrokerLink:
         """Connect and subscribe to `topic`; what is published there goes to `on_message`.
 
-        `judge` is asked about each address of the host before it is dialled; None: any will do.
+        `judge` is asked about each address of the host before it is dialled; None: any will do. `on_step` is called
+        each time that the other side has answered: the address is known, TCP, TLS, and MQTT's connection are there.
 
         ConfigError for a URL that is none, NetworkError when the path (or the judge) refuses, ServiceError when the
         broker does. Sets no limit to the time it takes: the caller does. Cancelling leaves nothing behind.

@@ -10,6 +10,7 @@ import enum
 import random
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from warpgate.errors import WarpgateError
 from warpgate.model.broker import BrokerRef
@@ -149,8 +150,10 @@ class Keeper:
         self._attempted = self._loop.time()
         self._redialling = False
         try:
-            async with asyncio.timeout(self._patience):
-                link = await self._connector.connect(self.url, self._topic, self._received, self._judge)
+            async with asyncio.timeout(self._patience) as limit:
+                link = await self._connector.connect(
+                    self.url, self._topic, self._received, self._judge, partial(self._wait_on, limit)
+                )
         except (WarpgateError, TimeoutError) as error:
             self._failed(str(error) or f"no answer within {self._patience:g} s")
             return self.role is not Role.GUEST
@@ -166,6 +169,10 @@ class Keeper:
             return self._redialling
         self._failed(reason)
         return self.role is not Role.GUEST
+
+    def _wait_on(self, limit: asyncio.Timeout) -> None:
+        """The broker has answered, so it is there, however far away: the next answer may take as long again."""
+        limit.reschedule(self._loop.time() + self._patience)
 
     def _up(self, link: BrokerLink) -> None:
         self._link = link

@@ -16,7 +16,7 @@ from warpgate.net.race import RaceLost, first_of
 from warpgate.net.reach import in_order, in_turn
 from warpgate.net.threads import in_thread
 from warpgate.net.uplinks import other_uplinks
-from warpgate.services.broker import Judge, MessageReceiver, VersionRefused
+from warpgate.services.broker import Judge, MessageReceiver, VersionRefused, no_matter
 
 if TYPE_CHECKING:
     from warpgate.services.mqtt_link import MqttLink
@@ -39,37 +39,51 @@ class MqttConnector:
         self._speak_old: set[BrokerUrl] = set()
 
     async def connect(
-        self, url: str, topic: str, on_message: MessageReceiver, judge: Judge | None = None
+        self,
+        url: str,
+        topic: str,
+        on_message: MessageReceiver,
+        judge: Judge | None = None,
+        on_step: Callable[[], None] = no_matter,
     ) -> MqttLink:
         """See `BrokerConnector.connect`. TCP, [TLS], CONNECT, SUBSCRIBE: a round trip each."""
         broker = BrokerUrl.parse(url)
         mqtt5 = broker not in self._speak_old
         try:
-            return await self._connect(broker, topic, on_message, judge, mqtt5)
+            return await self._connect(broker, topic, on_message, judge, on_step, mqtt5)
         except VersionRefused:
             if not mqtt5:
                 raise
-        link = await self._connect(broker, topic, on_message, judge, mqtt5=False)
+        link = await self._connect(broker, topic, on_message, judge, on_step, mqtt5=False)
         if len(self._speak_old) < REMEMBERED_BROKERS:
             self._speak_old.add(broker)
         return link
 
     async def _connect(
-        self, broker: BrokerUrl, topic: str, on_message: MessageReceiver, judge: Judge | None, mqtt5: bool
+        self,
+        broker: BrokerUrl,
+        topic: str,
+        on_message: MessageReceiver,
+        judge: Judge | None,
+        on_step: Callable[[], None],
+        mqtt5: bool,
     ) -> MqttLink:
         loading = asyncio.ensure_future(self._load(broker.tls))
         try:
-            stream = await self._dial(broker, judge)
+            stream = await self._dial(broker, judge, on_step)
         except BaseException:
             loading.cancel()
             raise
+        on_step()
         try:
             link_type = await loading
         except BaseException:
             stream.abort()
             raise
         tls = self._tls if broker.tls else None
-        return await link_type.open(stream.detach(), tls, broker.host, topic, on_message, mqtt5=mqtt5)
+        return await link_type.open(
+            stream.detach(), tls, broker.host, topic, on_message, on_step, mqtt5=mqtt5
+        )
 
     async def _load(self, tls: bool) -> type[MqttLink]:
         """What takes long, once and in a thread: paho 23 to 130 ms, the authorities' certificates 20 ms."""
@@ -79,11 +93,12 @@ class MqttConnector:
             self._tls = await in_thread(self._make_tls_context)
         return self._link_type
 
-    async def _dial(self, broker: BrokerUrl, judge: Judge | None) -> TcpStream:
+    async def _dial(self, broker: BrokerUrl, judge: Judge | None, on_step: Callable[[], None]) -> TcpStream:
         """RFC 8305: the name's next address is tried when the last one has not answered for a moment; and so are the
         uplinks that the system would not choose, as the one it chooses may lead nowhere.
         """
         endpoints = in_order(await self._network.resolve(broker.host, broker.port))
+        on_step()
         if judge is not None:
             endpoints = _admitted(endpoints, judge)
         ways: list[tuple[Endpoint, Endpoint | None]] = [(endpoint, None) for endpoint in endpoints]

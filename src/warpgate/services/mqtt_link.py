@@ -17,6 +17,7 @@ import secrets
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 from paho.mqtt import client as paho
@@ -28,7 +29,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from warpgate.errors import ProtocolError, ServiceError
 from warpgate.proto.mqtt_framing import LARGEST_PACKET, Framing
-from warpgate.services.broker import MessageReceiver, VersionRefused
+from warpgate.services.broker import MessageReceiver, VersionRefused, no_matter
 
 # Seconds of silence after which the broker is asked for a sign of life; without one it is dead after as many
 # again. NATs must keep established TCP mappings for 2 h (RFC 5382 REQ-5), many keep them for minutes only.
@@ -45,9 +46,15 @@ SEND_BOUND = 64 * 1024
 GOODBYE = 0.03
 QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 # Seconds for which what was sent may stay unacknowledged, then the link is dead: the kernel has repeated it four times
-# by then, and would do so for 15 minutes. Linux.
+# by then, and would do so for 15 minutes; on slow paths so many round trips. Linux.
 USER_TIMEOUT = 3.0
+ROUND_TRIPS = 5.0
 NO_RETAINED = 2  # MQTT 5 section 3.8.3.1: "Do not send retained messages at the time of the subscribe"
+
+
+def _give_up_after(sock: socket.socket, seconds: float) -> None:
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
 class MqttLink:
@@ -81,6 +88,7 @@ class MqttLink:
         host: str,
         topic: str,
         on_message: MessageReceiver,
+        on_step: Callable[[], None] = no_matter,
         *,
         mqtt5: bool = True,
     ) -> MqttLink:
@@ -88,12 +96,11 @@ class MqttLink:
 
         Raises VersionRefused, else ServiceError.
         """
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(USER_TIMEOUT * 1000))
         version = MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311
         link = cls(topic, on_message, version)
         try:
-            await link._establish(sock, tls, host)
+            await link._establish(sock, tls, host, on_step)
+            _give_up_after(sock, max(USER_TIMEOUT, ROUND_TRIPS * link._rtt))
         except BaseException:
             link._wire.abort()
             raise
@@ -122,7 +129,9 @@ class MqttLink:
             self._finish("closed on this side")
         await self._wire.gone(GOODBYE)
 
-    async def _establish(self, sock: socket.socket, tls: ssl.SSLContext | None, host: str) -> None:
+    async def _establish(
+        self, sock: socket.socket, tls: ssl.SSLContext | None, host: str, on_step: Callable[[], None]
+    ) -> None:
         try:
             await self._loop.create_connection(
                 lambda: self._wire,
@@ -133,9 +142,11 @@ class MqttLink:
             )
         except OSError as error:  # ssl.SSLError is one
             raise ServiceError(f"TLS with {host}: {error}") from error
+        on_step()
         started = time.monotonic()  # the loop's clock may be as coarse as a millisecond (uvloop)
         self._send_connect(host)
         await self._answer
+        on_step()
         connected = time.monotonic()
         self._answer = self._loop.create_future()
         self._send_subscribe()

@@ -48,11 +48,12 @@ class StunStream:
     async def dial(cls, network: Network, server: Endpoint, local: Endpoint) -> tuple[StunStream, Endpoint]:
         """Connect from `local` and ask; the stream and what the server sees.
 
-        ServiceError or NetworkError, also when it takes more than 5 s.
+        ServiceError or NetworkError, also when one of the two takes more than 5 s.
         """
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE) as limit:
                 self = cls(await network.dial_tcp(server, local))
+                limit.reschedule(asyncio.get_running_loop().time() + PATIENCE)
                 try:
                     return self, await self.bind()
                 except BaseException:

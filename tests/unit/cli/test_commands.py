@@ -15,7 +15,9 @@ from cli_fakes import REPORT, FakePipe, FakeWorld, lying_peer, silent_peer, targ
 
 from warpgate.cli import connect, ping
 from warpgate.cli.main import main
+from warpgate.cli.records import Pong
 from warpgate.errors import ConnectFailed, NetworkError
+from warpgate.lab.clock import run_virtual
 from warpgate.model.endpoint import Mode, Transport
 
 PIPE_FIELDS = [
@@ -115,7 +117,8 @@ def test_a_listener_may_take_encrypted_pipes_only(call, words):
 @pytest.mark.parametrize("words", [(), ("--datagram",)])
 def test_a_ping_that_is_not_echoed_fails(call, monkeypatch, words):
     monkeypatch.setattr(ping, "STREAM_PATIENCE", 0.01)
-    monkeypatch.setattr(ping, "DATAGRAM_PATIENCE", 0.002)
+    monkeypatch.setattr(ping, "DATAGRAM_GAP", 0.002)
+    monkeypatch.setattr(ping, "DATAGRAM_PATIENCE", 0.01)
     world = FakeWorld(peer=silent_peer)
     status, lines, _ = call("connect", target_text(), "--ping", "2", "--json", *words, world=world)
     assert status == 1
@@ -131,15 +134,15 @@ def test_an_echo_that_is_something_else_fails(call):
     assert len(lines) == 1
 
 
-def test_lost_datagrams_are_sent_again_and_late_echoes_ignored(call, monkeypatch):
-    monkeypatch.setattr(ping, "DATAGRAM_PATIENCE", 0.02)
+def test_lost_datagrams_are_sent_again(call, monkeypatch):
+    monkeypatch.setattr(ping, "DATAGRAM_GAP", 0.02)
     sent = []
 
     async def lossy(pipe: FakePipe) -> None:
         while True:
             sent.append(await pipe.recv())
             if len(sent) == 3:
-                await pipe.send(sent[0])  # the first try's echo, late
+                await pipe.send(b"something else")
                 await pipe.send(sent[2])
 
     status, lines, _ = call(
@@ -148,6 +151,32 @@ def test_lost_datagrams_are_sent_again_and_late_echoes_ignored(call, monkeypatch
     assert status == 0
     assert len(set(sent)) == len(sent) == 3
     assert 0 <= objects(lines)[1]["seconds"] < 0.02
+
+
+@pytest.mark.parametrize("round_trip", [0.04, 0.6, 1.5, 2.5, 6.0])
+def test_an_echo_counts_from_its_own_try_however_slow_the_world(round_trip):
+    """Also when others have been sent since."""
+    pongs: list[Pong] = []
+
+    async def story() -> None:
+        near, far = FakePipe.pair(Mode.DATAGRAM)
+        loop = asyncio.get_running_loop()
+
+        async def echo(data: bytes) -> None:
+            await asyncio.sleep(round_trip)
+            await far.send(data)
+
+        async def peer() -> None:
+            while True:
+                echoes.append(loop.create_task(echo(await far.recv())))
+
+        echoes = [loop.create_task(peer())]
+        await ping.ping(near, 2, pongs.append)
+        for task in echoes:
+            task.cancel()
+
+    run_virtual(story(), limit=60.0)
+    assert [pong.seconds for pong in pongs] == [pytest.approx(round_trip)] * 2
 
 
 def test_a_failed_connect_carries_the_report(call):

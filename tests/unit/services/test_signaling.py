@@ -16,7 +16,7 @@ from warpgate.events import BrokerConnected, Event, ServerFailed
 from warpgate.lab.clock import run_virtual
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint
-from warpgate.services.broker import Judge
+from warpgate.services.broker import Judge, no_matter
 from warpgate.services.signaling import GUESTS, SignalChannel
 
 TOPIC = "warpgate/2/me"
@@ -66,13 +66,20 @@ class World:
         self.channels = 0
 
     async def connect(
-        self, url: str, topic: str, on_message: Callable[[bytes], None], judge: Judge | None = None
+        self,
+        url: str,
+        topic: str,
+        on_message: Callable[[bytes], None],
+        judge: Judge | None = None,
+        on_step: Callable[[], None] = no_matter,
     ) -> MemoryLink:
         self.judges[url] = judge
         self.dialled.append((asyncio.get_running_loop().time(), url))
         if url in self.refusing:
             raise NetworkError(f"connect to {url}: connection refused")
-        await asyncio.sleep(1e9 if url in self.silent else 3 * self.rtt[url])
+        for _ in range(3):
+            await asyncio.sleep(1e9 if url in self.silent else self.rtt[url])
+            on_step()
         return MemoryLink(self, url, topic, on_message)
 
     def kill(self, url: str, refusing: bool = True) -> None:
@@ -357,6 +364,17 @@ def test_a_message_cuts_the_back_off_short_but_not_below_a_second() -> None:
                 me.channel.publish([A], "warpgate/2/you", b"offer")
                 await pause(0.1)
             assert len(world.dialled) <= 10
+
+    run_virtual(story())
+
+
+def test_a_broker_that_answers_is_waited_for_however_far_it_is() -> None:
+    async def story() -> None:
+        world = World(a=2.5, b=4.9, c=5.1)
+        async with Owner(world, [A, B, C], home=3) as me:
+            await pause(16)
+            assert me.homes == (A, B)
+            assert {event.server for event in me.told(ServerFailed)} == {C}
 
     run_virtual(story())
 
