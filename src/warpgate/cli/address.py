@@ -8,6 +8,7 @@ import io
 from warpgate.cli.options import UsageError
 from warpgate.cli.records import AddressShown
 from warpgate.cli.shell import Shell
+from warpgate.cli.status import running
 from warpgate.cli.target import parse_target
 from warpgate.errors import ConfigError
 from warpgate.model.address import NodeAddress
@@ -25,6 +26,11 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
 
 
 async def _show(shell: Shell, *, qr: bool, host_name: bool) -> int:
+    """That of the process that accepts peers; where none does, what one would have."""
+    for told in await running(shell.settings.config.identity):
+        if told["accepts"]:
+            _tell(shell, NodeAddress.from_text(told["address"]), qr=qr, host_name=host_name)
+            return 0
     async with shell.node(accept=False, beside=False) as node:
         _tell(shell, node.address, qr=qr, host_name=host_name)
     return 0

@@ -17,6 +17,7 @@ from warpgate.cli.ping import ping
 from warpgate.cli.places import Place
 from warpgate.cli.records import Forwarding, PipeOpen, Unserved
 from warpgate.cli.shell import Shell
+from warpgate.cli.status_door import told
 from warpgate.cli.stdio import join_stdio
 from warpgate.errors import WarpgateError
 from warpgate.model.endpoint import Mode
@@ -65,7 +66,11 @@ async def _join(shell: Shell, journey: Journey) -> int:
 async def _forward(shell: Shell, journey: Journey, entrances: Sequence[tuple[Place, str]]) -> int:
     """Each local connection gets a pipe of its own; runs until told to stop."""
     descriptors.ask_for(DESCRIPTORS)
-    async with shell.node(accept=False) as node, contextlib.AsyncExitStack() as stack:
+    async with (
+        shell.node(accept=False) as node,
+        told(node, shell, "connect"),
+        contextlib.AsyncExitStack() as stack,
+    ):
         carrying: set[asyncio.Task[None]] = set()
         stack.push_async_callback(cancel_all, carrying)
         attempts = asyncio.Semaphore(ATTEMPTS_AT_ONCE)

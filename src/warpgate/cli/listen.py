@@ -19,6 +19,7 @@ from warpgate.cli.process import run_on_pipe
 from warpgate.cli.reception import Reception, announce, parse_allowed, writable
 from warpgate.cli.records import PipeOpen, Unserved
 from warpgate.cli.shell import Shell
+from warpgate.cli.status_door import told
 from warpgate.cli.stdio import join_stdio
 from warpgate.errors import PipeClosed, WarpgateError
 from warpgate.net import descriptors
@@ -50,7 +51,10 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
             raise UsageError("--once does not go with --receive (see warpgate receive --once)")
         reception = Reception(shell, writable(arguments.receive), Rules(known=allow or ()))
     # Being told to stop is how a service ends: nothing went wrong.
-    return shell.run(_listen(shell, allow, name, services, reception, once=arguments.once), stopped=0)
+    return shell.run(
+        _listen(shell, allow, name, services, reception, once=arguments.once, metrics=arguments.metrics),
+        stopped=0,
+    )
 
 
 def offered(arguments: argparse.Namespace) -> dict[str, Handler]:
@@ -79,6 +83,7 @@ async def _listen(
     reception: Reception | None,
     *,
     once: bool,
+    metrics: int | None,
 ) -> int:
     on_stdio = not services and reception is None
     shell.output.bytes_on_stdout = on_stdio
@@ -95,6 +100,7 @@ async def _listen(
             if allow is None:
                 reception.warn_of_strangers()
         stack.push_async_callback(serving.stop)
+        await stack.enter_async_context(told(node, shell, "listen", metrics))
         announce(node, shell)
         work = _join_first(node, shell) if on_stdio else serving.until_over(node, services.get(""))
         return await while_named(work, node, name, shell)

@@ -11,6 +11,7 @@ from warpgate.cli.options import (
     add_common_options,
     count_or_none,
     not_negative,
+    port_number,
     positive_count,
     positive_seconds,
 )
@@ -69,6 +70,7 @@ def build_parser() -> Parser:
         command("send", "send files or directories, to TARGET or by a one-time code", "FILE... [TARGET]")
     )
     _add_receive(command("receive", "take files that peers send", "[CODE] [DIR]"))
+    command("status", "tell what runs with this identity: services, pipes, brokers, address")
     command("doctor", "tell what works here and what does not")
     _add_connecting(
         command("explain", "connect, then tell what each strategy did and why", "TARGET[/SERVICE]")
@@ -117,6 +119,12 @@ def _add_listen(parser: Parser) -> None:
         "--tls", action="store_true", help="refuse pipes that are not encrypted (peers use --tls, or QUIC)"
     )
     parser.add_argument("--once", action="store_true", help="exit after the first pipe has ended")
+    parser.add_argument(
+        "--metrics",
+        type=port_number,
+        metavar="PORT",
+        help="tell Prometheus, at http://127.0.0.1:PORT/metrics",
+    )
 
 
 def _add_connecting(parser: Parser) -> None:

@@ -14,6 +14,7 @@ from warpgate.cli.naming import naming_news, parse_name, while_named
 from warpgate.cli.options import UsageError
 from warpgate.cli.reception import Reception, announce, parse_allowed, writable
 from warpgate.cli.shell import Shell
+from warpgate.cli.status_door import told
 from warpgate.errors import TransferFailed
 from warpgate.model.code import OneTimeCode, looks_like_code
 from warpgate.proto.transfer_wire import FILES
@@ -76,7 +77,10 @@ class Receiving:
     async def run(self, allow: frozenset[str] | None, name: str | None, *, once: bool) -> int:
         """Until told to stop; with `once` until something was received."""
         shell = self._shell
-        async with shell.node(accept=True, allow=allow, observer=naming_news(shell)) as node:
+        async with (
+            shell.node(accept=True, allow=allow, observer=naming_news(shell)) as node,
+            told(node, shell, "receive"),
+        ):
             announce(node, shell)
             if allow is None:
                 self._reception.warn_of_strangers()

@@ -14,6 +14,7 @@ from warpgate.core.codes import CodeExchange
 from warpgate.core.context import Context, Sources
 from warpgate.core.names.directory import Names
 from warpgate.core.names.known_peers import KnownPeers
+from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.maker import PipeMaker
 from warpgate.core.port_mapping import PortMapping, PortMapStatus
 from warpgate.core.search.equipment import TOPIC, Equipment
@@ -73,6 +74,10 @@ class NodeStatus:
     port_map: PortMapStatus = field(default_factory=PortMapStatus)
     strays: int = 0  # datagrams that came to our ports and belonged to nothing
     nat64: str = ""  # the prefix by which IPv4 is reached on interfaces that have none, "" without
+    since: float = 0.0  # when the node was started, in Unix seconds
+    services: tuple[str, ...] = ()  # what peers may ask for; "" is the one without a name
+    pipes: tuple[tuple[Pipe, float], ...] = ()  # the open ones, and since when
+    twin: str = ""  # what is known of another node with the same key
 
 
 class Assembly:
@@ -93,6 +98,8 @@ class Assembly:
     ) -> None:
         self._config = config
         self._network = network
+        self._services = services
+        self._since = sources.wall_clock()
         self._counts: Counter[str] = Counter()
         self._failures: dict[tuple[str, str], ServerFailed] = {}
         self.tasks = Tasks(lambda name, error: self.context.emit(ServerFailed("task", name, str(error))))
@@ -326,6 +333,10 @@ class Assembly:
             self.port_mapping.status,
             self.udp.strays,
             "" if self._network.prefix is None else str(self._network.prefix),
+            self._since,
+            self._services.offered if self._config.accept else (),
+            self.pipes.since,
+            self.context.instances.warning,
         )
 
 

@@ -39,6 +39,11 @@ class Services:
     def names(self) -> tuple[str, ...]:
         return tuple(self._named)
 
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """What peers may ask for, with "" for pipes without a name."""
+        return self.names if self.refusal("") else (*self.names, "")
+
     def serve(self, name: str, handler: PipeHandler) -> None:
         """ConfigError for what is no name, or is served already."""
         if not checked_service(name):

@@ -61,7 +61,7 @@ async def dial_unix(path: str) -> SocketStream:
 def _listening(path: str) -> socket.socket:
     sock = _new_socket(path)
     try:
-        _remove_left_over(path)
+        remove_left_over(path)
         mask = os.umask(_ONLY_THIS_USER)
         try:
             sock.bind(path)
@@ -74,7 +74,7 @@ def _listening(path: str) -> socket.socket:
     return sock
 
 
-def _remove_left_over(path: str) -> None:
+def remove_left_over(path: str) -> None:
     """A socket at which nobody accepts any more: its program was killed. OSError when it cannot be told."""
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):

@@ -29,7 +29,7 @@ class PipeMaker:
     def __init__(self, context: Context, udp: Demultiplexer) -> None:
         self._context = context
         self._udp = udp
-        self._open: dict[Pipe, None] = {}  # in order of their opening
+        self._open: dict[Pipe, float] = {}  # since when, in Unix seconds; in order of their opening
 
     async def watch(self) -> None:
         """End stream pipes whose peer has gone silent with our data in flight; runs as long as the node."""
@@ -57,6 +57,11 @@ class PipeMaker:
     @property
     def open_pipes(self) -> tuple[Pipe, ...]:
         return tuple(self._open)
+
+    @property
+    def since(self) -> tuple[tuple[Pipe, float], ...]:
+        """The open pipes, and since when they are: Unix seconds."""
+        return tuple(self._open.items())
 
     def make(
         self,
@@ -89,7 +94,7 @@ class PipeMaker:
             if not isinstance(link, TcpLink):  # the session leaves chosen checks to their pipe
                 self._udp.forget(session.checks)
             raise
-        self._open[pipe] = None
+        self._open[pipe] = self._context.wall_clock()
         self._context.emit(
             PipeOpened(
                 session.id.hex(),

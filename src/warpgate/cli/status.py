@@ -1,0 +1,123 @@
+"""`warpgate status`: what runs with this identity, asked of each process of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warpgate.cli.records import Record, milliseconds
+from warpgate.cli.shell import Shell
+from warpgate.cli.status_door import PATIENCE, short, socket_file
+from warpgate.errors import NetworkError, ServiceError
+from warpgate.net.unix import dial_unix, remove_left_over
+
+LARGEST_ANSWER = 8 * 1024 * 1024  # 400 bytes for a pipe: 20,000 of them
+
+
+@dataclass(frozen=True, slots=True)
+class Running(Record):
+    """One process. `told` is what it says of itself, see `status_door.snapshot`."""
+
+    event = "status"
+    told: dict[str, Any]
+    now: float
+
+    def members(self) -> dict[str, Any]:
+        return self.told
+
+    def text(self) -> str:
+        told = self.told
+        lines = [
+            f"{told['command']} as {told['node_id']} (identity {told['identity']}, process {told['pid']})",
+            f"  since     {_when(told['since'], self.now)}",
+        ]
+        if told["accepts"]:
+            services = ", ".join(name or "one without a name" for name in told["services"])
+            lines += [f"  services  {services or 'none'}", f"  address   {told['address']}"]
+        for broker in told["brokers"]:
+            rtt = "" if broker["rtt"] is None else f", round trip {milliseconds(broker['rtt'])}"
+            lines.append(f"  broker    {broker['url']}{rtt}")
+        lines += [f"  pipe      {_pipe(pipe, self.now)}" for pipe in told["pipes"]]
+        if told["twin"]:
+            lines.append(f"  warning   {told['twin']}")
+        return "\n".join(lines)
+
+
+def run(_arguments: argparse.Namespace, shell: Shell) -> int:
+    return shell.run(_show(shell))
+
+
+async def _show(shell: Shell) -> int:
+    """ServiceError when nothing runs."""
+    identity = shell.settings.config.identity
+    found = await running(identity)
+    if not found:
+        raise ServiceError(f"nothing runs with the identity {identity!r}")
+    for told in found:
+        shell.output.show(Running(told, time.time()))
+    return 0
+
+
+async def running(identity: str) -> list[dict[str, Any]]:
+    """What each process of this identity says of itself (`status_door.snapshot`), the oldest first."""
+    pattern = socket_file(identity, "*")
+    found = await asyncio.gather(*(_ask(path) for path in sorted(pattern.parent.glob(pattern.name))))
+    return sorted((told for told in found if told is not None), key=lambda told: told["since"])
+
+
+async def _ask(path: Path) -> dict[str, Any] | None:
+    """None when nobody answers; what a killed process has left behind is removed."""
+    with short(path) as reachable:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                answer = await _all_from(reachable)
+        except (NetworkError, TimeoutError):
+            with contextlib.suppress(OSError):
+                remove_left_over(reachable)
+            return None
+    try:
+        told = json.loads(answer)
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) else None
+
+
+async def _all_from(path: str) -> bytes:
+    stream = await dial_unix(path)
+    try:
+        answer = b""
+        while len(answer) < LARGEST_ANSWER and (more := await stream.recv(65536)):
+            answer += more
+        return answer
+    finally:
+        stream.abort()
+
+
+def _pipe(pipe: dict[str, Any], now: float) -> str:
+    what = f" for {pipe['service']}" if pipe["service"] else ""
+    more = ", encrypted" * pipe["secure"] + ", relayed" * pipe["relayed"]
+    return (
+        f"{pipe['mode']} with {pipe['peer']}{what} by {pipe['plugin']} over {pipe['transport'].upper()}{more}: "
+        f"{pipe['local']} - {pipe['remote']}, for {_span(now - pipe['since'])}"
+    )
+
+
+def _when(since: float, now: float) -> str:
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since))} ({_span(now - since)})"
+
+
+def _span(seconds: float) -> str:
+    """In the two largest units."""
+    whole = max(0, int(seconds))
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

@@ -1,0 +1,209 @@
+"""What a running command tells of its node: to `warpgate status` by a socket beside the key, to Prometheus over HTTP.
+
+The socket is the user's alone (mode 600, in a folder of mode 700) and named after identity and process. Who connects
+gets one JSON object and the end; nothing is read. Metrics hold no peers, and their labels come from closed sets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from warpgate.cli.ends import cancel_all
+from warpgate.core.disk.identity_store import identity_file
+from warpgate.errors import NetworkError
+from warpgate.model.endpoint import Endpoint
+from warpgate.net.stream import SocketStream
+from warpgate.net.system import SystemNetwork
+from warpgate.net.unix import UnixListener
+from warpgate.plugins.registry import registered_names
+
+if TYPE_CHECKING:
+    from warpgate.cli.shell import Shell
+    from warpgate.core.node import Node
+    from warpgate.core.pipes.base import Pipe
+
+# Who asks takes the answer at once, or has gone.
+PATIENCE = 5.0
+ASKING_AT_ONCE = 8
+LONGEST_REQUEST = 8192
+# sun_path has 108 bytes on Linux, 104 elsewhere, with the zero at its end (unix(7)).
+LONGEST_PATH = 100
+_HERE = "127.0.0.1"
+
+
+class Stream(Protocol):
+    async def recv(self, limit: int) -> bytes: ...
+    async def send(self, data: bytes) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+@contextlib.asynccontextmanager
+async def told(node: Node, shell: Shell, command: str, metrics: int | None = None) -> Any:
+    """While the block lasts `status` can ask, and Prometheus at the port `metrics` of the loopback address.
+
+    NetworkError when that port is taken. Where there can be no socket, `status` does not see this process.
+    """
+    answering: set[asyncio.Task[None]] = set()
+
+    def accepted(answer: Callable[[Stream], Awaitable[None]], stream: Stream) -> None:
+        if len(answering) >= ASKING_AT_ONCE:
+            stream.abort()
+            return
+        task = asyncio.create_task(_within_patience(answer, stream))
+        answering.add(task)
+        task.add_done_callback(answering.discard)
+
+    identity = shell.settings.config.identity
+    with contextlib.ExitStack() as stack:
+        if metrics is not None:
+            asked = partial(accepted, partial(_answer_http, node))
+            stack.callback(SystemNetwork().listen_tcp(Endpoint.of(_HERE, metrics), asked).close)
+        try:
+            path = stack.enter_context(short(socket_file(identity, os.getpid())))
+            asked = partial(accepted, partial(_answer_status, node, identity, command))
+            stack.callback(UnixListener(path, asked).close)
+        except (NetworkError, OSError) as error:
+            if shell.output.verbose:
+                shell.output.note(f"warpgate status will not see this process: {error}")
+        try:
+            yield
+        finally:
+            await cancel_all(answering)
+
+
+def socket_file(identity: str, process: int | str) -> Path:
+    """Where this process of the identity can be asked; "*" for all of them, as a pattern."""
+    key = identity_file(identity)
+    return key.with_name(f"{key.stem}.{process}.sock")
+
+
+@contextlib.contextmanager
+def short(path: Path) -> Iterator[str]:
+    """The path as the kernel takes it: a long one by way of its folder, opened."""
+    if len(os.fsencode(path)) <= LONGEST_PATH or not Path("/proc/self/fd").is_dir():
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+async def _within_patience(answer: Callable[[Stream], Awaitable[None]], stream: Stream) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await answer(stream)
+    except (TimeoutError, NetworkError):
+        stream.abort()
+    except BaseException:
+        stream.abort()
+        raise
+    else:
+        stream.close()
+
+
+async def _answer_status(node: Node, identity: str, command: str, stream: SocketStream) -> None:
+    await stream.send(json.dumps(snapshot(node, identity, command)).encode("ascii"))
+
+
+async def _answer_http(node: Node, stream: Stream) -> None:
+    request = b""
+    while b"\r\n\r\n" not in request:
+        more = await stream.recv(LONGEST_REQUEST)
+        request += more
+        if not more or len(request) > LONGEST_REQUEST:
+            raise NetworkError("no HTTP request")
+    head = request.split(b"\r\n", 1)[0].split(b" ")
+    found = head[:2] == [b"GET", b"/metrics"]
+    body = metrics_text(node).encode() if found else b"ask for GET /metrics\n"
+    await stream.send(
+        (
+            f"HTTP/1.1 {'200 OK' if found else '404 Not Found'}\r\n"
+            "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        ).encode("ascii")
+        + body
+    )
+
+
+def snapshot(node: Node, identity: str, command: str) -> dict[str, Any]:
+    """The object of `status --json`, its "event" aside. Instants are Unix seconds."""
+    status = node.status()
+    return {
+        "identity": identity,
+        "command": command,
+        "pid": os.getpid(),
+        "since": round(status.since, 3),
+        "node_id": node.node_id,
+        "port": node.port,
+        "accepts": bool(node.address.instance),
+        "address": node.address.to_text(),
+        "services": list(status.services),
+        "brokers": [{"url": broker.url, "rtt": broker.rtt} for broker in status.brokers],
+        "pipes": [_pipe(pipe, since) for pipe, since in status.pipes],
+        "twin": status.twin,
+    }
+
+
+def _pipe(pipe: Pipe, since: float) -> dict[str, Any]:
+    return {
+        "peer": pipe.peer,
+        "service": pipe.service,
+        "plugin": pipe.plugin,
+        "mode": pipe.mode.value,
+        "transport": pipe.transport.value,
+        "relayed": pipe.relayed,
+        "secure": pipe.secure,
+        "local": str(pipe.local),
+        "remote": str(pipe.remote),
+        "since": round(since, 3),
+    }
+
+
+def metrics_text(node: Node) -> str:
+    """In the text format that Prometheus reads (exposition format 0.0.4)."""
+    status = node.status()
+    strategies = registered_names()
+    pipes = Counter(
+        # On this side the name of the strategy is what the peer says it is.
+        (
+            pipe.service,
+            pipe.plugin if pipe.plugin in strategies else "other",
+            pipe.transport.value,
+            pipe.relayed,
+        )
+        for pipe, _ in status.pipes
+    )
+    lines: list[str] = []
+
+    def family(name: str, kind: str, text: str) -> str:
+        lines.extend((f"# HELP warpgate_{name} {text}", f"# TYPE warpgate_{name} {kind}"))
+        return f"warpgate_{name}"
+
+    name = family("node_start_time_seconds", "gauge", "When the node was started, in Unix seconds.")
+    lines.append(f"{name} {status.since:.3f}")
+    name = family("brokers", "gauge", "Brokers that this node listens on.")
+    lines.append(f"{name} {len(status.brokers)}")
+    name = family("pipes", "gauge", "Open pipes.")
+    for (service, strategy, transport, relayed), count in sorted(pipes.items()):
+        labels = f'service="{_escaped(service)}",strategy="{_escaped(strategy)}",transport="{transport}"'
+        lines.append(f'{name}{{{labels},relayed="{str(relayed).lower()}"}} {count}')
+    name = family("events_total", "counter", "What happened, by the name of the event.")
+    lines += [f'{name}{{event="{event}"}} {count}' for event, count in status.counts]
+    name = family("stray_datagrams_total", "counter", "Datagrams that belonged to nothing.")
+    lines.append(f"{name} {status.strays}")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"')
