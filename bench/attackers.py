@@ -332,6 +332,21 @@ async def hostile_stun(_victim: None, place: str) -> None:
                 )
 
 
+async def hostile_names(_victim: None, place: str) -> None:
+    """An endless answer to each request, in pieces of one byte."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while True:
+                writer.write(b"1\r\nx\r\n" * 1000)
+                await writer.drain()
+
+    server = await asyncio.start_server(serve, *Endpoint.parse(place).sockaddr[:2])
+    await server.serve_forever()
+
+
 # -- warpgate receive -------------------------------------------------------------------------------------------------
 
 
@@ -396,6 +411,7 @@ ATTACKS: dict[str, Callable[..., Awaitable[None]]] = {
         reflector,
         quic_first_packets,
         hostile_stun,
+        hostile_names,
         held_receiver,
         deceptive_names,
         long_lists,

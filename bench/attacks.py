@@ -34,7 +34,7 @@ CORE = 60.0
 INTRODUCTIONS = 35.0
 PORT = 20_000
 NOBODY = "2lbgtqdcwyvmrkmmdx3bqadjgm"
-BROKER_PORT, STUN_PORT = 1884, 3478
+BROKER_PORT, STUN_PORT, NAMES_PORT = 1884, 3478, 8421
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -115,6 +115,14 @@ ATTACKS = (
         "hostile_stun",
         lambda scene: [f"{scene.attacker.ipv4}:{STUN_PORT}"],
         known=lambda scene: {"WARPGATE_STUN": f"{scene.attacker.ipv4}:{STUN_PORT}"},
+        first=True,
+    ),
+    Attack(
+        "name server: endless answers",
+        "hostile_names",
+        lambda scene: [f"{scene.attacker.ipv4}:{NAMES_PORT}"],
+        command=("listen", "--echo", "--name", "alice"),
+        known=lambda scene: {"WARPGATE_NAMES": f"http://{scene.attacker.ipv4}:{NAMES_PORT}"},
         first=True,
     ),
     Attack(
