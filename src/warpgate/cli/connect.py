@@ -56,7 +56,11 @@ async def _ping(shell: Shell, journey: Journey, count: int) -> int:
 
 
 async def _join(shell: Shell, journey: Journey) -> int:
-    async with shell.node(accept=False) as node, owned(await journey.connect(node)) as pipe:
+    async with (
+        shell.node(accept=False) as node,
+        owned(await journey.connect(node)) as pipe,
+        told(node, shell, "connect"),
+    ):
         if shell.output.json or shell.output.verbose:
             shell.output.show(PipeOpen.of(pipe))
         await join_stdio(pipe, shell.output, linger=DATAGRAM_LINGER)

@@ -25,8 +25,10 @@ from warpgate.proto.check import (
     PairVerified,
     PathValidated,
     PeerHeard,
+    PeerRefused,
     Phase,
 )
+from warpgate.proto.check_wire import refusal_of
 from warpgate.proto.machine import Transmit
 from warpgate.proto.stun import Attribute, StunClass, decode
 
@@ -627,3 +629,23 @@ def test_undecided_until_acknowledged() -> None:
     assert pair.a.undecided
     pair.run(1.0)
     assert not pair.a.undecided
+
+
+def test_a_refusal_counts_for_who_knows_the_key_and_only_while_checking() -> None:
+    a = agent(True)
+    a.probe(HERE, THERE, "direct", 0.0)
+    sent = a.poll_transmit()
+    assert sent is not None
+    with pytest.raises(AuthenticationError):
+        a.receive(refusal_of(sent.data, bytes(32), "no"), HERE, THERE, 0.1)
+    assert a.poll_event() is None
+    answer = refusal_of(sent.data, KEY, "no" * 200)
+    assert len(answer) <= len(sent.data)
+    a.receive(answer, HERE, THERE, 0.1)
+    assert a.poll_event() == PeerHeard()
+    told = a.poll_event()
+    assert isinstance(told, PeerRefused)
+    assert told.reason.startswith("nono")
+    a.abandon("over")
+    a.receive(answer, HERE, THERE, 0.2)
+    assert not isinstance(a.poll_event(), PeerRefused)

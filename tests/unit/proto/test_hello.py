@@ -16,6 +16,7 @@ from warpgate.proto.hello import (
     HandshakeEvent,
     HelloReceived,
     Nominated,
+    Refused,
     Role,
     State,
     rest_of_message,
@@ -296,3 +297,47 @@ def test_a_reader_can_take_exactly_one_message_and_leave_the_rest() -> None:
     again.nominate()
     nomination = again.data_to_send()
     assert HEADER_SIZE + rest_of_message(nomination[:HEADER_SIZE]) == len(nomination)
+
+
+def refused(reason: str) -> tuple[Handshake, bytes]:
+    """A dialler, and what it is answered."""
+    alice, bob = alice_dials(), Handshake.accept(NONCE_B)
+    bob.receive(alice.data_to_send())
+    bob.prove(KEY)
+    bob.refuse(reason)
+    assert events(bob) == []
+    return alice, bob.data_to_send()
+
+
+@pytest.mark.parametrize(
+    ("reason", "heard"),
+    [("no such service", "no such service"), ("x" * 300, "x" * 200), ("a\x1b[2Jb\nc", r"a\x1b[2Jb\nc")],
+)
+def test_a_refusal_says_why_in_one_harmless_line(reason: str, heard: str) -> None:
+    alice, answer = refused(reason)
+    with pytest.raises(Refused) as told:
+        alice.receive(answer)
+    assert str(told.value) == heard
+
+
+def test_a_refusal_that_somebody_else_made_ends_the_link_and_says_nothing() -> None:
+    for position in (HEADER_SIZE, -1):
+        alice, answer = refused("no")
+        altered = bytearray(answer)
+        altered[position] ^= 1
+        with pytest.raises(AuthenticationError) as told:
+            alice.receive(bytes(altered))
+        assert not isinstance(told.value, Refused)
+    _, of_another = refused("no")
+    with pytest.raises(AuthenticationError, match="MAC does not fit"):
+        alice_dials(nonce=b"C" * 16).receive(of_another)
+
+
+def test_a_refusal_comes_instead_of_a_welcome_or_not_at_all() -> None:
+    alice = alice_dials()
+    bob = accepted(alice)
+    with pytest.raises(RuntimeError, match="too late to refuse"):
+        bob.refuse("no")
+    _, answer = refused("no")
+    with pytest.raises(DecodeError, match="not allowed here"):
+        alice.receive(answer)
