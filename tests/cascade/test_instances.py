@@ -16,6 +16,7 @@ from warpgate.core.context import Sources
 from warpgate.core.node import Node
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.search.equipment import TOPIC
+from warpgate.core.search.twins import LOOK_AGAIN
 from warpgate.errors import IdentityInUse
 from warpgate.events import PeerTwinned, PipeOpened, TwinFound
 from warpgate.lab.memory import MemoryNetwork
@@ -77,6 +78,17 @@ def test_twins_find_each_other_and_say_so_once() -> None:
             assert "198.51.100." in seen.where
             await asyncio.sleep(300)
             assert len(world.b.said(TwinFound)) == len(twin.said(TwinFound)) == 1
+
+    virtual(main)
+
+
+def test_a_twin_that_has_gone_is_warned_of_no_longer() -> None:
+    async def main() -> None:
+        async with World() as world:
+            async with twin_of_b(world):
+                assert "another node runs" in world.b.node.status().twin
+            await asyncio.sleep(LOOK_AGAIN + 5.0)
+            assert world.b.node.status().twin == ""
 
     virtual(main)
 
@@ -175,6 +187,10 @@ def test_a_second_process_that_accepts_is_refused_in_so_many_words(keys: Path) -
                     other = await world.a.node.accept()
                     assert other.peer == first.node_id
                     pipe.abort()
+                serving = Node(CONFIG, network=world.hosts["b"], brokers=MemoryBrokers(*world.brokers))
+                serving.serve("ssh", Pipe.close)
+                with pytest.raises(IdentityInUse):  # or nobody would ever get there
+                    await serving.start()
             async with stored(world, Config(accept=True)):  # it is free again
                 pass
 

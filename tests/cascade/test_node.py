@@ -8,9 +8,9 @@ import pytest
 from cascade_world import OVER_TCP, OVER_UDP, STUN, URLS, World, connected, ends, exchange, identity, virtual
 
 from warpgate.config import Config
-from warpgate.core.assembly import ACCEPT_QUEUE
 from warpgate.core.node import Node
 from warpgate.core.pipes.base import Pipe
+from warpgate.core.serving import ACCEPT_QUEUE
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
 from warpgate.lab.memory import MemoryInternet, PathSpec
 from warpgate.lab.memory_servers import MemoryBroker, MemoryBrokers, MemoryStun

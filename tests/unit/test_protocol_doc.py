@@ -203,6 +203,7 @@ def test_several_processes_with_one_key() -> None:
     assert f"it remembers {claim.REMEMBERED})" in words
     assert f"the last question within {instances.ANSWER_LIFE:g} s runs" in words
     assert f"not answered {instances.PATIENCE:g} s after it" in words
+    assert f"every {twins.LOOK_AGAIN:g} s while a twin is known" in words
     assert (twins.ANSWERS_AT_ONCE, twins.ANSWERS_PER_SECOND) == (8, 2)
 
 

@@ -179,6 +179,7 @@ class Assembly:
         self._update_address()
         self.tasks.spawn("discovery", self.discovery.run())
         self.tasks.spawn("stalled pipes", self.pipes.watch())
+        self.tasks.spawn("twins", self.twins.watch())
         patience = (
             config.timing.start_patience
         )  # for all of it: what waits for the resolver first has used some up

@@ -90,7 +90,8 @@ class Node:
         """Listeners are up when this returns, and the address is as good as `start_patience` allows.
 
         ConfigError (settings, identity file), NetworkError (the given port is taken); IdentityInUse when `accept` is
-        True and another process accepts peers with this identity. Servers that fail are no error.
+        True, or something is served, and another process accepts peers with this identity. Servers that fail are no
+        error.
         """
         if self._running is not None:
             raise ConfigError("the node runs already")
@@ -120,14 +121,14 @@ class Node:
 
     def _place(self) -> tuple[Config, Claim, Instances]:
         """Which of the processes of its identity this one is: the settings say now whether it accepts peers."""
-        config, place = self._config, UNCLAIMED
+        config, place, self._in_use = self._config, UNCLAIMED, None
         instance = self._sources.random_bytes(INSTANCE_SIZE)
         accept = config.accept is not False
         if accept and not config.beside and self._identity is None:
             try:
                 place = claim(config.identity, instance)
             except IdentityInUse as error:
-                if config.accept:
+                if config.accept or self._services.wanted:
                     raise
                 accept, self._in_use = False, error
         beside = not accept if config.beside is None else config.beside

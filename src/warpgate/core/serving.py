@@ -36,6 +36,11 @@ class Services:
         self._named: dict[str, PipeHandler] = {}
 
     @property
+    def wanted(self) -> bool:
+        """Whether the program means to accept peers, as far as it has said."""
+        return bool(self._named or self.message_handlers or self.accepting)
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._named)
 

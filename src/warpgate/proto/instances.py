@@ -97,6 +97,12 @@ class Instances:
         self._told[instance] = where
         return new
 
+    def settle(self, now: float) -> None:
+        """Forget those that have not answered the last question, when they have had the time for it."""
+        if self._asked is not None and now - self._asked >= PATIENCE:
+            for instance in [each for each, heard in self._heard.items() if heard < self._asked]:
+                self._forget(instance)
+
     @property
     def warning(self) -> str:
         """What peers should know of it; "" when there is no twin."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 from warpgate.core.search.equipment import Equipment
@@ -10,11 +11,14 @@ from warpgate.events import TwinFound
 from warpgate.model.address import NodeAddress
 from warpgate.proto.envelope import Opened
 from warpgate.proto.gate import TokenBucket
+from warpgate.proto.instances import PATIENCE
 from warpgate.proto.signals import Signal, SignalKind
 
 BESIDE = "beside"
 # A question comes from each process once when it starts or changes brokers, and when an address of another one is used.
 ANSWERS_PER_SECOND, ANSWERS_AT_ONCE = 2.0, 8.0
+# Seconds. That there is a twin is told on both sides, and put right by people.
+LOOK_AGAIN = 300.0
 
 
 class Twins:
@@ -25,6 +29,15 @@ class Twins:
         self._context = context = equipment.context
         self._instances = context.instances
         self._answers = TokenBucket(ANSWERS_PER_SECOND, ANSWERS_AT_ONCE, context.now())
+
+    async def watch(self) -> None:
+        """Notice when a twin has gone; runs as long as the node."""
+        while True:
+            await asyncio.sleep(LOOK_AGAIN)
+            if self._instances.warning:
+                self.ask()
+                await asyncio.sleep(2 * PATIENCE)
+                self._instances.settle(self._context.now())
 
     def ask(self) -> None:
         """Unless that was done a moment ago."""
