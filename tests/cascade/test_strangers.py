@@ -29,6 +29,7 @@ from warpgate.events import (
     PluginEnded,
     PluginNoted,
     PluginStarted,
+    ServerFailed,
     SignalRefused,
     StrangerRefused,
     TargetsRefused,
@@ -36,6 +37,7 @@ from warpgate.events import (
 from warpgate.lab.flow import Protocol
 from warpgate.lab.memory_segment import TcpSegment
 from warpgate.model.address import NodeAddress
+from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint
 from warpgate.plugins.tcp_punch import Meet
 from warpgate.plugins.udp_punch import Punch
@@ -802,6 +804,26 @@ def test_refusals_that_come_twice_end_the_attempt_once() -> None:
             assert world.loop_errors == []
             assert world.a.node.address.brokers != ()
             world.b.network.boot()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("welcome", [True, False])
+def test_an_offer_does_not_lead_us_to_a_broker_of_its_choice(welcome: bool) -> None:
+    """Its answer, or refusal, goes out over our own."""
+
+    async def main() -> None:
+        allow = None if welcome else frozenset([identity("a").node_id])
+        async with World(config_b=Config(allow=allow)) as world:
+            mallory = Stranger(world)
+            chosen = BrokerRef("mqtt://203.0.113.66:1883")
+            address = NodeAddress(mallory.identity.public_key, (chosen,), (mallory.attachment(),))
+            mallory.publish(mallory.offer(("udp_punch", Punch(1)), address=address))
+            await asyncio.sleep(5.0)
+            topic = TOPIC + mallory.identity.node_id
+            assert [entry for entry in world.brokers[0].log if entry[0] == topic], "it was answered"
+            assert chosen.url not in [failure.server for failure in world.b.said(ServerFailed)]
+            mallory.close()
 
     virtual(main)
 
