@@ -13,7 +13,7 @@ from warpgate.errors import TransferRefused
 from warpgate.proto.transfer_wire import Abort, encode
 from warpgate.transfer import channel
 from warpgate.transfer.receiver import Rules
-from warpgate.transfer.reports import Announced
+from warpgate.transfer.reports import Advanced, Announced
 
 STRANGER = Rules()
 
@@ -88,12 +88,16 @@ async def test_no_hook_comes_into_a_directory_that_is_there(folders: tuple[Path,
     assert f"other/{below}" in tree_of(there)
 
 
-async def test_nor_into_one_that_appears_at_the_last_moment(folders: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("moment", [Announced, Advanced])
+async def test_nor_into_one_that_appears_at_the_last_moment(
+    folders: tuple[Path, Path], moment: type[Announced | Advanced]
+) -> None:
+    """Before it is looked at what is there, and between that and the end."""
     here, there = folders
     plant(here / "project" / ".git" / "config")
     exchange = Exchange(there, rules=STRANGER, overwrite=True)
     exchange.at_report = lambda report: (
-        isinstance(report, Announced) and (there / "project").mkdir(exist_ok=True)
+        isinstance(report, moment) and (there / "project").mkdir(exist_ok=True)
     )
     with pytest.raises(TransferRefused, match="not taken here"):
         await exchange.send(here / "project")
