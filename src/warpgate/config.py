@@ -73,6 +73,7 @@ class Timing:
     correction_delay: float = 0.1
     consent_silence: float = 15.0  # RFC 7675 asks every 5 s; conntrack keeps an unreplied mapping for 30 s
     consent_timeout: float = 30.0  # RFC 7675 section 5.1
+    outage_patience: float = 3600.0  # a durable connection whose peer cannot be reached for so long is over
     # Mapping keepalive: below the shortest common lifetime of 30 s, jittered like Tailscale's.
     keepalive_low: float = 20.0
     keepalive_high: float = 26.0
@@ -114,6 +115,9 @@ class Config:
     # those get in who were given this very node's address. None: unless this node accepts others.
     beside: bool | None = None
     secure_only: bool = False  # whether peers may open only encrypted pipes: QUIC, or TLS on TCP
+    durable: bool = (
+        False  # whether streams outlive the path they begin on, unless `connect` is told otherwise
+    )
     port_map: bool = True  # ask routers (PCP, NAT-PMP, UPnP) to pass connections on to the listening port
     home_brokers: int = 2  # connections kept to the fastest brokers, listed in the address
     receive_queue: int = 1024  # datagrams a pipe holds for a slow reader before it drops the newest

@@ -297,6 +297,49 @@ class PipeEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PathOpened(Event):
+    """A durable connection has one more way to its peer."""
+
+    connection: str
+    peer: str
+    plugin: str
+    transport: str
+    local: str
+    remote: str
+    relayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PathChosen(Event):
+    """A durable connection goes on by this path, `seconds` after it was begun.
+
+    `gap`: for how long the peer had not answered although something waited for it, seconds.
+    """
+
+    connection: str
+    peer: str
+    plugin: str
+    transport: str
+    local: str
+    remote: str
+    relayed: bool
+    seconds: float
+    gap: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathLost(Event):
+    """A path of a durable connection is over; pipes go on by another one, or wait."""
+
+    connection: str
+    peer: str
+    plugin: str
+    remote: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PluginReport:
     """One row of a report: what a plugin did, when (seconds after the attempt's start), and why it ended."""
 

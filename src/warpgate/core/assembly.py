@@ -11,6 +11,7 @@ from functools import partial
 
 from warpgate.config import Config
 from warpgate.core.codes import CodeExchange
+from warpgate.core.connections import Connections
 from warpgate.core.context import Context, Sources
 from warpgate.core.names.directory import Names
 from warpgate.core.names.known_peers import KnownPeers
@@ -57,6 +58,8 @@ from warpgate.services.nat64 import PrefixDiscovery
 from warpgate.services.relay import Relays
 from warpgate.services.signaling import SignalChannel
 
+# A NAT that gives out its addresses at random is seen elsewhere now and then; that is no move.
+MOVE_GAP = 5.0
 # Where an interface lacks IPv4, brokers wait for the resolver's word on NAT64, as they may be reached only by that: a
 # resolver near enough to be of use answers in a few round trips.
 NAT64_PATIENCE = 0.5
@@ -129,18 +132,23 @@ class Assembly:
         self.pipes = PipeMaker(context, self.udp)
         self.twins = Twins(self.equipment)
         self.reception = Reception(services, self.tasks)
+        accept = self.reception.take
+        self.connections = Connections(
+            equipment, sessions, self.pipes, accept, services.refusal, self._certificate
+        )
         self.responder = Responder(
-            self.equipment, self.sessions, self.pipes, self.reception.take, services.refusal, self.twins.ask
+            equipment, sessions, self.pipes, accept, services.refusal, self.twins.ask, self.connections
         )
         self.quic_door = QuicDoor(self.equipment, self.sessions, self.responder.take_quic)
         self._reader = SignalReader(self.equipment, self.sessions, self.responder, self.twins)
         self.sockets = Sockets(self.equipment)
         self.port_mapping = PortMapping(context, self._update_address, rng)
         self.names = Names(context, contacts, rng)
-        self.initiators: set[Initiator] = set()
+        self.initiators: set[Initiator[Pipe]] = set()
         self.interfaces: tuple[Interface, ...] = ()
         self._nat64 = PrefixDiscovery(network, context.emit, self._translation_changed, rng)
         self._watch: Watch | None = None
+        self._moved_at = self.context.now()
 
     @property
     def _broker_urls(self) -> tuple[str, ...]:
@@ -211,6 +219,7 @@ class Assembly:
             await asyncio.wait([initiator.over for initiator in self.initiators])
         self.responder.close()
         await self.pipes.close()
+        self.connections.close()
         self.reception.close()
         self.sockets.close()
         await self.tasks.close()
@@ -225,6 +234,7 @@ class Assembly:
         self.discovery.refresh()
         self.channel.reconnect()
         self._nat64.look()
+        self.connections.moved(frozenset(interface.ip for interface in self.interfaces))
 
     def _translation_changed(self) -> None:
         """There is, or is no longer, a way to IPv4 on interfaces that have none of their own."""
@@ -239,6 +249,7 @@ class Assembly:
         gone = frozenset(ip for ip, index in before.items() if now.get(ip) != index)
         self._look_around()
         self.pipes.vanished(gone)
+        self.connections.vanished(gone)
         self.sockets.update(self.interfaces, gone)
         self.port_mapping.follow(self.interfaces, self.sockets.port)
         self._update_address()
@@ -260,10 +271,25 @@ class Assembly:
         )
         if address != context.address:
             before, context.address = context.address, address
+            self._notice_another_outside(before)
             for session in self.sessions:
                 session.correct(before.plan_digest(session.remote))
             self.names.address_changed()
+            self.connections.address_changed()
             context.emit(AddressChanged(address.digest.hex(), len(attachments), len(address.brokers)))
+
+    def _notice_another_outside(self, before: NodeAddress) -> None:
+        """The world sees us elsewhere, and the interfaces have not told: what leads outside is dead by that."""
+        seen = {at.host: at.reflexive for at in before.attachments if at.reflexive is not None}
+        now, after = self.context.now(), self.context.address.attachments
+        moved = any(
+            seen.get(at.host, at.reflexive) != at.reflexive for at in after if at.reflexive is not None
+        )
+        if moved and now - self._moved_at >= MOVE_GAP:
+            self._moved_at = now
+            self.discovery.refresh()
+            self.channel.reconnect()
+            self.connections.moved(frozenset(interface.ip for interface in self.interfaces))
 
     def _attachment(self, interface: Interface) -> Attachment:
         local = self.sockets.endpoint(interface.ip)
@@ -286,6 +312,9 @@ class Assembly:
 
     def _admit(self, port: Port, data: bytes, source: SockAddr) -> bool:
         return self.quic_door.admit(port, data, source)
+
+    def _certificate(self) -> bytes:
+        return self.quic_door.certificate()
 
     def _take_envelope(self, data: bytes) -> None:
         self._reader.receive(data)

@@ -260,6 +260,7 @@ class Node:
         timeout: float | None = None,
         secure: bool = False,
         service: str = "",
+        durable: bool | None = None,
     ) -> DatagramPipe: ...
 
     @overload
@@ -273,6 +274,7 @@ class Node:
         timeout: float | None = None,
         secure: bool = False,
         service: str = "",
+        durable: bool | None = None,
     ) -> Pipe: ...
 
     async def connect(
@@ -285,13 +287,15 @@ class Node:
         timeout: float | None = None,
         secure: bool = False,
         service: str = "",
+        durable: bool | None = None,
     ) -> Pipe:
         """A pipe to the node that `dest` names: address bytes, its text form, or a nickname.
 
         `mode`: a member of Mode or its word ("datagram"), `transport` likewise ("tcp"). `plugins`: only these
         strategies, by name. `timeout` in seconds (default: `attempt_timeout`). `secure`: an encrypted stream, whatever
         wins: QUIC is one, TCP gets TLS on it (on both sides, see `Pipe.start_tls`). `service`: which of those that the
-        peer offers by name.
+        peer offers by name. `durable`: the pipe outlives the path it begins on (default: `Config.durable`); it is a
+        stream, always `secure`, and shares one connection with the other durable pipes to that node.
 
         AddressError, ConfigError (an argument of the wrong kind, unknown plugin, impossible mode), ConnectFailed with a
         report (where the peer has no such service the message lists what it has). For a nickname also NicknameError,
@@ -301,16 +305,23 @@ class Node:
         patience = self._config.timing.attempt_timeout if timeout is None else _seconds(timeout)
         remote, mode, service = parse_destination(dest), Mode.of(mode), checked_service(service)
         carrier = None if transport is None else Transport.of(transport)
+        lasting = self._config.durable and mode is Mode.STREAM if durable is None else durable
+        if lasting and mode is Mode.DATAGRAM:
+            raise ConfigError(
+                "a durable pipe is a stream: ask for one, or for plain datagrams (durable=False)"
+            )
 
         async def attempt(
             address: NodeAddress, seconds: float, before: tuple[PluginReport, ...] = ()
         ) -> Pipe:
             if address.public_key == self.public_key:
                 raise ConfigError("that is this node's own address")
+            if lasting:
+                return await run.connections.connect(address, plugins, carrier, seconds, service)
             initiator = Initiator(
                 run.equipment,
                 run.sessions,
-                run.pipes,
+                run.pipes.make,
                 address,
                 mode,
                 carrier,

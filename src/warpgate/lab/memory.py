@@ -56,6 +56,17 @@ class MemoryRouter:
     def name(self) -> str:
         return self.router.name
 
+    def renumber(self, *external: str) -> None:
+        """Another public address, as after a new dial-in: all mappings are gone, and nobody inside is told."""
+        self.router.nats[Family.V4] = self._anew(tuple(ip_address(address) for address in external))
+
+    def forget(self) -> None:
+        """All mappings are gone, as after a restart."""
+        self.router.nats[Family.V4] = self._anew(self.router.nats[Family.V4].external)
+
+    def _anew(self, external: tuple[IPAddress, ...]) -> Nat:
+        return Nat(self.router.nats[Family.V4].spec, external, random.Random(self.router.name))
+
     def counters(self, family: Family = Family.V4) -> NatCounters:
         """What its NAT or firewall did so far; ConfigError where that family is simply routed."""
         if family not in self.router.nats:
@@ -145,6 +156,11 @@ class MemoryInternet:
         """End a partition."""
         realm, one, other = common_realm(_member(a), _member(b))
         realm.cut.discard(frozenset((one, other)))
+
+    def move(self, host: MemoryNetwork, *addresses: str, behind: MemoryRouter | None = None) -> None:
+        """Plug a host in elsewhere, with these addresses; its programs notice at once."""
+        realm = self._public if behind is None else behind.router.inside
+        host.move(realm, *(ip_address(address) for address in addresses))
 
     # -- observation -----------------------------------------------------------------------------------------
 

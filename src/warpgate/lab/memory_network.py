@@ -48,10 +48,16 @@ class OpenSocket:
 
 
 class MemoryWatch:
-    """Watches what never changes."""
+    """One program that wants to know when the host is moved."""
+
+    def __init__(self, watches: list[MemoryWatch], on_change: Callable[[], object]) -> None:
+        self._watches = watches
+        self.on_change = on_change
+        watches.append(self)
 
     def close(self) -> None:
-        """Nothing to end."""
+        if self in self._watches:
+            self._watches.remove(self)
 
 
 class MemoryNetwork:
@@ -75,6 +81,7 @@ class MemoryNetwork:
         self._listeners: dict[Endpoint, MemoryTcpListener] = {}
         self._ends: dict[tuple[Endpoint, Endpoint], TcpEnd] = {}
         self._dial_failures: deque[str] = deque()
+        self._watches: list[MemoryWatch] = []
         # Who is asked to map ports. The model routers do not do that: a host of the same realm may.
         self.default_gateways: tuple[IPAddress, ...] = ()
 
@@ -90,8 +97,8 @@ class MemoryNetwork:
         return tuple(Gateway("eth0", ip) for ip in self.default_gateways)
 
     def watch_interfaces(self, on_change: Callable[[], object]) -> MemoryWatch:
-        """Nothing ever changes here."""
-        return MemoryWatch()
+        """Called by `move`."""
+        return MemoryWatch(self._watches, on_change)
 
     def open_udp(self, local: Endpoint, receiver: DatagramReceiver) -> MemoryUdpSocket:
         try:
@@ -158,6 +165,17 @@ class MemoryNetwork:
             if not end.connection.detached and end.listener is None:
                 found.append(OpenSocket(name, "dial" if end.opening else "stream", end.local, end.remote))
         return tuple(found)
+
+    def move(self, realm: Realm, *addresses: IPAddress) -> None:
+        """The cable goes into another socket: what is bound to an address that is gone hears and says nothing more.
+
+        Programs that watch are told. Use `MemoryInternet.move`.
+        """
+        self.host.realm.members.remove(self.host)
+        self.host.realm, self.host.addresses = realm, addresses
+        realm.members.append(self.host)
+        for watch in tuple(self._watches):
+            watch.on_change()
 
     def crash(self) -> None:
         """All sockets vanish and nothing is told; what arrives from now on is lost, until `boot`."""

@@ -27,22 +27,29 @@ class Transport(enum.Enum):
 
 
 class Mode(enum.Enum):
-    """What a pipe promises: reliable ordered bytes, or datagrams as UDP gives them."""
+    """What a pipe promises: reliable ordered bytes, or datagrams as UDP gives them.
+
+    PATH is no pipe's: a session of that mode finds one more path for a connection that durable pipes share.
+    """
 
     STREAM = "stream"
     DATAGRAM = "datagram"
+    PATH = "path"
 
     @classmethod
     def of(cls, value: Mode | str) -> Mode:
         """Itself or its word ("stream"); ConfigError for anything else."""
-        return _member(cls, "mode", value)
+        return _member(cls, "mode", value, cls.PATH)
 
 
-def _member(kind: type[_E], what: str, value: object) -> _E:
+def _member(kind: type[_E], what: str, value: object, *internal: _E) -> _E:
     try:
-        return kind(value)
+        member = kind(value)
+        if member in internal:
+            raise ValueError(member)
+        return member
     except ValueError:
-        words = " or ".join(repr(member.value) for member in kind)
+        words = " or ".join(repr(member.value) for member in kind if member not in internal)
         raise ConfigError(
             f"{what} must be {words} (or a member of warpgate.{kind.__name__}), not {value!r}"
         ) from None

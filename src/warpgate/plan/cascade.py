@@ -45,6 +45,7 @@ class Plan:
 CARRIERS = {
     Mode.STREAM: frozenset(Transport),
     Mode.DATAGRAM: frozenset({Transport.UDP}),
+    Mode.PATH: frozenset(Transport),
 }
 
 

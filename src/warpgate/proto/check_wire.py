@@ -38,14 +38,14 @@ from warpgate.proto.stun import (
     verify,
 )
 
-STREAM = 1  # value of WG-MODE; a datagram pipe's checks carry none
+# Values of WG-MODE; a datagram pipe's checks carry none.
+_MODES = {1: Mode.STREAM, 2: Mode.PATH}
 NONCE_SIZE = 16
 FORBIDDEN = 403  # RFC 8656 section 19
 # Header, WG-SESSION, role, ERROR-CODE with padding and without its reason, MESSAGE-INTEGRITY-SHA256.
 REFUSAL_OVERHEAD = 20 + 20 + 12 + 11 + 36
 # As they are in a message, for what is looked at before it is decoded.
 _REQUEST = BINDING.to_bytes(2, "big")
-_STREAM = bytes((STREAM,))
 _SESSION, _KEY, _MODE = Attribute.WG_SESSION.value, Attribute.WG_KEY.value, Attribute.WG_MODE.value
 _CONTROLLING, _USE_CANDIDATE = Attribute.ICE_CONTROLLING.value, Attribute.USE_CANDIDATE.value
 
@@ -76,7 +76,7 @@ def introduction_of(data: bytes) -> Introduction:
     session, public_key = values.get(_SESSION, b""), values.get(_KEY, b"")
     if len(session) != SESSION_SIZE or len(public_key) != PUBLIC_KEY_SIZE:
         raise DecodeError("not the first check of a session")
-    mode = Mode.STREAM if values.get(_MODE, b"")[:1] == _STREAM else Mode.DATAGRAM
+    mode = _MODES.get(int.from_bytes(values.get(_MODE, b"")[:1], "big"), Mode.DATAGRAM)
     return Introduction(session, public_key, mode)
 
 
@@ -175,8 +175,9 @@ class CheckCodec:
         attributes: list[tuple[int, AttributeValue]] = [(Attribute.WG_SESSION, self._session), self._role()]
         if self._introduction is not None and introduce:
             attributes.append((Attribute.WG_KEY, self._introduction))
-            if self._mode is Mode.STREAM:
-                attributes.append((Attribute.WG_MODE, STREAM))
+            attributes += [
+                (Attribute.WG_MODE, number) for number, mode in _MODES.items() if mode is self._mode
+            ]
             if self._wanted:
                 attributes.append((Attribute.WG_WANTED, self._wanted))
         attributes.append((Attribute.WG_NONCE, self.nonce(remote)))

@@ -55,7 +55,8 @@ MAX_REASON = 200  # bytes of UTF-8
 _MAGIC = b"WG2"
 _MAC_SIZE = 32
 _HELLO_FIXED = SESSION_SIZE + 1 + PUBLIC_KEY_SIZE + NONCE_SIZE + 1 + 1
-_STREAM, _SECURE = 1, 2  # modes of a TCP link: a stream as it is, or TLS on it from the nomination on
+# Modes of a TCP link: a stream as it is, TLS on it from the nomination on, or a path of a connection.
+_STREAM, _SECURE, _PATH = 1, 2, 3
 
 
 class Role(enum.IntEnum):
@@ -170,16 +171,15 @@ class Handshake:
         plugin: str = "",
         secure: bool = False,
         wanted: Wanted = ANYTHING,
+        mode: Mode = Mode.STREAM,
     ) -> Handshake:
         """We dialled: `role` and `public_key` are ours, `nonce` is 16 fresh random bytes. HELLO is queued.
 
-        `secure`: TLS is to follow the nomination. `wanted` is an initiator's to say.
+        `secure`: TLS is to follow the nomination. `wanted` is an initiator's to say. `mode`: STREAM or PATH.
         """
-        expected = HelloReceived(session, role.opposite, peer_key, b"", Mode.STREAM, plugin, secure)
+        expected = HelloReceived(session, role.opposite, peer_key, b"", mode, plugin, secure)
         handshake = cls(State.DIALLED, expected, session_key, nonce)
-        body = _pack_hello(
-            HelloReceived(session, role, public_key, nonce, Mode.STREAM, plugin, secure, wanted)
-        )
+        body = _pack_hello(HelloReceived(session, role, public_key, nonce, mode, plugin, secure, wanted))
         handshake._send(Type.HELLO, body, b"tcp hello")
         return handshake
 
@@ -367,6 +367,12 @@ def _header(kind: Type, body: bytes) -> bytes:
     return _MAGIC + bytes((kind,)) + len(body).to_bytes(2, "big")
 
 
+def _mode_of(hello: HelloReceived) -> int:
+    if hello.mode is Mode.PATH:
+        return _PATH
+    return _SECURE if hello.secure else _STREAM
+
+
 def _pack_hello(hello: HelloReceived) -> bytes:
     name = hello.plugin.encode()
     if len(name) > MAX_PLUGIN_NAME or len(hello.session) != SESSION_SIZE or len(hello.key) != PUBLIC_KEY_SIZE:
@@ -378,7 +384,7 @@ def _pack_hello(hello: HelloReceived) -> bytes:
         hello.session
         + role_and_key
         + hello.nonce
-        + bytes((_SECURE if hello.secure else _STREAM, len(name)))
+        + bytes((_mode_of(hello), len(name)))
         + name
         + hello.wanted.encode()
     )
@@ -390,7 +396,11 @@ def _parse_hello(body: bytes) -> HelloReceived:
     key, nonce = rest[:PUBLIC_KEY_SIZE], rest[PUBLIC_KEY_SIZE : PUBLIC_KEY_SIZE + NONCE_SIZE]
     mode, size = body[_HELLO_FIXED - 2], body[_HELLO_FIXED - 1]
     name, wanted = body[_HELLO_FIXED : _HELLO_FIXED + size], Wanted.decode(body[_HELLO_FIXED + size :])
-    if role not in (Role.INITIATOR, Role.RESPONDER) or mode not in (_STREAM, _SECURE) or size != len(name):
+    if (
+        role not in (Role.INITIATOR, Role.RESPONDER)
+        or mode not in (_STREAM, _SECURE, _PATH)
+        or size != len(name)
+    ):
         raise DecodeError(f"a HELLO with role {role}, mode {mode} and a plugin name of {size} bytes")
     if size > MAX_PLUGIN_NAME or (role == Role.RESPONDER and wanted != ANYTHING):
         raise DecodeError(f"a HELLO of role {role} with a plugin name of {size} bytes that wants {wanted}")
@@ -401,5 +411,12 @@ def _parse_hello(body: bytes) -> HelloReceived:
     if plugin and not is_plugin_name(plugin):
         raise DecodeError(f"{plugin!r} in a HELLO is no name of a plugin")
     return HelloReceived(
-        body[:SESSION_SIZE], Role(role), key, nonce, Mode.STREAM, plugin, mode == _SECURE, wanted
+        body[:SESSION_SIZE],
+        Role(role),
+        key,
+        nonce,
+        Mode.PATH if mode == _PATH else Mode.STREAM,
+        plugin,
+        mode == _SECURE,
+        wanted,
     )

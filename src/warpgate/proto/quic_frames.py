@@ -27,7 +27,6 @@ _INTEGERS = {
 }  # fmt: skip
 _CHALLENGES = (0x1A, 0x1B)
 _TAG = 16
-_PN_AT = 1 + CONNECTION_ID_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,11 @@ class QuicFrame:
 class PacketOpener:
     """Opens packets of one direction of one connection, of its first key generation."""
 
-    def __init__(self, key: bytes, iv: bytes, hp: bytes, *, chacha: bool) -> None:
-        """Keys of RFC 9001 section 5.1; `chacha`: ChaCha20-Poly1305, else AES-GCM."""
+    def __init__(
+        self, key: bytes, iv: bytes, hp: bytes, *, chacha: bool, id_size: int = CONNECTION_ID_SIZE
+    ) -> None:
+        """Keys of RFC 9001 section 5.1; `chacha`: ChaCha20-Poly1305, else AES-GCM; `id_size`: of connection ids."""
+        self._pn_at = 1 + id_size
         self._aead = ChaCha20Poly1305(key) if chacha else AESGCM(key)
         self._iv = int.from_bytes(iv, "big")
         self._hp = hp
@@ -52,18 +54,18 @@ class PacketOpener:
 
     def open(self, datagram: bytes) -> bytes | None:
         """The frames of the packet; None when it does not open (damaged, forged, or of renewed keys)."""
-        sample = datagram[_PN_AT + 4 : _PN_AT + 20]
+        sample = datagram[self._pn_at + 4 : self._pn_at + 20]
         if len(sample) < 16:
             return None
         mask = self._mask(sample)
         first = datagram[0] ^ (mask[0] & 0x1F)
         size = (first & 0x03) + 1
-        short = bytes(byte ^ mask[i + 1] for i, byte in enumerate(datagram[_PN_AT : _PN_AT + size]))
+        short = bytes(byte ^ mask[i + 1] for i, byte in enumerate(datagram[self._pn_at : self._pn_at + size]))
         number = self._number(int.from_bytes(short, "big"), 8 * size)
-        header = bytes((first,)) + datagram[1:_PN_AT] + short
+        header = bytes((first,)) + datagram[1 : self._pn_at] + short
         nonce = (self._iv ^ number).to_bytes(12, "big")
         try:
-            payload = self._aead.decrypt(nonce, datagram[_PN_AT + size :], header)
+            payload = self._aead.decrypt(nonce, datagram[self._pn_at + size :], header)
         except InvalidTag:
             return None
         self._expected = max(self._expected, number + 1)

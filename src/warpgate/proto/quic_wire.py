@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # Of our connections (RFC 9000 section 5.1: at least 8 bytes are needed in a first packet anyway).
 CONNECTION_ID_SIZE = 8
+# Of the connections that durable pipes share: by this a first packet, sealed as it is, tells what it is for.
+DURABLE_ID_SIZE = 9
 # RFC 9000 section 14.1: a client's first packets fill their datagrams up to this size at least.
 FIRST_PACKET_SIZE = 1200
 
@@ -14,12 +16,26 @@ _VERSION = b"\0\0\0\1"
 
 
 def connection_id_of(data: bytes) -> bytes:
-    """The destination connection id of the (first) packet in a datagram; b"" or nonsense when it is no QUIC."""
+    """The destination connection id of the (first) packet in a datagram, CONNECTION_ID_SIZE bytes of it at most.
+
+    b"" or nonsense when it is no QUIC.
+    """
     if not data:
         return b""
     if data[0] & _LONG:
-        return data[6 : 6 + data[5]] if len(data) > 5 else b""
+        return data[6 : 6 + min(data[5], CONNECTION_ID_SIZE)] if len(data) > 5 else b""
     return data[1 : 1 + CONNECTION_ID_SIZE]
+
+
+def first_id_of(data: bytes) -> bytes:
+    """The whole destination connection id of a first packet."""
+    return data[6 : 6 + data[5]]
+
+
+def is_durable(data: bytes) -> bool:
+    """Whether a first packet begins one of the connections that durable pipes share."""
+    source = 6 + data[5]
+    return data[source : source + 1] == bytes((DURABLE_ID_SIZE,))
 
 
 def is_first_packet(data: bytes) -> bool:

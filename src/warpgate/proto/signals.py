@@ -55,7 +55,8 @@ class Signal(msgspec.Struct, frozen=True, array_like=True):
     sender worked with (b"": none); `acknowledges` the receiver's highest sequence up to which the sender misses
     none; `held` how long an ANSWER's offer waited here (-1: unknown); `mode` a
     Mode's value; `secure` whether the initiator wants TLS on a TCP link; `token` what makes an offer fresh whatever
-    the clocks say: given out by a CHALLENGE, given back by the OFFERs that follow; `wanted` an encoded Wanted.
+    the clocks say: given out by a CHALLENGE, given back by the OFFERs that follow; `wanted` an encoded Wanted;
+    `connection` for which connection a path is wanted (b"": for a new one, or for a pipe).
     """
 
     kind: SignalKind
@@ -72,12 +73,15 @@ class Signal(msgspec.Struct, frozen=True, array_like=True):
     secure: bool = False
     token: Annotated[bytes, Meta(max_length=MAX_TOKEN)] = b""
     wanted: Annotated[bytes, Meta(max_length=LARGEST)] = b""
+    connection: Annotated[bytes, Meta(max_length=SESSION_SIZE)] = b""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.time) and math.isfinite(self.held)):
             raise ValueError("times are finite")
         if len(self.known) not in (0, DIGEST_SIZE):
             raise ValueError(f"a digest has {DIGEST_SIZE} bytes")
+        if len(self.connection) not in (0, SESSION_SIZE):
+            raise ValueError(f"a connection's id has {SESSION_SIZE} bytes")
 
 
 def encode_signal(signal: Signal) -> bytes:

@@ -32,6 +32,8 @@ from warpgate.services.stun_udp import UdpProbe, UdpQuestion, measure_filtering
 # A name that could not be resolved is tried again, as the network may be down for the moment.
 RESOLVE_LOW = 5.0
 RESOLVE_HIGH = 60.0
+# A doubt is no reason to ask more often.
+LOOK_GAP = 1.0
 # Servers asked for the mapping of a fresh port: one may be slow or gone, and somebody waits.
 QUESTIONED = 3
 
@@ -54,6 +56,7 @@ class Discovery:
         self._timing = timing
         self._emit = emit
         self._on_change = on_change
+        self._looked = float("-inf")
         self._rng = rng
         self._endpoints: dict[StunServer, tuple[Endpoint, ...]] = {}
         self._unresolved = set(self._servers)
@@ -112,6 +115,14 @@ class Discovery:
             place.udp.measure()
             for server, endpoints in self._endpoints.items():
                 self._ask(place, server, endpoints)
+
+    def look_again(self) -> None:
+        """Something does not work any more: ask all servers by UDP whether they still see us where we were."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked >= LOOK_GAP:
+            self._looked = now
+            for place in self._places.values():
+                place.udp.measure()
 
     async def run(self) -> None:
         """Until cancelled; takes everything this object started along."""

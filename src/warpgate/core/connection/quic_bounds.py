@@ -10,7 +10,7 @@ writes in whatever order.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from warpgate.errors import NetworkError, ProtocolError
 from warpgate.proto.quic_frames import STREAM_FIRST, STREAM_LAST, PacketOpener, frames
@@ -76,10 +76,10 @@ class Holdings:
 class Watch:
     """Over one connection: `arrived` with everything that the library got."""
 
-    def __init__(self, holdings: Holdings, streams: Collection[int], delivered: Delivered) -> None:
-        """`streams`: those that the peer may send on; `delivered`: how many bytes of one have come out in order."""
+    def __init__(self, holdings: Holdings, may_send: Callable[[int], bool], delivered: Delivered) -> None:
+        """`may_send`: whether the peer may, on a stream; `delivered`: how many bytes of it have come out in order."""
         self._holdings = holdings
-        self._streams = streams
+        self._may_send = may_send
         self._delivered = delivered
         self._opener: PacketOpener | None = None
         self._out_of_order: list[tuple[int, int]] = []  # stream and end of sampled pieces
@@ -153,7 +153,7 @@ class Watch:
 
     def _weigh(self, kind: int, stream: int, end: int) -> None:
         if STREAM_FIRST <= kind <= STREAM_LAST:
-            if stream not in self._streams:
+            if not self._may_send(stream):
                 raise NetworkError(f"the peer opened a stream {stream}")
             if end > self._delivered(stream):
                 self._out_of_order.append((stream, end))

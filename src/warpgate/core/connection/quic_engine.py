@@ -22,6 +22,7 @@ from warpgate.errors import AuthenticationError, NetworkError, WarpgateError
 from warpgate.model.identity import Identity, check_certificate
 from warpgate.model.text import printable
 from warpgate.proto.quic_proof import HEAD_SIZE, check_head, make_head, session_of
+from warpgate.proto.quic_wire import CONNECTION_ID_SIZE
 
 if TYPE_CHECKING:
     from qh3.quic.connection import QuicConnection
@@ -64,7 +65,7 @@ class QuicEngine(ABC):
         self._delivered: dict[
             int, int
         ] = {}  # bytes that have come out in order, of the streams the peer may send on
-        self.watch = Watch(holdings, self._delivered, self._delivered.__getitem__)
+        self.watch = Watch(holdings, self._may_send, self._how_far)
         self._handshaken = False
         self._certain: Callable[[], None] = lambda: None  # tries to turn OPENING into OPEN
         self.state = State.OPENING
@@ -112,6 +113,14 @@ class QuicEngine(ABC):
 
     # -- what subclasses add -------------------------------------------------------------------------------------
 
+    def _may_send(self, stream: int) -> bool:
+        """Whether the peer may send on this stream."""
+        return stream in self._delivered
+
+    def _how_far(self, stream: int) -> int:
+        """How many bytes of it have come out in order."""
+        return self._delivered[stream]
+
     @abstractmethod
     def _proved(self) -> None:
         """Both ends are: OPEN from now on."""
@@ -125,15 +134,19 @@ class QuicEngine(ABC):
         """In order. NetworkError, AuthenticationError end the connection."""
 
     @abstractmethod
-    def _stream_reset(self, stream: int) -> None:
-        """The peer sends, or takes, nothing more on this stream."""
+    def _stream_reset(self, stream: int, code: int) -> None:
+        """The peer sends nothing more on this stream, and what it sent may be lost."""
+
+    @abstractmethod
+    def _stop_sending(self, stream: int, code: int) -> None:
+        """The peer takes nothing more on this stream."""
 
     # -- the wire ------------------------------------------------------------------------------------------------
 
     @property
     def id(self) -> bytes:
-        """The connection id that the peer's packets carry."""
-        return self._quic.host_cid
+        """The connection id that the peer's packets carry, as `connection_id_of` tells it."""
+        return self._quic.host_cid[:CONNECTION_ID_SIZE]
 
     def receive(self, datagrams: list[bytes], now: float) -> None:
         """Datagrams of this connection, in order of arrival; forged and damaged ones change nothing."""
@@ -199,8 +212,10 @@ class QuicEngine(ABC):
                 raise AuthenticationError(f"the peer speaks {event.alpn_protocol!r}, not {self.alpn}")
             self._handshaken = True
             self._certain()
-        elif isinstance(event, kinds.StreamReset | kinds.StopSendingReceived):
-            self._stream_reset(event.stream_id)
+        elif isinstance(event, kinds.StreamReset):
+            self._stream_reset(event.stream_id, event.error_code)
+        elif isinstance(event, kinds.StopSendingReceived):
+            self._stop_sending(event.stream_id, event.error_code)
         else:
             self._other_event(event)
 

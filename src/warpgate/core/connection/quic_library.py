@@ -102,7 +102,8 @@ def opener(quic: QuicConnection, secret: bytes) -> PacketOpener:
     if suite is None:
         raise NetworkError("the QUIC handshake chose no cipher")
     keys = derive_key_iv_hp(cipher_suite=suite, secret=secret, version=QuicProtocolVersion.VERSION_1)
-    return PacketOpener(*keys, chacha=suite == CipherSuite.CHACHA20_POLY1305_SHA256)
+    chacha = suite == CipherSuite.CHACHA20_POLY1305_SHA256
+    return PacketOpener(*keys, chacha=chacha, id_size=len(quic.host_cid))
 
 
 def _silence() -> None:

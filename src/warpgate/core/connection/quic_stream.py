@@ -80,7 +80,10 @@ class QuicStream(QuicEngine, ByteStream):
         else:
             raise NetworkError(f"the peer opened a stream {stream}")
 
-    def _stream_reset(self, stream: int) -> None:
+    def _stream_reset(self, stream: int, code: int) -> None:
+        raise NetworkError("reset by the peer")
+
+    def _stop_sending(self, stream: int, code: int) -> None:
         raise NetworkError("reset by the peer")
 
     def _credit(self, data: bytes, end: bool) -> None:

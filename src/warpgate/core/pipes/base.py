@@ -107,6 +107,11 @@ class Pipe(ABC):
         return False
 
     @property
+    def durable(self) -> bool:
+        """Whether it outlives the path it began on."""
+        return False
+
+    @property
     def closed(self) -> bool:
         return self._end is not None
 

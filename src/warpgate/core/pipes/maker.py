@@ -51,7 +51,7 @@ class PipeMaker:
     def vanished(self, addresses: frozenset[IPAddress]) -> None:
         """These addresses of ours are no more: what was sent from them gets no answer."""
         for pipe in self.open_pipes:
-            if pipe.local.ip in addresses:
+            if not pipe.durable and pipe.local.ip in addresses:
                 pipe.abort(f"the network interface with {pipe.local.ip} went away")
 
     @property
@@ -67,7 +67,6 @@ class PipeMaker:
         self,
         session: Session,
         link: TcpLink | UdpLink | QuicLink,
-        plugin: str,
         report: tuple[PluginReport, ...] = (),
     ) -> Pipe:
         """The link must be nominated; ownership of it moves to the pipe.
@@ -78,7 +77,7 @@ class PipeMaker:
         info = PipeInfo(
             session.id,
             session.peer,
-            plugin,
+            link.plugin,
             link.transport,
             link.local,
             link.remote,
@@ -94,25 +93,29 @@ class PipeMaker:
             if not isinstance(link, TcpLink):  # the session leaves chosen checks to their pipe
                 self._udp.forget(session.checks)
             raise
+        self.add(pipe)
+        return pipe
+
+    def add(self, pipe: Pipe) -> None:
+        """It is closed with the node; its owner calls `ended`."""
         self._open[pipe] = self._context.wall_clock()
         self._context.emit(
             PipeOpened(
-                session.id.hex(),
-                plugin,
-                session.peer,
+                pipe.session.hex(),
+                pipe.plugin,
+                pipe.peer,
                 pipe.mode.value,
-                link.transport.value,
-                str(link.local),
-                str(link.remote),
-                seconds,
+                pipe.transport.value,
+                str(pipe.local),
+                str(pipe.remote),
+                pipe.seconds,
                 pipe.secure,
             )
         )
-        return pipe
 
     def _pipe(self, session: Session, link: TcpLink | UdpLink | QuicLink, info: PipeInfo) -> Pipe:
         if isinstance(link, TcpLink):
-            return StreamPipe(info, link.stream, session.tls_ends, self._ended)
+            return StreamPipe(info, link.stream, session.tls_ends, self.ended)
         if isinstance(link, QuicLink):
             return self._quic(session, link, info)
         return self._datagram(session, link, info)
@@ -127,7 +130,7 @@ class PipeMaker:
             port,
             link.checks,
             self._context.config.receive_queue,
-            self._ended,
+            self.ended,
             own_port,
         )
         link.checks.hand_over(pipe.check_event)
@@ -136,10 +139,10 @@ class PipeMaker:
     def _quic(self, session: Session, link: QuicLink, info: PipeInfo) -> QuicPipe:
         self._udp.port(link.local)
         own_port = session.keep_port(link.local)
-        pipe = QuicPipe(info, self._udp, link.udp.checks, link.flow, self._ended, own_port)
+        pipe = QuicPipe(info, self._udp, link.udp.checks, link.flow, self.ended, own_port)
         link.udp.checks.hand_over(pipe.check_event)
         return pipe
 
-    def _ended(self, pipe: Pipe, reason: str) -> None:
+    def ended(self, pipe: Pipe, reason: str) -> None:
         self._open.pop(pipe, None)
         self._context.emit(PipeEnded(pipe.session.hex(), pipe.peer, reason))

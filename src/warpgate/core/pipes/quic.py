@@ -1,11 +1,14 @@
-"""A stream over UDP: QUIC on the link that the checks have proved (see `quic_stream` for what is on the wire)."""
+"""Streams over UDP: QUIC on the link that the checks have proved (see `quic_stream` for what is on the wire)."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from abc import abstractmethod
 from collections.abc import Callable
 
+from warpgate.core.connection.byte_stream import ByteStream
+from warpgate.core.connection.quic_driver import QuicDriver
 from warpgate.core.connection.quic_engine import ABORTED as RESET
 from warpgate.core.connection.quic_engine import CLOSED, State
 from warpgate.core.connection.quic_flow import QuicFlow
@@ -21,32 +24,29 @@ from warpgate.proto.check import CheckEvent, CheckingEnded
 LINGER = 5.0
 
 
-class QuicPipe(Pipe):
-    """Reliable ordered bytes over UDP. `send` returns when the bytes are in a bounded buffer (1 MiB)."""
+class BytesOverQuic(Pipe):
+    """Reliable ordered bytes in a stream of QUIC's. `send` returns when they are in a bounded buffer (1 MiB)."""
 
     mode = Mode.STREAM
 
     def __init__(
         self,
         info: PipeInfo,
-        udp: Demultiplexer,
-        checks: SessionChecks,
-        flow: QuicFlow,
+        stream: ByteStream,
+        driver: QuicDriver,
         on_end: Callable[[Pipe, str], None],
-        own_port: bool = False,
     ) -> None:
-        """`own_port`: the socket was opened for this pipe alone and goes with it."""
         super().__init__(info, on_end)
-        self._udp = udp
-        self._checks = checks
-        self._flow = flow
-        self._stream = flow.stream
-        self._own_port = own_port
-        self._base = flow.base
+        self._stream = stream
+        self._driver = driver
         self._reader = FilteredReader(self._read, info.remote)
         self._sending = asyncio.Lock()  # a large `send` waits in the middle; another one must not cut in
         self._left = False  # closed, aborted: nothing is received any more
-        flow.on_change = self._changed
+
+    @property
+    @abstractmethod
+    def _alive(self) -> bool:
+        """Whether what is sent may still arrive."""
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -59,11 +59,11 @@ class QuicPipe(Pipe):
                 room = self._stream.room
                 if room > 0 or not view:
                     self._stream.write(view[:room])
-                    self._flow.soon()
+                    self._driver.soon()
                     view = view[room:]
                     if not view:
                         return
-                await self._flow.changed()
+                await self._driver.changed()
 
     def _check_writable(self) -> None:
         self._check_open()
@@ -81,7 +81,7 @@ class QuicPipe(Pipe):
     def write_eof(self) -> None:
         self._check_open()
         self._stream.finish()
-        self._flow.soon()
+        self._driver.soon()
 
     # -- receiving -----------------------------------------------------------------------------------------------
 
@@ -108,19 +108,60 @@ class QuicPipe(Pipe):
             self._check_here()
             if self._stream.readable:
                 data = self._stream.read()
-                self._flow.soon()  # there may be new credit to tell
+                self._driver.soon()  # there may be new credit to tell
                 return data
             if self._stream.peer_finished:
                 return b""
             self._check_open()
-            await self._flow.changed()
+            await self._driver.changed()
 
     # -- ending --------------------------------------------------------------------------------------------------
 
+    async def _deliver(self, patience: float) -> None:
+        """Send the end, and wait until the peer has everything, or has taken nothing of it for `patience` seconds."""
+        stream = self._stream
+        stream.finish()
+        self._driver.soon()
+        progress = stream.progress
+        while self._alive and not stream.delivered:
+            try:
+                async with asyncio.timeout(patience):
+                    while self._alive and not stream.delivered and stream.progress == progress:
+                        await self._driver.changed()
+            except TimeoutError:
+                return
+            progress = stream.progress
+
+
+class QuicPipe(BytesOverQuic):
+    """On one pair of endpoints, for ever."""
+
+    def __init__(
+        self,
+        info: PipeInfo,
+        udp: Demultiplexer,
+        checks: SessionChecks,
+        flow: QuicFlow,
+        on_end: Callable[[Pipe, str], None],
+        own_port: bool = False,
+    ) -> None:
+        """`own_port`: the socket was opened for this pipe alone and goes with it."""
+        super().__init__(info, flow.stream, flow, on_end)
+        self._udp = udp
+        self._checks = checks
+        self._flow = flow
+        self._own_port = own_port
+        self._base = flow.base
+        flow.on_change = self._changed
+
+    @property
+    def _alive(self) -> bool:
+        return self._flow.stream.state is State.OPEN
+
     def _changed(self) -> None:
         """After each step of the flow."""
-        if self._stream.state is State.ENDED and not self.closed:
-            self._finish(str(self._stream.failure))
+        if self._flow.stream.state is State.ENDED and not self.closed:
+            self._finish(str(self._flow.stream.failure))
             self._flow.close()
             self._checks.close()
 
@@ -139,24 +180,10 @@ class QuicPipe(Pipe):
             return
         self._left = True
         try:
-            await self._deliver()
+            await self._deliver(LINGER)
         finally:
             self._flow.close(CLOSED, "closed by the peer")
             self._checks.close()
-
-    async def _deliver(self) -> None:
-        stream = self._stream
-        stream.finish()
-        self._flow.soon()
-        progress = stream.progress
-        while stream.state is State.OPEN and not stream.delivered:
-            try:
-                async with asyncio.timeout(LINGER):
-                    while stream.state is State.OPEN and not stream.delivered and stream.progress == progress:
-                        await self._flow.changed()
-            except TimeoutError:
-                return
-            progress = stream.progress
 
     def abort(self, reason: str = ABORTED) -> None:
         if self._finish(reason):

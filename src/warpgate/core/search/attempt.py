@@ -204,7 +204,7 @@ class PluginAttempt:
 
     async def verified(self) -> UdpLink | QuicLink:
         queue = self._session.verified.queue(self._plugin.name)
-        if self._session.mode is Mode.DATAGRAM:
+        if self._session.mode is not Mode.STREAM:
             return await queue.get()
         return self._own(await first_quic(self._session, queue))
 
@@ -260,6 +260,7 @@ class PluginAttempt:
             plugin=self._plugin.name,
             secure=session.secure,
             wanted=session.wanted if session.initiator else ANYTHING,
+            mode=Mode.PATH if session.mode is Mode.PATH else Mode.STREAM,
         )
         relayed = session.relays.carry(self._plugin.name, stream.local, stream.remote)
         patience = context.config.budgets.hello_patience

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from warpgate.config import Config
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.search.attempt import PluginAttempt
 from warpgate.core.search.equipment import Equipment
@@ -19,6 +20,7 @@ from warpgate.errors import AuthenticationError, NetworkError, ProtocolError, Wa
 from warpgate.events import PluginEnded, PluginStarted, TargetsRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.model.identity import node_id_of
 from warpgate.model.wanted import Wanted
 from warpgate.plan.cascade import CARRIERS
 from warpgate.plan.targets import refusals
@@ -29,6 +31,14 @@ from warpgate.proto.envelope import Opened
 ONLY_ENCRYPTED = "this node takes only encrypted pipes"
 
 Chosen = TcpLink | UdpLink | QuicLink
+
+
+def check_invited(config: Config, peer_key: bytes) -> None:
+    """AuthenticationError when the holder of this key may open nothing here."""
+    if not config.accept:
+        raise AuthenticationError("this node accepts nobody")
+    if config.allow is not None and (peer := node_id_of(peer_key)) not in config.allow:
+        raise AuthenticationError(f"{peer} is not among those allowed in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +119,10 @@ class HostedSession:
 
     @property
     def _carriers(self) -> frozenset[Transport]:
-        """A stream over UDP is QUIC; TCP is encrypted only if the initiator wants it so."""
+        """A stream over UDP is QUIC, and so is whatever takes a path; TCP is encrypted if the initiator wants it so."""
         carriers = CARRIERS[self.session.mode]
-        if self._context.config.secure_only and not self.session.secure:
+        clear = self.session.mode is Mode.STREAM and not self.session.secure
+        if self._context.config.secure_only and clear:
             carriers -= {Transport.TCP}
         return carriers
 
@@ -175,7 +186,7 @@ class HostedSession:
         try:
             if link.secure:
                 await link.start_tls(self.session.tls_ends, self._context.config.budgets.hello_patience)
-            elif self._context.config.secure_only:
+            elif self._context.config.secure_only and self.session.mode is not Mode.PATH:
                 raise AuthenticationError(ONLY_ENCRYPTED)
         except (NetworkError, ProtocolError) as error:
             link.abort()
@@ -192,6 +203,8 @@ class HostedSession:
             if self.session.mode is Mode.STREAM:
                 self._nominated_link = link
                 self._match_quic()
+            elif self.session.mode is Mode.PATH:
+                self._chosen(link)
             else:
                 self._nominated(link)
         elif isinstance(event, CheckingEnded):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Generic, TypeVar
 
-from warpgate.core.pipes.base import Pipe
-from warpgate.core.pipes.maker import PipeMaker
 from warpgate.core.search.attempt import PluginAttempt
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import TcpLink, UdpLink
@@ -47,16 +46,17 @@ NEVER_WAIT = 0.0
 FAINT_SHARE = 0.5
 
 Links = TcpLink | UdpLink | QuicLink
+Made = TypeVar("Made")
 
 
-class Initiator:
-    """One call of `Node.connect`."""
+class Initiator(Generic[Made]):
+    """One search: a call of `Node.connect`, or one for a path of a connection."""
 
     def __init__(
         self,
         equipment: Equipment,
         sessions: Sessions,
-        pipes: PipeMaker,
+        make: Callable[[Session, Links, tuple[PluginReport, ...]], Made],
         remote: NodeAddress,
         mode: Mode,
         transport: Transport | None,
@@ -64,8 +64,10 @@ class Initiator:
         secure: bool,
         service: str,
         before: tuple[PluginReport, ...] = (),
+        connection: bytes = b"",
     ) -> None:
-        """`before`: rows of the report that are there already.
+        """`make` makes of the nominated link what is looked for; NetworkError when it broke in this moment. `before`:
+        rows of the report that are there already. `connection`: as for the session.
 
         ConfigError for an unknown plugin, or a mode that excludes the transport or `secure`.
         """
@@ -76,7 +78,7 @@ class Initiator:
         self._equipment = equipment
         self._context = context = equipment.context
         self._sessions = sessions
-        self._pipes = pipes
+        self._make = make
         self._plugins = context.registry.select(plugins)
         session_id = context.random_bytes(16)
         self._session = Session(
@@ -90,6 +92,7 @@ class Initiator:
             remote=remote,
             secure=secure,
             wanted=Wanted(remote.instance, service),
+            connection=connection,
         )
         verdicts = [_verdict(plugin, context.address, remote) for plugin in self._plugins]
         self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(remote.brokers))
@@ -98,14 +101,23 @@ class Initiator:
         self._race: Race[Links] = Race(lambda link: link.abort(), self._patience)
         self._deadline: asyncio.Timeout | None = None
         self._stopped: str | None = None
-        self._refused = False
+        self.refusal: str | None = None  # the peer's word
         self._strategy_ended = asyncio.Event()
         self.over: asyncio.Future[None] = (
             context.new_future()
         )  # done when nothing of the attempt goes on any more
 
-    async def run(self, timeout: float) -> Pipe:
-        """The pipe, or ConnectFailed with the report."""
+    @property
+    def remote(self) -> NodeAddress:
+        """Where the peer is, by its last word."""
+        return self._session.remote
+
+    @property
+    def report(self) -> tuple[PluginReport, ...]:
+        return self._report.rows
+
+    async def run(self, timeout: float) -> Made:
+        """What was looked for, or ConnectFailed with the report."""
         session = self._session
         self._sessions.add(session)
         self._context.observers.append(self._observe)
@@ -146,7 +158,7 @@ class Initiator:
         """Verified pairs reach the strategies through the session."""
 
     def refused(self, reason: str) -> None:
-        self._refused = True
+        self.refusal = reason
         self.stop(f"refused: {reason}, says node {self._session.peer}")
 
     def keep_link(self, link: TcpLink) -> bool:
@@ -212,7 +224,7 @@ class Initiator:
             else row
             for row in self._report.rows
         )
-        if self._refused:  # whatever the strategies were about to do: it is not why
+        if self.refusal is not None:  # whatever the strategies were about to do: it is not why
             return ConnectFailed(message, rows)
         ranked = sorted((row for row in rows if row.reason), key=lambda row: row.outcome == "skipped")
         told = [f"{row.plugin}: {row.reason}" for row in ranked if row.reason != AT_WORK]
@@ -240,7 +252,7 @@ class Initiator:
         """How long a relayed link waits for a direct one: until `relay_patience` after the attempt's start, half of
         that where the hope is faint, not at all where there is none.
         """
-        if not link.relayed:
+        if not link.relayed or self._session.mode is Mode.PATH:
             return NEVER_WAIT
         context, session = self._context, self._session
         relays = {plugin.name for plugin in self._plugins if plugin.relays}
@@ -279,7 +291,7 @@ class Initiator:
             self._strategy_ended.set()
             self.knowledge_changed()
 
-    async def _nominate(self, link: Links) -> Pipe:
+    async def _nominate(self, link: Links) -> Made:
         try:
             if isinstance(link, TcpLink):
                 await link.nominate()
@@ -291,7 +303,7 @@ class Initiator:
         except BaseException:
             link.abort()
             raise
-        return self._pipes.make(self._session, link, link.plugin, self._report.rows)
+        return self._make(self._session, link, self._report.rows)
 
 
 def _verdict(plugin: type[Plugin], local: NodeAddress, remote: NodeAddress) -> Verdict:

@@ -22,7 +22,7 @@ from warpgate.events import StrangerRefused
 from warpgate.model.endpoint import Endpoint, Mode, SockAddr
 from warpgate.model.identity import Identity
 from warpgate.net.threads import in_thread
-from warpgate.proto.quic_wire import connection_id_of
+from warpgate.proto.quic_wire import connection_id_of, is_durable
 
 # Without servers to wait for, a node's start is over by then, and is not held up by our thread.
 START_FIRST = 0.03
@@ -48,8 +48,16 @@ class QuicDoor:
         identity = self._context.identity
         self._certificate = await in_thread(lambda: _rehearse(identity))
 
+    def certificate(self) -> bytes:
+        """Ours, PEM; made now if need be."""
+        if self._certificate is None:
+            self._certificate = self._context.identity.certificate()
+        return self._certificate
+
     def admit(self, port: Port, data: bytes, source: SockAddr) -> bool:
         """Whether a client's first packet was ours to take."""
+        if is_durable(data):
+            return False  # for a path, whose nomination it has overtaken
         remote = Endpoint.from_sockaddr(source)
         if not any(
             session.mode is Mode.STREAM and not session.initiator and session.knows(port.base, remote)
@@ -61,8 +69,6 @@ class QuicDoor:
         return True
 
     def _answer(self, port: Port, data: bytes, remote: Endpoint) -> None:
-        if self._certificate is None:
-            self._certificate = self._context.identity.certificate()
         first_id = connection_id_of(data)
 
         def find_key(session_id: bytes) -> bytes:
@@ -77,7 +83,7 @@ class QuicDoor:
             return session.peer_key
 
         stream = QuicStream.server(
-            self._context.identity, self._certificate, first_id, find_key, self._holdings
+            self._context.identity, self.certificate(), first_id, find_key, self._holdings
         )
         flow = QuicFlow(stream, port, remote, first_id)
         self._unproved.add(flow)

@@ -79,7 +79,7 @@ class SignalReader:
             session.take_signal(signal, opened.address)
 
     def _offer(self, opened: Opened) -> None:
-        if not self._context.config.accept:
+        if not self._context.config.accept and not self._responder.expects(opened):
             return  # another process of the same identity may be the one that is meant
         try:
             self._responder.offer(opened)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from typing import Protocol
 
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.maker import PipeMaker
 from warpgate.core.search.equipment import Equipment
-from warpgate.core.search.hosted import ONLY_ENCRYPTED, Chosen, Claim, HostedSession
+from warpgate.core.search.hosted import ONLY_ENCRYPTED, Chosen, Claim, HostedSession, check_invited
 from warpgate.core.search.links import TcpLink
 from warpgate.core.search.session import Session
 from warpgate.core.search.sessions import Sessions
@@ -21,7 +22,6 @@ from warpgate.core.udp.demultiplexer import Port
 from warpgate.errors import AuthenticationError, DecodeError, NetworkError, ProtocolError
 from warpgate.events import StrangerRefused
 from warpgate.model.endpoint import Endpoint, Mode, Transport
-from warpgate.model.identity import node_id_of
 from warpgate.model.wanted import Wanted
 from warpgate.proto.check_wire import introduction_of, refusal_of, verify_introduction
 from warpgate.proto.envelope import Opened
@@ -33,6 +33,8 @@ from warpgate.proto.signals import Signal
 PEERS_REMEMBERED = 1024
 SESSIONS_REMEMBERED = 4096
 
+# What the word of a peer begins with whose process is another one than that of the connection.
+UNKNOWN_CONNECTION = "no such connection: it was another process's"
 TOO_MANY = "more offers from all peers together than this node answers"
 
 
@@ -55,6 +57,21 @@ class Unsure(NotMeant):
 PipeTaker = Callable[[Pipe], None]
 
 
+class Paths(Protocol):
+    """The connections of a node, as far as this has to do with them."""
+
+    def knows(self, peer_key: bytes, connection: bytes) -> bool:
+        """Whether there is this connection with this peer."""
+        ...
+
+    def expects(self, peer_key: bytes) -> bool:
+        """Whether there is any with it: paths for it come from whoever has moved."""
+        ...
+
+    def take(self, session: Session, link: Chosen) -> None:
+        """A nominated link of a session that looked for a path."""
+
+
 class SessionOver(AuthenticationError):
     """What is late: no failure, and nobody to be told."""
 
@@ -70,6 +87,7 @@ class Responder:
         take_pipe: PipeTaker,
         refusal: Callable[[str], str],
         ask_twins: Callable[[], None],
+        paths: Paths,
     ) -> None:
         """`refusal`: why there is no such service, "" when there is. `ask_twins`: have the processes of our key say
         that they are there.
@@ -81,6 +99,7 @@ class Responder:
         self._take_pipe = take_pipe
         self._refusal = refusal
         self._ask_twins = ask_twins
+        self._paths = paths
         self._hosted: dict[bytes, HostedSession] = {}
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._offers: OrderedDict[bytes, deque[float]] = OrderedDict()
@@ -104,7 +123,8 @@ class Responder:
         """
         signal = opened.signal
         wanted = Wanted.decode(signal.wanted)
-        self._check_meant(wanted, signal.session)
+        if not self.expects(opened):
+            self._check_meant(wanted, signal.session)
         try:
             mode = Mode(signal.mode)
         except ValueError:
@@ -114,7 +134,11 @@ class Responder:
             raise AuthenticationError(f"{ONLY_ENCRYPTED}: ask for TLS (secure=True, --tls)")
         hosted, now = self._hosted.get(signal.session), self._context.now()
         if hosted is None:
-            self._check_welcome(signal.session, opened.sender)
+            self._check_welcome(signal.session, opened.sender, mode)
+            if signal.connection and not self.expects(opened):
+                if not wanted.instance:
+                    raise NotMeant("for a connection of another process with this key, which accepts nobody")
+                raise AuthenticationError(UNKNOWN_CONNECTION)
             self._freshness.check(opened, self._context.wall_clock(), now)
             self._ration(opened.sender)
             self._check_service(wanted)
@@ -122,6 +146,8 @@ class Responder:
             hosted = self._begin(Claim(signal.session, opened.sender, key, mode, opened.address, wanted))
         elif hosted.session.peer_key != opened.sender:
             raise AuthenticationError("somebody else's session")
+        elif (hosted.session.mode is Mode.PATH) != (mode is Mode.PATH):
+            raise AuthenticationError("a session for a path is none for a pipe")  # nor are both let in alike
         elif hosted.session.news_in(signal, opened.address) and not self._all_offers.take(now):
             raise Overloaded(TOO_MANY)
         hosted.session.mode = mode
@@ -134,20 +160,20 @@ class Responder:
 
     def key_of(self, hello: HelloReceived) -> bytes:
         """The session key by which a HELLO must be proved. AuthenticationError when its sender may have no session."""
-        if self._context.config.secure_only and not hello.secure:
+        if self._context.config.secure_only and not (hello.secure or hello.mode is Mode.PATH):
             raise AuthenticationError(f"{ONLY_ENCRYPTED}, and this TCP link is not to be one")
         hosted = self._hosted.get(hello.session)
         if hosted is not None:
             if hosted.session.peer_key != hello.key:
                 raise AuthenticationError("somebody else's session")
             return hosted.session.key
-        return self._key_of_stranger(hello.session, hello.key)
+        return self._key_of_stranger(hello.session, hello.key, hello.mode)
 
     def find(self, hello: HelloReceived, key: bytes) -> Session:
         """The session of a HELLO proved under `key`, new if need be. AuthenticationError when it may not have one."""
         hosted = self._hosted.get(hello.session)
         if hosted is None:  # it may have been begun, or have ended, since `key_of`
-            self._check_welcome(hello.session, hello.key)
+            self._check_welcome(hello.session, hello.key, hello.mode)
             self._check_not_anothers(hello.wanted)
             self._check_service(hello.wanted)
             hosted = self._begin(Claim(hello.session, hello.key, key, hello.mode, None, hello.wanted))
@@ -180,7 +206,7 @@ class Responder:
                 False  # of a session that is over, mostly: a punch's last checks arrive when it has succeeded
             )
         try:
-            key = self._key_of_stranger(introduction.session, introduction.public_key)
+            key = self._key_of_stranger(introduction.session, introduction.public_key, introduction.mode)
             wanted = verify_introduction(data, key)
             self._check_not_anothers(wanted)
             self._check_service(wanted)
@@ -203,9 +229,9 @@ class Responder:
 
     # -- book-keeping --------------------------------------------------------------------------------------------
 
-    def _key_of_stranger(self, session_id: bytes, peer_key: bytes) -> bytes:
+    def _key_of_stranger(self, session_id: bytes, peer_key: bytes, mode: Mode) -> bytes:
         """The key of a session that a HELLO or a first check claims to begin. AuthenticationError."""
-        self._check_welcome(session_id, peer_key)
+        self._check_welcome(session_id, peer_key, mode)
         if not self._introductions.take(self._context.now()):
             raise AuthenticationError("too many introductions a second")
         return self._session_key(peer_key, session_id)
@@ -213,13 +239,14 @@ class Responder:
     def _session_key(self, peer_key: bytes, session_id: bytes) -> bytes:
         return self._context.identity.session_key(peer_key, session_id, initiator=False)
 
-    def _check_welcome(self, session_id: bytes, peer_key: bytes) -> None:
+    def expects(self, opened: Opened) -> bool:
+        """Whether an offer is for a connection of this very node, wherever it accepts others."""
+        return self._paths.knows(opened.sender, opened.signal.connection)
+
+    def _check_welcome(self, session_id: bytes, peer_key: bytes, mode: Mode) -> None:
         """Whether who claims this key may begin this session, at the price of a hash."""
-        config = self._context.config
-        if not config.accept:
-            raise AuthenticationError("this node accepts nobody")
-        if config.allow is not None and (peer := node_id_of(peer_key)) not in config.allow:
-            raise AuthenticationError(f"{peer} is not among those allowed in")
+        if not (mode is Mode.PATH and self._paths.expects(peer_key)):
+            check_invited(self._context.config, peer_key)
         if session_id in self._over:
             raise SessionOver("a session that is over")
         if session_id in self._sessions:
@@ -285,7 +312,10 @@ class Responder:
 
     def _chosen(self, session: Session, link: Chosen) -> None:
         try:
-            pipe = self._pipes.make(session, link, link.plugin)
+            if session.mode is Mode.PATH:
+                self._paths.take(session, link)
+                return
+            pipe = self._pipes.make(session, link)
         except NetworkError as error:
             session.note(link.plugin, str(error))
         else:

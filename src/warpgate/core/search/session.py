@@ -115,9 +115,10 @@ class Session:
         remote: NodeAddress | None,
         secure: bool = False,
         wanted: Wanted = ANYTHING,
+        connection: bytes = b"",
     ) -> None:
         """`key`: the session's, of `Identity.session_key`. `secure`: the initiator wants TLS on TCP. `wanted`: of the
-        responder.
+        responder. `connection`: for which one a path is looked for, where there is one already.
         """
         self.equipment = equipment
         self.context = context = equipment.context
@@ -131,6 +132,7 @@ class Session:
         self.wanted = wanted
         self._instance_heard = False  # whether a signal of the wanted one has come
         self._warned = False  # of a twin of the peer's
+        self.connection = connection
         self.remote = remote if remote is not None else NodeAddress(peer_key, (), ())
         self.key = key
         self.started = context.now()
@@ -184,6 +186,7 @@ class Session:
             token=self.token,
             wanted=self.wanted.encode() if self.initiator else b"",
             reason="" if self.initiator else context.instances.warning[:MAX_REASON],
+            connection=self.connection,
         )
         # A stranger's offer came over one of our own brokers, and its sender listens there too: what answers it goes
         # nowhere else, or anybody could make us connect to a host of its choice.
@@ -410,8 +413,8 @@ class Session:
         return UdpLink(self.checks, event.base, event.remote, event.plugin, relayed=relayed)
 
     def _take_verified(self, link: UdpLink) -> None:
-        # Streams tell each other apart by QUIC's connection ids: they share a pair.
-        if self.mode is Mode.STREAM or self.equipment.udp.claim(self.checks, link.local, link.remote):
+        # QUIC is told apart by its connection ids: streams and paths share a pair.
+        if self.mode is not Mode.DATAGRAM or self.equipment.udp.claim(self.checks, link.local, link.remote):
             self.verified.put(self._taker(link.plugin), link)
         else:
             self.note(link.plugin, f"{link.local} -> {link.remote} carries another pipe already")

@@ -30,6 +30,8 @@ EXPECTED_LIMIT = 16
 PAST_LIMIT = 1024
 
 Deliver = Callable[[bytes], None]
+# Takes a datagram if it is of a connection that the path may carry.
+Claim = Callable[[bytes], bool]
 OpenSocket = Callable[[DatagramReceiver], UdpSocket]
 FlowKey = tuple[str, int]
 
@@ -40,6 +42,7 @@ class Port:
     def __init__(self, udp: Demultiplexer, open_socket: OpenSocket) -> None:
         self.flows: dict[FlowKey, Deliver] = {}
         self.streams: dict[FlowKey, dict[bytes, Deliver]] = {}  # QUIC, by connection id: many on one flow
+        self.unclaimed: dict[FlowKey, Claim] = {}  # paths that no connection has used yet
         # What came from where a peer has proved itself, before its nomination: for the pipe that will be here.
         self.early: dict[FlowKey, deque[bytes]] = {}
         # Whose each flow is: datagrams carry no label, so a pair of endpoints can carry one pipe.
@@ -56,7 +59,9 @@ class Port:
         routes = self.streams.get(key)
         if routes is not None and (deliver := routes.get(connection_id_of(data))) is not None:
             deliver(data)
-        elif is_first_packet(data) and self._udp.admit(self, data, source):
+        elif ((claim := self.unclaimed.get(key)) is not None and claim(data)) or (
+            is_first_packet(data) and self._udp.admit(self, data, source)
+        ):
             return
         elif (deliver := self.flows.get(key)) is not None:
             deliver(data)

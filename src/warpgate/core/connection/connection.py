@@ -1,0 +1,402 @@
+"""What two nodes share durably: one QUIC connection between their two keys, over paths that come and go.
+
+QUIC keeps the order and repeats what is lost; it does not know the paths. Here it is chosen by which of them its
+datagrams leave, noticed when that one is dead, and asked for another. Rules, which the code below relies on:
+
+* Each end chooses for itself, by `plan.paths`, and the end that began the connection leads: the other one follows it
+  to the path that it uses. So both use the same one, or each one that works.
+* A path is under suspicion when something that the user waits for was not answered for some probe timeouts (a QUIC
+  PING goes out with the data and is acknowledged with it). Then datagrams go by the two best at once, which QUIC does
+  not mind, and a search begins. Whichever path delivers first is used from then on.
+* Without a path nothing is sent and no timer of QUIC's runs: it would only learn to be patient.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from warpgate.core.connection.paths import Origin, Path
+from warpgate.core.connection.quic_channels import Channel, QuicChannels
+from warpgate.core.connection.quic_driver import QuicDriver
+from warpgate.core.connection.quic_engine import CLOSED, State
+from warpgate.core.context import Context
+from warpgate.errors import DecodeError, PipeClosed
+from warpgate.events import PathChosen, PathLost, PathOpened
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import IPAddress
+from warpgate.model.identity import node_id_of
+from warpgate.plan.paths import best, knock_after, suspicion
+
+# A peer has a few: more than these at once are of no use to it.
+PATHS = 8
+# Late datagrams come by the path before for so long; then it is closed.
+RETIREMENT = 3.0
+# When the leading end is heard by another path, and for so long not by ours, it has moved.
+FOLLOW = 0.1
+
+
+class Seeker(Protocol):
+    """Who looks for paths."""
+
+    def lost(self) -> None:
+        """There is none that works, or none known to work."""
+
+    def settled(self) -> None:
+        """The chosen path answers."""
+
+    def close(self) -> None: ...
+
+
+class Connection(QuicDriver):
+    """`remote` is where the peer was last known to be. Ended: `end` says why, and `on_end` was told."""
+
+    def __init__(
+        self,
+        context: Context,
+        engine: QuicChannels,
+        remote: NodeAddress,
+        first_ids: tuple[bytes, ...],
+        on_end: Callable[[Connection], None],
+    ) -> None:
+        """`first_ids`: further ids under which the peer's first packets may come."""
+        super().__init__(engine)
+        self.engine = engine
+        self.remote = remote
+        self.ids = (engine.id, *first_ids)
+        self.seeker: Seeker | None = None
+        self.began = context.now()
+        self.end: str | None = None
+        self.opened_channels = 0  # by this end, so far
+        self.moves = 0  # how often another path was chosen
+        self.current: Origin | None = None  # the chosen path, or the last one that was
+        self._context = context
+        self._on_end = on_end
+        self._paths: list[Path] = []
+        self._count = 0
+        self._chosen: Path | None = None
+        self._suspected = False
+        self._ping: tuple[int, float] | None = None  # the one that is not answered yet, and when it was sent
+        self._answered_at = context.now()
+        self._outage: asyncio.TimerHandle | None = None
+        self._said = b""  # what the peer knows to be our address
+        engine.on_news = self._take_news
+
+    # -- what is to be known -------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> bytes:
+        """16 bytes, the same on both sides."""
+        return self.engine.session
+
+    @property
+    def peer_key(self) -> bytes:
+        return self.remote.public_key
+
+    @property
+    def peer(self) -> str:
+        """The other side's node id."""
+        return node_id_of(self.remote.public_key)
+
+    @property
+    def paths(self) -> tuple[Origin, ...]:
+        """Those that are there now, the chosen one first."""
+        others = [path for path in self._paths if path is not self._chosen]
+        return tuple(path.origin for path in ([] if self._chosen is None else [self._chosen]) + others)
+
+    @property
+    def relayed(self) -> bool:
+        """Whether the only way known is over a relay."""
+        return self._chosen is None or self._chosen.origin.relayed
+
+    @property
+    def works(self) -> bool:
+        """Whether there is a path that is not under suspicion."""
+        return self._chosen is not None and not self._suspected
+
+    @property
+    def silence(self) -> float:
+        """For how long the peer has not answered although something waited for it, seconds."""
+        if self._chosen is not None and self._ping is None:
+            return 0.0
+        return self._context.now() - self._answered_at
+
+    # -- paths ---------------------------------------------------------------------------------------------------
+
+    def add(self, path: Path) -> None:
+        """A path that is nominated and claimed for this connection."""
+        self._count += 1
+        path.number = self._count
+        path.deliver = self._heard
+        path.on_lost = self._lost
+        path.route(self.ids)
+        self._paths.append(path)
+        origin = path.origin
+        self._context.emit(
+            PathOpened(
+                self.id.hex(), self.peer, origin.plugin, origin.transport.value, str(origin.local),
+                str(origin.remote), origin.relayed,
+            )
+        )  # fmt: skip
+        if len(self._paths) > PATHS:
+            self._retire(next(other for other in self._paths if other is not self._chosen))
+        if self._chosen is None:
+            self._choose(path, "the first path" if self.current is None else "a path was found again")
+        elif self._suspected:
+            self._choose(path, "the path before had fallen silent")
+        elif (
+            winner := best([other.state for other in self._paths])
+        ) is not None and winner.number == path.number:
+            upgrade = self._chosen.origin.relayed and not path.origin.relayed
+            self._choose(path, "direct instead of relayed" if upgrade else "a newer path")
+        self._knock()
+
+    def vanished(self, addresses: frozenset[IPAddress]) -> None:
+        """These addresses of ours are no more."""
+        for path in [path for path in self._paths if path.origin.local.ip in addresses]:
+            path.abandon()
+            self._lost(path, f"the network interface with {path.origin.local.ip} went away")
+
+    def doubt(self, own: frozenset[IPAddress]) -> None:
+        """We are somewhere else, at `own`: what leaves from a relay that we reached from before may be dead."""
+        if self._chosen is not None and self._chosen.origin.local.ip not in own and not self._suspected:
+            self._suspect()
+            self._knock()
+
+    def _suspect(self) -> None:
+        self._suspected = True
+        self._missed()
+
+    def _missed(self) -> None:
+        """No path works from now on."""
+        if self._outage is None:
+            patience = self._context.config.timing.outage_patience
+            gone = f"node {self.peer} could not be reached for {patience:g} s"
+            self._outage = self._loop.call_later(patience, self.finish, gone)
+        if self.seeker is not None:
+            self.seeker.lost()
+
+    def _settled(self) -> None:
+        if self._outage is not None:
+            self._outage.cancel()
+            self._outage = None
+        if self.seeker is not None:
+            self.seeker.settled()
+
+    def _choose(self, path: Path, reason: str) -> None:
+        before, self._chosen, gap = self.current, path, self.silence
+        self.current = path.origin
+        if before is not None:
+            self.moves += 1
+        path.silent = False
+        self._suspected = False
+        self._ping = None
+        self._context.emit(
+            PathChosen(
+                self.id.hex(), self.peer, path.origin.plugin, path.origin.transport.value, str(path.origin.local),
+                str(path.origin.remote), path.origin.relayed, self._context.now() - self.began, gap, reason,
+            )
+        )  # fmt: skip
+        if self.engine.is_client:
+            for other in self._paths:
+                if other is not path and (other.origin.relayed == path.origin.relayed or other.silent):
+                    self._loop.call_later(RETIREMENT, self._retire, other)
+        self._knock()
+        self._settled()
+
+    def _retire(self, path: Path) -> None:
+        """Unless it is the chosen one again."""
+        if path in self._paths and path is not self._chosen:
+            self._paths.remove(path)
+            path.close()
+
+    def _lost(self, path: Path, reason: str) -> None:
+        if path not in self._paths:
+            return
+        self._paths.remove(path)
+        self._context.emit(
+            PathLost(self.id.hex(), self.peer, path.origin.plugin, str(path.origin.remote), reason)
+        )
+        if path is self._chosen:
+            self._chosen = None
+            if (other := self._best()) is not None:
+                self._choose(other, f"the path before is gone: {reason}")
+            else:
+                self._answered_at = self._context.now() if self._ping is None else self._answered_at
+                self._missed()
+        self.soon()
+
+    def _best(self, *but: Path) -> Path | None:
+        candidates = {path.number: path for path in self._paths if path not in but}
+        winner = best([path.state for path in candidates.values()])
+        return None if winner is None else candidates[winner.number]
+
+    # -- datagrams -----------------------------------------------------------------------------------------------
+
+    def _heard(self, path: Path, data: bytes) -> bool:
+        now = self._loop.time()
+        path.heard = now
+        chosen = self._chosen
+        if chosen is not None and path is not chosen:
+            late = chosen.heard < now - max(FOLLOW, chosen.round_trip or 0.0)
+            if self._suspected and late:
+                chosen.silent = True
+                self._choose(path, "the path before had fallen silent")
+            elif late and not self.engine.is_client:
+                self._choose(path, "the peer uses it")
+        if data:
+            self.deliver(data)
+        else:
+            self.soon()
+        return True
+
+    def _knock(self) -> None:
+        """Something must leave now: QUIC waits the longer, the longer it was without an answer."""
+        if self.engine.state is State.OPEN:
+            self._answer_wanted()
+        self.engine.handle_timeout(self._loop.time())
+        self.soon()
+
+    def _answer_wanted(self) -> None:
+        self.engine.wrote = False
+        if self._ping is None:
+            self._ping = (self.engine.ping(), self._loop.time())
+            self._loop.call_later(self._patience + 0.001, self._look)
+
+    @property
+    def _patience(self) -> float:
+        return suspicion(None if self._chosen is None else self._chosen.round_trip)
+
+    def _send(self) -> None:
+        now = self._loop.time()
+        self._take_answer(now)
+        if self.engine.state is State.ENDED:
+            self._finish(str(self.engine.failure))
+        if self._chosen is None:
+            return
+        if self.engine.wrote and self.engine.state is State.OPEN:
+            self._answer_wanted()
+        ways = self._ways()
+        for data in self.engine.datagrams(now):
+            for path in ways:
+                path.send(data)
+            for path in self._paths:  # the peer, too, must know whose it is
+                if path.greetings and path not in ways:
+                    path.greetings -= 1
+                    path.send(data)
+
+    def _ways(self) -> list[Path]:
+        assert self._chosen is not None
+        if self.engine.state is State.OPENING:
+            return list(self._paths)
+        ways = [self._chosen]
+        if self._suspected and (other := self._best(self._chosen)) is not None:
+            ways.append(other)
+        return ways
+
+    def _take_answer(self, now: float) -> None:
+        if self._ping is None or self.engine.answered < self._ping[0]:
+            return
+        sent, self._ping = self._ping[1], None
+        self._answered_at = now
+        path = self._chosen
+        if path is not None and not self._suspected:
+            sample = now - sent
+            path.round_trip = sample if path.round_trip is None else 0.75 * path.round_trip + 0.25 * sample
+        if self._suspected and path is not None and path.heard >= sent:
+            self._suspected = False
+            self._settled()
+        if self.engine.waits_for_answer(now):
+            self._answer_wanted()
+
+    def _look(self) -> None:
+        """An answer should have come by now."""
+        if self._ping is None or self._over or self._chosen is None:
+            return
+        waiting = self._loop.time() - self._ping[1]
+        if waiting < self._patience:
+            self._loop.call_later(self._patience - waiting + 0.001, self._look)
+            return
+        if not self._suspected:
+            self._suspect()
+        self.engine.ping()
+        self.soon()
+        self._loop.call_later(knock_after(waiting), self._look)
+
+    def _set_timer(self) -> None:
+        if self._chosen is None:
+            self._drop_timer()
+            self._deadline = None
+        else:
+            super()._set_timer()
+
+    # -- addresses -----------------------------------------------------------------------------------------------
+
+    def say_address(self) -> None:
+        """Tell the peer where we are, if that has changed."""
+        address = self._context.address.encode()
+        if self.engine.state is State.OPEN and address != self._said:
+            self._said = address
+            self.engine.say_news(address)
+            self.soon()
+
+    def _take_news(self, address: bytes) -> None:
+        remote = NodeAddress.decode(address)
+        if remote.public_key != self.peer_key:
+            raise DecodeError("the peer says the address of somebody else")
+        self.meet(remote)
+
+    def meet(self, remote: NodeAddress) -> None:
+        """The peer's latest word of where it is; one that has said nothing but its key is where it was."""
+        if remote.attachments:
+            self.remote = remote
+
+    # -- pipes ---------------------------------------------------------------------------------------------------
+
+    async def answering(self, within: float) -> None:
+        """Until both ends are proved, and the peer has answered within so many seconds. PipeClosed when it is over."""
+        while self.end is None:
+            if self.engine.state is State.OPEN and self.works:
+                if self._context.now() - self._answered_at <= within:
+                    return
+                self._knock()
+            await self.changed()
+        raise PipeClosed(self.end)
+
+    async def open_channel(self, service: str) -> Channel:
+        """As soon as the peer takes one more. PipeClosed when the connection is over."""
+        while self.end is None:
+            if self.engine.may_open:
+                self.opened_channels += 1
+                channel = self.engine.open(service)
+                self.soon()
+                return channel
+            await self.changed()
+        raise PipeClosed(self.end)
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    def finish(self, reason: str) -> None:
+        """It is over, and the peer need not be told, or cannot be."""
+        self.engine.close(CLOSED, reason)
+        self._finish(reason)
+
+    def _finish(self, reason: str) -> None:
+        if self.end is None:
+            self.end = reason
+            self._loop.call_soon(self.close)
+            self._on_end(self)
+
+    def _release(self) -> None:
+        if self.end is None:
+            self.end = "closed on this side"
+            self._on_end(self)
+        if self.seeker is not None:
+            self.seeker.close()
+        if self._outage is not None:
+            self._outage.cancel()
+        paths, self._paths = self._paths, []
+        self._chosen = None
+        for path in paths:
+            path.close()

@@ -1,0 +1,253 @@
+"""The paths of a connection: what carries its datagrams between an endpoint of ours and one of the peer's.
+
+Each was proved by a session of its own, which is over; what is left of it is here. A path belongs to one connection
+from the first datagram on that names it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from warpgate.core.tasks import Tasks
+from warpgate.core.udp.demultiplexer import Demultiplexer, FlowKey, SessionChecks
+from warpgate.errors import NetworkError, ProtocolError, WarpgateError
+from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.net.network import TcpStream
+from warpgate.plan.paths import PathState
+from warpgate.proto.check import CheckEvent, CheckingEnded, PathValidated
+from warpgate.proto.datagram_frames import FrameReader, encode_frame
+
+# As for datagram pipes: about as much as the checks of one volley, to an address that the peer may have forged.
+UNVALIDATED_DATAGRAMS = 10
+# Of datagrams that wait for a slow TCP path; what exceeds it is lost, and QUIC slows down.
+TCP_BACKLOG = 256 * 1024
+READ = 64 * 1024
+# Datagrams that are sent by a new path even if another one is used: the first that arrives claims it at the other end.
+GREETINGS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How a path came about."""
+
+    session: bytes
+    peer_key: bytes
+    plugin: str
+    transport: Transport
+    local: Endpoint
+    remote: Endpoint
+    relayed: bool
+
+
+Deliver = Callable[["Path", bytes], bool]
+
+
+def _nobody(_path: Path, _data: bytes) -> bool:
+    return False
+
+
+def _no_matter(_path: Path, _reason: str) -> None:
+    return
+
+
+class Path(ABC):
+    """`deliver` gets what comes by it, `on_lost` the reason when it is over, once at most."""
+
+    def __init__(self, origin: Origin, now: float) -> None:
+        self.origin = origin
+        self.heard = now  # when something of the peer's came by it last
+        self.round_trip: float | None = None
+        self.silent = False
+        self.number = 0  # its connection counts
+        self.greetings = GREETINGS
+        self.deliver: Deliver = _nobody  # whether the datagram was of a connection that we know
+        self.on_lost: Callable[[Path, str], None] = _no_matter
+        self.lost = False
+
+    def __repr__(self) -> str:
+        origin = self.origin
+        return f"<{type(self).__name__} {origin.plugin} {origin.local} -> {origin.remote}>"
+
+    @property
+    def state(self) -> PathState:
+        return PathState(self.number, self.origin.relayed, self.round_trip, self.silent)
+
+    @abstractmethod
+    def start(self) -> None:
+        """`deliver` is set: it gets what came already."""
+
+    @abstractmethod
+    def route(self, ids: tuple[bytes, ...]) -> None:
+        """Datagrams with these connection ids are for its connection from now on; before, what nobody else takes."""
+
+    @abstractmethod
+    def send(self, data: bytes) -> None:
+        """Now, or it is lost."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Tell the peer; synchronous and idempotent."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Let go of it without a word: it leads nowhere."""
+
+    def _arrived(self, data: bytes) -> bool:
+        return not self.lost and self.deliver(self, data)
+
+    def _lose(self, reason: str) -> None:
+        if not self.lost:
+            self.lost = True
+            self.on_lost(self, reason)
+
+
+class UdpPath(Path):
+    """A nominated pair: consent is asked for as long as it lives."""
+
+    def __init__(
+        self, origin: Origin, now: float, udp: Demultiplexer, checks: SessionChecks, own_port: bool
+    ) -> None:
+        """`own_port`: the socket was opened for this path alone and goes with it. NetworkError when it is closed."""
+        super().__init__(origin, now)
+        self._udp = udp
+        self._port = udp.port(origin.local)
+        self._checks = checks
+        self._own_port = own_port
+        self._key: FlowKey = origin.remote.sockaddr
+        self._ids: tuple[bytes, ...] = ()
+        self._unvalidated = UNVALIDATED_DATAGRAMS
+        self._early = udp.take_early(self._port, self._key)
+        checks.stop_expecting()
+        self._port.unclaimed[self._key] = self._arrived
+        checks.hand_over(self._check_event)
+
+    def start(self) -> None:
+        while self._early:
+            self._arrived(self._early.popleft())
+
+    def route(self, ids: tuple[bytes, ...]) -> None:
+        self._ids = ids
+        routes = self._port.streams.setdefault(self._key, {})
+        for connection_id in ids:
+            routes[connection_id] = self._take
+        self._unclaim()
+
+    def _take(self, data: bytes) -> None:
+        self._arrived(data)
+
+    def _unclaim(self) -> None:
+        if self._port.unclaimed.get(self._key) == self._arrived:
+            del self._port.unclaimed[self._key]
+
+    def send(self, data: bytes) -> None:
+        if not self._checks.agent.path_validated:
+            if self._unvalidated <= 0:
+                return
+            self._unvalidated -= 1
+        self._port.socket.send(data, self._key)
+
+    def _check_event(self, event: CheckEvent) -> None:
+        if isinstance(event, PathValidated):
+            self._arrived(b"")  # there may be something that could not be sent before
+        elif isinstance(event, CheckingEnded):
+            self._release()
+            self._lose(event.reason)
+
+    def close(self) -> None:
+        self.lost = True
+        self._unroute()
+        self._checks.close()  # `_check_event` is told when the peer has answered, or soon
+
+    def abandon(self) -> None:
+        self.lost = True
+        self._release()
+
+    def _unroute(self) -> None:
+        self._unclaim()
+        routes = self._port.streams.get(self._key, {})
+        for connection_id in self._ids:
+            if routes.get(connection_id) == self._take:  # not of a newer path between the same endpoints
+                del routes[connection_id]
+        if not routes:
+            self._port.streams.pop(self._key, None)
+
+    def _release(self) -> None:
+        self._unroute()
+        self._udp.forget(self._checks)
+        if self._own_port:
+            self._udp.close_port(self._port.base)
+
+
+class TcpPath(Path):
+    """A nominated TCP link that carries datagrams, each with its length before it (RFC 4571)."""
+
+    def __init__(self, origin: Origin, now: float, stream: TcpStream, tasks: Tasks) -> None:
+        super().__init__(origin, now)
+        self._stream = stream
+        self._backlog: list[bytes] = []
+        self._waiting = 0
+        self._more = asyncio.Event()
+        self._frames = FrameReader()
+        self._tasks = tasks
+        self._reading: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        remote = self.origin.remote
+        self._reading = self._tasks.spawn(f"path from {remote}", self._read())
+        self._writing = self._tasks.spawn(f"path to {remote}", self._write())
+
+    def route(self, ids: tuple[bytes, ...]) -> None:
+        """A link carries one connection."""
+
+    def send(self, data: bytes) -> None:
+        if self._waiting + len(data) <= TCP_BACKLOG:
+            self._backlog.append(encode_frame(data))
+            self._waiting += len(data)
+            self._more.set()
+
+    async def _read(self) -> None:
+        reason = "the peer closed the TCP link"
+        try:
+            while data := await self._stream.recv(READ):
+                for frame in self._frames.feed(data):
+                    if not self._arrived(frame) and not self.lost:
+                        raise ProtocolError("the peer sent what is of no connection")
+        except WarpgateError as error:
+            reason = str(error)
+        self._over(reason)
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._more.wait()
+                self._more.clear()
+                data, self._backlog = b"".join(self._backlog), []
+                await self._stream.send(data)
+                self._waiting = sum(map(len, self._backlog))
+        except NetworkError as error:
+            self._over(str(error))
+
+    def _over(self, reason: str) -> None:
+        self._stop()
+        self._stream.abort()
+        self._lose(reason)
+
+    def _stop(self) -> None:
+        current = asyncio.current_task()
+        for task in (self._reading, self._writing):
+            if task is not None and task is not current:
+                task.cancel()
+
+    def close(self) -> None:
+        self.lost = True
+        self._stop()
+        self._stream.close()
+
+    def abandon(self) -> None:
+        self.lost = True
+        self._stop()
+        self._stream.abort()

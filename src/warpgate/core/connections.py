@@ -1,0 +1,327 @@
+"""The connections of a node: who has which, what comes by paths that nobody has claimed yet, and their pipes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from warpgate.core.connection.connection import Connection
+from warpgate.core.connection.paths import Origin, Path, TcpPath, UdpPath
+from warpgate.core.connection.quic_channels import Channel, QuicChannels
+from warpgate.core.connection.quic_engine import State
+from warpgate.core.pipes.base import Pipe, PipeInfo
+from warpgate.core.pipes.durable import DurablePipe
+from warpgate.core.pipes.maker import PipeMaker
+from warpgate.core.search.equipment import Equipment
+from warpgate.core.search.hosted import check_invited
+from warpgate.core.search.initiator import Links
+from warpgate.core.search.links import TcpLink
+from warpgate.core.search.quic_link import QuicLink
+from warpgate.core.search.seeker import PathSeeker
+from warpgate.core.search.session import Session
+from warpgate.core.search.sessions import Sessions
+from warpgate.errors import AuthenticationError, ConnectFailed, NetworkError, PipeClosed, WarpgateError
+from warpgate.events import StrangerRefused
+from warpgate.model.address import NodeAddress
+from warpgate.model.endpoint import IPAddress, Transport
+from warpgate.model.identity import node_id_of
+from warpgate.proto.quic_wire import (
+    CONNECTION_ID_SIZE,
+    connection_id_of,
+    first_id_of,
+    is_durable,
+    is_first_packet,
+)
+
+# How long a connection waits for its next pipe: a program that opens one after the other pays for one search.
+LINGERING = 60.0
+# Both nodes may have begun one at once, and a program may have asked for certain strategies.
+CONNECTIONS_PER_PEER = 8
+CONNECTIONS = 1024
+# Nominated and not used: the initiator of a path uses it at once.
+UNCLAIMED = 64
+UNCLAIMED_PATIENCE = 30.0
+# A connection whose peer has answered so recently is believed to be alive.
+FRESH = 15.0
+
+Wanted = tuple[bytes, tuple[str, ...] | None, Transport | None]
+
+
+class Connections:
+    """`connect` for pipes of ours; `take_pipe` gets those that peers open."""
+
+    def __init__(
+        self,
+        equipment: Equipment,
+        sessions: Sessions,
+        pipes: PipeMaker,
+        take_pipe: Callable[[Pipe], None],
+        certificate: Callable[[], bytes],
+    ) -> None:
+        self._equipment = equipment
+        self._context = equipment.context
+        self._sessions = sessions
+        self._pipes = pipes
+        self._take_pipe = take_pipe
+        self._certificate = certificate
+        self._by_id: dict[bytes, Connection] = {}  # by the ids in datagrams
+        self._all: dict[Connection, set[DurablePipe]] = {}
+        self._shared: dict[Wanted, Connection] = {}  # those that further pipes of ours go on
+        self._unclaimed: dict[Path, asyncio.TimerHandle] = {}
+        self._seekers: dict[Connection, PathSeeker] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    # -- pipes of ours -------------------------------------------------------------------------------------------
+
+    async def connect(
+        self,
+        remote: NodeAddress,
+        plugins: Sequence[str] | None,
+        transport: Transport | None,
+        timeout: float,
+        service: str = "",
+    ) -> DurablePipe:
+        """A pipe on the connection that there is, or on a new one. ConfigError, ConnectFailed."""
+        began = self._context.now()
+        wanted = (remote.public_key, None if plugins is None else tuple(plugins), transport)
+        connection = self._shared.get(wanted)
+        if connection is None or connection.end is not None:
+            connection = self._begin(wanted, remote, timeout)
+        connection.meet(remote)
+        try:
+            async with asyncio.timeout(timeout):
+                await connection.answering(FRESH)
+                channel = await connection.open_channel(service)
+        except TimeoutError:
+            raise self._failure(
+                connection, f"node {connection.peer} did not answer within {timeout:g} s"
+            ) from None
+        except PipeClosed as over:
+            raise self._failure(connection, str(over)) from None
+        finally:
+            self._linger(connection)
+        return self._pipe(connection, channel, began)
+
+    def _begin(self, wanted: Wanted, remote: NodeAddress, timeout: float) -> Connection:
+        context = self._context
+        engine = QuicChannels.client(
+            context.identity,
+            remote.public_key,
+            context.random_bytes(16),
+            context.now(),
+            self._equipment.quic_holdings,
+        )
+        connection = self._add(engine, remote, ())
+        _, plugins, transport = wanted
+        seeker = self._equip(connection, plugins, transport)
+        self._shared[wanted] = connection
+        seeker.start(timeout)
+        return connection
+
+    def _failure(self, connection: Connection, reason: str) -> ConnectFailed:
+        seeker = self._seekers.get(connection)
+        failures = [] if seeker is None else seeker.failures
+        if connection.current is None:
+            connection.finish(reason)
+        if not failures:
+            return ConnectFailed(reason, () if seeker is None else seeker.report)
+        return ConnectFailed(str(failures[0]), tuple(row for failure in failures for row in failure.report))
+
+    def _pipe(self, connection: Connection, channel: Channel, began: float) -> DurablePipe:
+        origin, seeker = connection.current, self._seekers.get(connection)
+        assert origin is not None
+        info = PipeInfo(
+            connection.id,
+            connection.peer,
+            origin.plugin,
+            origin.transport,
+            origin.local,
+            origin.remote,
+            origin.relayed,
+            self._context.now() - began,
+            () if seeker is None else seeker.report,
+        )
+        pipe = DurablePipe(info, connection, channel, self._pipe_ended)
+        self._all[connection].add(pipe)
+        self._pipes.add(pipe)
+        return pipe
+
+    def _pipe_ended(self, pipe: Pipe, reason: str) -> None:
+        self._pipes.ended(pipe, reason)
+        assert isinstance(pipe, DurablePipe)
+        connection = pipe.connection
+        if connection in self._all:
+            self._all[connection].discard(pipe)
+            self._linger(connection)
+
+    def _linger(self, connection: Connection) -> None:
+        if not self._all.get(connection):
+            self._context.loop.call_later(LINGERING, self._close_idle, connection, connection.opened_channels)
+
+    def _close_idle(self, connection: Connection, opened: int) -> None:
+        if not self._all.get(connection) and connection.opened_channels == opened:
+            connection.close(reason="not used any more")
+
+    # -- connections ---------------------------------------------------------------------------------------------
+
+    def _add(self, engine: QuicChannels, remote: NodeAddress, first_ids: tuple[bytes, ...]) -> Connection:
+        connection = Connection(self._context, engine, remote, first_ids, self._ended)
+        self._all[connection] = set()
+        for connection_id in connection.ids:
+            self._by_id[connection_id] = connection
+        engine.on_channel = partial(self._take_channel, connection)
+        connection.on_change = partial(self._changed, connection)
+        return connection
+
+    def _equip(
+        self, connection: Connection, plugins: Sequence[str] | None = None, transport: Transport | None = None
+    ) -> PathSeeker:
+        seeker = PathSeeker(self._equipment, self._sessions, connection, self._path, plugins, transport)
+        connection.seeker = self._seekers[connection] = seeker
+        return seeker
+
+    def _ended(self, connection: Connection) -> None:
+        pipes = self._all.pop(connection, set())
+        self._seekers.pop(connection, None)
+        for connection_id in connection.ids:
+            self._by_id.pop(connection_id, None)
+        for wanted in [wanted for wanted, other in self._shared.items() if other is connection]:
+            del self._shared[wanted]
+        for pipe in pipes:
+            pipe.changed()
+
+    def _changed(self, connection: Connection) -> None:
+        if connection.engine.state is State.OPEN:
+            connection.say_address()
+        for pipe in tuple(self._all.get(connection, ())):
+            pipe.changed()
+
+    def _take_channel(self, connection: Connection, channel: Channel) -> None:
+        try:
+            check_invited(self._context.config, connection.peer_key)
+        except AuthenticationError:
+            channel.reset()
+            return
+        self._take_pipe(self._pipe(connection, channel, self._context.now()))
+
+    # -- paths ---------------------------------------------------------------------------------------------------
+
+    def knows(self, peer_key: bytes, connection: bytes) -> bool:
+        """Whether there is this connection with this peer."""
+        return any(other.id == connection and other.peer_key == peer_key for other in self._all)
+
+    def expects(self, peer_key: bytes) -> bool:
+        """Whether there is any with it: paths for it come from whoever has moved."""
+        return any(other.peer_key == peer_key for other in self._all)
+
+    def take(self, session: Session, link: Links) -> None:
+        """A nominated link of a session that a peer began: it is for the connection that its first datagram names."""
+        path = self._path(session, link)
+        for connection in self._all:
+            if connection.peer_key == session.peer_key:
+                connection.meet(session.remote)
+        if len(self._unclaimed) >= UNCLAIMED:
+            self._drop(next(iter(self._unclaimed)))
+        self._unclaimed[path] = self._context.loop.call_later(UNCLAIMED_PATIENCE, self._drop, path)
+        path.deliver = partial(self._claim, session.remote)
+        path.on_lost = self._lost
+        path.start()
+
+    def _path(self, session: Session, link: Links) -> Path:
+        """NetworkError when its socket is closed; nothing is left then."""
+        origin = Origin(
+            session.id, session.peer_key, link.plugin, link.transport, link.local, link.remote, link.relayed
+        )
+        now, udp = self._context.now(), self._equipment.udp
+        if isinstance(link, TcpLink):
+            return TcpPath(origin, now, link.stream, self._context.tasks)
+        assert not isinstance(link, QuicLink)  # only streams have those
+        try:
+            return UdpPath(origin, now, udp, link.checks, session.keep_port(link.local))
+        except NetworkError:
+            udp.forget(session.checks)
+            raise
+
+    def _lost(self, path: Path, _reason: str) -> None:
+        timer = self._unclaimed.pop(path, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _drop(self, path: Path) -> None:
+        self._lost(path, "")
+        path.close()
+
+    def _claim(self, remote: NodeAddress, path: Path, data: bytes) -> bool:
+        if not data:
+            return False
+        connection = self._by_id.get(connection_id_of(data))
+        if connection is None and is_first_packet(data) and is_durable(data):
+            connection = self._accept(remote, path, data)
+        if connection is None or connection.peer_key != path.origin.peer_key or connection.end is not None:
+            return False
+        self._lost(path, "")
+        connection.add(path)
+        return path.deliver(path, data)
+
+    def _accept(self, remote: NodeAddress, path: Path, data: bytes) -> Connection | None:
+        """The connection that a first packet begins, if its sender may have one more."""
+        key = path.origin.peer_key
+        own = [connection for connection in self._all if connection.peer_key == key]
+        try:
+            check_invited(self._context.config, key)
+        except AuthenticationError as error:
+            self._context.emit(StrangerRefused(str(path.origin.remote), str(error)))
+            return None
+        if len(own) >= CONNECTIONS_PER_PEER or len(self._all) >= CONNECTIONS:
+            self._context.emit(StrangerRefused(str(path.origin.remote), "too many connections"))
+            return None
+        first_id = first_id_of(data)
+        engine = QuicChannels.server(
+            self._context.identity,
+            self._certificate(),
+            first_id,
+            lambda _session: key,
+            self._equipment.quic_holdings,
+        )
+        connection = self._add(engine, remote, (first_id[:CONNECTION_ID_SIZE],))
+        self._equip(connection)
+        if self._context.tasks.spawn(f"connection of {node_id_of(key)}", self._prove(connection)) is None:
+            connection.close()
+        return connection
+
+    async def _prove(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(self._context.config.budgets.hello_patience):
+                await connection.opened()
+        except (TimeoutError, WarpgateError) as error:
+            connection.finish(str(error) or "no QUIC handshake in time")
+        else:
+            self._linger(connection)
+
+    # -- the node ------------------------------------------------------------------------------------------------
+
+    def vanished(self, addresses: frozenset[IPAddress]) -> None:
+        """These addresses of ours are no more."""
+        for connection in tuple(self._all):
+            connection.vanished(addresses)
+
+    def moved(self, own: frozenset[IPAddress]) -> None:
+        """Another network, an address more or less: `own` are those that there are now."""
+        for connection in tuple(self._all):
+            connection.doubt(own)
+        for seeker in tuple(self._seekers.values()):
+            seeker.moved()
+
+    def address_changed(self) -> None:
+        """The node's address is another one: peers are told."""
+        for connection in tuple(self._all):
+            connection.say_address()
+
+    def close(self) -> None:
+        for connection in tuple(self._all):
+            connection.close(reason="the node was closed")
+        for path in tuple(self._unclaimed):
+            self._drop(path)

@@ -1,0 +1,186 @@
+"""Keeps a connection supplied with paths: searches that begin when one is missing, and again when there is news.
+
+Direct paths and relayed ones are looked for side by side, each by a search of its own, which ends with its first path.
+The connection goes on by whichever is there first; a relayed one is left for a direct one when that is found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from warpgate.core.connection.connection import Connection
+from warpgate.core.connection.paths import Path
+from warpgate.core.search.equipment import Equipment
+from warpgate.core.search.initiator import Initiator, Links
+from warpgate.core.search.responder import UNKNOWN_CONNECTION
+from warpgate.core.search.session import Session
+from warpgate.core.search.sessions import Sessions
+from warpgate.errors import ConfigError, ConnectFailed
+from warpgate.events import PluginReport
+from warpgate.model.endpoint import Mode, Transport
+from warpgate.plan.paths import RESCUE, UPGRADE
+
+# In a new network: a few round trips to the STUN servers, or there are none.
+MEASURING = 0.3
+
+MakePath = Callable[[Session, Links], Path]
+
+
+class PathSeeker:
+    """Lives as long as its connection; `lost`, `settled` and `moved` wake it."""
+
+    def __init__(
+        self,
+        equipment: Equipment,
+        sessions: Sessions,
+        connection: Connection,
+        make_path: MakePath,
+        plugins: Sequence[str] | None,
+        transport: Transport | None,
+    ) -> None:
+        """`plugins`, `transport`: only these, as in `Node.connect`. ConfigError for an unknown plugin."""
+        self._equipment = equipment
+        self._context = equipment.context
+        self._sessions = sessions
+        self._connection = connection
+        self._make_path = make_path
+        self._transport = transport
+        chosen = equipment.context.registry.select(plugins)
+        self._direct = [plugin.name for plugin in chosen if not plugin.relays]
+        self._relayed = [plugin.name for plugin in chosen if plugin.relays]
+        self._news = self._context.new_future()
+        self._running: set[Initiator[Path]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._patience = equipment.context.config.timing.attempt_timeout
+        self.report: tuple[PluginReport, ...] = ()
+        self.failures: list[ConnectFailed] = []  # of the searches for the first path
+
+    def start(self, patience: float | None = None) -> None:
+        """Once; from the first `lost` on where the peer began the connection. `patience`: for the first path, s."""
+        if not self._tasks:
+            self._patience = self._patience if patience is None else patience
+            for plugins, wanted in ((self._direct, self._direct_wanted), (self._relayed, self._relay_wanted)):
+                if plugins:
+                    task = self._context.tasks.spawn("paths", self._keep(plugins, wanted))
+                    self._tasks += [] if task is None else [task]
+
+    # -- what the connection tells -------------------------------------------------------------------------------
+
+    def lost(self) -> None:
+        self._equipment.discovery.look_again()
+        self.start()
+        self._tell()
+
+    def settled(self) -> None:
+        self._tell()
+
+    def moved(self) -> None:
+        """Our network is another one: what is going on was begun from the one before."""
+        if not self._connection.works:
+            for initiator in tuple(self._running):
+                initiator.stop("this node has moved")
+        self._tell()
+
+    def close(self) -> None:
+        for initiator in tuple(self._running):
+            initiator.stop("the connection is over")
+        current = asyncio.current_task()
+        for task in self._tasks:
+            if task is not current:
+                task.cancel()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, self._context.new_future()
+        news.set_result(None)
+
+    # -- searching -----------------------------------------------------------------------------------------------
+
+    def _direct_wanted(self) -> bool:
+        return not self._connection.works or self._connection.relayed
+
+    def _relay_wanted(self) -> bool:
+        return not self._connection.works
+
+    async def _keep(self, plugins: list[str], wanted: Callable[[], bool]) -> None:
+        failures = 0
+        while self._connection.end is None:
+            if not wanted():
+                failures = 0
+                await asyncio.shield(self._news)
+                continue
+            if await self._search(plugins, wanted):
+                continue
+            failures += 1
+            retry = UPGRADE if self._connection.works else RESCUE
+            await self._pause(retry.after(failures))
+
+    async def _pause(self, seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self._news)
+        except TimeoutError:
+            return
+
+    async def _search(self, plugins: list[str], wanted: Callable[[], bool]) -> bool:
+        """Whether it found a path, or is not wanted any more."""
+        connection = self._connection
+        if (
+            connection.current is not None
+        ):  # perhaps we have just moved: what the peer is to aim at comes first
+            await self._equipment.discovery.first(MEASURING)
+        try:
+            initiator = Initiator(
+                self._equipment,
+                self._sessions,
+                self._found,
+                connection.remote,
+                Mode.PATH,
+                self._transport,
+                plugins,
+                secure=False,
+                connection=connection.id if connection.current is not None else b"",
+            )
+        except ConfigError as error:  # of a transport that none of these can use
+            self._failed(ConnectFailed(str(error), ()))
+            return False
+        self._running.add(initiator)
+        searching = asyncio.ensure_future(initiator.run(self._patience))
+        try:
+            while not searching.done():
+                either: list[asyncio.Future[Any]] = [searching, self._news]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if not searching.done() and not wanted():
+                    return True
+            path = searching.result()
+        except ConnectFailed as failure:
+            if initiator.refusal is not None and initiator.refusal.startswith(UNKNOWN_CONNECTION):
+                connection.finish("the peer does not know this connection: it was restarted")
+            self._failed(failure)
+            return False
+        finally:
+            self._running.discard(initiator)
+            await self._give_up(searching)
+        self.report += initiator.report if connection.current is None else ()
+        connection.meet(initiator.remote)
+        connection.add(path)
+        path.start()
+        return True
+
+    def _failed(self, failure: ConnectFailed) -> None:
+        if self._connection.current is None:
+            self.failures.append(failure)
+            self.report += failure.report
+            if len(self.failures) >= len(self._tasks):
+                self._connection.finish(f"no path to {self._connection.peer}")
+
+    async def _give_up(self, searching: asyncio.Future[Path]) -> None:
+        if not searching.done():
+            searching.cancel()
+            await asyncio.wait([searching])
+            if not searching.cancelled() and searching.exception() is None:
+                searching.result().close()
+
+    def _found(self, session: Session, link: Links, _report: tuple[PluginReport, ...]) -> Path:
+        return self._make_path(session, link)

@@ -1,0 +1,112 @@
+"""What is on the streams of a QUIC connection between two nodes: the wire of durable pipes.
+
+    stream 0            both ways, *control*. The client's begins with its head (`quic_proof`). Then, on both sides,
+                        news = length(2) address: the sender's encoded NodeAddress, whenever that has changed
+    streams 2 and 3     the client's and the server's *credit* = stream(8) total(8): so many user bytes may have been
+                        sent on that stream; a total of ALL says that everything up to the FIN has arrived
+    4, 8 ... and 1, 5 ...  one pipe each, opened by the client and the server: pipe head, then the users' bytes; FIN is
+                        end of stream. pipe head = length(1) name of the service, UTF-8, "" for the only one
+
+Integers are big-endian. Nothing here is secret or proved: QUIC has done that.
+"""
+
+from __future__ import annotations
+
+from warpgate.errors import DecodeError
+from warpgate.model.address import MAX_ADDRESS_SIZE
+
+# RFC 7301; a change of the rules in this file needs another name.
+ALPN = "warpgate-paths/1"
+CONTROL = 0
+CLIENT_CREDIT, SERVER_CREDIT = 2, 3
+ALL = (1 << 64) - 1
+MAX_SERVICE = 64
+
+_CREDIT_SIZE = 16
+
+
+def is_pipe(stream: int) -> bool:
+    """Whether the id is one of a pipe's: bidirectional (RFC 9000 section 2.1), and not the control stream."""
+    return stream % 4 in (0, 1) and stream != CONTROL
+
+
+def opened_by_client(stream: int) -> bool:
+    return stream % 2 == 0
+
+
+def encode_credit(stream: int, total: int) -> bytes:
+    return stream.to_bytes(8, "big") + total.to_bytes(8, "big")
+
+
+def encode_news(address: bytes) -> bytes:
+    return len(address).to_bytes(2, "big") + address
+
+
+def encode_pipe_head(service: str) -> bytes:
+    """ValueError for a name of more than MAX_SERVICE bytes."""
+    name = service.encode()
+    if len(name) > MAX_SERVICE:
+        raise ValueError(f"a service's name has {MAX_SERVICE} bytes at most")
+    return bytes((len(name),)) + name
+
+
+class CreditReader:
+    """From the bytes of a credit stream to (stream, total)."""
+
+    def __init__(self) -> None:
+        self._partial = b""
+
+    def feed(self, data: bytes) -> list[tuple[int, int]]:
+        data = self._partial + data
+        whole = len(data) - len(data) % _CREDIT_SIZE
+        self._partial = data[whole:]
+        return [
+            (int.from_bytes(data[at : at + 8], "big"), int.from_bytes(data[at + 8 : at + 16], "big"))
+            for at in range(0, whole, _CREDIT_SIZE)
+        ]
+
+
+class NewsReader:
+    """From the bytes of a control stream to addresses."""
+
+    def __init__(self) -> None:
+        self._partial = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """DecodeError for an address that is longer than any."""
+        data = self._partial + data
+        found = []
+        while len(data) >= 2:
+            size = int.from_bytes(data[:2], "big")
+            if not 0 < size <= MAX_ADDRESS_SIZE:
+                raise DecodeError(f"an address of {size} bytes")
+            if len(data) < 2 + size:
+                break
+            found.append(data[2 : 2 + size])
+            data = data[2 + size :]
+        self._partial = data
+        return found
+
+
+class PipeHeadReader:
+    """The beginning of one pipe; `service` is None until it is whole."""
+
+    def __init__(self) -> None:
+        self._partial = b""
+        self.service: str | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """What follows the head. DecodeError for a name that is none."""
+        if self.service is not None:
+            return data
+        self._partial += data
+        size = self._partial[0] if self._partial else 0
+        if size > MAX_SERVICE:
+            raise DecodeError(f"a service's name of {size} bytes")
+        if not self._partial or len(self._partial) < 1 + size:
+            return b""
+        try:
+            self.service = self._partial[1 : 1 + size].decode()
+        except UnicodeDecodeError:
+            raise DecodeError("a service's name that is no UTF-8") from None
+        return self._partial[1 + size :]
