@@ -217,9 +217,9 @@ def test_signal_and_envelope() -> None:
     assert (opened.sender, opened.message_id, opened.signal) == (ALICE.public_key, MESSAGE_ID, offer())
 
 
-def test_a_signal_may_end_after_the_fifth_field_or_have_more_than_fourteen() -> None:
+def test_a_signal_may_end_after_the_fifth_field_or_have_more_than_fifteen() -> None:
     fields = msgspec.msgpack.decode(example("signal"))
-    assert len(fields) == 14
+    assert len(fields) == 15
     longer = msgspec.msgpack.encode([*fields, "of a later version"])
     assert decode_signal(longer) == offer()
     shortest = decode_signal(msgspec.msgpack.encode(fields[:5]))

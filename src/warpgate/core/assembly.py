@@ -124,24 +124,22 @@ class Assembly:
         )
         self.channel = self._open_channel(broker_connector, rng)
         self.tcp_door = TcpDoor(context, self._find_key, self._find_session, self._take_link)
-        self.equipment = Equipment.of(
+        self.equipment = equipment = Equipment.of(
             context, self.udp, self.discovery, self.channel, self.relays, self.tcp_door.accept
         )
         self.new_exchange = partial(CodeExchange, context, broker_connector, self._broker_urls)
-        self.sessions = Sessions()
+        self.sessions = sessions = Sessions()
         self.pipes = PipeMaker(context, self.udp)
-        self.twins = Twins(self.equipment)
+        self.twins = Twins(equipment)
         self.reception = Reception(services, self.tasks)
-        accept = self.reception.take
-        self.connections = Connections(
-            equipment, sessions, self.pipes, accept, services.refusal, self._certificate
-        )
+        accept, refusal = self.reception.take, services.refusal
+        self.connections = Connections(equipment, sessions, self.pipes, accept, refusal, self._certificate)
         self.responder = Responder(
-            equipment, sessions, self.pipes, accept, services.refusal, self.twins.ask, self.connections
+            equipment, sessions, self.pipes, accept, refusal, self.twins.ask, self.connections
         )
-        self.quic_door = QuicDoor(self.equipment, self.sessions, self.responder.take_quic)
-        self._reader = SignalReader(self.equipment, self.sessions, self.responder, self.twins)
-        self.sockets = Sockets(self.equipment)
+        self.quic_door = QuicDoor(equipment, sessions, self.responder.take_quic)
+        self._reader = SignalReader(equipment, sessions, self.responder, self.twins)
+        self.sockets = Sockets(equipment)
         self.port_mapping = PortMapping(context, self._update_address, rng)
         self.names = Names(context, contacts, rng)
         self.initiators: set[Initiator[Pipe]] = set()

@@ -57,13 +57,16 @@ class Connections:
         sessions: Sessions,
         pipes: PipeMaker,
         take_pipe: Callable[[Pipe], None],
+        refusal: Callable[[str], str],
         certificate: Callable[[], bytes],
     ) -> None:
+        """`refusal`: why there is no such service, "" when there is. `certificate`: ours, PEM."""
         self._equipment = equipment
         self._context = equipment.context
         self._sessions = sessions
         self._pipes = pipes
         self._take_pipe = take_pipe
+        self._refusal = refusal
         self._certificate = certificate
         self._by_id: dict[bytes, Connection] = {}  # by the ids in datagrams
         self._all: dict[Connection, set[DurablePipe]] = {}
@@ -91,16 +94,21 @@ class Connections:
         if connection is None or connection.end is not None:
             connection = self._begin(wanted, remote, timeout)
         connection.meet(remote)
+        seeker = self._seekers[connection]
         try:
             async with asyncio.timeout(timeout):
                 await connection.answering(FRESH)
                 channel = await connection.open_channel(service)
+                while service and not channel.taken:  # else it is as if there were one: nothing is waited for
+                    if (end := channel.failure or connection.end) is not None:
+                        raise PipeClosed(end)
+                    await connection.changed()
         except TimeoutError:
             raise self._failure(
-                connection, f"node {connection.peer} did not answer within {timeout:g} s"
+                connection, seeker, f"node {connection.peer} did not answer within {timeout:g} s"
             ) from None
         except PipeClosed as over:
-            raise self._failure(connection, str(over)) from None
+            raise self._failure(connection, seeker, str(over)) from None
         finally:
             self._linger(connection)
         return self._pipe(connection, channel, began)
@@ -121,14 +129,12 @@ class Connections:
         seeker.start(timeout)
         return connection
 
-    def _failure(self, connection: Connection, reason: str) -> ConnectFailed:
-        seeker = self._seekers.get(connection)
-        failures = [] if seeker is None else seeker.failures
+    def _failure(self, connection: Connection, seeker: PathSeeker, reason: str) -> ConnectFailed:
+        """What the direct strategies say, where they have ended; the report of all."""
         if connection.current is None:
             connection.finish(reason)
-        if not failures:
-            return ConnectFailed(reason, () if seeker is None else seeker.report)
-        return ConnectFailed(str(failures[0]), tuple(row for failure in failures for row in failure.report))
+        told = max(seeker.failures, key=lambda failure: len(failure.report), default=reason)
+        return ConnectFailed(str(told), seeker.report)
 
     def _pipe(self, connection: Connection, channel: Channel, began: float) -> DurablePipe:
         origin, seeker = connection.current, self._seekers.get(connection)
@@ -143,6 +149,7 @@ class Connections:
             origin.relayed,
             self._context.now() - began,
             () if seeker is None else seeker.report,
+            channel.service or "",
         )
         pipe = DurablePipe(info, connection, channel, self._pipe_ended)
         self._all[connection].add(pipe)
@@ -205,7 +212,12 @@ class Connections:
         except AuthenticationError:
             channel.reset()
             return
-        self._take_pipe(self._pipe(connection, channel, self._context.now()))
+        reason = self._refusal(channel.service or "")
+        if reason:
+            channel.turn_away(reason)
+        else:
+            channel.take_pipe()
+            self._take_pipe(self._pipe(connection, channel, self._context.now()))
 
     # -- paths ---------------------------------------------------------------------------------------------------
 

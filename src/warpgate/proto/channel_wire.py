@@ -5,7 +5,8 @@
     streams 2 and 3     the client's and the server's *credit* = stream(8) total(8): so many user bytes may have been
                         sent on that stream; a total of ALL says that everything up to the FIN has arrived
     4, 8 ... and 1, 5 ...  one pipe each, opened by the client and the server: pipe head, then the users' bytes; FIN is
-                        end of stream. pipe head = length(1) name of the service, UTF-8, "" for the only one
+                        end of stream. pipe head = length(1) name of the service, UTF-8, "" for the one without a
+                        name. Who takes the pipe says 0 first, who does not 1 and why (UTF-8, up to FIN)
 
 Integers are big-endian. Nothing here is secret or proved: QUIC has done that.
 """
@@ -14,13 +15,16 @@ from __future__ import annotations
 
 from warpgate.errors import DecodeError
 from warpgate.model.address import MAX_ADDRESS_SIZE
+from warpgate.model.text import printable
+from warpgate.model.wanted import MAX_SERVICE, is_service_name
 
 # RFC 7301; a change of the rules in this file needs another name.
 ALPN = "warpgate-paths/1"
 CONTROL = 0
 CLIENT_CREDIT, SERVER_CREDIT = 2, 3
 ALL = (1 << 64) - 1
-MAX_SERVICE = 64
+TAKEN, NOT_TAKEN = b"\0", b"\1"
+MAX_REASON = 200
 
 _CREDIT_SIZE = 16
 
@@ -43,11 +47,13 @@ def encode_news(address: bytes) -> bytes:
 
 
 def encode_pipe_head(service: str) -> bytes:
-    """ValueError for a name of more than MAX_SERVICE bytes."""
+    """`service` is a name as in `model.wanted`, or ""."""
     name = service.encode()
-    if len(name) > MAX_SERVICE:
-        raise ValueError(f"a service's name has {MAX_SERVICE} bytes at most")
     return bytes((len(name),)) + name
+
+
+def encode_refusal(reason: str) -> bytes:
+    return NOT_TAKEN + reason.encode()[:MAX_REASON]
 
 
 class CreditReader:
@@ -106,7 +112,35 @@ class PipeHeadReader:
         if not self._partial or len(self._partial) < 1 + size:
             return b""
         try:
-            self.service = self._partial[1 : 1 + size].decode()
+            service = self._partial[1 : 1 + size].decode()
         except UnicodeDecodeError:
             raise DecodeError("a service's name that is no UTF-8") from None
+        if service and not is_service_name(service):
+            raise DecodeError(f"{service!r} is no name of a service")
+        self.service = service
         return self._partial[1 + size :]
+
+
+class ReplyReader:
+    """What the acceptor of a pipe says first. `taken` is None until it has."""
+
+    def __init__(self) -> None:
+        self.taken: bool | None = None
+        self._reason = b""
+
+    @property
+    def reason(self) -> str:
+        """Why it is not taken, for people."""
+        return printable(self._reason.decode(errors="replace"))
+
+    def feed(self, data: bytes) -> bytes:
+        """What follows. DecodeError for an answer that does not exist."""
+        if self.taken is None and data:
+            if data[:1] not in (TAKEN, NOT_TAKEN):
+                raise DecodeError("a pipe that is neither taken nor refused")
+            self.taken = data[:1] == TAKEN
+            data = data[1:]
+        if self.taken is False:
+            self._reason = (self._reason + data)[:MAX_REASON]
+            return b""
+        return data

@@ -256,7 +256,7 @@ def test_what_cannot_become_a_hello_is_refused_at_once(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("offset", "value"),
-    [(6 + 16, 3), (6 + 16, 0), (6 + 66, 3), (6 + 67, 5), (6 + 68, 0xFF)],
+    [(6 + 16, 3), (6 + 16, 0), (6 + 66, 4), (6 + 67, 5), (6 + 68, 0xFF)],
     ids=["role 3", "role 0", "mode", "name size", "not UTF-8"],
 )
 def test_a_hello_with_impossible_values_is_refused(offset: int, value: int) -> None:

@@ -27,7 +27,7 @@ from warpgate.events import PathChosen, PathLost, PathOpened
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.identity import node_id_of
-from warpgate.plan.paths import best, knock_after, suspicion
+from warpgate.plan.paths import UNKNOWN_ROUND_TRIP, best, knock_after, suspicion
 
 # A peer has a few: more than these at once are of no use to it.
 PATHS = 8
@@ -35,6 +35,9 @@ PATHS = 8
 RETIREMENT = 3.0
 # When the leading end is heard by another path, and for so long not by ours, it has moved.
 FOLLOW = 0.1
+# While an answer is late it is asked for again after a round trip, and not more often than this, seconds. So loss of
+# 5 % each way makes all questions within the patience go unanswered once in a billion times.
+QUESTION_GAP = 0.05
 
 
 class Seeker(Protocol):
@@ -79,8 +82,9 @@ class Connection(QuicDriver):
         self._suspected = False
         self._ping: tuple[int, float] | None = None  # the one that is not answered yet, and when it was sent
         self._answered_at = context.now()
+        self._looking: asyncio.TimerHandle | None = None  # for an answer that should have come
         self._outage: asyncio.TimerHandle | None = None
-        self._said = b""  # what the peer knows to be our address
+        self._said: NodeAddress | None = None  # what the peer knows to be our address
         engine.on_news = self._take_news
 
     # -- what is to be known -------------------------------------------------------------------------------------
@@ -259,14 +263,25 @@ class Connection(QuicDriver):
         self.soon()
 
     def _answer_wanted(self) -> None:
-        self.engine.wrote = False
-        if self._ping is None:
+        if self._ping is None:  # what is written until its answer comes asks again then
+            self.engine.wrote = False
             self._ping = (self.engine.ping(), self._loop.time())
-            self._loop.call_later(self._patience + 0.001, self._look)
+            self._look_after(self._pause)
 
     @property
     def _patience(self) -> float:
         return suspicion(None if self._chosen is None else self._chosen.round_trip)
+
+    @property
+    def _pause(self) -> float:
+        """Until an answer that has not come is asked for again: the question, or the answer, may be lost."""
+        known = None if self._chosen is None else self._chosen.round_trip
+        return max(QUESTION_GAP, 1.25 * (UNKNOWN_ROUND_TRIP if known is None else known))
+
+    def _look_after(self, seconds: float) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = self._loop.call_later(seconds, self._look)
 
     def _send(self) -> None:
         now = self._loop.time()
@@ -307,7 +322,7 @@ class Connection(QuicDriver):
         if self._suspected and path is not None and path.heard >= sent:
             self._suspected = False
             self._settled()
-        if self.engine.waits_for_answer(now):
+        if self.engine.wrote or self.engine.waits_for_answer(now):
             self._answer_wanted()
 
     def _look(self) -> None:
@@ -315,14 +330,11 @@ class Connection(QuicDriver):
         if self._ping is None or self._over or self._chosen is None:
             return
         waiting = self._loop.time() - self._ping[1]
-        if waiting < self._patience:
-            self._loop.call_later(self._patience - waiting + 0.001, self._look)
-            return
-        if not self._suspected:
+        if waiting >= self._patience and not self._suspected:
             self._suspect()
         self.engine.ping()
         self.soon()
-        self._loop.call_later(knock_after(waiting), self._look)
+        self._look_after(max(knock_after(waiting), self._pause) if self._suspected else self._pause)
 
     def _set_timer(self) -> None:
         if self._chosen is None:
@@ -335,10 +347,10 @@ class Connection(QuicDriver):
 
     def say_address(self) -> None:
         """Tell the peer where we are, if that has changed."""
-        address = self._context.address.encode()
-        if self.engine.state is State.OPEN and address != self._said:
+        address = self._context.address
+        if self.engine.state is State.OPEN and address is not self._said:
             self._said = address
-            self.engine.say_news(address)
+            self.engine.say_news(address.encode())
             self.soon()
 
     def _take_news(self, address: bytes) -> None:
@@ -356,11 +368,14 @@ class Connection(QuicDriver):
 
     async def answering(self, within: float) -> None:
         """Until both ends are proved, and the peer has answered within so many seconds. PipeClosed when it is over."""
+        asked = False
         while self.end is None:
             if self.engine.state is State.OPEN and self.works:
                 if self._context.now() - self._answered_at <= within:
                     return
-                self._knock()
+                if not asked:
+                    asked = True
+                    self._knock()
             await self.changed()
         raise PipeClosed(self.end)
 
@@ -394,8 +409,9 @@ class Connection(QuicDriver):
             self._on_end(self)
         if self.seeker is not None:
             self.seeker.close()
-        if self._outage is not None:
-            self._outage.cancel()
+        for timer in (self._outage, self._looking):
+            if timer is not None:
+                timer.cancel()
         paths, self._paths = self._paths, []
         self._chosen = None
         for path in paths:

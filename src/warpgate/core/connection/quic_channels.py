@@ -7,6 +7,7 @@ by how many there are, and never less than FIRST_WINDOW, which the other side ma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from warpgate.core.connection.byte_stream import WINDOW, ByteStream
@@ -21,12 +22,15 @@ from warpgate.proto.channel_wire import (
     CLIENT_CREDIT,
     CONTROL,
     SERVER_CREDIT,
+    TAKEN,
     CreditReader,
     NewsReader,
     PipeHeadReader,
+    ReplyReader,
     encode_credit,
     encode_news,
     encode_pipe_head,
+    encode_refusal,
     is_pipe,
     opened_by_client,
 )
@@ -41,6 +45,8 @@ TOTAL_WINDOW = 2 * WINDOW
 # News of addresses; a node's changes a few times when it moves. What comes faster is a flood.
 NEWS_AT_ONCE = 32
 NEWS_RATE = 1.0  # a second
+# Pipes whose credit comes before they do; the library lets the peer open 100 at once.
+AHEAD = 128
 
 _WHY = {CLOSED: "closed by the peer", ABORTED: "reset by the peer"}
 
@@ -59,6 +65,8 @@ class Channel(ByteStream):
         self.stream = stream
         self._head = PipeHeadReader()
         self._head.service = service
+        self._reply = ReplyReader()
+        self._reply.taken = True if service is None else None  # the one who opens it waits for a word
         self.failure: str | None = None
         self.refused: str | None = None  # the peer takes no more, but what it sent is to be had
         self._left = False  # nobody here reads it any more
@@ -66,6 +74,21 @@ class Channel(ByteStream):
     @property
     def service(self) -> str | None:
         return self._head.service
+
+    @property
+    def taken(self) -> bool:
+        """Whether the peer has said that it takes the pipe."""
+        return self._reply.taken is True
+
+    def take_pipe(self) -> None:
+        """Tell who opened it that it has found whom it wants."""
+        self._carry(TAKEN)
+
+    def turn_away(self, reason: str) -> None:
+        """Tell who opened it why not, and that is all."""
+        self._carry(encode_refusal(reason), end=True)
+        self.finished = True
+        self.leave()
 
     @property
     def over(self) -> bool:
@@ -107,7 +130,7 @@ class Channel(ByteStream):
     def arrived(self, data: bytes, end: bool) -> bool:
         """Whether it may be shown to somebody for the first time: the head is whole now."""
         waiting = self.service is None
-        rest = self._head.feed(data)
+        rest = self._reply.feed(self._head.feed(data))
         if self._left:
             self._received += len(rest)
         else:
@@ -116,6 +139,9 @@ class Channel(ByteStream):
             self._ended_by_peer()
             if self.service is None:
                 raise NetworkError("the peer opened a pipe and said nothing")
+            if self._reply.taken is False:
+                self.reset()
+                self.failure = f"refused: {self._reply.reason}"
         return waiting and self.service is not None
 
     def cut(self, code: int) -> None:
@@ -144,7 +170,7 @@ class Channel(ByteStream):
 
     @property
     def _open(self) -> bool:
-        return self._engine.state is State.OPEN and self.failure is None
+        return self._engine.state is State.OPEN and self.failure is None and self.refused is None
 
     @property
     def _waiting(self) -> int:
@@ -196,6 +222,7 @@ class QuicChannels(QuicEngine):
         self._now = 0.0
         self._channels: dict[int, Channel] = {}
         self._finished = {True: Finished(4), False: Finished(1)}  # by whether the client opened them
+        self._ahead: dict[int, int] = {}  # credit by stream, which has overtaken it
         self._early: list[tuple[int, bytes, bool]] = []  # server: of other streams, before the proof
         self._early_bytes = 0
         # Until the peer is known to have our proof, what we send costs it: more than this at once is cut off.
@@ -256,6 +283,7 @@ class QuicChannels(QuicEngine):
 
     def _add(self, stream: int, service: str | None) -> Channel:
         channel = self._channels[stream] = Channel(self, stream, service)
+        channel.credited(self._ahead.pop(stream, 0))
         self._delivered[stream] = 0
         channel._grant(self.window)
         return channel
@@ -264,6 +292,7 @@ class QuicChannels(QuicEngine):
         if self._channels.pop(channel.stream, None) is not None:
             del self._delivered[channel.stream]
             self._finished[opened_by_client(channel.stream)].add(channel.stream)
+            self._ahead.pop(channel.stream, None)
 
     def say_news(self, address: bytes) -> None:
         """Our encoded address, which has changed."""
@@ -283,12 +312,16 @@ class QuicChannels(QuicEngine):
             self.carry(self._credit_stream, encode_credit(stream, total))
 
     def stop(self, stream: int, code: int) -> None:
+        """Take nothing more; nothing happens when all has come."""
         self.wrote = True
-        self._guard(lambda: self._quic.stop_stream(stream, code))
+        with suppress(self._quic_error, ValueError):
+            self._quic.stop_stream(stream, code)
 
     def cut(self, stream: int, code: int) -> None:
+        """Send nothing more; nothing happens when all has been sent."""
         self.wrote = True
-        self._guard(lambda: self._quic.reset_stream(stream, code))
+        with suppress(self._quic_error, ValueError):
+            self._quic.reset_stream(stream, code)
 
     def reset(self, stream: int) -> None:
         self.stop(stream, ABORTED)
@@ -361,6 +394,8 @@ class QuicChannels(QuicEngine):
         if channel is not None:
             channel.credited(total)
             self._drop_if_over(channel)
+        elif is_pipe(stream) and opened_by_client(stream) != self.is_client and len(self._ahead) < AHEAD:
+            self._ahead[stream] = total  # of a pipe whose first bytes are still to come
 
     def _pipe_data(self, stream: int, data: bytes, end: bool) -> None:
         channel = self._channels.get(stream)

@@ -141,7 +141,7 @@ class Responder:
                 raise AuthenticationError(UNKNOWN_CONNECTION)
             self._freshness.check(opened, self._context.wall_clock(), now)
             self._ration(opened.sender)
-            self._check_service(wanted)
+            self._check_service(wanted, mode)
             key = self._session_key(opened.sender, signal.session)
             hosted = self._begin(Claim(signal.session, opened.sender, key, mode, opened.address, wanted))
         elif hosted.session.peer_key != opened.sender:
@@ -175,7 +175,7 @@ class Responder:
         if hosted is None:  # it may have been begun, or have ended, since `key_of`
             self._check_welcome(hello.session, hello.key, hello.mode)
             self._check_not_anothers(hello.wanted)
-            self._check_service(hello.wanted)
+            self._check_service(hello.wanted, hello.mode)
             hosted = self._begin(Claim(hello.session, hello.key, key, hello.mode, None, hello.wanted))
         elif hosted.session.peer_key != hello.key:
             raise AuthenticationError("somebody else's session")
@@ -209,7 +209,7 @@ class Responder:
             key = self._key_of_stranger(introduction.session, introduction.public_key, introduction.mode)
             wanted = verify_introduction(data, key)
             self._check_not_anothers(wanted)
-            self._check_service(wanted)
+            self._check_service(wanted, introduction.mode)
             hosted = self._begin(
                 Claim(introduction.session, introduction.public_key, key, introduction.mode, None, wanted)
             )
@@ -271,8 +271,9 @@ class Responder:
                 f"for another process with this key, {wanted.instance.hex() or 'the one that accepts'}"
             )
 
-    def _check_service(self, wanted: Wanted) -> None:
-        reason = self._refusal(wanted.service)
+    def _check_service(self, wanted: Wanted, mode: Mode) -> None:
+        """A path leads to no service yet: pipes on its connection say theirs."""
+        reason = "" if mode is Mode.PATH else self._refusal(wanted.service)
         if reason:
             raise NoSuchService(reason)
 

@@ -140,6 +140,7 @@ class PathSeeker:
                 self._transport,
                 plugins,
                 secure=False,
+                service="",
                 connection=connection.id if connection.current is not None else b"",
             )
         except ConfigError as error:  # of a transport that none of these can use

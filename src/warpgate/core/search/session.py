@@ -129,10 +129,9 @@ class Session:
         self.initiator = initiator
         self.mode = mode
         self.secure = secure
-        self.wanted = wanted
+        self.wanted, self.connection = wanted, connection
         self._instance_heard = False  # whether a signal of the wanted one has come
         self._warned = False  # of a twin of the peer's
-        self.connection = connection
         self.remote = remote if remote is not None else NodeAddress(peer_key, (), ())
         self.key = key
         self.started = context.now()

@@ -1,0 +1,421 @@
+"""Durable pipes in virtual time: how soon they open, and that no fault of the networks beneath ends or harms them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from cascade_world import HOP, OVER_UDP, R, S, World, connected, ends, exchange, virtual
+from durable_kit import Counters, Fault, both, darkness, forgotten, moved, renumbered
+from test_relays import RelayWorld
+
+from warpgate.config import Config, Timing
+from warpgate.core.connections import LINGERING
+from warpgate.core.pipes.base import Pipe
+from warpgate.core.pipes.durable import DurablePipe
+from warpgate.errors import ConfigError, ConnectFailed, PipeClosed
+from warpgate.events import PathChosen, PathLost, PathOpened
+from warpgate.model.endpoint import Mode, Transport
+
+r = HOP
+SETTLED = 3.0  # before a fault
+WATCHED = 10.0  # after it
+BLOB = bytes(range(256)) * 8000
+
+
+async def durable(world: World) -> tuple[DurablePipe, Pipe, float]:
+    near, far, seconds = await connected(world, durable=True)
+    assert isinstance(near, DurablePipe)
+    assert (near.durable, far.durable, near.secure, far.secure) == (True, True, True, True)
+    return near, far, seconds
+
+
+async def gone(world: World) -> None:
+    """Connections linger, then they and their paths are gone."""
+    await asyncio.sleep(LINGERING + 1)
+    assert (len(world.a.run.connections), len(world.b.run.connections)) == (0, 0)
+    await world.quiet()
+
+
+# -- opening -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind_a", "kind_b", "plugin", "transport", "seconds"),
+    [
+        ("public", "public", "direct", Transport.UDP, 2 * R),
+        ("eim-apdf", "eim-apdf", "udp_punch", Transport.UDP, S + r + R),
+        ("edm", "public", "direct", Transport.UDP, 2 * R),
+        ("eim-apdf+noudp", "eim-apdf", "tcp_punch", Transport.TCP, S + r + 2 * R),
+        ("public", "eim-apdf+noudp", "reverse", Transport.TCP, S + r + 2 * R),
+    ],
+)
+def test_a_durable_pipe_opens_by_the_first_path(
+    kind_a: str, kind_b: str, plugin: str, transport: Transport, seconds: float
+) -> None:
+    async def main() -> None:
+        async with World(kind_a, kind_b) as world:
+            near, far, waited = await durable(world)
+            assert (near.plugin, near.transport, far.transport) == (plugin, transport, transport)
+            assert waited == pytest.approx(seconds, abs=1e-6)
+            await exchange(near, far)
+            assert [event.reason for event in world.a.said(PathChosen)] == ["the first path"]
+            await near.close()
+            await far.close()
+            await gone(world)
+
+    virtual(main)
+
+
+def test_a_further_pipe_costs_nothing_and_each_is_a_stream_of_its_own() -> None:
+    async def main() -> None:
+        async with World() as world:
+            first, far, _ = await durable(world)
+            began, offers = world.now, world.a.signals()["offer"]
+            pipes = [await world.a.node.connect(world.b.node.address, durable=True) for _ in range(50)]
+            assert world.now == began
+            others = [await world.b.node.accept() for _ in range(50)]
+            for number, pipe in enumerate(pipes):
+                await pipe.send(f"this is {number}".encode())
+            for number, other in enumerate(others):
+                assert await other.recv(timeout=5) == f"this is {number}".encode()
+            assert world.now - began < 3 * R
+            assert world.a.signals()["offer"] == offers
+            assert isinstance(pipes[0], DurablePipe)
+            assert pipes[0].connection is first.connection
+            for pipe in (*pipes, *others):
+                await pipe.close()
+            await exchange(first, far)
+            # The library takes 100 at once: those that are over make room for others.
+            for _ in range(150):
+                pipe = await world.a.node.connect(world.b.node.address, durable=True)
+                other = await world.b.node.accept()
+                await pipe.close()
+                assert await ends(other)
+                await other.close()
+            await first.close()
+            await far.close()
+            await gone(world)
+
+    virtual(main)
+
+
+def test_the_one_who_was_called_opens_pipes_on_the_same_connection_when_it_accepts_and_calls() -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await durable(world)
+            back = await world.b.node.connect(world.a.node.address, durable=True)
+            other = await world.a.node.accept()
+            await exchange(back, other)
+            for pipe in (near, far, back, other):
+                await pipe.close()
+            await gone(world)
+
+    virtual(main)
+
+
+def test_how_durable_pipes_end() -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await durable(world)
+            await near.send(BLOB)
+            near.write_eof()
+            got = bytearray()
+            while data := await far.recv(timeout=5):
+                got += data
+            assert got == BLOB
+            await far.send(b"and back")
+            assert await near.recv(timeout=5) == b"and back"
+            await far.close()
+            assert await near.recv(timeout=5) == b""
+            await near.close()
+
+            near, far, _ = await durable(world)
+            near.abort()
+            with pytest.raises(PipeClosed, match="reset by the peer"):
+                await far.recv(timeout=5)
+
+            near, far, _ = await durable(world)
+            await far.close()
+            await asyncio.sleep(1)
+            with pytest.raises(PipeClosed, match="closed by the peer"):
+                await near.send(b"anybody there?")
+            assert await near.recv(timeout=5) == b""
+            await near.close()
+            with pytest.raises(ConfigError, match="durable"):
+                near.detach()
+            await gone(world)
+
+    virtual(main)
+
+
+def test_a_slow_reader_is_not_sent_more_than_its_window() -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await durable(world)
+            assert isinstance(far, DurablePipe)
+            sending = asyncio.ensure_future(near.send(bytes(64 * 1024 * 1024)))
+            await asyncio.sleep(30)
+            assert not sending.done()
+            held = len(far._channel._unread)
+            assert held <= 4 * 1024 * 1024
+            other = await world.a.node.connect(world.b.node.address, durable=True)
+            last = await world.b.node.accept()
+            await exchange(other, last)  # nor does it hold up others
+            sending.cancel()
+            near.abort()
+            await other.close()
+            await last.close()
+            await gone(world)
+
+    virtual(main)
+
+
+def test_what_durable_cannot_be() -> None:
+    async def main() -> None:
+        async with World() as world:
+            with pytest.raises(ConfigError, match="durable pipe is a stream"):
+                await world.a.node.connect(world.b.node.address, mode=Mode.DATAGRAM, durable=True)
+            with pytest.raises(ConfigError, match="mode"):
+                await world.a.node.connect(world.b.node.address, mode="path")
+
+    virtual(main)
+
+
+def test_config_durable_is_the_default_for_streams_alone() -> None:
+    async def main() -> None:
+        async with World(config_a=Config(durable=True)) as world:
+            stream, far, _ = await connected(world)
+            assert stream.durable
+            assert far.durable
+            plain, other, _ = await connected(world, durable=False)
+            assert not plain.durable
+            datagrams, last, _ = await connected(world, **OVER_UDP)
+            assert not datagrams.durable
+            for pipe in (stream, far, plain, other, datagrams, last):
+                await exchange_or_close(pipe)
+            await gone(world)
+
+    async def exchange_or_close(pipe: Pipe) -> None:
+        await pipe.close()
+
+    virtual(main)
+
+
+# -- faults ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kinds", "fault", "worst"),
+    [
+        pytest.param(("eim-apdf", "eim-apdf"), moved("a", 77), 0.35, id="the initiator moves"),
+        pytest.param(("eim-apdf", "eim-apdf"), moved("b", 78), 0.35, id="the listener moves"),
+        pytest.param(("eim-apdf", "eim-apdf"), both(moved("a", 77), moved("b", 78)), 0.35, id="both move"),
+        pytest.param(("public", "eim-apdf"), moved("a", 77), 0.35, id="from a public address to a NAT"),
+        pytest.param(("eim-apdf+noudp", "eim-apdf"), moved("a", 77), 0.35, id="from TCP to UDP"),
+        pytest.param(("eim-apdf", "eim-apdf"), renumbered("a"), 0.9, id="another public address, unseen"),
+        pytest.param(("eim-apdf", "eim-apdf"), renumbered("b"), 0.9, id="the listener's, unseen"),
+        pytest.param(("eim-apdf", "eim-apdf"), forgotten, 0.1, id="routers forget"),
+        pytest.param(("eim-apdf", "eim-apdf"), darkness(3.0), 3.2, id="3 s of darkness"),
+        pytest.param(("eim-apdf", "eim-apdf"), darkness(0.2), 0.3, id="a stall is no fault"),
+    ],
+)
+def test_a_busy_pipe_goes_on(kinds: tuple[str, str], fault: Fault, worst: float) -> None:
+    async def main() -> None:
+        async with World(*kinds) as world:
+            near, far, _ = await durable(world)
+            counters = Counters(near, far)
+            await asyncio.sleep(SETTLED)
+            began = world.now
+            fault(world)
+            await asyncio.sleep(WATCHED)
+            assert counters.worst_since(began) <= worst
+            await counters.stop()
+            await near.close()
+            await far.close()
+            await gone(world)
+
+    virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "fault", "worst"),
+    [
+        pytest.param(("edm", "edm"), moved("a", 77), 0.5, id="who has the relay moves"),
+        pytest.param(("edm", "edm"), moved("b", 78), 0.5, id="the other one moves"),
+        pytest.param(("edm", "edm"), both(moved("a", 77), moved("b", 78)), 0.5, id="both move"),
+        pytest.param(("edm", "edm"), renumbered("a"), 1.5, id="another public address, unseen"),
+    ],
+)
+def test_a_relayed_pipe_goes_on(kinds: tuple[str, str], fault: Fault, worst: float) -> None:
+    async def main() -> None:
+        async with RelayWorld(*kinds) as world:
+            near, far, _ = await durable(world)
+            assert (near.relayed, far.relayed) == (True, True)
+            counters = Counters(near, far)
+            await asyncio.sleep(SETTLED)
+            began = world.now
+            fault(world)
+            await asyncio.sleep(WATCHED)
+            assert counters.worst_since(began) <= worst
+            await counters.stop()
+            await near.close()
+            await far.close()
+            await gone(world)
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("kinds", [("edm", "eim-apdf"), ("eim-apdf", "edm")])
+def test_a_relayed_pipe_becomes_direct_while_it_is_used(kinds: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with RelayWorld(*kinds) as world:
+            near, far, _ = await durable(world)
+            assert near.relayed
+            counters = Counters(near, far)
+            async with asyncio.timeout(15):
+                while near.relayed or far.relayed:  # noqa: ASYNC110 - as a user would see it
+                    await asyncio.sleep(0.1)
+            await asyncio.sleep(SETTLED)
+            assert counters.worst_since(0.0) <= 0.08  # not even the upgrade is an interruption
+            await counters.stop()
+            for seat in (world.a, world.b):
+                assert [event.reason for event in seat.said(PathChosen)][-1] == "direct instead of relayed"
+            await near.close()
+            await far.close()
+            await gone(world)
+
+    virtual(main)
+
+
+def test_an_idle_pipe_is_moved_when_it_is_used_next() -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await durable(world)
+            await exchange(near, far)
+            moved("a", 77)(world)
+            await asyncio.sleep(30)
+            moved("b", 78)(world)
+            await asyncio.sleep(600)
+            began = world.now
+            await exchange(near, far)
+            assert world.now - began <= 2 * R
+            await near.close()
+            await far.close()
+            await gone(world)
+
+    virtual(main, limit=2000)
+
+
+def test_half_an_hour_of_idleness_and_loss_move_nothing() -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await durable(world)
+            await asyncio.sleep(1800)
+            world.lose(0.05)
+            counters = Counters(near, far)
+            await asyncio.sleep(60)
+            await counters.stop()
+            assert len(world.a.said(PathChosen)) == len(world.b.said(PathChosen)) == 1
+            assert world.a.said(PathLost) == []
+            await near.close()
+            await far.close()
+            await gone(world)
+
+    virtual(main, limit=3000)
+
+
+def test_an_outage_full_of_small_writes_loses_nothing() -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await durable(world)
+            counters = Counters(near, far)
+            await asyncio.sleep(SETTLED)
+            darkness(60.0)(world)
+            await asyncio.sleep(60.0 + WATCHED)
+            await counters.stop()
+            assert counters.received > 6000
+            await near.close()
+            await far.close()
+            await gone(world)
+
+    virtual(main)
+
+
+def test_a_peer_that_is_gone_ends_the_pipe_when_patience_is_over() -> None:
+    patience = replace(Timing(), outage_patience=120.0)
+
+    async def main() -> None:
+        async with World(config_a=Config(timing=patience)) as world:
+            near, _, _ = await durable(world)
+            world.hosts["b"].crash()
+            await near.send(b"hello?")
+            began = world.now
+            with pytest.raises(PipeClosed, match="could not be reached for 120 s"):
+                await near.recv()
+            assert 120 <= world.now - began <= 130
+
+    virtual(main)
+
+
+def test_a_peer_that_was_restarted_ends_the_pipe_at_once() -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, _, _ = await durable(world)
+            world.hosts["b"].crash()
+            await asyncio.sleep(1)
+            await world.b.node.close()
+            world.hosts["b"].boot()
+            await world.b.node.start()
+            await asyncio.sleep(5)
+            began = world.now
+            await near.send(b"do you know me?")
+            with pytest.raises(PipeClosed, match="restarted"):
+                await near.recv()
+            assert world.now - began <= 2.0
+            again = await world.a.node.connect(world.b.node.address, durable=True)
+            await exchange(again, await world.b.node.accept())
+            await again.close()
+
+    virtual(main)
+
+
+def test_who_is_not_there_is_reported_as_by_any_connect() -> None:
+    async def main() -> None:
+        async with World() as world:
+            address = world.b.node.address
+            await world.b.node.close()
+            began = world.now
+            with pytest.raises(ConnectFailed, match="it is not running, or not at these brokers") as failure:
+                await world.a.node.connect(address, durable=True)
+            assert world.now - began < 12
+            assert {row.plugin for row in failure.value.report} >= {"direct", "udp_punch", "turn"}
+            await gone(world)
+
+    virtual(main)
+
+
+def test_who_is_not_allowed_gets_no_connection_and_no_path() -> None:
+    async def main() -> None:
+        nobody = Config(allow=frozenset({"a" * 26}))
+        async with World(config_b=nobody) as world:
+            with pytest.raises(ConnectFailed, match="not among those allowed in"):
+                await world.a.node.connect(world.b.node.address, durable=True)
+            assert world.b.said(PathOpened) == []
+
+    virtual(main)
+
+
+def test_closing_the_node_tells_the_peer() -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, _, _ = await durable(world)
+            began = world.now
+            reading = asyncio.ensure_future(near.recv())
+            await world.b.node.close()
+            assert await reading == b""
+            assert world.now - began < 1.0
+            await near.close()
+
+    virtual(main)
