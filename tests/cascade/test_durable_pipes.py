@@ -203,6 +203,37 @@ def test_config_durable_is_the_default_for_streams_alone() -> None:
     virtual(main)
 
 
+def test_services_are_told_apart_on_one_connection() -> None:
+    async def main() -> None:
+        async with World() as world:
+            served: list[tuple[str, bytes]] = []
+
+            async def serve(pipe: Pipe) -> None:
+                served.append((pipe.service, await pipe.recv()))
+                await pipe.send(pipe.service.encode())
+
+            world.b.node.serve("ssh", serve)
+            world.b.node.serve("web", serve)
+            address = world.b.node.address
+            one = await world.a.node.connect(address, durable=True, service="ssh")
+            other = await world.a.node.connect(address, durable=True, service="web")
+            assert (one.service, other.service) == ("ssh", "web")
+            await one.send(b"for ssh")
+            await other.send(b"for web")
+            assert (await one.recv(timeout=5), await other.recv(timeout=5)) == (b"ssh", b"web")
+            assert sorted(served) == [("ssh", b"for ssh"), ("web", b"for web")]
+            with pytest.raises(ConnectFailed, match=r"there is no service 'mail' .there are: ssh, web."):
+                await world.a.node.connect(address, durable=True, service="mail")
+            nameless = await world.a.node.connect(address, durable=True)  # nothing is waited for
+            with pytest.raises(PipeClosed, match=r"say which service .there are: ssh, web."):
+                await nameless.recv(timeout=5)
+            await one.close()
+            await other.close()
+            await gone(world)
+
+    virtual(main)
+
+
 # -- faults ------------------------------------------------------------------------------------------------------
 
 
@@ -391,7 +422,7 @@ def test_who_is_not_there_is_reported_as_by_any_connect() -> None:
                 await world.a.node.connect(address, durable=True)
             assert world.now - began < 12
             assert {row.plugin for row in failure.value.report} >= {"direct", "udp_punch", "turn"}
-            await gone(world)
+            assert len(world.a.run.connections) == 0
 
     virtual(main)
 

@@ -99,9 +99,7 @@ class Assembly:
         sources: Sources,
         instances: Instances,
     ) -> None:
-        self._config = config
-        self._network = network
-        self._services = services
+        self._config, self._network, self._services = config, network, services
         self._since = sources.wall_clock()
         self._counts: Counter[str] = Counter()
         self._failures: dict[tuple[str, str], ServerFailed] = {}
@@ -129,13 +127,13 @@ class Assembly:
         )
         self.new_exchange = partial(CodeExchange, context, broker_connector, self._broker_urls)
         self.sessions = sessions = Sessions()
-        self.pipes = PipeMaker(context, self.udp)
+        self.pipes = pipes = PipeMaker(context, self.udp)
         self.twins = Twins(equipment)
         self.reception = Reception(services, self.tasks)
         accept, refusal = self.reception.take, services.refusal
-        self.connections = Connections(equipment, sessions, self.pipes, accept, refusal, self._certificate)
+        self.connections = Connections(equipment, sessions, pipes, accept, refusal, self._certificate)
         self.responder = Responder(
-            equipment, sessions, self.pipes, accept, refusal, self.twins.ask, self.connections
+            equipment, sessions, pipes, accept, refusal, self.twins.ask, self.connections
         )
         self.quic_door = QuicDoor(equipment, sessions, self.responder.take_quic)
         self._reader = SignalReader(equipment, sessions, self.responder, self.twins)

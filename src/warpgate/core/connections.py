@@ -42,6 +42,8 @@ CONNECTIONS = 1024
 # Nominated and not used: the initiator of a path uses it at once.
 UNCLAIMED = 64
 UNCLAIMED_PATIENCE = 30.0
+# The searches end in time by themselves, and know why they have failed.
+LAST_WORD = 0.5
 # A connection whose peer has answered so recently is believed to be alive.
 FRESH = 15.0
 
@@ -96,7 +98,7 @@ class Connections:
         connection.meet(remote)
         seeker = self._seekers[connection]
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout + LAST_WORD):
                 await connection.answering(FRESH)
                 channel = await connection.open_channel(service)
                 while service and not channel.taken:  # else it is as if there were one: nothing is waited for
@@ -131,8 +133,9 @@ class Connections:
 
     def _failure(self, connection: Connection, seeker: PathSeeker, reason: str) -> ConnectFailed:
         """What the direct strategies say, where they have ended; the report of all."""
-        if connection.current is None:
-            connection.finish(reason)
+        if connection.current is not None:
+            return ConnectFailed(reason, seeker.report)
+        connection.finish(reason)
         told = max(seeker.failures, key=lambda failure: len(failure.report), default=reason)
         return ConnectFailed(str(told), seeker.report)
 

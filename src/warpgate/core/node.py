@@ -305,11 +305,7 @@ class Node:
         patience = self._config.timing.attempt_timeout if timeout is None else _seconds(timeout)
         remote, mode, service = parse_destination(dest), Mode.of(mode), checked_service(service)
         carrier = None if transport is None else Transport.of(transport)
-        lasting = self._config.durable and mode is Mode.STREAM if durable is None else durable
-        if lasting and mode is Mode.DATAGRAM:
-            raise ConfigError(
-                "a durable pipe is a stream: ask for one, or for plain datagrams (durable=False)"
-            )
+        lasting = self._lasting(mode, durable)
 
         async def attempt(
             address: NodeAddress, seconds: float, before: tuple[PluginReport, ...] = ()
@@ -339,6 +335,14 @@ class Node:
         if isinstance(remote, NodeAddress):
             return await attempt(remote, patience)
         return await run.names.connect(remote, patience, attempt)
+
+    def _lasting(self, mode: Mode, durable: bool | None) -> bool:
+        """Whether a durable pipe is asked for. ConfigError for one of datagrams."""
+        if durable and mode is Mode.DATAGRAM:
+            raise ConfigError(
+                "a durable pipe is a stream: ask for one, or for plain datagrams (durable=False)"
+            )
+        return self._config.durable and mode is Mode.STREAM if durable is None else durable
 
     # -- one-time codes ------------------------------------------------------------------------------------------
 

@@ -135,13 +135,13 @@ class Channel(ByteStream):
             self._received += len(rest)
         else:
             self._take(rest)
-        if end:
+        if end and self.service is None:
+            raise NetworkError("the peer opened a pipe and said nothing")
+        if end and self._reply.taken is False:
+            self.reset()
+            self.failure = f"refused: {self._reply.reason}"
+        elif end:
             self._ended_by_peer()
-            if self.service is None:
-                raise NetworkError("the peer opened a pipe and said nothing")
-            if self._reply.taken is False:
-                self.reset()
-                self.failure = f"refused: {self._reply.reason}"
         return waiting and self.service is not None
 
     def cut(self, code: int) -> None:

@@ -113,6 +113,8 @@ class PathSeeker:
             if await self._search(plugins, wanted):
                 continue
             failures += 1
+            while self._connection.current is None:  # whoever wants the first path is told, and may try again
+                await asyncio.shield(self._news)
             retry = UPGRADE if self._connection.works else RESCUE
             await self._pause(retry.after(failures))
 
