@@ -31,7 +31,17 @@ from warpgate.proto.hello import HEADER_SIZE, Handshake, Role, rest_of_message
 from warpgate.proto.signals import Signal, SignalKind
 from warpgate.proto.stun import Attribute, StunClass, StunMessage, decode, encode
 from warpgate.proto.transfer_names import ENTRY_COST
-from warpgate.proto.transfer_wire import BATCH, MAX_ENTRIES, MAX_LIST, MAX_NAME, Busy, Entries, Entry, Offer
+from warpgate.proto.transfer_wire import (
+    BATCH,
+    FILES,
+    MAX_ENTRIES,
+    MAX_LIST,
+    MAX_NAME,
+    Busy,
+    Entries,
+    Entry,
+    Offer,
+)
 from warpgate.proto.transfer_wire import encode as encode_frame
 from warpgate.services.mqtt import MqttConnector
 
@@ -357,7 +367,7 @@ async def held_receiver(victim: Victim) -> None:
             node = await stack.enter_async_context(Node(QUIET, identity=Identity.generate()))
             for _ in range(10):
                 with contextlib.suppress(WarpgateError):
-                    pipe = await node.connect(victim.text, timeout=5.0)
+                    pipe = await node.connect(victim.text, service=FILES, timeout=5.0)
                     if number % 2:
                         await pipe.send(encode_frame(Busy()))
         await asyncio.Event().wait()
@@ -367,7 +377,7 @@ async def deceptive_names(victim: Victim) -> None:
     async with Node(QUIET, identity=Identity.generate()) as node:
         for name in itertools.cycle(DECEPTIVE):
             with contextlib.suppress(WarpgateError, TimeoutError):
-                pipe = await node.connect(victim.text, timeout=5.0)
+                pipe = await node.connect(victim.text, service=FILES, timeout=5.0)
                 offer = Offer(1, secrets.token_bytes(16), name, False, 1, 3)
                 await pipe.send(encode_frame(offer) + (5).to_bytes(4, "big") + b"\xc1" * 5)
                 await pipe.recv(timeout=1.0)
@@ -387,7 +397,9 @@ async def long_lists(victim: Victim, transport: str) -> None:
         async with Node(QUIET, identity=Identity.generate()) as node:
             while True:
                 with contextlib.suppress(WarpgateError, TimeoutError):
-                    pipe = await node.connect(victim.text, timeout=5.0, transport=transport, secure=True)
+                    pipe = await node.connect(
+                        victim.text, service=FILES, timeout=5.0, transport=transport, secure=True
+                    )
                     offer = Offer(1, secrets.token_bytes(16), f"list {number}", True, MAX_ENTRIES, 0)
                     await pipe.send(encode_frame(offer) + said)
                     while await pipe.recv(timeout=60.0):
