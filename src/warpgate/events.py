@@ -329,6 +329,24 @@ class PathChosen(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PathsMissing(Event):
+    """No path of a durable connection works, as far as is known: its pipes wait, and others are looked for."""
+
+    connection: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathsWork(Event):
+    """One works again: `gap` seconds after the peer's last answer."""
+
+    connection: str
+    peer: str
+    plugin: str
+    gap: float
+
+
+@dataclass(frozen=True, slots=True)
 class PathLost(Event):
     """A path of a durable connection is over; pipes go on by another one, or wait."""
 

@@ -13,6 +13,7 @@ from warpgate.cli.connecting import Journey
 from warpgate.cli.ends import LocalStream, PipeEnd, StreamEnd, cancel_all, join, owned, owned_stream
 from warpgate.cli.forwarding import open_entrance
 from warpgate.cli.options import UsageError
+from warpgate.cli.outages import Outages
 from warpgate.cli.ping import ping
 from warpgate.cli.places import Place
 from warpgate.cli.records import Forwarding, PipeOpen, Unserved
@@ -49,7 +50,10 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
 
 
 async def _ping(shell: Shell, journey: Journey, count: int) -> int:
-    async with shell.node(accept=False) as node, owned(await journey.connect(node)) as pipe:
+    async with (
+        shell.node(accept=False, observer=Outages(shell.output).observe) as node,
+        owned(await journey.connect(node)) as pipe,
+    ):
         shell.output.show(PipeOpen.of(pipe))
         await ping(pipe, count, shell.output.show)
     return 0
@@ -57,7 +61,7 @@ async def _ping(shell: Shell, journey: Journey, count: int) -> int:
 
 async def _join(shell: Shell, journey: Journey) -> int:
     async with (
-        shell.node(accept=False) as node,
+        shell.node(accept=False, observer=Outages(shell.output).observe) as node,
         owned(await journey.connect(node)) as pipe,
         told(node, shell, "connect"),
     ):
@@ -71,7 +75,7 @@ async def _forward(shell: Shell, journey: Journey, entrances: Sequence[tuple[Pla
     """Each local connection gets a pipe of its own; runs until told to stop."""
     descriptors.ask_for(DESCRIPTORS)
     async with (
-        shell.node(accept=False) as node,
+        shell.node(accept=False, observer=Outages(shell.output).observe) as node,
         told(node, shell, "connect"),
         contextlib.AsyncExitStack() as stack,
     ):

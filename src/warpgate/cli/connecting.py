@@ -29,6 +29,7 @@ class Journey:
     timeout: float | None = None
     secure: bool = False
     service: str = ""
+    durable: bool = False
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, config: Config) -> Journey:
@@ -42,7 +43,14 @@ class Journey:
         plugins = parse_via(arguments.via)
         text, service = (None, "") if arguments.target is None else split_service(arguments.target)
         target = None if text is None else parse_target(text, config)
-        return cls(target, mode, transport, plugins, arguments.timeout, arguments.tls, service)
+        durable = arguments.durable
+        if durable and (mode is Mode.DATAGRAM or transport is Transport.TCP):
+            raise UsageError(
+                "--durable is for streams on any path, it goes with neither --datagram nor --transport tcp"
+            )
+        if durable is None:
+            durable = mode is Mode.STREAM and transport is not Transport.TCP
+        return cls(target, mode, transport, plugins, arguments.timeout, arguments.tls, service, durable)
 
     async def connect(self, node: Node, service: str = "") -> Pipe:
         """`service`: another one than the target's. Raises as `Node.connect`; UsageError when the target is the node
@@ -62,6 +70,7 @@ class Journey:
             timeout=self.timeout,
             secure=self.secure,
             service=service or self.service,
+            durable=self.durable,
         )
 
 

@@ -72,9 +72,9 @@ def build_parser() -> Parser:
     _add_receive(command("receive", "take files that peers send", "[CODE] [DIR]"))
     command("status", "tell what runs with this identity: services, pipes, brokers, address")
     command("doctor", "tell what works here and what does not")
-    _add_connecting(
-        command("explain", "connect, then tell what each strategy did and why", "TARGET[/SERVICE]")
-    )
+    explain = command("explain", "connect, then tell what each strategy did and why", "TARGET[/SERVICE]")
+    _add_connecting(explain)
+    explain.set_defaults(durable=False)
     _add_name(command("name", "register, show or release a nickname, or forget its key"))
     _add_serve(command("serve", "run a name server, and STUN and a broker beside it", servers=False))
     _add_lab(command("lab", "a whole internet on one machine"))
@@ -145,6 +145,11 @@ def _add_connecting(parser: Parser) -> None:
 def _add_connect(parser: Parser) -> None:
     parser.description = CONNECT
     _add_connecting(parser)
+    parser.add_argument(
+        "--durable",
+        action=argparse.BooleanOptionalAction,
+        help="whether it outlives its path (default: yes, but with --datagram or --transport tcp)",
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--ping", type=positive_count, metavar="N", help="measure N echoes of a `listen --echo` peer"
@@ -184,7 +189,7 @@ def _add_send(parser: Parser) -> None:
         metavar="S",
         help="after a break, go on trying until nothing got through for S seconds (default 120)",
     )
-    parser.set_defaults(datagram=False, tls=True)
+    parser.set_defaults(datagram=False, tls=True, durable=False)
 
 
 def _add_receive(parser: Parser) -> None:

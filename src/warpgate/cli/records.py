@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from warpgate.core.pipes.base import Pipe
-    from warpgate.events import PluginReport
+    from warpgate.events import PathChosen, PluginReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,7 @@ class PipeOpen(Record):
     remote: str
     peer: str
     secure: bool
+    durable: bool = False
     service: str = ""  # only told where there is one
 
     def members(self) -> dict[str, Any]:
@@ -128,6 +129,7 @@ class PipeOpen(Record):
             remote=str(pipe.remote),
             peer=pipe.peer,
             secure=pipe.secure,
+            durable=pipe.durable,
             service=pipe.service,
         )
 
@@ -138,6 +140,40 @@ class PipeOpen(Record):
             f"{self.mode} with {self.peer}{what} by {self.plugin} over {self.transport.upper()}{more}"
             f" in {milliseconds(self.seconds)}: {self.local} - {self.remote}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PathTaken(Record):
+    """A durable connection goes on by another path, or has its first. `seconds` since it was begun, `gap` for how long
+    the peer had not answered although something waited for it.
+    """
+
+    event = "path"
+    plugin: str
+    transport: str
+    relayed: bool
+    local: str
+    remote: str
+    seconds: float
+    gap: float
+    reason: str
+
+    @classmethod
+    def of(cls, event: PathChosen) -> PathTaken:
+        return cls(
+            event.plugin,
+            event.transport,
+            event.relayed,
+            event.local,
+            event.remote,
+            round(event.seconds, 6),
+            round(event.gap, 6),
+            event.reason,
+        )
+
+    def text(self) -> str:
+        how = f"by {self.plugin} over {self.transport.upper()}{', relayed' * self.relayed}"
+        return f"now {how}: {self.local} - {self.remote} ({self.reason})"
 
 
 @dataclass(frozen=True, slots=True)

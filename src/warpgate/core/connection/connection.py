@@ -23,7 +23,7 @@ from warpgate.core.connection.quic_driver import QuicDriver
 from warpgate.core.connection.quic_engine import CLOSED, State
 from warpgate.core.context import Context
 from warpgate.errors import DecodeError, PipeClosed
-from warpgate.events import PathChosen, PathLost, PathOpened
+from warpgate.events import PathChosen, PathLost, PathOpened, PathsMissing, PathsWork
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.identity import node_id_of
@@ -175,16 +175,20 @@ class Connection(QuicDriver):
     def _missed(self) -> None:
         """No path works from now on."""
         if self._outage is None:
+            self._context.emit(PathsMissing(self.id.hex(), self.peer))
             patience = self._context.config.timing.outage_patience
             gone = f"node {self.peer} could not be reached for {patience:g} s"
             self._outage = self._loop.call_later(patience, self.finish, gone)
         if self.seeker is not None:
             self.seeker.lost()
 
-    def _settled(self) -> None:
+    def _settled(self, gap: float) -> None:
+        """A path works, as far as is known; `gap`: for how long the peer had not answered."""
         if self._outage is not None:
             self._outage.cancel()
             self._outage = None
+            plugin = "" if self.current is None else self.current.plugin
+            self._context.emit(PathsWork(self.id.hex(), self.peer, plugin, gap))
         if self.seeker is not None:
             self.seeker.settled()
 
@@ -207,7 +211,7 @@ class Connection(QuicDriver):
                 if other is not path and (other.origin.relayed == path.origin.relayed or other.silent):
                     self._loop.call_later(RETIREMENT, self._retire, other)
         self._knock()
-        self._settled()
+        self._settled(gap)
 
     def _retire(self, path: Path) -> None:
         """Unless it is the chosen one again."""
@@ -313,6 +317,7 @@ class Connection(QuicDriver):
     def _take_answer(self, now: float) -> None:
         if self._ping is None or self.engine.answered < self._ping[0]:
             return
+        gap = self.silence
         sent, self._ping = self._ping[1], None
         self._answered_at = now
         path = self._chosen
@@ -321,7 +326,7 @@ class Connection(QuicDriver):
             path.round_trip = sample if path.round_trip is None else 0.75 * path.round_trip + 0.25 * sample
         if self._suspected and path is not None and path.heard >= sent:
             self._suspected = False
-            self._settled()
+            self._settled(gap)
         if self.engine.wrote or self.engine.waits_for_answer(now):
             self._answer_wanted()
 
