@@ -43,13 +43,11 @@ class Journey:
         plugins = parse_via(arguments.via)
         text, service = (None, "") if arguments.target is None else split_service(arguments.target)
         target = None if text is None else parse_target(text, config)
-        durable = arguments.durable
+        durable = bool(arguments.durable)
         if durable and (mode is Mode.DATAGRAM or transport is Transport.TCP):
             raise UsageError(
                 "--durable is for streams on any path, it goes with neither --datagram nor --transport tcp"
             )
-        if durable is None:
-            durable = mode is Mode.STREAM and transport is not Transport.TCP
         return cls(target, mode, transport, plugins, arguments.timeout, arguments.tls, service, durable)
 
     async def connect(self, node: Node, service: str = "") -> Pipe:

@@ -148,7 +148,7 @@ def _add_connect(parser: Parser) -> None:
     parser.add_argument(
         "--durable",
         action=argparse.BooleanOptionalAction,
-        help="whether it outlives its path (default: yes, but with --datagram or --transport tcp)",
+        help="an encrypted stream that outlives its path: it goes on when either side changes its network",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(

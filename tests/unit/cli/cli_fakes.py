@@ -28,6 +28,7 @@ class FakePipe:
         self.transport = Transport.TCP if mode is Mode.STREAM else Transport.UDP
         self.relayed = False
         self.secure = False
+        self.durable = False
         self.service = ""
         self.plugin = "direct"
         self.peer = peer
@@ -155,7 +156,16 @@ class FakeNode:
         return near
 
     async def connect(
-        self, dest, *, mode=Mode.STREAM, transport=None, plugins=None, timeout=None, secure=False, service=""
+        self,
+        dest,
+        *,
+        mode=Mode.STREAM,
+        transport=None,
+        plugins=None,
+        timeout=None,
+        secure=False,
+        service="",
+        durable=None,
     ) -> FakePipe:
         self.world.asked.append((dest, mode, transport, plugins, timeout, secure))
         if self.world.refusal is not None:
