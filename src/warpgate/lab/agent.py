@@ -79,7 +79,8 @@ class Agent:
         self._trace.append(
             {"event": type(event).__name__, "now": time.monotonic(), **dataclasses.asdict(event)}
         )
-        if isinstance(event, SignalSent | SignalReceived):
+        # Processes of one key ask for each other whenever their brokers change: that is no part of an attempt.
+        if isinstance(event, SignalSent | SignalReceived) and event.kind != "twin":
             self._signals[f"{type(event).__name__} {event.kind}"] += 1
 
     async def _connect(

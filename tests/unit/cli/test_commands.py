@@ -31,6 +31,7 @@ PIPE_FIELDS = [
     "remote",
     "peer",
     "secure",
+    "durable",
 ]
 
 
@@ -70,6 +71,7 @@ def test_ping_prints_the_pipe_and_a_pong_for_each_echo(call):
         "remote": "127.0.0.1:2000",
         "peer": "a" * 26,
         "secure": False,
+        "durable": False,
     }
     assert [set(pong) for pong in pongs] == [{"event", "seconds"}] * 3
     assert all(pong["event"] == "pong" and 0 <= pong["seconds"] < 1 for pong in pongs)
