@@ -26,7 +26,7 @@ def describe(event: events.Event) -> str:
         ):
             return _name_news(event)
         case _:
-            return _node_news(event)
+            return _path_news(event) or _node_news(event)
 
 
 def _warning(event: events.ClocksDiffer | events.TwinFound | events.PeerTwinned) -> str:
@@ -50,6 +50,24 @@ def _link_news(event: events.LinkVerified | events.PipeOpened | events.PipeEnded
             return f"{mode} pipe with {peer} by {plugin} over {transport} in {milliseconds(seconds)}"
         case events.PipeEnded(peer=peer, reason=reason):
             return f"pipe with {peer} ended: {reason}"
+
+
+def _path_news(event: events.Event) -> str:
+    """Of a durable connection; "" for other events."""
+    match event:
+        case events.PathOpened(plugin=plugin, transport=transport, local=local, remote=remote):
+            news = f"a path by {plugin} over {transport}: {local} - {remote}"
+        case events.PathChosen(plugin=plugin, remote=remote, reason=reason, gap=gap):
+            news = f"goes on by {plugin} to {remote}, {milliseconds(gap)} after the last answer: {reason}"
+        case events.PathLost(plugin=plugin, remote=remote, reason=reason):
+            news = f"lost its path by {plugin} to {remote}: {reason}"
+        case events.PathsMissing():
+            news = "no path works, searching"
+        case events.PathsWork(plugin=plugin, gap=gap):
+            news = f"works again by {plugin}, {milliseconds(gap)} after the last answer"
+        case _:
+            return ""
+    return f"connection [{event.connection[:6]}] with {event.peer}: {news}"
 
 
 def _plugin_news(
