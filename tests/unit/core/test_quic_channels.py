@@ -1,0 +1,247 @@
+"""Many pipes on one QUIC connection: what arrives, how each ends, and what a hostile peer cannot do."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from quic_kit import DELAY, OTHER, SESSION, A, B
+
+from warpgate.core.connection.quic_bounds import Holdings
+from warpgate.core.connection.quic_channels import (
+    AHEAD,
+    FIRST_WINDOW,
+    NEWS_AT_ONCE,
+    TOTAL_WINDOW,
+    Channel,
+    Finished,
+    QuicChannels,
+)
+from warpgate.core.connection.quic_engine import FIRST_CREDIT, State
+from warpgate.errors import AuthenticationError
+from warpgate.model.address import NodeAddress
+from warpgate.proto.channel_wire import SERVER_CREDIT, encode_credit
+from warpgate.proto.quic_wire import first_id_of, is_durable, is_first_packet
+
+NOISE = random.Random(3).randbytes(300_000)
+
+
+class Two:
+    """A client and a server, joined by a path of DELAY that loses nothing."""
+
+    def __init__(self, key: bytes = A.public_key) -> None:
+        self.now = 0.0
+        self.client = QuicChannels.client(A, B.public_key, SESSION, 0.0, Holdings())
+        first = self.client.datagrams(0.0)
+        assert is_first_packet(first[0])
+        assert is_durable(first[0])
+        self.server = QuicChannels.server(
+            B, B.certificate(), first_id_of(first[0]), lambda _session: key, Holdings()
+        )
+        self.opened: list[Channel] = []
+        self.news: list[bytes] = []
+        for end in (self.client, self.server):
+            end.on_channel = self.opened.append
+            end.on_news = self.news.append
+        self._forth, self._back = first, list[bytes]()
+
+    def step(self) -> None:
+        self.now += DELAY
+        forth, self._forth = self._forth, []
+        back, self._back = self._back, []
+        for end, flight in ((self.server, forth), (self.client, back)):
+            if flight and end.state is not State.ENDED:
+                end.receive(flight, self.now)
+            if end.deadline is not None and end.deadline <= self.now:
+                end.handle_timeout(self.now)
+        self._forth, self._back = self.client.datagrams(self.now), self.server.datagrams(self.now)
+
+    def steps(self, count: int = 8) -> None:
+        for _ in range(count):
+            self.step()
+
+    def open(self) -> Two:
+        self.steps()
+        assert (self.client.state, self.server.state) == (State.OPEN, State.OPEN)
+        return self
+
+    def pipe(self, service: str = "") -> tuple[Channel, Channel]:
+        near = self.client.open(service)
+        self.steps(2)
+        return near, self.opened[-1]
+
+
+def test_pipes_of_both_ends_with_their_services() -> None:
+    two = Two().open()
+    near, far = two.pipe("ssh")
+    back = two.server.open("web")
+    two.steps()
+    assert [channel.service for channel in two.opened] == ["ssh", "web"]
+    assert near.stream % 4 == 0
+    assert back.stream % 4 == 1
+    far.take_pipe()
+    for source, sink, data in ((near, far, b"forth"), (far, near, b"back")):
+        source.write(data)
+        two.steps(3)
+        assert sink.read() == data
+    assert near.taken
+
+
+def test_what_is_read_is_new_credit_and_nothing_more_is_held() -> None:
+    two = Two().open()
+    near, far = two.pipe()
+    two.steps()
+    sent, idle = 0, 0
+    while idle < 50:  # steps: until nothing more is taken
+        idle += 1
+        if room := near.room:
+            piece = NOISE[: min(room, len(NOISE))]
+            near.write(piece)
+            sent, idle = sent + len(piece), 0
+        two.step()
+        assert len(far._unread) <= TOTAL_WINDOW
+    assert TOTAL_WINDOW // 2 <= sent <= TOTAL_WINDOW
+    got = 0
+    for _ in range(3000):
+        got += len(far.read())
+        two.step()
+        if got == sent:
+            break
+    assert got == sent
+    assert near.room > 0
+
+
+def test_windows_shrink_with_the_number_of_pipes() -> None:
+    two = Two().open()
+    assert two.server.window == TOTAL_WINDOW // 2
+    for _ in range(90):
+        two.client.open("")
+    two.steps()
+    assert len(two.server) == 90
+    assert two.server.window == TOTAL_WINDOW // 90
+    assert two.client.may_open
+    for _ in range(10):
+        two.client.open("")
+    assert not two.client.may_open  # the library's limit
+    assert two.client.window >= FIRST_WINDOW
+
+
+def test_a_pipe_ends_on_both_sides_and_is_forgotten() -> None:
+    two = Two().open()
+    near, far = two.pipe()
+    far.take_pipe()
+    near.write(b"last words")
+    near.finish()
+    two.steps()
+    assert far.read() == b"last words"
+    assert far.peer_finished
+    assert near.delivered
+    far.finish()
+    two.steps()
+    assert near.over
+    assert far.over
+    assert (len(two.client), len(two.server)) == (0, 0)
+    assert two.client.channels == ()
+
+
+def test_a_reset_ends_one_pipe_alone() -> None:
+    two = Two().open()
+    near, far = two.pipe()
+    other, last = two.pipe()
+    near.reset()
+    two.steps()
+    assert far.failure == "reset by the peer"
+    other.write(b"still here")
+    two.steps()
+    assert last.read() == b"still here"
+
+
+def test_a_pipe_that_is_turned_away_hears_why() -> None:
+    two = Two().open()
+    near, far = two.pipe("mail")
+    far.turn_away("there is no service 'mail'")
+    two.steps()
+    assert near.failure == "refused: there is no service 'mail'"
+    assert (len(two.client), len(two.server)) == (0, 0)
+
+
+def test_credit_that_comes_before_its_pipe_counts() -> None:
+    two = Two().open()
+    two.client._put(2, encode_credit(4, 1_000_000))
+    two.steps(2)
+    _, far = two.pipe()
+    assert far._allowed >= 1_000_000
+    for stream in range(8, 8 + 4 * 3 * AHEAD, 4):
+        two.client._put(2, encode_credit(stream, 5))
+    two.steps()
+    assert len(two.server._ahead) <= AHEAD
+    assert two.server.state is State.OPEN
+
+
+def test_a_client_without_the_key_gets_nowhere() -> None:
+    two = Two(key=OTHER.public_key)
+    two.steps()
+    assert two.server.state is State.ENDED
+    assert isinstance(two.server.failure, AuthenticationError)
+    assert two.opened == []
+
+
+def test_nothing_is_given_out_before_the_proof_and_little_is_held() -> None:
+    two = Two()
+    two.client._certain = lambda: None  # it never proves itself
+    two.steps(3)
+    two.client._quic.send_stream_data(0, b"")
+    for stream in (4, 8):
+        two.client._quic.send_stream_data(stream, b"\0" + NOISE[:FIRST_CREDIT])
+    two.steps(30)
+    assert two.opened == []
+    assert two.server.state is State.ENDED
+
+
+@pytest.mark.parametrize(
+    ("stream", "data", "why"),
+    [
+        (6, b"what is this", "opened a stream 6"),
+        (4, b"\x00" + bytes(FIRST_WINDOW * 200), "more than it may"),
+        (4, b"\x21" + b"a" * 40, "name of 33 bytes"),
+        (0, b"\xff\xff", "an address of 65535 bytes"),
+    ],
+)
+def test_what_ends_the_connection(stream: int, data: bytes, why: str) -> None:
+    two = Two().open()
+    two.client._put(stream, data)
+    two.steps(400)
+    assert two.server.state is State.ENDED
+    assert why in str(two.server.failure)
+
+
+def test_news_come_in_moderation() -> None:
+    two = Two().open()
+    address = NodeAddress(A.public_key, (), ()).encode()
+    for _ in range(NEWS_AT_ONCE):
+        two.client.say_news(address)
+    two.steps()
+    assert two.news == [address] * NEWS_AT_ONCE
+    for _ in range(NEWS_AT_ONCE):
+        two.client.say_news(address)
+    two.steps()
+    assert "too often" in str(two.server.failure)
+
+
+def test_a_reset_of_the_connections_own_streams_ends_it() -> None:
+    two = Two().open()
+    near, _ = two.pipe()
+    two.steps()
+    two.server._quic.reset_stream(SERVER_CREDIT, 0)
+    two.steps()
+    assert two.client.state is State.ENDED
+    assert not near.room
+
+
+def test_finished_streams_take_no_room() -> None:
+    finished = Finished(4)
+    for stream in (8, 16, 4, 12):
+        finished.add(stream)
+    assert all(stream in finished for stream in (4, 8, 12, 16))
+    assert 20 not in finished
+    assert finished._later == set()

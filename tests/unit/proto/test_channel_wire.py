@@ -1,0 +1,96 @@
+"""What is on the streams of durable pipes, and datagrams on a byte stream, cut anywhere."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warpgate.errors import DecodeError
+from warpgate.model.address import MAX_ADDRESS_SIZE
+from warpgate.proto.channel_wire import (
+    ALL,
+    MAX_REASON,
+    NOT_TAKEN,
+    TAKEN,
+    CreditReader,
+    NewsReader,
+    PipeHeadReader,
+    ReplyReader,
+    encode_credit,
+    encode_news,
+    encode_pipe_head,
+    encode_refusal,
+)
+from warpgate.proto.datagram_frames import FrameReader, encode_frame
+
+numbers = st.integers(0, ALL)
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    """The same bytes in pieces."""
+    at = sorted({place % (len(data) + 1) for place in places})
+    return [data[start:end] for start, end in zip([0, *at], [*at, len(data)], strict=True)]
+
+
+cuts = st.lists(st.integers(0, 10_000), max_size=8)
+
+
+@given(st.lists(st.tuples(numbers, numbers), max_size=8), cuts)
+def test_credit(said: list[tuple[int, int]], places: list[int]) -> None:
+    reader, data = CreditReader(), b"".join(encode_credit(*each) for each in said)
+    assert [found for piece in cut(data, places) for found in reader.feed(piece)] == said
+
+
+@given(st.lists(st.binary(min_size=1, max_size=MAX_ADDRESS_SIZE), max_size=4), cuts)
+def test_news(addresses: list[bytes], places: list[int]) -> None:
+    reader, data = NewsReader(), b"".join(map(encode_news, addresses))
+    assert [found for piece in cut(data, places) for found in reader.feed(piece)] == addresses
+
+
+@pytest.mark.parametrize("size", [0, MAX_ADDRESS_SIZE + 1, 0xFFFF])
+def test_news_of_an_impossible_size(size: int) -> None:
+    with pytest.raises(DecodeError):
+        NewsReader().feed(size.to_bytes(2, "big") + b"...")
+
+
+@given(st.sampled_from(["", "ssh", "ä" * 16]), st.binary(max_size=50), cuts)
+def test_the_head_of_a_pipe(service: str, rest: bytes, places: list[int]) -> None:
+    reader = PipeHeadReader()
+    assert b"".join(map(reader.feed, cut(encode_pipe_head(service) + rest, places))) == rest
+    assert reader.service == service
+
+
+@pytest.mark.parametrize("head", [b"\x21" + b"a" * 33, b"\xff", b"\x03a b", b"\x02\xff\xfe", b"\x01\n"])
+def test_a_head_that_names_no_service(head: bytes) -> None:
+    with pytest.raises(DecodeError):
+        PipeHeadReader().feed(head)
+
+
+@given(st.binary(max_size=50), cuts)
+def test_a_pipe_that_is_taken(rest: bytes, places: list[int]) -> None:
+    reader = ReplyReader()
+    assert b"".join(map(reader.feed, cut(TAKEN + rest, places))) == rest
+    assert reader.taken
+
+
+def test_a_pipe_that_is_not_taken() -> None:
+    reader = ReplyReader()
+    assert reader.feed(NOT_TAKEN) == b""
+    assert reader.feed(b"no \x1b[31mssh here" + b"!" * 1000) == b""
+    assert reader.taken is False
+    assert "\x1b" not in reader.reason
+    assert len(reader.reason) <= 2 * MAX_REASON
+    assert len(encode_refusal("x" * 1000)) == 1 + MAX_REASON
+    with pytest.raises(DecodeError):
+        ReplyReader().feed(b"\x02")
+
+
+@given(st.lists(st.binary(min_size=1, max_size=1500), max_size=6), cuts)
+def test_datagrams_on_a_byte_stream(datagrams: list[bytes], places: list[int]) -> None:
+    reader, data = FrameReader(), b"".join(map(encode_frame, datagrams))
+    assert [found for piece in cut(data, places) for found in reader.feed(piece)] == datagrams
+
+
+def test_empty_datagrams_mean_nothing() -> None:
+    assert FrameReader().feed(encode_frame(b"") * 3 + encode_frame(b"x")) == [b"x"]
