@@ -193,7 +193,8 @@ class Connection(QuicDriver):
             self.seeker.settled()
 
     def _choose(self, path: Path, reason: str) -> None:
-        before, self._chosen, gap = self.current, path, self.silence
+        before, self._chosen = self.current, path
+        gap = 0.0 if before is None else self.silence
         self.current = path.origin
         if before is not None:
             self.moves += 1
