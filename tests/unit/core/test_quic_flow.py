@@ -1,0 +1,39 @@
+"""What a QUIC flow sends to somebody who does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from quic_kit import SESSION, A, B
+
+from warpgate.core.connection.quic_bounds import Holdings
+from warpgate.core.connection.quic_flow import UNPROVED_DATAGRAMS, QuicFlow
+from warpgate.core.connection.quic_stream import QuicStream
+from warpgate.lab.clock import run_virtual
+from warpgate.model.endpoint import Endpoint
+
+BYSTANDER = Endpoint.of("203.0.113.7", 9000)
+
+
+def test_a_bystander_gets_no_more_than_a_few_datagrams() -> None:
+    """A malicious responder has its check forged with somebody else's address, and the client believes it."""
+
+    async def main() -> list[bytes]:
+        sent: list[bytes] = []
+
+        def send(data: bytes, _to: object) -> bool:
+            sent.append(data)
+            return True
+
+        port = SimpleNamespace(streams={}, base=BYSTANDER, socket=SimpleNamespace(send=send))
+        stream = QuicStream.client(A, B.public_key, SESSION, asyncio.get_running_loop().time(), Holdings())
+        flow = QuicFlow(stream, cast(Any, port), BYSTANDER)
+        await asyncio.sleep(300)
+        assert 2 <= len(sent) <= UNPROVED_DATAGRAMS
+        flow.close()
+        assert port.streams == {}
+        return sent
+
+    assert len(run_virtual(main())) <= UNPROVED_DATAGRAMS + 1  # and one that it is over
