@@ -84,7 +84,7 @@ class TestJson:
         pipe, *pongs = (json.loads(line) for line in done.stdout.splitlines())
         seconds, local, remote = pipe.pop("seconds"), pipe.pop("local"), pipe.pop("remote")
         told = {"event": "pipe", "plugin": plugin, "mode": mode, "transport": transport, "relayed": False}
-        told["secure"] = False
+        told["secure"] = told["durable"] = False
         assert pipe == {**told, "peer": ready["node_id"]}
         assert 0 < seconds < 3
         assert local.startswith("192.168.")
