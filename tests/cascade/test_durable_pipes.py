@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from cascade_world import HOP, OVER_UDP, R, S, World, connected, ends, exchange, virtual
+from cascade_world import HOP, OVER_UDP, R, S, World, connected, ends, exchange, identity, virtual
 from durable_kit import Counters, Fault, both, darkness, forgotten, moved, renumbered
 from test_relays import RelayWorld
 
 from warpgate.config import Config, Timing
+from warpgate.core.connection.paths import UdpPath
 from warpgate.core.connections import LINGERING
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.durable import DurablePipe
+from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS
 from warpgate.errors import ConfigError, ConnectFailed, PipeClosed
 from warpgate.events import PathChosen, PathLost, PathOpened
 from warpgate.model.endpoint import Mode, Transport
@@ -448,5 +451,59 @@ def test_closing_the_node_tells_the_peer() -> None:
             assert await reading == b""
             assert world.now - began < 1.0
             await near.close()
+
+    virtual(main)
+
+
+def test_who_gains_by_naming_a_connection() -> None:
+    """A path belongs to the key that proved it, and an offer that names no connection is for none."""
+
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await durable(world)
+            assert isinstance(near, DurablePipe)
+            book, key = world.b.run.connections, world.a.node.public_key
+            [connection] = book._all
+            assert book.knows(key, near.session)
+            assert not book.knows(identity("c").public_key, near.session)
+            connection.engine.session = b""  # as before its client has proved itself
+            assert not book.knows(key, b"")
+            connection.engine.session = near.session
+            stranger = SimpleNamespace(origin=SimpleNamespace(peer_key=identity("c").public_key))
+            packet = b"\x40" + connection.engine.id + bytes(30)
+            assert not book._claim(world.a.node.address, stranger, packet)
+            assert len(connection.paths) == 1
+            await near.close()
+            await far.close()
+            await gone(world)
+
+    virtual(main)
+
+
+def test_an_endpoint_that_has_not_answered_gets_ten_datagrams() -> None:
+    """The peer may have nominated a pair with somebody else's address, forged."""
+
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await durable(world)
+            assert isinstance(near, DurablePipe)
+            [path] = near.connection._paths
+            assert isinstance(path, UdpPath)
+            sent: list[bytes] = []
+            port, path._port = (
+                path._port,
+                SimpleNamespace(socket=SimpleNamespace(send=lambda data, _to: sent.append(data))),
+            )  # type: ignore[assignment]
+            checks, path._checks = path._checks, SimpleNamespace(agent=SimpleNamespace(path_validated=False))  # type: ignore[assignment]
+            path._unvalidated = UNVALIDATED_DATAGRAMS
+            for _ in range(100):
+                path.send(b"x")
+            assert len(sent) == UNVALIDATED_DATAGRAMS == 10
+            path._checks = checks
+            path.send(b"y")
+            assert sent[-1] == b"y"
+            path._port = port
+            near.abort()
+            far.abort()
 
     virtual(main)

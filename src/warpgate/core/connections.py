@@ -225,8 +225,10 @@ class Connections:
     # -- paths ---------------------------------------------------------------------------------------------------
 
     def knows(self, peer_key: bytes, connection: bytes) -> bool:
-        """Whether there is this connection with this peer."""
-        return any(other.id == connection and other.peer_key == peer_key for other in self._all)
+        """Whether there is this connection with this peer; one that is not proved yet has no id."""
+        return bool(connection) and any(
+            other.id == connection and other.peer_key == peer_key for other in self._all
+        )
 
     def expects(self, peer_key: bytes) -> bool:
         """Whether there is any with it: paths for it come from whoever has moved."""

@@ -149,12 +149,11 @@ class Connection(QuicDriver):
             self._choose(path, "the first path" if self.current is None else "a path was found again")
         elif self._suspected:
             self._choose(path, "the path before had fallen silent")
-        elif (
-            winner := best([other.state for other in self._paths])
-        ) is not None and winner.number == path.number:
+        elif self._best() is path:
             upgrade = self._chosen.origin.relayed and not path.origin.relayed
             self._choose(path, "direct instead of relayed" if upgrade else "a newer path")
-        self._knock()
+        else:
+            self._knock()
 
     def vanished(self, addresses: frozenset[IPAddress]) -> None:
         """These addresses of ours are no more."""
