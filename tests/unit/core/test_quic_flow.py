@@ -9,8 +9,9 @@ from typing import Any, cast
 from quic_kit import SESSION, A, B
 
 from warpgate.core.connection.quic_bounds import Holdings
-from warpgate.core.connection.quic_flow import UNPROVED_DATAGRAMS, QuicFlow
+from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connection.quic_stream import QuicStream
+from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS
 from warpgate.lab.clock import run_virtual
 from warpgate.model.endpoint import Endpoint
 
@@ -31,9 +32,9 @@ def test_a_bystander_gets_no_more_than_a_few_datagrams() -> None:
         stream = QuicStream.client(A, B.public_key, SESSION, asyncio.get_running_loop().time(), Holdings())
         flow = QuicFlow(stream, cast(Any, port), BYSTANDER)
         await asyncio.sleep(300)
-        assert 2 <= len(sent) <= UNPROVED_DATAGRAMS
+        assert 2 <= len(sent) <= UNVALIDATED_DATAGRAMS
         flow.close()
         assert port.streams == {}
         return sent
 
-    assert len(run_virtual(main())) <= UNPROVED_DATAGRAMS + 1  # and one that it is over
+    assert len(run_virtual(main())) <= UNVALIDATED_DATAGRAMS + 1  # and one that it is over

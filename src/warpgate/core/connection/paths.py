@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from warpgate.core.tasks import Tasks
-from warpgate.core.udp.demultiplexer import Demultiplexer, FlowKey, SessionChecks
+from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS, Demultiplexer, FlowKey, SessionChecks
 from warpgate.errors import NetworkError, ProtocolError, WarpgateError
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.network import TcpStream
@@ -20,8 +20,6 @@ from warpgate.plan.paths import PathState
 from warpgate.proto.check import CheckEvent, CheckingEnded, PathValidated
 from warpgate.proto.datagram_frames import FrameReader, encode_frame
 
-# As for datagram pipes: about as much as the checks of one volley, to an address that the peer may have forged.
-UNVALIDATED_DATAGRAMS = 10
 # Of datagrams that wait for a slow TCP path; what exceeds it is lost, and QUIC slows down.
 TCP_BACKLOG = 256 * 1024
 READ = 64 * 1024

@@ -8,16 +8,13 @@ import contextlib
 from warpgate.core.connection.quic_driver import QuicDriver
 from warpgate.core.connection.quic_engine import State
 from warpgate.core.connection.quic_stream import QuicStream
-from warpgate.core.udp.demultiplexer import Port
+from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS, Port
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family
 
 # Ethernet's 1,500 bytes less the IP and UDP headers. Path MTU discovery asks for more than IPv6 leaves; such a probe
 # would be fragmented by our own kernel and pass, and so would all packets after it. Not sent, it counts as lost.
 LARGEST = {Family.V4: 1472, Family.V6: 1452}
-# A client's first flight and its repetitions may go to an address that the peer has forged: only the end of the
-# handshake shows that somebody there has the key. A server is bounded by what came (RFC 9000 section 8.1).
-UNPROVED_DATAGRAMS = 10
 # What a TURN message adds to the data on its way to the relay (RFC 8656 section 11: a Send indication; channels less).
 RELAYING = 48
 
@@ -35,7 +32,7 @@ class QuicFlow(QuicDriver):
         self.remote = remote
         self._target = remote.sockaddr
         self._largest = LARGEST[remote.family] - (RELAYING if relayed else 0)
-        self._unproved = UNPROVED_DATAGRAMS
+        self._unproved = UNVALIDATED_DATAGRAMS
         self._stuck: list[bytes] = []  # refused by a full socket buffer
         self._unsticking: asyncio.Task[None] | None = None
         self._ids = (stream.id, *other_ids)
@@ -52,6 +49,8 @@ class QuicFlow(QuicDriver):
         if self._stuck:
             return
         datagrams = self.stream.datagrams(self._loop.time())
+        # Only the end of the handshake shows that somebody with the key is there: the peer may have forged its check
+        # with somebody else's address. A server is bounded by what came (RFC 9000 section 8.1).
         if self.stream.is_client and self.stream.state is State.OPENING:
             datagrams = datagrams[: self._unproved]
             self._unproved -= len(datagrams)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo, bytes_like
 from warpgate.core.pipes.subscription import SUB_ALL, Subscription, checked
-from warpgate.core.udp.demultiplexer import Demultiplexer, Port, SessionChecks
+from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS, Demultiplexer, Port, SessionChecks
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
 from warpgate.model.endpoint import Mode
 from warpgate.proto.check import CheckEvent, CheckingEnded, PathValidated
@@ -20,10 +20,7 @@ from warpgate.proto.check import CheckEvent, CheckingEnded, PathValidated
 # RFC 8085 section 3.2: without path MTU discovery stay below the smallest that IPv6 guarantees; but a user who knows
 # the path may send whatever fits a UDP datagram.
 LARGEST_DATAGRAM = 65507
-# About as much as the checks of one volley; RFC 9000 section 8.1 is stricter (three times what came), for servers that
-# answer strangers. Here the peer has proved its key, and only its address has not been seen to receive.
-UNVALIDATED_DATAGRAMS = 10
-UNVALIDATED_BYTES = 10 * 1200
+UNVALIDATED_BYTES = UNVALIDATED_DATAGRAMS * 1200
 
 
 class DatagramPipe(Pipe):

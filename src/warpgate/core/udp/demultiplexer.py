@@ -26,6 +26,10 @@ EARLY_LIMIT = 64
 EARLY_BYTES = 4 * 1024 * 1024  # on all flows together: whoever proves a key can send some
 # From so many endpoints of a session's peer; it has a few, and proves itself from each.
 EXPECTED_LIMIT = 16
+# To an endpoint that the peer has named, or forged, and that has not answered. About as much as the checks of one
+# volley; RFC 9000 section 8.1 is stricter (three times what came), for servers that answer strangers. Here the peer has
+# proved its key, and only its address has not been seen to receive.
+UNVALIDATED_DATAGRAMS = 10
 # Sessions whose late checks are recognized: repeats come for 6 s, and no node has so many connects in that time.
 PAST_LIMIT = 1024
 
