@@ -6,7 +6,8 @@ PATH=$PATH:/usr/sbin:/sbin
 for folder in /usr/lib/postgresql/*/bin; do PATH=$PATH:$folder; done
 missing=
 for pair in mosquitto:mosquitto turnserver:coturn miniupnpd:miniupnpd nft:nftables ip:iproute2 postgres:postgresql \
-    sshd:openssh-server ssh:openssh-client; do
+    sshd:openssh-server ssh:openssh-client \
+    curl:curl dig:bind9-dnsutils dnsmasq:dnsmasq-base; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
 [ -z "$missing" ] && exit 0

@@ -5,23 +5,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from warpgate.cli.connecting import Journey
-from warpgate.cli.ends import LocalStream, PipeEnd, StreamEnd, cancel_all, join, owned, owned_stream
-from warpgate.cli.forwarding import open_entrance
+from warpgate.cli.ends import cancel_all, owned
+from warpgate.cli.forwarding import Connect, Visit, open_entrance
 from warpgate.cli.options import UsageError
 from warpgate.cli.outages import Outages
 from warpgate.cli.ping import ping
-from warpgate.cli.places import Place
+from warpgate.cli.places import Entrance, UdpPlace
 from warpgate.cli.records import Forwarding, PipeOpen, Unserved
 from warpgate.cli.shell import Shell
 from warpgate.cli.status_door import told
 from warpgate.cli.stdio import join_stdio
 from warpgate.errors import WarpgateError
-from warpgate.model.endpoint import Mode
+from warpgate.model.endpoint import Mode, Transport
 from warpgate.net import descriptors
 
 if TYPE_CHECKING:
@@ -40,13 +41,25 @@ DESCRIPTORS = (
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
     journey = Journey.of(arguments, shell.settings.config)
     if arguments.listen:
-        if journey.mode is Mode.DATAGRAM:
-            raise UsageError("--listen forwards TCP connections, it cannot go with --datagram")
+        _check_entrances(arguments, journey)
         return shell.run(_forward(shell, journey, arguments.listen), stopped=0)
     if arguments.ping is not None:
         return shell.run(_ping(shell, journey, arguments.ping))
     shell.output.bytes_on_stdout = True
     return shell.run(_join(shell, journey))
+
+
+def _check_entrances(arguments: argparse.Namespace, journey: Journey) -> None:
+    """Each has its kind of pipe. UsageError when that was excluded."""
+    if arguments.ping is not None:
+        raise UsageError("--ping measures one pipe, it cannot go with --listen or --socks")
+    if journey.mode is Mode.DATAGRAM:
+        raise UsageError("--listen says itself what it forwards (udp:PORT), it cannot go with --datagram")
+    if any(isinstance(place, UdpPlace) for place in arguments.listen):
+        if journey.transport is Transport.TCP:
+            raise UsageError("--listen udp: needs UDP, it cannot go with --transport tcp")
+        if journey.secure:
+            raise UsageError("--tls encrypts streams, it cannot go with --listen udp:")
 
 
 async def _ping(shell: Shell, journey: Journey, count: int) -> int:
@@ -71,8 +84,8 @@ async def _join(shell: Shell, journey: Journey) -> int:
     return 0
 
 
-async def _forward(shell: Shell, journey: Journey, entrances: Sequence[tuple[Place, str]]) -> int:
-    """Each local connection gets a pipe of its own; runs until told to stop."""
+async def _forward(shell: Shell, journey: Journey, entrances: Sequence[tuple[Entrance, str]]) -> int:
+    """Each local connection, and each that sends by UDP, gets a pipe of its own; runs until told to stop."""
     descriptors.ask_for(DESCRIPTORS)
     async with (
         shell.node(accept=False, observer=Outages(shell.output).observe) as node,
@@ -83,14 +96,20 @@ async def _forward(shell: Shell, journey: Journey, entrances: Sequence[tuple[Pla
         stack.push_async_callback(cancel_all, carrying)
         attempts = asyncio.Semaphore(ATTEMPTS_AT_ONCE)
 
-        def accepted(service: str, stream: LocalStream, name: str) -> None:
+        async def connect(service: str, mode: Mode) -> Pipe:
+            # A datagram pipe is never durable: what is lost stays lost, with its path too.
+            durable = journey.durable and mode is Mode.STREAM
+            async with attempts:
+                pipe = await replace(journey, mode=mode, durable=durable).connect(node, service)
+            shell.output.show(PipeOpen.of(pipe))
+            return pipe
+
+        def accepted(service: str, visit: Visit) -> None:
             if len(carrying) >= CONNECTIONS_AT_ONCE:
-                stream.abort()
-                shell.output.warn(Unserved(name, f"there are {len(carrying)} connections already"))
+                visit.abort()
+                shell.output.warn(Unserved(visit.name, f"there are {len(carrying)} connections already"))
                 return
-            task = asyncio.create_task(
-                _carry(shell, partial(journey.connect, node, service), stream, name, attempts)
-            )
+            task = asyncio.create_task(_carry(shell, visit, partial(connect, service)))
             carrying.add(task)
             task.add_done_callback(carrying.discard)
 
@@ -101,20 +120,9 @@ async def _forward(shell: Shell, journey: Journey, entrances: Sequence[tuple[Pla
     return 0
 
 
-async def _carry(
-    shell: Shell,
-    connect: Callable[[], Awaitable[Pipe]],
-    stream: LocalStream,
-    name: str,
-    attempts: asyncio.Semaphore,
-) -> None:
+async def _carry(shell: Shell, visit: Visit, connect: Connect) -> None:
     """One local connection from start to end; what goes wrong with it concerns no other."""
     try:
-        with owned_stream(stream):
-            async with attempts:
-                pipe = await connect()
-            async with owned(pipe):
-                shell.output.show(PipeOpen.of(pipe))
-                await join(StreamEnd(stream), PipeEnd(pipe))
+        await visit.carry(connect)
     except (WarpgateError, OSError) as error:
-        shell.output.warn(Unserved(name, str(error)))
+        shell.output.warn(Unserved(visit.name, str(error)))

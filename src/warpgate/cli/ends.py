@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from warpgate.errors import PipeClosed
+from warpgate.errors import ConfigError, PipeClosed
 from warpgate.model.endpoint import Mode
 
 if TYPE_CHECKING:
@@ -117,11 +117,13 @@ class PipeEnd:
     """A warpgate pipe. In datagram mode chunks are datagrams and there is no half-close.
 
     `linger` (seconds, datagram mode): `end()` waits until nothing was heard for so long, since answers to
-    what was sent last may still be under way.
+    what was sent last may still be under way. `whole` (datagram mode): what is written is one datagram, however long,
+    and one that the pipe cannot carry is lost.
     """
 
-    def __init__(self, pipe: Pipe, linger: float = 0.0) -> None:
+    def __init__(self, pipe: Pipe, linger: float = 0.0, *, whole: bool = False) -> None:
         self._pipe = pipe
+        self._whole = whole
         self._linger = linger
         self._heard = asyncio.get_running_loop().time()
         self._datagrams = pipe.mode is Mode.DATAGRAM
@@ -145,6 +147,10 @@ class PipeEnd:
     async def write(self, data: bytes) -> None:
         if not self._datagrams:
             await self._pipe.send(data)
+            return
+        if self._whole:
+            with contextlib.suppress(ConfigError):
+                await self._pipe.send(data)
             return
         # At least once: an empty datagram is a datagram.
         for start in range(0, max(len(data), 1), DATAGRAM):

@@ -15,16 +15,38 @@ Gets a socket open between two machines, wherever they are: behind NATs and fire
 
 ADDRESS is what the command there prints; HOST is a nickname, or what `warpgate address --host-name ADDRESS` prints."""
 
+# For commands whose description has none.
+EXAMPLES = {
+    "id": "warpgate id --identity work",
+    "address": "warpgate address --qr",
+    "status": "warpgate status --json",
+    "doctor": "warpgate doctor",
+    "explain": "warpgate explain @home.addr",
+    "name": "warpgate name register alice",
+    "name register": "warpgate name register alice",
+    "name show": "warpgate name show alice",
+    "name release": "warpgate name release alice",
+    "name forget": "warpgate name forget alice",
+    "serve": "warpgate serve --stun --broker --relay",
+    "lab": "warpgate lab up --a eim-apdf --b edm",
+    "lab up": "warpgate lab up --a eim-apdf --b edm -- warpgate connect @b --ping 3",
+    "lab kinds": "warpgate lab kinds",
+    "lab matrix": "warpgate lab matrix --kinds eim-apdf,edm --svg matrix.svg",
+    "version": "warpgate version",
+    "demo": "warpgate demo",
+}
+
+COMMON = "Also --json, -v, --identity and the other common options: see warpgate --help."
+
 LISTEN = """\
 Print the address that peers need, and wait for them. With --echo, --exec or --forward peers are served side by side
 until the command is told to stop. Without these it is like `nc -l`: the first peer gets stdin and stdout, and the
 command ends with it. --forward with names, and --receive, go together with these: peers say which service they want.
+A child that --exec runs finds the peer's node id in WARPGATE_PEER; its exit status is told here, not to the peer.
 
     warpgate listen --forward ssh=22 --forward web=8080 --receive ~/incoming
-    warpgate connect TARGET/ssh
-
-A child that --exec runs finds the peer's node id in WARPGATE_PEER; its exit status is told here,
-not to the peer."""
+    warpgate listen --exec 'tar c folder' --once
+    warpgate listen --forward socks --allow 2lbgtqdcwyvmrkmmdx3bqadjgm"""
 
 CONNECT = """\
 Open a pipe to TARGET and join stdin and stdout to it, as netcat does: the end of the input is told to the peer, and
@@ -69,6 +91,9 @@ With the CODE that `send` has printed, what comes is from the one who made it, a
 
 class Paragraphs(argparse.HelpFormatter):
     """Fills each paragraph by itself; examples, whose lines begin with blanks, are left as they are."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)  # most options then have one line
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         filled = []

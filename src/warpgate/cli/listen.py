@@ -15,6 +15,7 @@ from warpgate.cli.ends import PipeEnd, cancel_all, owned
 from warpgate.cli.forwarding import forward
 from warpgate.cli.naming import naming_news, parse_name, while_named
 from warpgate.cli.options import UsageError
+from warpgate.cli.places import SocksPlace
 from warpgate.cli.process import run_on_pipe
 from warpgate.cli.reception import Reception, announce, parse_allowed, writable
 from warpgate.cli.records import PipeOpen, Unserved
@@ -42,6 +43,10 @@ Handler = Callable[["Pipe"], Awaitable[None]]
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
     name = parse_name(arguments.name, shell)
     allow = parse_allowed(arguments.allow)
+    if allow is None and any(isinstance(place, SocksPlace) for _, place in arguments.forward):
+        raise UsageError(
+            "--forward socks lends this machine's network to peers: say to whom, with --allow ID"
+        )
     services = offered(arguments)
     if arguments.tls:
         shell = shell.secured()

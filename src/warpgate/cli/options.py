@@ -57,18 +57,22 @@ class CommonOptions:
 def add_common_options(
     parser: argparse.ArgumentParser, level: int, *, json: bool = True, servers: bool = True
 ) -> None:
-    """Give `parser` the common options; `level` counts the commands before it on the line.
+    """Give `parser` the common options; `level` counts the commands before it on the line. Only the help of the first
+    one tells what they are: with twenty lines more, no command's own help would fit a screen.
 
     Without `json` the command brings its own --json; without `servers` it is a server itself.
     """
     group = parser.add_argument_group("common options")
 
-    def repeatable(name: str, metavar: str, text: str) -> None:
-        group.add_argument(f"--{name}", action="append", metavar=metavar, dest=f"{name}_{level}", help=text)
+    def add(*flags: str, text: str, **settings: Any) -> None:
+        name = flags[-1].removeprefix("--no-" if settings.get("const") is False else "--").replace("-", "_")
+        shown = text if level == 0 else argparse.SUPPRESS
+        group.add_argument(*flags, dest=f"{name}_{level}", help=shown, **settings)
 
-    group.add_argument(
-        "--identity", metavar="NAME", dest=f"identity_{level}", help="key to use (default: default)"
-    )
+    def repeatable(name: str, metavar: str, text: str) -> None:
+        add(f"--{name}", action="append", metavar=metavar, text=text)
+
+    add("--identity", metavar="NAME", text="key to use (default: default)")
     if servers:
         repeatable("broker", "mqtt://HOST:PORT", "signalling broker; repeatable, replaces the defaults")
         repeatable("stun", "HOST:PORT", "STUN server; repeatable, replaces the defaults")
@@ -78,39 +82,17 @@ def add_common_options(
         repeatable("names", "URL", "name server; repeatable")
         repeatable("rendezvous", "warpgate://HOST/...", "all of these, as `warpgate serve` prints it")
     repeatable("interface", "NAME", "use only this network interface; repeatable")
-    group.add_argument(
-        "--port",
-        type=port_number,
-        metavar="N",
-        dest=f"port_{level}",
-        help="listen port (default: by identity)",
-    )
-    group.add_argument(
+    add("--port", type=port_number, metavar="N", text="listen port (default: by identity)")
+    add(
         "--no-port-map",
         action="store_const",
         const=False,
-        dest=f"port_map_{level}",
-        help="do not ask routers to pass connections on to the listen port",
+        text="do not ask routers to pass connections on to the listen port",
     )
-    group.add_argument(
-        "--config", metavar="FILE", dest=f"config_{level}", help="TOML file with the same keys"
-    )
+    add("--config", metavar="FILE", text="TOML file with the same keys")
     if json:
-        group.add_argument(
-            "--json",
-            action="store_const",
-            const=True,
-            dest=f"json_{level}",
-            help="one JSON object a line on stdout",
-        )
-    group.add_argument(
-        "-v",
-        "--verbose",
-        action="store_const",
-        const=True,
-        dest=f"verbose_{level}",
-        help="tell what happens, on stderr",
-    )
+        add("--json", action="store_const", const=True, text="one JSON object a line on stdout")
+    add("-v", "--verbose", action="store_const", const=True, text="tell what happens, on stderr")
 
 
 def port_number(text: str) -> int:

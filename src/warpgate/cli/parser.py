@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from typing import NoReturn
 
-from warpgate.cli.help_texts import CONNECT, DESCRIPTION, LISTEN, RECEIVE, SEND, Paragraphs
+from warpgate.cli.help_texts import COMMON, CONNECT, DESCRIPTION, EXAMPLES, LISTEN, RECEIVE, SEND, Paragraphs
 from warpgate.cli.options import (
     UsageError,
     add_common_options,
@@ -15,9 +17,10 @@ from warpgate.cli.options import (
     positive_count,
     positive_seconds,
 )
-from warpgate.cli.places import entrance_to_service, named_service_place
+from warpgate.cli.places import entrance_to_service, named_service_place, socks_to_service
 from warpgate.cli.rendezvous_options import add_rendezvous_options
 from warpgate.cli.strategies import ViaAction
+from warpgate.cli.suggestions import did_you_mean
 
 TARGET_HELP = "an address (wg1...), @FILE holding one, or a nickname"
 SERVICE_HELP = f"{TARGET_HELP}; /SERVICE behind it for one of several that it offers"
@@ -30,7 +33,35 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=Paragraphs, **settings)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
+        hint = ""
+        if wrong := re.search(r"invalid choice: '?([\w-]+)'?", message):
+            hint = did_you_mean(wrong[1], self.commands)
+            if hint:
+                message = f"there is no command {wrong[1]!r}{hint}"
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def format_help(self) -> str:
+        """With an example behind the description."""
+        example = EXAMPLES.get(self.prog.removeprefix("warpgate "))
+        if example is not None and "\n    warpgate" not in (self.description or ""):
+            self.description = f"{self.description}\n\n    {example}"
+        return super().format_help()
+
+    @property
+    def commands(self) -> dict[str, Parser]:
+        """By name; {} for one that has none."""
+        found = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return dict(found[0]) if found else {}
+
+    def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        """As argparse has it, but what is unknown is told with what was probably meant."""
+        arguments, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = self.commands.get(arguments.command, self)
+            option = unknown[0].partition("=")[0]
+            hint = did_you_mean(option, parser._option_string_actions) if option.startswith("--") else ""
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return arguments
 
 
 class JsonLinesOrFile(argparse.Action):
@@ -58,7 +89,7 @@ def build_parser() -> Parser:
 
     def command(name: str, text: str, arguments: str = "", *, servers: bool = True) -> Parser:
         usage = f"warpgate {name} [OPTION]... {arguments}".rstrip()
-        added: Parser = commands.add_parser(name, help=text, description=text, usage=usage)
+        added: Parser = commands.add_parser(name, help=text, description=text, usage=usage, epilog=COMMON)
         add_common_options(added, level=1, servers=servers)
         return added
 
@@ -78,6 +109,7 @@ def build_parser() -> Parser:
     _add_name(command("name", "register, show or release a nickname, or forget its key"))
     _add_serve(command("serve", "run a name server, and STUN and a broker beside it", servers=False))
     _add_lab(command("lab", "a whole internet on one machine"))
+    command("version", "print the version", servers=False)
     command("demo", "two nodes behind two NATs in the lab, the cascade drawn live")
     return parser
 
@@ -110,7 +142,8 @@ def _add_listen(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="[NAME=][HOST:]PORT",
-        help="connect each peer to this TCP service, or to a unix socket (/PATH or unix:PATH); repeatable with a NAME, "
+        help="connect each peer to this TCP service; udp:[HOST:]PORT; /PATH or unix:PATH, a socket in the file system; "
+        "socks[:any|:NETWORK,...], a proxy to public addresses, to any, or to these networks; repeatable with a NAME, "
         "by which peers say which one they want",
     )
     parser.add_argument("--receive", metavar="DIR", help="take files that peers send, into DIR")
@@ -150,18 +183,25 @@ def _add_connect(parser: Parser) -> None:
         action=argparse.BooleanOptionalAction,
         help="an encrypted stream that outlives its path: it goes on when either side changes its network",
     )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
+    parser.add_argument(
         "--ping", type=positive_count, metavar="N", help="measure N echoes of a `listen --echo` peer"
     )
-    what.add_argument(
+    parser.add_argument(
         "-L",
         "--listen",
         type=entrance_to_service,
         action="append",
         metavar="[ADDR:]PORT[:SERVICE]",
-        help="forward connections to this port (without ADDR: from this machine alone) or unix socket to the service, "
-        "a pipe each; repeatable",
+        help="forward connections to this port (without ADDR: from this machine alone) to the service, a pipe each; "
+        "udp:[ADDR:]PORT; /PATH or unix:PATH, a socket in the file system; repeatable",
+    )
+    parser.add_argument(
+        "--socks",
+        type=socks_to_service,
+        action="append",
+        dest="listen",
+        metavar="[ADDR:]PORT[:SERVICE]",
+        help="be a SOCKS5 proxy at this port, through a `listen --forward socks` peer",
     )
 
 
@@ -228,7 +268,7 @@ def _add_name(parser: Parser) -> None:
         ("release", "give NAME up"),
         ("forget", "drop NAME from the contact book: whatever key it has next is trusted"),
     ):
-        added: Parser = actions.add_parser(action, help=text, description=text)
+        added: Parser = actions.add_parser(action, help=text, description=text, epilog=COMMON)
         added.add_argument("name", metavar="NAME")
         add_common_options(added, level=2)
 
@@ -283,7 +323,7 @@ def _add_lab(parser: Parser) -> None:
 
     def action(name: str, text: str, arguments: str = "", *, json: bool = True) -> Parser:
         usage = f"warpgate lab {name} [OPTION]... {arguments}".rstrip()
-        added: Parser = actions.add_parser(name, help=text, description=text, usage=usage)
+        added: Parser = actions.add_parser(name, help=text, description=text, usage=usage, epilog=COMMON)
         add_common_options(added, level=2, json=json)
         return added
 

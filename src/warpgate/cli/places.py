@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 from warpgate.cli.options import port_number
 from warpgate.errors import AddressError
 from warpgate.model.endpoint import Endpoint
+from warpgate.model.scope import IPNetwork
 from warpgate.model.wanted import is_service_name
 
 LOCALHOST = "localhost"
@@ -39,11 +41,52 @@ class UnixPlace:
         return self.path
 
 
-Place = TcpPlace | UnixPlace
+@dataclass(frozen=True, slots=True)
+class UdpPlace:
+    """A UDP port; as `TcpPlace`."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"udp:{TcpPlace(self.host, self.port)}"
 
 
-def service_place(text: str) -> Place:
-    """Where a program accepts connections: PORT, HOST:PORT, [IPV6]:PORT, /PATH or unix:PATH."""
+@dataclass(frozen=True, slots=True)
+class SocksPlace:
+    """Whatever the peer asks a SOCKS proxy for, here: public addresses, or those in `networks`, or any."""
+
+    networks: tuple[IPNetwork, ...] = ()
+    anywhere: bool = False
+
+    def __str__(self) -> str:
+        limits = "any" if self.anywhere else ",".join(map(str, self.networks))
+        return f"socks:{limits}" if limits else "socks"
+
+
+@dataclass(frozen=True, slots=True)
+class SocksEntrance:
+    """Where programs of this machine find a SOCKS proxy."""
+
+    place: TcpPlace | UnixPlace
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+
+Service = TcpPlace | UnixPlace | UdpPlace | SocksPlace
+Entrance = TcpPlace | UnixPlace | UdpPlace | SocksEntrance
+
+
+def service_place(text: str) -> Service:
+    """Where a program accepts connections: PORT, HOST:PORT, [IPV6]:PORT, /PATH or unix:PATH; udp:PORT, udp:HOST:PORT;
+    socks, socks:any, socks:NETWORK[,NETWORK].
+    """
+    if text == "socks" or text.startswith("socks:"):
+        return _socks(text.removeprefix("socks").removeprefix(":"), given=":" in text)
+    if text.startswith("udp:"):
+        host, port = _host_and_port(text.removeprefix("udp:"))
+        return UdpPlace(host or LOCALHOST, port)
     path = _path(text)
     if path is not None:
         return UnixPlace(path)
@@ -51,23 +94,36 @@ def service_place(text: str) -> Place:
     return TcpPlace(host or LOCALHOST, port)
 
 
-def entrance_place(text: str) -> Place:
-    """Where to accept them ourselves: PORT, ADDRESS:PORT, [IPV6]:PORT, /PATH or unix:PATH. A bare port is open to this
-    machine alone.
+def entrance_place(text: str) -> Entrance:
+    """Where to accept them ourselves: PORT, ADDRESS:PORT, [IPV6]:PORT, /PATH or unix:PATH; udp:PORT, udp:ADDRESS:PORT.
+    A bare port is open to this machine alone.
     """
+    if text.startswith("udp:"):
+        return UdpPlace(*_own_port(text.removeprefix("udp:")))
+    return _stream_entrance(text)
+
+
+def socks_entrance(text: str) -> SocksEntrance:
+    """As `entrance_place`, without UDP."""
+    return SocksEntrance(_stream_entrance(text))
+
+
+def _stream_entrance(text: str) -> TcpPlace | UnixPlace:
     path = _path(text)
-    if path is not None:
-        return UnixPlace(path)
+    return TcpPlace(*_own_port(text)) if path is None else UnixPlace(path)
+
+
+def _own_port(text: str) -> tuple[str, int]:
     host, port = _host_and_port(text)
-    if host in (None, LOCALHOST):
-        return TcpPlace(LOOPBACK, port)
+    if host is None or host == LOCALHOST:
+        return LOOPBACK, port
     try:
-        return TcpPlace(str(Endpoint.of(host, port).ip), port)
+        return str(Endpoint.of(host, port).ip), port
     except AddressError:
         raise argparse.ArgumentTypeError(f"{host!r} is no address of this machine (an IP address)") from None
 
 
-def named_service_place(text: str) -> tuple[str, Place]:
+def named_service_place(text: str) -> tuple[str, Service]:
     """[NAME=] and the place of a service; "" for the one without a name."""
     name, equals, place = text.partition("=")
     if equals and is_service_name(name):
@@ -75,17 +131,40 @@ def named_service_place(text: str) -> tuple[str, Place]:
     return "", service_place(text)
 
 
-def entrance_to_service(text: str) -> tuple[Place, str]:
-    """The place of an entrance, and [:SERVICE] for a TCP port; "" when none is named."""
-    if _path(text) is not None:
-        return entrance_place(text), ""
-    bracket, _, after = text.rpartition("]")
+def entrance_to_service(text: str) -> tuple[Entrance, str]:
+    """The place of an entrance, and [:SERVICE] for a port; "" when none is named."""
+    place, service = _split_service(text)
+    return entrance_place(place), service
+
+
+def socks_to_service(text: str) -> tuple[SocksEntrance, str]:
+    """As `entrance_to_service`, without UDP."""
+    place, service = _split_service(text)
+    return SocksEntrance(_stream_entrance(place)), service
+
+
+def _split_service(text: str) -> tuple[str, str]:
+    kind = "udp:" if text.startswith("udp:") else ""
+    if not kind and _path(text) is not None:
+        return text, ""
+    bracket, _, after = text.removeprefix(kind).rpartition("]")
     fields = after.split(":")
     of_the_place = 1 if not bracket and fields[0].isdigit() else 2
     service = ":".join(fields[of_the_place:])
     if len(fields) > of_the_place and not is_service_name(service):
         raise argparse.ArgumentTypeError(f"{service!r} is no name of a service")
-    return entrance_place(text.removesuffix(f":{service}") if service else text), service
+    return (text.removesuffix(f":{service}") if service else text), service
+
+
+def _socks(text: str, *, given: bool) -> SocksPlace:
+    if not given or text == "any":
+        return SocksPlace(anywhere=given)
+    try:
+        return SocksPlace(tuple(ip_network(part) for part in text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"'socks:{text}': {error} (socks:any, or networks as 10.0.0.0/8)"
+        ) from None
 
 
 def _path(text: str) -> str | None:

@@ -40,6 +40,15 @@ class IdentityShown(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class VersionShown(Record):
+    event = "version"
+    version: str
+
+    def text(self) -> str:
+        return f"warpgate {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
 class AddressShown(Record):
     event = "address"
     node_id: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from warpgate.cli.help_texts import COMMON
 from warpgate.cli.options import port_number
 
 EPILOG = """\
@@ -15,7 +16,7 @@ tells what larger groups need."""
 
 def add_rendezvous_options(parser: argparse.ArgumentParser) -> None:
     """--stun, --broker, --relay and what goes with them."""
-    parser.epilog = EPILOG
+    parser.epilog = f"{EPILOG}\n\n{COMMON}"
     group = parser.add_argument_group("rendezvous")
     group.add_argument(
         "--stun",

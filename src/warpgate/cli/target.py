@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from warpgate.cli.options import UsageError
+from warpgate.cli.suggestions import as_a_file, file_like
 from warpgate.config import Config
 from warpgate.core.names.destination import NO_NAME_SERVER, parse_destination
 from warpgate.errors import AddressError, ServiceError
@@ -24,8 +25,13 @@ def parse_target(text: str, config: Config) -> NodeAddress | str:
     try:
         target = parse_destination(text)
     except AddressError as error:
-        raise UsageError(f"TARGET: {error}") from error
-    return check_name(target, config) if isinstance(target, str) else target
+        raise UsageError(f"TARGET: {error}{as_a_file(text)}") from error
+    if not isinstance(target, str):
+        return target
+    try:
+        return check_name(target, config)
+    except ServiceError as error:
+        raise ServiceError(f"{error}{as_a_file(text)}") from error
 
 
 def split_service(text: str) -> tuple[str, str]:
@@ -54,7 +60,7 @@ def _read(path: Path) -> str:
             data = file.read(LARGEST_FILE)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"cannot read the address file {path}: {reason}") from error
+        raise UsageError(f"cannot read the address file {path}: {reason}{file_like(path)}") from error
     return data.decode("utf-8", "replace")
 
 
