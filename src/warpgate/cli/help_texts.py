@@ -32,6 +32,8 @@ EXAMPLES = {
     "lab up": "warpgate lab up --a eim-apdf --b edm -- warpgate connect @b --ping 3",
     "lab kinds": "warpgate lab kinds",
     "lab matrix": "warpgate lab matrix --kinds eim-apdf,edm --svg matrix.svg",
+    "completion": "warpgate completion bash >~/.local/share/bash-completion/completions/warpgate",
+    "manual": "warpgate manual | man -l -",
     "version": "warpgate version",
     "demo": "warpgate demo",
 }
@@ -73,6 +75,13 @@ When the connection breaks it is made again, and what the receiver has already i
 again; that is so too when the command is given once more. Modification times of files and the executable bit are kept;
 symbolic links in a directory are left out, and told; so are files that cannot be read or whose names cannot be sent,
 and then the exit status is 1."""
+
+SERVICE = """\
+Write a systemd user unit that runs COMMAND with this program, these words and the WARPGATE_* variables that are set
+now. What is to be typed next is printed.
+
+    warpgate install-service listen --forward 22
+    warpgate install-service --unit inbox receive ~/incoming --allow 2lbgtqdcwyvmrkmmdx3bqadjgm"""
 
 RECEIVE = """\
 Take files and directories that peers send with `warpgate send`, and put them into DIR. Whoever has the address may

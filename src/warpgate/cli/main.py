@@ -80,7 +80,7 @@ def _run(words: list[str], output: Output, node_maker: NodeMaker | None) -> int:
         output.note(
             f"{name} is set, but there is no such setting: warpgate --help lists the options, whose names they have"
         )
-    command = importlib.import_module(f"warpgate.cli.{arguments.command}")
+    command = importlib.import_module(f"warpgate.cli.{arguments.command.replace('-', '_')}")
     status: int = command.run(arguments, Shell(chosen, output, node_maker or make_node))
     return status
 

@@ -8,6 +8,7 @@ and `CommonOptions.gather` puts them together.
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +101,13 @@ def port_number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!r} is no port number (1 to 65535)")
     return int(text)
+
+
+def unit_name(text: str) -> str:
+    """An argparse type: the name of a systemd unit, which is that of a file."""
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,99}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a unit")
+    return text
 
 
 def positive_seconds(text: str) -> float:

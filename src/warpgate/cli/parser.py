@@ -7,7 +7,17 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from warpgate.cli.help_texts import COMMON, CONNECT, DESCRIPTION, EXAMPLES, LISTEN, RECEIVE, SEND, Paragraphs
+from warpgate.cli.help_texts import (
+    COMMON,
+    CONNECT,
+    DESCRIPTION,
+    EXAMPLES,
+    LISTEN,
+    RECEIVE,
+    SEND,
+    SERVICE,
+    Paragraphs,
+)
 from warpgate.cli.options import (
     UsageError,
     add_common_options,
@@ -16,6 +26,7 @@ from warpgate.cli.options import (
     port_number,
     positive_count,
     positive_seconds,
+    unit_name,
 )
 from warpgate.cli.places import entrance_to_service, named_service_place, socks_to_service
 from warpgate.cli.rendezvous_options import add_rendezvous_options
@@ -109,6 +120,9 @@ def build_parser() -> Parser:
     _add_name(command("name", "register, show or release a nickname, or forget its key"))
     _add_serve(command("serve", "run a name server, and STUN and a broker beside it", servers=False))
     _add_lab(command("lab", "a whole internet on one machine"))
+    _add_completion(command("completion", "print a shell's completion script", "SHELL", servers=False))
+    command("manual", "print the manual page", servers=False)
+    _add_service(command("install-service", "have systemd run a command", "COMMAND ...", servers=False))
     command("version", "print the version", servers=False)
     command("demo", "two nodes behind two NATs in the lab, the cascade drawn live")
     return parser
@@ -122,6 +136,22 @@ def _add_address(parser: Parser) -> None:
         const="",
         metavar="TARGET",
         help="as a host name without capital letters, for ssh; or not this node's address but that of TARGET",
+    )
+
+
+def _add_completion(parser: Parser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
+
+
+def _add_service(parser: Parser) -> None:
+    parser.description = SERVICE
+    parser.add_argument(
+        "--unit", default="warpgate", metavar="NAME", type=unit_name, help="(default warpgate)"
+    )
+    parser.add_argument("--replace", action="store_true", help="write over a unit of that name")
+    parser.add_argument("--print", action="store_true", dest="show", help="print the unit, and write nothing")
+    parser.add_argument(
+        "words", nargs=argparse.REMAINDER, metavar="COMMAND", help="listen, receive or serve, with options"
     )
 
 

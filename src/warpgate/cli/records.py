@@ -49,6 +49,20 @@ class VersionShown(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class UnitInstalled(Record):
+    event = "installed"
+    path: str
+    unit: str
+
+    def text(self) -> str:
+        return (
+            f"{self.path} is written. Start it now and at each login:\n"
+            f"    systemctl --user daemon-reload && systemctl --user enable --now {self.unit}\n"
+            f"and without a login, too: loginctl enable-linger"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AddressShown(Record):
     event = "address"
     node_id: str
