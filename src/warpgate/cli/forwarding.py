@@ -112,9 +112,9 @@ class SocksVisit(StreamVisit):
         return None
 
     async def _refuse(self, error: WarpgateError) -> WarpgateError:
-        code = error.reply if isinstance(error, Refused) else socks.Reply.FAILED
+        answer = error.answer if isinstance(error, Refused) else socks.reply(socks.Reply.FAILED)
         with suppress(NetworkError):
-            await self._stream.send(socks.reply(code))
+            await self._stream.send(answer)
         return error
 
 

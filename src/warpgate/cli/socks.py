@@ -35,11 +35,11 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 class Refused(NetworkError):
-    """With what the client is told."""
+    """`answer`: what the client is told, before its connection ends in order."""
 
-    def __init__(self, reply: Reply, reason: str) -> None:
+    def __init__(self, answer: bytes, reason: str) -> None:
         super().__init__(reason)
-        self.reply = reply
+        self.answer = answer
 
 
 async def serve_socks(pipe: Pipe, place: SocksPlace) -> None:
@@ -54,7 +54,7 @@ async def serve_socks(pipe: Pipe, place: SocksPlace) -> None:
         raise NetworkError("the SOCKS request took too long") from None
     except Refused as refused:
         with suppress(PipeClosed):
-            await pipe.send(socks.reply(refused.reply))
+            await pipe.send(refused.answer)
             await pipe.close()  # in order, so that the reply arrives
         raise
     with owned_stream(stream):
@@ -63,20 +63,19 @@ async def serve_socks(pipe: Pipe, place: SocksPlace) -> None:
 
 
 async def asked_for(read: Read, write: Write) -> Destination:
-    """What a client says up to its request. Refused with the reply that is due; NetworkError when it speaks something
+    """What a client says up to its request. Refused with the answer that is due; NetworkError when it speaks something
     else.
     """
     try:
         methods = await read(socks.methods_follow(await read(2)))
         if not socks.acceptable(methods):
-            await write(socks.NONE_ACCEPTABLE)
-            raise NetworkError("the SOCKS client insists on a password")
+            raise Refused(socks.NONE_ACCEPTABLE, "the SOCKS client insists on a password")
         await write(socks.CHOSEN)
         head = await read(socks.HEAD)
         first = await read(1)
         rest = first + await read(socks.address_follows(head, first))
         if head[1] != socks.CONNECT:
-            raise Refused(Reply.NO_SUCH_COMMAND, "SOCKS: only CONNECT is served")
+            raise Refused(socks.reply(Reply.NO_SUCH_COMMAND), "SOCKS: only CONNECT is served")
         return socks.destination_of(head, rest)
     except ProtocolError as error:
         raise NetworkError(f"SOCKS: {error}") from error
@@ -124,18 +123,21 @@ async def _dial(wanted: Destination, place: SocksPlace) -> SystemTcpStream:
     try:
         found = await network.resolve(wanted.host, wanted.port)
     except NetworkError as error:
-        raise Refused(Reply.HOST_UNREACHABLE, str(error)) from error
+        raise Refused(socks.reply(Reply.HOST_UNREACHABLE), str(error)) from error
     reachable = [endpoint for endpoint in found if wanted.port and _may_reach(endpoint.ip, place)]
     if not reachable:
         named = ", ".join(map(str, found))
-        raise Refused(Reply.NOT_ALLOWED, f"{wanted.host}: {named} is not to be reached by --forward {place}")
+        raise Refused(
+            socks.reply(Reply.NOT_ALLOWED),
+            f"{wanted.host}: {named} is not to be reached by --forward {place}",
+        )
     failures = []
     for endpoint in reachable:
         try:
             return await _dialled(network, endpoint)
         except NetworkError as error:
             failures.append(str(error))
-    raise Refused(Reply.HOST_UNREACHABLE, "; ".join(failures))
+    raise Refused(socks.reply(Reply.HOST_UNREACHABLE), "; ".join(failures))
 
 
 async def _dialled(network: SystemNetwork, endpoint: Endpoint) -> SystemTcpStream:

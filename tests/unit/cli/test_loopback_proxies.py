@@ -69,8 +69,8 @@ def test_dig_asks_a_dns_server(start, unused_udp_port_factory):
     )
     server = ("dnsmasq", "--keep-in-foreground", "--user=root", "--pid-file=", f"--port={there}", *options)
     with running(*server, "--address=/nas.home/192.0.2.80"):
-        listener = start("b", "listen", "--forward", f"udp:{there}", "--json")
-        connector = start("a", "connect", listener.ready(), "-L", f"udp:{here}", "--json")
+        listener = start("b", "listen", "--forward", f"dns=udp:{there}", "--forward", "web=9", "--json")
+        connector = start("a", "connect", listener.ready(), "-L", f"udp:{here}:dns", "--json")
         assert connector.read_event() == {"event": "listening", "local": f"udp:127.0.0.1:{here}"}
         for _ in range(3):
             asked = run("dig", "+short", "+tries=3", "+notcp", f"-p{here}", "@127.0.0.1", "nas.home")
@@ -161,12 +161,13 @@ def test_what_is_no_socks_at_all(start, unused_tcp_port):
     address = listener.ready()
     assert start("a", "connect", address).finish(b"GET / HTTP/1.0\r\n\r\n")[:2] == (1, b"")
     assert [listener.read_event()["event"] for _ in range(2)] == ["pipe", "unserved"]
-    assert start("a", "connect", address).finish(b"\5\1\2")[:2] == (1, b"\5\xff")
+    assert start("a", "connect", address).finish(b"\5\1\2")[:2] == (0, b"\5\xff")
     told = [listener.read_event() for _ in range(2)]
     assert "insists on a password" in told[1]["error"]
 
 
-def test_a_proxy_says_whom_it_serves(start):
-    status, _, errors = start("a", "listen", "--forward", "socks").finish()
+@pytest.mark.parametrize("service", [("socks",), ("80", "--forward", "web=socks:any")])
+def test_a_proxy_says_whom_it_serves(start, service):
+    status, _, errors = start("a", "listen", "--forward", *service).finish()
     assert status == 2
     assert b"with --allow ID" in errors

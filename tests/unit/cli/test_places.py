@@ -7,12 +7,16 @@ import argparse
 import pytest
 
 from warpgate.cli.places import (
+    SocksEntrance,
+    SocksPlace,
     TcpPlace,
+    UdpPlace,
     UnixPlace,
     entrance_place,
     entrance_to_service,
     named_service_place,
     service_place,
+    socks_to_service,
 )
 
 
@@ -75,6 +79,8 @@ def test_a_place_is_shown_as_it_is_typed(text):
         ("/run/a=b.sock", "", UnixPlace("/run/a=b.sock")),
         ("unix:a=b", "", UnixPlace("a=b")),
         ("v6=[::1]:22", "v6", TcpPlace("::1", 22)),
+        ("dns=udp:53", "dns", UdpPlace("localhost", 53)),
+        ("web=socks", "web", SocksPlace()),
     ],
 )
 def test_services_with_names(text, name, place):
@@ -98,13 +104,25 @@ def test_what_is_no_service_with_a_name(text):
         ("[::1]:80", TcpPlace("::1", 80), ""),
         ("8000:9000", TcpPlace("127.0.0.1", 8000), "9000"),
         ("/run/a:80", UnixPlace("/run/a:80"), ""),
+        ("udp:53", UdpPlace("127.0.0.1", 53), ""),
+        ("udp:53:dns", UdpPlace("127.0.0.1", 53), "dns"),
+        ("udp:127.0.0.1:53:dns", UdpPlace("127.0.0.1", 53), "dns"),
+        ("udp:[::1]:53:dns", UdpPlace("::1", 53), "dns"),
     ],
 )
 def test_entrances_to_services(text, place, service):
     assert entrance_to_service(text) == (place, service)
 
 
-@pytest.mark.parametrize("text", ["8000:", "8000:a b", "8000:a:b", "::1:80", "[::1]:80:", "web:8000"])
+def test_the_proxy_of_a_named_service():
+    assert socks_to_service("1080:web") == (SocksEntrance(TcpPlace("127.0.0.1", 1080)), "web")
+    assert socks_to_service("/run/app.sock") == (SocksEntrance(UnixPlace("/run/app.sock")), "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["8000:", "8000:a b", "8000:a:b", "::1:80", "[::1]:80:", "web:8000", "udp:53:", "udp:/run/a", "udp:"],
+)
 def test_what_is_no_entrance_to_a_service(text):
     with pytest.raises(argparse.ArgumentTypeError):
         entrance_to_service(text)
