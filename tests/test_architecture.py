@@ -18,6 +18,7 @@ LAYERS = (
     "model",
     "proto",
     "plan",
+    "platform",
     "net",
     "services",
     "plugins",

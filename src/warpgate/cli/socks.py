@@ -17,9 +17,9 @@ from warpgate.cli.places import SocksPlace
 from warpgate.errors import NetworkError, PipeClosed, ProtocolError
 from warpgate.model.endpoint import Endpoint, IPAddress, Mode
 from warpgate.model.scope import Scope, scope_of
-from warpgate.net.interfaces import assigned_addresses
 from warpgate.net.system import SystemNetwork
 from warpgate.net.tcp import SystemTcpStream
+from warpgate.platform import INTERFACES
 from warpgate.proto import socks
 from warpgate.proto.socks import Destination, Reply
 
@@ -154,4 +154,4 @@ def _may_reach(ip: IPAddress, place: SocksPlace) -> bool:
         return scope is not Scope.NOBODY
     if place.networks:
         return any(ip in network for network in place.networks)
-    return scope is Scope.GLOBAL and ip not in {assigned.ip for assigned in assigned_addresses()}
+    return scope is Scope.GLOBAL and ip not in {assigned.ip for assigned in INTERFACES.assigned()}

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Family
+from warpgate.platform import SOCKETS
+from warpgate.platform.readiness import watch_of
 
 # An operation that finds its data ready never suspends, so a peer that is always faster than we are would
 # starve every other task of the loop. One pause in 64 costs 2 % on a saturated loopback connection.
 IMMEDIATE_BEFORE_YIELD = 64
-
-# Level, hop limit, least hop limit (ip(7), ipv6(7) and linux/in.h, in6.h: the last ones have no name in Python).
-_HOP_OPTIONS = {
-    Family.V4: (socket.IPPROTO_IP, socket.IP_TTL, 21),
-    Family.V6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 73),
-}
 
 
 def address_family(family: Family) -> socket.AddressFamily:
@@ -28,38 +21,15 @@ def address_family(family: Family) -> socket.AddressFamily:
     return socket.AF_INET6 if family is Family.V6 else socket.AF_INET
 
 
-@contextmanager
-def hops_limited(sock: socket.socket, family: Family, ttl: int | None) -> Iterator[None]:
-    """What is sent inside goes `ttl` hops far, and ICMP errors about it are ignored.
-
-    Linux compares the hop limit in what an ICMP error quotes with IP_MINTTL (RFC 5082), as in segments that arrive.
-    """
-    if ttl is None or sys.platform != "linux":
-        yield
-        return
-    level, limit, least = _HOP_OPTIONS[family]
-    usual = sock.getsockopt(level, limit)
-    sock.setsockopt(level, least, ttl)
-    sock.setsockopt(level, limit, ttl)
-    yield
-    sock.setsockopt(level, limit, usual)
-
-
 def network_error(doing: str, error: OSError) -> NetworkError:
     """`doing` names the operation and the endpoint; raise the result `from error`, which keeps the errno."""
-    if isinstance(error, socket.gaierror) or error.errno is None:
-        reason = error.strerror or str(error)
-    else:
-        reason = os.strerror(error.errno)
+    reason = SOCKETS.reason(error)
     return NetworkError(f"{doing}: {reason[:1].lower()}{reason[1:]}")
 
 
 def reset_and_close(sock: socket.socket) -> None:
-    """Close with RST where there is a connection (SO_LINGER 0: RFC 9293 section 3.10.5), silently where there
-    is none.
-    """
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    """Close with RST where there is a connection, silently where there is none."""
+    SOCKETS.reset_on_close(sock)
     sock.close()
 
 
@@ -92,11 +62,13 @@ class Readiness:
 
     @classmethod
     def to_read(cls, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Readiness:
-        return cls(loop, sock.fileno(), loop.add_reader, loop.remove_reader)
+        watch = watch_of(loop)
+        return cls(loop, sock.fileno(), watch.add_reader, watch.remove_reader)
 
     @classmethod
     def to_write(cls, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Readiness:
-        return cls(loop, sock.fileno(), loop.add_writer, loop.remove_writer)
+        watch = watch_of(loop)
+        return cls(loop, sock.fileno(), watch.add_writer, watch.remove_writer)
 
     async def wait(self, attempt: Callable[[], bool] = _nothing_to_try) -> None:
         """Until the descriptor is ready and `attempt`, called from the loop each time it is, returns True.

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from warpgate.errors import NetworkError
 from warpgate.net.sockets import IMMEDIATE_BEFORE_YIELD, Readiness, network_error, reset_and_close
+from warpgate.platform.readiness import watch_of
 
 # One allocation per recv, whatever the caller's limit: beyond this the allocator maps and unmaps pages on
 # every call, and loopback throughput falls instead of rising.
@@ -165,7 +166,8 @@ class SocketListener(Generic[S]):
         self._acceptor = acceptor
         self._open = True
         self._pause: asyncio.TimerHandle | None = None
-        self._loop.add_reader(sock.fileno(), self._accept_waiting)
+        self._watch = watch_of(self._loop)
+        self._watch.add_reader(sock.fileno(), self._accept_waiting)
 
     def _accept_waiting(self) -> None:
         for _ in range(ACCEPTS_PER_WAKE_UP):
@@ -175,7 +177,7 @@ class SocketListener(Generic[S]):
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._loop.remove_reader(self._sock.fileno())
+                    self._watch.remove_reader(self._sock.fileno())
                     self._pause = self._loop.call_later(ACCEPT_PAUSE, self._resume)
                     return
                 continue  # that connection died in the backlog (accept(2): treat such errors like EAGAIN)
@@ -197,7 +199,7 @@ class SocketListener(Generic[S]):
 
     def _resume(self) -> None:
         self._pause = None
-        self._loop.add_reader(self._sock.fileno(), self._accept_waiting)
+        self._watch.add_reader(self._sock.fileno(), self._accept_waiting)
 
     def close(self) -> None:
         """Idempotent. Connections still in the backlog are reset by the kernel, accepted ones live on."""
@@ -207,5 +209,5 @@ class SocketListener(Generic[S]):
         if self._pause is not None:
             self._pause.cancel()
         else:
-            self._loop.remove_reader(self._sock.fileno())
+            self._watch.remove_reader(self._sock.fileno())
         self._sock.close()

@@ -10,10 +10,11 @@ from warpgate.errors import AddressError, NetworkError
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net import tcp, udp
 from warpgate.net.devices import Devices
-from warpgate.net.interfaces import InterfaceWatcher, assigned_addresses, default_gateways, usable
+from warpgate.net.interfaces import InterfaceWatcher, default_gateways, usable
 from warpgate.net.network import Acceptor, DatagramReceiver, Gateway, Interface, TcpListener
 from warpgate.net.sockets import address_family, network_error
 from warpgate.net.threads import in_thread
+from warpgate.platform import INTERFACES
 
 # connect() on UDP needs some port to ask for a route; discard (RFC 863), and nothing is sent anyway.
 _DISCARD_PORT = 9
@@ -32,7 +33,7 @@ class SystemNetwork:
         self._follow_routes = follow_routes
 
     def interfaces(self) -> tuple[Interface, ...]:
-        assigned = assigned_addresses()
+        assigned = INTERFACES.assigned()
         if not self._follow_routes:
             self._devices.learn(assigned)
         return usable(assigned)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import struct
-import sys
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family, SockAddr
-from warpgate.net.devices import send_alike, send_by
 from warpgate.net.network import DatagramReceiver
 from warpgate.net.sockets import Readiness, address_family, network_error
+from warpgate.platform import SOCKETS
+from warpgate.platform.readiness import watch_of
 
 # Datagrams taken per wake-up: enough to make the wake-up cheap, few enough that timers and other sockets
 # wait for 64 callbacks at most.
@@ -30,15 +29,6 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 
 # The kernel's send queue is full: wait for `writable`, nothing is wrong.
 _FULL = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
-
-# linux/in.h. By default Linux forbids routers to fragment (DF) and waits for their word; where ICMP is filtered, what
-# is larger than a link in the middle then vanishes, while still larger datagrams, fragmented at once, arrive.
-_IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 10, 0
-
-_TTL_OPTION = {
-    Family.V4: (socket.IPPROTO_IP, socket.IP_TTL, socket.IP_TTL),
-    Family.V6: (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT, socket.IPV6_UNICAST_HOPS),
-}
 
 
 class SystemUdpSocket:
@@ -57,7 +47,8 @@ class SystemUdpSocket:
         self._receiver = receiver
         self._open = True
         self._writable = Readiness.to_write(self._loop, sock)
-        self._loop.add_reader(sock.fileno(), self._drain)
+        self._watch = watch_of(self._loop)
+        self._watch.add_reader(sock.fileno(), self._drain)
 
     @property
     def local(self) -> Endpoint:
@@ -69,25 +60,12 @@ class SystemUdpSocket:
             if ttl is None:
                 self._sock.sendto(data, to)
             else:
-                self._send_with_ttl(data, to, ttl)
+                SOCKETS.send_with_ttl(self._sock, self._local.family, data, to, ttl)
         except OSError as error:
             if error.errno not in _FULL:
                 self.send_errors += 1
             return False
         return True
-
-    def _send_with_ttl(self, data: bytes, to: SockAddr, ttl: int) -> None:
-        level, ancillary, option = _TTL_OPTION[self._local.family]
-        if sys.platform == "linux":
-            self._sock.sendmsg([data], [(level, ancillary, struct.pack("i", ttl))], 0, to)
-            return
-        # Elsewhere IPv4 knows no TTL as ancillary data; nothing else of ours can send in between.
-        usual = self._sock.getsockopt(level, option)
-        self._sock.setsockopt(level, option, ttl)
-        try:
-            self._sock.sendto(data, to)
-        finally:
-            self._sock.setsockopt(level, option, usual)
 
     async def writable(self) -> None:
         """Until the kernel takes datagrams again; NetworkError if the socket is closed by then."""
@@ -141,7 +119,7 @@ class SystemUdpSocket:
         if not self._open:
             return
         self._open = False
-        self._loop.remove_reader(self._sock.fileno())
+        self._watch.remove_reader(self._sock.fileno())
         self._writable.wake()
         self._sock.close()
 
@@ -152,7 +130,8 @@ def bind_udp(local: Endpoint, device: str | None = None) -> socket.socket:
     try:
         _prepare(sock, local.family)
         if device is not None:
-            send_by(sock, local.family, device)
+            SOCKETS.send_by(sock, local.family, device)
+        SOCKETS.own_udp_port(sock)
         sock.bind(local.sockaddr)
         if local.family is Family.V4 and not local.ip.is_unspecified:
             # Linux does so by itself; elsewhere multicast follows the default route, whatever the address.
@@ -165,36 +144,20 @@ def bind_udp(local: Endpoint, device: str | None = None) -> socket.socket:
 
 def _prepare(sock: socket.socket, family: Family) -> None:
     sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    SOCKETS.enlarge_receive_buffer(sock, RECEIVE_BUFFER)
+    SOCKETS.allow_fragments(sock, family)
     if family is Family.V6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    elif sys.platform == "linux":
-        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
 
 
 def _bound_twin(original: socket.socket, local: Endpoint) -> socket.socket:
-    """Another socket on the port of `original`, which agrees to it for this one call; raises OSError.
-
-    With SO_REUSEADDR left on there, a second program could bind the port too and take its datagrams. The twin keeps it
-    for the sake of later twins.
-    """
-    options = [socket.SO_REUSEADDR]
-    if (
-        sys.platform != "linux"
-    ):  # the BSDs ask for SO_REUSEPORT; on Linux it would form a load-balancing group
-        options.append(socket.SO_REUSEPORT)
+    """Another socket on the port of `original`; raises OSError."""
     sock = socket.socket(original.family, socket.SOCK_DGRAM)
     try:
         _prepare(sock, local.family)
-        for option in options:
-            original.setsockopt(socket.SOL_SOCKET, option, 1)
-            sock.setsockopt(socket.SOL_SOCKET, option, 1)
-        send_alike(sock, local.family, original)
-        sock.bind(local.sockaddr)
+        SOCKETS.send_alike(sock, local.family, original)
+        SOCKETS.bind_twin(original, sock, local.sockaddr)
     except BaseException:
         sock.close()
         raise
-    finally:
-        for option in options:
-            original.setsockopt(socket.SOL_SOCKET, option, 0)
     return sock

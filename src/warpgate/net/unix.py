@@ -13,6 +13,7 @@ from contextlib import suppress
 from warpgate.errors import NetworkError
 from warpgate.net.sockets import network_error
 from warpgate.net.stream import BACKLOG, SocketListener, SocketStream
+from warpgate.platform import SOCKETS
 
 # Who may connect: this user. TCP on the loopback address is open to every user of the machine; a path need not be.
 _ONLY_THIS_USER = 0o177
@@ -48,7 +49,7 @@ async def dial_unix(path: str) -> SocketStream:
             await asyncio.sleep(_BACKLOG_PAUSE)
             code = sock.connect_ex(path)
         if code:
-            raise OSError(code, os.strerror(code))
+            raise SOCKETS.failure(code)
         return _stream(sock, path)
     except (OSError, ValueError) as error:
         sock.close()
@@ -79,16 +80,17 @@ def remove_left_over(path: str) -> None:
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        with SOCKETS.unix_socket() as probe:
             probe.setblocking(False)
             if probe.connect_ex(path) == errno.ECONNREFUSED:
                 os.unlink(path)
 
 
 def _new_socket(path: str) -> socket.socket:
-    if not hasattr(socket, "AF_UNIX"):
-        raise NetworkError(f"{path}: this system has no sockets in the file system")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = SOCKETS.unix_socket()
+    except OSError as error:
+        raise NetworkError(f"{path}: {error.strerror}") from error
     sock.setblocking(False)
     return sock
 

@@ -16,8 +16,18 @@ from warpgate.lab.memory import MemoryInternet, PathSpec
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import Network, TcpListener, TcpStream, UdpSocket
 from warpgate.net.system import SystemNetwork
+from warpgate.platform.readiness import SelectorThreads, watch_of
 
 PATIENCE = 20.0
+
+
+class LoopWithoutWaiting(asyncio.SelectorEventLoop):
+    """It cannot wait for a socket of ours, as Windows' own cannot."""
+
+    add_reader = asyncio.AbstractEventLoop.add_reader
+    remove_reader = asyncio.AbstractEventLoop.remove_reader
+    add_writer = asyncio.AbstractEventLoop.add_writer
+    remove_writer = asyncio.AbstractEventLoop.remove_writer
 
 
 class World:
@@ -59,7 +69,12 @@ class World:
 
     def registered(self) -> object:
         """Descriptors the loop watches, where it tells."""
-        selector = getattr(asyncio.get_running_loop(), "_selector", None)
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, LoopWithoutWaiting):
+            watch = watch_of(loop)
+            assert isinstance(watch, SelectorThreads)
+            return len(watch)
+        selector = getattr(loop, "_selector", None)
         return None if selector is None else set(selector.get_map() or ())
 
     def leftovers(self) -> tuple[object, ...]:
@@ -92,6 +107,7 @@ WORLDS: dict[str, Callable[[], World]] = {
     "kernel": lambda: SystemWorld(asyncio.SelectorEventLoop, "127.0.0.1"),
     "kernel-v6": lambda: SystemWorld(asyncio.SelectorEventLoop, "::1"),
     "kernel-uvloop": lambda: SystemWorld(uvloop.new_event_loop, "127.0.0.1"),
+    "kernel-beside-the-loop": lambda: SystemWorld(LoopWithoutWaiting, "127.0.0.1"),
     "memory": lambda: MemoryWorld("192.0.2.1", "198.51.100.2"),
     "memory-v6": lambda: MemoryWorld("2001:db8::1", "2001:db8:1::2"),
 }

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 from namespaces import command, in_namespace
 
-from warpgate.net import interfaces
 from warpgate.net.interfaces import (
-    AssignedAddress,
     Gateway,
     InterfaceWatcher,
     default_gateways,
@@ -19,6 +17,8 @@ from warpgate.net.interfaces import (
     usable,
 )
 from warpgate.net.network import Interface
+from warpgate.platform import INTERFACES, linux
+from warpgate.platform.interfaces import AssignedAddress
 
 LOOPBACK = 2  # 127.0.0.1 and ::1
 
@@ -104,9 +104,13 @@ def test_in_a_namespace_flags_and_gateways_are_seen() -> None:
     in_namespace(test)
 
 
-def test_without_proc_there_are_no_gateways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(interfaces, "_PROC_NET", tmp_path)
+def test_without_proc_there_are_no_gateways_and_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert INTERFACES.blind_spots() == ()
+    monkeypatch.setattr(linux, "PROC_NET", tmp_path)
     assert default_gateways() == ()
+    assert "port mappings" in "".join(INTERFACES.blind_spots())
     assert enumerate_interfaces()
 
 
@@ -142,7 +146,7 @@ def test_netlink_announces_a_burst_of_changes_once() -> None:
 
 
 async def test_without_netlink_it_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interfaces, "_change_socket", lambda: None)
+    monkeypatch.setattr(linux, "_change_socket", lambda: None)
     state, changes = ["before"], asyncio.Event()
     current: Callable[[], object] = lambda: state[0]  # noqa: E731
     watcher = InterfaceWatcher(changes.set, poll=0.005, current=current)

@@ -1,0 +1,68 @@
+"""What every system is asked about its network: addresses, default routes, and when they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import ifaddr
+
+from warpgate.model.endpoint import IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class AssignedAddress:
+    """What the system says about one address of one interface."""
+
+    name: str
+    ip: IPAddress
+    prefix: int
+    running: bool = True
+    temporary: bool = False  # RFC 8981: changes daily
+    deprecated: bool = False  # RFC 4862 section 5.5.4: not for new connections
+    tentative: bool = False  # not checked for duplicates yet, or found to be one
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultRoute:
+    """A link-local IPv6 router carries its scope."""
+
+    interface: str
+    router: IPAddress
+
+
+class Interfaces:
+    """The answers here are for a system nothing is known of."""
+
+    def assigned(self) -> tuple[AssignedAddress, ...]:
+        """All addresses of all interfaces, in the system's order."""
+        return tuple(
+            AssignedAddress(
+                adapter.nice_name, address_of(each.ip), each.network_prefix, index=adapter.index or 0
+            )
+            for adapter in ifaddr.get_adapters()
+            for each in adapter.ips
+        )
+
+    def default_routes(self) -> tuple[DefaultRoute, ...]:
+        """Those with a router, IPv4 first, each family by metric. Empty also where they are not to be read."""
+        return ()
+
+    def watch(self, notify: Callable[[], None]) -> Callable[[], None] | None:
+        """`notify()` on the running loop at each sign of a change, until what is returned is called.
+
+        None where the system does not tell: the state has to be compared now and then.
+        """
+        return None
+
+    def blind_spots(self) -> tuple[str, ...]:
+        """What cannot be seen here, a clause each, with what comes of it."""
+        return ("the default routes are not to be read here, so routers are not asked for port mappings",)
+
+
+def address_of(told: str | tuple[str, int, int]) -> IPAddress:
+    """As ifaddr gives it: IPv6 with flow and scope, which the system of its own may write into the text, too."""
+    text = told if isinstance(told, str) else told[0]
+    return ip_address(text.partition("%")[0])

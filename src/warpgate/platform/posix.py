@@ -1,0 +1,41 @@
+"""What Linux, macOS and the BSDs have in common: POSIX.1-2024, and sockets as 4.4BSD made them."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from warpgate.model.endpoint import SockAddr
+from warpgate.platform.sockets import Sockets
+
+assert sys.platform != "win32"
+
+
+class PosixSockets(Sockets):
+    def listen_alone(self, sock: socket.socket, local: SockAddr, backlog: int) -> None:
+        """SO_REUSEADDR for what a closed connection leaves behind (TIME-WAIT). SO_REUSEPORT once it listens: dials
+        that set it too may then bind the same port, while a second listener, which binds without it, may not.
+        """
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        super().listen_alone(sock, local, backlog)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+    def share_port(self, sock: socket.socket) -> None:
+        super().share_port(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+    def unix_socket(self) -> socket.socket:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def _bind_with(
+        self, original: socket.socket, twin: socket.socket, local: SockAddr, *options: int
+    ) -> None:
+        """For `bind_twin`."""
+        try:
+            for option in options:
+                original.setsockopt(socket.SOL_SOCKET, option, 1)
+                twin.setsockopt(socket.SOL_SOCKET, option, 1)
+            twin.bind(local)
+        finally:
+            for option in options:
+                original.setsockopt(socket.SOL_SOCKET, option, 0)
