@@ -96,7 +96,7 @@ class Config:
 
     identity: str = "default"  # name of the key file in the user's data directory
     port: int | None = None  # listen port; None derives it from the identity
-    brokers: tuple[str, ...] | None = None  # mqtt://host[:port] or mqtts://host[:port]
+    brokers: tuple[str, ...] | None = None  # mqtt[s]://[user:pass@]host[:port], ws[s]://...[/path]
     stun: tuple[str, ...] | None = None  # host[:port]
     # turn:user:pass@host:port?transport=udp|tcp|tls, or turn-secret:secret@host:port... (time-limited credentials)
     turn: tuple[str, ...] = ()

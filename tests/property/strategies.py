@@ -87,10 +87,12 @@ profiles = st.builds(
 labels = st.from_regex(r"[a-z0-9_][a-z0-9_-]{0,20}", fullmatch=True)
 names = st.lists(labels, min_size=1, max_size=3).map(".".join).filter(lambda name: not name[-1].isdigit())
 brokers = st.builds(
-    lambda tls, host, port, rtt: BrokerRef.of(
-        f"mqtt{'s' if tls else ''}://{f'[{host}]' if ':' in str(host) else host}:{port}", rtt
+    lambda kind, host, port, rtt: BrokerRef.of(
+        f"{kind[0]}://{f'[{host}]' if ':' in str(host) else host}:{port}{kind[1]}", rtt
     ),
-    st.booleans(),
+    st.sampled_from(
+        [("mqtt", ""), ("mqtts", ""), ("ws", ""), ("wss", "/"), ("wss", "/mqtt"), ("wss", "/A/b.c%20/")]
+    ),
     names | v4 | v6,
     st.integers(1, 65535),
     st.none() | st.integers(0, 65535).map(lambda milliseconds: milliseconds / 1000),

@@ -29,6 +29,7 @@ from warpgate.model.address import (
     Listening,
     NodeAddress,
 )
+from warpgate.model.broker import encode_broker
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import Identity, listen_port_of, node_id_of
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
@@ -87,6 +88,7 @@ HEX_NAMES = {
     "relayed-pending",
     "meet-1",
     "meet-2",
+    "web-broker",
 }
 
 
@@ -178,6 +180,7 @@ def test_address() -> None:
     address = alice_address()
     assert NodeAddress.decode(example("address")) == address
     assert address.encode() == example("address")
+    assert encode_broker(BrokerRef.of("wss://broker.example/")) == example("web-broker")
     assert values("address") == {
         "reach-digest": address.reach_digest.hex(),
         "plan-digest": address.plan_digest(address).hex(),

@@ -75,7 +75,7 @@ def add_common_options(
 
     add("--identity", metavar="NAME", text="key to use (default: default)")
     if servers:
-        repeatable("broker", "mqtt://HOST:PORT", "signalling broker; repeatable, replaces the defaults")
+        repeatable("broker", "mqtt[s]|ws[s]://HOST", "signalling broker; repeatable, replaces the defaults")
         repeatable("stun", "HOST:PORT", "STUN server; repeatable, replaces the defaults")
         repeatable(
             "turn", "turn:USER:PASS@HOST:PORT", "relay server, with ?transport=udp|tcp|tls; repeatable"

@@ -45,6 +45,7 @@ from warpgate.events import (
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, NodeAddress
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.model.identity import Identity, listen_port_of
+from warpgate.model.servers import BrokerUrl
 from warpgate.net.network import Interface, Watch
 from warpgate.net.translated import TranslatedNetwork
 from warpgate.plan.targets import broker_refusal
@@ -148,8 +149,10 @@ class Assembly:
 
     @property
     def _broker_urls(self) -> tuple[str, ...]:
+        """Canonical, without what their settings may hold of log-ins."""
         brokers = self._config.brokers
-        return tuple(map(str, public_servers().brokers)) if brokers is None else tuple(brokers)
+        parsed = public_servers().brokers if brokers is None else map(BrokerUrl.parse, brokers)
+        return tuple(map(str, parsed))
 
     def _open_channel(self, connector: BrokerConnector, rng: random.Random) -> SignalChannel:
         config, context = self._config, self.context

@@ -38,7 +38,7 @@ from warpgate.net.translated import TranslatedNetwork
 from warpgate.plugins.registry import REGISTRY, Registry
 from warpgate.proto.instances import Instances
 from warpgate.services.broker import BrokerConnector
-from warpgate.services.mqtt import MqttConnector
+from warpgate.services.mqtt import MqttConnector, logins_of
 from warpgate.services.names import NameServerCheck
 from warpgate.services.relay import RelayCheck
 
@@ -103,7 +103,7 @@ class Node:
             config,
             identity,
             network,
-            MqttConnector(network) if self._broker_connector is None else self._broker_connector,
+            self._broker_connector or MqttConnector(network, logins=logins_of(self._config.brokers)),
             self._observer,
             self._registry,
             self._services,

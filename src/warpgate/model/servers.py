@@ -6,8 +6,9 @@ A broker's text form is the canonical URL that `model.broker.BrokerRef` carries 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
+from urllib.parse import unquote_to_bytes
 
 from warpgate.errors import ConfigError
 from warpgate.model.endpoint import Endpoint, Transport
@@ -19,7 +20,16 @@ STUN_PORT = 3478
 HTTP_PORT = 80
 HTTPS_PORT = 443
 
-_BROKER_SCHEMES = {"mqtt": False, "mqtts": True}
+# Whether it is MQTT in a WebSocket, over TLS, and the port where none is named.
+_BROKER_SCHEMES = {
+    "mqtt": (False, False, MQTT_PORT),
+    "mqtts": (False, True, MQTTS_PORT),
+    "ws": (True, False, HTTP_PORT),
+    "wss": (True, True, HTTPS_PORT),
+}
+USUAL_PATH = "/mqtt"  # of an MQTT broker's WebSocket; most serve it there
+# What an address carries of it has to be short; brokers have /, /mqtt or /ws.
+LONGEST_PATH = 64
 _HTTP_SCHEMES = {"http": False, "https": True}
 _PATH = re.compile(
     r"(/([A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+)*"
@@ -27,28 +37,52 @@ _PATH = re.compile(
 # RFC 1123 section 2.1 with the underscores that are seen in the field; the last label is not a number.
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*", re.ASCII)
 _SHOWN = 80
+LONGEST_LOGIN = 256
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """`host` is a name in lower case or a literal address without brackets."""
+    """`host` is a name in lower case or a literal address without brackets; `path` that of a WebSocket, None for MQTT
+    itself. `login` (user, password) is ours to use; it is no part of the text, which goes into addresses.
+    """
 
     host: str
     port: int
     tls: bool
+    path: str | None = None
+    login: tuple[str, str] | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
-        return f"mqtt{'s' if self.tls else ''}://{bracketed(self.host)}:{self.port}"
+        scheme = "mqtt" if self.path is None else "ws"
+        return f"{scheme}{'s' if self.tls else ''}://{bracketed(self.host)}:{self.port}{self.path or ''}"
+
+    @property
+    def authority(self) -> str:
+        """As in a Host field (RFC 9110 section 7.2)."""
+        return _authority(self.host, self.port, self.tls)
 
     @classmethod
     def parse(cls, text: str) -> BrokerUrl:
-        """From `mqtt://host[:port]` or `mqtts://host[:port]`; anything else: ConfigError."""
+        """From `mqtt[s]://[user:password@]host[:port]`, or `ws[s]://...[/path]`; anything else: ConfigError."""
         scheme, separator, rest = text.strip().partition("://")
-        tls = _BROKER_SCHEMES.get(scheme.lower())
-        if not separator or tls is None:
-            raise ConfigError(f"{_shown(text)} is not a broker URL: it starts with mqtt:// or mqtts://")
-        host, port = host_and_port(rest, text, MQTTS_PORT if tls else MQTT_PORT)
-        return cls(host, port, tls)
+        known = _BROKER_SCHEMES.get(scheme.lower())
+        if not separator or known is None:
+            raise ConfigError(
+                f"{_hidden(text)} is not a broker URL: it starts with mqtt:// or mqtts://, ws:// or wss://"
+            )
+        web, tls, usual_port = known
+        login, rest = split_login(rest, text)
+        shown = f"{scheme}://{rest}"
+        path = None
+        if web:
+            authority, slash, path = rest.partition("/")
+            rest, path = authority, slash + path if slash else USUAL_PATH
+            if _PATH.fullmatch(path.rstrip("/")) is None or "//" in path or len(path) > LONGEST_PATH:
+                raise ConfigError(
+                    f"{_shown(shown)}: a WebSocket's path has at most {LONGEST_PATH} plain characters"
+                )
+        host, port = host_and_port(rest, shown, usual_port)
+        return cls(host, port, tls, path, login)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +134,7 @@ class NameServerUrl:
     @property
     def authority(self) -> str:
         """As in a Host field (RFC 9110 section 7.2)."""
-        usual = self.port == (HTTPS_PORT if self.tls else HTTP_PORT)
-        return bracketed(self.host) if usual else f"{bracketed(self.host)}:{self.port}"
+        return _authority(self.host, self.port, self.tls)
 
     @classmethod
     def parse(cls, text: str) -> NameServerUrl:
@@ -179,4 +212,26 @@ def _shown(text: str) -> str:
 
 def _hidden(text: str) -> str:
     """Passwords do not belong into error messages and logs."""
-    return _shown("...@" + text.rpartition("@")[2])
+    return _shown("...@" + text.rpartition("@")[2] if "@" in text else text)
+
+
+def _authority(host: str, port: int, tls: bool) -> str:
+    usual = port == (HTTPS_PORT if tls else HTTP_PORT)
+    return bracketed(host) if usual else f"{bracketed(host)}:{port}"
+
+
+def split_login(rest: str, text: str) -> tuple[tuple[str, str] | None, str]:
+    """User and password (RFC 3986 section 3.2.1, percent-encoded where need be), and what follows them."""
+    userinfo, at, place = rest.rpartition("@")
+    if not at:
+        return None, rest
+    user, colon, password = userinfo.partition(":")
+    try:
+        login = unquote_to_bytes(user).decode(), unquote_to_bytes(password).decode()
+    except UnicodeError:
+        raise ConfigError(f"{_hidden(text)}: user and password must be UTF-8") from None
+    if not (user and colon) or max(map(len, login)) > LONGEST_LOGIN or not "".join(login).isprintable():
+        raise ConfigError(
+            f"{_hidden(text)}: before '@' come user:password, with {LONGEST_LOGIN} characters each at most"
+        )
+    return login, place

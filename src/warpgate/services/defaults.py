@@ -27,3 +27,8 @@ def public_servers() -> PublicServers:
         brokers=tuple(BrokerUrl.parse(text) for text in entries["brokers"]),
         stun=tuple(StunServer.parse(text) for text in entries["stun"]),
     )
+
+
+def public_login(url: str) -> tuple[str, str] | None:
+    """What a well-known broker asks everybody for: addresses name brokers without."""
+    return next((broker.login for broker in public_servers().brokers if str(broker) == url), None)

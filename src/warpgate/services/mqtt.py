@@ -1,10 +1,13 @@
-"""Brokers over MQTT: names, TCP, TLS, and then `mqtt_link`, which is imported while TCP connects."""
+"""Brokers over MQTT: names, TCP (through a web proxy, if it is MQTT over the web), TLS, and then `mqtt_link`, which is
+imported while TCP connects.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,8 @@ from warpgate.net.reach import in_order, in_turn
 from warpgate.net.threads import in_thread
 from warpgate.net.uplinks import other_uplinks
 from warpgate.services.broker import Judge, MessageReceiver, VersionRefused, no_matter
+from warpgate.services.defaults import public_login
+from warpgate.services.proxy import Proxies, tunnel
 
 if TYPE_CHECKING:
     from warpgate.services.mqtt_link import MqttLink
@@ -24,15 +29,25 @@ if TYPE_CHECKING:
 # Of all pairs of an address and an uplink: bridges and the like can be many.
 WAYS_TRIED = 8
 REMEMBERED_BROKERS = 64
+# What a broker asks for, by its canonical URL: (user, password), or None.
+LogIns = Callable[[str], tuple[str, str] | None]
 
 
 class MqttConnector:
-    """Implements `services.broker.BrokerConnector`; `tls_context` makes what verifies `mqtts://` brokers."""
+    """Implements `services.broker.BrokerConnector`."""
 
     def __init__(
-        self, network: Network, tls_context: Callable[[], ssl.SSLContext] = ssl.create_default_context
+        self,
+        network: Network,
+        tls_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        *,
+        proxies: Proxies | None = None,
+        logins: LogIns = public_login,
     ) -> None:
+        """`tls_context` makes what verifies brokers over TLS. `proxies`: None for the system's."""
         self._network = network
+        self._proxies = Proxies() if proxies is None else proxies
+        self._logins = logins
         self._make_tls_context = tls_context
         self._tls: ssl.SSLContext | None = None
         self._link_type: type[MqttLink] | None = None
@@ -68,7 +83,7 @@ class MqttConnector:
         on_step: Callable[[], None],
         mqtt5: bool,
     ) -> MqttLink:
-        loading = asyncio.ensure_future(self._load(broker.tls))
+        loading = asyncio.ensure_future(self._load(broker))
         try:
             stream = await self._dial(broker, judge, on_step)
         except BaseException:
@@ -76,28 +91,42 @@ class MqttConnector:
             raise
         on_step()
         try:
-            link_type = await loading
+            link_type, login = await loading
         except BaseException:
             stream.abort()
             raise
         tls = self._tls if broker.tls else None
-        return await link_type.open(
-            stream.detach(), tls, broker.host, topic, on_message, on_step, mqtt5=mqtt5
-        )
+        broker = replace(broker, login=login)
+        return await link_type.open(stream.detach(), tls, broker, topic, on_message, on_step, mqtt5=mqtt5)
 
-    async def _load(self, tls: bool) -> type[MqttLink]:
-        """What takes long, once and in a thread: paho 23 to 130 ms, the authorities' certificates 20 ms."""
+    async def _load(self, broker: BrokerUrl) -> tuple[type[MqttLink], tuple[str, str] | None]:
+        """What takes long, in a thread: paho 23 to 130 ms, the authorities' certificates 20 ms, and the file that has
+        what everybody logs in with.
+        """
         if self._link_type is None:
             self._link_type = await in_thread(_import_link)
-        if tls and self._tls is None:
+        if broker.tls and self._tls is None:
             self._tls = await in_thread(self._make_tls_context)
-        return self._link_type
+        return self._link_type, broker.login or await in_thread(partial(self._logins, str(broker)))
 
     async def _dial(self, broker: BrokerUrl, judge: Judge | None, on_step: Callable[[], None]) -> TcpStream:
+        proxy = None if broker.path is None else await self._proxies.find(broker.host, tls=broker.tls)
+        if proxy is None:
+            return await self._reach(broker.host, broker.port, judge, on_step)
+        if judge is not None:
+            # Where the proxy would lead on a peer's word has to be known here, too: it reaches what we must not.
+            _admitted(await self._network.resolve(broker.host, broker.port), judge)
+        stream = await self._reach(proxy.host, proxy.port, None, on_step)
+        await tunnel(stream, proxy, broker.host, broker.port)
+        return stream
+
+    async def _reach(
+        self, host: str, port: int, judge: Judge | None, on_step: Callable[[], None]
+    ) -> TcpStream:
         """RFC 8305: the name's next address is tried when the last one has not answered for a moment; and so are the
         uplinks that the system would not choose, as the one it chooses may lead nowhere.
         """
-        endpoints = in_order(await self._network.resolve(broker.host, broker.port))
+        endpoints = in_order(await self._network.resolve(host, port))
         on_step()
         if judge is not None:
             endpoints = _admitted(endpoints, judge)
@@ -117,6 +146,16 @@ class MqttConnector:
             return await first_of(turns, discard=_abort)
         except RaceLost as lost:
             raise NetworkError("; ".join(str(error) for error in lost.failures.values())) from lost
+
+
+def logins_of(urls: Sequence[str] | None) -> LogIns:
+    """Those that these URLs hold, and those of the well-known brokers. ConfigError.
+
+    Addresses name brokers without: what is secret must not be in there, and what is public everybody has.
+    """
+    brokers = [BrokerUrl.parse(url) for url in urls or ()]
+    own = {str(broker): broker.login for broker in brokers if broker.login is not None}
+    return lambda url: own.get(url) or public_login(url)
 
 
 def _admitted(endpoints: Sequence[Endpoint], judge: Judge) -> tuple[Endpoint, ...]:

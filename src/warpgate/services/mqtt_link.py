@@ -18,7 +18,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -27,9 +27,11 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from warpgate.errors import ProtocolError, ServiceError
-from warpgate.proto.mqtt_framing import LARGEST_PACKET, Framing
+from warpgate.errors import ServiceError
+from warpgate.model.servers import BrokerUrl
+from warpgate.proto.mqtt_framing import LARGEST_PACKET
 from warpgate.services.broker import MessageReceiver, VersionRefused, no_matter
+from warpgate.services.mqtt_wire import SEND_BOUND, WebWire, Wire
 
 # Seconds of silence after which the broker is asked for a sign of life; without one it is dead after as many
 # again. NATs must keep established TCP mappings for 2 h (RFC 5382 REQ-5), many keep them for minutes only.
@@ -40,11 +42,8 @@ HOUSEKEEPING = 5.0
 READ_RATE = 1024 * 1024
 READ_BURST = 1024 * 1024
 SMALLEST = 512
-# Unsent bytes a link holds for a broker that does not take them: 16 envelopes; more would come too late.
-SEND_BOUND = 64 * 1024
 # How long an orderly end may take before the connection is aborted.
 GOODBYE = 0.03
-QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 # Seconds for which what was sent may stay unacknowledged, then the link is dead: the kernel has repeated it four times
 # by then, and would do so for 15 minutes; on slow paths so many round trips. Linux.
 USER_TIMEOUT = 3.0
@@ -57,16 +56,27 @@ def _give_up_after(sock: socket.socket, seconds: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
+def _heed(answer: asyncio.Future[None]) -> None:
+    """Or the loop would report that nobody has."""
+    if not answer.cancelled():
+        answer.exception()
+
+
 class MqttLink:
     """Life: `open`, then `publish` and messages, until `closed` (the broker's doing) or `close` (ours)."""
 
-    def __init__(self, topic: str, on_message: MessageReceiver, version: MQTTProtocolVersion) -> None:
+    def __init__(
+        self, broker: BrokerUrl, topic: str, on_message: MessageReceiver, version: MQTTProtocolVersion
+    ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._host = broker.host
         self._topic = topic
         self._on_message = on_message
         self._version = version
-        self._wire = _Wire(self)
+        self._wire = Wire(self) if broker.path is None else WebWire(self, broker)
         self._client = _Client(self._wire, version)
+        if broker.login is not None:
+            self._client.username_pw_set(*broker.login)
         self._client.on_connect = self._connack
         self._client.on_subscribe = self._suback
         self._client.on_message = self._message
@@ -85,23 +95,24 @@ class MqttLink:
         cls,
         sock: socket.socket,
         tls: ssl.SSLContext | None,
-        host: str,
+        broker: BrokerUrl,
         topic: str,
         on_message: MessageReceiver,
         on_step: Callable[[], None] = no_matter,
         *,
         mqtt5: bool = True,
     ) -> MqttLink:
-        """Takes over a connected, non-blocking socket: [TLS], CONNECT and SUBSCRIBE, one round trip each.
+        """Takes over a connected, non-blocking socket: [TLS], [WebSocket], CONNECT and SUBSCRIBE, one round trip each.
 
         Raises VersionRefused, else ServiceError.
         """
         version = MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311
-        link = cls(topic, on_message, version)
+        link = cls(broker, topic, on_message, version)
         try:
-            await link._establish(sock, tls, host, on_step)
+            await link._establish(sock, tls, on_step)
             _give_up_after(sock, max(USER_TIMEOUT, ROUND_TRIPS * link._rtt))
         except BaseException:
+            link._answer.add_done_callback(_heed)  # nobody else may have got as far as to wait for it
             link._wire.abort()
             raise
         return link
@@ -130,21 +141,23 @@ class MqttLink:
         await self._wire.gone(GOODBYE)
 
     async def _establish(
-        self, sock: socket.socket, tls: ssl.SSLContext | None, host: str, on_step: Callable[[], None]
+        self, sock: socket.socket, tls: ssl.SSLContext | None, on_step: Callable[[], None]
     ) -> None:
         try:
             await self._loop.create_connection(
                 lambda: self._wire,
                 sock=sock,
                 ssl=tls,
-                server_hostname=host if tls else None,
+                server_hostname=self._host if tls else None,
                 ssl_shutdown_timeout=GOODBYE if tls else None,
             )
         except OSError as error:  # ssl.SSLError is one
-            raise ServiceError(f"TLS with {host}: {error}") from error
+            raise ServiceError(f"TLS with {self._host}: {error}") from error
+        on_step()
+        await self._wire.opened()
         on_step()
         started = time.monotonic()  # the loop's clock may be as coarse as a millisecond (uvloop)
-        self._send_connect(host)
+        self._send_connect()
         await self._answer
         on_step()
         connected = time.monotonic()
@@ -154,12 +167,14 @@ class MqttLink:
         self._rtt = min(connected - started, time.monotonic() - connected)
         self._timer = self._loop.call_later(HOUSEKEEPING, self._keep_alive)
 
-    def _send_connect(self, host: str) -> None:
+    def _send_connect(self) -> None:
         properties = None
         if self._version is MQTTProtocolVersion.MQTTv5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.MaximumPacketSize = LARGEST_PACKET
-        self._client.connect(host, keepalive=KEEPALIVE, properties=properties)  # over the wire it has already
+        self._client.connect(
+            self._host, keepalive=KEEPALIVE, properties=properties
+        )  # over the wire it has already
 
     def _send_subscribe(self) -> None:
         options = None
@@ -169,17 +184,19 @@ class MqttLink:
 
     # What the transport reports.
 
-    def received(self) -> None:
-        self._ration.charge(0, time.monotonic())
+    def received(self, pieces: int) -> None:
+        self._ration.charge(pieces * SMALLEST, time.monotonic())
         if self._waking is None:
             self._read_on()
 
     def _read_on(self) -> None:
         """paho takes one packet a call, and gives up the wire when it does not like it."""
-        while self._wire.inbound and not self._end.done():
+        while not self._end.done():
             if delay := self._ration.wait(time.monotonic()):
                 self._wire.pause(True)
                 self._waking = self._loop.call_later(delay, self._go_on)
+                return
+            if not self._wire.inbound:
                 return
             before = len(self._wire.inbound)
             self._client.loop_read()
@@ -268,7 +285,7 @@ class Ration:
 class _Client(paho.Client):
     """paho without its own connecting, which blocks."""
 
-    def __init__(self, wire: _Wire, version: MQTTProtocolVersion) -> None:
+    def __init__(self, wire: Wire, version: MQTTProtocolVersion) -> None:
         super().__init__(
             CallbackAPIVersion.VERSION2,
             client_id=f"wg{secrets.token_hex(8)}",  # says nothing about the node
@@ -277,93 +294,5 @@ class _Client(paho.Client):
         )
         self._wire = wire
 
-    def _create_socket(self) -> _Wire:
+    def _create_socket(self) -> Wire:
         return self._wire
-
-
-class _Wire(asyncio.Protocol):
-    """An asyncio transport that looks like a non-blocking socket to paho."""
-
-    def __init__(self, link: MqttLink) -> None:
-        self.inbound = bytearray()
-        self._link = link
-        self._framing = Framing()
-        self._transport: asyncio.Transport | None = None
-        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    @property
-    def unsent(self) -> int:
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def pause(self, yes: bool) -> None:
-        """While paused the broker's data stays with the kernel, then with the broker."""
-        if self._transport is not None and not self._transport.is_closing():
-            (self._transport.pause_reading if yes else self._transport.resume_reading)()
-
-    async def gone(self, patience: float) -> None:
-        """Wait until the transport is closed; force it after `patience` seconds."""
-        if self._transport is None:
-            return
-        await asyncio.wait([self._gone], timeout=patience)
-        if not self._gone.done():
-            self._transport.abort()
-            await self._gone
-
-    # asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
-
-    def data_received(self, data: bytes) -> None:
-        self._acknowledge()
-        self.inbound += data
-        self._link.received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._gone.set_result(None)
-        self._link.lost("the broker closed the connection" if exc is None else f"the connection broke: {exc}")
-
-    def _acknowledge(self) -> None:
-        """Brokers leave Nagle's algorithm on: what follows the SUBACK waits for our ACK, which Linux delays
-        (mosquitto on loopback: 43 ms in 60 runs of 60, 0.1 ms with this).
-
-        The option does not last (tcp(7): "This flag is not permanent"), so it is set after each arrival.
-        """
-        if QUICKACK is not None and self._transport is not None:
-            sock = self._transport.get_extra_info("socket")
-            sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
-
-    # What paho asks of a socket.
-
-    def recv(self, limit: int) -> bytes:
-        if not self.inbound:
-            raise BlockingIOError
-        data = bytes(self.inbound[:limit])
-        del self.inbound[:limit]
-        try:
-            self._framing.feed(data)
-        except ProtocolError as error:
-            self._link.lost(str(error))
-            raise ConnectionError(str(error)) from error
-        return data
-
-    def send(self, data: bytes | bytearray) -> int:
-        """asyncio tries the system call at once and keeps what the kernel does not take."""
-        if self._transport is None or self._transport.is_closing():
-            raise ConnectionError("connection closed")
-        self._transport.write(bytes(data))
-        return len(data)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def fileno(self) -> int:
-        return -1
-
-    def setblocking(self, flag: bool) -> None:
-        """The loop's transports never block."""

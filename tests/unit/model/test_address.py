@@ -190,6 +190,9 @@ def test_broker_urls_people_write_become_canonical() -> None:
     assert BrokerRef.of("MQTT://Broker.Example").url == "mqtt://broker.example:1883"
     six = BrokerRef.of("mqtts://[2001:DB8:0::1]", 0.01)
     assert (six.url, six.host, six.port, six.tls) == ("mqtts://[2001:db8::1]:8883", "2001:db8::1", 8883, True)
+    web = BrokerRef.of("WSS://Broker.Example")
+    assert (web.url, web.port, web.tls, web.path) == ("wss://broker.example:443/mqtt", 443, True, "/mqtt")
+    assert BrokerRef.of("ws://Broker.Example/Path").url == "ws://broker.example:80/Path"
 
 
 @pytest.mark.parametrize(
@@ -202,6 +205,10 @@ def test_broker_urls_people_write_become_canonical() -> None:
         "mqtt://broker:0",
         "mqtt://broker:70000",
         "mqtt://broker:1883/path",
+        "mqtt://broker:1883/",
+        "wss://broker//",
+        "wss://broker/a b",
+        "wss://broker/" + "x" * 64,
         "mqtt://1.2.3:1883",
         "mqtt://1.2.3.4.5:1883",
         "mqtt://[nonsense]:1883",

@@ -19,6 +19,9 @@ from warpgate.model.servers import BrokerUrl, NameServerUrl, StunServer
         (" mqtt://192.0.2.7:1884 ", BrokerUrl("192.0.2.7", 1884, tls=False)),
         ("mqtt://[2001:DB8::1]", BrokerUrl("2001:db8::1", 1883, tls=False)),
         ("mqtt://localhost:01883", BrokerUrl("localhost", 1883, tls=False)),
+        ("wss://Broker.Example", BrokerUrl("broker.example", 443, tls=True, path="/mqtt")),
+        ("wss://broker.example/", BrokerUrl("broker.example", 443, tls=True, path="/")),
+        ("WS://[2001:db8::1]:8080/a/B-c/", BrokerUrl("2001:db8::1", 8080, tls=False, path="/a/B-c/")),
     ],
 )
 def test_broker_urls(text: str, expected: BrokerUrl) -> None:
@@ -27,7 +30,15 @@ def test_broker_urls(text: str, expected: BrokerUrl) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["mqtt://a.example", "mqtts://192.0.2.1", "mqtt://[2001:db8::1]:99", "mqtt://[::ffff:192.0.2.1]"]
+    "text",
+    [
+        "mqtt://a.example",
+        "mqtts://192.0.2.1",
+        "mqtt://[2001:db8::1]:99",
+        "mqtt://[::ffff:192.0.2.1]",
+        "wss://a.example",
+        "ws://a.example:81/x",
+    ],
 )
 def test_broker_text_is_the_canonical_url_of_addresses(text: str) -> None:
     assert BrokerRef(str(BrokerUrl.parse(text))).url == BrokerRef.of(text).url
@@ -47,7 +58,14 @@ def test_broker_text_is_the_canonical_url_of_addresses(text: str) -> None:
         ("mqtt://broker.example:http", "port must be a number"),
         ("mqtt://broker.example/topic", "nothing may follow"),
         ("mqtt://broker.example?x=1", "nothing may follow"),
-        ("mqtt://user:secret@broker.example", "credentials"),
+        ("mqtt://secret@broker.example", "user:password"),
+        ("mqtt://:secret@broker.example", "user:password"),
+        ("mqtt://user:%00secret@broker.example", "user:password"),
+        ("mqtt://user:%ffsecret@broker.example", "UTF-8"),
+        ("mqtt://user:" + "secret" * 50 + "@broker.example", "user:password"),
+        ("wss://broker.example/a?b", "path"),
+        ("wss://broker.example//", "path"),
+        ("wss://broker.example/" + "x" * 64, "path"),
         ("mqtt://2001:db8::1", "[address]:port"),
         ("mqtt://[2001:db8::1", "[address]:port"),
         ("mqtt://[broker.example]", "not an IP address"),
@@ -62,10 +80,27 @@ def test_broker_nonsense(text: str, complaint: str) -> None:
         BrokerUrl.parse(text)
 
 
-def test_credentials_do_not_show_up_in_the_error() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mqtt://user:secret@bro ker",
+        "mqtt://user:secret@broker.example:x",
+        "wss://user:secret@broker.example//",
+        "amqp://user:secret@broker.example",
+        "mqtt://secret@broker.example",
+    ],
+)
+def test_credentials_do_not_show_up_in_the_error(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        BrokerUrl.parse("mqtt://user:secret@broker.example")
+        BrokerUrl.parse(text)
     assert "secret" not in str(caught.value)
+
+
+def test_credentials_are_no_part_of_the_text() -> None:
+    broker = BrokerUrl.parse("wss://us%40er:se:cret@broker.example/")
+    assert broker.login == ("us@er", "se:cret")
+    assert str(broker) == "wss://broker.example:443/"
+    assert "cret" not in repr(broker)
 
 
 @pytest.mark.parametrize(

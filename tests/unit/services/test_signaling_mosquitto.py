@@ -110,6 +110,24 @@ async def test_a_black_hole_delays_nobody(mosquitto: Any, black_hole: str) -> No
         await until(lambda: me.received)
 
 
+async def test_a_broker_that_takes_no_subscription_is_none_however_well_it_connects(mosquitto: Any) -> None:
+    """Seen in the field: TCP and CONNACK were fine, and nothing else worked."""
+
+    async def half_dead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(b"\x20\x03\x00\x00\x00")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(half_dead, "127.0.0.1", 0) as server:
+        ill = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        good = mosquitto().url
+        async with node(ME, ill, good) as me:
+            assert await me.channel.first_home(5)
+            assert me.homes == {good}
+            assert [status.live for status in me.channel.status([ill, good])] == [False, True]
+
+
 async def test_only_a_black_hole(black_hole: str) -> None:
     async with node(ME, black_hole) as me:
         before = time.monotonic()
