@@ -24,6 +24,7 @@ LAYERS = (
     "plugins",
     "core",
     "api",
+    "user_settings",
     "transfer",
     "lab",
     "server",

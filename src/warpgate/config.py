@@ -1,6 +1,6 @@
 """Everything that can be set, in one frozen value; each default has its reason beside it.
 
-Reading files and the environment is the command line's business (`cli/settings.py`); the library takes a `Config`.
+Nothing here reads files or the environment unless asked to: `Config.from_user`.
 
 A value of the wrong kind is a ConfigError that names its setting, when the value is made: most would otherwise fail
 later and elsewhere, and some never (a text is a sequence of its letters).
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
+from typing import Any, Self
 
 from warpgate.errors import ConfigError
 
@@ -131,6 +132,16 @@ class Config:
         for text in self.allow or ():
             if _NODE_ID.fullmatch(text) is None:
                 raise ConfigError(f"allow: {text!r} is no node id (26 of a-z and 2-7, see `warpgate id`)")
+
+    @classmethod
+    def from_user(cls, **settings: Any) -> Self:
+        """What the `warpgate` command would use: the user's config.toml and `WARPGATE_*` variables, as in
+        docs/configuration.md. `settings` are fields of this class, and count more. ConfigError names the place that
+        makes no sense; a variable that begins like these and is none gives a warning.
+        """
+        # By name, as the facade does it: what reads files stands above this row.
+        found: Self = import_module("warpgate.user_settings").user_config()
+        return replace(found, **settings)
 
 
 _NODE_ID = re.compile(r"[a-z2-7]{26}")

@@ -1,1 +1,1 @@
-"""The command line: the only place that prints, reads files and the environment. One module a command."""
+"""The command line: the only place that prints and reads options. One module a command."""

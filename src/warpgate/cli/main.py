@@ -20,6 +20,7 @@ from warpgate.cli.records import Failed
 from warpgate.cli.standard_streams import fill_standard_streams
 from warpgate.cli.terminal import guarded_streams
 from warpgate.errors import AddressError, ConfigError, WarpgateError
+from warpgate.user_settings import FALSE, unknown_variables
 
 if TYPE_CHECKING:
     import argparse
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None, node_maker: NodeMaker | None = None)
     fill_standard_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     # Until the settings are known: an error in them must be reported in the form that was asked for.
-    output = Output(json="--json" in words or os.environ.get("WARPGATE_JSON", "") not in ("", "0"))
+    output = Output(json="--json" in words or os.environ.get("WARPGATE_JSON", "").lower() not in ("", *FALSE))
     with guarded_streams():
         try:
             return _run(words, output, node_maker)
@@ -71,12 +72,12 @@ def _run(words: list[str], output: Output, node_maker: NodeMaker | None) -> int:
     if arguments.command is None:
         raise UsageError("say what to do, for example: warpgate listen (see warpgate --help)")
 
-    from warpgate.cli import settings  # noqa: PLC0415 - tomllib and the rest are not needed for --help
+    from warpgate.cli.settings import load  # noqa: PLC0415 - not needed for --help
     from warpgate.cli.shell import Shell, make_node  # noqa: PLC0415
 
-    chosen = settings.load(CommonOptions.gather(arguments), os.environ)
+    chosen = load(CommonOptions.gather(arguments), os.environ)
     output.json, output.verbose = chosen.json, chosen.verbose
-    for name in settings.unknown_variables(os.environ):
+    for name in unknown_variables(os.environ):
         output.note(
             f"{name} is set, but there is no such setting: warpgate --help lists the options, whose names they have"
         )

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from warpgate.user_settings import Choices
+
 
 class UsageError(Exception):
     """What was asked for makes no sense; the message is one sentence. Ends the program with status 2."""
@@ -21,21 +23,10 @@ LEVELS = 3  # warpgate [0] lab [1] up [2]
 
 
 @dataclass(frozen=True, slots=True)
-class CommonOptions:
-    """What was given on the command line; None where nothing was."""
+class CommonOptions(Choices):
+    """What was given on the command line. `config`: the file."""
 
-    identity: str | None = None
-    broker: tuple[str, ...] | None = None
-    stun: tuple[str, ...] | None = None
-    turn: tuple[str, ...] | None = None
-    names: tuple[str, ...] | None = None
-    rendezvous: tuple[str, ...] | None = None
-    interface: tuple[str, ...] | None = None
-    port: int | None = None
-    port_map: bool | None = None
     config: str | None = None
-    json: bool | None = None
-    verbose: bool | None = None
 
     @classmethod
     def gather(cls, arguments: argparse.Namespace) -> CommonOptions:

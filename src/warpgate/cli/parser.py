@@ -299,7 +299,7 @@ def _add_name(parser: Parser) -> None:
         ("forget", "drop NAME from the contact book: whatever key it has next is trusted"),
     ):
         added: Parser = actions.add_parser(action, help=text, description=text, epilog=COMMON)
-        added.add_argument("name", metavar="NAME")
+        added.add_argument("name", metavar="NAME", help="the nickname")
         add_common_options(added, level=2)
 
 

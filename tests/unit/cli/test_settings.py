@@ -6,9 +6,10 @@ import pytest
 
 from warpgate.cli.options import CommonOptions
 from warpgate.cli.parser import build_parser
-from warpgate.cli.settings import KEYS, load, unknown_variables
+from warpgate.cli.settings import load
 from warpgate.config import Config
 from warpgate.errors import ConfigError
+from warpgate.user_settings import KEYS, unknown_variables
 
 
 def parse(*words: str) -> CommonOptions:

@@ -1,0 +1,256 @@
+"""What the user of this machine has set: defaults < TOML file < environment (WARPGATE_*) < what the caller adds.
+
+The same keys everywhere, `KEYS`; docs/configuration.md has them all. A repeatable key given once replaces the
+defaults; an empty value means none. `rendezvous` stands for the name server, broker and STUN server that it lists, as
+if they had been given in the same place.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from warpgate.config import Config
+from warpgate.errors import AddressError, ConfigError
+
+if TYPE_CHECKING:
+    from warpgate.model.rendezvous import Rendezvous
+
+TRUE = ("1", "true", "yes", "on")
+FALSE = ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What one place says; None where it says nothing. `json` and `verbose` are the command's alone."""
+
+    identity: str | None = None
+    broker: tuple[str, ...] | None = None
+    stun: tuple[str, ...] | None = None
+    turn: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
+    rendezvous: tuple[str, ...] | None = None
+    interface: tuple[str, ...] | None = None
+    port: int | None = None
+    port_map: bool | None = None
+    json: bool | None = None
+    verbose: bool | None = None
+
+
+KEYS = tuple(item.name for item in fields(Choices))
+# No settings: where the file is, where keys are kept, and what `listen --exec` tells its command.
+MORE_VARIABLES = ("config", "data", "peer")
+
+
+def user_config(environ: Mapping[str, str] = os.environ) -> Config:
+    """What `Config.from_user` gives. A variable that begins like ours and is none gives a warning."""
+    for name in unknown_variables(environ):
+        warnings.warn(f"{name} is set, but there is no such setting of warpgate", stacklevel=3)
+    return node_config(read_choices(environ))
+
+
+def read_choices(
+    environ: Mapping[str, str], *, file: str | None = None, above: Choices | None = None
+) -> Choices:
+    """Put the places together. `file`: another one than the user's own. `above`: counts more than all of them.
+
+    ConfigError names the key and the place that make no sense.
+    """
+    named = file or environ.get("WARPGATE_CONFIG") or None
+    path = Path(named) if named else _default_file(environ)
+    found = _expanded(_read_file(path, must_exist=named is not None))
+    found = _over(found, _expanded(_read_environment(environ)))
+    found = _over(found, _expanded(above or Choices()))
+    _check_servers(found)
+    return found
+
+
+def node_config(chosen: Choices) -> Config:
+    base = Config()
+    return replace(
+        base,
+        identity=chosen.identity or base.identity,
+        port=chosen.port,
+        brokers=chosen.broker,
+        stun=chosen.stun,
+        turn=chosen.turn or (),
+        names=chosen.names or (),
+        interfaces=chosen.interface or None,
+        port_map=base.port_map if chosen.port_map is None else chosen.port_map,
+    )
+
+
+def _over(lower: Choices, upper: Choices) -> Choices:
+    """`upper` where it says something, else `lower`."""
+    said: dict[str, Any] = {name: value for name in KEYS if (value := getattr(upper, name)) is not None}
+    return replace(lower, **said)
+
+
+def _expanded(place: Choices) -> Choices:
+    """With the servers of its rendezvous beside those that it names."""
+    if not place.rendezvous:
+        return place
+    from warpgate.model.rendezvous import Rendezvous  # noqa: PLC0415 - not needed for --help
+
+    found: list[Rendezvous] = []
+    _check("rendezvous", place.rendezvous, lambda text: found.append(Rendezvous.parse(text)))
+    return replace(
+        place,
+        broker=_joined(place.broker, *(each.brokers for each in found)),
+        stun=_joined(place.stun, *(each.stun for each in found)),
+        turn=_joined(place.turn, *(each.turn for each in found)),
+        names=_joined(place.names, *(each.names for each in found)),
+    )
+
+
+def _joined(said: tuple[str, ...] | None, *more: tuple[str, ...]) -> tuple[str, ...] | None:
+    """A rendezvous without a service leaves what was said of that service."""
+    added = tuple(text for texts in more for text in texts)
+    return (said or ()) + added if added else said
+
+
+# --- the file
+
+
+def _default_file(environ: Mapping[str, str]) -> Path | None:
+    folder = Path(environ.get("XDG_CONFIG_HOME", ""))
+    if not folder.is_absolute():  # the XDG specification says to ignore relative paths
+        home = environ.get("HOME", "")
+        if not home:
+            return None
+        folder = Path(home) / ".config"
+    return folder / "warpgate" / "config.toml"
+
+
+def _read_file(path: Path | None, *, must_exist: bool = False) -> Choices:
+    if path is None or not (must_exist or path.exists()):
+        return Choices()
+    import tomllib  # noqa: PLC0415 - not needed for --help
+
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"config file {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} is not TOML: {error}") from error
+    for key in table:
+        if key not in KEYS:
+            raise ConfigError(f"config file {path}: unknown key {key!r} (known: {', '.join(KEYS)})")
+    place = f"config file {path}"
+    return Choices(
+        identity=_text(table, "identity", place),
+        port=_port_value(table.get("port"), f"{place}, port"),
+        port_map=_switch_value(table, "port_map", place),
+        json=_switch_value(table, "json", place),
+        verbose=_switch_value(table, "verbose", place),
+        broker=_texts(table, "broker", place),
+        stun=_texts(table, "stun", place),
+        turn=_texts(table, "turn", place),
+        names=_texts(table, "names", place),
+        rendezvous=_texts(table, "rendezvous", place),
+        interface=_texts(table, "interface", place),
+    )
+
+
+def _text(table: Mapping[str, Any], key: str, place: str) -> str | None:
+    value = table.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{place}: {key} must be a text, not {value!r}")
+    return value
+
+
+def _texts(table: Mapping[str, Any], key: str, place: str) -> tuple[str, ...] | None:
+    """A repeatable key: one text or a list of them."""
+    value = table.get(key)
+    if value is None:
+        return None
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
+        raise ConfigError(f"{place}: {key} must be a text or a list of texts, not {value!r}")
+    return tuple(item for item in values if item)
+
+
+def _switch_value(table: Mapping[str, Any], key: str, place: str) -> bool | None:
+    value = table.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise ConfigError(f"{place}: {key} must be true or false, not {value!r}")
+    return value
+
+
+def _port_value(value: object, place: str) -> int | None:
+    if value is None:
+        return None
+    # bool is an int in Python: `port = true` is a mistake, not port 1.
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
+        raise ConfigError(f"{place}: {value!r} is no port number (1 to 65535)")
+    return value
+
+
+# --- the environment
+
+
+def _read_environment(environ: Mapping[str, str]) -> Choices:
+    port = environ.get("WARPGATE_PORT", "")
+    return Choices(
+        identity=environ.get("WARPGATE_IDENTITY") or None,
+        port=_port_value(int(port) if port.isascii() and port.isdigit() else port or None, "WARPGATE_PORT"),
+        port_map=_switched(environ, "WARPGATE_PORT_MAP"),
+        json=_switched(environ, "WARPGATE_JSON"),
+        verbose=_switched(environ, "WARPGATE_VERBOSE"),
+        broker=_separated(environ.get("WARPGATE_BROKER")),
+        stun=_separated(environ.get("WARPGATE_STUN")),
+        turn=_separated(environ.get("WARPGATE_TURN")),
+        names=_separated(environ.get("WARPGATE_NAMES")),
+        rendezvous=_listed(environ.get("WARPGATE_RENDEZVOUS")),
+        interface=_separated(environ.get("WARPGATE_INTERFACE")),
+    )
+
+
+def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What begins like ours and is none: misspelt, or of another version."""
+    known = {f"WARPGATE_{name.upper()}" for name in (*KEYS, *MORE_VARIABLES)}
+    return tuple(sorted(name for name in environ if name.startswith("WARPGATE_") and name not in known))
+
+
+def _separated(value: str | None) -> tuple[str, ...] | None:
+    """Comma or space separated; set but empty means none."""
+    return None if value is None else tuple(value.replace(",", " ").split())
+
+
+def _listed(value: str | None) -> tuple[str, ...] | None:
+    """Space separated: a rendezvous has commas of its own."""
+    return None if value is None else tuple(value.split())
+
+
+def _switched(environ: Mapping[str, str], name: str) -> bool | None:
+    value = environ.get(name, "").lower()
+    if value and value not in TRUE + FALSE:
+        raise ConfigError(f"{name} must be one of {', '.join(TRUE + FALSE)}, not {value!r}")
+    return value in TRUE if value else None
+
+
+# --- what the values must look like
+
+
+def _check_servers(chosen: Choices) -> None:
+    """Refuse a server that cannot be one now, with its key named, not later from inside the node."""
+    from warpgate.model.servers import BrokerUrl, NameServerUrl, StunServer  # noqa: PLC0415 - not needed for --help
+    from warpgate.model.turn_server import TurnServer  # noqa: PLC0415
+
+    _check("broker", chosen.broker or (), BrokerUrl.parse)
+    _check("stun", chosen.stun or (), StunServer.parse)
+    _check("turn", chosen.turn or (), TurnServer.parse)
+    _check("names", chosen.names or (), NameServerUrl.parse)
+
+
+def _check(key: str, values: Sequence[str], parse: Callable[[str], object]) -> None:
+    for value in values:
+        try:
+            parse(value)
+        except (AddressError, ConfigError) as error:
+            raise ConfigError(f"{key}: {error}") from error
