@@ -31,6 +31,10 @@ class Budgets:
     # Each offer makes us send at most 8 x 12 checks and 8 SYNs, to whatever its sender claims to be.
     offers_per_second: float = 20.0
     offers_at_once: float = 100.0
+    # Searches for peers that came by themselves, left a durable pipe open and cannot be reached: each costs what an
+    # offer of theirs would.
+    searches_per_second: float = 5.0
+    searches_at_once: float = 64.0
     # TCP connections of strangers that have not said a valid HELLO yet, and for how long, and how much.
     unauthenticated_connections: int = 128
     hello_patience: float = 5.0

@@ -60,6 +60,11 @@ class TokenBucket:
         self._tokens -= 1
         return True
 
+    def wait(self, now: float) -> float:
+        """Seconds until `take` has one, if nobody else takes it; a little more, for what is lost in rounding."""
+        missing = 1 - self._tokens - (now - self._at) * self._rate
+        return max(0.0, missing / self._rate) + 1e-6
+
 
 class Freshness:
     """Tells what was said lately from recordings: by the sender's clock, or by a token of ours."""

@@ -31,11 +31,11 @@ class Checks:
         self.sent.append((remote, offsets, ttl))
 
 
-def session(peer: bytes = b"peer", *, initiator: bool = False, now: float = 0.0) -> Any:
+def session(peer: bytes = b"peer", *, invited: bool = False, now: float = 0.0) -> Any:
     """As much of a session as a punch touches."""
     context = SimpleNamespace(now=lambda: now)
     return SimpleNamespace(
-        peer_key=peer, initiator=initiator, context=context, checks=Checks(), open_port=lambda near: near
+        peer_key=peer, invited=invited, context=context, checks=Checks(), open_port=lambda near: near
     )
 
 
@@ -56,14 +56,14 @@ def test_one_at_a_time() -> None:
 def test_what_our_user_asks_for_goes_before_what_peers_ask_for() -> None:
     books = RandomPunches(Budgets())
     asked = books.begin(session(), "x", 0.0)
-    own = books.begin(session(b"friend", initiator=True), "x", 0.0)
+    own = books.begin(session(b"friend", invited=True), "x", 0.0)
     with pytest.raises(AttemptFailed, match="is over"):
         asked.open_towards(BASE, TARGET, ((0.0, 2),))
     asked.close()
     own.open_towards(BASE, TARGET, ((0.0, 2),))
-    for initiator in (True, False):
+    for invited in (True, False):
         with pytest.raises(AttemptFailed, match="one at a time"):
-            books.begin(session(initiator=initiator), "x", 0.0)
+            books.begin(session(invited=invited), "x", 0.0)
 
 
 def test_who_has_had_a_turn_gives_way_to_another_peer() -> None:
@@ -78,7 +78,7 @@ def test_who_has_had_a_turn_gives_way_to_another_peer() -> None:
         first.open_towards(BASE, TARGET, ((0.0, 2),))
     second.open_towards(BASE, TARGET, ((0.0, 2),))
     second.close()
-    own = books.begin(session(initiator=True), "x", 10.0)
+    own = books.begin(session(invited=True), "x", 10.0)
     with pytest.raises(AttemptFailed, match="one at a time"):
         books.begin(session(b"another"), "x", 10.0 + 3 * TURN)  # our user's takes as long as it takes
     own.close()

@@ -95,6 +95,11 @@ class Connection(QuicDriver):
         return self.engine.session
 
     @property
+    def invited(self) -> bool:
+        """Whether our user asked for this peer; else it came."""
+        return self.engine.is_client
+
+    @property
     def peer_key(self) -> bytes:
         return self.remote.public_key
 

@@ -176,7 +176,7 @@ class PluginAttempt:
             self._session.remote,
             transport,
             self._context.around,
-            self._session.initiator,
+            self._session.invited,
         )
 
     def check_targets(self, endpoints: Sequence[Endpoint]) -> None:

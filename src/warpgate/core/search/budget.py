@@ -51,7 +51,7 @@ class Punching(Protocol):
     @property
     def peer_key(self) -> bytes: ...
     @property
-    def initiator(self) -> bool: ...
+    def invited(self) -> bool: ...
     @property
     def context(self) -> Clock: ...
     @property
@@ -104,7 +104,7 @@ class RandomPunches:
 
     def _gives_way(self, current: RandomPunch, session: Punching, now: float) -> bool:
         had_its_turn = now - current.began >= TURN and current.peer_key != session.peer_key
-        return not current.own and (session.initiator or had_its_turn)
+        return not current.own and (session.invited or had_its_turn)
 
     def end(self, punch: RandomPunch) -> None:
         if self._current is punch:
@@ -129,7 +129,7 @@ class RandomPunch:
         self, punches: RandomPunches, session: Punching, plugin: str, spent: _Spent, mappings: int
     ) -> None:
         self.mappings_left = mappings
-        self.own = session.initiator
+        self.own = session.invited
         self.peer_key = session.peer_key
         self.began = spent.at
         self._punches = punches

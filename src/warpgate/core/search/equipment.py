@@ -66,6 +66,7 @@ class Equipment:
     unchosen: UnchosenLinks
     random_punches: RandomPunches
     relay_targets: TokenBucket
+    peer_searches: TokenBucket  # for peers that our user did not ask for
     clocks: Clocks
     quic_holdings: Holdings
 
@@ -92,6 +93,7 @@ class Equipment:
             UnchosenLinks(context.within_descriptors(budgets.unchosen_links)),
             RandomPunches(budgets),
             TokenBucket(rate, 4 * rate, context.now()),
+            TokenBucket(budgets.searches_per_second, budgets.searches_at_once, context.now()),
             Clocks(),
             Holdings(),
         )

@@ -65,9 +65,12 @@ class Initiator(Generic[Made]):
         service: str,
         before: tuple[PluginReport, ...] = (),
         connection: bytes = b"",
+        *,
+        invited: bool = True,
     ) -> None:
         """`make` makes of the nominated link what is looked for; NetworkError when it broke in this moment. `before`:
-        rows of the report that are there already. `connection`: as for the session.
+        rows of the report that are there already. `connection`: as for the session. `invited`: our
+        user asked for this peer.
 
         ConfigError for an unknown plugin, or a mode that excludes the transport or `secure`.
         """
@@ -94,8 +97,9 @@ class Initiator(Generic[Made]):
             wanted=Wanted(remote.instance, service),
             connection=connection,
         )
+        self._session.invited = invited
         verdicts = [_verdict(plugin, context.address, remote) for plugin in self._plugins]
-        self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(remote.brokers))
+        self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(self._session.brokers))
         self._needing_signals = {plugin.name for plugin in self._plugins if plugin.needs_signal}
         self._report = Reporter(self._session.id, context.now(), before)
         self._race: Race[Links] = Race(lambda link: link.abort(), self._patience)
@@ -208,7 +212,7 @@ class Initiator(Generic[Made]):
 
     def _silence(self) -> str:
         session = self._session
-        return silence_words(session.peer, session.offers, [broker.url for broker in session.remote.brokers])
+        return silence_words(session.peer, session.offers, [broker.url for broker in session.brokers])
 
     def _unanswered(self) -> str:
         session = self._session

@@ -40,7 +40,7 @@ class RelayUser(Protocol):
     @property
     def peer(self) -> str: ...
     @property
-    def initiator(self) -> bool: ...
+    def invited(self) -> bool: ...
     @property
     def checks(self) -> SessionChecks: ...
     def adopt_port(self, base: Endpoint) -> Endpoint: ...
@@ -159,7 +159,7 @@ class SessionRelays:
         context, session = self._context, self._session
         if endpoint.ip in self._equipment.relays.hosts and endpoint.port >= WELL_KNOWN_PORTS:
             return None
-        return refusal(endpoint, context.address, session.remote, context.around, session.initiator)
+        return refusal(endpoint, context.address, session.remote, context.around, session.invited)
 
     def _check_open(self) -> None:
         if self._over:

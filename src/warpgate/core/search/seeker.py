@@ -21,9 +21,14 @@ from warpgate.errors import ConfigError, ConnectFailed
 from warpgate.events import PluginReport
 from warpgate.model.endpoint import Mode, Transport
 from warpgate.plan.paths import RESCUE, UPGRADE
+from warpgate.proto.gate import TokenBucket
 
 # In a new network: a few round trips to the STUN servers, or there are none.
 MEASURING = 0.3
+# Of one connection, so many at once, and a second: a peer that ends each path as soon as it is there, or says every
+# second that it is somewhere else, would have us search without end.
+AT_ONCE = 16
+RATE = 0.5
 
 MakePath = Callable[[Session, Links], Path]
 
@@ -51,6 +56,8 @@ class PathSeeker:
         self._direct = [plugin.name for plugin in chosen if not plugin.relays]
         self._relayed = [plugin.name for plugin in chosen if plugin.relays]
         self._news = self._context.new_future()
+        own = TokenBucket(RATE, AT_ONCE, self._context.now())
+        self._books = (own,) if connection.invited else (own, equipment.peer_searches)
         self._running: set[Initiator[Path]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._patience = equipment.context.config.timing.attempt_timeout
@@ -110,13 +117,20 @@ class PathSeeker:
                 failures = 0
                 await asyncio.shield(self._news)
                 continue
-            if await self._search(plugins, wanted):
+            await self._turn()
+            if not wanted() or await self._search(plugins, wanted):
                 continue
             failures += 1
             while self._connection.current is None:  # whoever wants the first path is told, and may try again
                 await asyncio.shield(self._news)
             retry = UPGRADE if self._connection.works else RESCUE
             await self._pause(retry.after(failures))
+
+    async def _turn(self) -> None:
+        """Until one more search may begin."""
+        for book in self._books:
+            while not book.take(self._context.now()):  # noqa: ASYNC110 - the time is known
+                await asyncio.sleep(book.wait(self._context.now()))
 
     async def _pause(self, seconds: float | None) -> None:
         try:
@@ -144,6 +158,7 @@ class PathSeeker:
                 secure=False,
                 service="",
                 connection=connection.id if connection.current is not None else b"",
+                invited=connection.invited,
             )
         except ConfigError as error:  # of a transport that none of these can use
             self._failed(ConnectFailed(str(error), ()))

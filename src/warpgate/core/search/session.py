@@ -21,6 +21,7 @@ from warpgate.core.udp.demultiplexer import SessionChecks
 from warpgate.errors import AttemptFailed
 from warpgate.events import ClocksDiffer, LinkVerified, PeerTwinned, PluginNoted, SignalSent
 from warpgate.model.address import NodeAddress
+from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
 from warpgate.model.text import printable
@@ -127,8 +128,8 @@ class Session:
         self.peer_key = peer_key
         self.peer = node_id_of(peer_key)
         self.initiator = initiator
-        self.mode = mode
-        self.secure = secure
+        self.invited = initiator  # whether our user asked for this peer: a search for one that came says no
+        self.mode, self.secure = mode, secure
         self.wanted, self.connection = wanted, connection
         self._instance_heard = False  # whether a signal of the wanted one has come
         self._warned = False  # of a twin of the peer's
@@ -187,9 +188,7 @@ class Session:
             reason="" if self.initiator else context.instances.warning[:MAX_REASON],
             connection=self.connection,
         )
-        # A stranger's offer came over one of our own brokers, and its sender listens there too: what answers it goes
-        # nowhere else, or anybody could make us connect to a host of its choice.
-        brokers = self.remote.brokers if self.initiator else equipment.channel.brokers
+        brokers = self.brokers
         if not brokers:
             raise AttemptFailed("the peer's address names no broker, so it cannot be signalled")
         count = equipment.publish(self.peer_key, signal, brokers)
@@ -228,6 +227,20 @@ class Session:
         while highest + 1 in self.seen_sequences:
             highest += 1
         return highest
+
+    @property
+    def brokers(self) -> tuple[BrokerRef, ...]:
+        """Where the peer is signalled. What answers a stranger's offer goes over our own brokers, where it came from,
+        and what looks for a peer that our user did not ask for goes to those of its brokers that are ours as well: or
+        anybody could make us connect to a host of its choice.
+        """
+        own, theirs = self.equipment.channel.brokers, self.remote.brokers
+        if not self.initiator:
+            return own
+        if self.invited:
+            return theirs
+        ours = {broker.url for broker in own}
+        return tuple(broker for broker in theirs if broker.url in ours)
 
     @property
     def signal_delay(self) -> float | None:
@@ -455,7 +468,7 @@ class Session:
         if stranger is not None:
             return f"{stranger} is not one of the peer's own addresses"
         own, around = self.context.address, self.context.around
-        reasons = (refusal(endpoint, own, self.remote, around, self.initiator) for endpoint in endpoints)
+        reasons = (refusal(endpoint, own, self.remote, around, self.invited) for endpoint in endpoints)
         return next((reason for reason in reasons if reason is not None), None)
 
     def close(self) -> None:

@@ -1,0 +1,126 @@
+"""What a peer that has a durable connection with us can make us do, and what forgers can do to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+from cascade_world import Seat, World, connected, exchange, virtual
+from strangers_kit import ips, sent_by
+
+from warpgate.config import Budgets
+from warpgate.core.pipes.durable import DurablePipe
+from warpgate.core.search.seeker import AT_ONCE, RATE
+from warpgate.events import PluginSkipped, PluginStarted
+from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
+from warpgate.model.broker import BrokerRef
+from warpgate.model.endpoint import Endpoint
+
+THIRD_BROKER = "mqtt://203.0.113.77:25"
+
+
+async def durable(world: World) -> tuple[DurablePipe, DurablePipe]:
+    near, far, _ = await connected(world, durable=True)
+    assert isinstance(near, DurablePipe)
+    assert isinstance(far, DurablePipe)
+    return near, far
+
+
+async def say(pipe: DurablePipe, address: NodeAddress) -> None:
+    """The holder of this end claims to be there."""
+    pipe.connection.engine.say_news(address.encode())
+    pipe.connection.soon()
+    await asyncio.sleep(1)
+
+
+def at(ip: str, port: int) -> Attachment:
+    listening = Listening(port, port, LearntBy.STUN)
+    host = Endpoint.of(ip, port).ip
+    return Attachment(host, host, listening, listening)
+
+
+def searches(seat: Seat) -> int:
+    return len({event.session for event in (*seat.said(PluginStarted), *seat.said(PluginSkipped))})
+
+
+# -- searches -----------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_came_leads_the_search_for_it_nowhere() -> None:
+    """It says that it is at a port of our own machine, with a broker of its choice, and leaves: we look for it."""
+
+    async def main() -> None:
+        async with World("public", "public", brokers=2) as world:
+            near, far = await durable(world)
+            urls: set[str] = set()
+            channel = world.b.run.equipment.channel
+            publish = channel.publish
+
+            def published(to: Iterable[str], topic: str, data: bytes) -> int:
+                urls.update(to)
+                return publish(tuple(to), topic, data)
+
+            channel.publish = published
+            own, lan = "198.51.100.2", "192.168.7.7"
+            brokers = (BrokerRef(THIRD_BROKER, 0.04), *world.a.node.address.brokers)
+            claim = replace(world.a.node.address, brokers=brokers, attachments=(at(own, 6000), at(lan, 8080)))
+            await say(near, claim)
+            assert far.connection.remote.attachments == claim.attachments
+            packets = world.internet.capture()
+            world.hosts["a"].crash()
+            await far.send(b"anybody?")
+            await asyncio.sleep(60)
+            assert searches(world.b) > 0
+            assert Endpoint.of(own, 6000) not in sent_by(packets, "b")
+            assert lan not in {str(ip) for ip in ips(sent_by(packets, "b"))}
+            assert urls <= {broker.url for broker in world.brokers}
+            assert urls
+            far.abort()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("began_by_us", [True, False])
+def test_a_peer_that_ends_every_path_has_few_searches(began_by_us: bool) -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            near, far = await durable(world)
+            seat = world.a if began_by_us else world.b
+            hostile = far if began_by_us else near
+            hostile.connection.seeker.close()
+            hostile.connection.seeker = None
+            before, began = searches(seat), world.now
+            while world.now < began + 120.0:
+                for path in tuple(hostile.connection._paths):
+                    path.close()
+                await asyncio.sleep(0.05)
+            assert AT_ONCE < searches(seat) - before <= AT_ONCE + 120 * RATE + 2
+            await asyncio.sleep(10)
+            await exchange(near, far)
+            near.abort()
+            far.abort()
+
+    virtual(main)
+
+
+def test_peers_that_left_have_few_searches_together() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            budget = Budgets()
+            for _ in range(8):
+                await durable(world)
+                world.a.run.connections._shared.clear()  # or they were pipes of one connection
+            taken = world.b.run.equipment.peer_searches
+            while taken.take(world.now):
+                pass
+            world.hosts["a"].crash()
+            before, began = searches(world.b), world.now
+            for connection in tuple(world.b.run.connections._all):
+                connection._knock()
+            await asyncio.sleep(1.5)
+            began_since = searches(world.b) - before
+            assert 2 < began_since <= budget.searches_per_second * (world.now - began) + 2
+
+    virtual(main)
