@@ -10,61 +10,32 @@ from cascade_world import World
 
 from warpgate.core.pipes.base import Pipe
 from warpgate.errors import PipeClosed
+from warpgate.lab import counters as lab
 from warpgate.lab.kinds import kind_of
-
-SIZE = 64
-EACH = 0.01
 
 Fault = Callable[[World], object]
 
 
-class Counters:
-    """`SIZE` bytes each `EACH` seconds from one end, echoed by the other: nothing lost, doubled or reordered."""
+class Counters(lab.Counters):
+    """From one end, echoed by the other."""
 
     def __init__(self, one: Pipe, other: Pipe) -> None:
-        self._one, self._other = one, other
-        self._tasks = [asyncio.ensure_future(part()) for part in (self._echo, self._send, self._receive)]
-        self._last = asyncio.get_running_loop().time()
-        self.gaps: list[tuple[float, float]] = []  # when one ended, and how long it was
-        self.sent = self.received = 0
+        super().__init__(one)
+        self._other = other
+        self._echoing = asyncio.ensure_future(self._echo())
 
     async def _echo(self) -> None:
-        while data := await self._other.recv():
-            await self._other.send(data)
+        with contextlib.suppress(PipeClosed):
+            while data := await self._other.recv():
+                await self._other.send(data)
 
-    async def _send(self) -> None:
-        while True:
-            await self._one.send(_counter(self.sent))
-            self.sent += 1
-            await asyncio.sleep(EACH)
-
-    async def _receive(self) -> None:
-        while True:
-            assert await self._one.recv_n(SIZE) == _counter(self.received)
-            self.received += 1
-            now = asyncio.get_running_loop().time()
-            self.gaps.append((now, now - self._last))
-            self._last = now
-
-    def worst_since(self, began: float) -> float:
-        """The longest interruption after `began`, seconds."""
-        now = asyncio.get_running_loop().time()
-        return max([gap for ended, gap in self.gaps if ended > began] + [now - self._last])
-
-    async def stop(self) -> None:
-        """Everything sent comes back, and none of the parts had failed."""
-        self._tasks[1].cancel()
-        async with asyncio.timeout(10):
-            while self.received < self.sent:  # noqa: ASYNC110 - both move with the stream
-                await asyncio.sleep(EACH)
-        for task in self._tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, PipeClosed):
-                await task
-
-
-def _counter(number: int) -> bytes:
-    return number.to_bytes(8, "big") * (SIZE // 8)
+    async def stop(self, patience: float = 10.0) -> None:
+        """Nothing was lost, doubled or reordered, and everything sent has come back."""
+        await super().stop(patience)
+        self._echoing.cancel()
+        await asyncio.wait([self._echoing])
+        assert self.fault == ""
+        assert self.received == self.sent
 
 
 # -- faults ------------------------------------------------------------------------------------------------------

@@ -264,7 +264,7 @@ def test_a_busy_pipe_goes_on(kinds: tuple[str, str], fault: Fault, worst: float)
             began = world.now
             fault(world)
             await asyncio.sleep(WATCHED)
-            assert counters.worst_since(began) <= worst
+            assert counters.worst(began) <= worst
             await counters.stop()
             await near.close()
             await far.close()
@@ -292,7 +292,30 @@ def test_a_relayed_pipe_goes_on(kinds: tuple[str, str], fault: Fault, worst: flo
             began = world.now
             fault(world)
             await asyncio.sleep(WATCHED)
-            assert counters.worst_since(began) <= worst
+            assert counters.worst(began) <= worst
+            await counters.stop()
+            await near.close()
+            await far.close()
+            await gone(world)
+
+    virtual(main)
+
+
+def test_a_peer_that_has_moved_is_let_in_to_the_relay_that_was_opened_before() -> None:
+    """There is one relay, a's, opened while b was on its way to another network."""
+
+    async def main() -> None:
+        async with RelayWorld("edm", "edm", b=False) as world:
+            near, far, _ = await durable(world)
+            counters = Counters(near, far)
+            await asyncio.sleep(SETTLED)
+            began = world.now
+            moved("a", 77)(world)
+            await asyncio.sleep(2.5 * R)
+            assert world.a.signals()["offer"] > 0
+            moved("b", 78)(world)
+            await asyncio.sleep(WATCHED)
+            assert counters.worst(began) <= 0.8
             await counters.stop()
             await near.close()
             await far.close()
@@ -312,7 +335,7 @@ def test_a_relayed_pipe_becomes_direct_while_it_is_used(kinds: tuple[str, str]) 
                 while near.relayed or far.relayed:  # noqa: ASYNC110 - as a user would see it
                     await asyncio.sleep(0.1)
             await asyncio.sleep(SETTLED)
-            assert counters.worst_since(0.0) <= 0.08  # not even the upgrade is an interruption
+            assert counters.worst(0.0) <= 0.08  # not even the upgrade is an interruption
             await counters.stop()
             for seat in (world.a, world.b):
                 assert [event.reason for event in seat.said(PathChosen)][-1] == "direct instead of relayed"
@@ -451,6 +474,20 @@ def test_closing_the_node_tells_the_peer() -> None:
             assert await reading == b""
             assert world.now - began < 1.0
             await near.close()
+
+    virtual(main)
+
+
+def test_a_peer_without_brokers_is_asked_for_where_it_was() -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await durable(world)
+            assert isinstance(near, DurablePipe)
+            remote = near.connection.remote
+            near.connection.meet(replace(remote, brokers=(), attachments=remote.attachments[:1]))
+            assert near.connection.remote.brokers == remote.brokers != ()
+            await near.close()
+            await far.close()
 
     virtual(main)
 

@@ -8,6 +8,7 @@ import itertools
 import pytest
 from wires import QUIET, Echo, Tcp, Udp, closing
 
+from warpgate.lab.flow import Protocol
 from warpgate.lab.topology import Lab
 from warpgate.model.endpoint import Endpoint
 
@@ -268,3 +269,51 @@ class TestPunching:
     async def test_a_dropping_router_waits_for_the_retransmission(self, lab: Lab) -> None:
         """skew + R: the late SYN finds the early one's flow still open in the other router."""
         assert await self.open_both(lab, "eim-apdf", 0.08) == [None, None]
+
+
+async def test_routers_that_forget_and_that_get_another_address(lab: Lab) -> None:
+    host, peer = lab.add_host("a", behind="eim-apdf-random"), lab.add_host("server")
+    echo, udp = Echo(peer), Udp(host)
+    with closing(echo, udp):
+        before = await echo.ask(udp)
+        host.routers[0].forget()
+        echo.send(before)
+        assert await udp.silent()
+        forgotten = await echo.ask(udp)
+        assert forgotten.ip == before.ip
+        assert forgotten.port != before.port
+        lab.renumber(host.attached[0])
+        after = await echo.ask(udp)
+        assert after.ip in host.attached[0].outside
+        assert before.ip not in host.attached[0].outside
+
+
+async def test_a_partition_is_between_two_sites_and_of_some_protocols(lab: Lab) -> None:
+    host, one, other = lab.add_host("a", behind="eim-apdf"), lab.add_host("one"), lab.add_host("other")
+    echoes, udp = [Echo(one), Echo(other)], Udp(host)
+    with closing(udp, *echoes):
+        outside = host.attached[0].outside
+        lab.internet.partition(outside, one.addresses, {Protocol.TCP})
+        await echoes[0].ask(udp)
+        lab.internet.partition(outside, one.addresses)
+        udp.send(echoes[0].local)
+        assert await udp.silent()
+        await echoes[1].ask(udp)
+        lab.internet.heal()
+        await echoes[0].ask(udp)
+
+
+async def test_a_host_moves_to_another_network(lab: Lab) -> None:
+    host, server = lab.add_host("a", behind="eim-apdf", ipv6=1), lab.add_host("server", ipv6=1)
+    echo, echo6 = Echo(server), Echo(server, ip=server.ipv6)
+    before = host.addresses
+    udp = Udp(host)
+    with closing(echo, udp):
+        await echo.ask(udp)
+    attached = lab.move(host, "edm", ipv4=1, ipv6=1)
+    assert host.addresses == attached.addresses
+    assert not set(before) & set(host.addresses)
+    echo, udp, udp6 = Echo(server), Udp(host), Udp(host, ip=host.ipv6)
+    with closing(echo, echo6, udp, udp6):
+        assert (await echo.ask(udp)).ip in attached.outside
+        assert await echo6.ask(udp6) == udp6.local

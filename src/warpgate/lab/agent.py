@@ -21,6 +21,7 @@ import msgspec
 from warpgate import Config, Identity, Mode, Node, Pipe, PipeClosed, Transport, WarpgateError
 from warpgate.errors import ConnectFailed
 from warpgate.events import Event, SignalReceived, SignalSent
+from warpgate.lab.counters import Counters
 
 ECHO_PATIENCE = 30.0  # TCP repeats after 3, 9 and 21 s where a SYN was lost (RFC 6298 section 5.7)
 DATAGRAM_PATIENCE = 0.5
@@ -37,6 +38,7 @@ class Agent:
         self._trace: deque[dict[str, Any]] = deque(maxlen=TRACE_LIMIT)
         self._echoing: asyncio.Task[None] | None = None
         self._kept: list[Pipe] = []
+        self._counters: Counters | None = None
 
     async def handle(self, command: dict[str, Any]) -> dict[str, Any]:
         """One command; errors of ours become an `error` in the answer."""
@@ -44,6 +46,9 @@ class Agent:
             "start": self._start,
             "connect": self._connect,
             "talk": self._talk,
+            "count": self._count,
+            "counted": self._counted,
+            "path": self._path,
             "ended": self._ended,
             "status": self._status,
             "nickname": self._nickname,
@@ -92,6 +97,7 @@ class Agent:
         timeout: float,
         keep: bool,
         secure: bool,
+        durable: bool,
     ) -> dict[str, Any]:
         node = self._running()
         self._signals.clear()
@@ -103,6 +109,7 @@ class Agent:
             plugins=plugins,
             timeout=timeout,
             secure=secure,
+            durable=durable,
         )
         seconds = time.perf_counter() - began
         try:
@@ -127,7 +134,39 @@ class Agent:
 
     async def _talk(self, pipe: int) -> dict[str, Any]:
         """One more echo over a pipe that was kept, by its place among them."""
-        return {"echoed": await self._ping(self._kept[pipe])}
+        began = time.perf_counter()
+        return {"echoed": await self._ping(self._kept[pipe]), "seconds": time.perf_counter() - began}
+
+    async def _count(self, pipe: int) -> dict[str, Any]:
+        """Begin to send counters over a kept pipe."""
+        self._counters = Counters(self._kept[pipe])
+        return {}
+
+    async def _counted(self, since: float, stop: bool) -> dict[str, Any]:
+        """How they do; `since`: an instant of the monotonic clock, which all hosts of the lab share."""
+        counters = self._counters
+        if counters is None:
+            raise WarpgateError("nothing is counted: send count first")
+        if stop:
+            await counters.stop()
+            self._counters = None
+        return {
+            "worst": counters.worst(since),
+            "sent": counters.sent,
+            "received": counters.received,
+            "fault": counters.fault,
+        }
+
+    async def _path(self, pipe: int) -> dict[str, Any]:
+        """The way that a kept pipe takes now."""
+        kept = self._kept[pipe]
+        return {
+            "plugin": kept.plugin,
+            "transport": kept.transport.value,
+            "local": str(kept.local),
+            "remote": str(kept.remote),
+            "relayed": kept.relayed,
+        }
 
     async def _ended(self, pipe: int, within: float) -> dict[str, Any]:
         """How a kept pipe ends, if it does."""
@@ -168,6 +207,9 @@ class Agent:
     async def _stop(self) -> dict[str, Any]:
         node, self._node = self._node, None
         self._kept.clear()
+        if self._counters is not None:
+            await self._counters.stop(patience=0)
+            self._counters = None
         if node is not None:
             await node.close()
         if self._echoing is not None:

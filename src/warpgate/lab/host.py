@@ -39,6 +39,14 @@ class Attached:
     routers: tuple[Router, ...]
     access: Access
 
+    @property
+    def outside(self) -> frozenset[IPAddress]:
+        """The addresses that the internet sees: of the outermost router that translates, else its own."""
+        translated = [
+            ip for router in self.routers[-1:] if router.nat is not None for ip in router.nat.external
+        ]
+        return frozenset(translated) | {ip for ip in self.addresses if ip.version == 6 or not translated}
+
 
 @dataclass(frozen=True, slots=True)
 class Completed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -18,6 +18,7 @@ from typing import Final
 
 from warpgate.errors import DecodeError
 from warpgate.lab.answers import Complaint, complain
+from warpgate.lab.flow import Protocol
 from warpgate.lab.line import Deliver, Line, Quality, Scheduler
 from warpgate.lab.namespace import MTU, is_gone
 from warpgate.lab.packet import Packet, parse
@@ -120,6 +121,7 @@ class Internet:
         self._unreachable = unreachable
         self._routes: dict[bytes, Line] = {}
         self._uplinks: list[Uplink] = []
+        self._cut: set[tuple[frozenset[bytes], Protocol]] = set()
 
     def connect(self, quality: Quality) -> Access:
         """Lay a line to a site: plug its outermost element in, and let it send through `access.up.send`."""
@@ -138,6 +140,22 @@ class Internet:
         """Announce no more: what is sent there is lost, as where a provider routes a family badly."""
         for ip in addresses:
             self._routes.pop(ip.packed, None)
+
+    def partition(
+        self, one: Iterable[IPAddress], other: Iterable[IPAddress], protocols: Iterable[Protocol] = Protocol
+    ) -> None:
+        """Drop what these public addresses send to each other, silently; everybody else is in reach of both."""
+        self._cut |= {
+            (frozenset((a.packed, b.packed)), protocol)
+            for a in one
+            for b in other
+            for protocol in protocols
+            if a.version == b.version
+        }
+
+    def heal(self) -> None:
+        """Undo every `partition`."""
+        self._cut.clear()
 
     def attach(self, fd: int) -> Uplink:
         """Take charge of a TUN descriptor; its packets go to the uplink's `up`, which is to be set."""
@@ -159,6 +177,8 @@ class Internet:
         self._uplinks.clear()
 
     def _receive(self, packet: Packet) -> None:
+        if self._cut and self._is_cut(packet):
+            return
         line = self._routes.get(packet.destination)
         if line is not None:
             line.send(packet)
@@ -168,6 +188,12 @@ class Internet:
             error = complain(packet, Complaint.HOST_UNREACHABLE, CORE_ADDRESSES[packet.version == 6])
             if error is not None and error.destination in self._routes:
                 self._receive(error)
+
+    def _is_cut(self, packet: Packet) -> bool:
+        flow = packet.flow
+        if flow is None:
+            return False
+        return (frozenset((flow.source.ip.packed, flow.destination.ip.packed)), flow.protocol) in self._cut
 
 
 def _unplugged(_: Packet) -> None:

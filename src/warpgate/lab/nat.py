@@ -161,6 +161,10 @@ class Nat:
             return self._refused(UNKNOWN_ERROR)
         return self.error_inbound(entry.heard, now) if entry.hairpin else Forward(entry.heard, Side.OUTSIDE)
 
+    def anew(self, external: Sequence[IPAddress] | None = None) -> Nat:
+        """The same router without a memory, and perhaps with other external addresses."""
+        return Nat(self.spec, self.external if external is None else external, self._rng)
+
     def counters(self, now: float) -> NatCounters:
         table = self._table
         table.expire(now)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from warpgate.errors import ConfigError
 from warpgate.lab.answers import Complaint, complain, reset
 from warpgate.lab.flow import Answer, Drop, Forward, Side, Verdict
 from warpgate.lab.line import Deliver
@@ -108,6 +109,19 @@ class Router:
                 self._note_fragment(packet, verdict)
                 rewrite(packet, verdict.flow)
                 self._to_inside(packet)
+
+    def forget(self) -> None:
+        """All mappings and flows are gone, as after a restart."""
+        self.nat = None if self.nat is None else self.nat.anew()
+        self.firewall = None if self.firewall is None else self.firewall.anew()
+        self._fragments.clear()
+
+    def renumber(self, *external: IPAddress) -> None:
+        """Other external addresses (IPv4) and no mappings, as after a new dial-in; nobody inside is told."""
+        if self.nat is None or not self.nat.spec.translates:
+            raise ConfigError(f"router {self.name} does not translate: it has no address to change")
+        self.nat = self.nat.anew(external)
+        self.outside = (external[0], *self.outside[1:])
 
     def counters(self) -> RouterCounters:
         now = self._clock()

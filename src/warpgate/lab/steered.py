@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 from warpgate.errors import ServiceError
+from warpgate.lab.agent import ECHO_PATIENCE
 from warpgate.lab.host import Host
 
 # A connect may take its own time-out and then its echo; anything slower means that the process hangs.
@@ -37,6 +39,27 @@ class Connected:
     def ok(self) -> bool:
         """A pipe was there and carried data both ways."""
         return not self.error and self.echoed
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A stream of counters so far: `worst` is its longest interruption, seconds; `fault` "" while nothing is wrong."""
+
+    worst: float
+    sent: int
+    received: int
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a pipe goes by at the moment."""
+
+    plugin: str
+    transport: str
+    local: str
+    remote: str
+    relayed: bool
 
 
 class SteeredNode:
@@ -82,6 +105,7 @@ class SteeredNode:
         timeout: float = 20.0,
         keep: bool = False,
         secure: bool = False,
+        durable: bool = False,
     ) -> Connected:
         """Connect, let the peer echo once, close the pipe; or keep it, see `talk`."""
         answer = await self._ask(
@@ -93,6 +117,7 @@ class SteeredNode:
             timeout=timeout,
             keep=keep,
             secure=secure,
+            durable=durable,
             patience=timeout + SLACK,
         )
         if "report" in answer:
@@ -102,6 +127,23 @@ class SteeredNode:
     async def talk(self, pipe: int) -> bool:
         """Whether the peer's echo comes over a pipe that was kept: the first one is number 0."""
         return bool((await self._ask(do="talk", pipe=pipe, patience=2 * SLACK)).get("echoed"))
+
+    async def answered(self, pipe: int) -> float:
+        """As `talk`: after how many seconds the echo came, infinity when it did not."""
+        answer = await self._ask(do="talk", pipe=pipe, patience=2 * SLACK + ECHO_PATIENCE)
+        return float(answer["seconds"]) if answer.get("echoed") else math.inf
+
+    async def count(self, pipe: int) -> None:
+        """Let a stream of counters begin on a kept pipe."""
+        await self._ask(do="count", pipe=pipe)
+
+    async def counted(self, since: float = 0.0, *, stop: bool = False) -> Counted:
+        """How the counters do; `since` on `time.monotonic`. `stop`: send no more, and wait for the last."""
+        return Counted(**await self._ask(do="counted", since=since, stop=stop))
+
+    async def path(self, pipe: int) -> Way:
+        """The way that a kept pipe takes now."""
+        return Way(**await self._ask(do="path", pipe=pipe))
 
     async def ended(self, pipe: int, within: float) -> str:
         """Why a kept pipe ended; "" when it has not `within` so many seconds."""

@@ -213,6 +213,33 @@ class Lab:
         self.internet.withdraw(*attached.addresses)
         self.internet.detach(attached.uplink)
 
+    def move(
+        self,
+        host: Host,
+        behind: str | Sequence[str] | Site = "public",
+        *,
+        ipv4: int | None = None,
+        ipv6: int | None = None,
+        link: Quality | None = None,
+    ) -> Attached:
+        """Take all interfaces of a host away and give it one elsewhere, as when a laptop changes its Wi-Fi.
+
+        Arguments as for `add_host`.
+        """
+        for attached in host.attached:
+            self.remove_uplink(host, attached)
+        return self.add_uplink(host, behind, ipv4=ipv4, ipv6=ipv6, link=link)
+
+    def renumber(self, attached: Attached) -> None:
+        """Give the outermost router other public addresses, and no mappings: hosts behind it are told nothing."""
+        router = attached.routers[-1] if attached.routers else None
+        if router is None or router.nat is None:
+            raise ConfigError("no router that has public addresses")
+        before = router.nat.external
+        router.renumber(*(_taken(self._plan.routers, "router addresses") for _ in before))
+        self.internet.withdraw(*before)
+        self.internet.route(router.nat.external, attached.access)
+
     def add_name(self, name: str, *addresses: IPAddress) -> None:
         """Let programs that are started from now on, in any host, resolve this name.
 
