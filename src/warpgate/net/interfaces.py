@@ -20,7 +20,10 @@ GLOBAL_V6_PER_INTERFACE = 2
 
 _UNIQUE_LOCAL = IPv6Network("fc00::/7")  # RFC 4193
 
-DEBOUNCE = 0.25  # changes come in bursts (DHCP, IPv6 autoconfiguration)
+# Changes come in bursts (DHCP, IPv6 autoconfiguration): one is over when nothing more has come for so long. A move to
+# another network is one, and pipes wait for its end; who goes on changing is looked at all the same.
+QUIET = 0.05
+DEBOUNCE = 0.25
 POLL = 5.0
 
 
@@ -71,8 +74,8 @@ def _current() -> object:
 
 
 class InterfaceWatcher:
-    """Calls `on_change()` when addresses or gateways have changed, `debounce` seconds after the first sign of
-    it.
+    """Calls `on_change()` when addresses or gateways have changed: `quiet` seconds after the last sign of it,
+    `debounce` after the first one at the latest.
 
     Where the system does not tell, the state is compared every `poll` seconds. Signs that change nothing (a lifetime
     was renewed, a wireless event) are not passed on. Watches from construction to `close`.
@@ -81,6 +84,7 @@ class InterfaceWatcher:
     def __init__(
         self,
         on_change: Callable[[], object],
+        quiet: float = QUIET,
         debounce: float = DEBOUNCE,
         poll: float = POLL,
         current: Callable[[], object] = _current,
@@ -88,7 +92,9 @@ class InterfaceWatcher:
         """`current` is what is compared."""
         self._loop = asyncio.get_running_loop()
         self._on_change = on_change
+        self._quiet = quiet
         self._debounce = debounce
+        self._latest = 0.0  # when the present burst is looked at, whatever more comes
         self._poll = poll
         self._current = current
         self._known = current()
@@ -98,8 +104,12 @@ class InterfaceWatcher:
             self._timer = self._loop.call_later(poll, self._compare)
 
     def _notified(self) -> None:
+        now = self._loop.time()
         if self._timer is None:
-            self._timer = self._loop.call_later(self._debounce, self._compare)
+            self._latest = now + self._debounce
+        else:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(min(now + self._quiet, self._latest), self._compare)
 
     def _compare(self) -> None:
         self._timer = None
