@@ -61,6 +61,8 @@ from warpgate.services.signaling import SignalChannel
 
 # A NAT that gives out its addresses at random is seen elsewhere now and then; that is no move.
 MOVE_GAP = 5.0
+# When a router has another address, links to brokers break first, and may have been dialled anew from there already.
+YOUNG = 2.0
 # Where an interface lacks IPv4, brokers wait for the resolver's word on NAT64, as they may be reached only by that: a
 # resolver near enough to be of use answers in a few round trips.
 NAT64_PATIENCE = 0.5
@@ -156,6 +158,7 @@ class Assembly:
 
     def _open_channel(self, connector: BrokerConnector, rng: random.Random) -> SignalChannel:
         config, context = self._config, self.context
+        self._live_brokers = 0
         return SignalChannel(
             connector,
             TOPIC + context.identity.node_id,
@@ -257,6 +260,9 @@ class Assembly:
         self.context.look_around(self.interfaces, self._network.interfaces(), self._network.prefix)
 
     def _brokers_changed(self) -> None:
+        live, self._live_brokers = self._live_brokers, len(self.channel.brokers)
+        if self._live_brokers < live:
+            self.discovery.look_again()  # a link that breaks may be the first sign of another outside
         self._update_address()
         self.twins.ask()
 
@@ -287,7 +293,7 @@ class Assembly:
         if moved and now - self._moved_at >= MOVE_GAP:
             self._moved_at = now
             self.discovery.refresh()
-            self.channel.reconnect()
+            self.channel.reconnect(YOUNG)
             self.connections.moved(frozenset(interface.ip for interface in self.interfaces))
 
     def _attachment(self, interface: Interface) -> Attachment:

@@ -78,6 +78,7 @@ class Keeper:
         self._waiting: deque[tuple[str, bytes]] = deque(maxlen=WAITING)
         self._nudge = asyncio.Event()
         self._redialling = False
+        self._dialling: asyncio.Task[BrokerLink] | None = None
         self._used = self._attempted = self._loop.time()
         self._task: asyncio.Task[None] | None = None
 
@@ -129,11 +130,19 @@ class Keeper:
         if not self.running:
             self.start()
 
-    def redial(self) -> None:
-        """The network has changed: a link of before is dead, even if nobody has noticed."""
+    def redial(self, young: float = 0.0) -> None:
+        """The network has changed: a link of before is dead, even if nobody has noticed.
+
+        One that was begun less than `young` seconds ago is of after.
+        """
+        under_way = self._link is not None or self._dialling is not None
+        if under_way and self._loop.time() - self._attempted < young:
+            return
         self.failures = 0
         self._redialling = True
         self._nudge.set()
+        if self._dialling is not None:
+            self._dialling.cancel()
 
     def stop(self) -> asyncio.Task[None] | None:
         """The task that is ending now, to be awaited by whoever wants to see the end."""
@@ -149,14 +158,19 @@ class Keeper:
         """One link from opening to end; whether to go on with another."""
         self._attempted = self._loop.time()
         self._redialling = False
+        self._dialling = self._loop.create_task(self._dial(), name=f"dialling broker {self.url}")
         try:
-            async with asyncio.timeout(self._patience) as limit:
-                link = await self._connector.connect(
-                    self.url, self._topic, self._received, self._judge, partial(self._wait_on, limit)
-                )
+            link = await self._dialling
+        except asyncio.CancelledError:
+            own = asyncio.current_task()
+            if not self._redialling or (own is not None and own.cancelling()):
+                raise
+            return True
         except (WarpgateError, TimeoutError) as error:
             self._failed(str(error) or f"no answer within {self._patience:g} s")
             return self.role is not Role.GUEST
+        finally:
+            self._dialling = None
         try:
             self._up(link)
             reason = await self._watch(link)
@@ -169,6 +183,12 @@ class Keeper:
             return self._redialling
         self._failed(reason)
         return self.role is not Role.GUEST
+
+    async def _dial(self) -> BrokerLink:
+        async with asyncio.timeout(self._patience) as limit:
+            return await self._connector.connect(
+                self.url, self._topic, self._received, self._judge, partial(self._wait_on, limit)
+            )
 
     def _wait_on(self, limit: asyncio.Timeout) -> None:
         """The broker has answered, so it is there, however far away: the next answer may take as long again."""
@@ -219,7 +239,8 @@ class Keeper:
                 await self._nudge.wait()
         except TimeoutError:
             return
-        await asyncio.sleep(max(0.0, self._attempted + ATTEMPT_GAP - self._loop.time()))
+        if not self._redialling:
+            await asyncio.sleep(max(0.0, self._attempted + ATTEMPT_GAP - self._loop.time()))
 
     def _received(self, data: bytes) -> None:
         self._used = self._loop.time()

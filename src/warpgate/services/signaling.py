@@ -114,10 +114,10 @@ class SignalChannel:
             if not keeper.live:
                 keeper.redial()
 
-    def reconnect(self) -> None:
-        """After a change of networks: dial all brokers anew, at once."""
+    def reconnect(self, young: float = 0.0) -> None:
+        """After a change of networks: dial all brokers anew, at once, but those dialled less than `young` s ago."""
         for keeper in self._keepers.values():
-            keeper.redial()
+            keeper.redial(young)
 
     async def close(self) -> None:
         """Ends all links, in less than 0.1 s whatever the brokers do."""

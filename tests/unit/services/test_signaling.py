@@ -453,6 +453,43 @@ def test_after_a_change_of_networks_everything_is_dialled_anew_at_once() -> None
     run_virtual(story())
 
 
+@pytest.mark.parametrize("fate", ["silent", "refusing"])
+def test_a_change_of_networks_ends_the_dialling_and_the_waiting_of_before(fate: str) -> None:
+    """What was begun in a network that led nowhere is not waited for in the next one."""
+
+    async def story() -> None:
+        world = World(a=0.01)
+        getattr(world, fate).add(A)
+        async with Owner(world, [A]) as me:
+            await pause(0.2)
+            getattr(world, fate).clear()
+            world.dialled.clear()
+            now = asyncio.get_running_loop().time()
+            me.channel.publish([A], "warpgate/2/you", b"offer")
+            me.channel.reconnect()
+            await pause(0.1)
+            assert world.dialled == [(now, A)]
+            assert world.published == [(A, "warpgate/2/you", b"offer")]
+
+    run_virtual(story())
+
+
+def test_what_was_dialled_a_moment_ago_may_be_of_the_network_of_now() -> None:
+    async def story() -> None:
+        world = World(a=0.01, b=0.01)
+        async with Owner(world, [A, B]) as me:
+            await pause(100)
+            world.kill(A, refusing=False)
+            await pause(2)
+            assert world.up() == {A, B}
+            world.dialled.clear()
+            me.channel.reconnect(young=3.0)
+            await pause(0.1)
+            assert [url for _, url in world.dialled] == [B]
+
+    run_virtual(story())
+
+
 def test_events_tell_of_connections() -> None:
     async def story() -> None:
         async with Owner(World(a=0.01), [A]) as me:

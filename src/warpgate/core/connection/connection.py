@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from warpgate.core.connection.paths import Origin, Path
@@ -31,6 +32,8 @@ from warpgate.plan.paths import UNKNOWN_ROUND_TRIP, best, knock_after, suspicion
 
 # A peer has a few: more than these at once are of no use to it.
 PATHS = 8
+# So many such gaps without an answer are enough where there is another reason for doubt.
+HASTE = 3
 # Late datagrams come by the path before for so long; then it is closed.
 RETIREMENT = 3.0
 # When the leading end is heard by another path, and for so long not by ours, it has moved.
@@ -48,6 +51,9 @@ class Seeker(Protocol):
 
     def settled(self) -> None:
         """The chosen path answers."""
+
+    def late(self) -> None:
+        """An answer is: it is not known yet whether there is a reason."""
 
     def close(self) -> None: ...
 
@@ -80,6 +86,7 @@ class Connection(QuicDriver):
         self._count = 0
         self._chosen: Path | None = None
         self._suspected = False
+        self._hasty = False  # there is reason for doubt: an answer is not waited for as long as otherwise
         self._ping: tuple[int, float] | None = None  # the one that is not answered yet, and when it was sent
         self._answered_at = context.now()
         self._looking: asyncio.TimerHandle | None = None  # for an answer that should have come
@@ -167,10 +174,18 @@ class Connection(QuicDriver):
             self._lost(path, f"the network interface with {path.origin.local.ip} went away")
 
     def doubt(self, own: frozenset[IPAddress]) -> None:
-        """We are somewhere else, at `own`: what leaves from a relay that we reached from before may be dead."""
-        if self._chosen is not None and self._chosen.origin.local.ip not in own and not self._suspected:
+        """We are somewhere else, or the world sees us elsewhere; `own` are our addresses now.
+
+        What leaves from a relay that we reached from before may be dead; of a path from here it shows soon.
+        """
+        if self._chosen is None or self._suspected:
+            return
+        if self._chosen.origin.local.ip not in own:
             self._suspect()
-            self._knock()
+        else:
+            self._hasty = True
+            self._look()
+        self._knock()
 
     def _suspect(self) -> None:
         self._suspected = True
@@ -203,7 +218,7 @@ class Connection(QuicDriver):
         if before is not None:
             self.moves += 1
         path.silent = False
-        self._suspected = False
+        self._suspected = self._hasty = False
         self._ping = None
         self._context.emit(
             PathChosen(
@@ -279,6 +294,8 @@ class Connection(QuicDriver):
 
     @property
     def _patience(self) -> float:
+        if self._hasty:
+            return HASTE * self._pause
         return suspicion(None if self._chosen is None else self._chosen.round_trip)
 
     @property
@@ -324,6 +341,7 @@ class Connection(QuicDriver):
             return
         gap = self.silence
         sent, self._ping = self._ping[1], None
+        self._hasty = False
         self._answered_at = now
         path = self._chosen
         if path is not None and not self._suspected:
@@ -342,6 +360,8 @@ class Connection(QuicDriver):
         waiting = self._loop.time() - self._ping[1]
         if waiting >= self._patience and not self._suspected:
             self._suspect()
+        elif waiting >= self._patience / 2 and self.seeker is not None:
+            self.seeker.late()
         self.engine.ping()
         self.soon()
         self._look_after(max(knock_after(waiting), self._pause) if self._suspected else self._pause)
@@ -370,9 +390,12 @@ class Connection(QuicDriver):
         self.meet(remote)
 
     def meet(self, remote: NodeAddress) -> None:
-        """The peer's latest word of where it is; one that has said nothing but its key is where it was."""
+        """The peer's latest word of where it is; one that has said nothing but its key is where it was.
+
+        While it has no broker it is asked for at those that it had: it goes back to them.
+        """
         if remote.attachments:
-            self.remote = remote
+            self.remote = remote if remote.brokers else replace(remote, brokers=self.remote.brokers)
 
     # -- pipes ---------------------------------------------------------------------------------------------------
 

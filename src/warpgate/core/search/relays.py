@@ -11,7 +11,7 @@ meet there, each by its own allocation; from elsewhere that address is somebody 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from warpgate.core.search.equipment import Equipment
@@ -19,15 +19,17 @@ from warpgate.core.udp.demultiplexer import SessionChecks
 from warpgate.errors import AttemptFailed, ServiceError
 from warpgate.events import SignalRefused
 from warpgate.model.address import NodeAddress
-from warpgate.model.endpoint import Endpoint, Family, Transport
+from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
 from warpgate.net.network import DatagramReceiver, TcpStream, UdpSocket
-from warpgate.plan.relay import relay_families, relay_targets
+from warpgate.plan.relay import MAX_TARGETS, relay_families, relay_targets
 from warpgate.plan.targets import WELL_KNOWN_PORTS, refusal
 from warpgate.services.relay_allocation import Allocation
 from warpgate.services.relay_tcp import TcpRelay
 
 # One of each family, over UDP and over TCP.
 ENDPOINTS_PER_SESSION = 4
+# Let in to our relay: the addresses that the peer has now, and those of a few moves.
+PERMITTED_PER_SESSION = 4 * MAX_TARGETS
 
 
 class RelayUser(Protocol):
@@ -55,7 +57,9 @@ class SessionRelays:
         self._context = session.equipment.context
         self._relayed: set[Endpoint] = set()  # of either side: a link to or from one is relayed
         self._admitted: dict[Endpoint, bool] = {}  # whether we may call it ourselves
+        self._udp: Allocation | None = None
         self._tcp: TcpRelay | None = None
+        self._permitted: set[IPAddress] = set()
         self._over = False
 
     def carry(self, plugin: str, local: Endpoint, remote: Endpoint) -> bool:
@@ -75,11 +79,8 @@ class SessionRelays:
         allocation = await self._equipment.relays.open_udp(relay_families(self._session.remote))
         try:
             self._check_open()
-            for relayed in allocation.relayed:
-                # Let in by permission alone. A datagram from the relay would do as well, but a router that takes in
-                # strangers' packets itself moves the peer's port at that, and every later punch misses.
-                for target in self._targets(relayed.family, Transport.UDP):
-                    allocation.permit(target.ip)
+            self._udp = allocation
+            self.let_in()
             return tuple([self._adopt(allocation, relayed) for relayed in allocation.relayed])
         finally:
             allocation.drop()  # its sockets hold shares of their own
@@ -104,8 +105,7 @@ class SessionRelays:
             raise
         self._tcp = relay
         self._relayed.add(relay.endpoint)
-        for target in self._targets(family, Transport.TCP):
-            relay.permit(target.ip)
+        self.let_in()
         for admitted in self._admitted:
             relay.permit(admitted.ip)
         return (relay.endpoint,)
@@ -117,8 +117,24 @@ class SessionRelays:
             raise AttemptFailed(f"{remote} was not admitted")
         return await self._tcp.connect(remote)
 
-    def _targets(self, family: Family, transport: Transport) -> tuple[Endpoint, ...]:
-        return relay_targets(self._context.address, self._session.remote, family, transport)
+    def let_in(self) -> None:
+        """Where the peer is now, as far as we know, its packets may come from: it may have moved since.
+
+        By permission alone. A datagram from the relay would do as well, but a router that takes in strangers' packets
+        itself moves the peer's port at that, and every later punch misses.
+        """
+        if self._udp is not None and self._udp.alive:
+            for relayed in self._udp.relayed:
+                self._permit(self._udp.permit, relayed.family, Transport.UDP)
+        if self._tcp is not None:
+            self._permit(self._tcp.permit, self._tcp.endpoint.family, Transport.TCP)
+
+    def _permit(self, permit: Callable[[IPAddress], None], family: Family, transport: Transport) -> None:
+        targets = relay_targets(self._context.address, self._session.remote, family, transport)
+        for ip in dict.fromkeys(target.ip for target in targets):
+            if ip not in self._permitted and len(self._permitted) < PERMITTED_PER_SESSION:
+                self._permitted.add(ip)
+                permit(ip)
 
     def admit(self, endpoints: Sequence[Endpoint], *, again: bool = False) -> tuple[Endpoint, ...]:
         """Those of the peer's relayed endpoints that may be tried; AttemptFailed when it names none such."""

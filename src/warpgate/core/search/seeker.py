@@ -83,6 +83,10 @@ class PathSeeker:
     def settled(self) -> None:
         self._tell()
 
+    def late(self) -> None:
+        """Until it is clear that the path is dead, one may know whether our public address is another one."""
+        self._equipment.discovery.look_again()
+
     def moved(self) -> None:
         """Our network is another one: what is going on was begun from the one before."""
         if not self._connection.works:

@@ -273,6 +273,7 @@ class Session:
             self._take_remote(remote)
         else:
             self.remote = remote  # it may have learnt more of its NATs
+        self.relays.let_in()
         for message in signal.messages:
             self.messages.put(message.name, message.body)
         self._owner.knowledge_changed()
