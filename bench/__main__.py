@@ -20,6 +20,7 @@ ALL = (
     "stream_over_udp",
     "slow_reader",
     "dead_peers",
+    "durability",
     "files",
     "idle_pipes",
     "names",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import random
@@ -14,6 +15,7 @@ import pytest
 from needs import missing, need_programs
 from programs import Seat, script, seats
 
+from warpgate.lab.line import Quality
 from warpgate.lab.topology import Lab
 from warpgate.model.address import NodeAddress
 
@@ -51,6 +53,7 @@ with socket.create_connection(("127.0.0.1", 8000), timeout=20) as client:
     print(client.makefile("rb").read().decode())
 """
 COPIED = 20_000_000
+SLOW = Quality(bandwidth=40e6)  # the copy takes 4 s
 
 
 def need_users() -> None:
@@ -118,6 +121,37 @@ async def test_a_session_a_copy_and_a_forwarded_port(login: Login, tmp_path: Pat
     ):
         answered = await a.run(*script(CLIENT))
     assert (answered.returncode, answered.stdout) == (0, b"THROUGH A FORWARDED PORT\n"), answered.stderr
+
+
+async def test_a_copy_goes_on_when_either_host_moves(lab: Lab, login: Login, tmp_path: Path) -> None:
+    """Both change their networks while scp runs, b first: the ssh connection does not notice."""
+    a, b = login.a.host, login.b.host
+    for host in (a, b):
+        host.access.up.quality = host.access.down.quality = SLOW
+    sent, arrived = random.Random(4).randbytes(COPIED), tmp_path / "arrived"
+    (tmp_path / "sent").write_bytes(sent)
+    durable = ("-o", "ProxyCommand=warpgate connect --durable %h")  # ssh goes by the first that it is given
+    words = (
+        "scp",
+        *login.options[:2],
+        *durable,
+        *login.options[2:],
+        tmp_path / "sent",
+        f"{login.target}:{arrived}",
+    )
+    copying = asyncio.ensure_future(login.a.run(*words))
+    for host, share in ((b, 0.2), (a, 0.5)):
+        while size_of(arrived) < share * COPIED:
+            assert not copying.done(), copying.result().stderr
+            await asyncio.sleep(0.02)
+        lab.move(host, "eim-apdf", link=SLOW)
+    copied = await copying
+    assert copied.returncode == 0, copied.stderr
+    assert hashlib.sha256(arrived.read_bytes()).digest() == hashlib.sha256(sent).digest()
+
+
+def size_of(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 async def test_the_host_name_is_what_the_command_prints(login: Login) -> None:
