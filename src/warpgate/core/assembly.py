@@ -28,6 +28,7 @@ from warpgate.core.search.session import Session
 from warpgate.core.search.sessions import Sessions
 from warpgate.core.search.tcp_door import TcpDoor
 from warpgate.core.search.twins import Twins
+from warpgate.core.server_memory import ServerMemory
 from warpgate.core.serving import Reception, Services
 from warpgate.core.sockets import Sockets, usable_interfaces
 from warpgate.core.tasks import Tasks
@@ -66,6 +67,8 @@ YOUNG = 2.0
 # Where an interface lacks IPv4, brokers wait for the resolver's word on NAT64, as they may be reached only by that: a
 # resolver near enough to be of use answers in a few round trips.
 NAT64_PATIENCE = 0.5
+# A process that is killed forgets what it learnt of servers in less than this.
+SAVING_INTERVAL = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Assembly:
         contacts: KnownPeers,
         sources: Sources,
         instances: Instances,
+        memory: ServerMemory,
     ) -> None:
         self._config, self._network, self._services = config, network, services
         self._since = sources.wall_clock()
@@ -110,19 +114,13 @@ class Assembly:
         self.context = context = Context(
             identity, config, network, registry, observer, self.tasks, sources, instances
         )
-        context.observers.append(self._count)
+        context.observers += [self._count, memory.observe]
+        self._memory = memory
         rng = random.Random()
         stun = tuple(map(str, public_servers().stun)) if config.stun is None else config.stun
         self.discovery = Discovery(network, stun, config.timing, context.emit, self._update_address, rng)
         self.udp = Demultiplexer(network, self._introduce, self._garbage, self._admit, self.discovery.receive)
-        self.relays = Relays(
-            network,
-            config.turn,
-            context.emit,
-            ca_file=config.ca_file,
-            limit=config.budgets.relay_allocations,
-            wall_clock=context.wall_clock,
-        )
+        self.relays = self._open_relays()
         self.channel = self._open_channel(broker_connector, rng)
         self.tcp_door = TcpDoor(context, self._find_key, self._find_session, self._take_link)
         self.equipment = equipment = Equipment.of(
@@ -155,6 +153,17 @@ class Assembly:
         brokers = self._config.brokers
         parsed = public_servers().brokers if brokers is None else map(BrokerUrl.parse, brokers)
         return tuple(map(str, parsed))
+
+    def _open_relays(self) -> Relays:
+        config, context = self._config, self.context
+        return Relays(
+            self._network,
+            config.turn,
+            context.emit,
+            ca_file=config.ca_file,
+            limit=config.budgets.relay_allocations,
+            wall_clock=context.wall_clock,
+        )
 
     def _open_channel(self, connector: BrokerConnector, rng: random.Random) -> SignalChannel:
         config, context = self._config, self.context
@@ -190,6 +199,7 @@ class Assembly:
         self.tasks.spawn("discovery", self.discovery.run())
         self.tasks.spawn("stalled pipes", self.pipes.watch())
         self.tasks.spawn("twins", self.twins.watch())
+        self.tasks.spawn("servers", self._keep_servers())
         patience = (
             config.timing.start_patience
         )  # for all of it: what waits for the resolver first has used some up
@@ -197,7 +207,7 @@ class Assembly:
         self._nat64.look()
         await self._nat64.first(min(patience, NAT64_PATIENCE))
         patience -= context.now() - waiting
-        self.channel.start()
+        self.channel.start(self._memory.ranked(self._broker_urls))
         self.port_mapping.follow(self.interfaces, self.sockets.port)
         self.names.start()
         self.tasks.spawn("QUIC library", self.quic_door.prepare())
@@ -211,9 +221,15 @@ class Assembly:
             self._interfaces_changed()  # while nobody watched
         context.emit(NodeStarted(context.identity.node_id, self.sockets.port, time.perf_counter() - began))
 
+    async def _keep_servers(self) -> None:
+        while True:
+            await asyncio.sleep(SAVING_INTERVAL)
+            self._memory.save()
+
     async def close(self) -> None:
         if self._watch is not None:
             self._watch.close()
+        self._memory.save()
         self._nat64.close()
         for initiator in self.initiators:
             initiator.stop("this node was closed")
@@ -257,6 +273,7 @@ class Assembly:
         self._update_address()
 
     def _look_around(self) -> None:
+        self._memory.moved(self.interfaces, self._network.gateways())
         self.context.look_around(self.interfaces, self._network.interfaces(), self._network.prefix)
 
     def _brokers_changed(self) -> None:

@@ -18,11 +18,13 @@ from warpgate.core.codes import OFFER, TAKE, CodeExchange, new_code
 from warpgate.core.context import Sources
 from warpgate.core.disk.claim import REMEMBERED, UNCLAIMED, Claim, claim
 from warpgate.core.disk.identity_store import load_or_create
+from warpgate.core.disk.server_store import server_store_of
 from warpgate.core.names.destination import Destination, parse_destination
 from warpgate.core.names.known_peers import known_peers_at
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.plain_datagram import DatagramPipe
 from warpgate.core.search.initiator import Initiator
+from warpgate.core.server_memory import ServerMemory, servers_of
 from warpgate.core.serving import MessageHandler, PipeHandler, Services
 from warpgate.core.tasks import running_loop
 from warpgate.errors import ConfigError, IdentityInUse, PipeClosed
@@ -33,6 +35,7 @@ from warpgate.model.endpoint import Mode, Transport
 from warpgate.model.identity import Identity
 from warpgate.model.wanted import INSTANCE_SIZE, checked_service
 from warpgate.net.network import Network
+from warpgate.net.remembered import RememberedNames
 from warpgate.net.system import SystemNetwork
 from warpgate.net.translated import TranslatedNetwork
 from warpgate.plugins.registry import REGISTRY, Registry
@@ -97,7 +100,13 @@ class Node:
             raise ConfigError("the node runs already")
         running_loop()
         identity = load_or_create(self._config.identity) if self._identity is None else self._identity
-        network = TranslatedNetwork(SystemNetwork() if self._network is None else self._network)
+        own_identity = self._identity is not None
+        memory = ServerMemory(
+            server_store_of(own_identity=own_identity), self._sources.wall_clock, servers_of(self._config)
+        )
+        outside = SystemNetwork() if self._network is None else self._network
+        self._network_names = RememberedNames(outside.resolve, memory.recall, memory.heard)
+        network = TranslatedNetwork(outside, self._network_names.resolve)
         config, self._claim, instances = self._place()
         running = Assembly(
             config,
@@ -107,14 +116,16 @@ class Node:
             self._observer,
             self._registry,
             self._services,
-            known_peers_at(self._config.known_peers, own_identity=self._identity is not None),
+            known_peers_at(self._config.known_peers, own_identity=own_identity),
             self._sources,
             instances,
+            memory,
         )
         try:
             await running.start()
         except BaseException:
             await running.close()
+            self._network_names.close()
             self._claim.release()
             raise
         self._running = running
@@ -143,6 +154,7 @@ class Node:
             try:
                 await running.close()
             finally:
+                self._network_names.close()
                 self._claim.release()
                 for reader in self._readers:
                     reader.put_nowait(None)

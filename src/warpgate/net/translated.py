@@ -28,6 +28,7 @@ from warpgate.net.network import (
     UdpSocket,
     Watch,
 )
+from warpgate.net.remembered import Resolve
 
 _UNIQUE_LOCAL = IPv6Network("fc00::/7")  # RFC 4193
 # Peers of one socket whose addresses are remembered in both forms; a punch has a few dozen.
@@ -37,8 +38,10 @@ REMEMBERED = 1024
 class TranslatedNetwork:
     """`prefix` may be set and changed at any time; sockets that are open keep the one they were opened with."""
 
-    def __init__(self, inner: Network) -> None:
+    def __init__(self, inner: Network, resolve: Resolve | None = None) -> None:
+        """`resolve` None: as the network itself does."""
         self.inner = inner
+        self._resolve = inner.resolve if resolve is None else resolve
         self.prefix: Nat64Prefix | None = None
         self._behind: dict[IPAddress, IPv6Address] = {}  # our IPv4 addresses, and what is behind each
 
@@ -88,7 +91,7 @@ class TranslatedNetwork:
 
     async def resolve(self, host: str, port: int) -> tuple[Endpoint, ...]:
         """A server that a DNS64 gave an IPv6 address is told by its IPv4 one: it is the same, and says so itself."""
-        found = await self.inner.resolve(host, port)
+        found = await self._resolve(host, port)
         prefix = self.prefix
         if prefix is None:
             return found

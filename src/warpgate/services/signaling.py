@@ -92,8 +92,9 @@ class SignalChannel:
 
     # The owner's side.
 
-    def start(self) -> None:
-        """Begin to connect; returns at once."""
+    def start(self, order: Sequence[str] = ()) -> None:
+        """Begin to connect; returns at once. `order`: the same URLs as they are to be tried now."""
+        self._urls = tuple(order) or self._urls
         self._started = asyncio.get_running_loop().time()
         self._recruit(CONTACTED)
         if not self._home:

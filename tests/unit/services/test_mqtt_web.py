@@ -19,8 +19,10 @@ from services_kit import until
 from web_gateway import web_gateway
 
 from warpgate.errors import ConfigError, NetworkError, ServiceError
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, IPAddress
+from warpgate.net.remembered import RememberedNames
 from warpgate.net.system import SystemNetwork
+from warpgate.net.translated import TranslatedNetwork
 from warpgate.services.mqtt import MqttConnector, logins_of
 from warpgate.services.mqtt_link import MqttLink
 from warpgate.services.proxy import Proxies, Proxy, system_proxy
@@ -94,6 +96,22 @@ async def test_through_the_proxy_that_the_system_names_and_no_name_server(web: i
         assert proxy.asked == [f"CONNECT {HOST}:443 HTTP/1.1"]
         token = base64.b64encode(b"me:pass@word").decode()
         assert f"Proxy-Authorization: Basic {token}" in proxy.headers
+
+
+async def test_a_broker_is_reached_by_the_address_it_had_when_the_resolver_is_gone(
+    web: int, certified: Any
+) -> None:
+    """And its certificate is still checked by the name."""
+    had: dict[str, tuple[IPAddress, ...]] = {}
+    inner = Network({HOST: "127.0.0.1"})
+    names = RememberedNames(inner.resolve, lambda host: had.get(host, ()), had.__setitem__)
+    connector = MqttConnector(TranslatedNetwork(inner, names.resolve), certified, proxies=NO_PROXY)
+    await told_to_itself(connector, f"wss://{HOST}:{web}")
+    inner.names.clear()
+    await told_to_itself(connector, f"wss://{HOST}:{web}")
+    had.clear()
+    with pytest.raises(NetworkError, match="no such name"):
+        await told_to_itself(connector, f"wss://{HOST}:{web}")
 
 
 async def test_plain_mqtt_does_not_look_like_the_web_and_goes_by_no_proxy(mosquitto: Any) -> None:

@@ -1,0 +1,121 @@
+"""The servers that were good, on disk: one file for all identities of a user, since it is about networks."""
+
+from __future__ import annotations
+
+import contextlib
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from warpgate.core.disk.identity_store import data_directory
+from warpgate.core.disk.whole_file import replace_file
+from warpgate.core.server_memory import (
+    KEY_SIZE,
+    MOST_ADDRESSES,
+    MOST_BROKERS,
+    MOST_HOSTS,
+    MOST_NETWORKS,
+    ForgetfulServerStore,
+    KnownBroker,
+    KnownHost,
+    KnownNetwork,
+    ServerStore,
+)
+from warpgate.errors import ConfigError
+from warpgate.model.endpoint import IPAddress
+from warpgate.model.scope import Scope, scope_of
+from warpgate.model.servers import BrokerUrl, StunServer
+
+FILE_NAME = "servers.json"
+# Sixteen networks full of names take 80 kB; whatever is much larger is some other file.
+LARGEST_FILE = 256 * 1024
+_SLOWEST = 60.0
+_Seconds = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+
+
+class _Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    ips: tuple[str, ...]
+    seen: _Seconds
+
+
+class _Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    url: str
+    seen: _Seconds
+    rtt: float | None = None
+
+
+class _Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    key: str
+    hosts: tuple[_Host, ...] = ()
+    brokers: tuple[_Broker, ...] = ()
+
+
+class FileServerStore:
+    """One JSON file. Whatever is wrong with it counts as empty: it saves time, and nothing depends on it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> dict[bytes, KnownNetwork]:
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(LARGEST_FILE + 1)
+            if len(data) > LARGEST_FILE:
+                return {}
+            rows = msgspec.json.decode(data, type=tuple[_Network, ...])
+            return dict(_network(row) for row in rows[-MOST_NETWORKS:])
+        except (OSError, msgspec.MsgspecError, ValueError, RecursionError, ConfigError):
+            return {}
+
+    def save(self, networks: dict[bytes, KnownNetwork]) -> None:
+        rows = [_row(key, network) for key, network in networks.items()]
+        with contextlib.suppress(OSError):
+            replace_file(self._path, msgspec.json.format(msgspec.json.encode(rows), indent=1))
+
+
+def server_store_of(*, own_identity: bool) -> ServerStore:
+    """In the user's data directory; nowhere when there is none, or the program brings an identity of its own."""
+    if own_identity:
+        return ForgetfulServerStore()
+    try:
+        return FileServerStore(data_directory() / FILE_NAME)
+    except ConfigError:
+        return ForgetfulServerStore()
+
+
+def _row(key: bytes, network: KnownNetwork) -> _Network:
+    return _Network(
+        key.hex(),
+        tuple(
+            _Host(name, tuple(map(str, known.ips)), int(known.seen)) for name, known in network.hosts.items()
+        ),
+        tuple(_Broker(url, int(known.seen), known.rtt) for url, known in network.brokers.items()),
+    )
+
+
+def _network(row: _Network) -> tuple[bytes, KnownNetwork]:
+    """ValueError or ConfigError for rows that this program did not write."""
+    key = bytes.fromhex(row.key)
+    if len(key) != KEY_SIZE or len(row.hosts) > MOST_HOSTS or len(row.brokers) > MOST_BROKERS:
+        raise ValueError("no network of ours")
+    hosts = {
+        StunServer.parse(host.name).host: KnownHost(_ips(host.ips), float(host.seen)) for host in row.hosts
+    }
+    brokers = {str(BrokerUrl.parse(known.url)): _broker(known) for known in row.brokers}
+    return key, KnownNetwork(hosts, brokers)
+
+
+def _ips(texts: tuple[str, ...]) -> tuple[IPAddress, ...]:
+    ips = tuple(map(ip_address, texts))
+    if len(ips) > MOST_ADDRESSES or any(scope_of(ip) not in (Scope.GLOBAL, Scope.SITE) for ip in ips):
+        raise ValueError("no addresses of a server")
+    return ips
+
+
+def _broker(row: _Broker) -> KnownBroker:
+    if row.rtt is not None and not 0 <= row.rtt <= _SLOWEST:
+        raise ValueError(f"no round trip: {row.rtt}")
+    return KnownBroker(row.rtt, float(row.seen))

@@ -1,0 +1,58 @@
+"""A node whose resolver is gone: what it knows of servers is from another day, another network, another process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from cascade_world import EPOCH, virtual
+
+from warpgate.config import Config
+from warpgate.core.context import Sources
+from warpgate.core.node import Node
+from warpgate.lab.memory import MemoryInternet, MemoryNetwork, PathSpec
+from warpgate.lab.memory_servers import MemoryBrokers, MemoryStun
+from warpgate.lab.spec import NatSpec
+from warpgate.model.endpoint import Endpoint
+
+NAME, AT = "stun.test", "203.0.113.1"
+
+
+def wanderer(network: MemoryNetwork) -> Node:
+    """Its identity, and so what it remembers, is on disk."""
+    return Node(
+        Config(brokers=(), stun=(f"{NAME}:3478",), port_map=False),
+        network=network,
+        brokers=MemoryBrokers(),
+        sources=Sources(wall_clock=lambda: EPOCH + asyncio.get_running_loop().time()),
+    )
+
+
+def test_what_a_process_learnt_helps_the_next_one_in_another_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARPGATE_DATA", str(tmp_path))
+
+    async def main() -> None:
+        internet = MemoryInternet(path=PathSpec(delay=0.02))
+        server = internet.host("stun", AT)
+        stun = MemoryStun(server, Endpoint.of(AT, 3478), None)
+        home = internet.host("home", "192.168.1.2", behind=internet.router("h", ("198.51.100.1",), NatSpec()))
+        train = internet.host(
+            "train", "172.18.0.2", behind=internet.router("t", ("198.51.100.2",), NatSpec())
+        )
+        async with wanderer(train) as stranger:
+            assert stranger.address.attachments[0].reflexive is None, "nobody has ever known the name"
+        internet.name(NAME, AT)
+        async with wanderer(home) as node:
+            assert str(node.address.attachments[0].reflexive) == "198.51.100.1"
+        internet._names.clear()
+        async with wanderer(train) as node:
+            assert str(node.address.attachments[0].reflexive) == "198.51.100.2"
+        await stun.close()
+
+    virtual(main)
+    networks = json.loads((tmp_path / "servers.json").read_text())
+    assert [host["ips"] for network in networks for host in network["hosts"]] == [[AT], [AT]]
