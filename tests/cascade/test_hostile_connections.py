@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,9 +11,11 @@ from cascade_world import Seat, World, connected, exchange, virtual
 from strangers_kit import ips, sent_by
 
 from warpgate.config import Budgets
+from warpgate.core.connection.paths import GREETINGS, Path
 from warpgate.core.pipes.durable import DurablePipe
 from warpgate.core.search.seeker import AT_ONCE, RATE
 from warpgate.events import PluginSkipped, PluginStarted
+from warpgate.lab.memory import Captured
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint
@@ -122,5 +124,66 @@ def test_peers_that_left_have_few_searches_together() -> None:
             await asyncio.sleep(1.5)
             began_since = searches(world.b) - before
             assert 2 < began_since <= budget.searches_per_second * (world.now - began) + 2
+
+    virtual(main)
+
+
+# -- forgers ------------------------------------------------------------------------------------------------------
+
+
+class Tap(Path):
+    """A second path of a connection, in the hands of somebody who repeats and invents datagrams: a relay, perhaps."""
+
+    def __init__(self, pipe: DurablePipe) -> None:
+        origin = pipe.connection.paths[0]
+        super().__init__(replace(origin, plugin="tap", relayed=True), 0.0)
+        self.sent: list[bytes] = []
+
+    def start(self) -> None: ...
+    def route(self, ids: tuple[bytes, ...]) -> None: ...
+    def abandon(self) -> None: ...
+    def close(self) -> None: ...
+
+    def send(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def inject(self, *datagrams: bytes) -> None:
+        for data in datagrams:
+            assert self.deliver(self, data)
+
+
+def carried(packets: Sequence[Captured], by: str, connection_id: bytes) -> list[bytes]:
+    """Datagrams of a connection that this host has sent."""
+    found = [seen.packet.payload for seen in packets if seen.sent and seen.host == by]
+    return [
+        data
+        for data in found
+        if isinstance(data, bytes) and data[1 : 1 + len(connection_id)] == connection_id
+    ]
+
+
+@pytest.mark.parametrize("victim", ["client", "server"])
+def test_who_repeats_and_invents_datagrams_on_a_second_path_gets_no_traffic(victim: str) -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, far = await durable(world)
+            ours, theirs, seat = (near, far, "b") if victim == "client" else (far, near, "a")
+            tap = Tap(ours)
+            ours.connection.add(tap)
+            packets = world.internet.capture()
+            await theirs.send(b"to be recorded")
+            assert await ours.recv(timeout=5) == b"to be recorded"
+            await asyncio.sleep(1)
+            recorded = carried(packets, seat, ours.connection.engine.id)
+            assert recorded
+            before = ours.connection.current
+            for _ in range(20):
+                tap.inject(*recorded, b"\x40" + ours.connection.engine.id + bytes(40))
+                await asyncio.sleep(0.2)
+            assert ours.connection.current is before
+            await exchange(near, far)
+            assert len(tap.sent) <= GREETINGS
+            near.abort()
+            far.abort()
 
     virtual(main)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import groupby
 from typing import Protocol
 
 from warpgate.core.connection.paths import Origin, Path
@@ -83,6 +84,7 @@ class Connection(QuicDriver):
         self._context = context
         self._on_end = on_end
         self._paths: list[Path] = []
+        self._came_by: list[Path] = []  # of each datagram that has arrived in this turn
         self._count = 0
         self._chosen: Path | None = None
         self._suspected = False
@@ -263,21 +265,36 @@ class Connection(QuicDriver):
     # -- datagrams -----------------------------------------------------------------------------------------------
 
     def _heard(self, path: Path, data: bytes) -> bool:
+        if data:
+            self._came_by.append(path)
+            self.deliver(data)
+        else:
+            self.soon()
+        return True
+
+    def _take_arrived(self, datagrams: list[bytes]) -> None:
+        came_by, self._came_by = self._came_by, []
+        at = 0
+        for path, run in groupby(came_by):
+            size = len(list(run))
+            if self.engine.receive(datagrams[at : at + size], self._loop.time()):
+                self._spoke(path)
+            at += size
+        if not datagrams:
+            super()._take_arrived(datagrams)
+
+    def _spoke(self, path: Path) -> None:
+        """The peer, by this path, now. Whoever sees its datagrams can repeat them, and forge some with our id."""
         now = self._loop.time()
         path.heard = now
         chosen = self._chosen
-        if chosen is not None and path is not chosen:
+        if chosen is not None and path is not chosen and path in self._paths:
             late = chosen.heard < now - max(FOLLOW, chosen.round_trip or 0.0)
             if self._suspected and late:
                 chosen.silent = True
                 self._choose(path, "the path before had fallen silent")
             elif late and not self.engine.is_client:
                 self._choose(path, "the peer uses it")
-        if data:
-            self.deliver(data)
-        else:
-            self.soon()
-        return True
 
     def _knock(self) -> None:
         """Something must leave now: QUIC waits the longer, the longer it was without an answer."""

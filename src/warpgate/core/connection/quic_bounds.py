@@ -10,7 +10,7 @@ writes in whatever order.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from warpgate.errors import NetworkError, ProtocolError
 from warpgate.proto.quic_frames import STREAM_FIRST, STREAM_LAST, PacketOpener, frames
@@ -32,8 +32,6 @@ PIECES_TOTAL = 262_144
 # ends, CRYPTO, DATAGRAM): so many at once, and a second.
 CONTROL = 16_384
 CONTROL_RATE = 4.0
-# Opened in a row without one that opens: the peer renews its keys (ours do not), or somebody floods the path.
-MISSES = 8
 
 _LONG_HEADER = 0x80
 # PING, ACK, MAX_DATA, MAX_STREAM_DATA, *_BLOCKED, CONNECTION_CLOSE, HANDSHAKE_DONE: cost nothing that lasts.
@@ -84,7 +82,6 @@ class Watch:
         self._opener: PacketOpener | None = None
         self._out_of_order: list[tuple[int, int]] = []  # stream and end of sampled pieces
         self._until_next = 0
-        self._misses = 0
         self._late = 0
         self._control = 0.0
         self._at = 0.0
@@ -103,21 +100,45 @@ class Watch:
         self._until_next = _gap()
         self._holdings.proved(self)
 
-    def arrived(self, datagrams: list[bytes], now: float) -> None:
-        """NetworkError, ProtocolError: the connection is to be ended."""
+    def check(self) -> None:
+        """NetworkError: the connection is to be ended."""
         if self.excess is not None:
             raise self.excess
+
+    def parts(self, datagrams: list[bytes]) -> Iterator[tuple[list[bytes], bool]]:
+        """What the library may have, to be handed over part by part and each to `arrived` after that; those that are to
+        be looked at are alone and marked, so that it is known whether the library took them.
+        """
+        if self._opener is not None:
+            datagrams = [
+                data for data in datagrams if not data[0] & _LONG_HEADER or self._may_come_late(data)
+            ]
+        at = 0
+        while self._opener is not None and (look := at + self._until_next) < len(datagrams):
+            if look > at:
+                yield datagrams[at:look], False
+            yield datagrams[look : look + 1], True
+            at, self._until_next = look + 1, _gap()
+        self._until_next -= len(datagrams) - at
+        if at < len(datagrams):
+            yield datagrams[at:], False
+
+    def _may_come_late(self, handshake: bytes) -> bool:
+        """They may be repeated for a while. What they cost is bounded as before the proof; whoever is on the path can
+        forge some, which must not end the connection.
+        """
+        self._late += len(handshake)
+        return self._late <= UNPROVED_BYTES
+
+    def arrived(self, datagrams: list[bytes], now: float, *, look: bool, new: bool) -> None:
+        """One of `parts`; `new`: the library has taken something. NetworkError, ProtocolError: the connection is to be
+        ended.
+        """
+        self.check()
         if self._opener is None:
             self._holdings.add_unproved(self, sum(map(len, datagrams)))
-            return
-        # Handshake packets may be repeated for a while; what they cost is bounded as before the proof.
-        self._late += sum(len(data) for data in datagrams if data[0] & _LONG_HEADER)
-        if self._late > UNPROVED_BYTES:
-            raise NetworkError("the peer goes on with a handshake that is over")
-        while self._until_next < len(datagrams):
-            self._look(datagrams[self._until_next], now)
-            self._until_next += _gap()
-        self._until_next -= len(datagrams)
+        elif look and new:
+            self._look(datagrams[0], now)
 
     def exceed(self) -> None:
         self.excess = NetworkError("the peer sent too many pieces of streams out of order")
@@ -133,11 +154,7 @@ class Watch:
             return
         payload = self._opener.open(datagram)
         if payload is None:
-            self._misses += 1
-            if self._misses >= MISSES:
-                raise ProtocolError("the peer's QUIC packets do not open")
-            return
-        self._misses = 0
+            raise ProtocolError("the peer has renewed its QUIC keys")  # ours do not; it would be out of sight
         self._control = max(0.0, self._control - CONTROL_RATE * (now - self._at))
         self._at = now
         self._out_of_order = [entry for entry in self._out_of_order if entry[1] > self._delivered(entry[0])]

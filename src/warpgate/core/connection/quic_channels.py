@@ -344,10 +344,10 @@ class QuicChannels(QuicEngine):
 
     # -- the engine ----------------------------------------------------------------------------------------------
 
-    def receive(self, datagrams: list[bytes], now: float) -> None:
+    def receive(self, datagrams: list[bytes], now: float) -> int:
         self._news_left = min(float(NEWS_AT_ONCE), self._news_left + NEWS_RATE * (now - self._now))
         self._now = now
-        super().receive(datagrams, now)
+        return super().receive(datagrams, now)
 
     def _may_send(self, stream: int) -> bool:
         return stream in self._delivered or is_pipe(stream)

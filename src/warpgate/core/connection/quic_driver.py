@@ -70,11 +70,14 @@ class QuicDriver(ABC):
             return
         if self._arrived or self._engine.watch.excess is not None:
             arrived, self._arrived = self._arrived, []
-            self._engine.receive(arrived, self._loop.time())
+            self._take_arrived(arrived)
         self._send()
         self._wake()
         self._set_timer()
         self.on_change()
+
+    def _take_arrived(self, datagrams: list[bytes]) -> None:
+        self._engine.receive(datagrams, self._loop.time())
 
     @abstractmethod
     def _send(self) -> None:

@@ -16,6 +16,7 @@ from warpgate.core.connection.quic_library import (
     ANYWHERE,
     SecretLog,
     closing,
+    hand_over,
     opener,
 )
 from warpgate.errors import AuthenticationError, NetworkError, WarpgateError
@@ -148,16 +149,33 @@ class QuicEngine(ABC):
         """The connection id that the peer's packets carry, as `connection_id_of` tells it."""
         return self._quic.host_cid[:CONNECTION_ID_SIZE]
 
-    def receive(self, datagrams: list[bytes], now: float) -> None:
-        """Datagrams of this connection, in order of arrival; forged and damaged ones change nothing."""
-        self._guard(lambda: self._quic.receive_many_datagrams(datagrams, ANYWHERE, now))
-        self._take_events()
-        if self.state is not State.ENDED:
-            try:
-                self.watch.arrived(datagrams, now)
-            except WarpgateError as error:
-                self.failure = error
-                self.close(BROKEN, str(error))
+    def receive(self, datagrams: list[bytes], now: float) -> int:
+        """Datagrams of this connection, in order of arrival; forged, damaged and repeated ones change nothing.
+
+        How many were the peer's and new; 0 before both ends are proved.
+        """
+        new = 0
+        try:
+            self.watch.check()
+            for part, look in self.watch.parts(datagrams):
+                taken = self._hand_over(part, now)
+                self._take_events()
+                if self.state is State.ENDED:
+                    break
+                new += taken
+                self.watch.arrived(part, now, look=look, new=taken > 0)
+        except WarpgateError as error:
+            self.failure = error
+            self.close(BROKEN, str(error))
+        return new
+
+    def _hand_over(self, datagrams: list[bytes], now: float) -> int:
+        counts: list[int] = []
+        if self.state is State.OPEN:
+            self._guard(lambda: counts.append(hand_over(self._quic, datagrams, now)))
+        else:
+            self._guard(lambda: self._quic.receive_many_datagrams(datagrams, ANYWHERE, now))
+        return sum(counts)
 
     def handle_timeout(self, now: float) -> None:
         self._guard(lambda: self._quic.handle_timer(now))
