@@ -24,6 +24,7 @@ LAYERS = (
     "plugins",
     "core",
     "api",
+    "sync",
     "user_settings",
     "transfer",
     "lab",

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from warpgate import sync as sync
     from warpgate.api import Server, auto_connect, open_connection, start_server
     from warpgate.config import Budgets, Config, Timing
     from warpgate.core.assembly import NodeStatus
@@ -128,6 +129,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "sync":
+        return import_module("warpgate.sync")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
