@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import warnings
 from pathlib import Path
@@ -35,16 +34,6 @@ ROWS = {row[0].strip("`"): row for row in rows("Keys")}
 
 def options(*words: str) -> CommonOptions:
     return CommonOptions.gather(build_parser().parse_args(words))
-
-
-def test_the_tables_that_are_made_are_those_that_would_be_made() -> None:
-    place = ROOT / "tools" / "command_reference.py"
-    spec = importlib.util.spec_from_file_location("command_reference", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.filled(PAGE) == PAGE, "python tools/command_reference.py makes them"
 
 
 def test_every_key_has_a_row() -> None:

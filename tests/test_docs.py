@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib.util
 import os
 import re
 import sys
@@ -184,3 +185,15 @@ def _in_init(owner: object, name: str) -> bool:
     """Attributes that the constructor sets from an argument of that name."""
     code = getattr(getattr(owner, "__init__", None), "__code__", None)
     return code is not None and name in code.co_varnames
+
+
+def test_the_tables_that_are_made_are_those_that_would_be_made() -> None:
+    """Of commands and settings, in docs/configuration.md."""
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    place = ROOT / "tools" / "command_reference.py"
+    spec = importlib.util.spec_from_file_location("command_reference", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.filled(page) == page, "python tools/command_reference.py makes them"
