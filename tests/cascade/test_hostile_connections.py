@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from cascade_world import Seat, World, connected, exchange, virtual
+from durable_kit import darkness
 from strangers_kit import ips, sent_by
 
 from warpgate.config import Budgets
@@ -183,6 +184,36 @@ def test_who_repeats_and_invents_datagrams_on_a_second_path_gets_no_traffic(vict
             assert ours.connection.current is before
             await exchange(near, far)
             assert len(tap.sent) <= GREETINGS
+            near.abort()
+            far.abort()
+
+    virtual(main)
+
+
+# -- news ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["all the time", "while nothing passes"])
+def test_a_router_that_renumbers_all_the_time_makes_us_no_flooder(dark: bool) -> None:
+    """The peer ends a connection whose news come faster than anybody moves."""
+
+    async def main() -> None:
+        async with World() as world:
+            near, far = await durable(world)
+            if dark:
+                darkness(60.0)(world)
+                await near.send(b"into the dark")
+            context = world.a.run.equipment.context
+            genuine = context.address
+            for number in range(300):
+                context.address = replace(
+                    genuine, brokers=(BrokerRef(f"mqtt://203.0.113.9:{2000 + number}", 0.04),)
+                )
+                world.a.run.connections.address_changed()
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(60)
+            assert far.connection.end is None
+            assert far.connection.remote.brokers == context.address.brokers
             near.abort()
             far.abort()
 

@@ -244,4 +244,39 @@ def test_finished_streams_take_no_room() -> None:
         finished.add(stream)
     assert all(stream in finished for stream in (4, 8, 12, 16))
     assert 20 not in finished
-    assert finished._later == set()
+    assert finished._not_yet == set()
+    for stream in range(28, 40_000, 4):  # one of a million stays open
+        finished.add(stream)
+    assert finished._not_yet == {20, 24}
+    finished.add(20)
+    assert 20 in finished
+    assert 24 not in finished
+
+
+def test_credit_for_what_was_reset_keeps_no_place_from_what_comes() -> None:
+    """More late credits than `AHEAD`, and then one that a pipe needs."""
+    two = Two().open()
+    for _ in range(2 * AHEAD):
+        near, far = two.pipe()
+        far.reset()
+        near._grant(near._granted + 1)  # on its way when the reset comes
+        two.steps(3)
+    assert two.server._ahead == {}
+    two.client.say_credit(4 * (2 * AHEAD + 1), 1_000_000)
+    two.steps(2)
+    _, far = two.pipe()
+    assert far._allowed >= 1_000_000
+
+
+def test_a_pipe_that_is_reset_before_it_says_anything_is_over_too() -> None:
+    two = Two().open()
+    for _ in range(50):
+        stream = two.client._quic.get_next_available_stream_id()
+        two.client._put(stream, b"\x05s")  # half of a name
+        two.client.cut(stream, 2)
+        two.steps(2)
+        near, _ = two.pipe()
+        near.reset()
+        two.steps(3)
+    assert len(two.server) <= 50
+    assert two.server._finished[True]._not_yet == set()

@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import Protocol
 
 from warpgate.core.connection.paths import Origin, Path
-from warpgate.core.connection.quic_channels import Channel, QuicChannels
+from warpgate.core.connection.quic_channels import NEWS_AT_ONCE, NEWS_RATE, Channel, QuicChannels
 from warpgate.core.connection.quic_driver import QuicDriver
 from warpgate.core.connection.quic_engine import CLOSED, State
 from warpgate.core.context import Context
@@ -30,6 +30,7 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.identity import node_id_of
 from warpgate.plan.paths import UNKNOWN_ROUND_TRIP, best, knock_after, suspicion
+from warpgate.proto.gate import TokenBucket
 
 # A peer has a few: more than these at once are of no use to it.
 PATHS = 8
@@ -94,6 +95,8 @@ class Connection(QuicDriver):
         self._looking: asyncio.TimerHandle | None = None  # for an answer that should have come
         self._outage: asyncio.TimerHandle | None = None
         self._said: NodeAddress | None = None  # what the peer knows to be our address
+        self._news = TokenBucket(NEWS_RATE / 2, NEWS_AT_ONCE / 4, context.now())
+        self._saying: asyncio.TimerHandle | None = None
         engine.on_news = self._take_news
 
     # -- what is to be known -------------------------------------------------------------------------------------
@@ -393,12 +396,22 @@ class Connection(QuicDriver):
     # -- addresses -----------------------------------------------------------------------------------------------
 
     def say_address(self) -> None:
-        """Tell the peer where we are, if that has changed."""
-        address = self._context.address
-        if self.engine.state is State.OPEN and address is not self._said:
+        """Tell the peer where we are, if that has changed: it takes so much news and not more, so what changes often is
+        said later, and what changes while nothing arrives is said when something does.
+        """
+        address, now = self._context.address, self._loop.time()
+        if self.engine.state is not State.OPEN or not self.works or address == self._said:
+            return
+        if self._news.take(now):
             self._said = address
             self.engine.say_news(address.encode())
             self.soon()
+        elif self._saying is None:
+            self._saying = self._loop.call_later(self._news.wait(now), self._say_late)
+
+    def _say_late(self) -> None:
+        self._saying = None
+        self.say_address()
 
     def _take_news(self, address: bytes) -> None:
         remote = NodeAddress.decode(address)
@@ -459,7 +472,7 @@ class Connection(QuicDriver):
             self._on_end(self)
         if self.seeker is not None:
             self.seeker.close()
-        for timer in (self._outage, self._looking):
+        for timer in (self._outage, self._looking, self._saying):
             if timer is not None:
                 timer.cancel()
         paths, self._paths = self._paths, []

@@ -191,20 +191,23 @@ class Channel(ByteStream):
 
 
 class Finished:
-    """The ids of streams that are over, of one opener: below a mark all but a few are."""
+    """The ids of streams that are over, of one opener: below a mark all but a few are. Those are open, or skipped by
+    their opener; the library allows 100.
+    """
 
     def __init__(self, first: int) -> None:
         self._next = first
-        self._later: set[int] = set()
+        self._not_yet: set[int] = set()
 
     def add(self, stream: int) -> None:
-        self._later.add(stream)
-        while self._next in self._later:
-            self._later.remove(self._next)
-            self._next += 4
+        if stream >= self._next:
+            self._not_yet.update(range(self._next, stream, 4))
+            self._next = stream + 4
+        else:
+            self._not_yet.discard(stream)
 
     def __contains__(self, stream: int) -> bool:
-        return stream < self._next or stream in self._later
+        return stream < self._next and stream not in self._not_yet
 
 
 class QuicChannels(QuicEngine):
@@ -291,8 +294,14 @@ class QuicChannels(QuicEngine):
     def forget(self, channel: Channel) -> None:
         if self._channels.pop(channel.stream, None) is not None:
             del self._delivered[channel.stream]
-            self._finished[opened_by_client(channel.stream)].add(channel.stream)
-            self._ahead.pop(channel.stream, None)
+            self._finish(channel.stream)
+
+    def _finish(self, stream: int) -> None:
+        self._finished[opened_by_client(stream)].add(stream)
+        self._ahead.pop(stream, None)
+
+    def _is_finished(self, stream: int) -> bool:
+        return stream in self._finished[opened_by_client(stream)]
 
     def say_news(self, address: bytes) -> None:
         """Our encoded address, which has changed."""
@@ -353,7 +362,7 @@ class QuicChannels(QuicEngine):
         return stream in self._delivered or is_pipe(stream)
 
     def _how_far(self, stream: int) -> int:
-        if is_pipe(stream) and stream in self._finished[opened_by_client(stream)]:
+        if is_pipe(stream) and self._is_finished(stream):
             return 1 << 62  # repetitions of what is over
         return self._delivered.get(stream, 0)
 
@@ -394,13 +403,19 @@ class QuicChannels(QuicEngine):
         if channel is not None:
             channel.credited(total)
             self._drop_if_over(channel)
-        elif is_pipe(stream) and opened_by_client(stream) != self.is_client and len(self._ahead) < AHEAD:
+        elif self._may_be_opened(stream) and len(self._ahead) < AHEAD:
             self._ahead[stream] = total  # of a pipe whose first bytes are still to come
+
+    def _may_be_opened(self, stream: int) -> bool:
+        """Whether a pipe with this id may still come from the peer."""
+        return (
+            is_pipe(stream) and opened_by_client(stream) != self.is_client and not self._is_finished(stream)
+        )
 
     def _pipe_data(self, stream: int, data: bytes, end: bool) -> None:
         channel = self._channels.get(stream)
         if channel is None:
-            if opened_by_client(stream) == self.is_client or stream in self._finished[not self.is_client]:
+            if not self._may_be_opened(stream):
                 return  # of one that was reset here
             channel = self._add(stream, None)
             self._delivered[stream] = len(data)
@@ -418,6 +433,8 @@ class QuicChannels(QuicEngine):
         if (channel := self._channels.get(stream)) is not None:
             channel.cut(code)
             self._drop_if_over(channel)
+        elif self._may_be_opened(stream):  # and was reset before it said anything
+            self._finish(stream)
 
     def _stop_sending(self, stream: int, code: int) -> None:
         if (channel := self._channels.get(stream)) is not None:
