@@ -45,6 +45,20 @@ IMPURE_MODULES = {
     "subprocess",
     "threading",
 }
+SYSTEM_QUESTIONS = {("sys", "platform"), ("os", "name"), ("os", "uname"), ("platform", "system")}
+MODULES_THAT_DIFFER = {"errno", "os", "signal", "socket"}
+MODULES_OF_ONE_SYSTEM = {
+    "ctypes",
+    "fcntl",
+    "grp",
+    "msvcrt",
+    "pwd",
+    "resource",
+    "select",
+    "termios",
+    "tty",
+    "winreg",
+}
 # proto and plan are side by side: neither imports the other. The lab is outside: it uses the program like a user.
 SIBLINGS = {frozenset({"proto", "plan"})}
 
@@ -114,6 +128,21 @@ def test_only_the_command_line_prints() -> None:
         assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], (
             path
         )
+
+
+def test_only_platform_asks_which_system_this_is() -> None:
+    """The lab is Linux's own, and may have what only that has; but it asks nobody either."""
+    for path in FILES:
+        layer = layer_of(module_name(path))
+        if layer == "platform":
+            continue
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert (node.value.id, node.attr) not in SYSTEM_QUESTIONS, f"{path}:{node.lineno}"
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("hasattr", "getattr"):
+                assert ast.unparse(node.args[0]) not in MODULES_THAT_DIFFER, f"{path}:{node.lineno}"
+        assert layer == "lab" or not imports_of(tree) & MODULES_OF_ONE_SYSTEM, path
 
 
 def graph() -> dict[str, set[str]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from warpgate.config import Config
 from warpgate.errors import AddressError, ConfigError
+from warpgate.platform import FILES
 
 if TYPE_CHECKING:
     from warpgate.model.rendezvous import Rendezvous
@@ -117,13 +118,8 @@ def _joined(said: tuple[str, ...] | None, *more: tuple[str, ...]) -> tuple[str, 
 
 
 def _default_file(environ: Mapping[str, str]) -> Path | None:
-    folder = Path(environ.get("XDG_CONFIG_HOME", ""))
-    if not folder.is_absolute():  # the XDG specification says to ignore relative paths
-        home = environ.get("HOME", "")
-        if not home:
-            return None
-        folder = Path(home) / ".config"
-    return folder / "warpgate" / "config.toml"
+    folder = FILES.config_folder(environ)
+    return None if folder is None else folder / "config.toml"
 
 
 def _read_file(path: Path | None, *, must_exist: bool = False) -> Choices:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from warpgate.cli.transfer_records import in_bytes
 from warpgate.model.text import printable
+from warpgate.platform import TERMINAL
 
 if TYPE_CHECKING:
     from warpgate.cli.output import Output
@@ -64,53 +65,17 @@ class Doorkeeper:
         what = f"{told.files} files, " if told.directory else ""
         offered = f"'{printable(told.name, _LONGEST_NAME)}' ({what}{in_bytes(told.size)})"
         question = f"{told.peer} wants to send {offered}. Take it?"
-        if not _is_ours():
+        if not TERMINAL.is_ours(_STDIN):
             self._output.note(
                 f"{question} Nobody can be asked in the background: --yes or --allow answers it"
             )
             return False
         with self._quiet():
-            _forget_what_was_typed()
+            TERMINAL.forget_typed(_STDIN)
             self._output.prompt(f"{question} [y/N] ")
             try:
-                answer = await _line()
+                answer = await TERMINAL.line(_STDIN)
             except BaseException:
                 self._output.prompt("\n")
                 raise
         return answer.strip().lower() in ("y", "yes")
-
-
-async def _line() -> str:
-    """The next line that is typed; "" at the end of the input."""
-    loop = asyncio.get_running_loop()
-    typed: asyncio.Future[str] = loop.create_future()
-
-    def ready() -> None:
-        loop.remove_reader(_STDIN)
-        if not typed.done():
-            try:
-                typed.set_result(
-                    os.read(_STDIN, 1024).decode("utf-8", "replace")
-                )  # a terminal gives whole lines
-            except OSError:  # it is gone
-                typed.set_result("")
-
-    loop.add_reader(_STDIN, ready)
-    try:
-        return await typed
-    finally:
-        loop.remove_reader(_STDIN)
-
-
-def _is_ours() -> bool:
-    """Whether we are in the foreground: a job in the background that reads its terminal is stopped."""
-    try:
-        return os.tcgetpgrp(_STDIN) == os.getpgrp()
-    except (AttributeError, OSError):  # AttributeError: Windows, whose loop cannot wait for a terminal either
-        return False
-
-
-def _forget_what_was_typed() -> None:
-    import termios  # noqa: PLC0415 - not on Windows
-
-    termios.tcflush(_STDIN, termios.TCIFLUSH)

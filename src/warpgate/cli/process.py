@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from warpgate.cli.ends import ChildEnd, PipeEnd, join
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Mode
+from warpgate.platform import PROCESSES
 
 if TYPE_CHECKING:
     from warpgate.core.pipes.base import Pipe
@@ -44,23 +44,19 @@ async def _child(command: str, peer: str) -> AsyncIterator[Process]:
     """The process, in a group of its own, which is ended when the block is left early."""
     environment = {**os.environ, "WARPGATE_PEER": peer}
     child = await asyncio.create_subprocess_shell(
-        command, stdin=PIPE, stdout=PIPE, env=environment, start_new_session=True
+        command, stdin=PIPE, stdout=PIPE, env=environment, **PROCESSES.own_group()
     )
+    group = PROCESSES.group_of(child.pid)
     try:
         yield child
     finally:
         if child.returncode is None:
-            _signal_group(child, signal.SIGTERM)
+            group.terminate()
             try:
                 await asyncio.wait_for(child.wait(), TERMINATION_PATIENCE)
             except TimeoutError:
-                _signal_group(child, signal.SIGKILL)
+                group.kill()
                 await child.wait()
-
-
-def _signal_group(child: Process, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, number)
 
 
 async def _drain(pipe: Pipe) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import time
@@ -28,6 +27,7 @@ from warpgate.events import (
     SignalRefused,
     TwinFound,
 )
+from warpgate.platform import PROCESSES
 
 if TYPE_CHECKING:
     from warpgate.core.names.known_peers import ContactBook
@@ -149,7 +149,6 @@ def contact_book(config: Config) -> ContactBook:
 
 
 async def _until_told_to_stop(work: Coroutine[Any, Any, int], stopped: int) -> int:
-    loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
     told = asyncio.Event()
 
@@ -157,22 +156,10 @@ async def _until_told_to_stop(work: Coroutine[Any, Any, int], stopped: int) -> i
         told.set()
         task.cancel()
 
-    for number in _stop_signals():
-        # No handlers on Windows' loop nor outside the main thread: there the default action has to do.
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(number, stop)
+    PROCESSES.on_stop(stop)
     try:
         return await task
     except asyncio.CancelledError:
         if told.is_set():
             return stopped
         raise
-
-
-def _stop_signals() -> list[signal.Signals]:
-    """SIGTERM, and SIGHUP (with which ssh ends its ProxyCommand) unless nohup told us to ignore it."""
-    chosen = [signal.SIGTERM]
-    hangup = getattr(signal, "SIGHUP", None)
-    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
-        chosen.append(hangup)
-    return chosen

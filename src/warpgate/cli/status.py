@@ -13,9 +13,10 @@ from typing import Any
 
 from warpgate.cli.records import Record, milliseconds
 from warpgate.cli.shell import Shell
-from warpgate.cli.status_door import PATIENCE, short, socket_file
+from warpgate.cli.status_door import PATIENCE, socket_file
 from warpgate.errors import NetworkError, ServiceError
 from warpgate.net.unix import dial_unix, remove_left_over
+from warpgate.platform import FILES
 
 LARGEST_ANSWER = 8 * 1024 * 1024  # 400 bytes for a pipe: 20,000 of them
 
@@ -73,7 +74,7 @@ async def running(identity: str) -> list[dict[str, Any]]:
 
 async def _ask(path: Path) -> dict[str, Any] | None:
     """None when nobody answers; what a killed process has left behind is removed."""
-    with short(path) as reachable:
+    with FILES.short_path(path) as reachable:
         try:
             async with asyncio.timeout(PATIENCE):
                 answer = await _all_from(reachable)

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ from warpgate.model.endpoint import Endpoint
 from warpgate.net.stream import SocketStream
 from warpgate.net.system import SystemNetwork
 from warpgate.net.unix import UnixListener
+from warpgate.platform import FILES
 from warpgate.plugins.registry import registered_names
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 PATIENCE = 5.0
 ASKING_AT_ONCE = 8
 LONGEST_REQUEST = 8192
-# sun_path has 108 bytes on Linux, 104 elsewhere, with the zero at its end (unix(7)).
-LONGEST_PATH = 100
 _HERE = "127.0.0.1"
 
 
@@ -68,7 +67,7 @@ async def told(node: Node, shell: Shell, command: str, metrics: int | None = Non
             asked = partial(accepted, partial(_answer_http, node))
             stack.callback(SystemNetwork().listen_tcp(Endpoint.of(_HERE, metrics), asked).close)
         try:
-            path = stack.enter_context(short(socket_file(identity, os.getpid())))
+            path = stack.enter_context(FILES.short_path(socket_file(identity, os.getpid())))
             asked = partial(accepted, partial(_answer_status, node, identity, command))
             stack.callback(UnixListener(path, asked).close)
         except (NetworkError, OSError) as error:
@@ -84,19 +83,6 @@ def socket_file(identity: str, process: int | str) -> Path:
     """Where this process of the identity can be asked; "*" for all of them, as a pattern."""
     key = identity_file(identity)
     return key.with_name(f"{key.stem}.{process}.sock")
-
-
-@contextlib.contextmanager
-def short(path: Path) -> Iterator[str]:
-    """The path as the kernel takes it: a long one by way of its folder, opened."""
-    if len(os.fsencode(path)) <= LONGEST_PATH or not Path("/proc/self/fd").is_dir():
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
 
 
 async def _within_patience(answer: Callable[[Stream], Awaitable[None]], stream: Stream) -> None:

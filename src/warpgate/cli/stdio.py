@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import os
-import select
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from warpgate.cli.output import Output
 from warpgate.cli.records import Received
 from warpgate.model.endpoint import Mode
 from warpgate.net.threads import SerialThread
+from warpgate.platform import TERMINAL
 
 if TYPE_CHECKING:
     from warpgate.core.pipes.base import Pipe
@@ -40,36 +40,19 @@ class StdioEnd:
         return os.isatty(self._stdin)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        while data := await self._reader.call(lambda: _read(self._stdin, self._limit)):
+        while data := await self._reader.call(lambda: TERMINAL.read(self._stdin, self._limit)):
             yield data
 
     async def write(self, data: bytes) -> None:
         if self._output.json:
             self._output.show(Received(base64.b64encode(data).decode("ascii")))
         else:
-            await self._writer.call(lambda: _write_all(self._stdout, data))
+            await self._writer.call(lambda: TERMINAL.write(self._stdout, data))
 
     async def end(self) -> None:
         """Let whoever reads our stdout see the end: ssh, for one, waits for it from its ProxyCommand."""
         if not self._output.json and not os.isatty(self._stdout):
             await self._writer.call(lambda: _replace_by_null(self._stdout))
-
-
-def _read(descriptor: int, limit: int) -> bytes:
-    while True:
-        try:
-            return os.read(descriptor, limit)
-        except BlockingIOError:  # somebody who shares the descriptor has made it non-blocking
-            select.select([descriptor], [], [])
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        try:
-            rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:
-            select.select([], [descriptor], [])
 
 
 def _replace_by_null(descriptor: int) -> None:

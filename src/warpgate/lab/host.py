@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,6 +20,7 @@ from warpgate.lab.internet import Access, HostCounters, Uplink
 from warpgate.lab.namespace import Namespace
 from warpgate.lab.router import Router
 from warpgate.model.endpoint import IPAddress
+from warpgate.platform import PROCESSES
 
 # How long a program may take to end by itself after SIGTERM before it is killed.
 TERM_PATIENCE: Final = 2.0
@@ -166,12 +166,16 @@ class Host:
         """End a program that `popen` started, and its group; kindly first unless `kill`. Idempotent."""
         if process not in self._processes:
             return  # its process id may be somebody else's by now
+        group = PROCESSES.group_of(process.pid)
         if process.returncode is None:
-            _signal_group(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+            if kill:
+                group.kill()
+            else:
+                group.terminate()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TERM_PATIENCE):
                     await process.wait()
-        _signal_group(process.pid, signal.SIGKILL)  # whatever it started and left behind
+        group.kill()  # whatever it started and left behind
         await process.wait()
         with contextlib.suppress(ValueError):  # somebody else waited for the same
             self._processes.remove(process)
@@ -197,8 +201,3 @@ def _move_in(namespace: int, hosts_file: Path | None) -> None:
         linux.unshare(linux.CLONE_NEWNS)
         linux.mount("none", "/", linux.MS_REC | linux.MS_PRIVATE)  # nobody else is to see the next one
         linux.mount(str(hosts_file), HOSTS_FILE, linux.MS_BIND)
-
-
-def _signal_group(leader: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, number)

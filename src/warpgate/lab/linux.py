@@ -1,11 +1,13 @@
-"""The few system calls that Python 3.11 does not have: unshare, setns, prctl, timerfd. Linux only."""
+"""The few system calls that Python 3.11 does not have: unshare, setns, prctl, timerfd. Linux only.
+
+And the names that Python has on Linux alone, so that the lab can be read and checked anywhere.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
-import signal
 from typing import Final
 
 CLONE_NEWNS: Final = 0x00020000
@@ -17,6 +19,12 @@ MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 0x40000
 CLOCK_MONOTONIC: Final = 1
 TFD_TIMER_ABSTIME: Final = 1
+AF_NETLINK: Final = 16
+NETLINK_ROUTE: Final = 0
+O_NONBLOCK: Final = 0o4000
+O_CLOEXEC: Final = 0o2000000
+SIGKILL: Final = 9
+EBADFD: Final = 77
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,16 +55,26 @@ def mount(source: str, target: str, flags: int) -> None:
     _check(_libc.mount(source.encode(), target.encode(), None, ctypes.c_ulong(flags), None), "mount")
 
 
+def ioctl(fd: int, request: int, argument: bytes) -> None:
+    """For requests that only read their argument. Raises OSError."""
+    _check(_libc.ioctl(ctypes.c_int(fd), ctypes.c_ulong(request), argument), "ioctl")
+
+
+def user_and_group() -> tuple[int, int]:
+    """The effective ones."""
+    return _libc.geteuid(), _libc.getegid()
+
+
 def die_with_parent() -> None:
     """Let the kernel kill this process when the thread that started it ends, however it ends."""
-    _check(_libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "prctl")
+    _check(_libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(SIGKILL), 0, 0, 0), "prctl")
 
 
 class TimerFd:
     """A kernel timer on the monotonic clock: readable when due. asyncio's own timers round up to a millisecond."""
 
     def __init__(self) -> None:
-        self.fd: int = _libc.timerfd_create(CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        self.fd: int = _libc.timerfd_create(CLOCK_MONOTONIC, O_NONBLOCK | O_CLOEXEC)
         _check(self.fd, "timerfd_create")
 
     def set(self, when: float) -> None:

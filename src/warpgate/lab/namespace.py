@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import struct
@@ -38,7 +37,7 @@ class Namespace:
     def __init__(self) -> None:
         with _returning():
             linux.unshare(linux.CLONE_NEWNET)
-            self.fd = os.open(OWN_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+            self.fd = os.open(OWN_NAMESPACE, os.O_RDONLY | linux.O_CLOEXEC)
             with Netlink() as netlink:
                 netlink.set_up(LOOPBACK)
         self.tuns = 0  # how many devices it has been given
@@ -65,7 +64,7 @@ class Namespace:
         """
         number, self.tuns = self.tuns, self.tuns + 1
         with self.entered():
-            fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(TUN_DEVICE, os.O_RDWR | linux.O_NONBLOCK | linux.O_CLOEXEC)
             try:
                 metric = METRIC - number if preferred else METRIC + number
                 _configure(fd, number, addresses, gateway, metric, source_routed and number > 0)
@@ -87,7 +86,7 @@ def _configure(
     source_routed: bool,
 ) -> None:
     name = f"net{number}"
-    fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
+    linux.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
     index = socket.if_nametoindex(name)
     with Netlink() as netlink:
         netlink.prepare(index, MTU)
@@ -128,7 +127,7 @@ def _enter_user_namespace() -> None:
         raise ConfigError(
             f"without root the lab must be started in a process with one thread, and this one has {threads}"
         )
-    uid, gid = os.geteuid(), os.getegid()
+    uid, gid = linux.user_and_group()
     try:
         # The network namespace too: the outer one belongs to another user namespace, and we could not
         # return to it.
@@ -150,7 +149,7 @@ def _enter_user_namespace() -> None:
 @contextlib.contextmanager
 def _returning() -> Iterator[None]:
     """Come back to the thread's present network namespace after the block."""
-    home = os.open(OWN_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+    home = os.open(OWN_NAMESPACE, os.O_RDONLY | linux.O_CLOEXEC)
     try:
         yield
     finally:
@@ -160,4 +159,4 @@ def _returning() -> Iterator[None]:
 
 def is_gone(error: OSError) -> bool:
     """True when a TUN descriptor says that its device is down or removed."""
-    return error.errno in (errno.EIO, errno.EBADFD, errno.ENODEV)
+    return error.errno in (errno.EIO, linux.EBADFD, errno.ENODEV)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from warpgate.errors import NetworkError
+from warpgate.lab import linux
 from warpgate.model.endpoint import IPAddress
 
 RTM_NEWLINK: Final = 16
@@ -46,7 +47,7 @@ class Netlink:
     """A route socket of the namespace in which it was opened. NetworkError when the kernel refuses."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket = socket.socket(linux.AF_NETLINK, socket.SOCK_RAW, linux.NETLINK_ROUTE)
         self._sequence = 0
 
     def __enter__(self) -> Self:

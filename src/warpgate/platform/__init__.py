@@ -2,28 +2,41 @@
 
     SOCKETS      options, errors, and what the system tells of a connection
     INTERFACES   addresses, default routes, and signs that they have changed
+    FILES        folders of the user, locks, permissions, names in directories
+    PROCESSES    groups of programs, being told to end, rights
+    TERMINAL     stdin and stdout, and who sits there
 
-Each system has a file, which says where its facts come from. A subject's own file (`sockets.py`, `interfaces.py`) says
-what there is to ask, and what holds on a system nothing is known of. docs/platforms.md says what was run where.
+Each system has files of its own, which say where their facts come from. A subject's file (`sockets.py`,
+`interfaces.py`, `files.py`, `processes.py`) says what there is to ask. docs/platforms.md says what was run where.
 """
 
 from __future__ import annotations
 
 import sys
 
+from warpgate.platform.files import Files
 from warpgate.platform.interfaces import Interfaces
+from warpgate.platform.processes import Processes, Terminal
 from warpgate.platform.sockets import Sockets
+
+SOCKETS: Sockets
+INTERFACES: Interfaces
+FILES: Files
+PROCESSES: Processes
+TERMINAL: Terminal
 
 if sys.platform == "linux" or sys.platform == "android":
     from warpgate.platform.linux import LinuxInterfaces, LinuxSockets
+    from warpgate.platform.linux_host import LinuxFiles, LinuxProcesses
+    from warpgate.platform.posix_processes import PosixTerminal
 
-    SOCKETS: Sockets = LinuxSockets()
-    INTERFACES: Interfaces = LinuxInterfaces()
+    SOCKETS, INTERFACES = LinuxSockets(), LinuxInterfaces()
+    FILES, PROCESSES, TERMINAL = LinuxFiles(), LinuxProcesses(), PosixTerminal()
 elif sys.platform != "win32":
     from warpgate.platform.bsd import BsdInterfaces, BsdSockets
+    from warpgate.platform.posix_files import AppleFiles, PosixFiles
+    from warpgate.platform.posix_processes import PosixProcesses, PosixTerminal
 
-    SOCKETS = BsdSockets()
-    INTERFACES = BsdInterfaces()
-else:
-    SOCKETS = Sockets()
-    INTERFACES = Interfaces()
+    SOCKETS, INTERFACES = BsdSockets(), BsdInterfaces()
+    FILES = AppleFiles() if sys.platform == "darwin" else PosixFiles()
+    PROCESSES, TERMINAL = PosixProcesses(), PosixTerminal()

@@ -6,14 +6,15 @@ run: docs/platforms.md.
 
 from __future__ import annotations
 
-import socket
 import sys
+
+assert sys.platform != "win32"
+
+import socket
 
 from warpgate.model.endpoint import SockAddr
 from warpgate.platform.interfaces import Interfaces
 from warpgate.platform.posix import PosixSockets
-
-assert sys.platform != "win32"
 
 
 class BsdSockets(PosixSockets):

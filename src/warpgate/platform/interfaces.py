@@ -36,6 +36,8 @@ class DefaultRoute:
 class Interfaces:
     """The answers here are for a system nothing is known of."""
 
+    may_set_proxy = False  # whether a web proxy can be set elsewhere than in variables, where urllib finds it
+
     def assigned(self) -> tuple[AssignedAddress, ...]:
         """All addresses of all interfaces, in the system's order."""
         return tuple(

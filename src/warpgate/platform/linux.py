@@ -6,10 +6,13 @@ they are silent the kernel's own headers, named at the constants. Everything her
 
 from __future__ import annotations
 
+import sys
+
+assert sys.platform == "linux" or sys.platform == "android"
+
 import asyncio
 import socket
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fcntl import ioctl
@@ -24,8 +27,6 @@ from warpgate.platform.interfaces import AssignedAddress, DefaultRoute, Interfac
 from warpgate.platform.posix import PosixSockets
 from warpgate.platform.readiness import watch_of
 from warpgate.platform.sockets import Flight
-
-assert sys.platform == "linux" or sys.platform == "android"
 
 # Level, hop limit, least hop limit (ip(7), ipv6(7) and linux/in.h, in6.h: the last ones have no name in Python).
 _HOP_OPTIONS = {
@@ -124,6 +125,12 @@ class LinuxSockets(PosixSockets):
 
     def limit_segments(self, sock: socket.socket, size: int) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, size)
+
+    def give_up_after(self, sock: socket.socket, seconds: float) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+    def acknowledge_at_once(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def flight(self, sock: socket.socket, now: float) -> Flight | None:
         try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import sys
+
+assert sys.platform != "win32"
+
+import socket
 
 from warpgate.model.endpoint import SockAddr
 from warpgate.platform.sockets import Sockets
-
-assert sys.platform != "win32"
 
 
 class PosixSockets(Sockets):

@@ -127,6 +127,12 @@ class Sockets:
             with suppress(AttributeError):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
+    def give_up_after(self, sock: socket.socket, seconds: float) -> None:
+        """How long what was sent may stay unacknowledged, then the connection is dead."""
+
+    def acknowledge_at_once(self, sock: socket.socket) -> None:
+        """What has come so far, without waiting for something to send along with it."""
+
     def flight(self, sock: socket.socket, now: float) -> Flight | None:
         """None where the system does not tell."""
         return None

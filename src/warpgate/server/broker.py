@@ -17,7 +17,8 @@ from pathlib import Path
 
 from warpgate.errors import ConfigError
 from warpgate.model.servers import MQTT_PORT, MQTTS_PORT
-from warpgate.server.child import KEEP, memory_file, readable_by_all, unprivileged_user
+from warpgate.platform import PROCESSES
+from warpgate.server.child import KEEP, readable_by_all, unprivileged_user
 
 # Debian installs servers where an ordinary user's PATH does not look.
 SERVER_PATHS = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -165,7 +166,7 @@ def _tls_files(settings: BrokerSettings, undo: ExitStack) -> tuple[int, ...]:
 
 
 def _memory_file(name: str, content: bytes, undo: ExitStack) -> int:
-    descriptor = memory_file(name, content)
+    descriptor = PROCESSES.memory_file(name, content)
     undo.callback(os.close, descriptor)
     return descriptor
 

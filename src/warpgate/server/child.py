@@ -9,43 +9,19 @@ unsafe beside threads.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import resource
-import signal
 import sys
 from pathlib import Path
 from stat import S_IROTH, S_IXOTH
 
-from warpgate.errors import ConfigError
+from warpgate.platform import FILES, PROCESSES
 
-PR_SET_PDEATHSIG = 1
 KEEP = "-"  # instead of a user: stay who we are
 
 
 def unprivileged_user(*names: str) -> str:
     """The first of these users that root can become, else `KEEP`; also `KEEP` for who is not root."""
-    if sys.platform == "win32" or os.geteuid() != 0:
-        return KEEP
-    import pwd  # noqa: PLC0415 - no such module on Windows
-
-    for name in names:
-        try:
-            user = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        if _mapped(user.pw_uid):
-            return name
-    return KEEP
-
-
-def _mapped(uid: int) -> bool:
-    """Whether this user exists in our user namespace: root of a small one can become nobody else."""
-    try:
-        ranges = Path("/proc/self/uid_map").read_text().splitlines()
-    except OSError:
-        return True  # not Linux
-    return any(int(first) <= uid < int(first) + int(count) for first, _, count in map(str.split, ranges))
+    return PROCESSES.user_to_become(*names) or KEEP
 
 
 def readable_by_all(*paths: str) -> bool:
@@ -62,9 +38,8 @@ def readable_by_all(*paths: str) -> bool:
 
 def raise_descriptor_limit() -> None:
     """Each connection takes one; most systems give 1,024 to begin with and allow many more."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        FILES.ask_for_open_files(None)
 
 
 def become_child(parent: int, user: str) -> None:
@@ -74,33 +49,10 @@ def become_child(parent: int, user: str) -> None:
     """
     raise_descriptor_limit()
     if user != KEEP:
-        import pwd  # noqa: PLC0415
-
-        entry = pwd.getpwnam(user)
-        os.setgroups([])
-        os.setgid(entry.pw_gid)
-        os.setuid(entry.pw_uid)
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl")
+        PROCESSES.become(user)
+    PROCESSES.end_with_parent()
     if os.getppid() != parent:
         raise SystemExit(1)
-
-
-def memory_file(name: str, content: bytes) -> int:
-    """The descriptor of a file that is nowhere on disk and readable by the program we start, whoever it runs as.
-
-    A program that inherits it opens it as `/dev/fd/N`. Raises OSError, and ConfigError where there is no such thing.
-    """
-    if sys.platform != "linux":
-        raise ConfigError(
-            "a broker can be run on Linux only: start mosquitto by yourself (deploy/mosquitto.conf)"
-        )
-    descriptor = os.memfd_create(name)
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(content)
-    return descriptor
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from ipaddress import ip_network
 
 from warpgate.model.endpoint import Endpoint
+from warpgate.platform import PROCESSES
 from warpgate.proto.relay_admission import NONCE_LIFETIME, REALM
 from warpgate.server.broker import SERVER_PATHS, Broker, Launch
-from warpgate.server.child import memory_file, unprivileged_user
+from warpgate.server.child import unprivileged_user
 from warpgate.server.relay import RelaySettings
 
 # What a relay must not reach (`model.scope`): coturn knows ranges, not what is inside an address.
@@ -79,6 +80,6 @@ def coturn_config(places: Sequence[Endpoint], settings: RelaySettings) -> str:
 
 def _launch(program: str, places: Sequence[Endpoint], settings: RelaySettings) -> Launch:
     user = unprivileged_user("turnserver", "nobody")
-    config = memory_file("turnserver.conf", coturn_config(places, settings).encode())
+    config = PROCESSES.memory_file("turnserver.conf", coturn_config(places, settings).encode())
     wrapper = (sys.executable, "-P", "-m", "warpgate.server.child", str(os.getpid()), user)
     return Launch((*wrapper, program, "-c", f"/dev/fd/{config}"), (config,))

@@ -14,8 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
-import signal
 import ssl
 import sys
 from collections.abc import Sequence
@@ -27,6 +25,7 @@ from amqtt.errors import NoDataError
 from amqtt.plugins.base import BaseTopicPlugin
 from amqtt.session import Session
 
+from warpgate.platform import PROCESSES
 from warpgate.proto.gate import TokenBucket
 from warpgate.server.broker import MEMORY, MESSAGE_SIZE, QUEUED_BYTES, TOPICS
 from warpgate.server.child import become_child
@@ -227,7 +226,7 @@ async def _until_terminated(
     port: int, connections: int, tls: ssl.SSLContext | None, addresses: list[str]
 ) -> None:
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    PROCESSES.on_stop(stop.set)
     await serve(port, connections, tls, addresses, stop)
 
 
@@ -238,7 +237,7 @@ def main() -> None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(*files.split(","))
     become_child(int(parent), user)
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    PROCESSES.limit_memory(ADDRESS_SPACE)
     logging.basicConfig(level=logging.CRITICAL)  # amqtt has a line for every stranger's mistake
     with contextlib.suppress(KeyboardInterrupt):
         try:

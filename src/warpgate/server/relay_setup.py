@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,11 +11,11 @@ from warpgate.errors import ConfigError
 from warpgate.model.endpoint import Family, IPAddress
 from warpgate.model.rendezvous import SECRET
 from warpgate.net.network import Interface
+from warpgate.platform import FILES
 from warpgate.server.addresses import is_public
 from warpgate.server.relay import RelayAddress
 
 SECRET_BYTES = 18
-_OTHERS_MAY_READ = stat.S_IRGRP | stat.S_IROTH
 
 
 def relay_addresses(
@@ -49,9 +47,10 @@ def group_secret(path: Path) -> str:
     try:
         if not path.exists():
             replace_file(path, (secrets.token_urlsafe(SECRET_BYTES) + "\n").encode(), durable=True)
-        if os.name == "posix" and path.stat().st_mode & _OTHERS_MAY_READ:
-            raise ConfigError(f"relay secret {path} can be read by others: chmod 600 {path}")
-        text = path.read_text().strip()
+        with path.open() as file:
+            if cure := FILES.others_may_read(path, file.fileno()):
+                raise ConfigError(f"relay secret {path} can be read by others {cure}")
+            text = file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"relay secret {path}: {error}") from error
     if SECRET.fullmatch(text) is None:

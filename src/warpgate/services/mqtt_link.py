@@ -29,6 +29,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from warpgate.errors import ServiceError
 from warpgate.model.servers import BrokerUrl
+from warpgate.platform import SOCKETS
 from warpgate.proto.mqtt_framing import LARGEST_PACKET
 from warpgate.services.broker import MessageReceiver, VersionRefused, no_matter
 from warpgate.services.mqtt_wire import SEND_BOUND, WebWire, Wire
@@ -49,11 +50,6 @@ GOODBYE = 0.03
 USER_TIMEOUT = 3.0
 ROUND_TRIPS = 5.0
 NO_RETAINED = 2  # MQTT 5 section 3.8.3.1: "Do not send retained messages at the time of the subscribe"
-
-
-def _give_up_after(sock: socket.socket, seconds: float) -> None:
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
 def _heed(answer: asyncio.Future[None]) -> None:
@@ -110,7 +106,7 @@ class MqttLink:
         link = cls(broker, topic, on_message, version)
         try:
             await link._establish(sock, tls, on_step)
-            _give_up_after(sock, max(USER_TIMEOUT, ROUND_TRIPS * link._rtt))
+            SOCKETS.give_up_after(sock, max(USER_TIMEOUT, ROUND_TRIPS * link._rtt))
         except BaseException:
             link._answer.add_done_callback(_heed)  # nobody else may have got as far as to wait for it
             link._wire.abort()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 from typing import Protocol, cast
 
 from warpgate.errors import ProtocolError, ServiceError
 from warpgate.model.servers import BrokerUrl
+from warpgate.platform import SOCKETS
 from warpgate.proto.mqtt_framing import Framing
 from warpgate.proto.websocket import BINARY, MASK_SIZE, NONCE_SIZE, PONG, WebSocketReader, frame, upgrade
 
 # Unsent bytes a link holds for a broker that does not take them: 16 envelopes; more would come too late.
 SEND_BOUND = 64 * 1024
-QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 _SUBPROTOCOL = "mqtt"  # MQTT 5 section 6.0
 
 
@@ -87,9 +86,8 @@ class Wire(asyncio.Protocol):
 
         The option does not last (tcp(7): "This flag is not permanent"), so it is set after each arrival.
         """
-        if QUICKACK is not None and self._transport is not None:
-            sock = self._transport.get_extra_info("socket")
-            sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+        if self._transport is not None:
+            SOCKETS.acknowledge_at_once(self._transport.get_extra_info("socket"))
 
     # What paho asks of a socket.
 

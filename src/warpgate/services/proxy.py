@@ -7,7 +7,6 @@ host, unless the URL says otherwise.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from warpgate.errors import ConfigError, NetworkError, ProtocolError, ServiceErr
 from warpgate.model.servers import bracketed, host_and_port, split_login
 from warpgate.net.network import TcpStream
 from warpgate.net.threads import in_thread
+from warpgate.platform import INTERFACES
 from warpgate.proto.http_tunnel import ConnectReader, connect_request
 
 CHUNK = 4096
@@ -50,9 +50,8 @@ class Proxy:
 
 def system_proxy(scheme: str, host: str) -> str | None:
     """HTTPS_PROXY, HTTP_PROXY and NO_PROXY in either case; on macOS and Windows what the system is set to, too."""
-    if sys.platform not in ("darwin", "win32") and not any(
-        name.lower() == f"{scheme}_proxy" for name in os.environ
-    ):
+    named = any(name.lower() == f"{scheme}_proxy" for name in os.environ)
+    if not (named or INTERFACES.may_set_proxy):
         return None
     from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - 40 ms, and few have a proxy
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import NoReturn
 from warpgate.core.pipes.base import Pipe
 from warpgate.errors import DecodeError, TransferRefused
 from warpgate.net.threads import SerialThread
+from warpgate.platform import FILES
 from warpgate.proto.transfer_names import NameRules
 from warpgate.proto.transfer_talk import (
     Event,
@@ -53,7 +53,7 @@ class Rules:
     executable: bool = False
 
     def names(self, peer: str) -> NameRules:
-        return NameRules(known=peer in self.known, dotfiles=self.dotfiles, windows=os.name == "nt")
+        return NameRules(known=peer in self.known, dotfiles=self.dotfiles, windows=FILES.reserved_names)
 
     def may_be_executable(self, peer: str) -> bool:
         return self.executable or peer in self.known

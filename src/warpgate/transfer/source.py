@@ -11,6 +11,7 @@ from pathlib import Path
 
 from warpgate.errors import TransferFailed, TransferRefused
 from warpgate.model.text import printable
+from warpgate.platform import FILES
 from warpgate.proto.transfer_names import SENDABLE, check_name, check_path, check_totals
 from warpgate.proto.transfer_wire import Entry, Reason
 
@@ -102,7 +103,7 @@ class _Scan:
         )
 
     def _take(self, path: tuple[str, ...], child: os.DirEntry[str]) -> None:
-        found = child.stat(follow_symlinks=False)
+        found = os.lstat(child.path)  # Windows lists sizes and times that may be old ones
         directory = stat.S_ISDIR(found.st_mode)
         if not directory and not stat.S_ISREG(found.st_mode):
             self._leave_out(path, "it is neither a file nor a directory", lost=False)
@@ -187,10 +188,9 @@ class _OpenFile:
         self.hash = hashlib.sha256()
         self._place = place
         self._entry = entry
-        # A link that has taken the file's place meanwhile is not followed; a single file may be a link.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if entry.path else 0)
         try:
-            self.descriptor = os.open(place, flags)
+            # A link that has taken the file's place meanwhile is not followed; a single file may be a link.
+            self.descriptor = FILES.open_to_read(place, follow=not entry.path)
         except OSError as error:
             raise TransferFailed(f"cannot read {_told(error, place)}") from error
         try:

@@ -1,6 +1,6 @@
 """The receiver's files: what comes in waits in a hidden place beside its own until all of it is there and verified.
 
-Everything is opened from directory to directory, and no symbolic link is followed on the way (`O_NOFOLLOW`), so that
+Everything is opened from directory to directory, and no symbolic link is followed on the way (`Folder`), so that
 nothing is written outside of the directory that the user gave. Everything here blocks: call it in a thread.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat
 from array import array
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,8 @@ from pathlib import Path
 
 from warpgate.errors import TransferRefused
 from warpgate.model.text import printable
+from warpgate.platform import FILES
+from warpgate.platform.files import Folder
 from warpgate.proto.transfer_list import EntryList
 from warpgate.proto.transfer_names import NameRules, check_harmless, partial_name
 from warpgate.proto.transfer_wire import DIGEST_SIZE, Entry, Offer, Part, Reason
@@ -25,9 +26,6 @@ from warpgate.proto.transfer_wire import DIGEST_SIZE, Entry, Offer, Part, Reason
 BLOCK = 1024 * 1024
 # Files that an earlier try left unfinished and that are gone on with: there is one for each try that broke off.
 MOST_PARTIAL = 256
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in a file's place must not hold us up
-CLOSED = -1
 _LARGEST_TIME = 2**63 - 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -45,7 +43,7 @@ class Staging:
         self._overwrite = overwrite
         self._executable = executable
         self._partial = partial_name(offer.name, peer)
-        self._folder = CLOSED
+        self._folder: Folder | None = None
         self._entries = EntryList()
         # By index, and in bytes, as there may be 100,000 of each: SHA-256 of files that are complete already (of none
         # it is zeros), and which the sender left out.
@@ -61,7 +59,7 @@ class Staging:
         With `compare` what has the name may be what is offered, which its sender then learns.
         """
         with refused_by_the_system(str(self._place)):
-            self._folder = os.open(self._place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._folder = FILES.open_folder(self._place)
         self._take_place(compare=compare)
 
     def close(self) -> None:
@@ -69,9 +67,9 @@ class Staging:
         file, self._file = self._file, None
         if file is not None:
             file.close()
-        folder, self._folder = self._folder, CLOSED
-        if folder != CLOSED:
-            os.close(folder)
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.close()
 
     # -- before the data -----------------------------------------------------------------------------------------
 
@@ -79,7 +77,7 @@ class Staging:
         """Whether it goes into a directory that is there. TransferRefused when the name is taken otherwise."""
         name, shown = self._offer.name, printable(self._offer.name)
         with refused_by_the_system(name):
-            there = _status(name, self._folder)
+            there = self._here.status(name)
         if there is None:
             return False
         fits = stat.S_ISDIR if self._offer.directory else stat.S_ISREG
@@ -121,39 +119,38 @@ class Staging:
 
     def _keep_of_kind(self, *, directory: bool) -> None:
         """What an earlier try left is of no use if it is something else now."""
-        there = _status(self._partial, self._folder)
+        there = self._here.status(self._partial)
         if there is None:
             return
         if stat.S_ISDIR(there.st_mode):
             if not directory:
-                shutil.rmtree(self._partial, dir_fd=self._folder)
+                self._here.remove_tree(self._partial)
         elif directory or not stat.S_ISREG(there.st_mode):
-            os.unlink(self._partial, dir_fd=self._folder)
+            self._here.remove_file(self._partial)
 
     def _make_folders(self) -> None:
         with suppress(FileExistsError):
-            os.mkdir(self._partial, dir_fd=self._folder)
+            self._here.make(self._partial)
         self._sweep()
         for entry in self._entries:
             if entry.directory:
                 with self._parent(entry) as parent, suppress(FileExistsError):
-                    os.mkdir(entry.path[-1], dir_fd=parent)
+                    parent.make(entry.path[-1])
 
     def _sweep(self) -> None:
         """Remove what is not in the list, or is something else there: it would come out at the end with the rest."""
-        walk = os.fwalk(self._partial, topdown=False, follow_symlinks=False, dir_fd=self._folder)
-        for place, folders, files, descriptor in walk:
-            above = tuple(place.split(os.sep))[1:]
+        for above, folders, files, folder in self._here.walk(self._partial):
             for name in files:
-                regular = stat.S_ISREG(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode)
+                there = folder.status(name)
+                regular = there is not None and stat.S_ISREG(there.st_mode)
                 if not regular or self._entries.kind_of((*above, name)) is not False:
-                    os.unlink(name, dir_fd=descriptor)
+                    folder.remove_file(name)
             for name in folders:
-                there = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                if stat.S_ISLNK(there.st_mode):
-                    os.unlink(name, dir_fd=descriptor)
+                there = folder.status(name)
+                if there is not None and stat.S_ISLNK(there.st_mode):
+                    folder.remove_file(name)
                 elif self._entries.kind_of((*above, name)) is not True:
-                    os.rmdir(name, dir_fd=descriptor)
+                    folder.remove_folder(name)
 
     def _there_already(self) -> Sequence[int]:
         found = array("Q", bytes(8 * len(self._entries)))
@@ -162,7 +159,7 @@ class Staging:
             if entry.directory:
                 continue
             with self._parent(entry) as parent:
-                there = _status(self._name_in_parent(entry), parent)
+                there = parent.status(self._name_in_parent(entry))
             size = 0 if there is None else min(there.st_size, entry.size)
             if 0 < size < entry.size:
                 partial += 1
@@ -175,7 +172,7 @@ class Staging:
         for entry in self._entries:
             try:
                 with self._parent(entry) as parent:
-                    there = _status(self._name_in_parent(entry), parent)
+                    there = parent.status(self._name_in_parent(entry))
             except OSError:  # a directory on the way is missing, or a link
                 raise self._exists() from None
             fits = stat.S_ISDIR if entry.directory else stat.S_ISREG
@@ -188,8 +185,7 @@ class Staging:
         return array("Q", (0 if entry.directory else entry.size for entry in self._entries))
 
     def _check_space(self, there: int) -> None:
-        system = os.fstatvfs(self._folder)
-        free, missing = system.f_bavail * system.f_frsize, self._offer.size - there
+        free, missing = self._here.free(), self._offer.size - there
         if missing > free:
             raise TransferRefused(f"{missing} bytes do not fit into the {free} that are free", Reason.SPACE)
 
@@ -198,7 +194,7 @@ class Staging:
         entry, digest, left = self._entries[index], hashlib.sha256(), size
         with refused_by_the_system(self._shown(entry)):
             with self._parent(entry) as parent:
-                descriptor = os.open(self._name_in_parent(entry), os.O_RDONLY | _FILE, dir_fd=parent)
+                descriptor = parent.open_file(self._name_in_parent(entry), os.O_RDONLY)
             try:
                 while left and (data := os.read(descriptor, min(BLOCK, left))):
                     digest.update(data)
@@ -246,7 +242,7 @@ class Staging:
             self._parent(entry) as parent,
             suppress(FileNotFoundError),
         ):
-            os.unlink(name, dir_fd=parent)
+            parent.remove_file(name)
 
     def write(self, pieces: Sequence[bytes]) -> None:
         assert self._file is not None
@@ -269,7 +265,7 @@ class Staging:
                 file.close()
             if not right:
                 with self._parent(file.entry) as parent:
-                    os.unlink(self._name_in_parent(file.entry), dir_fd=parent)
+                    parent.remove_file(self._name_in_parent(file.entry))
                 raise TransferRefused(
                     f"'{shown}' arrived with another hash than it was sent with", Reason.MISMATCH
                 )
@@ -278,7 +274,7 @@ class Staging:
 
     def commit(self) -> None:
         """Put it in its place, at once. TransferRefused when that is taken meanwhile."""
-        name, folder = self._offer.name, self._folder
+        name = self._offer.name
         if self.comparing:
             return
         with refused_by_the_system(name):
@@ -287,38 +283,41 @@ class Staging:
                 self._check_merge()
                 self._merge()
             elif self._offer.directory:
-                os.rename(self._partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+                self._here.rename(self._partial, name)
             elif self._overwrite:
-                os.replace(self._partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+                self._here.replace(self._partial, self._here, name)
             else:
-                _move_where_nothing_is(self._partial, name, folder)
+                _move_where_nothing_is(self._partial, name, self._here)
 
     def _merge(self) -> None:
         """Into a directory that is there (`overwrite`): files take the places of files, what else is there stays."""
         for index, entry in enumerate(self._entries):
             if self._omitted[index]:
                 continue
-            with _descend(self._folder, (self._offer.name, *entry.path[:-1])) as target:
+            with self._here.below(self._offer.name, *entry.path[:-1]) as target:
                 name = entry.path[-1]
                 if entry.directory:
                     with suppress(FileExistsError):
-                        os.mkdir(name, dir_fd=target)
+                        target.make(name)
                     continue
                 with self._parent(entry) as parent:
-                    os.replace(name, name, src_dir_fd=parent, dst_dir_fd=target)
-        shutil.rmtree(self._partial, dir_fd=self._folder)
+                    parent.replace(name, target, name)
+        self._here.remove_tree(self._partial)
 
     def _hash_of(self, index: int) -> bytes:
         return bytes(self._hashes[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE])
 
     # -- places --------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _parent(self, entry: Entry) -> Iterator[int]:
-        """The directory (below the hidden one, unless it is compared) that the entry is in, as a descriptor."""
+    @property
+    def _here(self) -> Folder:
+        assert self._folder is not None, "not open"
+        return self._folder
+
+    def _parent(self, entry: Entry) -> Folder:
+        """The directory (below the hidden one, unless it is compared) that the entry is in; to be closed."""
         above = (self._root, *entry.path[:-1]) if self._offer.directory else ()
-        with _descend(self._folder, above) as descriptor:
-            yield descriptor
+        return self._here.below(*above)
 
     def _name_in_parent(self, entry: Entry) -> str:
         return entry.path[-1] if self._offer.directory else self._root
@@ -335,13 +334,13 @@ class IncomingFile:
     """A file that is being written, with its SHA-256 so far. `whole`: its hash, when all of it was there before."""
 
     def __init__(
-        self, name: str, parent: int, entry: Entry, offset: int, so_far: hashlib._Hash, whole: bytes | None
+        self, name: str, parent: Folder, entry: Entry, offset: int, so_far: hashlib._Hash, whole: bytes | None
     ) -> None:
         self.entry = entry
         self.executable = False
         self._hash = so_far
         self._whole = whole
-        self._descriptor = os.open(name, os.O_RDWR | os.O_CREAT | _FILE, 0o666, dir_fd=parent)
+        self._descriptor = parent.open_file(name, os.O_RDWR | os.O_CREAT)
         try:
             os.ftruncate(self._descriptor, offset)
             os.lseek(self._descriptor, offset, os.SEEK_SET)
@@ -360,14 +359,12 @@ class IncomingFile:
         """Whether it is what was sent; then it gets its permission and its time."""
         if (self._whole or self._hash.digest()) != digest:
             return False
-        mode = stat.S_IMODE(os.fstat(self._descriptor).st_mode)
-        readers = (mode & 0o444) >> 2  # whoever may read it may run it
-        os.fchmod(self._descriptor, (mode & 0o666) | (readers if self.executable else 0))
+        FILES.let_run(self._descriptor, executable=self.executable)
         modified = max(-_LARGEST_TIME, min(_LARGEST_TIME, self.entry.modified))
         with suppress(
             OSError, OverflowError
         ):  # a time that the file system cannot hold is not worth a failure
-            os.utime(self._descriptor, ns=(modified, modified))
+            FILES.set_modified(self._descriptor, modified)
         return True
 
     def close(self) -> None:
@@ -388,35 +385,15 @@ def refused_by_the_system(what: str) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _descend(folder: int, path: Sequence[str]) -> Iterator[int]:
-    descriptor = os.dup(folder)
-    try:
-        for name in path:
-            below = os.open(name, _FOLDER, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = below
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _status(name: str, folder: int) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
-def _move_where_nothing_is(partial: str, name: str, folder: int) -> None:
+def _move_where_nothing_is(partial: str, name: str, folder: Folder) -> None:
     """rename() would replace what somebody has put there in the last moment; link() does not."""
     try:
-        os.link(partial, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        folder.link(partial, name)
     except FileExistsError:
         raise TransferRefused(
             f"'{printable(name)}' exists by now, and nothing is overwritten", Reason.EXISTS
         ) from None
     except OSError:  # a file system without hard links
-        os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+        folder.rename(partial, name)
     else:
-        os.unlink(partial, dir_fd=folder)
+        folder.remove_file(partial)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 
 from warpgate.core.disk.identity_store import identity_file
 from warpgate.errors import IdentityInUse
 from warpgate.model.wanted import INSTANCE_SIZE
+from warpgate.platform import FILES
 
 # Addresses live as long as chats: two restarts a day for a month.
 REMEMBERED = 64
@@ -48,12 +48,12 @@ def claim(name: str, instance: bytes, directory: Path | None = None) -> Claim:
     """
     path = identity_file(name, directory).with_suffix(".lock")
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        handle = FILES.open_lock(path)
     except OSError:
         return UNCLAIMED
     try:
         lines = _read(handle)
-        if not _try_lock(handle):
+        if not FILES.try_lock(handle):
             holder = lines[0] if lines and lines[0].isdigit() else "unknown"
             raise IdentityInUse(name, holder)
         earlier = tuple(_instances(lines[1:]))[: REMEMBERED - 1]
@@ -88,27 +88,3 @@ def _write(handle: int, instance: bytes, earlier: tuple[bytes, ...]) -> None:
     os.ftruncate(handle, 0)
     os.lseek(handle, 0, os.SEEK_SET)
     os.write(handle, "".join(f"{line}\n" for line in lines).encode("ascii"))
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    _FAR = 1 << 30  # a locked byte cannot be read by others, and they want to read who holds the lock
-
-    def _try_lock(handle: int) -> bool:
-        os.lseek(handle, _FAR, os.SEEK_SET)
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _try_lock(handle: int) -> bool:
-        """OSError where the file system has no locks."""
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

@@ -10,46 +10,30 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 import tempfile
 from pathlib import Path
 
 from warpgate.errors import ConfigError
 from warpgate.model.identity import Identity
+from warpgate.platform import FILES
 
 # A name becomes a file name: nothing that could leave the directory, hide the file or be taken for an option.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 # A key file has about 250 bytes; whatever is much larger is some other file.
 LARGEST_KEY_FILE = 16_384
 ELSEWHERE = "set WARPGATE_DATA to a directory where it can be"
 
 
 def data_directory() -> Path:
-    """$WARPGATE_DATA, else $XDG_DATA_HOME/warpgate, else ~/.local/share/warpgate.
+    """$WARPGATE_DATA, else the folder that the system has for programs' data (docs/operating.md).
 
     Raises ConfigError when there is neither a variable nor a home directory.
     """
     own = os.environ.get("WARPGATE_DATA", "")
-    if own:
-        return Path(own)
-    shared = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if shared.is_absolute():  # the XDG specification says to ignore relative paths
-        return shared / "warpgate"
-    home = _home()
-    if home is None:
+    folder = Path(own) if own else FILES.data_folder(os.environ)
+    if folder is None:
         raise ConfigError(f"there is no home directory to keep the identity in: {ELSEWHERE}")
-    return home / ".local" / "share" / "warpgate"
-
-
-def _home() -> Path | None:
-    """An empty HOME is none: taken as a path it would be the root directory."""
-    if os.environ.get("HOME") == "":
-        return None
-    try:
-        return Path.home()
-    except RuntimeError:
-        return None
+    return folder
 
 
 def load_or_create(name: str, directory: Path | None = None) -> Identity:
@@ -87,6 +71,7 @@ def _create(folder: Path, path: Path) -> None:
     handle, draft_name = tempfile.mkstemp(prefix=".new-", dir=folder)
     draft = Path(draft_name)
     try:
+        FILES.protect(draft)
         with os.fdopen(handle, "wb") as file:
             file.write(Identity.generate().to_pem())
             file.flush()
@@ -108,19 +93,19 @@ def _publish(draft: Path, path: Path) -> None:
         # appeared meanwhile, so this creates exclusively; only there could a reader see it half written.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as file:
+            FILES.protect(path)
             file.write(draft.read_bytes())
 
 
 def _load(path: Path) -> Identity:
     with path.open("rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
+        cure = FILES.others_may_read(path, file.fileno())
         pem = file.read(LARGEST_KEY_FILE + 1)
     # As ssh does: a key that others could have read is refused, not quietly repaired, since it may be known
     # already.
-    if os.name == "posix" and mode & OTHERS_MAY_READ:
+    if cure:
         raise ConfigError(
-            f"identity file {path} can be read by others (mode {stat.S_IMODE(mode):04o}): "
-            f"run 'chmod 600 {path}', or delete it to get a new identity"
+            f"identity file {path} can be read by others {cure}, or delete it to get a new identity"
         )
     try:
         if len(pem) > LARGEST_KEY_FILE:

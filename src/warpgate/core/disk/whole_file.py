@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from warpgate.platform import FILES
+
 
 def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Put a file with mode 0600 at `path`, in place of one that is there; its folder is made with mode 0700.
@@ -18,12 +20,13 @@ def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
     )  # mode 0600 whatever the umask says
     draft = Path(draft_name)
     try:
+        FILES.protect(draft)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        draft.replace(path)
+        FILES.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise

@@ -22,11 +22,7 @@ from warpgate.core.disk.whole_file import replace_file
 from warpgate.errors import ConfigError
 from warpgate.model.contact import Contact, key_changed
 from warpgate.net.threads import in_thread
-
-try:
-    import fcntl
-except ImportError:  # not POSIX: the last of two processes that write in the same instant wins
-    fcntl = None  # type: ignore[assignment]
+from warpgate.platform import FILES
 
 FILE_NAME = "known_peers"
 # A contact takes 150 bytes: 50,000 of them.
@@ -119,10 +115,10 @@ class ContactBook:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """The lock is a file of its own, which stays: the book itself is replaced."""
-        handle = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        handle = FILES.open_lock(self.path.with_name(self.path.name + ".lock"))
         try:
             deadline = time.monotonic() + LOCK_PATIENCE
-            while not _try_lock(handle):
+            while not FILES.try_lock(handle):
                 if time.monotonic() >= deadline:
                     raise ConfigError(
                         f"contact book {self.path}: another process has held its lock for {LOCK_PATIENCE:g} s"
@@ -199,13 +195,3 @@ def _with(lines: list[str], name: str, wanted: Contact | None) -> list[str]:
     if wanted is not None and not done:
         changed.append(wanted.to_line())
     return changed
-
-
-def _try_lock(handle: int) -> bool:
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
