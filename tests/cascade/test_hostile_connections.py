@@ -5,21 +5,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
-from cascade_world import Seat, World, connected, exchange, virtual
-from durable_kit import darkness
-from strangers_kit import ips, sent_by
+from cascade_world import Seat, World, connected, exchange, hosted_by, identity, virtual
+from durable_kit import darkness, moved
+from strangers_kit import fresh_bytes, ips, sent_by
 
-from warpgate.config import Budgets
-from warpgate.core.connection.paths import GREETINGS, Path
+from warpgate.config import Budgets, Config
+from warpgate.core.connection.connection import Connection
+from warpgate.core.connection.paths import GREETINGS, Origin, Path
+from warpgate.core.connection.quic_bounds import Holdings
+from warpgate.core.connection.quic_channels import QuicChannels
+from warpgate.core.connection.quic_engine import State
+from warpgate.core.connections import (
+    CONNECTIONS_PER_PEER,
+    IDLE,
+    UNCLAIMED,
+    UNCLAIMED_PER_PEER,
+    UNPROVED,
+    Connections,
+)
 from warpgate.core.pipes.durable import DurablePipe
 from warpgate.core.search.seeker import AT_ONCE, RATE
+from warpgate.core.search.session import Session
 from warpgate.events import PluginSkipped, PluginStarted
 from warpgate.lab.memory import Captured
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.broker import BrokerRef
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.proto.quic_wire import DURABLE_ID_SIZE
 
 THIRD_BROKER = "mqtt://203.0.113.77:25"
 
@@ -42,6 +58,13 @@ def at(ip: str, port: int) -> Attachment:
     listening = Listening(port, port, LearntBy.STUN)
     host = Endpoint.of(ip, port).ip
     return Attachment(host, host, listening, listening)
+
+
+def alone(pipe: DurablePipe) -> None:
+    """This end looks for no paths any more."""
+    assert pipe.connection.seeker is not None
+    pipe.connection.seeker.close()
+    pipe.connection.seeker = None
 
 
 def searches(seat: Seat) -> int:
@@ -92,14 +115,13 @@ def test_a_peer_that_ends_every_path_has_few_searches(began_by_us: bool) -> None
             near, far = await durable(world)
             seat = world.a if began_by_us else world.b
             hostile = far if began_by_us else near
-            hostile.connection.seeker.close()
-            hostile.connection.seeker = None
+            alone(hostile)
             before, began = searches(seat), world.now
-            while world.now < began + 120.0:
+            while world.now < began + 60.0:
                 for path in tuple(hostile.connection._paths):
                     path.close()
                 await asyncio.sleep(0.05)
-            assert AT_ONCE < searches(seat) - before <= AT_ONCE + 120 * RATE + 2
+            assert AT_ONCE < searches(seat) - before <= AT_ONCE + 60 * RATE + 2
             await asyncio.sleep(10)
             await exchange(near, far)
             near.abort()
@@ -205,7 +227,7 @@ def test_a_router_that_renumbers_all_the_time_makes_us_no_flooder(dark: bool) ->
                 await near.send(b"into the dark")
             context = world.a.run.equipment.context
             genuine = context.address
-            for number in range(300):
+            for number in range(150):
                 context.address = replace(
                     genuine, brokers=(BrokerRef(f"mqtt://203.0.113.9:{2000 + number}", 0.04),)
                 )
@@ -216,5 +238,154 @@ def test_a_router_that_renumbers_all_the_time_makes_us_no_flooder(dark: bool) ->
             assert far.connection.remote.brokers == context.address.brokers
             near.abort()
             far.abort()
+
+    virtual(main)
+
+
+# -- how many -----------------------------------------------------------------------------------------------------
+
+
+class Newcomers:
+    """Peers with keys of their own whose first packets reach node b by paths that are proved."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.book: Connections = world.b.run.connections
+
+    def come(self, name: str, first_id: bytes = b"") -> Connection | None:
+        who = identity(name)
+        engine = QuicChannels.client(
+            who, self._world.b.node.public_key, fresh_bytes(16), self._world.now, Holdings()
+        )
+        data = engine.datagrams(self._world.now)[0]
+        if first_id:
+            data = data[:5] + bytes((len(first_id),)) + first_id + data[6 + data[5] :]
+        place = self._world.a.node.address
+        remote = NodeAddress(who.public_key, (), place.attachments)
+        origin = Origin(
+            fresh_bytes(16), who.public_key, "direct", Transport.UDP,
+            Endpoint.of("198.51.100.2", 1), Endpoint.of("198.51.100.66", 1), relayed=False,
+        )  # fmt: skip
+        return self.book._accept(remote, cast(Path, SimpleNamespace(origin=origin)), data)
+
+
+def test_keys_cost_nothing_but_connections_do() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            near, far = await durable(world)
+            crowd = Newcomers(world)
+            came = [crowd.come(f"m{number}") for number in range(2 * UNPROVED)]
+            taken = [connection for connection in came if connection is not None]
+            assert len(taken) == UNPROVED
+            for number in range(2 * IDLE):
+                for connection in taken:
+                    connection.engine.state = State.OPEN  # as if all had proved themselves
+                latest = crowd.come(f"n{number}")
+                assert latest is not None  # the oldest without a pipe makes room
+                taken.append(latest)
+            assert len(crowd.book) <= IDLE + 2
+            await exchange(near, far)
+            near.abort()
+            far.abort()
+
+    virtual(main)
+
+
+def test_one_peer_has_eight_connections() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            crowd = Newcomers(world)
+            for number in range(2 * CONNECTIONS_PER_PEER):
+                connection = crowd.come("mallory")
+                assert (connection is not None) == (number < CONNECTIONS_PER_PEER)
+            assert crowd.come("somebody else") is not None
+
+    virtual(main)
+
+
+def test_a_peer_that_never_says_good_bye_gets_in_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its old connections wait for an hour, and it accepts nobody, so it cannot be asked."""
+    few = 2
+    monkeypatch.setattr("warpgate.core.connections.CONNECTIONS_PER_PEER", few)
+
+    async def main() -> None:
+        async with World("public", "public", config_a=Config(accept=False)) as world:
+            for _ in range(few + 2):
+                near, far = await durable(world)
+                await exchange(near, far)
+                await far.send(b"hello?")
+                world.hosts["a"].crash()
+                await world.a.node.close()
+                await asyncio.sleep(40)
+                world.hosts["a"].boot()
+                await world.a.node.start()
+            assert len(world.b.run.connections) == few
+
+    virtual(main, limit=3000)
+
+
+def test_who_names_an_id_of_somebody_elses_connection_takes_nothing_from_it() -> None:
+    """Ids are in clear, and a client chooses the one in its first packet."""
+
+    async def main() -> None:
+        async with World() as world:
+            near, far = await durable(world)
+            rogue = Newcomers(world).come("mallory", far.connection.engine.id)
+            assert rogue is not None
+            alone(far)
+            moved("a", 77)(world)
+            await asyncio.sleep(5)
+            await exchange(near, far)
+            rogue.close()
+            moved("a", 78)(world)
+            await asyncio.sleep(5)
+            began = world.now
+            await exchange(near, far)
+            assert world.now - began < 1.0
+            near.abort()
+            far.abort()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_a_first_packet_with_a_short_id_is_none(size: int) -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            data = b"\xc0\0\0\0\1" + bytes((size,)) + bytes(size) + bytes((DURABLE_ID_SIZE,)) + bytes(1300)
+            path = SimpleNamespace(origin=SimpleNamespace(peer_key=identity("m").public_key))
+            assert not world.b.run.connections._claim(world.a.node.address, path, data)
+            assert len(world.b.run.connections) == 0
+
+    virtual(main)
+
+
+def test_paths_that_nobody_uses_push_out_those_of_the_same_peer_first() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            near, _ = await durable(world)
+            book = world.b.run.connections
+            closed: list[bytes] = []
+
+            class Unused(Tap):
+                def __init__(self, session: Session, _link: object) -> None:
+                    super().__init__(near)
+                    self.origin = replace(self.origin, peer_key=session.peer_key)
+
+                def close(self) -> None:
+                    closed.append(self.origin.peer_key)
+
+            book._path = Unused
+            honest = hosted_by(world.b, 1, identity("honest").public_key)
+            mallory = hosted_by(world.b, 2, identity("mallory").public_key)
+            book.take(honest, None)
+            for _ in range(200):
+                book.take(mallory, None)
+            assert closed == [mallory.peer_key] * (200 - UNCLAIMED_PER_PEER)
+            for number in range(200):
+                book.take(hosted_by(world.b, 3, number.to_bytes(33, "big")), None)
+            assert len(book._unclaimed) == UNCLAIMED
+            near.abort()
+            del book._path
 
     virtual(main)

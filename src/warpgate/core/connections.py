@@ -39,8 +39,15 @@ LINGERING = 60.0
 # Both nodes may have begun one at once, and a program may have asked for certain strategies.
 CONNECTIONS_PER_PEER = 8
 CONNECTIONS = 1024
+# Those that peers began and that carry no pipe: just opened, or lingering. 55 KB each, in the library alone.
+IDLE = 128
+# As in `quic_door`: each costs 2 ms of handshake, and an honest one is proved after a round trip.
+UNPROVED = 64
+# At the bounds who has been out of reach for so long makes room: a peer that was restarted does not say good-bye.
+GONE = 30.0
 # Nominated and not used: the initiator of a path uses it at once.
 UNCLAIMED = 64
+UNCLAIMED_PER_PEER = 8
 UNCLAIMED_PATIENCE = 30.0
 # The searches end in time by themselves, and know why they have failed.
 LAST_WORD = 0.5
@@ -70,11 +77,13 @@ class Connections:
         self._take_pipe = take_pipe
         self._refusal = refusal
         self._certificate = certificate
-        self._by_id: dict[bytes, Connection] = {}  # by the ids in datagrams
+        # By whose they are and the ids in datagrams: peers choose the first ones, perhaps those of others.
+        self._by_id: dict[tuple[bytes, bytes], Connection] = {}
         self._all: dict[Connection, set[DurablePipe]] = {}
         self._shared: dict[Wanted, Connection] = {}  # those that further pipes of ours go on
         self._unclaimed: dict[Path, asyncio.TimerHandle] = {}
         self._seekers: dict[Connection, PathSeeker] = {}
+        self._lingering: dict[Connection, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
         return len(self._all)
@@ -96,6 +105,7 @@ class Connections:
         if connection is None or connection.end is not None:
             connection = self._begin(wanted, remote, timeout)
         connection.meet(remote)
+        self._use(connection)
         seeker = self._seekers[connection]
         try:
             async with asyncio.timeout(timeout + LAST_WORD):
@@ -156,6 +166,7 @@ class Connections:
         )
         pipe = DurablePipe(info, connection, channel, self._pipe_ended)
         self._all[connection].add(pipe)
+        self._use(connection)
         self._pipes.add(pipe)
         return pipe
 
@@ -167,9 +178,16 @@ class Connections:
             self._all[connection].discard(pipe)
             self._linger(connection)
 
+    def _use(self, connection: Connection) -> None:
+        if (timer := self._lingering.pop(connection, None)) is not None:
+            timer.cancel()
+
     def _linger(self, connection: Connection) -> None:
-        if not self._all.get(connection):
-            self._context.loop.call_later(LINGERING, self._close_idle, connection, connection.opened_channels)
+        self._use(connection)
+        if connection in self._all and not self._all[connection]:
+            self._lingering[connection] = self._context.loop.call_later(
+                LINGERING, self._close_idle, connection, connection.opened_channels
+            )
 
     def _close_idle(self, connection: Connection, opened: int) -> None:
         if not self._all.get(connection) and connection.opened_channels == opened:
@@ -181,7 +199,7 @@ class Connections:
         connection = Connection(self._context, engine, remote, first_ids, self._ended)
         self._all[connection] = set()
         for connection_id in connection.ids:
-            self._by_id[connection_id] = connection
+            self._by_id[connection.peer_key, connection_id] = connection
         engine.on_channel = partial(self._take_channel, connection)
         connection.on_change = partial(self._changed, connection)
         return connection
@@ -196,8 +214,9 @@ class Connections:
     def _ended(self, connection: Connection) -> None:
         pipes = self._all.pop(connection, set())
         self._seekers.pop(connection, None)
-        for connection_id in connection.ids:
-            self._by_id.pop(connection_id, None)
+        self._use(connection)
+        for key in [key for key, other in self._by_id.items() if other is connection]:
+            del self._by_id[key]
         for wanted in [wanted for wanted, other in self._shared.items() if other is connection]:
             del self._shared[wanted]
         for pipe in pipes:
@@ -240,7 +259,10 @@ class Connections:
         for connection in self._all:
             if connection.peer_key == session.peer_key:
                 connection.meet(session.remote)
-        if len(self._unclaimed) >= UNCLAIMED:
+        own = [other for other in self._unclaimed if other.origin.peer_key == session.peer_key]
+        if len(own) >= UNCLAIMED_PER_PEER:
+            self._drop(own[0])
+        elif len(self._unclaimed) >= UNCLAIMED:
             self._drop(next(iter(self._unclaimed)))
         self._unclaimed[path] = self._context.loop.call_later(UNCLAIMED_PATIENCE, self._drop, path)
         path.deliver = partial(self._claim, session.remote)
@@ -274,10 +296,10 @@ class Connections:
     def _claim(self, remote: NodeAddress, path: Path, data: bytes) -> bool:
         if not data:
             return False
-        connection = self._by_id.get(connection_id_of(data))
+        connection = self._by_id.get((path.origin.peer_key, connection_id_of(data)))
         if connection is None and is_first_packet(data) and is_durable(data):
             connection = self._accept(remote, path, data)
-        if connection is None or connection.peer_key != path.origin.peer_key or connection.end is not None:
+        if connection is None or connection.end is not None:
             return False
         self._lost(path, "")
         connection.add(path)
@@ -285,17 +307,17 @@ class Connections:
 
     def _accept(self, remote: NodeAddress, path: Path, data: bytes) -> Connection | None:
         """The connection that a first packet begins, if its sender may have one more."""
-        key = path.origin.peer_key
-        own = [connection for connection in self._all if connection.peer_key == key]
+        key, first_id = path.origin.peer_key, first_id_of(data)
+        if len(first_id) < CONNECTION_ID_SIZE:  # RFC 9000 section 7.2
+            return None
         try:
             check_invited(self._context.config, key)
         except AuthenticationError as error:
             self._context.emit(StrangerRefused(str(path.origin.remote), str(error)))
             return None
-        if len(own) >= CONNECTIONS_PER_PEER or len(self._all) >= CONNECTIONS:
+        if not self._make_room(key):
             self._context.emit(StrangerRefused(str(path.origin.remote), "too many connections"))
             return None
-        first_id = first_id_of(data)
         engine = QuicChannels.server(
             self._context.identity,
             self._certificate(),
@@ -308,6 +330,27 @@ class Connections:
         if self._context.tasks.spawn(f"connection of {node_id_of(key)}", self._prove(connection)) is None:
             connection.close()
         return connection
+
+    def _make_room(self, peer_key: bytes) -> bool:
+        """Whether a peer may have one more. Who is out of reach makes room, and who has no pipe."""
+        begun = [connection for connection in self._all if not connection.invited]
+        own = [connection for connection in begun if connection.peer_key == peer_key]
+        for crowd, most in ((own, CONNECTIONS_PER_PEER), (begun, CONNECTIONS)):
+            if len(crowd) >= most:
+                spare = max(crowd, key=lambda connection: connection.silence)
+                if spare.silence < GONE and (idle := self._idle(crowd)):
+                    spare = idle[0]
+                elif spare.silence < GONE:
+                    return False
+                spare.close(reason="too many connections")
+        if len(idle := self._idle(begun)) >= IDLE:
+            idle[0].close(reason="not used")
+        return sum(connection.engine.state is State.OPENING for connection in begun) < UNPROVED
+
+    def _idle(self, connections: Sequence[Connection]) -> list[Connection]:
+        """Those without a pipe, the oldest first."""
+        proved = [connection for connection in connections if connection.engine.state is State.OPEN]
+        return [connection for connection in proved if not self._all.get(connection)]
 
     async def _prove(self, connection: Connection) -> None:
         try:
