@@ -18,7 +18,8 @@ from warpgate.user_settings import FALSE, KEYS, MORE_VARIABLES, TRUE
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "configuration.md").read_text()
 CODE = re.compile(r"`([^`]+)`")
-LISTS = ("broker", "stun", "turn", "names", "rendezvous", "interface")
+LISTS = ("broker", "stun", "turn", "ice_servers", "names", "rendezvous", "interface")
+COMMAS_OF_THEIR_OWN = ("ice_servers", "rendezvous")
 SWITCHES = ("port_map", "json", "verbose")
 
 
@@ -49,9 +50,11 @@ def test_a_key_is_the_same_from_every_place(key: str, tmp_path: Path) -> None:
     given = [
         load(CommonOptions(config=str(tmp_path / "c.toml")), {}),
         load(CommonOptions(), {variable: example}),
-        load(options(flag) if key in SWITCHES else options(flag, example), {}),
     ]
-    assert given[0] == given[1] == given[2] != load(CommonOptions(), {})
+    if flag:  # secrets have none: others can read command lines
+        given.append(load(options(flag) if key in SWITCHES else options(flag, example), {}))
+    assert all(one == given[0] for one in given)
+    assert given[0] != load(CommonOptions(), {})
     if key == "rendezvous":
         assert given[0].config.names
         assert given[0].config.brokers
@@ -70,11 +73,26 @@ def test_several_values(key: str, tmp_path: Path) -> None:
     )
     (tmp_path / "c.toml").write_text(f'{key} = ["{example}", "{other}"]\n')
     several = load(CommonOptions(config=str(tmp_path / "c.toml")), {})
-    assert several == load(options(f"--{key}", example, "doctor", f"--{key}", other), {})
+    flag = f"--{key.replace('_', '-')}"
+    assert several == load(options(flag, example, "doctor", flag, other), {})
     variable = f"WARPGATE_{key.upper()}"
     assert several == load(CommonOptions(), {variable: f"{example} {other}"})
-    if key != "rendezvous":
+    if key not in COMMAS_OF_THEIR_OWN:
         assert several == load(CommonOptions(), {variable: f"{example},{other}"})
+
+
+def test_keys_may_have_hyphens(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('ice-servers = "https://rtc.example"\nport-map = false\n')
+    config = load(CommonOptions(config=str(tmp_path / "c.toml")), {}).config
+    assert (config.ice_servers, config.port_map) == (("https://rtc.example",), False)
+
+
+def test_a_token_does_not_show(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('ice_token = "se-cret"\n')
+    assert "se-cret" not in repr(load(CommonOptions(config=str(tmp_path / "c.toml")), {}))
+    with pytest.raises(ConfigError, match="ice_token") as caught:
+        load(CommonOptions(), {"WARPGATE_ICE_TOKEN": "se-cret\r\nX: y"})
+    assert "se-cret" not in str(caught.value)
 
 
 def test_the_words_of_switches() -> None:
@@ -84,7 +102,12 @@ def test_the_words_of_switches() -> None:
 
 def test_the_other_variables() -> None:
     told = {cell for row in rows("Variables that are no settings") for cell in CODE.findall(row[0])}
-    assert told == {f"WARPGATE_{name.upper()}" for name in MORE_VARIABLES} | {"SSL_CERT_FILE"}
+    assert told == {f"WARPGATE_{name.upper()}" for name in MORE_VARIABLES} | {
+        "SSL_CERT_FILE",
+        "HTTPS_PROXY",
+        "HTTP_PROXY",
+        "NO_PROXY",
+    }
     known = {f"WARPGATE_{name.upper()}" for name in (*KEYS, *MORE_VARIABLES)}
     assert set(re.findall(r"WARPGATE_[A-Z_]+", PAGE)) == known
 

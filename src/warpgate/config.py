@@ -105,6 +105,9 @@ class Config:
     stun: tuple[str, ...] | None = None  # host[:port]
     # turn:user:pass@host:port?transport=udp|tcp|tls, or turn-secret:secret@host:port... (time-limited credentials)
     turn: tuple[str, ...] = ()
+    # A provider's account: https URLs that answer with `iceServers` for a while, and the bearer token that they want.
+    ice_servers: tuple[str, ...] = ()
+    ice_token: str | None = field(default=None, repr=False)
     ca_file: str | None = (
         None  # PEM; trusted for relays over TLS and https name servers, besides the system's (SSL_CERT_FILE works, too)
     )

@@ -79,12 +79,29 @@ class AttemptFailed(WarpgateError):
     """One plugin could not open a link; the message is the reason shown in reports."""
 
 
-class ConnectFailed(WarpgateError):
-    """No strategy produced a pipe. `report` tells what each one knew, did and why it lost."""
+# There is no public relay that invites strangers, so whoever lacks one has to do something; two commands will do.
+RELAY_ADVICE = (
+    "run `warpgate serve --relay` on a machine with a public address, or give --ice-servers the URL of an account at a "
+    "TURN provider"
+)
 
-    def __init__(self, message: str, report: Sequence[PluginReport] = ()) -> None:
+
+class ConnectFailed(WarpgateError):
+    """No strategy produced a pipe. `report` tells what each one knew, did and why it lost; `relay_needed`: the peer was
+    heard, nothing direct got through, and neither side has a relay.
+    """
+
+    def __init__(
+        self, message: str, report: Sequence[PluginReport] = (), *, relay_needed: bool = False
+    ) -> None:
         super().__init__(message)
         self.report = tuple(report)
+        self.relay_needed = relay_needed
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        need = "these two need a relay, and neither has one"
+        return f"{message}; {need}: {RELAY_ADVICE}" if self.relay_needed else message
 
 
 class PeerKeyChanged(WarpgateError):

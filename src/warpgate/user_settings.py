@@ -8,9 +8,10 @@ if they had been given in the same place.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ class Choices:
     broker: tuple[str, ...] | None = None
     stun: tuple[str, ...] | None = None
     turn: tuple[str, ...] | None = None
+    ice_servers: tuple[str, ...] | None = None
+    ice_token: str | None = field(default=None, repr=False)
     names: tuple[str, ...] | None = None
     rendezvous: tuple[str, ...] | None = None
     interface: tuple[str, ...] | None = None
@@ -79,6 +82,8 @@ def node_config(chosen: Choices) -> Config:
         brokers=chosen.broker,
         stun=chosen.stun,
         turn=chosen.turn or (),
+        ice_servers=chosen.ice_servers or (),
+        ice_token=chosen.ice_token or None,
         names=chosen.names or (),
         interfaces=chosen.interface or None,
         port_map=base.port_map if chosen.port_map is None else chosen.port_map,
@@ -134,6 +139,7 @@ def _read_file(path: Path | None, *, must_exist: bool = False) -> Choices:
         raise ConfigError(f"config file {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} is not TOML: {error}") from error
+    table = {key.replace("-", "_"): value for key, value in table.items()}
     for key in table:
         if key not in KEYS:
             raise ConfigError(f"config file {path}: unknown key {key!r} (known: {', '.join(KEYS)})")
@@ -147,6 +153,8 @@ def _read_file(path: Path | None, *, must_exist: bool = False) -> Choices:
         broker=_texts(table, "broker", place),
         stun=_texts(table, "stun", place),
         turn=_texts(table, "turn", place),
+        ice_servers=_texts(table, "ice_servers", place),
+        ice_token=_text(table, "ice_token", place),
         names=_texts(table, "names", place),
         rendezvous=_texts(table, "rendezvous", place),
         interface=_texts(table, "interface", place),
@@ -201,6 +209,8 @@ def _read_environment(environ: Mapping[str, str]) -> Choices:
         broker=_separated(environ.get("WARPGATE_BROKER")),
         stun=_separated(environ.get("WARPGATE_STUN")),
         turn=_separated(environ.get("WARPGATE_TURN")),
+        ice_servers=_listed(environ.get("WARPGATE_ICE_SERVERS")),
+        ice_token=environ.get("WARPGATE_ICE_TOKEN") or None,
         names=_separated(environ.get("WARPGATE_NAMES")),
         rendezvous=_listed(environ.get("WARPGATE_RENDEZVOUS")),
         interface=_separated(environ.get("WARPGATE_INTERFACE")),
@@ -235,13 +245,22 @@ def _switched(environ: Mapping[str, str], name: str) -> bool | None:
 
 def _check_servers(chosen: Choices) -> None:
     """Refuse a server that cannot be one now, with its key named, not later from inside the node."""
+    from warpgate.model.ice_servers import AccountUrl  # noqa: PLC0415
     from warpgate.model.servers import BrokerUrl, NameServerUrl, StunServer  # noqa: PLC0415 - not needed for --help
     from warpgate.model.turn_server import TurnServer  # noqa: PLC0415
 
     _check("broker", chosen.broker or (), BrokerUrl.parse)
     _check("stun", chosen.stun or (), StunServer.parse)
     _check("turn", chosen.turn or (), TurnServer.parse)
+    _check("ice_servers", chosen.ice_servers or (), AccountUrl.parse)
+    _check("ice_token", (chosen.ice_token,) if chosen.ice_token else (), _token)
     _check("names", chosen.names or (), NameServerUrl.parse)
+
+
+def _token(text: str) -> None:
+    """RFC 6750 section 2.1; what it is does not show."""
+    if re.fullmatch(r"[A-Za-z0-9._~+/-]{1,4096}=*", text, re.ASCII) is None:
+        raise ConfigError("a bearer token has letters, digits and . _ ~ + / - alone")
 
 
 def _check(key: str, values: Sequence[str], parse: Callable[[str], object]) -> None:

@@ -23,7 +23,7 @@ from cascade_world import (
 )
 
 from warpgate.config import Config
-from warpgate.errors import AttemptFailed, ConnectFailed
+from warpgate.errors import RELAY_ADVICE, AttemptFailed, ConnectFailed
 from warpgate.events import RelayAllocated
 from warpgate.lab.memory import OpenSocket
 from warpgate.lab.memory_turn import MemoryTurn
@@ -315,6 +315,34 @@ def test_without_any_relay_the_reason_is_told() -> None:
             with pytest.raises(ConnectFailed) as failed:
                 await world.a.node.connect(world.b.node.address, plugins=["turn"], mode=Mode.DATAGRAM)
             assert "no TURN server is configured, and the peer offers none" in str(failed.value)
+            assert str(failed.value).endswith(f"these two need a relay, and neither has one: {RELAY_ADVICE}")
+
+    virtual(story)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_pair_that_needs_a_relay_is_told_how_to_get_one(durable: bool) -> None:
+    """Once, whatever was tried."""
+
+    async def story() -> None:
+        async with RelayWorld("edm", "edm", a=False, b=False) as world:
+            with pytest.raises(ConnectFailed) as failed:
+                await world.a.node.connect(world.b.node.address, durable=durable)
+            assert failed.value.relay_needed
+            assert str(failed.value).count(RELAY_ADVICE) == 1
+
+    virtual(story)
+
+
+def test_a_peer_that_is_away_needs_no_relay() -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm", a=False, b=False) as world:
+            address = world.b.node.address
+            await world.b.node.close()
+            with pytest.raises(ConnectFailed) as failed:
+                await world.a.node.connect(address, mode=Mode.DATAGRAM)
+            assert not failed.value.relay_needed
+            assert RELAY_ADVICE not in str(failed.value)
 
     virtual(story)
 

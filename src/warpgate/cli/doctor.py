@@ -14,6 +14,7 @@ from warpgate.cli.port_map_words import port_map_findings, ports_settled
 from warpgate.cli.records import Finding, milliseconds
 from warpgate.cli.shell import Shell
 from warpgate.cli.strategies import strategy_findings
+from warpgate.errors import RELAY_ADVICE
 from warpgate.events import Event, MappingLearnt
 from warpgate.model.address import LearntBy
 from warpgate.model.nat import Filtering, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from warpgate.core.node import Node
     from warpgate.services.names import NameServerCheck
     from warpgate.services.relay import RelayCheck
+    from warpgate.services.turn_accounts import AccountCheck
 
 # Two requests to a second server tell the filtering behaviour; each is given up after about 1.5 s.
 FINGERPRINT_PATIENCE = 4.0
@@ -44,10 +46,11 @@ async def _examine(shell: Shell) -> int:
 
     async with shell.node(accept=False, beside=False, observer=observe) as node:
         await _settled(node, shell.settings.config)
-        relays = await node.check_relays() if shell.settings.config.turn else ()
+        accounts = await node.check_relay_accounts()
+        relays = await node.check_relays()
         names = await node.check_names() if shell.settings.config.names else ()
         findings = diagnose(
-            node.status(), node.node_id, node.port, mappings, shell.settings.config, relays, names
+            node.status(), node.node_id, node.port, mappings, shell.settings.config, relays, names, accounts
         )
     findings[-1:-1] = strategy_findings(REGISTRY)
     for section, members in groupby(findings, key=lambda finding: finding.section):
@@ -84,6 +87,7 @@ def diagnose(
     config: Config,
     relays: Sequence[RelayCheck] = (),
     names: Sequence[NameServerCheck] = (),
+    accounts: Sequence[AccountCheck] = (),
 ) -> list[Finding]:
     """Everything there is to say, section by section. Pure."""
     findings = [Finding("node", "ok", f"{node_id}, listening on port {port}")]
@@ -93,7 +97,7 @@ def diagnose(
         findings += attachment_findings(attachment)
     findings += _brokers(status, config)
     findings += _stun(status, mappings, config)
-    findings += _relays(relays)
+    findings += _relays(relays, accounts)
     findings += port_map_findings(status, config)
     findings += _names(names)
     return [*findings, _verdict(status)]
@@ -139,10 +143,19 @@ def _stun(status: NodeStatus, mappings: Sequence[MappingLearnt], config: Config)
         )
 
 
-def _relays(checks: Sequence[RelayCheck]) -> Iterator[Finding]:
+def _relays(checks: Sequence[RelayCheck], accounts: Sequence[AccountCheck]) -> Iterator[Finding]:
     section = "relays"
-    if not checks:
-        yield Finding(section, "missing", "none is configured: two strict NATs cannot be crossed without one")
+    if not checks and not accounts:
+        none = f"none is configured, and two strict NATs cannot be crossed without one: {RELAY_ADVICE}"
+        yield Finding(section, "missing", none)
+    for account in accounts:
+        if account.error:
+            yield Finding(section, "missing", f"{account.account}: {account.error}")
+            continue
+        life = "" if account.lifetime is None else f" for {account.lifetime / 3600:.3g} h"
+        yield Finding(
+            section, "ok", f"{account.account} gives {', '.join(account.servers)}, with credentials{life}"
+        )
     for check in checks:
         if check.error:
             yield Finding(section, "missing", f"{check.server}: {check.error}")

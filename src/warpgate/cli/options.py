@@ -35,6 +35,7 @@ class CommonOptions(Choices):
             broker=_joined(arguments, "broker"),
             stun=_joined(arguments, "stun"),
             turn=_joined(arguments, "turn"),
+            ice_servers=_joined(arguments, "ice_servers"),
             names=_joined(arguments, "names"),
             rendezvous=_joined(arguments, "rendezvous"),
             interface=_joined(arguments, "interface"),
@@ -71,6 +72,7 @@ def add_common_options(
         repeatable(
             "turn", "turn:USER:PASS@HOST:PORT", "relay server, with ?transport=udp|tcp|tls; repeatable"
         )
+        repeatable("ice-servers", "URL", "https URL of a TURN provider's iceServers; repeatable")
         repeatable("names", "URL", "name server; repeatable")
         repeatable("rendezvous", "warpgate://HOST/...", "all of these, as `warpgate serve` prints it")
     repeatable("interface", "NAME", "use only this network interface; repeatable")

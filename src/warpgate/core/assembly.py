@@ -59,6 +59,7 @@ from warpgate.services.discovery import Discovery
 from warpgate.services.nat64 import PrefixDiscovery
 from warpgate.services.relay import Relays
 from warpgate.services.signaling import SignalChannel
+from warpgate.services.turn_accounts import TurnAccounts
 
 # A NAT that gives out its addresses at random is seen elsewhere now and then; that is no move.
 MOVE_GAP = 5.0
@@ -156,6 +157,14 @@ class Assembly:
 
     def _open_relays(self) -> Relays:
         config, context = self._config, self.context
+        self.accounts = TurnAccounts(
+            self._network,
+            config.ice_servers,
+            config.ice_token,
+            context.emit,
+            ca_file=config.ca_file,
+            wall_clock=context.wall_clock,
+        )
         return Relays(
             self._network,
             config.turn,
@@ -163,6 +172,7 @@ class Assembly:
             ca_file=config.ca_file,
             limit=config.budgets.relay_allocations,
             wall_clock=context.wall_clock,
+            accounts=self.accounts or None,
         )
 
     def _open_channel(self, connector: BrokerConnector, rng: random.Random) -> SignalChannel:
@@ -200,6 +210,8 @@ class Assembly:
         self.tasks.spawn("stalled pipes", self.pipes.watch())
         self.tasks.spawn("twins", self.twins.watch())
         self.tasks.spawn("servers", self._keep_servers())
+        if self.accounts:
+            self.tasks.spawn("relay accounts", self.accounts.run())
         patience = (
             config.timing.start_patience
         )  # for all of it: what waits for the resolver first has used some up

@@ -146,8 +146,13 @@ class Connections:
         if connection.current is not None:
             return ConnectFailed(reason, seeker.report)
         connection.finish(reason)
-        told = max(seeker.failures, key=lambda failure: len(failure.report), default=reason)
-        return ConnectFailed(str(told), seeker.report)
+        told: ConnectFailed | str = max(
+            seeker.failures, key=lambda failure: len(failure.report), default=reason
+        )
+        if isinstance(told, str):
+            return ConnectFailed(told, seeker.report)
+        needed = any(failure.relay_needed for failure in seeker.failures)
+        return ConnectFailed(str(told.args[0]), seeker.report, relay_needed=needed)
 
     def _pipe(self, connection: Connection, channel: Channel, began: float) -> DurablePipe:
         origin, seeker = connection.current, self._seekers.get(connection)

@@ -44,6 +44,7 @@ from warpgate.services.broker import BrokerConnector
 from warpgate.services.mqtt import MqttConnector, logins_of
 from warpgate.services.names import NameServerCheck
 from warpgate.services.relay import RelayCheck
+from warpgate.services.turn_accounts import AccountCheck
 
 EVENTS_KEPT = 1024
 
@@ -206,6 +207,10 @@ class Node:
     async def check_relays(self) -> tuple[RelayCheck, ...]:
         """Ask each configured TURN server for a moment's allocation, at most 5 s: what doctor tells of them."""
         return await self._run.relays.check()
+
+    async def check_relay_accounts(self) -> tuple[AccountCheck, ...]:
+        """Ask each account of `Config.ice_servers` now, at most 10 s: what doctor tells of them."""
+        return await self._run.accounts.check()
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Every event from now on, as the observer gets them, until the node is closed.

@@ -20,9 +20,10 @@ from warpgate.net.race import RaceLost, first_of
 from warpgate.net.reach import in_order, in_turn
 from warpgate.net.threads import in_thread
 from warpgate.net.tls import client_context, secure
+from warpgate.services.proxy import Proxies, tunnel
 
 if TYPE_CHECKING:
-    from warpgate.services.http_connection import Answer, HttpConnection
+    from warpgate.services.http_connection import Answer, Fields, HttpConnection
 
 # Shorter than servers keep idle connections (aiohttp and nginx: 75 s): who closes first is never surprised by it.
 IDLE_LIFE = 60.0
@@ -56,8 +57,12 @@ class Trust:
 class HttpClient:
     """Life: made, `warm` perhaps, `ask`ed, `close`. At most one idle connection is kept, for a minute."""
 
-    def __init__(self, network: Network, url: NameServerUrl, trust: Trust) -> None:
+    def __init__(
+        self, network: Network, url: NameServerUrl, trust: Trust, proxies: Proxies | None = None
+    ) -> None:
+        """`proxies`: which web proxy to take for https; None: none."""
         self._network = network
+        self._proxies = proxies
         self._url = url
         self._trust = trust
         self._connections: set[HttpConnection] = set()
@@ -76,8 +81,11 @@ class HttpClient:
             self._warming = None
             warming.set_result(None)
 
-    async def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
-        """One request, `path` below the URL's. NetworkError; ServiceError when the answer is not HTTP or too long.
+    async def ask(
+        self, method: str, path: str, body: bytes | None = None, fields: Fields | None = None
+    ) -> Answer:
+        """One request, `path` below the URL's; `fields` None: for octets both ways. NetworkError; ServiceError when the
+        answer is not HTTP or too long.
 
         When a kept connection turns out to be dead before anything came back, the request is repeated on a new one;
         all our methods allow that (RFC 9110 section 9.2.2).
@@ -87,11 +95,11 @@ class HttpClient:
         kept, self._idle = self._idle, None
         if kept is not None:
             try:
-                return await self._ask_on(kept, method, path, body)
+                return await self._ask_on(kept, method, path, body, fields)
             except NetworkError:
                 if kept.heard:
                     raise
-        return await self._ask_on(await self._dial(), method, path, body)
+        return await self._ask_on(await self._dial(), method, path, body, fields)
 
     async def close(self) -> None:
         """Idempotent; requests in progress fail."""
@@ -100,12 +108,13 @@ class HttpClient:
         if ending := [connection.close() for connection in self._connections]:
             await asyncio.wait(ending)
 
-    async def _ask_on(self, connection: HttpConnection, method: str, path: str, body: bytes | None) -> Answer:
-        fields = [("Accept", OCTETS)] + ([] if body is None else [("Content-Type", OCTETS)])
+    async def _ask_on(
+        self, connection: HttpConnection, method: str, path: str, body: bytes | None, fields: Fields | None
+    ) -> Answer:
+        if fields is None:
+            fields = (("Accept", OCTETS), *(() if body is None else (("Content-Type", OCTETS),)))
         try:
-            answer = await connection.ask(
-                method, self._url.path + path, self._url.authority, body, tuple(fields)
-            )
+            answer = await connection.ask(method, self._url.path + path, self._url.authority, body, fields)
         except BaseException:
             connection.close()
             raise
@@ -122,19 +131,14 @@ class HttpClient:
     async def _dial(self) -> HttpConnection:
         """At whichever of the server's addresses answers first."""
         connection_type = await connection_class()
-        found = await self._network.resolve(self._url.host, self._url.port)
-        routed = [endpoint for endpoint in found if self._network.route_source(endpoint) is not None]
-        runners: dict[str, Callable[[], Awaitable[TcpStream]]] = {
-            str(endpoint): partial(in_turn, place, partial(self._network.dial_tcp, endpoint))
-            for place, endpoint in enumerate(in_order(routed))
-        }
-        if not runners:
-            raise NetworkError(f"no route to {self._url.host}")
-        try:
-            stream = await first_of(runners, lambda late: late.abort())
-        except RaceLost as lost:
-            raise NetworkError("; ".join(str(error) for error in lost.failures.values())) from None
-        if self._url.tls:
+        url = self._url
+        proxy = await self._proxies.find(url.host, tls=True) if self._proxies and url.tls else None
+        if proxy is None:
+            stream = await self._reach(url.host, url.port)
+        else:
+            stream = await self._reach(proxy.host, proxy.port)
+            await tunnel(stream, proxy, url.host, url.port)
+        if url.tls:
             stream = await self._secured(stream)
         if self._closed:
             stream.abort()
@@ -142,6 +146,20 @@ class HttpClient:
         connection = connection_type(stream, self._ended)
         self._connections.add(connection)
         return connection
+
+    async def _reach(self, host: str, port: int) -> TcpStream:
+        found = await self._network.resolve(host, port)
+        routed = [endpoint for endpoint in found if self._network.route_source(endpoint) is not None]
+        runners: dict[str, Callable[[], Awaitable[TcpStream]]] = {
+            str(endpoint): partial(in_turn, place, partial(self._network.dial_tcp, endpoint))
+            for place, endpoint in enumerate(in_order(routed))
+        }
+        if not runners:
+            raise NetworkError(f"no route to {host}")
+        try:
+            return await first_of(runners, lambda late: late.abort())
+        except RaceLost as lost:
+            raise NetworkError("; ".join(str(error) for error in lost.failures.values())) from None
 
     async def _secured(self, stream: TcpStream) -> TcpStream:
         try:

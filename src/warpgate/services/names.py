@@ -24,6 +24,7 @@ from warpgate.model.text import printable
 from warpgate.net.network import Network
 from warpgate.services.http_client import HttpClient, Trust
 from warpgate.services.name_answers import Found, NameAnswers
+from warpgate.services.proxy import Proxies
 
 if TYPE_CHECKING:
     from warpgate.services.http_connection import Answer
@@ -61,7 +62,7 @@ class NameServer:
 
     def __init__(self, network: Network, url: NameServerUrl, trust: Trust) -> None:
         self.url = str(url)
-        self._client = HttpClient(network, url, trust)
+        self._client = HttpClient(network, url, trust, Proxies())
         # Whether it answered when it was last asked; None before that.
         self.answers: bool | None = None
         self._waiting: set[asyncio.Timeout] = set()

@@ -15,7 +15,7 @@ from functools import partial
 from warpgate.errors import NetworkError, ServiceError, WarpgateError
 from warpgate.events import Observer, RelayAllocated, ServerFailed
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
-from warpgate.model.scope import carried_by, misnamed
+from warpgate.model.scope import Scope, carried_by, misnamed, scope_of
 from warpgate.model.turn_server import TurnServer, TurnTransport
 from warpgate.net.network import Acceptor, Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
@@ -27,6 +27,7 @@ from warpgate.proto.turn_wire import RelayRequest
 from warpgate.services.relay_allocation import Allocation, Redirected
 from warpgate.services.relay_carrier import Carrier, Route, StreamCarrier, UdpCarrier, dial
 from warpgate.services.relay_tcp import TcpRelay
+from warpgate.services.turn_accounts import TurnAccounts
 
 MAX_REDIRECTS = 2
 # When the uplink of the system's choice has not led to an allocation by then (two slow round trips), others are tried.
@@ -59,15 +60,31 @@ class Relays:
         ca_file: str | None = None,
         limit: int = 256,
         wall_clock: Callable[[], float] = time.time,
+        accounts: TurnAccounts | None = None,
     ) -> None:
-        """`servers`: see `model.turn_server`; `ca_file`: PEM, trusted besides the system's. ConfigError for either."""
-        self.servers = tuple(dict.fromkeys(TurnServer.parse(server) for server in servers))
+        """`servers`: see `model.turn_server`; `ca_file`: PEM, trusted besides the system's. ConfigError for either.
+
+        `accounts`: where more servers come from while the node runs.
+        """
+        self._own = tuple(dict.fromkeys(TurnServer.parse(server) for server in servers))
+        self._accounts = accounts
         self._network = network
         self._emit = emit
         self._wall_clock = wall_clock
         self._limit = limit
         self._context = None if ca_file is None else client_context(ca_file)
         self._allocations: set[Allocation] = set()
+
+    @property
+    def servers(self) -> tuple[TurnServer, ...]:
+        """Those that can be asked now."""
+        given = () if self._accounts is None else self._accounts.servers
+        return tuple(dict.fromkeys((*self._own, *given)))
+
+    @property
+    def configured(self) -> bool:
+        """Whether there may be a relay of ours, now or when an account has answered."""
+        return bool(self._own or self._accounts)
 
     async def open_udp(self, families: Iterable[Family]) -> Allocation:
         """An allocation with an endpoint of each of these families, as far as the server has them; the caller's share
@@ -82,6 +99,7 @@ class Relays:
 
     async def check(self) -> tuple[RelayCheck, ...]:
         """Ask each server over each of its transports for a moment's allocation: for `doctor`."""
+        await self._known()
         routes = [
             (server, transport) for server in self.servers for transport in _transports(server, Transport.UDP)
         ]
@@ -110,9 +128,17 @@ class Relays:
 
     # -- choosing ------------------------------------------------------------------------------------------------
 
+    async def _known(self) -> None:
+        """There is a server, or no account left that could give one."""
+        if self._accounts is not None and not self.servers:
+            await self._accounts.asked()
+
     async def _open(self, wanted: RelayRequest) -> Allocation:
-        if not self.servers:
+        if not self.configured:
             raise ServiceError("no TURN server is configured")
+        await self._known()
+        if not self.servers:
+            raise ServiceError("no account gives a TURN server")
         if len(self._allocations) >= self._limit:
             raise ServiceError(f"{self._limit} allocations at once are enough")
         runners: dict[str, Callable[[], Awaitable[Allocation]]] = {
@@ -129,6 +155,8 @@ class Relays:
         """One server over one transport, at the first of its addresses that answers (RFC 8305)."""
         try:
             found = await self._network.resolve(server.host, server.port)
+            if server not in self._own:
+                found = _on_the_internet(found)
             usable = in_order(
                 [endpoint for endpoint in found if self._network.route_source(endpoint) is not None]
             )
@@ -224,6 +252,14 @@ class Relays:
         seconds = asyncio.get_running_loop().time() - started
         allocation.drop()
         return RelayCheck(shown, allocation.relayed, seconds)
+
+
+def _on_the_internet(found: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    """A provider's word leads neither to this machine nor into a network that is not its own."""
+    public = tuple(endpoint for endpoint in found if scope_of(endpoint.ip) is Scope.GLOBAL)
+    if found and not public:
+        raise NetworkError(f"{found[0].ip} is {scope_of(found[0].ip).value}: not asked on a provider's word")
+    return public
 
 
 def _transports(server: TurnServer, relayed: Transport) -> tuple[TurnTransport, ...]:

@@ -234,7 +234,16 @@ class Initiator(Generic[Made]):
         told = [f"{row.plugin}: {row.reason}" for row in ranked if row.reason != AT_WORK]
         if at_work := [row.plugin for row in ranked if row.reason == AT_WORK]:
             told.append(f"{', '.join(at_work)}: {AT_WORK}")
-        return ConnectFailed(f"{message} ({'; '.join(told)})" if told else message, rows)
+        text = f"{message} ({'; '.join(told)})" if told else message
+        return ConnectFailed(text, rows, relay_needed=self._relay_needed())
+
+    def _relay_needed(self) -> bool:
+        """A peer that answers, and yet nothing gets through: a relay would have, and there is none."""
+        session = self._session
+        relaying = {plugin.name for plugin in self._plugins if plugin.relays}
+        tried = any(step.plugin in relaying for step in self._plan.steps)
+        missing = not self._equipment.relays.configured and not session.relays.offered
+        return tried and missing and session.answered and self._stopped is None
 
     async def _run_plan(self) -> Links:
         session = self._session.id.hex()
@@ -279,7 +288,7 @@ class Initiator(Generic[Made]):
         try:
             return await attempt.run(plugin().initiate)
         except asyncio.CancelledError:
-            unequipped = plugin.relays and not self._equipment.relays.servers
+            unequipped = plugin.relays and not self._equipment.relays.configured
             reason = "no TURN server is configured here" if unequipped else "another strategy was faster"
             context.emit(say(context.now(), "lost", reason))
             raise

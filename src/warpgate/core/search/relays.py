@@ -73,7 +73,12 @@ class SessionRelays:
 
     @property
     def configured(self) -> bool:
-        return bool(self._equipment.relays.servers)
+        return self._equipment.relays.configured
+
+    @property
+    def offered(self) -> bool:
+        """Whether the peer has named a relay of its own that may be tried."""
+        return bool(self._admitted)
 
     async def open_udp(self) -> tuple[Endpoint, ...]:
         allocation = await self._equipment.relays.open_udp(relay_families(self._session.remote))
