@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench fuzz matrix setup packages clean
+.PHONY: demo test check docs bench fuzz matrix setup packages clean
 
 demo: setup packages
 	$(BIN)/warpgate demo
@@ -17,6 +17,11 @@ check: setup
 	$(BIN)/ruff format --no-cache --check src tests bench
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
+
+# The parts of docs/configuration.md and docs/messages.md that are made of the source.
+docs: setup
+	$(BIN)/python tools/command_reference.py
+	$(BIN)/python tools/messages.py
 
 bench: setup packages
 	$(BIN)/python -m bench

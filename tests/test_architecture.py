@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / "src" / "warpgate"
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "warpgate"
 FILES = sorted(SOURCE.rglob("*.py"))
 FILE_LINES = 600
 FUNCTION_LINES = 60
@@ -168,3 +170,15 @@ def test_no_circles() -> None:
     while leaves := {name for name, imported in left.items() if not imported & set(left)}:
         left = {name: imported for name, imported in left.items() if name not in leaves}
     assert {name: sorted(imported & set(left)) for name, imported in left.items()} == {}
+
+
+@pytest.mark.parametrize(("tool", "page"), [("command_reference", "configuration"), ("messages", "messages")])
+def test_pages_that_are_made_of_the_source_are_up_to_date(tool: str, page: str) -> None:
+    """Here, and not with the other documents: every change to the source can make them stale."""
+    spec = importlib.util.spec_from_file_location(tool, ROOT / "tools" / f"{tool}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    assert module.filled(text) == text, "`make docs` writes them"

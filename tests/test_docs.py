@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import importlib.util
 import os
 import re
 import sys
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 import warpgate
+from warpgate.core.names.destination import parse_destination
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.endpoint import Transport
 from warpgate.plan.targets import pairs
@@ -187,13 +188,57 @@ def _in_init(owner: object, name: str) -> bool:
     return code is not None and name in code.co_varnames
 
 
-def test_the_tables_that_are_made_are_those_that_would_be_made() -> None:
-    """Of commands and settings, in docs/configuration.md."""
-    page = (ROOT / "docs" / "configuration.md").read_text()
-    place = ROOT / "tools" / "command_reference.py"
-    spec = importlib.util.spec_from_file_location("command_reference", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.filled(page) == page, "python tools/command_reference.py makes them"
+MESSAGES = (ROOT / "docs" / "messages.md").read_text()
+
+
+def as_said(text: str) -> str:
+    """The table cannot have backquotes in what stands in backquotes."""
+    return text.replace("`", "'")
+
+
+def test_texts_in_the_table_of_messages_are_said() -> None:
+    table, _, lists = MESSAGES.partition("\n## Every error\n")
+    rows = [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    said = as_said(lists)
+    for row in rows:
+        assert len(row) == 5, row
+        for code in CODE.findall(" ".join(row[1:4])):
+            assert " " not in code or code in said, code
+
+
+def test_every_error_has_its_section() -> None:
+    sections = set(re.findall(r"^### (\w+)$", MESSAGES, re.MULTILINE))
+    public = {name for name in warpgate.__all__ if isinstance(getattr(warpgate, name), type)}
+    assert {name for name in public if issubclass(getattr(warpgate, name), Exception)} - sections <= {
+        "DecodeError"
+    }
+
+
+def test_errors_that_are_raised_are_listed() -> None:
+    """Under their class, with `<...>` for what differs."""
+
+    async def unstarted() -> None:
+        await warpgate.Node().connect(warpgate.NodeAddress(warpgate.Identity.generate().public_key, (), ()))
+
+    calls: list[Callable[[], object]] = [
+        lambda: warpgate.Config(port=70_000),
+        lambda: warpgate.Config(port="80"),  # type: ignore[arg-type]
+        lambda: warpgate.NodeAddress.from_text("wg1AAAA"),
+        lambda: warpgate.Node("home"),  # type: ignore[arg-type]
+        lambda: warpgate.Mode.of("shout"),
+        lambda: asyncio.run(unstarted()),
+        lambda: parse_destination(7),  # type: ignore[arg-type]
+        lambda: parse_destination("no name!"),
+    ]
+    for call in calls:
+        with pytest.raises(warpgate.WarpgateError) as raised:
+            call()
+        listed = MESSAGES.partition(f"\n### {type(raised.value).__name__}\n")[2].partition("\n#")[0]
+        forms = [
+            ".+".join(map(re.escape, re.split(r"<[^<>]*>", line)))
+            for line in listed.splitlines()
+            if " " in line
+        ]
+        text = " ".join(str(raised.value).split())
+        assert any(re.fullmatch(form, text) for form in forms), text

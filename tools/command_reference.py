@@ -1,7 +1,7 @@
 """Write the tables of commands and of the library's settings into docs/configuration.md.
 
-They are made from the grammar of the command line and from `config.py`; tests/test_configuration.py tells when the page
-has others.
+They are made from the grammar of the command line and from `config.py`; `make docs` runs this, and
+tests/test_architecture.py tells when the page has others.
 """
 
 from __future__ import annotations
