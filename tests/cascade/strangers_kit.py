@@ -95,6 +95,7 @@ class Stranger:
         sequence: int = 1,
         mode: str = "datagram",
         sent: float | None = None,
+        flight: tuple[bytes, ...] = (),
     ) -> bytes:
         """A sealed offer to b. What is in it is properly signed: it is the content that is hostile."""
         signal = Signal(
@@ -105,6 +106,7 @@ class Stranger:
             address=(self.address() if address is None else address).encode(),
             messages=tuple(PluginMessage(name, msgspec.msgpack.encode(body)) for name, body in messages),
             mode=mode,
+            flight=flight,
         )
         return seal(self.identity, self.world.b.node.public_key, signal, fresh_bytes(16))
 

@@ -47,9 +47,9 @@ async def gone(world: World) -> None:
 @pytest.mark.parametrize(
     ("kind_a", "kind_b", "plugin", "transport", "seconds"),
     [
-        ("public", "public", "direct", Transport.UDP, 2 * R),
-        ("eim-apdf", "eim-apdf", "udp_punch", Transport.UDP, S + r + R),
-        ("edm", "public", "direct", Transport.UDP, 2 * R),
+        ("public", "public", "direct", Transport.UDP, R),
+        ("eim-apdf", "eim-apdf", "udp_punch", Transport.UDP, S + r),
+        ("edm", "public", "direct", Transport.UDP, R),
         ("eim-apdf+noudp", "eim-apdf", "tcp_punch", Transport.TCP, S + r + 2 * R),
         ("public", "eim-apdf+noudp", "reverse", Transport.TCP, S + r + 2 * R),
     ],
@@ -523,6 +523,7 @@ def test_an_endpoint_that_has_not_answered_gets_ten_datagrams() -> None:
     async def main() -> None:
         async with World() as world:
             near, far, _ = await durable(world)
+            await asyncio.sleep(R)
             assert isinstance(near, DurablePipe)
             [path] = near.connection._paths
             assert isinstance(path, UdpPath)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from cascade_world import Seat, World, connected, exchange, hosted_by, identity, virtual
@@ -266,7 +265,7 @@ class Newcomers:
             fresh_bytes(16), who.public_key, "direct", Transport.UDP,
             Endpoint.of("198.51.100.2", 1), Endpoint.of("198.51.100.66", 1), relayed=False,
         )  # fmt: skip
-        return self.book._accept(remote, cast(Path, SimpleNamespace(origin=origin)), data)
+        return self.book._accept(origin.peer_key, remote, str(origin.remote), data, 5.0)
 
 
 def test_keys_cost_nothing_but_connections_do() -> None:
@@ -353,7 +352,7 @@ def test_a_first_packet_with_a_short_id_is_none(size: int) -> None:
     async def main() -> None:
         async with World("public", "public") as world:
             data = b"\xc0\0\0\0\1" + bytes((size,)) + bytes(size) + bytes((DURABLE_ID_SIZE,)) + bytes(1300)
-            path = SimpleNamespace(origin=SimpleNamespace(peer_key=identity("m").public_key))
+            path = SimpleNamespace(origin=SimpleNamespace(peer_key=identity("m").public_key, remote="there"))
             assert not world.b.run.connections._claim(world.a.node.address, path, data)
             assert len(world.b.run.connections) == 0
 

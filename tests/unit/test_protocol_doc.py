@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.config import Budgets, Timing
+from warpgate.core import connections
 from warpgate.core.connection import quic_bounds, quic_stream
 from warpgate.core.disk import claim
 from warpgate.core.pipes import plain_datagram, tls
@@ -210,6 +211,14 @@ def test_several_processes_with_one_key() -> None:
     assert (twins.ANSWERS_AT_ONCE, twins.ANSWERS_PER_SECOND) == (8, 2)
 
 
+def test_what_is_said_before_there_is_a_path() -> None:
+    words = " ".join(PAGE.split())
+    assert f"each of the first {demultiplexer.GREETED_PAIRS} pairs" in words
+    assert f"has proved itself, {demultiplexer.EXPECTED_LIMIT} at most; and count" in words
+    assert f"among the {demultiplexer.UNVALIDATED_DATAGRAMS} to a pair" in words
+    assert f"answers {connections.AHEAD} connections at once" in words
+
+
 def test_session_key() -> None:
     assert example("session-key") == KEY == BOB.session_key(ALICE.public_key, SESSION, initiator=False)
 
@@ -220,11 +229,13 @@ def test_signal_and_envelope() -> None:
     assert (opened.sender, opened.message_id, opened.signal) == (ALICE.public_key, MESSAGE_ID, offer())
 
 
-def test_a_signal_may_end_after_the_fifth_field_or_have_more_than_fifteen() -> None:
+def test_a_signal_may_end_after_the_fifth_field_or_have_more_than_sixteen() -> None:
     fields = msgspec.msgpack.decode(example("signal"))
-    assert len(fields) == 15
+    assert len(fields) == 16
     longer = msgspec.msgpack.encode([*fields, "of a later version"])
     assert decode_signal(longer) == offer()
+    assert f"| 15 | flight | array, at most {signals.FLIGHT_PACKETS} |" in PAGE
+    assert f"of its QUIC client, each bin, at most {signals.MAX_FLIGHT_PACKET};" in PAGE
     shortest = decode_signal(msgspec.msgpack.encode(fields[:5]))
     assert (shortest.messages, shortest.known, shortest.held, shortest.acknowledges) == ((), b"", -1.0, 0)
     assert not shortest.secure

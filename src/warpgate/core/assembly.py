@@ -53,6 +53,7 @@ from warpgate.plan.targets import broker_refusal
 from warpgate.plugins.registry import Registry
 from warpgate.proto.hello import HelloReceived, Role
 from warpgate.proto.instances import Instances
+from warpgate.proto.quic_wire import is_durable
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.defaults import public_servers
 from warpgate.services.discovery import Discovery
@@ -249,7 +250,7 @@ class Assembly:
             await asyncio.wait([initiator.over for initiator in self.initiators])
         self.responder.close()
         await self.pipes.close()
-        self.connections.close()
+        await self.connections.close()
         self.reception.close()
         self.sockets.close()
         await self.tasks.close()
@@ -345,7 +346,8 @@ class Assembly:
         return self.responder.introduce(port, data, remote)
 
     def _admit(self, port: Port, data: bytes, source: SockAddr) -> bool:
-        return self.quic_door.admit(port, data, source)
+        door = self.connections if is_durable(data) else self.quic_door
+        return door.admit(port, data, source)
 
     def _certificate(self) -> bytes:
         return self.quic_door.certificate()

@@ -21,10 +21,11 @@ from warpgate.core.search.quic_link import QuicLink
 from warpgate.core.search.seeker import PathSeeker
 from warpgate.core.search.session import Session
 from warpgate.core.search.sessions import Sessions
+from warpgate.core.udp.demultiplexer import Port
 from warpgate.errors import AuthenticationError, ConnectFailed, NetworkError, PipeClosed, WarpgateError
 from warpgate.events import StrangerRefused
 from warpgate.model.address import NodeAddress
-from warpgate.model.endpoint import IPAddress, Transport
+from warpgate.model.endpoint import Endpoint, IPAddress, Mode, SockAddr, Transport
 from warpgate.model.identity import node_id_of
 from warpgate.proto.quic_wire import (
     CONNECTION_ID_SIZE,
@@ -43,6 +44,8 @@ CONNECTIONS = 1024
 IDLE = 128
 # As in `quic_door`: each costs 2 ms of handshake, and an honest one is proved after a round trip.
 UNPROVED = 64
+# Begun with an offer or a check, and without a path yet: for as long as the search may last. They keep nobody out.
+AHEAD = 64
 # At the bounds who has been out of reach for so long makes room: a peer that was restarted does not say good-bye.
 GONE = 30.0
 # Nominated and not used: the initiator of a path uses it at once.
@@ -138,6 +141,7 @@ class Connections:
         _, plugins, transport = wanted
         seeker = self._equip(connection, plugins, transport)
         self._shared[wanted] = connection
+        connection.begin()
         seeker.start(timeout)
         return connection
 
@@ -303,25 +307,57 @@ class Connections:
             return False
         connection = self._by_id.get((path.origin.peer_key, connection_id_of(data)))
         if connection is None and is_first_packet(data) and is_durable(data):
-            connection = self._accept(remote, path, data)
+            origin = path.origin
+            patience = self._context.config.budgets.hello_patience
+            connection = self._accept(origin.peer_key, remote, str(origin.remote), data, patience)
         if connection is None or connection.end is not None:
             return False
         self._lost(path, "")
         connection.add(path)
         return path.deliver(path, data)
 
-    def _accept(self, remote: NodeAddress, path: Path, data: bytes) -> Connection | None:
-        """The connection that a first packet begins, if its sender may have one more."""
-        key, first_id = path.origin.peer_key, first_id_of(data)
+    def begin(self, session: Session, flight: Sequence[bytes]) -> bool:
+        """The first packets of the connection that a session looks for a path for; whether there is one now.
+
+        Its answer travels with the session's checks. Of these there are few at once: beyond that the client is answered
+        when it has a path.
+        """
+        first, key = flight[0], session.peer_key
+        if not (is_first_packet(first) and is_durable(first)):
+            return False
+        connection = self._by_id.get((key, connection_id_of(first)))
+        if connection is None:
+            if sum(other.ahead for other in self._all) >= AHEAD:
+                return False
+            patience = self._context.config.timing.responder_patience
+            connection = self._accept(key, session.remote, session.peer, first, patience)
+        if connection is None:
+            return False
+        connection.begun(flight, session.checks.greet)
+        return True
+
+    def admit(self, port: Port, data: bytes, source: SockAddr) -> bool:
+        """Whether a client's first packet is of a connection, now that it has overtaken the nomination of its path."""
+        remote = Endpoint.from_sockaddr(source)
+        for session in self._sessions:
+            if session.mode is Mode.PATH and not session.initiator and session.knows(port.base, remote):
+                return self.begin(session, (data,))
+        return False
+
+    def _accept(
+        self, key: bytes, remote: NodeAddress, where: str, data: bytes, patience: float
+    ) -> Connection | None:
+        """The connection that a first packet begins, if its sender may have one more; proved within `patience`."""
+        first_id = first_id_of(data)
         if len(first_id) < CONNECTION_ID_SIZE:  # RFC 9000 section 7.2
             return None
         try:
             check_invited(self._context.config, key)
         except AuthenticationError as error:
-            self._context.emit(StrangerRefused(str(path.origin.remote), str(error)))
+            self._context.emit(StrangerRefused(where, str(error)))
             return None
         if not self._make_room(key):
-            self._context.emit(StrangerRefused(str(path.origin.remote), "too many connections"))
+            self._context.emit(StrangerRefused(where, "too many connections"))
             return None
         engine = QuicChannels.server(
             self._context.identity,
@@ -332,7 +368,8 @@ class Connections:
         )
         connection = self._add(engine, remote, (first_id[:CONNECTION_ID_SIZE],))
         self._equip(connection)
-        if self._context.tasks.spawn(f"connection of {node_id_of(key)}", self._prove(connection)) is None:
+        proving = self._prove(connection, patience)
+        if self._context.tasks.spawn(f"connection of {node_id_of(key)}", proving) is None:
             connection.close()
         return connection
 
@@ -350,16 +387,17 @@ class Connections:
                 spare.close(reason="too many connections")
         if len(idle := self._idle(begun)) >= IDLE:
             idle[0].close(reason="not used")
-        return sum(connection.engine.state is State.OPENING for connection in begun) < UNPROVED
+        opening = [connection for connection in begun if connection.engine.state is State.OPENING]
+        return sum(not connection.ahead for connection in opening) < UNPROVED
 
     def _idle(self, connections: Sequence[Connection]) -> list[Connection]:
         """Those without a pipe, the oldest first."""
         proved = [connection for connection in connections if connection.engine.state is State.OPEN]
         return [connection for connection in proved if not self._all.get(connection)]
 
-    async def _prove(self, connection: Connection) -> None:
+    async def _prove(self, connection: Connection, patience: float) -> None:
         try:
-            async with asyncio.timeout(self._context.config.budgets.hello_patience):
+            async with asyncio.timeout(patience):
                 await connection.opened()
         except (TimeoutError, WarpgateError) as error:
             connection.finish(str(error) or "no QUIC handshake in time")
@@ -385,8 +423,11 @@ class Connections:
         for connection in tuple(self._all):
             connection.say_address()
 
-    def close(self) -> None:
-        for connection in tuple(self._all):
+    async def close(self) -> None:
+        connections = tuple(self._all)
+        for connection in connections:
             connection.close(reason="the node was closed")
         for path in tuple(self._unclaimed):
             self._drop(path)
+        for connection in connections:
+            await connection.closed()

@@ -22,11 +22,14 @@ MAX_MESSAGES = 16
 MAX_BODY = 1024
 MAX_REASON = 200
 MAX_TOKEN = 32
+FLIGHT_PACKETS = 2  # of a client with a post-quantum key share
+MAX_FLIGHT_PACKET = 1200  # RFC 9000 section 14.1: a client's first packets fill so much
 UNKNOWN_HELD = -1.0
 MAX_TIME = 2.0**36  # of the year 4147: clocks may be off, and what is said of them stays short
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_PLUGIN_NAME)]
 Body = Annotated[bytes, Meta(max_length=MAX_BODY)]
+FlightPacket = Annotated[bytes, Meta(max_length=MAX_FLIGHT_PACKET)]
 
 
 class SignalKind(enum.IntEnum):
@@ -56,7 +59,8 @@ class Signal(msgspec.Struct, frozen=True, array_like=True):
     none; `held` how long an ANSWER's offer waited here (-1: unknown); `mode` a
     Mode's value; `secure` whether the initiator wants TLS on a TCP link; `token` what makes an offer fresh whatever
     the clocks say: given out by a CHALLENGE, given back by the OFFERs that follow; `wanted` an encoded Wanted;
-    `connection` for which connection a path is wanted (b"": for a new one, or for a pipe).
+    `connection` for which connection a path is wanted (b"": for a new one, or for a pipe); `flight` of a new one the
+    first packets of its QUIC client (none: they come by the path).
     """
 
     kind: SignalKind
@@ -74,6 +78,7 @@ class Signal(msgspec.Struct, frozen=True, array_like=True):
     token: Annotated[bytes, Meta(max_length=MAX_TOKEN)] = b""
     wanted: Annotated[bytes, Meta(max_length=LARGEST)] = b""
     connection: Annotated[bytes, Meta(max_length=SESSION_SIZE)] = b""
+    flight: Annotated[tuple[FlightPacket, ...], Meta(max_length=FLIGHT_PACKETS)] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.time) and math.isfinite(self.held)):

@@ -8,13 +8,16 @@ datagrams leave, noticed when that one is dead, and asked for another. Rules, wh
 * A path is under suspicion when something that the user waits for was not answered for some probe timeouts (a QUIC
   PING goes out with the data and is acknowledged with it). Then datagrams go by the two best at once, which QUIC does
   not mind, and a search begins. Whichever path delivers first is used from then on.
-* Without a path nothing is sent and no timer of QUIC's runs: it would only learn to be patient.
+* Without a path nothing is sent and no timer of QUIC's runs: it would only learn to be patient. But what each end says
+  first leaves before there is one: the client's with the first offer and checks, the server's with its first checks. So
+  the connection is open at the client when its first path is. It is said again on a path that the answer has not come
+  by, and the server repeats itself to a client that does.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
@@ -31,6 +34,7 @@ from warpgate.model.endpoint import IPAddress
 from warpgate.model.identity import node_id_of
 from warpgate.plan.paths import UNKNOWN_ROUND_TRIP, best, knock_after, suspicion
 from warpgate.proto.gate import TokenBucket
+from warpgate.proto.signals import FLIGHT_PACKETS
 
 # A peer has a few: more than these at once are of no use to it.
 PATHS = 8
@@ -43,6 +47,13 @@ FOLLOW = 0.1
 # While an answer is late it is asked for again after a round trip, and not more often than this, seconds. So loss of
 # 5 % each way makes all questions within the patience go unanswered once in a billion times.
 QUESTION_GAP = 0.05
+
+
+# Until a client's first word that has not been answered is said again, and doubled each time.
+FIRST_PAUSE = 0.2
+
+# Sends datagrams along with a search's first checks, in place of what was to be sent before.
+Greet = Callable[[tuple[bytes, ...]], None]
 
 
 class Seeker(Protocol):
@@ -82,10 +93,14 @@ class Connection(QuicDriver):
         self.opened_channels = 0  # by this end, so far
         self.moves = 0  # how often another path was chosen
         self.current: Origin | None = None  # the chosen path, or the last one that was
+        self.flight: tuple[bytes, ...] = ()  # what this end said before there was a path
+        self._begun_by: list[bytes] = []  # the peer's first packets, where they came before a path
+        self._greets: list[Greet] = []  # of the searches for the first path
         self._context = context
         self._on_end = on_end
         self._paths: list[Path] = []
         self._came_by: list[Path] = []  # of each datagram that has arrived in this turn
+        self._closing: list[Path] = []
         self._count = 0
         self._chosen: Path | None = None
         self._suspected = False
@@ -142,6 +157,47 @@ class Connection(QuicDriver):
         if self._chosen is not None and self._ping is None:
             return 0.0
         return self._context.now() - self._answered_at
+
+    # -- before the first path -----------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """At the client: what it says first is in `flight`."""
+        self.flight = tuple(self.engine.datagrams(self._loop.time()))
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a client has begun it that has no path yet."""
+        return bool(self._begun_by) and self.current is None
+
+    def begun(self, first: Sequence[bytes], greet: Greet) -> None:
+        """At the server: what the client said first has come, or a part of it, by a search to which `greet` belongs."""
+        news = [data for data in first if data not in self._begun_by][: FLIGHT_PACKETS - len(self._begun_by)]
+        if news:
+            self._begun_by += news
+            self.engine.receive(news, self._loop.time())
+            self.soon()
+        if self.current is None and self.engine.state is State.OPENING and greet not in self._greets:
+            self._greets.append(greet)
+            if self.flight:
+                greet(self.flight)
+
+    def _send_ahead(self) -> None:
+        """There is no path: what is said goes with checks."""
+        if self._greets and self.engine.state is State.OPENING:
+            self.flight += tuple(self.engine.datagrams(self._loop.time()))
+            for greet in self._greets:
+                greet(self.flight)
+
+    def _say_again(self, path: Path) -> None:
+        for data in self.flight:
+            path.send(data)
+
+    def _insist(self, pause: float) -> None:
+        """The client's part: a server that knows no path yet can do nothing about what it has said and was lost."""
+        if self.engine.state is State.OPENING and not self._over:
+            for path in self._paths:
+                self._say_again(path)
+            self._looking = self._loop.call_later(2 * pause, self._insist, 2 * pause)
 
     # -- paths ---------------------------------------------------------------------------------------------------
 
@@ -218,6 +274,7 @@ class Connection(QuicDriver):
 
     def _choose(self, path: Path, reason: str) -> None:
         before, self._chosen = self.current, path
+        self._greets.clear()
         gap = 0.0 if before is None else self.silence
         self.current = path.origin
         if before is not None:
@@ -245,7 +302,9 @@ class Connection(QuicDriver):
             path.close()
 
     def _lost(self, path: Path, reason: str) -> None:
-        if path not in self._paths:
+        if self._arrived:
+            self._advance()  # the peer may have said the end of it all before it closed the path
+        if self.end is not None or path not in self._paths:
             return
         self._paths.remove(path)
         self._context.emit(
@@ -268,6 +327,8 @@ class Connection(QuicDriver):
     # -- datagrams -----------------------------------------------------------------------------------------------
 
     def _heard(self, path: Path, data: bytes) -> bool:
+        if self._begun_by and data == self._begun_by[0] and self.engine.state is State.OPENING:
+            self._say_again(path)
         if data:
             self._came_by.append(path)
             self.deliver(data)
@@ -335,6 +396,7 @@ class Connection(QuicDriver):
         if self.engine.state is State.ENDED:
             self._finish(str(self.engine.failure))
         if self._chosen is None:
+            self._send_ahead()
             return
         if self.engine.wrote and self.engine.state is State.OPEN:
             self._answer_wanted()
@@ -350,6 +412,12 @@ class Connection(QuicDriver):
     def _ways(self) -> list[Path]:
         assert self._chosen is not None
         if self.engine.state is State.OPENING:
+            for path in self._paths:
+                if self.engine.is_client and not path.begun:
+                    path.begun = True
+                    self._say_again(path)
+                    if self._looking is None:
+                        self._looking = self._loop.call_later(FIRST_PAUSE, self._insist, FIRST_PAUSE)
             return list(self._paths)
         ways = [self._chosen]
         if self._suspected and (other := self._best(self._chosen)) is not None:
@@ -455,6 +523,11 @@ class Connection(QuicDriver):
 
     # -- ending --------------------------------------------------------------------------------------------------
 
+    async def closed(self) -> None:
+        """After `close`, until its last word has left."""
+        for path in self._closing:
+            await path.closed()
+
     def finish(self, reason: str) -> None:
         """It is over, and the peer need not be told, or cannot be."""
         self.engine.close(CLOSED, reason)
@@ -475,7 +548,7 @@ class Connection(QuicDriver):
         for timer in (self._outage, self._looking, self._saying):
             if timer is not None:
                 timer.cancel()
-        paths, self._paths = self._paths, []
+        self._closing, self._paths = self._paths, []
         self._chosen = None
-        for path in paths:
+        for path in self._closing:
             path.close()

@@ -23,6 +23,10 @@ from warpgate.proto.datagram_frames import FrameReader, encode_frame
 # Of datagrams that wait for a slow TCP path; what exceeds it is lost, and QUIC slows down.
 TCP_BACKLOG = 256 * 1024
 READ = 64 * 1024
+# What waits for a TCP path when it is closed, the connection's last word most of all, is sent within so many seconds.
+LAST_WORD = 0.5
+# Datagrams that wait until a UDP path is validated: QUIC has no more on their way at first, and need not repeat them.
+HELD = 32
 # Datagrams that are sent by a new path even if another one is used: the first that arrives claims it at the other end.
 GREETINGS = 3
 
@@ -61,6 +65,7 @@ class Path(ABC):
         self.silent = False
         self.number = 0  # its connection counts
         self.greetings = GREETINGS
+        self.begun = False  # whether a client's first packets have left by it
         self.deliver: Deliver = _nobody  # whether the datagram was of a connection that we know
         self.on_lost: Callable[[Path, str], None] = _no_matter
         self.lost = False
@@ -89,6 +94,9 @@ class Path(ABC):
     def close(self) -> None:
         """Tell the peer; synchronous and idempotent."""
 
+    async def closed(self) -> None:
+        """After `close`, until what was sent has left."""
+
     @abstractmethod
     def abandon(self) -> None:
         """Let go of it without a word: it leads nowhere."""
@@ -116,7 +124,8 @@ class UdpPath(Path):
         self._own_port = own_port
         self._key: FlowKey = origin.remote.sockaddr
         self._ids: tuple[bytes, ...] = ()
-        self._unvalidated = UNVALIDATED_DATAGRAMS
+        self._unvalidated = UNVALIDATED_DATAGRAMS - checks.greeted.get((origin.local, origin.remote), 0)
+        self._held: list[bytes] = []
         self._early = udp.take_early(self._port, self._key)
         checks.stop_expecting()
         self._port.unclaimed[self._key] = self._arrived
@@ -143,13 +152,17 @@ class UdpPath(Path):
     def send(self, data: bytes) -> None:
         if not self._checks.agent.path_validated:
             if self._unvalidated <= 0:
+                if len(self._held) < HELD:
+                    self._held.append(data)
                 return
             self._unvalidated -= 1
         self._port.socket.send(data, self._key)
 
     def _check_event(self, event: CheckEvent) -> None:
         if isinstance(event, PathValidated):
-            self._arrived(b"")  # there may be something that could not be sent before
+            held, self._held = self._held, []
+            for data in held:
+                self.send(data)
         elif isinstance(event, CheckingEnded):
             self._release()
             self._lose(event.reason)
@@ -189,6 +202,7 @@ class TcpPath(Path):
         self._waiting = 0
         self._more = asyncio.Event()
         self._frames = FrameReader()
+        self._closing = False
         self._tasks = tasks
         self._reading: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -220,7 +234,7 @@ class TcpPath(Path):
 
     async def _write(self) -> None:
         try:
-            while True:
+            while self._backlog or not self._closing:
                 await self._more.wait()
                 self._more.clear()
                 data, self._backlog = b"".join(self._backlog), []
@@ -228,6 +242,9 @@ class TcpPath(Path):
                 self._waiting = sum(map(len, self._backlog))
         except NetworkError as error:
             self._over(str(error))
+        finally:
+            if self._closing:
+                self._stream.close()
 
     def _over(self, reason: str) -> None:
         self._stop()
@@ -241,9 +258,20 @@ class TcpPath(Path):
                 task.cancel()
 
     def close(self) -> None:
-        self.lost = True
-        self._stop()
-        self._stream.close()
+        if self._closing:
+            return
+        self.lost = self._closing = True
+        if self._reading is not None:
+            self._reading.cancel()
+        if self._writing is None or self._writing.done():
+            self._stream.close()
+        else:
+            self._more.set()
+            asyncio.get_running_loop().call_later(LAST_WORD, self._writing.cancel)
+
+    async def closed(self) -> None:
+        if self._writing is not None and not self._writing.done():
+            await asyncio.wait([self._writing])
 
     def abandon(self) -> None:
         self.lost = True

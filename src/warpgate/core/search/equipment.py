@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.context import Context
 from warpgate.core.search.budget import RandomPunches
 from warpgate.core.search.links import UnchosenLinks
 from warpgate.core.udp.demultiplexer import Demultiplexer
+from warpgate.errors import ProtocolError
 from warpgate.model.address import BrokerRef
 from warpgate.model.identity import node_id_of
 from warpgate.net.network import TcpStream
@@ -101,7 +104,13 @@ class Equipment:
     def publish(self, peer_key: bytes, signal: Signal, brokers: tuple[BrokerRef, ...]) -> int:
         """Seal a signal to its receiver; on how many of the brokers it went out at once. ProtocolError: too large."""
         context = self.context
-        data = seal(context.identity, peer_key, signal, context.random_bytes(16))
+        message_id = context.random_bytes(16)
+        try:
+            data = seal(context.identity, peer_key, signal, message_id)
+        except ProtocolError:
+            if not signal.flight:
+                raise
+            data = seal(context.identity, peer_key, msgspec.structs.replace(signal, flight=()), message_id)
         return self.channel.publish(
             tuple(broker.url for broker in brokers), TOPIC + node_id_of(peer_key), data
         )

@@ -65,11 +65,12 @@ class Initiator(Generic[Made]):
         service: str,
         before: tuple[PluginReport, ...] = (),
         connection: bytes = b"",
+        flight: tuple[bytes, ...] = (),
         *,
         invited: bool = True,
     ) -> None:
         """`make` makes of the nominated link what is looked for; NetworkError when it broke in this moment. `before`:
-        rows of the report that are there already. `connection`: as for the session. `invited`: our
+        rows of the report that are there already. `connection`, `flight`: as for the session. `invited`: our
         user asked for this peer.
 
         ConfigError for an unknown plugin, or a mode that excludes the transport or `secure`.
@@ -96,6 +97,7 @@ class Initiator(Generic[Made]):
             secure=secure,
             wanted=Wanted(remote.instance, service),
             connection=connection,
+            flight=flight,
         )
         self._session.invited = invited
         verdicts = [_verdict(plugin, context.address, remote) for plugin in self._plugins]

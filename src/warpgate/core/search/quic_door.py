@@ -22,7 +22,7 @@ from warpgate.events import StrangerRefused
 from warpgate.model.endpoint import Endpoint, Mode, SockAddr
 from warpgate.model.identity import Identity
 from warpgate.net.threads import in_thread
-from warpgate.proto.quic_wire import connection_id_of, is_durable
+from warpgate.proto.quic_wire import connection_id_of
 
 # Without servers to wait for, a node's start is over by then, and is not held up by our thread.
 START_FIRST = 0.03
@@ -55,9 +55,7 @@ class QuicDoor:
         return self._certificate
 
     def admit(self, port: Port, data: bytes, source: SockAddr) -> bool:
-        """Whether a client's first packet was ours to take."""
-        if is_durable(data):
-            return False  # for a path, whose nomination it has overtaken
+        """Whether a client's first packet, of a plain pipe, was ours to take."""
         remote = Endpoint.from_sockaddr(source)
         if not any(
             session.mode is Mode.STREAM and not session.initiator and session.knows(port.base, remote)

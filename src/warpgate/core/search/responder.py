@@ -7,7 +7,7 @@ policy. It hands out a pipe only for the one link that the initiator nominates; 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from warpgate.core.connection.quic_flow import QuicFlow
@@ -66,6 +66,10 @@ class Paths(Protocol):
 
     def expects(self, peer_key: bytes) -> bool:
         """Whether there is any with it: paths for it come from whoever has moved."""
+        ...
+
+    def begin(self, session: Session, flight: Sequence[bytes]) -> bool:
+        """The first packets of the connection that a session looks for a path for; whether there is one now."""
         ...
 
     def take(self, session: Session, link: Chosen) -> None:
@@ -152,6 +156,8 @@ class Responder:
             raise Overloaded(TOO_MANY)
         hosted.session.mode = mode
         hosted.session.secure = signal.secure
+        if signal.flight and mode is Mode.PATH:
+            self._paths.begin(hosted.session, signal.flight)
         hosted.offered(opened)
 
     def token(self, opened: Opened) -> bytes:

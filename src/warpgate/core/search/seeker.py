@@ -162,6 +162,7 @@ class PathSeeker:
                 secure=False,
                 service="",
                 connection=connection.id if connection.current is not None else b"",
+                flight=connection.flight if connection.current is None else (),
                 invited=connection.invited,
             )
         except ConfigError as error:  # of a transport that none of these can use

@@ -117,9 +117,11 @@ class Session:
         secure: bool = False,
         wanted: Wanted = ANYTHING,
         connection: bytes = b"",
+        flight: tuple[bytes, ...] = (),
     ) -> None:
         """`key`: the session's, of `Identity.session_key`. `secure`: the initiator wants TLS on TCP. `wanted`: of the
-        responder. `connection`: for which one a path is looked for, where there is one already.
+        responder. `connection`: for which one a path is looked for, where there is one already; `flight`: the first
+        packets of a new one, which travel with the first offers and checks.
         """
         self.equipment = equipment
         self.context = context = equipment.context
@@ -127,10 +129,9 @@ class Session:
         self.id = session_id
         self.peer_key = peer_key
         self.peer = node_id_of(peer_key)
-        self.initiator = initiator
         self.invited = initiator  # whether our user asked for this peer: a search for one that came says no
-        self.mode, self.secure = mode, secure
-        self.wanted, self.connection = wanted, connection
+        self.initiator, self.mode, self.secure = initiator, mode, secure
+        self.wanted, self.connection, self._flight = wanted, connection, flight
         self._instance_heard = False  # whether a signal of the wanted one has come
         self._warned = False  # of a twin of the peer's
         self.remote = remote if remote is not None else NodeAddress(peer_key, (), ())
@@ -187,6 +188,7 @@ class Session:
             wanted=self.wanted.encode() if self.initiator else b"",
             reason="" if self.initiator else context.instances.warning[:MAX_REASON],
             connection=self.connection,
+            flight=self._flight if self.heard_at is None else (),
         )
         brokers = self.brokers
         if not brokers:
@@ -403,6 +405,8 @@ class Session:
             udp = self.equipment.udp
             self._checks = SessionChecks(udp, agent, self.peer_key, self._check_event)
             udp.sessions[self.id] = self._checks
+            if self._flight:
+                self._checks.greet(self._flight)
         return self._checks
 
     def knows(self, base: Endpoint, remote: Endpoint) -> bool:

@@ -30,6 +30,9 @@ EXPECTED_LIMIT = 16
 # volley; RFC 9000 section 8.1 is stricter (three times what came), for servers that answer strangers. Here the peer has
 # proved its key, and only its address has not been seen to receive.
 UNVALIDATED_DATAGRAMS = 10
+# With the first checks to so many pairs of endpoints, and to those from where the peer has proved itself, goes the
+# beginning of what the pair is wanted for; guesses at a symmetric NAT's ports come after these, and go without.
+GREETED_PAIRS = 8
 # Sessions whose late checks are recognized: repeats come for 6 s, and no node has so many connects in that time.
 PAST_LIMIT = 1024
 
@@ -79,11 +82,13 @@ class SessionChecks:
     """The checks of one session on the node's sockets: agent, driver, and the flows that are its own."""
 
     __slots__ = (
+        "_greeting",
         "_listener",
         "_udp",
         "agent",
         "driver",
         "expected",
+        "greeted",
         "owned",
         "peer_key",
     )
@@ -100,11 +105,36 @@ class SessionChecks:
         self.peer_key = peer_key
         self.expected: list[tuple[Port, FlowKey]] = []  # where data may come early
         self.owned: list[tuple[Port, FlowKey]] = []
+        self._greeting: tuple[bytes, ...] = ()
+        self.greeted: dict[
+            tuple[Endpoint, Endpoint], int
+        ] = {}  # how many datagrams, besides checks, went there
         self._listener = on_event
-        self.driver: MachineDriver[CheckEvent, Transmit] = MachineDriver(agent, udp.transmit, self._tell)
+        self.driver: MachineDriver[CheckEvent, Transmit] = MachineDriver(agent, self._transmit, self._tell)
 
     def _tell(self, event: CheckEvent) -> None:
         self._listener(event)
+
+    def greet(self, greeting: tuple[bytes, ...]) -> None:
+        """Send these datagrams where checks have gone, or will go first: once to each."""
+        self._greeting = greeting[:UNVALIDATED_DATAGRAMS]
+        for base, remote in self.greeted:
+            self._greet(base, remote)
+
+    def _greet(self, base: Endpoint, remote: Endpoint) -> None:
+        sent = self.greeted.get((base, remote), 0)
+        self.greeted[base, remote] = max(sent, len(self._greeting))
+        if not sent:
+            for data in self._greeting:
+                self._udp.transmit(Transmit(data, base, remote))
+
+    def _transmit(self, transmit: Transmit) -> None:
+        self._udp.transmit(transmit)
+        if transmit.ttl is not None or (transmit.base, transmit.remote) in self.greeted:
+            return
+        known = self.agent.knows(transmit.base, transmit.remote)
+        if len(self.greeted) < (EXPECTED_LIMIT if known else GREETED_PAIRS):
+            self._greet(transmit.base, transmit.remote)
 
     def hand_over(self, listener: Callable[[CheckEvent], None]) -> None:
         """What is told from now on is told to `listener` alone: a pipe, which outlives the session."""
@@ -138,6 +168,7 @@ class SessionChecks:
 
     def stop_expecting(self) -> None:
         """The pipe is there, or there will be none."""
+        self._greeting = ()
         for port, key in self.expected:
             self._udp.take_early(port, key)
         self.expected.clear()

@@ -1,0 +1,207 @@
+"""What both ends of a durable connection say before there is a path: what it gains, and what nobody gains by it."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections import Counter
+
+import msgspec
+import pytest
+from cascade_world import HOP, R, S, World, connected, exchange, virtual
+from strangers_kit import Stranger
+
+from warpgate.config import Config
+from warpgate.core.connection.quic_bounds import Holdings
+from warpgate.core.connection.quic_channels import QuicChannels
+from warpgate.core.connections import AHEAD
+from warpgate.core.search.equipment import Equipment
+from warpgate.core.udp.demultiplexer import GREETED_PAIRS, UNVALIDATED_DATAGRAMS
+from warpgate.events import StrangerRefused
+from warpgate.model.address import BrokerRef
+from warpgate.proto.signals import PluginMessage, Signal
+
+r = HOP
+CHECK = 400  # connectivity checks are smaller than that, what QUIC says at first is not
+
+
+def flight_of(stranger: Stranger) -> tuple[bytes, ...]:
+    """What a client with the stranger's key says to b first."""
+    b_key, now = stranger.world.b.node.public_key, stranger.world.now
+    session = stranger.network.host.name.encode().ljust(16, b"\0")
+    engine = QuicChannels.client(stranger.identity, b_key, session, now, Holdings())
+    return tuple(engine.datagrams(now))
+
+
+@pytest.mark.parametrize(
+    ("kind_a", "kind_b", "seconds"),
+    [
+        ("public", "public", R),
+        ("eim-apdf", "public", R),
+        ("edm", "public", R),
+        ("eim-apdf", "eim-apdf", S + r),
+        ("public", "eim-apdf", S + r),
+    ],
+)
+def test_the_connection_is_open_when_its_first_path_is(kind_a: str, kind_b: str, seconds: float) -> None:
+    async def main() -> None:
+        async with World(kind_a, kind_b) as world:
+            near, far, waited = await connected(world, durable=True)
+            assert waited == pytest.approx(seconds, abs=1e-6)
+            began = world.now
+            await near.send(b"there")
+            assert await far.recv() == b"there"
+            await far.send(b"back")
+            assert await near.recv() == b"back"
+            assert world.now - began == pytest.approx(R, abs=1e-6)
+            assert (
+                world.a.signals()["offer"] == 2
+            )  # of the search for direct paths, and of the one for relayed ones
+            await near.close()
+            await far.close()
+
+    virtual(main)
+
+
+def test_an_offer_without_room_for_it_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the client says it on its path."""
+    publish = Equipment.publish
+
+    def crowded(
+        self: Equipment, peer_key: bytes, signal: Signal, brokers: tuple[BrokerRef, ...]
+    ) -> int:  # as large as an address and its messages may make it
+        filler = tuple(PluginMessage(f"filler{number}", bytes(1000)) for number in range(2))
+        return publish(
+            self, peer_key, msgspec.structs.replace(signal, messages=(*signal.messages, *filler)), brokers
+        )
+
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            monkeypatch.setattr(Equipment, "publish", crowded)
+            near, far, waited = await connected(world, durable=True)
+            assert waited == pytest.approx(S + r + R, abs=1e-6)
+            await exchange(near, far)
+            await near.close()
+            await far.close()
+
+    virtual(main)
+
+
+def test_loss_of_what_is_said_first_is_made_up_for() -> None:
+    waits: list[float] = []
+
+    async def main(seed: int) -> None:
+        async with World("eim-apdf", "eim-apdf", seed=seed, loss=0.1) as world:
+            near, far, waited = await connected(world, durable=True)
+            waits.append(waited)
+            await exchange(near, far)
+            await near.close()
+            await far.close()
+
+    for seed in range(20):
+        virtual(lambda seed=seed: main(seed))
+    assert statistics.median(waits) < 0.15
+    assert sorted(waits)[-2] < 1.0
+
+
+# -- attacks -----------------------------------------------------------------------------------------------------
+
+
+def test_addresses_of_others_get_little_for_an_offer() -> None:
+    """An offer may name whoever it likes as its sender: each gets checks, and one flight, but none that goes on."""
+
+    async def main() -> None:
+        async with World("eim", "public") as world:
+            packets = world.internet.capture()
+            stranger = Stranger(world)
+            victims = [f"198.51.100.{number}" for number in range(100, 108)]
+            named = stranger.address(*(stranger.attachment(ip, port=7000) for ip in victims))
+            offer = stranger.offer(
+                ("udp_punch", {"volley": 1, "endpoints": [], "delay": -1.0}),
+                address=named,
+                mode="path",
+                flight=flight_of(stranger),
+            )
+            for _ in range(5):
+                stranger.publish(offer)
+                await asyncio.sleep(1)
+            await asyncio.sleep(30)
+            sent = [
+                seen.packet
+                for seen in packets
+                if seen.sent and seen.host == "b" and str(seen.packet.flow.destination.ip) in victims
+            ]
+            large = Counter(packet.flow.destination for packet in sent if len(packet.payload) > CHECK)
+            assert 0 < len(large) <= GREETED_PAIRS
+            assert max(large.values()) <= UNVALIDATED_DATAGRAMS
+            assert len(world.b.run.connections) == 0
+            stranger.close()
+
+    virtual(main)
+
+
+def test_who_has_no_path_cannot_hold_many_connections() -> None:
+    async def main() -> None:
+        async with World("eim-apdf", "public") as world:
+            strangers = [Stranger(world, f"m{n}", f"198.51.101.{n + 1}") for n in range(AHEAD + 30)]
+            for stranger in strangers:
+                stranger.publish(stranger.offer(mode="path", flight=flight_of(stranger)))
+                await asyncio.sleep(0.06)
+            assert len(world.b.run.connections) == AHEAD
+            near, far, waited = await connected(world, durable=True)  # the slower way is open
+            assert waited == pytest.approx(2 * R, abs=0.001)
+            await near.close()
+            await far.close()
+            await asyncio.sleep(100)
+            assert len(world.b.run.connections) == 0
+            for stranger in strangers:
+                stranger.close()
+
+    virtual(main)
+
+
+def test_what_is_said_first_may_be_nonsense_or_somebody_elses() -> None:
+    async def main() -> None:
+        async with World("eim-apdf", "public") as world:
+            near, far, _ = await connected(world, durable=True)
+            await exchange(near, far)
+            stranger, other = Stranger(world), Stranger(world, "other", "198.51.100.67")
+            first, [honest] = flight_of(stranger), [one.flight for one in world.a.run.connections._all]
+            for flight in (
+                (first[0][:30] + bytes(1170),),
+                (b"\xc0\0\0\0\1" + bytes(1195),),
+                (b"",),
+                (b"x", b""),
+                (bytes(1200), first[0]),
+                honest,
+            ):
+                stranger.publish(stranger.offer(mode="path", flight=flight))
+            other.publish(other.offer(mode="path", flight=first))  # from another key, before its own
+            await asyncio.sleep(1)
+            stranger.publish(stranger.offer(mode="path", flight=first))
+            await asyncio.sleep(60)
+            assert world.loop_errors == []
+            await exchange(near, far)
+            assert len(world.b.run.connections) == 1
+            assert not [event for event in world.b.said(StrangerRefused) if "crashed" in event.reason]
+            await near.close()
+            await far.close()
+            stranger.close()
+            other.close()
+
+    virtual(main)
+
+
+def test_who_is_not_allowed_gets_no_answer_to_what_it_says_first() -> None:
+    async def main() -> None:
+        async with World("eim-apdf", "public", config_b=Config(allow=frozenset({"a" * 26}))) as world:
+            stranger = Stranger(world)
+            stranger.publish(stranger.offer(mode="path", flight=flight_of(stranger)))
+            for data in flight_of(stranger):
+                stranger.send(data)
+            await asyncio.sleep(1)
+            assert len(world.b.run.connections) == 0
+            assert stranger.received == []
+            stranger.close()
+
+    virtual(main)
