@@ -39,6 +39,8 @@ DESCRIPTORS = (
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
+    if arguments.ping is not None and arguments.durable is None:
+        arguments.durable = False  # what is measured is one path
     journey = Journey.of(arguments, shell.settings.config)
     if arguments.listen:
         _check_entrances(arguments, journey)

@@ -43,11 +43,12 @@ class Journey:
         plugins = parse_via(arguments.via)
         text, service = (None, "") if arguments.target is None else split_service(arguments.target)
         target = None if text is None else parse_target(text, config)
-        durable = bool(arguments.durable)
-        if durable and (mode is Mode.DATAGRAM or transport is Transport.TCP):
+        can_last = mode is Mode.STREAM and transport is not Transport.TCP
+        if arguments.durable and not can_last:
             raise UsageError(
                 "--durable is for streams on any path, it goes with neither --datagram nor --transport tcp"
             )
+        durable = can_last if arguments.durable is None else arguments.durable
         return cls(target, mode, transport, plugins, arguments.timeout, arguments.tls, service, durable)
 
     async def connect(self, node: Node, service: str = "") -> Pipe:

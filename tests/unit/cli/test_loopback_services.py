@@ -86,7 +86,7 @@ def test_a_name_that_there_is_not_is_answered_with_those_that_there_are(start, s
             words = ("connect", target, "--transport", transport, "--json")
             status, output, _ = start("here", *words).finish(b"")
             assert status == 1
-            assert f"{said} (there are: ssh, web)" in json.loads(output)["error"]
+            assert f"{said} (there are: ssh, web)" in json.loads(output.splitlines()[-1])["error"]
     status, _, errors = start("here", "send", __file__, address).finish()
     assert status == 1
     assert b"there is no service 'files' (there are: ssh, web)" in errors

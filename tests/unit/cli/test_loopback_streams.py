@@ -160,7 +160,7 @@ def test_one_failed_connection_does_not_end_the_others(start, unused_tcp_port):
     told = []
     while "unserved" not in told:
         told.append(json.loads(connector.process.stdout.readline())["event"])
-    assert set(told) == {"pipe", "unserved"}
+    assert set(told) == {"path", "pipe", "unserved"}
 
 
 def test_sockets_in_the_file_system_at_both_ends(start, tmp_path):

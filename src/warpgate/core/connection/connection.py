@@ -22,6 +22,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
 
+from warpgate.core.connection.errand import Errand
 from warpgate.core.connection.paths import Origin, Path
 from warpgate.core.connection.quic_channels import NEWS_AT_ONCE, NEWS_RATE, Channel, QuicChannels
 from warpgate.core.connection.quic_driver import QuicDriver
@@ -157,6 +158,13 @@ class Connection(QuicDriver):
         if self._chosen is not None and self._ping is None:
             return 0.0
         return self._context.now() - self._answered_at
+
+    @property
+    def errand(self) -> Errand:
+        """Of a search that begins now."""
+        if self.current is None:
+            return Errand(flight=self.flight, invited=self.invited)
+        return Errand(self.id, invited=self.invited)
 
     # -- before the first path -----------------------------------------------------------------------------------
 

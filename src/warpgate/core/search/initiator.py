@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Generic, TypeVar
 
+from warpgate.core.connection.errand import Errand
 from warpgate.core.search.attempt import PluginAttempt
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import TcpLink, UdpLink
@@ -64,14 +65,10 @@ class Initiator(Generic[Made]):
         secure: bool,
         service: str,
         before: tuple[PluginReport, ...] = (),
-        connection: bytes = b"",
-        flight: tuple[bytes, ...] = (),
-        *,
-        invited: bool = True,
+        errand: Errand | None = None,
     ) -> None:
         """`make` makes of the nominated link what is looked for; NetworkError when it broke in this moment. `before`:
-        rows of the report that are there already. `connection`, `flight`: as for the session. `invited`: our
-        user asked for this peer.
+        rows of the report that are there already. `errand`: of a search for a path.
 
         ConfigError for an unknown plugin, or a mode that excludes the transport or `secure`.
         """
@@ -96,10 +93,8 @@ class Initiator(Generic[Made]):
             remote=remote,
             secure=secure,
             wanted=Wanted(remote.instance, service),
-            connection=connection,
-            flight=flight,
+            errand=errand,
         )
-        self._session.invited = invited
         verdicts = [_verdict(plugin, context.address, remote) for plugin in self._plugins]
         self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(self._session.brokers))
         self._needing_signals = {plugin.name for plugin in self._plugins if plugin.needs_signal}

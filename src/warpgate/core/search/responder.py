@@ -156,7 +156,7 @@ class Responder:
             raise Overloaded(TOO_MANY)
         hosted.session.mode = mode
         hosted.session.secure = signal.secure
-        if signal.flight and mode is Mode.PATH:
+        if signal.flight and not signal.connection and mode is Mode.PATH:
             self._paths.begin(hosted.session, signal.flight)
         hosted.offered(opened)
 

@@ -161,9 +161,7 @@ class PathSeeker:
                 plugins,
                 secure=False,
                 service="",
-                connection=connection.id if connection.current is not None else b"",
-                flight=connection.flight if connection.current is None else (),
-                invited=connection.invited,
+                errand=connection.errand,
             )
         except ConfigError as error:  # of a transport that none of these can use
             self._failed(ConnectFailed(str(error), ()))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
+from warpgate.core.connection.errand import Errand
 from warpgate.core.pipes.tls import TlsEnds
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import TcpLink, UdpLink
@@ -116,12 +117,10 @@ class Session:
         remote: NodeAddress | None,
         secure: bool = False,
         wanted: Wanted = ANYTHING,
-        connection: bytes = b"",
-        flight: tuple[bytes, ...] = (),
+        errand: Errand | None = None,
     ) -> None:
         """`key`: the session's, of `Identity.session_key`. `secure`: the initiator wants TLS on TCP. `wanted`: of the
-        responder. `connection`: for which one a path is looked for, where there is one already; `flight`: the first
-        packets of a new one, which travel with the first offers and checks.
+        responder. `errand`: of an initiator that looks for a path.
         """
         self.equipment = equipment
         self.context = context = equipment.context
@@ -129,9 +128,8 @@ class Session:
         self.id = session_id
         self.peer_key = peer_key
         self.peer = node_id_of(peer_key)
-        self.invited = initiator  # whether our user asked for this peer: a search for one that came says no
         self.initiator, self.mode, self.secure = initiator, mode, secure
-        self.wanted, self.connection, self._flight = wanted, connection, flight
+        self.wanted, self._errand = wanted, Errand() if errand is None else errand
         self._instance_heard = False  # whether a signal of the wanted one has come
         self._warned = False  # of a twin of the peer's
         self.remote = remote if remote is not None else NodeAddress(peer_key, (), ())
@@ -164,6 +162,11 @@ class Session:
         self.outbox = Outbox(self._post, repeats, lambda reason: self.note("signals", reason))
         self.stack.callback(self.outbox.close)
 
+    @property
+    def invited(self) -> bool:
+        """Whether our user asked for this peer: a search for one that came says no."""
+        return self.initiator and self._errand.invited
+
     # -- saying --------------------------------------------------------------------------------------------------
 
     def note(self, plugin: str, text: str) -> None:
@@ -187,8 +190,8 @@ class Session:
             token=self.token,
             wanted=self.wanted.encode() if self.initiator else b"",
             reason="" if self.initiator else context.instances.warning[:MAX_REASON],
-            connection=self.connection,
-            flight=self._flight if self.heard_at is None else (),
+            connection=self._errand.connection,
+            flight=self._errand.flight if self.heard_at is None else (),
         )
         brokers = self.brokers
         if not brokers:
@@ -405,8 +408,8 @@ class Session:
             udp = self.equipment.udp
             self._checks = SessionChecks(udp, agent, self.peer_key, self._check_event)
             udp.sessions[self.id] = self._checks
-            if self._flight:
-                self._checks.greet(self._flight)
+            if self._errand.flight:
+                self._checks.greet(self._errand.flight)
         return self._checks
 
     def knows(self, base: Endpoint, remote: Endpoint) -> bool:
