@@ -122,8 +122,8 @@ def test_how_durable_pipes_end() -> None:
     async def main() -> None:
         async with World() as world:
             near, far, _ = await durable(world)
-            await near.send(BLOB)
-            near.write_eof()
+            sending = asyncio.ensure_future(near.send(BLOB))
+            sending.add_done_callback(lambda _: near.write_eof())
             got = bytearray()
             while data := await far.recv(timeout=5):
                 got += data

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import random
 
 import pytest
 from quic_kit import DELAY, OTHER, SESSION, A, B
 
-from warpgate.core.connection.quic_bounds import Holdings
+from warpgate.core.connection.byte_stream import FIRST_WINDOW, WINDOW
+from warpgate.core.connection.pool import FLOOR
+from warpgate.core.connection.quic_bounds import PARTS, UNSENT_TOTAL, Holdings
 from warpgate.core.connection.quic_channels import (
     AHEAD,
-    FIRST_WINDOW,
     NEWS_AT_ONCE,
     TOTAL_WINDOW,
+    UNASKED,
     Channel,
     Finished,
     QuicChannels,
@@ -29,14 +32,19 @@ NOISE = random.Random(3).randbytes(300_000)
 class Two:
     """A client and a server, joined by a path of DELAY that loses nothing."""
 
-    def __init__(self, key: bytes = A.public_key) -> None:
+    def __init__(self, key: bytes = A.public_key, holdings: Holdings | None = None) -> None:
+        """`holdings`: the server's."""
         self.now = 0.0
         self.client = QuicChannels.client(A, B.public_key, SESSION, 0.0, Holdings())
         first = self.client.datagrams(0.0)
         assert is_first_packet(first[0])
         assert is_durable(first[0])
         self.server = QuicChannels.server(
-            B, B.certificate(), first_id_of(first[0]), lambda _session: key, Holdings()
+            B,
+            B.certificate(),
+            first_id_of(first[0]),
+            lambda _session: key,
+            Holdings() if holdings is None else holdings,
         )
         self.opened: list[Channel] = []
         self.news: list[bytes] = []
@@ -99,8 +107,8 @@ def test_what_is_read_is_new_credit_and_nothing_more_is_held() -> None:
             near.write(piece)
             sent, idle = sent + len(piece), 0
         two.step()
-        assert len(far._unread) <= TOTAL_WINDOW
-    assert TOTAL_WINDOW // 2 <= sent <= TOTAL_WINDOW
+        assert len(far._unread) <= FIRST_WINDOW
+    assert sent == FIRST_WINDOW
     got = 0
     for _ in range(3000):
         got += len(far.read())
@@ -111,19 +119,85 @@ def test_what_is_read_is_new_credit_and_nothing_more_is_held() -> None:
     assert near.room > 0
 
 
-def test_windows_shrink_with_the_number_of_pipes() -> None:
+def test_a_window_grows_with_what_is_read() -> None:
     two = Two().open()
-    assert two.server.window == TOTAL_WINDOW // 2
-    for _ in range(90):
-        two.client.open("")
+    near, far = two.pipe()
     two.steps()
-    assert len(two.server) == 90
-    assert two.server.window == TOTAL_WINDOW // 90
-    assert two.client.may_open
-    for _ in range(10):
+    for _ in range(2000):
+        if room := near.room:
+            near.write(bytes(min(room, 100_000)))
+        two.step()
+        while far.readable:
+            far.read()
+        if far._window == WINDOW:
+            break
+    assert far._read < 2 * WINDOW
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_peer_that_fills_each_pipe_as_it_is_opened_gets_no_more_for_it(reads: bool) -> None:
+    """Each is allowed as much as there is, before there are others."""
+    two = Two().open()
+    pipes = []
+    for _ in range(95):
+        near, far = two.pipe()
+        pipes.append((near, far))
+        if reads:
+            far._read = far._received = WINDOW  # as if it had been fast
+            far._granted = WINDOW
+            far._grant(far._read + far._window)
+    promised = sum(far._granted - far._read for _, far in pipes)
+    assert two.server.unread.held <= TOTAL_WINDOW
+    assert TOTAL_WINDOW // 2 < promised <= TOTAL_WINDOW + UNASKED * len(pipes)
+    while two.client.may_open:
         two.client.open("")
-    assert not two.client.may_open  # the library's limit
-    assert two.client.window >= FIRST_WINDOW
+    assert len(pipes) <= len(two.client) <= 100  # the library's limit
+
+
+def test_what_is_over_holds_nothing() -> None:
+    holdings = Holdings()
+    two = Two(holdings=holdings).open()
+    for end in ("reset", "leave", "finish"):
+        near, far = two.pipe()
+        far._grant(far._granted + WINDOW)
+        assert holdings.unread.held > 0
+        if end == "finish":
+            near.finish()
+            two.steps()
+        else:
+            getattr(far, end)()
+        two.opened.clear()
+        two.steps(3)
+        del near, far
+        gc.collect()
+        assert holdings.unread.held == 0
+
+
+def test_who_gives_credit_without_end_and_acknowledges_nothing_makes_us_hold_little() -> None:
+    """Its acknowledgements open the library's congestion window without end; then they cease."""
+    two = Two().open()
+    near, far = two.pipe()
+    near._allowed = far._granted = 1 << 60
+    while in_flight_limit(two.client) < 4 * WINDOW:
+        if (room := near.room) > 0:
+            near.write(bytes(room))
+        two.step()
+        far._unread.clear()
+    two._back.clear()
+    held = 0
+    for _ in range(200):
+        if (room := near.room) > 0:
+            near.write(bytes(room))
+            held += room
+        two.now += DELAY
+        two.client.datagrams(two.now)
+    assert held <= UNSENT_TOTAL // PARTS + FLOOR
+
+
+def in_flight_limit(end: QuicChannels) -> int:
+    core = end._quic._core
+    assert core is not None
+    return core.congestion_window
 
 
 def test_a_pipe_ends_on_both_sides_and_is_forgotten() -> None:
@@ -202,7 +276,7 @@ def test_nothing_is_given_out_before_the_proof_and_little_is_held() -> None:
     ("stream", "data", "why"),
     [
         (6, b"what is this", "opened a stream 6"),
-        (4, b"\x00" + bytes(FIRST_WINDOW * 200), "more than it may"),
+        (4, b"\x00" + bytes(UNASKED * 200), "more than it may"),
         (4, b"\x21" + b"a" * 40, "name of 33 bytes"),
         (0, b"\xff\xff", "an address of 65535 bytes"),
     ],

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quic_kit import OTHER, SESSION, A, B, Path, key_of_a
 
-from warpgate.core.connection.byte_stream import SEND_BUFFER, WINDOW
-from warpgate.core.connection.quic_bounds import Holdings
-from warpgate.core.connection.quic_engine import ABORTED, State
+from warpgate.core.connection.byte_stream import FIRST_WINDOW, SEND_BUFFER, WINDOW
+from warpgate.core.connection.pool import FLOOR
+from warpgate.core.connection.quic_bounds import UNREAD_TOTAL, Holdings
+from warpgate.core.connection.quic_engine import ABORTED, CLOSED, State
 from warpgate.core.connection.quic_stream import CLIENT_CREDIT, USER, QuicStream
 from warpgate.errors import AuthenticationError, NetworkError
 from warpgate.model.identity import check_certificate
@@ -196,11 +197,11 @@ def test_a_reader_who_does_not_read_stops_the_writer() -> None:
         written += room
         path.step()
     assert client.room == 0
-    assert written == WINDOW
+    assert written == FIRST_WINDOW
     read = 0
     while server.readable:
         read += len(server.read())
-    assert read == WINDOW
+    assert read == FIRST_WINDOW
     path.steps(4)
     assert client.room > 0  # what was read may be sent anew
 
@@ -236,3 +237,21 @@ def test_credit_may_come_in_pieces() -> None:
         client._quic.send_stream_data(CLIENT_CREDIT, piece)
         path.steps(2)
     assert server._allowed == WINDOW + 5
+
+
+def test_many_streams_that_nobody_reads_hold_little_together() -> None:
+    """64 of one peer, each filled as far as it may be, then those that come later."""
+    holdings = Holdings()
+    streams = []
+    for _ in range(64):
+        path = Path(holdings=holdings)
+        client, server = path.open()
+        server._read = server._received = server._granted = WINDOW  # as if much had been read
+        server._grant(server._read + server._window)
+        streams.append((client, server))
+    promised = sum(server._granted - server._read for _, server in streams)
+    assert promised <= UNREAD_TOTAL + 64 * FLOOR
+    assert min(server._granted - server._read for _, server in streams) >= FLOOR
+    for _, server in streams:
+        server.close(CLOSED, "over")
+    assert holdings.unread.held == 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
+from warpgate.core.connection.pool import Pool
 from warpgate.errors import NetworkError, ProtocolError
 from warpgate.proto.quic_frames import STREAM_FIRST, STREAM_LAST, PacketOpener, frames
 
@@ -33,6 +34,11 @@ PIECES_TOTAL = 262_144
 CONTROL = 16_384
 CONTROL_RATE = 4.0
 
+# What streams may hold to be read, and to be sent or acknowledged: 4 MiB each, above what `pool` gives in any case.
+UNREAD_TOTAL = 32 * 1024 * 1024
+UNSENT_TOTAL = 32 * 1024 * 1024
+PARTS = 8
+
 _LONG_HEADER = 0x80
 # PING, ACK, MAX_DATA, MAX_STREAM_DATA, *_BLOCKED, CONNECTION_CLOSE, HANDSHAKE_DONE: cost nothing that lasts.
 _FREE = frozenset((0x01, 0x02, 0x03, 0x10, 0x11, 0x14, 0x15, 0x16, 0x17, 0x1C, 0x1D, 0x1E))
@@ -46,6 +52,8 @@ class Holdings:
     def __init__(self) -> None:
         self._watches: set[Watch] = set()
         self._unproved = 0
+        self.unread = Pool(UNREAD_TOTAL, PARTS)
+        self.unsent = Pool(UNSENT_TOTAL, PARTS)
 
     def add_unproved(self, watch: Watch, size: int) -> None:
         """NetworkError when it, or all together, have brought too much before a proof."""

@@ -1,7 +1,7 @@
 """One QUIC connection that carries many pipes, sans-I/O (`proto.channel_wire` has what is on its streams).
 
-What all channels together may make us hold is bounded by what they share: the window of each is TOTAL_WINDOW divided
-by how many there are, and never less than FIRST_WINDOW, which the other side may send before any credit.
+What all channels together may make us hold is bounded by what they share (`pool`): TOTAL_WINDOW, and for each
+UNASKED, which the other side may send before any credit.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from warpgate.core.connection.byte_stream import WINDOW, ByteStream
+from warpgate.core.connection.pool import FLOOR, Pool
 from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_engine import ABORTED, CLOSED, FIRST_CREDIT, FindKey, QuicEngine, State
 from warpgate.core.connection.quic_library import SecretLog, make_client, make_server
-from warpgate.errors import NetworkError
+from warpgate.errors import NetworkError, WarpgateError
 from warpgate.model.identity import Identity
 from warpgate.proto.channel_wire import (
     ALL,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from qh3.quic.connection import QuicConnection
     from qh3.quic.events import QuicEvent
 
-FIRST_WINDOW = 64 * 1024
+UNASKED = FLOOR
 TOTAL_WINDOW = 2 * WINDOW
 # News of addresses; a node's changes a few times when it moves. What comes faster is a flood.
 NEWS_AT_ONCE = 32
@@ -60,7 +61,7 @@ class Channel(ByteStream):
 
     def __init__(self, engine: QuicChannels, stream: int, service: str | None) -> None:
         """`service` None: the peer has opened it, and says."""
-        super().__init__(FIRST_WINDOW, FIRST_WINDOW)
+        super().__init__(UNASKED, UNASKED, engine.unread.share())
         self._engine = engine
         self.stream = stream
         self._head = PipeHeadReader()
@@ -111,6 +112,7 @@ class Channel(ByteStream):
         if not self._left and not self.over:
             self._left = True
             self._unread.clear()
+            self._share.release()
             if not self.peer_finished:
                 self._engine.stop(self.stream, CLOSED)
 
@@ -124,6 +126,11 @@ class Channel(ByteStream):
         if self.failure is None:
             self.failure = reason
             self._engine.forget(self)
+            self._account()
+
+    def account(self) -> None:
+        """After the end of the connection."""
+        self._account()
 
     # -- for the engine ------------------------------------------------------------------------------------------
 
@@ -177,8 +184,8 @@ class Channel(ByteStream):
         return self._engine.waiting(self.stream)
 
     @property
-    def _window(self) -> int:
-        return self._engine.window
+    def _send_limit(self) -> int:
+        return self._engine.send_limit
 
     def _carry(self, data: bytes | memoryview, *, end: bool = False) -> None:
         self._engine.carry(self.stream, data, end=end)
@@ -221,6 +228,7 @@ class QuicChannels(QuicEngine):
         self._peer_credit_stream = SERVER_CREDIT if client else CLIENT_CREDIT
         self._delivered |= {CONTROL: 0, self._peer_credit_stream: 0}
         self._credits, self._news = CreditReader(), NewsReader()
+        self.unread = Pool(TOTAL_WINDOW, 2, holdings.unread)
         self._news_left = float(NEWS_AT_ONCE)
         self._now = 0.0
         self._channels: dict[int, Channel] = {}
@@ -258,6 +266,11 @@ class QuicChannels(QuicEngine):
         engine.await_client(find_key)
         return engine
 
+    def _end(self, failure: WarpgateError) -> None:
+        super()._end(failure)
+        for channel in self._channels.values():
+            channel.account()
+
     # -- channels ------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -268,9 +281,9 @@ class QuicChannels(QuicEngine):
         return tuple(self._channels.values())
 
     @property
-    def window(self) -> int:
-        """What a channel may hold to be read."""
-        return max(FIRST_WINDOW, min(WINDOW, TOTAL_WINDOW // max(1, len(self._channels))))
+    def send_limit(self) -> int:
+        """How much may be written now, on all channels together."""
+        return self._send_limit
 
     @property
     def may_open(self) -> bool:
@@ -288,7 +301,7 @@ class QuicChannels(QuicEngine):
         channel = self._channels[stream] = Channel(self, stream, service)
         channel.credited(self._ahead.pop(stream, 0))
         self._delivered[stream] = 0
-        channel._grant(self.window)
+        channel._grant(channel._window)
         return channel
 
     def forget(self, channel: Channel) -> None:
@@ -404,7 +417,9 @@ class QuicChannels(QuicEngine):
             channel.credited(total)
             self._drop_if_over(channel)
         elif self._may_be_opened(stream) and len(self._ahead) < AHEAD:
-            self._ahead[stream] = total  # of a pipe whose first bytes are still to come
+            self._ahead[stream] = max(
+                total, self._ahead.get(stream, 0)
+            )  # of a pipe whose first bytes are still to come
 
     def _may_be_opened(self, stream: int) -> bool:
         """Whether a pipe with this id may still come from the peer."""

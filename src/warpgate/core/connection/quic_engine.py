@@ -17,6 +17,7 @@ from warpgate.core.connection.quic_library import (
     SecretLog,
     closing,
     hand_over,
+    in_flight,
     opener,
 )
 from warpgate.errors import AuthenticationError, NetworkError, WarpgateError
@@ -67,6 +68,7 @@ class QuicEngine(ABC):
             int, int
         ] = {}  # bytes that have come out in order, of the streams the peer may send on
         self.watch = Watch(holdings, self._may_send, self._how_far)
+        self._unsent = holdings.unsent.share()  # of what waits to be sent, or to be acknowledged
         self._handshaken = False
         self._certain: Callable[[], None] = lambda: None  # tries to turn OPENING into OPEN
         self.state = State.OPENING
@@ -189,6 +191,8 @@ class QuicEngine(ABC):
             # qh3 raises so when the anti-amplification limit leaves less room than a packet needs: nothing can be
             # sent before the client has been heard again (RFC 9000 section 8.1).
             return []
+        finally:
+            self._unsent.set(self._held_to_send)
 
     @property
     def deadline(self) -> float | None:
@@ -258,6 +262,17 @@ class QuicEngine(ABC):
         """Bytes of a stream that have not been sent once."""
         return 0 if self.state is State.ENDED else self._quic.get_send_buffer_size(stream)
 
+    @property
+    def _held_to_send(self) -> int:
+        """Bytes that were written and that the peer is not known to have. It decides how fast the library's congestion
+        window grows, and what it gives credit for: honest ones leave less than our limit.
+        """
+        return 0 if self.state is State.ENDED else self._quic.get_send_buffer_size() + in_flight(self._quic)
+
+    @property
+    def _send_limit(self) -> int:
+        return self._unsent.limit - self._held_to_send
+
     def _put(self, stream: int, data: bytes | memoryview, *, end: bool = False) -> None:
         self._guard(lambda: self._quic.send_stream_data(stream, data, end))
 
@@ -273,3 +288,4 @@ class QuicEngine(ABC):
             self.state = State.ENDED
             self.failure = self.failure or failure
             self.watch.end()
+            self._unsent.release()

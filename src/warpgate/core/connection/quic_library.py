@@ -95,6 +95,11 @@ def hand_over(quic: QuicConnection, datagrams: list[bytes], now: float) -> int:
     return int(report[2])
 
 
+def in_flight(quic: QuicConnection) -> int:
+    """Bytes that were sent and are neither acknowledged nor lost."""
+    return 0 if quic._core is None else quic._core.bytes_in_flight
+
+
 def closing(quic: QuicConnection) -> tuple[int, str] | None:
     """Error code and reason, as soon as either side has closed or an error has ended the connection.
 

@@ -14,7 +14,7 @@ from warpgate.core.connection.byte_stream import WINDOW, ByteStream
 from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_engine import FIRST_CREDIT, FindKey, QuicEngine, State
 from warpgate.core.connection.quic_library import SecretLog, make_client, make_server
-from warpgate.errors import NetworkError
+from warpgate.errors import NetworkError, WarpgateError
 from warpgate.model.identity import Identity
 from warpgate.proto.quic_proof import ALPN
 from warpgate.proto.quic_wire import CONNECTION_ID_SIZE
@@ -34,7 +34,8 @@ class QuicStream(QuicEngine, ByteStream):
 
     def __init__(self, quic: QuicConnection, secrets: SecretLog, holdings: Holdings, *, client: bool) -> None:
         QuicEngine.__init__(self, quic, secrets, holdings, client=client)
-        ByteStream.__init__(self, FIRST_CREDIT if client else WINDOW, WINDOW if client else FIRST_CREDIT)
+        allowed, granted = (FIRST_CREDIT, WINDOW) if client else (WINDOW, FIRST_CREDIT)
+        ByteStream.__init__(self, allowed, granted, holdings.unread.share())
         self._credit_stream = CLIENT_CREDIT if client else SERVER_CREDIT
         self._peer_credit_stream = SERVER_CREDIT if client else CLIENT_CREDIT
         self._delivered |= {USER: 0, self._peer_credit_stream: 0}
@@ -65,7 +66,7 @@ class QuicStream(QuicEngine, ByteStream):
 
     def _proved(self) -> None:
         if not self.is_client:
-            self._grant(WINDOW)
+            self._grant(self._window)
 
     def _take_first(self, data: bytes) -> None:
         self._take(data)
@@ -94,6 +95,10 @@ class QuicStream(QuicEngine, ByteStream):
         self._partial_credit = data[whole:]
         if end:
             self.delivered = True
+
+    def _end(self, failure: WarpgateError) -> None:
+        super()._end(failure)
+        self._account()
 
     # -- the byte stream -----------------------------------------------------------------------------------------
 
