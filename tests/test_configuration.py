@@ -18,7 +18,7 @@ from warpgate.user_settings import FALSE, KEYS, MORE_VARIABLES, TRUE
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "configuration.md").read_text()
 CODE = re.compile(r"`([^`]+)`")
-LISTS = ("broker", "stun", "turn", "ice_servers", "names", "rendezvous", "interface")
+LISTS = ("broker", "stun", "turn", "ice_servers", "relay_peer", "names", "rendezvous", "interface")
 COMMAS_OF_THEIR_OWN = ("ice_servers", "rendezvous")
 SWITCHES = ("port_map", "json", "verbose")
 
@@ -69,7 +69,7 @@ def test_a_key_is_the_same_from_every_place(key: str, tmp_path: Path) -> None:
 def test_several_values(key: str, tmp_path: Path) -> None:
     example = ROWS[key][4].strip("`")
     other = example.replace("example", "example.net").replace("203.0.113.5", "203.0.113.6") + (
-        "1" if key == "interface" else ""
+        "1" if key in ("interface", "relay_peer") else ""
     )
     (tmp_path / "c.toml").write_text(f'{key} = ["{example}", "{other}"]\n')
     several = load(CommonOptions(config=str(tmp_path / "c.toml")), {})

@@ -108,6 +108,8 @@ class Config:
     # A provider's account: https URLs that answer with `iceServers` for a while, and the bearer token that they want.
     ice_servers: tuple[str, ...] = ()
     ice_token: str | None = field(default=None, repr=False)
+    # Nodes that lend their machine as a relay (`listen --relay`): addresses or nicknames.
+    relay_peers: tuple[str, ...] = ()
     ca_file: str | None = (
         None  # PEM; trusted for relays over TLS and https name servers, besides the system's (SSL_CERT_FILE works, too)
     )

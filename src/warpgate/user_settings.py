@@ -36,6 +36,7 @@ class Choices:
     turn: tuple[str, ...] | None = None
     ice_servers: tuple[str, ...] | None = None
     ice_token: str | None = field(default=None, repr=False)
+    relay_peer: tuple[str, ...] | None = None
     names: tuple[str, ...] | None = None
     rendezvous: tuple[str, ...] | None = None
     interface: tuple[str, ...] | None = None
@@ -84,6 +85,7 @@ def node_config(chosen: Choices) -> Config:
         turn=chosen.turn or (),
         ice_servers=chosen.ice_servers or (),
         ice_token=chosen.ice_token or None,
+        relay_peers=chosen.relay_peer or (),
         names=chosen.names or (),
         interfaces=chosen.interface or None,
         port_map=base.port_map if chosen.port_map is None else chosen.port_map,
@@ -155,6 +157,7 @@ def _read_file(path: Path | None, *, must_exist: bool = False) -> Choices:
         turn=_texts(table, "turn", place),
         ice_servers=_texts(table, "ice_servers", place),
         ice_token=_text(table, "ice_token", place),
+        relay_peer=_texts(table, "relay_peer", place),
         names=_texts(table, "names", place),
         rendezvous=_texts(table, "rendezvous", place),
         interface=_texts(table, "interface", place),
@@ -211,6 +214,7 @@ def _read_environment(environ: Mapping[str, str]) -> Choices:
         turn=_separated(environ.get("WARPGATE_TURN")),
         ice_servers=_listed(environ.get("WARPGATE_ICE_SERVERS")),
         ice_token=environ.get("WARPGATE_ICE_TOKEN") or None,
+        relay_peer=_separated(environ.get("WARPGATE_RELAY_PEER")),
         names=_separated(environ.get("WARPGATE_NAMES")),
         rendezvous=_listed(environ.get("WARPGATE_RENDEZVOUS")),
         interface=_separated(environ.get("WARPGATE_INTERFACE")),
@@ -254,6 +258,7 @@ def _check_servers(chosen: Choices) -> None:
     _check("turn", chosen.turn or (), TurnServer.parse)
     _check("ice_servers", chosen.ice_servers or (), AccountUrl.parse)
     _check("ice_token", (chosen.ice_token,) if chosen.ice_token else (), _token)
+    _check("relay_peer", chosen.relay_peer or (), _peer)
     _check("names", chosen.names or (), NameServerUrl.parse)
 
 
@@ -261,6 +266,17 @@ def _token(text: str) -> None:
     """RFC 6750 section 2.1; what it is does not show."""
     if re.fullmatch(r"[A-Za-z0-9._~+/-]{1,4096}=*", text, re.ASCII) is None:
         raise ConfigError("a bearer token has letters, digits and . _ ~ + / - alone")
+
+
+def _peer(text: str) -> None:
+    """An address or a nickname."""
+    from warpgate.model.address import NodeAddress  # noqa: PLC0415 - not needed for --help
+    from warpgate.model.nickname import fold  # noqa: PLC0415
+
+    if text.lower().startswith("wg1"):
+        NodeAddress.from_text(text)
+    else:
+        fold(text)
 
 
 def _check(key: str, values: Sequence[str], parse: Callable[[str], object]) -> None:

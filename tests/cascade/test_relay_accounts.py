@@ -10,7 +10,7 @@ import pytest
 from cascade_world import OVER_UDP, connected, exchange, virtual
 from test_relays import RelayWorld
 
-from warpgate.services.turn_accounts import TurnAccount
+from warpgate.services.turn_accounts import Provider
 
 GIVEN = {
     "ttl": 3600,
@@ -20,11 +20,11 @@ GIVEN = {
 
 @pytest.mark.parametrize("delay", [0.0, 8.1], ids=["ready", "while-connecting"])
 def test_the_relay_of_an_account(monkeypatch: pytest.MonkeyPatch, delay: float) -> None:
-    async def ask(account: TurnAccount) -> bytes:
+    async def ask(provider: Provider) -> bytes:
         await asyncio.sleep(delay)
         return json.dumps(GIVEN).encode()
 
-    monkeypatch.setattr(TurnAccount, "_ask", ask)
+    monkeypatch.setattr(Provider, "ask", ask)
 
     async def story() -> None:
         world = RelayWorld("edm", "edm", a=False, b=False)

@@ -23,6 +23,7 @@ from warpgate.cli.shell import Shell
 from warpgate.cli.status_door import told
 from warpgate.cli.stdio import join_stdio
 from warpgate.errors import PipeClosed, WarpgateError
+from warpgate.model.wanted import RELAY_SERVICE
 from warpgate.net import descriptors
 from warpgate.proto.transfer_wire import FILES
 from warpgate.transfer.receiver import Rules
@@ -30,6 +31,7 @@ from warpgate.transfer.receiver import Rules
 if TYPE_CHECKING:
     from warpgate.core.node import Node
     from warpgate.core.pipes.base import Pipe
+    from warpgate.server.peer_relay import PeerRelay
 
 PIPES_AT_ONCE = 400
 # A pipe's own socket, and as many as a command that is run for it needs (three pipes).
@@ -48,6 +50,8 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
             "--forward socks lends this machine's network to peers: say to whom, with --allow ID"
         )
     services = offered(arguments)
+    if arguments.relay is not None:
+        _check_lending(arguments, services)
     if arguments.tls:
         shell = shell.secured()
     reception = None
@@ -57,9 +61,28 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
         reception = Reception(shell, writable(arguments.receive), Rules(known=allow or ()))
     # Being told to stop is how a service ends: nothing went wrong.
     return shell.run(
-        _listen(shell, allow, name, services, reception, once=arguments.once, metrics=arguments.metrics),
+        _listen(
+            shell,
+            allow,
+            name,
+            services,
+            reception,
+            once=arguments.once,
+            metrics=arguments.metrics,
+            lend=arguments.relay,
+        ),
         stopped=0,
     )
+
+
+def _check_lending(arguments: argparse.Namespace, services: dict[str, Handler]) -> None:
+    """UsageError for what does not go with --relay."""
+    if not arguments.allow:
+        raise UsageError("--relay lends this machine's network to peers: say to whom, with --allow ID")
+    if arguments.once:
+        raise UsageError("--once does not go with --relay, which peers ask again and again")
+    if RELAY_SERVICE in services:
+        raise UsageError(f"--relay is the service {RELAY_SERVICE!r}: take another name for --forward")
 
 
 def offered(arguments: argparse.Namespace) -> dict[str, Handler]:
@@ -89,8 +112,9 @@ async def _listen(
     *,
     once: bool,
     metrics: int | None,
+    lend: int | None,
 ) -> int:
-    on_stdio = not services and reception is None
+    on_stdio = not services and reception is None and lend is None
     shell.output.bytes_on_stdout = on_stdio
     node = shell.node(accept=True, allow=allow, observer=naming_news(shell))
     serving = Serving(shell, once=once)
@@ -99,16 +123,33 @@ async def _listen(
             node.serve(service, partial(serving.take, handler))
     if reception is not None:
         node.serve(FILES, reception.take)
+    relay = None if lend is None else lent(node, lend)
+    if relay is not None:
+        node.serve(RELAY_SERVICE, partial(serving.take, relay.tell))
     async with node, AsyncExitStack() as stack:
         if reception is not None:
             stack.enter_context(reception.view)
             if allow is None:
                 reception.warn_of_strangers()
         stack.push_async_callback(serving.stop)
-        await stack.enter_async_context(told(node, shell, "listen", metrics))
+        if relay is not None:
+            stack.push_async_callback(relay.close)
+            await relay.open()
+            if not relay.use.reachable and not shell.settings.config.port_map:
+                shell.output.note(
+                    "nobody can reach this relay: there is no public address, and no router is asked"
+                )
+        await stack.enter_async_context(told(node, shell, "listen", metrics, relay))
         announce(node, shell)
         work = _join_first(node, shell) if on_stdio else serving.until_over(node, services.get(""))
         return await while_named(work, node, name, shell)
+
+
+def lent(node: Node, port: int) -> PeerRelay:
+    from warpgate.net.system import SystemNetwork  # noqa: PLC0415 - slow imports, only where needed
+    from warpgate.server.peer_relay import PeerRelay  # noqa: PLC0415
+
+    return PeerRelay(node, SystemNetwork(follow_routes=True), port or None)
 
 
 class Serving:

@@ -36,6 +36,7 @@ class CommonOptions(Choices):
             stun=_joined(arguments, "stun"),
             turn=_joined(arguments, "turn"),
             ice_servers=_joined(arguments, "ice_servers"),
+            relay_peer=_joined(arguments, "relay_peer"),
             names=_joined(arguments, "names"),
             rendezvous=_joined(arguments, "rendezvous"),
             interface=_joined(arguments, "interface"),
@@ -73,6 +74,7 @@ def add_common_options(
             "turn", "turn:USER:PASS@HOST:PORT", "relay server, with ?transport=udp|tcp|tls; repeatable"
         )
         repeatable("ice-servers", "URL", "https URL of a TURN provider's iceServers; repeatable")
+        repeatable("relay-peer", "TARGET", "node that lends its machine, by `listen --relay`; repeatable")
         repeatable("names", "URL", "name server; repeatable")
         repeatable("rendezvous", "warpgate://HOST/...", "all of these, as `warpgate serve` prints it")
     repeatable("interface", "NAME", "use only this network interface; repeatable")

@@ -177,6 +177,14 @@ def _add_listen(parser: Parser) -> None:
         "by which peers say which one they want",
     )
     parser.add_argument("--receive", metavar="DIR", help="take files that peers send, into DIR")
+    parser.add_argument(
+        "--relay",
+        type=port_number,
+        nargs="?",
+        const=0,
+        metavar="PORT",
+        help="lend this machine as a relay to the nodes of --allow, if it can be reached from outside",
+    )
     parser.add_argument("--allow", action="append", metavar="ID", help="only let this node in; repeatable")
     parser.add_argument(
         "--tls", action="store_true", help="refuse pipes that are not encrypted (peers use --tls, or QUIC)"

@@ -45,6 +45,8 @@ class Running(Record):
             rtt = "" if broker["rtt"] is None else f", round trip {milliseconds(broker['rtt'])}"
             lines.append(f"  broker    {broker['url']}{rtt}")
         lines += [f"  pipe      {_pipe(pipe, self.now)}" for pipe in told["pipes"]]
+        if told.get("relay"):
+            lines.append(f"  relay     {_relay(told['relay'])}")
         if told["twin"]:
             lines.append(f"  warning   {told['twin']}")
         return "\n".join(lines)
@@ -98,6 +100,12 @@ async def _all_from(path: str) -> bytes:
         return answer
     finally:
         stream.abort()
+
+
+def _relay(relay: dict[str, Any]) -> str:
+    where = ", ".join(relay["reachable"]) or "nowhere: no public address, no mapped port"
+    users = ", ".join(f"{count} for {user}" for user, count in relay["allocations"].items())
+    return f"at {where}; allocations: {users or 'none'}; {relay['relayed'] / 1e6:.1f} MB relayed"
 
 
 def _pipe(pipe: dict[str, Any], now: float) -> str:

@@ -12,6 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from warpgate.cli.shell import Shell
     from warpgate.core.node import Node
     from warpgate.core.pipes.base import Pipe
+    from warpgate.server.peer_relay import PeerRelay
 
 # Who asks takes the answer at once, or has gone.
 PATIENCE = 5.0
@@ -46,7 +48,9 @@ class Stream(Protocol):
 
 
 @contextlib.asynccontextmanager
-async def told(node: Node, shell: Shell, command: str, metrics: int | None = None) -> Any:
+async def told(
+    node: Node, shell: Shell, command: str, metrics: int | None = None, relay: PeerRelay | None = None
+) -> Any:
     """While the block lasts `status` can ask, and Prometheus at the port `metrics` of the loopback address.
 
     NetworkError when that port is taken. Where there can be no socket, `status` does not see this process.
@@ -68,7 +72,7 @@ async def told(node: Node, shell: Shell, command: str, metrics: int | None = Non
             stack.callback(SystemNetwork().listen_tcp(Endpoint.of(_HERE, metrics), asked).close)
         try:
             path = stack.enter_context(FILES.short_path(socket_file(identity, os.getpid())))
-            asked = partial(accepted, partial(_answer_status, node, identity, command))
+            asked = partial(accepted, partial(_answer_status, node, identity, command, relay))
             stack.callback(UnixListener(path, asked).close)
         except (NetworkError, OSError) as error:
             if shell.output.verbose:
@@ -98,8 +102,10 @@ async def _within_patience(answer: Callable[[Stream], Awaitable[None]], stream: 
         stream.close()
 
 
-async def _answer_status(node: Node, identity: str, command: str, stream: SocketStream) -> None:
-    await stream.send(json.dumps(snapshot(node, identity, command)).encode("ascii"))
+async def _answer_status(
+    node: Node, identity: str, command: str, relay: PeerRelay | None, stream: SocketStream
+) -> None:
+    await stream.send(json.dumps(snapshot(node, identity, command, relay)).encode("ascii"))
 
 
 async def _answer_http(node: Node, stream: Stream) -> None:
@@ -122,7 +128,7 @@ async def _answer_http(node: Node, stream: Stream) -> None:
     )
 
 
-def snapshot(node: Node, identity: str, command: str) -> dict[str, Any]:
+def snapshot(node: Node, identity: str, command: str, relay: PeerRelay | None = None) -> dict[str, Any]:
     """The object of `status --json`, its "event" aside. Instants are Unix seconds."""
     status = node.status()
     return {
@@ -138,6 +144,7 @@ def snapshot(node: Node, identity: str, command: str) -> dict[str, Any]:
         "brokers": [{"url": broker.url, "rtt": broker.rtt} for broker in status.brokers],
         "pipes": [_pipe(pipe, since) for pipe, since in status.pipes],
         "twin": status.twin,
+        "relay": None if relay is None else asdict(relay.use),
     }
 
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,6 +16,7 @@ from warpgate.core.connections import Connections
 from warpgate.core.context import Context, Sources
 from warpgate.core.names.directory import Names
 from warpgate.core.names.known_peers import KnownPeers
+from warpgate.core.peer_relays import peer_name
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.maker import PipeMaker
 from warpgate.core.port_mapping import PortMapping, PortMapStatus
@@ -57,10 +59,11 @@ from warpgate.proto.quic_wire import is_durable
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.defaults import public_servers
 from warpgate.services.discovery import Discovery
+from warpgate.services.http_client import Trust
 from warpgate.services.nat64 import PrefixDiscovery
 from warpgate.services.relay import Relays
 from warpgate.services.signaling import SignalChannel
-from warpgate.services.turn_accounts import TurnAccounts
+from warpgate.services.turn_accounts import Provider, TurnAccount, TurnAccounts
 
 # A NAT that gives out its addresses at random is seen elsewhere now and then; that is no move.
 MOVE_GAP = 5.0
@@ -107,8 +110,10 @@ class Assembly:
         sources: Sources,
         instances: Instances,
         memory: ServerMemory,
+        ask_peer: Callable[[str], Awaitable[bytes]],
     ) -> None:
         self._config, self._network, self._services = config, network, services
+        self._ask_peer = ask_peer
         self._since = sources.wall_clock()
         self._counts: Counter[str] = Counter()
         self._failures: dict[tuple[str, str], ServerFailed] = {}
@@ -142,6 +147,7 @@ class Assembly:
         self._reader = SignalReader(equipment, sessions, self.responder, self.twins)
         self.sockets = Sockets(equipment)
         self.port_mapping = PortMapping(context, self._update_address, rng)
+        self._more_mappings: dict[int, PortMapping] = {}
         self.names = Names(context, contacts, rng)
         self.initiators: set[Initiator[Pipe]] = set()
         self.interfaces: tuple[Interface, ...] = ()
@@ -158,13 +164,18 @@ class Assembly:
 
     def _open_relays(self) -> Relays:
         config, context = self._config, self.context
+        trust = Trust(config.ca_file)
+        providers = [
+            Provider(self._network, url, config.ice_token, trust) for url in dict.fromkeys(config.ice_servers)
+        ]
+        asked: list[tuple[str, Callable[[], Awaitable[bytes]]]] = [
+            (str(provider.url), provider.ask) for provider in providers
+        ]
+        asked += [
+            (peer_name(peer), partial(self._ask_peer, peer)) for peer in dict.fromkeys(config.relay_peers)
+        ]
         self.accounts = TurnAccounts(
-            self._network,
-            config.ice_servers,
-            config.ice_token,
-            context.emit,
-            ca_file=config.ca_file,
-            wall_clock=context.wall_clock,
+            [TurnAccount(name, ask, context.emit, context.wall_clock, random.Random()) for name, ask in asked]
         )
         return Relays(
             self._network,
@@ -257,7 +268,8 @@ class Assembly:
         await self.channel.close()
         self.discovery.close()
         self.udp.close()
-        await asyncio.gather(self.relays.close(), self.port_mapping.close(), self.names.close())
+        mappings = (self.port_mapping, *self._more_mappings.values())
+        await asyncio.gather(self.relays.close(), self.names.close(), *(each.close() for each in mappings))
 
     def _interfaces_changed(self) -> None:
         """Another network, an address more or less: everything outside is measured anew and announced."""
@@ -283,11 +295,22 @@ class Assembly:
         self.connections.vanished(gone)
         self.sockets.update(self.interfaces, gone)
         self.port_mapping.follow(self.interfaces, self.sockets.port)
+        for also, mapping in self._more_mappings.items():
+            mapping.follow(self.interfaces, also)
         self._update_address()
 
     def _look_around(self) -> None:
         self._memory.moved(self.interfaces, self._network.gateways())
         self.context.look_around(self.interfaces, self._network.interfaces(), self._network.prefix)
+
+    def map_also(self, port: int) -> PortMapping:
+        """Another port of this machine, for as long as the node runs."""
+        mapping = self._more_mappings.get(port)
+        if mapping is None:
+            mapping = PortMapping(self.context, _nothing, random.Random(), f"-{port}")
+            self._more_mappings[port] = mapping
+            mapping.follow(self.interfaces, port)
+        return mapping
 
     def _brokers_changed(self) -> None:
         live, self._live_brokers = self._live_brokers, len(self.channel.brokers)
@@ -404,6 +427,10 @@ class Assembly:
             self.pipes.since,
             self.context.instances.warning,
         )
+
+
+def _nothing() -> None:
+    """Who maps another port looks when it matters."""
 
 
 def _listening(local: int, mapped: int | None) -> Listening:

@@ -21,8 +21,10 @@ from warpgate.core.disk.identity_store import load_or_create
 from warpgate.core.disk.server_store import server_store_of
 from warpgate.core.names.destination import Destination, parse_destination
 from warpgate.core.names.known_peers import known_peers_at
+from warpgate.core.peer_relays import read_answer
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.plain_datagram import DatagramPipe
+from warpgate.core.port_mapping import PortMapping
 from warpgate.core.search.initiator import Initiator
 from warpgate.core.server_memory import ServerMemory, servers_of
 from warpgate.core.serving import MessageHandler, PipeHandler, Services
@@ -33,7 +35,7 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.code import OneTimeCode
 from warpgate.model.endpoint import Mode, Transport
 from warpgate.model.identity import Identity
-from warpgate.model.wanted import INSTANCE_SIZE, checked_service
+from warpgate.model.wanted import INSTANCE_SIZE, RELAY_SERVICE, checked_service
 from warpgate.net.network import Network
 from warpgate.net.remembered import RememberedNames
 from warpgate.net.system import SystemNetwork
@@ -77,6 +79,7 @@ class Node:
         self._registry = registry
         self._sources = Sources() if sources is None else sources
         self._running: Assembly | None = None
+        self._started = asyncio.Event()
         self._claim = UNCLAIMED
         self._earlier: tuple[bytes, ...] = ()  # our own instances before this start
         self._in_use: IdentityInUse | None = None  # why nobody is accepted, where that was left to us
@@ -121,6 +124,7 @@ class Node:
             self._sources,
             instances,
             memory,
+            self._ask_for_relay,
         )
         try:
             await running.start()
@@ -130,6 +134,7 @@ class Node:
             self._claim.release()
             raise
         self._running = running
+        self._started.set()
 
     def _place(self) -> tuple[Config, Claim, Instances]:
         """Which of the processes of its identity this one is: the settings say now whether it accepts peers."""
@@ -151,6 +156,7 @@ class Node:
     async def close(self) -> None:
         """Close every pipe and socket; idempotent."""
         running, self._running = self._running, None
+        self._started.clear()
         if running is not None:
             try:
                 await running.close()
@@ -211,6 +217,18 @@ class Node:
     async def check_relay_accounts(self) -> tuple[AccountCheck, ...]:
         """Ask each account of `Config.ice_servers` now, at most 10 s: what doctor tells of them."""
         return await self._run.accounts.check()
+
+    def map_port(self, port: int) -> PortMapping:
+        """Have routers pass another port of this machine on as well, while the node runs; what came of it is there."""
+        return self._run.map_also(port)
+
+    async def _ask_for_relay(self, peer: str) -> bytes:
+        """Of a node that lends its machine (`listen --relay`), and is reached without a relay. WarpgateError."""
+        await self._started.wait()
+        direct = [plugin.name for plugin in self._registry.select(None) if not plugin.relays]
+        return await read_answer(
+            await self.connect(peer, plugins=direct, secure=True, service=RELAY_SERVICE, durable=False)
+        )
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Every event from now on, as the observer gets them, until the node is closed.

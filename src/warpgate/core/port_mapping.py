@@ -33,8 +33,12 @@ class PortMapping:
     """Life: `follow` when the sockets are open and after each change, `close`. Nothing is done before there is a
     gateway to ask, so a node that uses only loopback sends nothing and touches no file."""
 
-    def __init__(self, context: Context, on_change: Callable[[], None], rng: random.Random) -> None:
+    def __init__(
+        self, context: Context, on_change: Callable[[], None], rng: random.Random, store: str = ""
+    ) -> None:
+        """`store`: what the file of this port's mappings has behind the node's id."""
         self._context = context
+        self._store = store
         self._on_change = on_change
         self._rng = rng
         self._mapper: PortMapper | None = None
@@ -51,7 +55,7 @@ class PortMapping:
             self._mapper = PortMapper(
                 context.network,
                 port,
-                lease_store_of(context.identity.node_id),
+                lease_store_of(context.identity.node_id + self._store),
                 context.emit,
                 self._on_change,
                 context.random_bytes,
@@ -67,6 +71,11 @@ class PortMapping:
             return PortMapStatus()
         gateways = tuple(dict.fromkeys(str(route.gateway.ip) for route in mapper.routes))
         return PortMapStatus(gateways, mapper.mappings, tuple(self._double))
+
+    def mapped(self, host: IPAddress, transport: Transport) -> Endpoint | None:
+        """Where the world reaches the port at this address of ours, by a router's word; None until there is one."""
+        mapped = None if self._mapper is None else self._mapper.mapped(host, transport)
+        return None if mapped is None else mapped.external
 
     def outside(self, host: IPAddress) -> frozenset[IPAddress]:
         """The external addresses that gateways have told for what they map to this one of ours."""

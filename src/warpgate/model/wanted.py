@@ -14,6 +14,8 @@ from warpgate.errors import ConfigError, DecodeError
 # Random for each process that accepts peers. There are two of one key at most times; 32 bits tell them apart.
 INSTANCE_SIZE = 4
 MAX_SERVICE = 32  # bytes of UTF-8
+# What `listen --relay` offers: where its relay is, and credentials for it.
+RELAY_SERVICE = "relay"
 # What the command line puts around it: HOST/SERVICE, PORT:SERVICE, SERVICE=HOST:PORT, lists.
 _MARKS = frozenset(" /:=,")
 

@@ -1,6 +1,7 @@
 """TURN servers by account: credentials that a provider hands out over https for a while, renewed before they end.
 
 The answer is the provider's word, which is believed as far as an account goes: it names TURN servers on the internet.
+Another node may be one (`listen --relay`); how that is asked is not known here.
 """
 
 from __future__ import annotations
@@ -8,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from warpgate.errors import ConfigError, DecodeError, NetworkError, ServiceError
+from warpgate.errors import ServiceError, WarpgateError
 from warpgate.events import Observer, ServerFailed
 from warpgate.model.ice_servers import AccountUrl, IceServers, parse_ice_servers
 from warpgate.model.turn_server import TurnServer
@@ -53,26 +53,19 @@ class TurnAccount:
 
     def __init__(
         self,
-        network: Network,
-        url: str,
-        token: str | None,
-        trust: Trust,
+        name: str,
+        ask: Callable[[], Awaitable[bytes]],
         emit: Observer,
         wall_clock: Callable[[], float],
-        proxies: Proxies,
         rng: random.Random,
     ) -> None:
-        """`token` goes as a bearer token (RFC 6750), unless the URL has a user and a password. ConfigError."""
-        self.url = AccountUrl.parse(url)
+        """`ask` gives what the provider answers, or raises a WarpgateError; `name` is for events."""
+        self.name = name
         self.asked = asyncio.Event()  # it has answered or failed once
-        self._network = network
-        self._token = token
-        self._trust = trust
+        self._ask = ask
         self._emit = emit
         self._wall_clock = wall_clock
-        self._proxies = proxies
         self._rng = rng
-        self._way = 0
         self._given: IceServers | None = None
         self._until = 0.0  # on the loop's clock
 
@@ -92,7 +85,7 @@ class TurnAccount:
                 failures = 0
                 pause = RENEWED_AT * (self._until - asyncio.get_running_loop().time())
             except ServiceError as error:
-                self._emit(ServerFailed(SERVICE, str(self.url), str(error)))
+                self._emit(ServerFailed(SERVICE, self.name, str(error)))
                 pause = min(BACKOFF_HIGH, BACKOFF_LOW * 2 ** min(failures, 10))
                 failures += 1
             finally:
@@ -106,13 +99,31 @@ class TurnAccount:
                 given = parse_ice_servers(await self._ask(), self._wall_clock())
         except TimeoutError:
             raise ServiceError(f"no answer within {PATIENCE:g} s") from None
-        except (NetworkError, DecodeError, ConfigError) as error:
+        except WarpgateError as error:
             raise ServiceError(str(error)) from None
         self._given = given
         self._until = asyncio.get_running_loop().time() + (given.lifetime or USUAL_LIFE)
         return given
 
-    async def _ask(self) -> bytes:
+
+class Provider:
+    """Asked over https."""
+
+    def __init__(
+        self, network: Network, url: str, token: str | None, trust: Trust, proxies: Proxies | None = None
+    ) -> None:
+        """`token` goes as a bearer token (RFC 6750), unless the URL has a user and a password; `proxies` None: the
+        system's. ConfigError.
+        """
+        self.url = AccountUrl.parse(url)
+        self._network = network
+        self._token = token
+        self._trust = trust
+        self._proxies = Proxies() if proxies is None else proxies
+        self._way = 0
+
+    async def ask(self) -> bytes:
+        """NetworkError, ServiceError, ConfigError."""
         client = HttpClient(self._network, self.url.at, self._trust, self._proxies)
         try:
             for way in range(self._way, len(WAYS)):
@@ -141,25 +152,8 @@ class TurnAccount:
 class TurnAccounts:
     """All of the settings. Life: made; `run` as a task while the node runs."""
 
-    def __init__(
-        self,
-        network: Network,
-        urls: Sequence[str],
-        token: str | None,
-        emit: Observer,
-        *,
-        ca_file: str | None = None,
-        wall_clock: Callable[[], float] = time.time,
-        proxies: Proxies | None = None,
-        rng: random.Random | None = None,
-    ) -> None:
-        trust = Trust(ca_file)
-        self._accounts = [
-            TurnAccount(
-                network, url, token, trust, emit, wall_clock, proxies or Proxies(), rng or random.Random()
-            )
-            for url in dict.fromkeys(urls)
-        ]
+    def __init__(self, accounts: Sequence[TurnAccount]) -> None:
+        self._accounts = tuple(accounts)
 
     def __bool__(self) -> bool:
         return bool(self._accounts)
@@ -187,5 +181,5 @@ async def _check(account: TurnAccount) -> AccountCheck:
     try:
         given = await account.renew()
     except ServiceError as error:
-        return AccountCheck(str(account.url), error=str(error))
-    return AccountCheck(str(account.url), tuple(map(str, given.turn)), given.lifetime)
+        return AccountCheck(account.name, error=str(error))
+    return AccountCheck(account.name, tuple(map(str, given.turn)), given.lifetime)

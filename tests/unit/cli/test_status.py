@@ -175,3 +175,28 @@ def test_times_are_told_in_their_two_largest_units():
     assert "(1 d 3 h)" in text
     assert "for web by direct over UDP, encrypted, relayed: l - r, for 1 d 3 h" in text
     assert "warning   another node" in text
+
+
+def test_a_lent_machine_tells_its_owner_who_uses_it(start):
+    member = start("here", "id", "--json").read_event()["node_id"]
+    listener = start("there", "listen", "--json", "--relay", "--allow", member)
+    listener.ready()
+    (told,) = status_of(start, "there")
+    assert told["services"] == ["relay"]
+    assert told["relay"] == {
+        "reachable": [],
+        "allocations": {},
+        "relayed": 0,
+    }  # loopback is no public address
+    _, output, _ = start("there", "status").finish()
+    assert b"relay     at nowhere" in output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--relay"], ["--relay", "--allow", "a" * 26, "--once"], ["--relay", "70000", "--allow", "a" * 26]],
+)
+def test_a_machine_is_not_lent_to_anybody(start, words):
+    status, _, errors = start("there", "listen", *words).finish()
+    assert status == 2
+    assert b"--relay" in errors

@@ -23,14 +23,14 @@ from warpgate.net.system import SystemNetwork
 from warpgate.services.http_client import Trust
 from warpgate.services.proxy import Proxies
 from warpgate.services.relay import Relays
-from warpgate.services.turn_accounts import BACKOFF_LOW, TurnAccount, TurnAccounts
+from warpgate.services.turn_accounts import BACKOFF_LOW, Provider, TurnAccount, TurnAccounts
 
 TOKEN = "t0ken"
 NO_PROXY = Proxies(lambda scheme, host: None)
 GIVEN = [{"urls": "turn:relay.example:3478", "username": "user", "credential": "pw"}]
 
 
-class Provider:
+class FakeProvider:
     """Answers `method` with `answer`, other methods with 405; wants the `authorization`. Counts requests."""
 
     def __init__(self, method: str = "GET", answer: bytes = b"", status: str = "200 OK") -> None:
@@ -65,7 +65,7 @@ class Provider:
 
 
 @asynccontextmanager
-async def running(provider: Provider, tls: ssl.SSLContext | None = None) -> AsyncIterator[Provider]:
+async def running(provider: FakeProvider, tls: ssl.SSLContext | None = None) -> AsyncIterator[FakeProvider]:
     server = await asyncio.start_server(provider.serve, "127.0.0.1", 0, ssl=tls)
     provider.port = server.sockets[0].getsockname()[1]
     try:
@@ -75,16 +75,9 @@ async def running(provider: Provider, tls: ssl.SSLContext | None = None) -> Asyn
 
 
 def account(url: str, emit: Any = lambda event: None, **changes: Any) -> TurnAccount:
-    options: dict[str, Any] = {
-        "network": SystemNetwork(),
-        "token": TOKEN,
-        "trust": Trust(),
-        "wall_clock": lambda: 1.8e9,
-        "proxies": NO_PROXY,
-        "rng": random.Random(1),
-    }
-    options |= changes
-    return TurnAccount(url=url, emit=emit, **options)
+    options: dict[str, Any] = {"token": TOKEN, "trust": Trust(), "proxies": NO_PROXY, **changes}
+    provider = Provider(SystemNetwork(), url, **options)
+    return TurnAccount(str(provider.url), provider.ask, emit, lambda: 1.8e9, random.Random(1))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +91,7 @@ def account(url: str, emit: Any = lambda event: None, **changes: Any) -> TurnAcc
 async def test_providers_want_to_be_asked_in_different_ways(
     method: str, asked: list[str], body: bytes
 ) -> None:
-    async with running(Provider(method)) as provider:
+    async with running(FakeProvider(method)) as provider:
         asking = account(provider.url)
         assert [str(server) for server in (await asking.renew()).turn] == ["turn:relay.example:3478"]
         assert provider.asked == [f"{method} /turn?key=secret" for method in asked]
@@ -108,7 +101,7 @@ async def test_providers_want_to_be_asked_in_different_ways(
 
 
 async def test_a_user_and_a_password_go_in_the_place_of_the_token() -> None:
-    async with running(Provider()) as provider:
+    async with running(FakeProvider()) as provider:
         provider.authorization = "Basic c2lkOmF1dGg="
         await account(provider.url.replace("//", "//sid:auth@")).renew()
 
@@ -116,22 +109,22 @@ async def test_a_user_and_a_password_go_in_the_place_of_the_token() -> None:
 @pytest.mark.parametrize(
     ("provider", "reason"),
     [
-        (Provider(status="500 Oops"), "answers 500"),
-        (Provider(status="302 Found"), "answers 302"),
-        (Provider(method="PATCH"), "answers 405"),
-        (Provider(answer=b"<html>"), "not JSON"),
-        (Provider(answer=b"[]"), "no TURN server"),
-        (Provider(answer=b" " * 20_000), "more than 16384 bytes"),
+        (FakeProvider(status="500 Oops"), "answers 500"),
+        (FakeProvider(status="302 Found"), "answers 302"),
+        (FakeProvider(method="PATCH"), "answers 405"),
+        (FakeProvider(answer=b"<html>"), "not JSON"),
+        (FakeProvider(answer=b"[]"), "no TURN server"),
+        (FakeProvider(answer=b" " * 20_000), "more than 16384 bytes"),
     ],
 )
-async def test_a_provider_that_fails_has_a_reason(provider: Provider, reason: str) -> None:
+async def test_a_provider_that_fails_has_a_reason(provider: FakeProvider, reason: str) -> None:
     async with running(provider):
         with pytest.raises(ServiceError, match=reason):
             await account(provider.url).renew()
 
 
 async def test_a_wrong_token_is_told_without_showing_it() -> None:
-    async with running(Provider()) as provider:
+    async with running(FakeProvider()) as provider:
         events: list[Event] = []
         asking = account(provider.url, events.append, token="wr0ng")
         task = asyncio.ensure_future(asking.run())
@@ -150,7 +143,7 @@ async def test_nobody_there_is_an_error() -> None:
 
 async def test_through_the_systems_proxy(tmp_path: Path, certificate: ssl.SSLContext) -> None:
     """The proxy sees the host, and neither the path nor the token."""
-    async with running(Provider(), certificate) as provider, connect_proxy() as proxy:
+    async with running(FakeProvider(), certificate) as provider, connect_proxy() as proxy:
         proxy.leads_to = ("127.0.0.1", provider.port)
         through = Proxies(lambda scheme, host: proxy.url)
         trust = Trust(str(tmp_path / "cert.pem"))
@@ -238,8 +231,8 @@ def test_a_provider_that_fails_for_a_while_costs_nothing_and_is_asked_ever_more_
 async def test_a_provider_cannot_lead_us_into_our_own_network(host: str) -> None:
     given = [{"urls": f"turn:{host}:3478", "username": "user", "credential": "pw"}]
     events: list[Event] = []
-    async with running(Provider(answer=json.dumps(given).encode())) as provider:
-        accounts = TurnAccounts(SystemNetwork(), [provider.url], TOKEN, events.append, proxies=NO_PROXY)
+    async with running(FakeProvider(answer=json.dumps(given).encode())) as provider:
+        accounts = TurnAccounts([account(provider.url, events.append)])
         task = asyncio.ensure_future(accounts.run())
         relays = Relays(SystemNetwork(), (), events.append, accounts=accounts)
         assert relays.configured
@@ -251,9 +244,7 @@ async def test_a_provider_cannot_lead_us_into_our_own_network(host: str) -> None
 
 
 async def test_no_relay_is_waited_for_longer_than_the_account_takes_to_fail() -> None:
-    accounts = TurnAccounts(
-        SystemNetwork(), ["http://127.0.0.1:9/"], TOKEN, lambda event: None, proxies=NO_PROXY
-    )
+    accounts = TurnAccounts([account("http://127.0.0.1:9/")])
     task = asyncio.ensure_future(accounts.run())
     relays = Relays(SystemNetwork(), (), lambda event: None, accounts=accounts)
     with pytest.raises(ServiceError, match="no account gives"):
