@@ -14,7 +14,7 @@ from strangers_kit import fresh_bytes, ips, sent_by
 
 from warpgate.config import Budgets, Config
 from warpgate.core.connection.connection import Connection
-from warpgate.core.connection.paths import GREETINGS, Origin, Path
+from warpgate.core.connection.paths import GREETINGS, Origin, Path, TcpPath
 from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_channels import QuicChannels
 from warpgate.core.connection.quic_engine import State
@@ -29,7 +29,7 @@ from warpgate.core.connections import (
 from warpgate.core.pipes.durable import DurablePipe
 from warpgate.core.search.seeker import AT_ONCE, RATE
 from warpgate.core.search.session import Session
-from warpgate.events import PluginSkipped, PluginStarted
+from warpgate.events import PathLost, PluginSkipped, PluginStarted
 from warpgate.lab.memory import Captured
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.broker import BrokerRef
@@ -386,5 +386,78 @@ def test_paths_that_nobody_uses_push_out_those_of_the_same_peer_first() -> None:
             assert len(book._unclaimed) == UNCLAIMED
             near.abort()
             del book._path
+
+    virtual(main)
+
+
+# -- the paths ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        bytes(60_000),
+        b"\xff\xff" + bytes(70_000),
+        b"GET / HTTP/1.1\r\n",
+        b"\0\x15" + bytes(21),
+        b"\x04\xb0" + bytes(1200),
+    ],
+    ids=["nothing", "too much", "another protocol", "small", "of nobody"],
+)
+def test_a_tcp_path_that_carries_something_else_is_ended(garbage: bytes) -> None:
+    async def main() -> None:
+        async with World("eim-apdf+noudp", "public") as world:
+            near, far = await durable(world)
+            [path] = near.connection._paths
+            assert isinstance(path, TcpPath)
+            packets = world.internet.capture()
+            await path._stream.send(garbage)
+            await asyncio.sleep(1)
+            if garbage[:2] in (b"\0\x15", b"\x04\xb0"):
+                assert world.b.said(PathLost) == []  # datagrams that do not open: as on a UDP path
+            else:
+                assert len(world.b.said(PathLost)) == 1
+                assert len(packets) < 400
+            await exchange(near, far)
+            near.abort()
+            far.abort()
+
+    virtual(main)
+
+
+def test_a_tcp_path_that_comes_byte_by_byte_is_as_good_as_any() -> None:
+    async def main() -> None:
+        async with World("eim-apdf+noudp", "public") as world:
+            near, far = await durable(world)
+            [path] = near.connection._paths
+            assert isinstance(path, TcpPath)
+            send = path._stream.send
+
+            async def slowly(data: bytes) -> None:
+                for byte in data:
+                    await send(bytes((byte,)))
+
+            path._stream.send = slowly
+            await exchange(near, far)
+            near.abort()
+            far.abort()
+
+    virtual(main)
+
+
+def test_a_peer_that_says_nonsense_of_where_it_is_ends_its_own_connection() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            for news in (
+                b"\1" * 50,
+                replace(world.a.node.address, public_key=identity("x").public_key).encode(),
+            ):
+                near, far = await durable(world)
+                near.connection.engine.say_news(news)
+                near.connection.soon()
+                await asyncio.sleep(1)
+                assert far.connection.end is not None
+                assert len(world.b.run.connections) == 0
+            assert world.loop_errors == []
 
     virtual(main)

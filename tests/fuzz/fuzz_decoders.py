@@ -19,7 +19,7 @@ from warpgate.errors import (
     ProtocolError,
     TransferRefused,
 )
-from warpgate.model.address import NodeAddress
+from warpgate.model.address import MAX_ADDRESS_SIZE, NodeAddress
 from warpgate.model.code import OneTimeCode
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import hpke_seal, verify
@@ -28,14 +28,28 @@ from warpgate.model.rendezvous import Rendezvous
 from warpgate.model.servers import BrokerUrl, NameServerUrl, StunServer
 from warpgate.model.text import printable, printable_lines
 from warpgate.model.turn_server import TurnServer
+from warpgate.model.wanted import MAX_SERVICE
 from warpgate.plugins.random_probe import Guess
 from warpgate.plugins.reverse import CallBack
 from warpgate.plugins.tcp_punch import Meet
 from warpgate.plugins.turn import Relayed
 from warpgate.plugins.udp_punch import Punch
 from warpgate.proto import hello, igd, igd_soap, name_record, ssdp, stun, transfer_wire
+from warpgate.proto.channel_wire import (
+    TAKEN,
+    CreditReader,
+    NewsReader,
+    PipeHeadReader,
+    ReplyReader,
+    encode_credit,
+    encode_news,
+    encode_pipe_head,
+    encode_refusal,
+    is_pipe,
+)
 from warpgate.proto.check_wire import CheckCodec, introduction_of, session_of, verify_introduction
 from warpgate.proto.code_talk import Answer, Confirm, Open, Taken, decode_code_message, encode_code_message
+from warpgate.proto.datagram_frames import FrameReader, encode_frame
 from warpgate.proto.device_xml import LONGEST_TEXT, MOST_ELEMENTS
 from warpgate.proto.envelope import open_envelope
 from warpgate.proto.mqtt_framing import LARGEST_PACKET, Framing
@@ -273,7 +287,49 @@ _LINES = (
 )
 _PLACES = (b"http://192.168.1.1:5000/ctl", b"http://192.168.1.1@127.0.0.1/", b"//[::1]/", b"/ctl?x#y")
 
+PIPE_HEADS = (encode_pipe_head("ssh") + TAKEN + b"data", encode_pipe_head("") + encode_refusal("no \x1b[2J"))
+NEWS = encode_news(VECTORS["address"]) * 2
+FRAMES = encode_frame(bytes(30)) + encode_frame(bytes(1200))
+
+
+def _pipe_head(data: bytes) -> None:
+    """As the one who is called, then as the one who calls, in pieces."""
+    head, reply = PipeHeadReader(), ReplyReader()
+    for start in range(0, len(data), 7):
+        rest = head.feed(data[start : start + 7])
+        assert len(head._partial) <= 1 + MAX_SERVICE + 7
+        reply.feed(rest)
+    assert head.service is None or printable(head.service) == head.service
+    assert reply.reason.isprintable()
+
+
+def _credit(data: bytes) -> None:
+    reader = CreditReader()
+    found = [pair for start in range(0, len(data), 5) for pair in reader.feed(data[start : start + 5])]
+    assert len(found) == len(data) // 16
+    for stream, _ in found:
+        is_pipe(stream)
+
+
+def _news(data: bytes) -> None:
+    reader = NewsReader()
+    for start in range(0, len(data), 100):
+        for address in reader.feed(data[start : start + 100]):
+            NodeAddress.decode(address)
+        assert len(reader._partial) <= 2 + MAX_ADDRESS_SIZE + 100
+
+
+def _frames(data: bytes) -> None:
+    reader = FrameReader()
+    found = [frame for start in range(0, len(data), 100) for frame in reader.feed(data[start : start + 100])]
+    assert b"".join(map(encode_frame, found)) + reader._partial == data
+
+
 DECODERS = (
+    Target("durable_pipe_head", _pipe_head, (DecodeError,), PIPE_HEADS),
+    Target("durable_credit", _credit, (), (encode_credit(4, 1 << 20) * 2,)),
+    Target("durable_news", _news, (ProtocolError, AddressError), (NEWS,)),
+    Target("durable_frames", _frames, (DecodeError,), (FRAMES,)),
     Target("stun", _stun, (ProtocolError,), (*CHECKS, TURN_DATA, ERROR_401)),
     Target("stun_stream", _stun_stream, (DecodeError,), (*CHECKS, TURN_DATA, b"\x40\x00\x00\x04data")),
     Target("first_check", _introduction, (ProtocolError,), CHECKS),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from warpgate.errors import DecodeError
+
 _SIZE = 2
-LARGEST = 0xFFFF
+# What is carried is QUIC: its packets have 1,200 bytes here, and what has fewer than 21 is none (RFC 9000 section
+# 10.3). On a stream a flood of tiny ones would cost its sender next to nothing.
+SMALLEST, LARGEST = 21, 1500
 
 
 def encode_frame(data: bytes) -> bytes:
-    """OverflowError for more than LARGEST bytes."""
+    """SMALLEST to LARGEST bytes."""
     return len(data).to_bytes(_SIZE, "big") + data
 
 
@@ -18,15 +22,17 @@ class FrameReader:
         self._partial = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The frames that are whole now; empty ones mean nothing."""
+        """The frames that are whole now. DecodeError for a size that no datagram has."""
         data = self._partial + data
         at, found = 0, []
         while len(data) - at >= _SIZE:
-            end = at + _SIZE + int.from_bytes(data[at : at + _SIZE], "big")
+            size = int.from_bytes(data[at : at + _SIZE], "big")
+            if not SMALLEST <= size <= LARGEST:
+                raise DecodeError(f"a datagram of {size} bytes")
+            end = at + _SIZE + size
             if end > len(data):
                 break
-            if end > at + _SIZE:
-                found.append(data[at + _SIZE : end])
+            found.append(data[at + _SIZE : end])
             at = end
         self._partial = data[at:]
         return found

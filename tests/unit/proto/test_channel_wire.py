@@ -22,7 +22,7 @@ from warpgate.proto.channel_wire import (
     encode_pipe_head,
     encode_refusal,
 )
-from warpgate.proto.datagram_frames import FrameReader, encode_frame
+from warpgate.proto.datagram_frames import LARGEST, SMALLEST, FrameReader, encode_frame
 
 numbers = st.integers(0, ALL)
 
@@ -86,11 +86,13 @@ def test_a_pipe_that_is_not_taken() -> None:
         ReplyReader().feed(b"\x02")
 
 
-@given(st.lists(st.binary(min_size=1, max_size=1500), max_size=6), cuts)
+@given(st.lists(st.binary(min_size=SMALLEST, max_size=LARGEST), max_size=6), cuts)
 def test_datagrams_on_a_byte_stream(datagrams: list[bytes], places: list[int]) -> None:
     reader, data = FrameReader(), b"".join(map(encode_frame, datagrams))
     assert [found for piece in cut(data, places) for found in reader.feed(piece)] == datagrams
 
 
-def test_empty_datagrams_mean_nothing() -> None:
-    assert FrameReader().feed(encode_frame(b"") * 3 + encode_frame(b"x")) == [b"x"]
+@pytest.mark.parametrize("size", [0, 1, SMALLEST - 1, LARGEST + 1, 0xFFFF])
+def test_a_frame_that_holds_no_packet_is_an_error_at_its_size(size: int) -> None:
+    with pytest.raises(DecodeError, match=f"datagram of {size} bytes"):
+        FrameReader().feed(size.to_bytes(2, "big"))
