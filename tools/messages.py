@@ -17,7 +17,7 @@ from warpgate.cli.options import UsageError
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "warpgate"
 PAGE = ROOT / "docs" / "messages.md"
-DOCTOR = ("doctor", "family_words", "nat_words", "port_map_words", "strategies")
+DOCTOR = ("doctor", "self_words", "server_words", "family_words", "nat_words", "port_map_words", "strategies")
 # They are wrapped before anybody sees them, by one of those that are listed.
 WITHIN = ("DecodeError", "Refused")
 # Through which the core makes one.
@@ -90,6 +90,7 @@ def lists() -> dict[str, str]:
     command = [source for source in sources if source.layer == "cli"]
     library = [source for source in sources if source.layer != "cli"]
     doctors = [source for source in command if source.path.stem in DOCTOR]
+    doctors += [source for source in library if source.path.stem == "probe"]
     return {
         "errors": "\n\n".join(_error(name, kind, sources) for name, kind in _classes()),
         "skipped": _block(text for source in sources for text in _skipped(source)),

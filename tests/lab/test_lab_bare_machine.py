@@ -53,6 +53,31 @@ def test_a_node_starts_without_any_interface_and_is_reached_when_one_is_up(tmp_p
     ]
 
 
+def test_doctor_says_of_a_machine_without_a_network_what_is_the_matter_once(tmp_path: Path) -> None:
+    """With the servers that come with the package, all of which it would look up."""
+    need_programs("unshare", "ip")
+    known = environment(WARPGATE_DATA=str(tmp_path / "data"), XDG_CONFIG_HOME=str(tmp_path))
+    del known["WARPGATE_BROKER"], known["WARPGATE_STUN"]
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-ec", "ip link set lo up; exec warpgate doctor --json"],
+        env=known,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    findings = [json.loads(line) for line in done.stdout.splitlines()]
+    told = {
+        section: [finding["message"] for finding in findings if finding["section"] == section]
+        for section in ("interfaces", "brokers", "STUN")
+    }
+    assert "no default route: this machine reaches its own networks alone" in told["interfaces"]
+    for section in ("brokers", "STUN"):
+        reason, consequence = told[section]
+        assert reason.endswith(" not reached: no default route")
+        assert not consequence.startswith("resolve")
+
+
 def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
     """Mounted read-only, so that root cannot write either; an identity that is there already will do."""
     need_programs("unshare", "mount")

@@ -307,6 +307,17 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms"
 
 
+def span(seconds: float) -> str:
+    """In the two largest units."""
+    whole = max(0, int(seconds))
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
 def explain_report(report: tuple[PluginReport, ...]) -> str:
     """A table of what each plugin did, with its notes below it; times are milliseconds after the start."""
     if not report:

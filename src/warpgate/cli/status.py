@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warpgate.cli.records import Record, milliseconds
+from warpgate.cli.records import Record, milliseconds, span
 from warpgate.cli.shell import Shell
 from warpgate.cli.status_door import PATIENCE, socket_file
 from warpgate.errors import NetworkError, ServiceError
@@ -113,20 +113,9 @@ def _pipe(pipe: dict[str, Any], now: float) -> str:
     more = ", encrypted" * pipe["secure"] + ", relayed" * pipe["relayed"]
     return (
         f"{pipe['mode']} with {pipe['peer']}{what} by {pipe['plugin']} over {pipe['transport'].upper()}{more}: "
-        f"{pipe['local']} - {pipe['remote']}, for {_span(now - pipe['since'])}"
+        f"{pipe['local']} - {pipe['remote']}, for {span(now - pipe['since'])}"
     )
 
 
 def _when(since: float, now: float) -> str:
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since))} ({_span(now - since)})"
-
-
-def _span(seconds: float) -> str:
-    """In the two largest units."""
-    whole = max(0, int(seconds))
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since))} ({span(now - since)})"

@@ -23,6 +23,7 @@ from warpgate.core.port_mapping import PortMapping, PortMapStatus
 from warpgate.core.search.equipment import TOPIC, Equipment
 from warpgate.core.search.initiator import Initiator
 from warpgate.core.search.links import TcpLink
+from warpgate.core.search.probe import BrokerProbe
 from warpgate.core.search.quic_door import QuicDoor
 from warpgate.core.search.reader import SignalReader
 from warpgate.core.search.responder import Responder
@@ -51,6 +52,7 @@ from warpgate.model.identity import Identity, listen_port_of
 from warpgate.model.servers import BrokerUrl
 from warpgate.net.network import Interface, Watch
 from warpgate.net.translated import TranslatedNetwork
+from warpgate.net.uplinks import leads_out
 from warpgate.plan.targets import broker_refusal
 from warpgate.plugins.registry import Registry
 from warpgate.proto.hello import HelloReceived, Role
@@ -92,6 +94,9 @@ class NodeStatus:
     services: tuple[str, ...] = ()  # what peers may ask for; "" is the one without a name
     pipes: tuple[tuple[Pipe, float], ...] = ()  # the open ones, and since when
     twin: str = ""  # what is known of another node with the same key
+    routed: bool = True  # whether there is a default route
+    # When servers of ours were good at this network before: by URL of a broker, by host of any other, in Unix seconds.
+    known: tuple[tuple[str, float], ...] = ()
 
 
 class Assembly:
@@ -134,6 +139,7 @@ class Assembly:
             context, self.udp, self.discovery, self.channel, self.relays, self.tcp_door.accept
         )
         self.new_exchange = partial(CodeExchange, context, broker_connector, self._broker_urls)
+        self.new_probe = partial(BrokerProbe, context, broker_connector, self._broker_urls)
         self.sessions = sessions = Sessions()
         self.pipes = pipes = PipeMaker(context, self.udp)
         self.twins = Twins(equipment)
@@ -154,6 +160,7 @@ class Assembly:
         self._nat64 = PrefixDiscovery(network, context.emit, self._translation_changed, rng)
         self._watch: Watch | None = None
         self._moved_at = self.context.now()
+        self._known: tuple[tuple[str, float], ...] = ()
 
     @property
     def _broker_urls(self) -> tuple[str, ...]:
@@ -231,6 +238,7 @@ class Assembly:
         self._nat64.look()
         await self._nat64.first(min(patience, NAT64_PATIENCE))
         patience -= context.now() - waiting
+        self._known = self._memory.good_here()
         self.channel.start(self._memory.ranked(self._broker_urls))
         self.port_mapping.follow(self.interfaces, self.sockets.port)
         self.names.start()
@@ -426,6 +434,8 @@ class Assembly:
             self._services.offered if self._config.accept else (),
             self.pipes.since,
             self.context.instances.warning,
+            leads_out(self._network),
+            self._known,
         )
 
 

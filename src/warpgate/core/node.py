@@ -26,6 +26,7 @@ from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.plain_datagram import DatagramPipe
 from warpgate.core.port_mapping import PortMapping
 from warpgate.core.search.initiator import Initiator
+from warpgate.core.search.probe import BrokerCheck, OtherProcess
 from warpgate.core.server_memory import ServerMemory, servers_of
 from warpgate.core.serving import MessageHandler, PipeHandler, Services
 from warpgate.core.tasks import running_loop
@@ -209,6 +210,12 @@ class Node:
 
     def status(self) -> NodeStatus:
         return self._run.status()
+
+    async def check_brokers(self) -> tuple[tuple[BrokerCheck, ...], tuple[OtherProcess, ...]]:
+        """A probe to our own topic over each configured broker, on a connection of its own, and what else runs with
+        this key, by its answers; a few seconds: what doctor tells of them.
+        """
+        return await self._run_here.new_probe().run()
 
     async def check_relays(self) -> tuple[RelayCheck, ...]:
         """Ask each configured TURN server for a moment's allocation, at most 5 s: what doctor tells of them."""

@@ -164,6 +164,12 @@ class ServerMemory:
 
         return tuple(sorted(urls, key=rank))
 
+    def good_here(self) -> tuple[tuple[str, float], ...]:
+        """When each server was good at this network last, in Unix seconds: a broker by its URL, others by host."""
+        here = self._networks.get(self._key, KnownNetwork())
+        brokers = ((url, known.seen) for url, known in here.brokers.items() if known.rtt is not None)
+        return (*brokers, *((host, known.seen) for host, known in here.hosts.items()))
+
     def save(self) -> None:
         """If there is news. Other processes may have saved theirs meanwhile: only this network's part is replaced."""
         here = self._networks.get(self._key)

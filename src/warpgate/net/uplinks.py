@@ -56,3 +56,8 @@ def other_uplinks(network: Network, remote: Endpoint) -> tuple[IPAddress, ...]:
         if interface.ip.version == remote.ip.version and not interface.ip.is_loopback:
             found.setdefault(interface.name, interface.ip)
     return tuple(ip for name, ip in found.items() if name != chosen)
+
+
+def leads_out(network: Network) -> bool:
+    """Whether there is a default route, of either family."""
+    return any(network.route_source(remote) is not None for remote in _ELSEWHERE)

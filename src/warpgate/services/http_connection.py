@@ -32,6 +32,7 @@ class Answer:
     body: bytes
     location: str = ""
     retry_after: float = 0.0
+    date: str = ""
 
 
 class HttpConnection:
@@ -166,6 +167,7 @@ class HttpConnection:
             bytes(self._body),
             fields.get(b"location", b"").decode("latin-1"),
             float(after) if after.isdigit() and len(after) < 10 else 0.0,
+            fields.get(b"date", b"").decode("latin-1"),
         )
         ready = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
         if ready and not self._http.trailing_data[0]:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -50,11 +51,15 @@ class _Refusal(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class NameServerCheck:
-    """What one server did when asked how it is: `seconds` of a round trip, or the `error`."""
+    """What one server did when asked how it is: `seconds` of a round trip, or the `error`.
+
+    `ahead`: by how many seconds our clock is ahead of its own, within one; None where it does not tell.
+    """
 
     server: str
     seconds: float = 0.0
     error: str = ""
+    ahead: float | None = None
 
 
 class NameServer:
@@ -87,7 +92,7 @@ class NameServer:
         if answer.status not in (200, 201, 204):
             raise _refused(answer)
 
-    async def check(self) -> NameServerCheck:
+    async def check(self, wall_clock: Callable[[], float]) -> NameServerCheck:
         """Whether it is well, and the time of a request on an open connection."""
         try:
             await self.warm()
@@ -98,7 +103,7 @@ class NameServer:
                 raise _refused(answer)
         except WarpgateError as error:
             return NameServerCheck(self.url, error=str(error))
-        return NameServerCheck(self.url, seconds)
+        return NameServerCheck(self.url, seconds, ahead=_ahead(answer.date, wall_clock() - seconds / 2))
 
     async def close(self) -> None:
         """Whoever waits for it gets a ServiceError."""
@@ -194,7 +199,7 @@ class NameServers:
 
     async def check(self) -> tuple[NameServerCheck, ...]:
         """How each of them is: for doctor."""
-        return tuple(await asyncio.gather(*(server.check() for server in self.servers)))
+        return tuple(await asyncio.gather(*(server.check(self._wall_clock) for server in self.servers)))
 
     async def close(self) -> None:
         await asyncio.gather(*(server.close() for server in self.servers))
@@ -204,6 +209,14 @@ class NameServers:
             await server.warm()
         except WarpgateError as error:
             self._emit(ServerFailed(SERVICE, server.url, str(error)))
+
+
+def _ahead(date: str, now: float) -> float | None:
+    """By the server's Date field (RFC 9110 section 6.6.1), which has whole seconds: half of one more, on average."""
+    try:
+        return now - (parsedate_to_datetime(date).timestamp() + 0.5)
+    except ValueError:
+        return None
 
 
 def _path(name: str) -> str:

@@ -8,16 +8,20 @@ import pytest
 
 from warpgate.cli.doctor import diagnose, fingerprinted
 from warpgate.cli.nat_words import assignment_words
+from warpgate.cli.server_words import NO_ROUTE, Checks
 from warpgate.config import Config
 from warpgate.core.assembly import NodeStatus
 from warpgate.core.port_mapping import PortMapStatus
+from warpgate.core.search.probe import SWALLOWED, BrokerCheck, OtherProcess
 from warpgate.events import DoubleNatFound, MappingLearnt, ServerFailed
-from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening
+from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.model.identity import Identity
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.net.network import Interface
 from warpgate.services.names import NameServerCheck
 from warpgate.services.portmap_board import Mapped
+from warpgate.services.relay import RelayCheck
 
 EIM = NatProfile(Mapping.EIM, Filtering.APDF)
 BROKER = BrokerRef("mqtt://broker.example:1883", 0.0402)
@@ -29,15 +33,25 @@ def attached(nat: NatProfile, reflexive: str | None = "203.0.113.9") -> Attachme
     return Attachment(ip_address("10.0.0.2"), seen, udp, Listening(4242), nat)
 
 
-def status(*attachments: Attachment, brokers=(BROKER,), failures=()) -> NodeStatus:
+NOW = 1_800_000_000.0
+
+
+def status(*attachments: Attachment, brokers=(BROKER,), failures=(), **more) -> NodeStatus:
     interfaces = tuple(Interface("eth0", attachment.host, 24) for attachment in attachments)
-    return NodeStatus(interfaces, attachments, brokers, failures, ())
+    return NodeStatus(interfaces, attachments, brokers, failures, (), **more)
 
 
-def said(snapshot: NodeStatus, mappings=(), config: Config | None = None) -> dict[str, list[str]]:
+def checked(snapshot: NodeStatus, **more) -> Checks:
+    """Its brokers are well."""
+    brokers = tuple(BrokerCheck(broker.url, broker.rtt, 0.05) for broker in snapshot.brokers)
+    return Checks(**{"now": NOW, "brokers": brokers, **more})
+
+
+def said(snapshot: NodeStatus, mappings=(), config: Config | None = None, **checks) -> dict[str, list[str]]:
     """State and message by section."""
     found: dict[str, list[str]] = {}
-    for finding in diagnose(snapshot, "a" * 26, 4242, mappings, config or Config()):
+    done = checked(snapshot, **checks)
+    for finding in diagnose(snapshot, "a" * 26, 4242, mappings, config or Config(), done):
         found.setdefault(finding.section, []).append(f"{finding.state}: {finding.message}")
     return found
 
@@ -52,7 +66,9 @@ def test_a_usual_home():
     assert sections["NAT"][0] == "ok: UDP 10.0.0.2:4242 is 203.0.113.9:5151 from outside (seen by STUN)"
     assert "endpoint-independent mapping" in sections["NAT"][1]
     assert "address-and-port-dependent filtering" in sections["NAT"][2]
-    assert sections["brokers"] == ["ok: mqtt://broker.example:1883, round trip 40.2 ms"]
+    assert sections["brokers"] == [
+        "ok: mqtt://broker.example:1883, round trip 40.2 ms; a probe was back in 50.0 ms"
+    ]
     assert sections["STUN"] == ["ok: stun.example:3478 over UDP, round trip 40.0 ms"]
     assert sections["names"] == [
         "missing: no name server is configured: peers are reached by their addresses"
@@ -96,12 +112,13 @@ def test_every_port_assignment_has_its_words(kind):
     assert len(words) == len(Assignment)
 
 
+DEAD = BrokerCheck("mqtt://dead.example:1883", error="connection refused")
+
+
 def test_without_servers_it_says_what_is_missing():
-    failures = (
-        ServerFailed("broker", "mqtt://dead.example:1883", "connection refused"),
-        ServerFailed("stun", "stun.example:3478", "no answer"),
-    )
-    sections = said(status(attached(NatProfile(), reflexive=None), brokers=(), failures=failures))
+    failures = (ServerFailed("stun", "stun.example:3478", "no answer"),)
+    offline = status(attached(NatProfile(), reflexive=None), brokers=(), failures=failures)
+    sections = said(offline, brokers=(DEAD,))
     assert sections["brokers"][0] == "missing: mqtt://dead.example:1883: connection refused"
     assert "no signals" in sections["brokers"][1]
     assert sections["STUN"][0] == "missing: stun.example:3478: no answer"
@@ -113,9 +130,85 @@ def test_without_servers_it_says_what_is_missing():
     assert none["interfaces"] == ["missing: none is up"]
 
 
-def test_a_broker_that_came_back_is_not_reported():
-    failures = (ServerFailed("broker", BROKER.url, "connection lost"),)
-    assert len(said(status(attached(EIM), failures=failures))["brokers"]) == 1
+def test_a_broker_that_swallows_what_is_published_is_no_broker():
+    """However well it lets itself be connected to: the node's own status has it for a good one."""
+    sections = said(status(attached(EIM)), brokers=(BrokerCheck(BROKER.url, error=SWALLOWED),))
+    assert sections["brokers"][0] == f"missing: {BROKER.url}: {SWALLOWED}"
+    assert sections["in short"][0].startswith("warning: only peers who can reach this machine directly")
+
+
+def test_what_was_good_here_before_says_when():
+    failures = (ServerFailed("stun", "stun.example:3478", "no answer"),)
+    known = ((DEAD.url, NOW - 90_000), ("stun.example", NOW - 60))
+    sections = said(status(attached(EIM), failures=failures, known=known), brokers=(DEAD,))
+    assert sections["brokers"][0].endswith("connection refused (it was good here 1 d 1 h ago)")
+    assert sections["STUN"][0].endswith("no answer (it was good here 1 min 0 s ago)")
+
+
+def test_what_is_the_matter_with_all_servers_is_told_once():
+    urls = [f"mqtt://{name}.example:1883" for name in "abcde"]
+    failures = tuple(ServerFailed("stun", f"{name}.example:3478", f"resolve '{name}': no") for name in "abc")
+    brokers = tuple(BrokerCheck(url, error="resolve 'x': no") for url in urls)
+    offline = said(status(attached(EIM), failures=failures, routed=False), brokers=brokers)
+    assert offline["interfaces"][1] == f"missing: {NO_ROUTE}"
+    assert offline["brokers"][0] == "missing: 5 not reached: no default route"
+    assert offline["STUN"][0] == "missing: 3 not reached: no default route"
+    nameless = said(status(attached(EIM), failures=failures), brokers=brokers)
+    assert nameless["brokers"][0] == f"missing: 5 not found: DNS does not know {', '.join(urls)}"
+    assert [len(sections["brokers"]) for sections in (offline, nameless)] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("ip", "warned"), [("192.168.1.9", "private"), ("127.0.0.1", "a loopback address"), ("203.0.113.5", "")]
+)
+def test_a_relay_that_relays_at_a_private_address(ip, warned):
+    relay = RelayCheck("turn:relay.example:3478", (Endpoint.parse(f"{ip}:50000"),), 0.02)
+    lines = said(status(attached(EIM)), relays=(relay,))["relays"]
+    assert lines[0].startswith(f"ok: turn:relay.example:3478 relays at {ip}")
+    assert [line.startswith("warning:") and f"that is {warned}: of no use" in line for line in lines[1:]] == (
+        [True] if warned else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "ahead", "says"),
+    [
+        (NOW, 0.4, "ok: it agrees with that of https://names.example"),
+        (NOW, 360.0, "warning: it is 360 s ahead of that of https://names.example: one of the two is wrong"),
+        (NOW, -7200.0, "warning: it is 7200 s behind that of"),
+        (NOW, None, "info: it says 2027-01-15, and no name server is there"),
+        (86_400.0 * 3, None, "warning: it says 1970-01-04, which cannot be: set it"),
+    ],
+)
+def test_the_clock(now, ahead, says):
+    names = (NameServerCheck("https://names.example", 0.03, ahead=ahead),)
+    [line] = said(status(attached(EIM)), now=now, names=names)["clock"]
+    assert line.startswith(says)
+
+
+def test_what_else_runs_with_this_identity():
+    """A process of this machine is known by the instance in its address; another machine's is a twin."""
+    key = Identity.generate().public_key
+    told = {
+        "pid": 77,
+        "command": "listen",
+        "accepts": True,
+        "since": NOW - 3700,
+        "address": NodeAddress(key, (), (), b"\1\2\3\4").to_text(),
+    }
+    here = OtherProcess("01020304", "at 203.0.113.9", beside=False)
+    beside = OtherProcess("05050505", "at 203.0.113.9", beside=True)
+    alone = said(status(attached(EIM)), processes=(told,), others=(here, beside))["identity"]
+    assert alone == [
+        "ok: process 77 (listen) accepts peers, for 1 h 1 min",
+        "ok: no other node answers to it",
+    ]
+    twin = OtherProcess("0a0b0c0d", "at 198.51.100.3", beside=False)
+    [_, line] = said(status(attached(EIM)), processes=(told,), others=(here, twin))["identity"]
+    assert line.startswith(
+        "warning: another node runs with this identity, at 198.51.100.3 (instance 0a0b0c0d)"
+    )
+    assert "identity" not in said(status(attached(EIM)), brokers=(DEAD,))
 
 
 def test_a_fingerprint_is_complete_when_both_behaviours_are_known():
@@ -149,7 +242,7 @@ def test_name_servers_are_told_with_their_round_trip_or_reason():
         NameServerCheck("https://names.example", 0.0312),
         NameServerCheck("http://127.0.0.1:1", error="connection refused"),
     )
-    findings = diagnose(status(), "a" * 26, 4242, (), Config(), (), checks)
+    findings = diagnose(status(), "a" * 26, 4242, (), Config(), checked(status(), names=checks))
     assert [finding.text() for finding in findings if finding.section == "names"] == [
         "  + https://names.example, round trip 31.2 ms",
         "  - http://127.0.0.1:1: connection refused",

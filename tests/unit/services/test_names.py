@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from email.utils import formatdate
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -240,6 +241,17 @@ class TestOneServer:
         assert (well.server, well.error) == (server.url, "")
         assert 0 < well.seconds < 1
         assert "refused" in dead.error
+
+    @pytest.mark.parametrize(
+        ("field", "ahead"),
+        [(lambda: formatdate(time.time() - 3600, usegmt=True), 3600.0), (lambda: "last Tuesday", None)],
+    )
+    async def test_how_far_our_clock_is_ahead(self, field: Callable[[], str], ahead: float | None) -> None:
+        answer = f"HTTP/1.1 200 OK\r\nDate: {field()}\r\nContent-Length: 0\r\n\r\n"
+        async with raw(said(answer.encode())) as url, client(url) as (servers, _):
+            (well,) = await servers.check()
+        assert well.error == ""
+        assert well.ahead == (ahead if ahead is None else pytest.approx(ahead, abs=60.0))
 
     async def test_a_contact_book_that_cannot_be_read_ends_the_look_up(self) -> None:
         async def damaged() -> Contact | None:

@@ -59,11 +59,11 @@ class Twins:
         elif self._instances.answered(
             address.instance,
             signal.session,
-            _where(address),
+            where(address),
             context.now(),
             beside=signal.reason == BESIDE,
         ):
-            context.emit(TwinFound(address.instance.hex(), _where(address)))
+            context.emit(TwinFound(address.instance.hex(), where(address)))
 
     def _say(self, nonce: bytes, *, question: bool) -> None:
         context = self._context
@@ -79,6 +79,6 @@ class Twins:
             self._equipment.publish(context.identity.public_key, signal, self._equipment.channel.brokers)
 
 
-def _where(address: NodeAddress) -> str:
+def where(address: NodeAddress) -> str:
     places = dict.fromkeys(str(at.reflexive or at.host) for at in address.attachments)
     return f"at {', '.join(places)}" if places else "at a place it does not know"
