@@ -10,6 +10,8 @@ import ctypes
 import os
 from typing import Final
 
+from warpgate.errors import ConfigError
+
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWNET: Final = 0x40000000
@@ -26,7 +28,11 @@ O_CLOEXEC: Final = 0o2000000
 SIGKILL: Final = 9
 EBADFD: Final = 77
 
-_libc = ctypes.CDLL(None, use_errno=True)
+try:
+    _libc = ctypes.CDLL(None, use_errno=True)
+    _libc.unshare  # noqa: B018 - to see whether it is there
+except (TypeError, AttributeError):
+    raise ConfigError("the lab is made of Linux's network namespaces: it runs on Linux only") from None
 
 
 class _TimerSpec(ctypes.Structure):

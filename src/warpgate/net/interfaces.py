@@ -100,20 +100,21 @@ class InterfaceWatcher:
         self._known = current()
         self._timer: asyncio.TimerHandle | None = None
         self._stop_watching = INTERFACES.watch(self._notified)
-        if self._stop_watching is None:
+        self._polls = self._stop_watching is None or not INTERFACES.signs_are_sure
+        if self._polls:
             self._timer = self._loop.call_later(poll, self._compare)
 
     def _notified(self) -> None:
         now = self._loop.time()
-        if self._timer is None:
+        if now > self._latest:
             self._latest = now + self._debounce
-        else:
+        if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(min(now + self._quiet, self._latest), self._compare)
 
     def _compare(self) -> None:
-        self._timer = None
-        if self._stop_watching is None:
+        self._timer, self._latest = None, 0.0
+        if self._polls:
             self._timer = self._loop.call_later(self._poll, self._compare)
         current = self._current()
         if current != self._known:

@@ -25,14 +25,21 @@ FILES: Files
 PROCESSES: Processes
 TERMINAL: Terminal
 
-if sys.platform == "linux" or sys.platform == "android":
+if sys.platform == "win32":
+    from warpgate.platform.windows import WindowsInterfaces, WindowsSockets
+    from warpgate.platform.windows_files import WindowsFiles
+    from warpgate.platform.windows_processes import WindowsProcesses, WindowsTerminal
+
+    SOCKETS, INTERFACES = WindowsSockets(), WindowsInterfaces()
+    FILES, PROCESSES, TERMINAL = WindowsFiles(), WindowsProcesses(), WindowsTerminal()
+elif sys.platform == "linux" or sys.platform == "android":
     from warpgate.platform.linux import LinuxInterfaces, LinuxSockets
     from warpgate.platform.linux_host import LinuxFiles, LinuxProcesses
     from warpgate.platform.posix_processes import PosixTerminal
 
     SOCKETS, INTERFACES = LinuxSockets(), LinuxInterfaces()
     FILES, PROCESSES, TERMINAL = LinuxFiles(), LinuxProcesses(), PosixTerminal()
-elif sys.platform != "win32":
+else:
     from warpgate.platform.bsd import BsdInterfaces, BsdSockets
     from warpgate.platform.posix_files import AppleFiles, PosixFiles
     from warpgate.platform.posix_processes import PosixProcesses, PosixTerminal

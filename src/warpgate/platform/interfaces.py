@@ -38,6 +38,8 @@ class Interfaces:
 
     may_set_proxy = False  # whether a web proxy can be set elsewhere than in variables, where urllib finds it
 
+    signs_are_sure = True  # whether every change has a sign; else the state is compared now and then as well
+
     def assigned(self) -> tuple[AssignedAddress, ...]:
         """All addresses of all interfaces, in the system's order."""
         return tuple(
