@@ -16,18 +16,22 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 
 from warpgate import Config, Identity, Node, WarpgateError
 from warpgate.core.connection.quic_bounds import Holdings
+from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connection.quic_stream import QuicStream
+from warpgate.core.pipes.quic import QuicPipe
 from warpgate.core.search.equipment import TOPIC
 from warpgate.model.address import NodeAddress
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.net.network import TcpStream
 from warpgate.net.system import SystemNetwork
 from warpgate.proto.check_wire import CheckCodec
 from warpgate.proto.envelope import MAX_ENVELOPE, seal
 from warpgate.proto.hello import HEADER_SIZE, Handshake, Role, rest_of_message
+from warpgate.proto.quic_wire import CONNECTION_ID_SIZE
 from warpgate.proto.signals import Signal, SignalKind
 from warpgate.proto.stun import Attribute, StunClass, StunMessage, decode, encode
 from warpgate.proto.transfer_names import ENTRY_COST
@@ -47,6 +51,7 @@ from warpgate.services.mqtt import MqttConnector
 
 QUIET = Config(brokers=(), stun=(), port=0, port_map=False)
 STEP = 0.01
+HOLES = 1500  # packets, more than end a connection
 DECEPTIVE = (
     ".bash_profile",
     "-rf",
@@ -357,6 +362,68 @@ async def hostile_names(_victim: None, place: str) -> None:
     await server.serve_forever()
 
 
+# -- what streams hold ------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Of the connection id in 1-RTT packets that a socket sends."""
+
+    def __init__(self, send: Callable[..., bool]) -> None:
+        self.send = send
+        self.ids: list[bytes] = []
+
+    def __call__(self, data: bytes, target: SockAddr, ttl: int | None = None) -> bool:
+        if data[0] & 0xC0 == 0x40:
+            self.ids.append(data[1 : 1 + CONNECTION_ID_SIZE])
+        return self.send(data, target, ttl)
+
+
+async def stream_holes(victim: Victim) -> None:
+    """One-byte frames with every second byte missing, on one stream after the other."""
+    sys.path.insert(0, "tests/unit/core")
+    from quic_forger import Forger, holes  # noqa: PLC0415 - of the tests, whose path is known now
+
+    async with Node(QUIET, identity=Identity.generate()) as node:
+        while True:
+            with contextlib.suppress(WarpgateError, TimeoutError):
+                pipe = await node.connect(victim.text, transport="udp", durable=False, timeout=5.0)
+                assert isinstance(pipe, QuicPipe)
+                flow = pipe._driver
+                assert isinstance(flow, QuicFlow)
+                stream, recorder = flow.stream, Recorder(flow._port.socket.send)
+                flow._port.socket.send = recorder  # type: ignore[method-assign]
+                await pipe.send(b"x")
+                while not recorder.ids:  # noqa: ASYNC110 - it is sent in the next turn
+                    await asyncio.sleep(STEP)
+                target = SimpleNamespace(_quic=stream._quic, id=recorder.ids[-1])
+                # Our library must not hear of packets acknowledged that it has not sent.
+                flow._port.streams.pop(flow._target, None)
+                forger = Forger(target, stream._secrets.client_secret or b"")
+                async for number in paced(1000.0):
+                    recorder.send(forger.seal(holes(0, 100_000 + 120 * number, 60)), flow._target)
+                    if number == HOLES:
+                        break
+                pipe.abort()
+
+
+async def hoarder(victim: Victim) -> None:
+    """400 durable pipes of eight keys, filled as far as they take it, whose echo nobody reads."""
+
+    async def one(_: int) -> None:
+        async with Node(QUIET, identity=Identity.generate()) as node, asyncio.TaskGroup() as group:
+
+            async def fill() -> None:
+                with contextlib.suppress(WarpgateError, TimeoutError):
+                    pipe = await node.connect(victim.text, durable=True, timeout=20.0)
+                    while True:
+                        await pipe.send(bytes(65_536))
+
+            for _ in range(50):
+                group.create_task(fill())
+
+    await asyncio.gather(*map(one, range(8)))
+
+
 # -- warpgate receive -------------------------------------------------------------------------------------------------
 
 
@@ -424,6 +491,8 @@ ATTACKS: dict[str, Callable[..., Awaitable[None]]] = {
         quic_first_packets,
         hostile_stun,
         hostile_names,
+        stream_holes,
+        hoarder,
         held_receiver,
         deceptive_names,
         long_lists,

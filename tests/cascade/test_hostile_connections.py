@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from cascade_world import Seat, World, connected, exchange, hosted_by, identity, virtual
 from durable_kit import darkness, moved
-from strangers_kit import fresh_bytes, ips, sent_by
+from strangers_kit import Stranger, fresh_bytes, ips, sent_by
 
 from warpgate.config import Budgets, Config
 from warpgate.core.connection.connection import Connection
@@ -34,6 +34,7 @@ from warpgate.lab.memory import Captured
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.plugins.udp_punch import Punch
 from warpgate.proto.quic_wire import DURABLE_ID_SIZE
 
 THIRD_BROKER = "mqtt://203.0.113.77:25"
@@ -459,5 +460,39 @@ def test_a_peer_that_says_nonsense_of_where_it_is_ends_its_own_connection() -> N
                 assert far.connection.end is not None
                 assert len(world.b.run.connections) == 0
             assert world.loop_errors == []
+
+    virtual(main)
+
+
+# -- what an offer of a connection sends --------------------------------------------------------------------------
+
+
+def test_the_first_words_of_a_connection_cost_a_bystander_little() -> None:
+    """A client's first packets travel in the offer, and the answer to them to wherever its sender says it is."""
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            mallory = Stranger(world)
+            packets = world.internet.capture()
+            victims = [mallory.attachment(f"203.1.113.{number}", port=5000) for number in range(1, 9)]
+            engine = QuicChannels.client(
+                mallory.identity, world.b.node.public_key, fresh_bytes(16), world.now, Holdings()
+            )
+            flight = tuple(engine.datagrams(world.now))
+            offer = mallory.offer(
+                ("udp_punch", Punch(1)), address=mallory.address(*victims), mode="path", flight=flight
+            )
+            mallory.publish(offer)
+            await asyncio.sleep(40)
+            sent = [
+                len(seen.packet.payload)
+                for seen in packets
+                if seen.sent
+                and seen.host == "b"
+                and str(seen.packet.flow.destination.ip).startswith("203.1.113.")
+            ]
+            assert 8 * 12 < len(sent) <= 8 * (12 + 4)
+            assert sum(sent) <= 37_000
+            mallory.close()
 
     virtual(main)
