@@ -41,13 +41,14 @@ class Counters(lab.Counters):
 # -- faults ------------------------------------------------------------------------------------------------------
 
 
-def moved(name: str, number: int) -> Fault:
+def moved(name: str, number: int, kind: str = "eim-apdf") -> Fault:
     """The node is in another network behind another router: new addresses everywhere."""
 
     def move(world: World) -> None:
-        nat = kind_of("eim-apdf").layers[0].nat
+        nat = kind_of(kind).layers[0].nat
         router = world.internet.router(f"{name}{number}", f"198.51.100.{number}", nat)
         world.internet.move(world.hosts[name], f"192.168.{number}.2", behind=router)
+        world.routers[name] = router
 
     return move
 
@@ -56,9 +57,9 @@ def both(one: Fault, other: Fault) -> Fault:
     return lambda world: (one(world), other(world))
 
 
-def renumbered(name: str) -> Fault:
+def renumbered(name: str, number: int = 99) -> Fault:
     """The router has another public address and no mappings, and nobody is told."""
-    return lambda world: world.routers[name].renumber("198.51.100.99")
+    return lambda world: world.routers[name].renumber(f"198.51.100.{number}")
 
 
 def forgotten(world: World) -> None:

@@ -71,6 +71,22 @@ def test_a_durable_pipe_opens_by_the_first_path(
     virtual(main)
 
 
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_node_that_moves_while_its_first_path_is_looked_for_looks_again(name: str) -> None:
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            connecting = asyncio.ensure_future(durable(world))
+            await asyncio.sleep(1.5 * R)
+            moved(name, 77)(world)
+            near, far, _ = await connecting
+            await exchange(near, far)
+            await near.close()
+            await far.close()
+            await gone(world)
+
+    virtual(main)
+
+
 def test_a_further_pipe_costs_nothing_and_each_is_a_stream_of_its_own() -> None:
     async def main() -> None:
         async with World() as world:
@@ -419,7 +435,8 @@ def test_a_peer_that_is_gone_ends_the_pipe_when_patience_is_over() -> None:
 def test_a_peer_that_was_restarted_ends_the_pipe_at_once() -> None:
     async def main() -> None:
         async with World() as world:
-            near, _, _ = await durable(world)
+            near, far, _ = await durable(world)
+            await exchange(near, far)
             world.hosts["b"].crash()
             await asyncio.sleep(1)
             await world.b.node.close()
@@ -427,9 +444,8 @@ def test_a_peer_that_was_restarted_ends_the_pipe_at_once() -> None:
             await world.b.node.start()
             await asyncio.sleep(5)
             began = world.now
-            await near.send(b"do you know me?")
             with pytest.raises(PipeClosed, match="restarted"):
-                await near.recv()
+                await exchange(near, near)
             assert world.now - began <= 2.0
             again = await world.a.node.connect(world.b.node.address, durable=True)
             await exchange(again, await world.b.node.accept())

@@ -262,6 +262,13 @@ class Connections:
         """Whether there is any with it: paths for it come from whoever has moved."""
         return any(other.peer_key == peer_key for other in self._all)
 
+    def sought(self, peer_key: bytes, connection: bytes, remote: NodeAddress) -> None:
+        """A peer that is at `remote` now looks for a path for this connection."""
+        for other in tuple(self._all):
+            if connection and other.id == connection and other.peer_key == peer_key:
+                other.meet(remote)
+                other.question()
+
     def take(self, session: Session, link: Links) -> None:
         """A nominated link of a session that a peer began: it is for the connection that its first datagram names."""
         path = self._path(session, link)

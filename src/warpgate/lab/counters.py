@@ -30,13 +30,14 @@ class Gap:
 
 
 class Counters:
-    """`SIZE` bytes each `EACH` seconds, from when it is made until `stop`; `fault` says what was wrong, "" nothing."""
+    """`SIZE` bytes each so many seconds, from when it is made until `stop`; `fault` says what was wrong, "" nothing."""
 
-    def __init__(self, pipe: Stream) -> None:
+    def __init__(self, pipe: Stream, each: float = EACH) -> None:
         self.sent = self.received = 0
         self.fault = ""
         self.gaps: list[Gap] = []
         self._pipe = pipe
+        self._each = each
         self._loop = asyncio.get_running_loop()
         self._last: float | None = None  # when the latest one came
         self._sending = asyncio.ensure_future(self._send())
@@ -47,7 +48,7 @@ class Counters:
             while True:
                 self.sent += 1
                 await self._pipe.send(counter(self.sent))
-                await asyncio.sleep(EACH)
+                await asyncio.sleep(self._each)
 
     async def _receive(self) -> None:
         try:

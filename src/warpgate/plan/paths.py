@@ -9,9 +9,9 @@ from dataclasses import dataclass
 # is taken for its variation as well, as after the first sample (section 5.3: half of it, four times).
 _ACK_DELAY = 0.025
 _VARIATION = 2.0
-# After three of them, and half a second at least, silence is no accident: with 5 % loss each way all of the repetitions
-# within are lost once in 10,000 times, and a stall of 200 ms passes.
-_TIMEOUTS = 3
+# After two of them, and half a second at least, silence is no accident: the question is repeated each 1.25 round trips,
+# so with 5 % loss each way all five are lost once in 100,000 times, and a stall of 200 ms passes.
+_TIMEOUTS = 2
 SOONEST = 0.5
 LATEST = 3.0
 UNKNOWN_ROUND_TRIP = 0.1

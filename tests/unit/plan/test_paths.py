@@ -33,7 +33,7 @@ def test_the_best_path(paths: list[PathState], chosen: PathState | None) -> None
 
 
 @pytest.mark.parametrize(
-    ("round_trip", "seconds"), [(0.0, SOONEST), (0.04, SOONEST), (0.2, 1.875), (None, 0.975), (5.0, LATEST)]
+    ("round_trip", "seconds"), [(0.0, SOONEST), (0.04, SOONEST), (0.2, 1.25), (None, 0.65), (5.0, LATEST)]
 )
 def test_patience_follows_the_round_trip(round_trip: float | None, seconds: float) -> None:
     assert suspicion(round_trip) == pytest.approx(seconds)

@@ -164,7 +164,10 @@ class Connection(QuicDriver):
         """Of a search that begins now."""
         if self.current is None:
             return Errand(flight=self.flight, invited=self.invited)
-        return Errand(self.id, invited=self.invited)
+        # The peer must know it by now, or else say that it does not: it takes no longer to prove a client.
+        old = self._context.now() - self.began > self._context.config.budgets.hello_patience
+        known = self.engine.confirmed or (self.engine.state is State.OPEN and old)
+        return Errand(self.id if known else b"", invited=self.invited)
 
     # -- before the first path -----------------------------------------------------------------------------------
 
@@ -247,14 +250,26 @@ class Connection(QuicDriver):
 
         What leaves from a relay that we reached from before may be dead; of a path from here it shows soon.
         """
+        if self._chosen is not None and not self._suspected and self._chosen.origin.local.ip not in own:
+            self._suspect()
+            self._knock()
+        else:
+            self.question()
+
+    def question(self) -> None:
+        """There is reason to believe that our path is dead, and we may have noticed nothing: does it answer?"""
         if self._chosen is None or self._suspected:
             return
-        if self._chosen.origin.local.ip not in own:
-            self._suspect()
-        else:
-            self._hasty = True
-            self._look()
+        self._hasty = True
+        self._look()
         self._knock()
+        if self.seeker is not None:
+            self.seeker.late()
+
+    def _look_whether_opened(self, path: Path) -> None:
+        """The handshake asks by itself, but over a path that may have died since it was proved."""
+        if path is self._chosen and self.engine.state is State.OPENING and not self._suspected:
+            self._suspect()
 
     def _suspect(self) -> None:
         self._suspected = True
@@ -302,6 +317,8 @@ class Connection(QuicDriver):
                     self._loop.call_later(RETIREMENT, self._retire, other)
         self._knock()
         self._settled(gap)
+        if self.engine.state is State.OPENING:
+            self._loop.call_later(self._patience, self._look_whether_opened, path)
 
     def _retire(self, path: Path) -> None:
         """Unless it is the chosen one again."""

@@ -238,6 +238,9 @@ class QuicChannels(QuicEngine):
         self._early_bytes = 0
         # Until the peer is known to have our proof, what we send costs it: more than this at once is cut off.
         self.unconfirmed_room = FIRST_CREDIT if client else 1 << 62
+        self.confirmed = (
+            False  # the peer knows this connection as ours: a client's proof may still be on its way
+        )
         self.wrote = False  # something was written since the owner last looked
         self._pings = 0
         self.answered = 0  # the number of the last ping that came back
@@ -380,6 +383,7 @@ class QuicChannels(QuicEngine):
         return self._delivered.get(stream, 0)
 
     def _proved(self) -> None:
+        self.confirmed = not self.is_client
         early, self._early = self._early, []
         for stream, data, end in early:
             self._stream_data(stream, data, end)
@@ -393,7 +397,9 @@ class QuicChannels(QuicEngine):
             if self._early_bytes > 2 * FIRST_CREDIT:
                 raise NetworkError("the peer sent more than it may")
             self._early.append((stream, data, end))
-        elif stream == CONTROL:
+            return
+        self.confirmed = True  # a server says nothing before it has its client's proof
+        if stream == CONTROL:
             for address in self._news.feed(data):
                 self._heard_news(address)
         elif stream == self._peer_credit_stream:

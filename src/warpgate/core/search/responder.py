@@ -21,6 +21,7 @@ from warpgate.core.search.sessions import Sessions
 from warpgate.core.udp.demultiplexer import Port
 from warpgate.errors import AuthenticationError, DecodeError, NetworkError, ProtocolError
 from warpgate.events import StrangerRefused
+from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.wanted import Wanted
 from warpgate.proto.check_wire import introduction_of, refusal_of, verify_introduction
@@ -70,6 +71,10 @@ class Paths(Protocol):
 
     def begin(self, session: Session, flight: Sequence[bytes]) -> bool:
         """The first packets of the connection that a session looks for a path for; whether there is one now."""
+        ...
+
+    def sought(self, peer_key: bytes, connection: bytes, remote: NodeAddress) -> None:
+        """A peer that is at `remote` now looks for a path for this connection."""
         ...
 
     def take(self, session: Session, link: Chosen) -> None:
@@ -148,6 +153,7 @@ class Responder:
             self._check_service(wanted, mode)
             key = self._session_key(opened.sender, signal.session)
             hosted = self._begin(Claim(signal.session, opened.sender, key, mode, opened.address, wanted))
+            self._paths.sought(opened.sender, signal.connection, opened.address)
         elif hosted.session.peer_key != opened.sender:
             raise AuthenticationError("somebody else's session")
         elif (hosted.session.mode is Mode.PATH) != (mode is Mode.PATH):

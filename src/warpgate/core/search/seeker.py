@@ -59,6 +59,7 @@ class PathSeeker:
         own = TokenBucket(RATE, AT_ONCE, self._context.now())
         self._books = (own,) if connection.invited else (own, equipment.peer_searches)
         self._running: set[Initiator[Path]] = set()
+        self._outdated: set[Initiator[Path]] = set()  # those of them that are of a network that we have left
         self._tasks: list[asyncio.Task[None]] = []
         self._patience = equipment.context.config.timing.attempt_timeout
         self.report: tuple[PluginReport, ...] = ()
@@ -90,6 +91,7 @@ class PathSeeker:
     def moved(self) -> None:
         """Our network is another one: what is going on was begun from the one before."""
         if not self._connection.works:
+            self._outdated |= self._running
             for initiator in tuple(self._running):
                 initiator.stop("this node has moved")
         self._tell()
@@ -146,9 +148,8 @@ class PathSeeker:
     async def _search(self, plugins: list[str], wanted: Callable[[], bool]) -> bool:
         """Whether it found a path, or is not wanted any more."""
         connection = self._connection
-        if (
-            connection.current is not None
-        ):  # perhaps we have just moved: what the peer is to aim at comes first
+        if connection.current is not None and plugins is self._direct:
+            # Perhaps we have just moved: what the peer is to aim at comes first. A relay is opened meanwhile.
             await self._equipment.discovery.first(MEASURING)
         try:
             initiator = Initiator(
@@ -178,10 +179,14 @@ class PathSeeker:
         except ConnectFailed as failure:
             if initiator.refusal is not None and initiator.refusal.startswith(UNKNOWN_CONNECTION):
                 connection.finish("the peer does not know this connection: it was restarted")
+            if initiator in self._outdated:  # that was no answer: ask again from here
+                await self._equipment.discovery.first(MEASURING)
+                return True
             self._failed(failure)
             return False
         finally:
             self._running.discard(initiator)
+            self._outdated.discard(initiator)
             await self._give_up(searching)
         self.report += initiator.report if connection.current is None else ()
         connection.meet(initiator.remote)
