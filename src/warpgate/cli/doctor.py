@@ -40,8 +40,32 @@ FINGERPRINT_PATIENCE = 4.0
 FINGERPRINT_POLL = 0.1
 
 
-def run(_arguments: argparse.Namespace, shell: Shell) -> int:
-    return shell.run(_examine(shell))
+def run(arguments: argparse.Namespace, shell: Shell) -> int:
+    return shell.run(_check_list(shell) if arguments.servers else _examine(shell))
+
+
+async def _check_list(shell: Shell) -> int:
+    """Every broker and STUN server of the settings, or else of the list of public ones; without a node."""
+    from warpgate.model.servers import BrokerUrl, StunServer  # noqa: PLC0415 - slow imports, only where needed
+    from warpgate.net.system import SystemNetwork  # noqa: PLC0415
+    from warpgate.services.defaults import public_servers  # noqa: PLC0415
+    from warpgate.services.mqtt import MqttConnector  # noqa: PLC0415
+    from warpgate.services.server_check import check_servers  # noqa: PLC0415
+
+    config, network, public = shell.settings.config, SystemNetwork(), public_servers()
+    brokers = public.brokers if config.brokers is None else tuple(map(BrokerUrl.parse, config.brokers))
+    stun = public.stun if config.stun is None else tuple(map(StunServer.parse, config.stun))
+    checks = await check_servers(network, MqttConnector(network), brokers, stun)
+    day = time.strftime("%Y-%m-%d", time.gmtime())
+    for kind, heading in (("broker", "brokers"), ("stun", "STUN")):
+        shell.output.heading(heading)
+        for check in (each for each in checks if each.kind == kind):
+            state = "missing" if check.error else "ok"
+            shell.output.show(Finding(heading, state, f"{check.entry}: {check.error or check.words}"))
+    shell.output.heading("rows for the next list")
+    for check in checks:
+        shell.output.show(Finding("rows", "info", check.row(day).strip()))
+    return 0
 
 
 async def _examine(shell: Shell) -> int:

@@ -113,7 +113,7 @@ def build_parser() -> Parser:
     )
     _add_receive(command("receive", "take files that peers send", "[CODE] [DIR]"))
     command("status", "tell what runs with this identity: services, pipes, brokers, address")
-    command("doctor", "tell what works here and what does not")
+    _add_doctor(command("doctor", "tell what works here and what does not"))
     explain = command("explain", "connect, then tell what each strategy did and why", "TARGET[/SERVICE]")
     _add_connecting(explain)
     explain.set_defaults(durable=False)
@@ -152,6 +152,14 @@ def _add_service(parser: Parser) -> None:
     parser.add_argument("--print", action="store_true", dest="show", help="print the unit, and write nothing")
     parser.add_argument(
         "words", nargs=argparse.REMAINDER, metavar="COMMAND", help="listen, receive or serve, with options"
+    )
+
+
+def _add_doctor(parser: Parser) -> None:
+    parser.add_argument(
+        "--servers",
+        action="store_true",
+        help="test every broker and STUN server of the settings, or of the list of public ones, instead",
     )
 
 

@@ -161,6 +161,16 @@ def test_an_interface_that_is_not_there(start):
     assert b"nosuch0" in errors
 
 
+def test_doctor_tests_a_list_of_servers(start):
+    status, output, _ = start(
+        "a", "doctor", "--servers", "--broker", "mqtt://127.0.0.1:9", "--stun", "127.0.0.1:9?transport=tcp"
+    ).finish()
+    assert status == 0
+    assert b"- mqtt://127.0.0.1:9: " in output
+    assert b"- 127.0.0.1:9?transport=tcp: TCP: " in output
+    assert b'# "mqtt://127.0.0.1:9",  # ' in output
+
+
 def test_doctor_runs_without_any_server(start):
     status, output, errors = start("a", "doctor").finish()
     assert (status, errors) == (0, b"")
