@@ -67,6 +67,7 @@ def _check_entrances(arguments: argparse.Namespace, journey: Journey) -> None:
 async def _ping(shell: Shell, journey: Journey, count: int) -> int:
     async with (
         shell.node(accept=False, observer=Outages(shell.output).observe) as node,
+        told(node, shell, "connect"),
         owned(await journey.connect(node)) as pipe,
     ):
         shell.output.show(PipeOpen.of(pipe))

@@ -15,6 +15,7 @@ from warpgate.cli.address import draw_qr
 from warpgate.cli.connecting import Journey
 from warpgate.cli.options import UsageError
 from warpgate.cli.shell import Shell
+from warpgate.cli.status_door import told
 from warpgate.cli.transfer_records import CodeShown, SentShown, Skipped
 from warpgate.cli.transfer_view import TransferView
 from warpgate.errors import TransferFailed
@@ -83,6 +84,7 @@ async def _send(
     sources, complete = await _scanned(shell, files)
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(shell.node(accept=False))
+        await stack.enter_async_context(told(node, shell, "send"))
         if journey.target is None:
             offered = await stack.enter_async_context(
                 node.offer_code()

@@ -61,6 +61,23 @@ def test_it_tells_services_pipes_and_the_address_as_pipes_come_and_go(start, tmp
     assert told["pipes"] == []
 
 
+@pytest.mark.parametrize(
+    ("command", "words"), [("connect", ("--ping", "1")), ("send", ("--text", "hello"))], ids=("ping", "send")
+)
+def test_commands_that_end_by_themselves_are_told_while_they_run(start, command, words):
+    """Each waits for a peer whose service says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"localhost:{silent.getsockname()[1]}"
+        listener = start("there", "listen", "--json", "--forward", place, "--forward", f"files={place}")
+        address = listener.ready()
+        last = (*words, address) if command == "send" else (address, *words)
+        visitor = start("here", command, *last)
+        listener.read_event()
+        (told,) = status_of(start, "here")
+        assert (told["command"], told["pid"], told["accepts"]) == (command, visitor.process.pid, False)
+        assert [pipe["service"] for pipe in told["pipes"]] == ["files" if command == "send" else ""]
+
+
 def test_people_read_it(start):
     listener = start("there", "listen", "--json", "--exec", "cat")
     address = listener.ready()
