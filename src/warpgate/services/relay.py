@@ -24,6 +24,7 @@ from warpgate.net.threads import in_thread
 from warpgate.net.tls import client_context
 from warpgate.net.uplinks import other_uplinks
 from warpgate.proto.turn_wire import RelayRequest
+from warpgate.services.proxy import Proxies
 from warpgate.services.relay_allocation import Allocation, Redirected
 from warpgate.services.relay_carrier import Carrier, Route, StreamCarrier, UdpCarrier, dial
 from warpgate.services.relay_tcp import TcpRelay
@@ -61,13 +62,15 @@ class Relays:
         limit: int = 256,
         wall_clock: Callable[[], float] = time.time,
         accounts: TurnAccounts | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         """`servers`: see `model.turn_server`; `ca_file`: PEM, trusted besides the system's. ConfigError for either.
 
-        `accounts`: where more servers come from while the node runs.
+        `accounts`: where more servers come from while the node runs. `proxies`: None for the system's.
         """
         self._own = tuple(dict.fromkeys(TurnServer.parse(server) for server in servers))
         self._accounts = accounts
+        self._proxies = Proxies() if proxies is None else proxies
         self._network = network
         self._emit = emit
         self._wall_clock = wall_clock
@@ -117,9 +120,8 @@ class Relays:
     @property
     def hosts(self) -> frozenset[IPAddress]:
         """Of the servers that relay for us now, as we reach them."""
-        return frozenset(
-            allocation.route.endpoint.ip for allocation in self._allocations if allocation.relayed
-        )
+        routes = (allocation.route for allocation in self._allocations if allocation.relayed)
+        return frozenset(route.endpoint.ip for route in routes if route.proxy is None)
 
     async def close(self) -> None:
         """Give everything back, within a second."""
@@ -154,15 +156,7 @@ class Relays:
     async def _ask(self, server: TurnServer, transport: TurnTransport, wanted: RelayRequest) -> Allocation:
         """One server over one transport, at the first of its addresses that answers (RFC 8305)."""
         try:
-            found = await self._network.resolve(server.host, server.port)
-            if server not in self._own:
-                found = _on_the_internet(found)
-            usable = in_order(
-                [endpoint for endpoint in found if self._network.route_source(endpoint) is not None]
-            )
-            if not usable:
-                raise NetworkError("no route")
-            routes = [Route(server, endpoint, transport, server.host) for endpoint in usable]
+            routes = await self._routes(server, transport)
             others = [
                 replace(route, source=ip)
                 for route in routes
@@ -180,6 +174,24 @@ class Relays:
             self._emit(ServerFailed("turn", str(server), f"over {transport.name}: {error}"))
             raise ServiceError(str(error)) from None
 
+    async def _routes(self, server: TurnServer, transport: TurnTransport) -> list[Route]:
+        """What looks like the web goes by the system's web proxy, if it names one. NetworkError without a way."""
+        proxy = None
+        if transport is TurnTransport.TLS:
+            proxy = await self._proxies.find(server.host, tls=True)
+        host, port = (server.host, server.port) if proxy is None else (proxy.host, proxy.port)
+        found = await self._network.resolve(host, port)
+        if server not in self._own and proxy is None:
+            found = _on_the_internet(found)
+        elif server not in self._own:  # where the proxy would lead has to be known here, too
+            _on_the_internet(await self._network.resolve(server.host, server.port))
+        usable = in_order(
+            [endpoint for endpoint in found if self._network.route_source(endpoint) is not None]
+        )
+        if not usable:
+            raise NetworkError("no route")
+        return [Route(server, endpoint, transport, server.host, proxy=proxy) for endpoint in usable]
+
     async def _allocate(self, route: Route, wanted: RelayRequest, delay: float = 0.0) -> Allocation:
         started = asyncio.get_running_loop().time()
         if delay:
@@ -192,7 +204,7 @@ class Relays:
                 endpoint = redirected.alternate
                 # RFC 8489 section 10: the same family, and not where we have been before. Nor to this machine, its
                 # links, or a private network, unless that is where the server is that our user has named.
-                if endpoint in visited or endpoint.family is not route.endpoint.family:
+                if endpoint in visited or endpoint.family is not route.endpoint.family or route.proxy:
                     raise
                 if (reason := self._misdirected(endpoint, route.endpoint)) is not None:
                     raise ServiceError(f"{route.endpoint} sends us astray: {reason}") from None

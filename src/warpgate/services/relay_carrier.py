@@ -15,6 +15,7 @@ from warpgate.model.turn_server import TurnServer, TurnTransport
 from warpgate.net.network import Network, TcpStream
 from warpgate.net.tls import secure
 from warpgate.proto.stun import StreamDecoder
+from warpgate.services.proxy import Proxy, tunnel
 
 # Datagrams in a stream must not pile up behind a slow one: a quarter of a second at 8 Mbit/s, then they are lost.
 QUEUE_LIMIT = 256 * 1024
@@ -31,7 +32,7 @@ OnBroken = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Route:
     """One way to one server: `name` is what its certificate must hold, `source` the address of ours to use (None: the
-    system's choice).
+    system's choice). With a `proxy` the endpoint is the proxy's, which leads to the server.
     """
 
     server: TurnServer
@@ -39,6 +40,7 @@ class Route:
     transport: TurnTransport
     name: str
     source: IPAddress | None = None
+    proxy: Proxy | None = None
 
     def __str__(self) -> str:
         return f"{self.server} at {self.endpoint} over {self.transport.name}"
@@ -186,6 +188,8 @@ async def dial(network: Network, route: Route, context: ssl.SSLContext | None) -
     try:
         async with asyncio.timeout(DIAL_PATIENCE):
             stream = await network.dial_tcp(route.endpoint, local)
+            if route.proxy is not None:
+                await tunnel(stream, route.proxy, route.server.host, route.server.port)
             return stream if context is None else await secure(stream, context, route.name)
     except TimeoutError:
         raise ServiceError(f"no connection to {route.endpoint} within {DIAL_PATIENCE:g} s") from None
