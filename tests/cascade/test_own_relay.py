@@ -46,6 +46,9 @@ class OwnRelayWorld(World):
         return [entry for entry in super().strays() if entry.host != "turn"]
 
     async def given_back(self) -> None:
+        """When nobody keeps one in reserve any more."""
+        for seat in (self.a, self.b):
+            seat.run.relays._drop_reserve()
         async with asyncio.timeout(45.0):
             while self.relay.machine.allocations or self.relay.connections:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)

@@ -228,6 +228,7 @@ class Assembly:
         self.tasks.spawn("discovery", self.discovery.run())
         self.tasks.spawn("stalled pipes", self.pipes.watch())
         self.tasks.spawn("twins", self.twins.watch())
+        self.relays.stock()
         self.tasks.spawn("servers", self._keep_servers())
         if self.accounts:
             self.tasks.spawn("relay accounts", self.accounts.run())
@@ -284,6 +285,7 @@ class Assembly:
         self._follow_interfaces()
         self.discovery.refresh()
         self.channel.reconnect()
+        self.relays.stock()
         self._nat64.look()
         self.connections.moved(frozenset(interface.ip for interface in self.interfaces))
 

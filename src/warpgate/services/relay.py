@@ -1,7 +1,8 @@
 """TURN servers: allocations on whichever of the configured ones answers first, over whatever gets through to it.
 
 UDP, TCP and TLS to all servers are tried at once: the first allocation is kept, which makes it the nearest relay and
-UDP wherever that passes; the others are given back. Nothing is allocated before somebody asks.
+UDP wherever that passes; the others are given back. A node has one allocation in reserve, so that whoever asks waits
+for no server.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ OTHER_UPLINKS = 3
 # What the end of a node may wait for streams that still drain, and again for the server's last answers.
 FAREWELL = 0.4
 CHECK_PATIENCE = 5.0
+RESERVE = RelayRequest(Transport.UDP, frozenset(Family))
+# After the reserve was used, or could not be had. A program that connects once is done with searching by then.
+RESERVE_PAUSE = 10.0
+RESERVE_RETRY = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,8 @@ class Relays:
         self._limit = limit
         self._context = None if ca_file is None else client_context(ca_file)
         self._allocations: set[Allocation] = set()
+        self._reserve: asyncio.Task[Allocation] | None = None
+        self._restocking: asyncio.TimerHandle | None = None
 
     @property
     def servers(self) -> tuple[TurnServer, ...]:
@@ -93,6 +100,8 @@ class Relays:
         """An allocation with an endpoint of each of these families, as far as the server has them; the caller's share
         is to be dropped. ServiceError with every server's reason.
         """
+        if (reserve := await self._take_reserve()) is not None:
+            return reserve
         return await self._open(RelayRequest(Transport.UDP, frozenset(families)))
 
     async def open_tcp(self, family: Family, acceptor: Acceptor) -> TcpRelay:
@@ -125,8 +134,60 @@ class Relays:
 
     async def close(self) -> None:
         """Give everything back, within a second."""
+        self._drop_reserve()
         if self._allocations:
             await asyncio.gather(*(allocation.finish(FAREWELL) for allocation in tuple(self._allocations)))
+
+    # -- the reserve ---------------------------------------------------------------------------------------------
+
+    def stock(self) -> None:
+        """From now on there is an allocation in reserve, anew if there is one: our network is another one perhaps."""
+        self._drop_reserve()
+        if self.configured:
+            self._reserve = asyncio.ensure_future(self._open(RESERVE))
+            self._reserve.add_done_callback(self._stocked)
+
+    def _stocked(self, reserve: asyncio.Task[Allocation]) -> None:
+        if reserve.cancelled():
+            return
+        if reserve.exception() is not None:
+            self._restock_in(RESERVE_RETRY)
+        else:
+            reserve.result().ended.add_done_callback(lambda _: self._reserve_ended(reserve))
+
+    def _reserve_ended(self, reserve: asyncio.Task[Allocation]) -> None:
+        if self._reserve is reserve:
+            self._reserve = None
+            self._restock_in(RESERVE_RETRY)
+
+    def _restock_in(self, seconds: float) -> None:
+        if self._restocking is not None:
+            self._restocking.cancel()
+        self._restocking = asyncio.get_running_loop().call_later(seconds, self.stock)
+
+    def _drop_reserve(self) -> None:
+        reserve, self._reserve = self._reserve, None
+        if self._restocking is not None:
+            self._restocking.cancel()
+            self._restocking = None
+        if reserve is None:
+            return
+        reserve.cancel()
+        if reserve.done() and not reserve.cancelled() and reserve.exception() is None:
+            reserve.result().drop()
+
+    async def _take_reserve(self) -> Allocation | None:
+        """The caller's from now on. ServiceError when it could not be had just now."""
+        reserve = self._reserve
+        if reserve is None or (reserve.done() and reserve.exception() is not None):
+            return None
+        await asyncio.wait([reserve])
+        if self._reserve is not reserve or reserve.cancelled():  # somebody else was first, or we have moved
+            return None
+        allocation = reserve.result()
+        self._reserve = None
+        self._restock_in(RESERVE_PAUSE)
+        return allocation
 
     # -- choosing ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,97 @@
+"""The allocation that a node keeps in reserve: who opens over a relay waits for no server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from cascade_world import HOP, R, S, connected, exchange, virtual
+from durable_kit import moved
+from test_relays import RelayWorld
+
+from warpgate.core.connections import LINGERING
+from warpgate.events import RelayAllocated
+from warpgate.model.endpoint import Family
+from warpgate.services.relay import RESERVE_PAUSE
+
+
+@pytest.mark.parametrize("kinds", [("edm", "edm"), ("edm", "eim-apdf"), ("eim-apdf+noudp", "edm")])
+def test_a_durable_pipe_opens_over_the_relay_after_a_signal_and_the_way(kinds: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with RelayWorld(*kinds) as world:
+            near, far, seconds = await connected(world, durable=True)
+            assert near.relayed
+            assert seconds == pytest.approx(S + 2 * HOP, abs=1e-6)
+            await exchange(near, far)
+            await near.close()
+            await far.close()
+
+    virtual(main)
+
+
+def test_it_is_there_again_after_a_while_and_after_a_move() -> None:
+    async def main() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            assert len(world.reserves) == 2
+            [before] = world.a.said(RelayAllocated)
+            near, far, _ = await connected(world, durable=True)
+            assert len(world.in_use) >= 1
+            await asyncio.sleep(RESERVE_PAUSE + 3 * R)
+            assert len(world.reserves) == 2
+            await near.close()
+            await far.close()
+            await asyncio.sleep(LINGERING + 1)
+            moved("a", 77)(world)
+            await asyncio.sleep(1)
+            [reserve] = [
+                allocation for allocation in world.reserves if allocation in world.a.run.relays._allocations
+            ]
+            assert reserve.mapped is not None
+            assert str(reserve.mapped.ip) == "198.51.100.77"
+            assert before.relayed != tuple(map(str, reserve.relayed))
+
+    virtual(main)
+
+
+def test_two_who_ask_at_once_do_not_get_the_same() -> None:
+    async def main() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            relays = world.a.run.relays
+            one, other = await asyncio.gather(relays.open_udp([Family.V4]), relays.open_udp([Family.V4]))
+            assert one is not other
+            assert not set(one.relayed) & set(other.relayed)
+            one.drop()
+            other.drop()
+
+    virtual(main)
+
+
+def test_who_is_cancelled_while_it_waits_leaves_it_for_the_next() -> None:
+    async def main() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            relays = world.a.run.relays
+            relays.stock()
+            waiting = asyncio.ensure_future(relays.open_udp([Family.V4]))
+            await asyncio.sleep(HOP)
+            waiting.cancel()
+            began = world.now
+            allocation = await relays.open_udp([Family.V4])
+            assert world.now - began < 2 * R
+            allocation.drop()
+            await world.given_back()
+
+    virtual(main)
+
+
+def test_a_server_that_is_down_is_asked_again() -> None:
+    async def main() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            world.hosts["a"].host.up = False
+            world.a.run.relays.stock()
+            await asyncio.sleep(100)
+            assert len(world.reserves) == 1
+            world.hosts["a"].host.up = True
+            await asyncio.sleep(100)
+            assert len(world.reserves) == 2
+
+    virtual(main)
