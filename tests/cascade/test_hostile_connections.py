@@ -27,7 +27,7 @@ from warpgate.core.connections import (
     Connections,
 )
 from warpgate.core.pipes.durable import DurablePipe
-from warpgate.core.search.seeker import AT_ONCE, RATE
+from warpgate.core.search.seeker import AT_ONCE, RATE, PathSeeker
 from warpgate.core.search.session import Session
 from warpgate.events import PathLost, PluginSkipped, PluginStarted
 from warpgate.lab.memory import Captured
@@ -494,5 +494,38 @@ def test_the_first_words_of_a_connection_cost_a_bystander_little() -> None:
             assert 8 * 12 < len(sent) <= 8 * (12 + 4)
             assert sum(sent) <= 37_000
             mallory.close()
+
+    virtual(main)
+
+
+def test_a_path_that_is_found_in_the_moment_of_the_end_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be kept alive for ever, by consent that both ends give."""
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            near, _ = await durable(world)
+            closed: list[Path] = []
+
+            class Found(Tap):
+                def close(self) -> None:
+                    closed.append(self)
+
+            class Search:
+                refusal = None
+
+                def __init__(self, *_: object, **__: object) -> None: ...
+
+                async def run(self, _patience: float) -> Path:
+                    task.cancel()
+                    return Found(near)
+
+            monkeypatch.setattr("warpgate.core.search.seeker.Initiator", Search)
+            seeker = near.connection.seeker
+            assert isinstance(seeker, PathSeeker)
+            task = asyncio.ensure_future(seeker._search(["direct"], lambda: True))
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert len(closed) == 1
+            near.abort()
 
     virtual(main)

@@ -168,6 +168,7 @@ class PathSeeker:
             self._failed(ConnectFailed(str(error), ()))
             return False
         self._running.add(initiator)
+        path: Path | None = None
         searching = asyncio.ensure_future(initiator.run(self._patience))
         try:
             while not searching.done():
@@ -187,7 +188,8 @@ class PathSeeker:
         finally:
             self._running.discard(initiator)
             self._outdated.discard(initiator)
-            await self._give_up(searching)
+            if path is None:
+                await self._give_up(searching)
         self.report += initiator.report if connection.current is None else ()
         connection.meet(initiator.remote)
         connection.add(path)
@@ -202,11 +204,11 @@ class PathSeeker:
                 self._connection.finish(f"no path to {self._connection.peer}")
 
     async def _give_up(self, searching: asyncio.Future[Path]) -> None:
-        if not searching.done():
-            searching.cancel()
-            await asyncio.wait([searching])
-            if not searching.cancelled() and searching.exception() is None:
-                searching.result().close()
+        """Also where it has just found something: nobody else would close that."""
+        searching.cancel()
+        await asyncio.wait([searching])
+        if not searching.cancelled() and searching.exception() is None:
+            searching.result().close()
 
     def _found(self, session: Session, link: Links, _report: tuple[PluginReport, ...]) -> Path:
         return self._make_path(session, link)
