@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from warpgate.cli.records import Finding
 from warpgate.model.endpoint import Transport
+from warpgate.platform import INTERFACES
 
 if TYPE_CHECKING:
     from warpgate.config import Config
@@ -23,7 +24,9 @@ def port_map_findings(status: NodeStatus, config: Config) -> Iterator[Finding]:
         yield Finding(SECTION, "missing", "switched off (--no-port-map, port_map)")
         return
     if not state.gateways:
-        yield Finding(SECTION, "info", "no router to ask: this machine has no default gateway")
+        unseen = INTERFACES.blind_spots()
+        for clause in unseen or ("no router to ask: this machine has no default gateway",):
+            yield Finding(SECTION, "warning" if unseen else "info", clause)
         return
     doubled = {double.external for double in state.double_nats}
     for mapped in state.mappings:

@@ -40,10 +40,19 @@ elif sys.platform == "linux" or sys.platform == "android":
     SOCKETS, INTERFACES = LinuxSockets(), LinuxInterfaces()
     FILES, PROCESSES, TERMINAL = LinuxFiles(), LinuxProcesses(), PosixTerminal()
 else:
-    from warpgate.platform.bsd import BsdInterfaces, BsdSockets
+    from warpgate.platform.bsd import (
+        AppleInterfaces,
+        AppleSockets,
+        BsdInterfaces,
+        BsdSockets,
+        FreeBsdInterfaces,
+    )
     from warpgate.platform.posix_files import AppleFiles, PosixFiles
     from warpgate.platform.posix_processes import PosixProcesses, PosixTerminal
 
-    SOCKETS, INTERFACES = BsdSockets(), BsdInterfaces()
-    FILES = AppleFiles() if sys.platform == "darwin" else PosixFiles()
+    if sys.platform == "darwin":
+        SOCKETS, INTERFACES, FILES = AppleSockets(), AppleInterfaces(), AppleFiles()
+    else:
+        SOCKETS, FILES = BsdSockets(), PosixFiles()
+        INTERFACES = FreeBsdInterfaces() if sys.platform.startswith("freebsd") else BsdInterfaces()
     PROCESSES, TERMINAL = PosixProcesses(), PosixTerminal()

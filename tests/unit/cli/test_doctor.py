@@ -19,6 +19,7 @@ from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.identity import Identity
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.net.network import Interface
+from warpgate.platform import linux
 from warpgate.services.names import NameServerCheck
 from warpgate.services.portmap_board import Mapped
 from warpgate.services.relay import RelayCheck
@@ -316,3 +317,11 @@ def test_several_interfaces_in_words():
 
 def test_offline_there_are_no_families_to_speak_of():
     assert "families" not in said(NodeStatus((Interface("lo", ip_address("127.0.0.1"), 8),), (), (), (), ()))
+
+
+def test_where_routes_are_not_to_be_read_it_does_not_say_that_there_are_none(monkeypatch, tmp_path):
+    """As on Android, which denies /proc/net."""
+    monkeypatch.setattr(linux, "PROC_NET", tmp_path / "denied")
+    assert said(status(attached(EIM)), ())["port mapping"] == [
+        "warning: the default routes are not to be read here, so routers are not asked for port mappings"
+    ]
