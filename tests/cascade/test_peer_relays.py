@@ -79,11 +79,15 @@ def test_two_strict_nats_meet_on_a_third_members_machine() -> None:
             use = world.relay.use
             assert use.reachable == (f"{CAROL}:{world.carol.port + 2}",)
             assert set(use.allocations) <= MEMBERS
-            assert use.allocations[world.a.node.node_id] == 1
+            assert use.allocations[world.a.node.node_id] >= 1
             assert use.relayed > 0
             await near.close()
             await far.close()
             await asyncio.sleep(60)
+            assert max(world.relay.use.allocations.values(), default=0) <= 1  # each has one in reserve
+            await world.a.node.close()
+            await world.b.node.close()
+            await asyncio.sleep(1)
             assert world.relay.use.allocations == {}
 
     virtual(story)
