@@ -14,8 +14,8 @@ version=1 # of this script: another one sets up anew
 
 export WINEPREFIX=$cache/prefix WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml,winemenubuilder.exe='
 wine=/usr/lib/wine/wine64
-alone() { # Wine's server makes the sockets, so it has to be in the namespace, too: a new one each time
-    /usr/lib/wine/wineserver64 -w || true
+alone() { # Wine's server makes the sockets, so it has to be in the namespace, too: what is left of an earlier one ends
+    [ ! -d "$WINEPREFIX" ] || /usr/lib/wine/wineserver64 -k || true
     if [ "$(id -u)" = 0 ]; then set -- --net "$@"; else set -- --net --map-root-user "$@"; fi
     unshare "$@"
 }
@@ -68,7 +68,9 @@ PYTHON
     pip install --quiet --no-deps --target "$packages" spake2 # pure Python, but without a wheel
 
     alone "$wine" wineboot --init </dev/null >/dev/null 2>&1
+    /usr/lib/wine/wineserver64 -w || true
     alone "$wine" winecfg -v win10 </dev/null >/dev/null 2>&1
+    /usr/lib/wine/wineserver64 -w || true # which writes the registry
     echo "$version" >"$cache/ready"
 }
 
