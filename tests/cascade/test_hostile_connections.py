@@ -137,6 +137,9 @@ def test_peers_that_left_have_few_searches_together() -> None:
             for _ in range(8):
                 await durable(world)
                 world.a.run.connections._shared.clear()  # or they were pipes of one connection
+            for connection in world.a.run.connections._all:  # what it asks of b by signals is not b's search
+                connection.seeker.close()
+                connection.seeker = None
             taken = world.b.run.equipment.peer_searches
             while taken.take(world.now):
                 pass
