@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from warpgate.config import Config
 from warpgate.errors import AddressError, ConfigError
-from warpgate.platform import FILES
 
 if TYPE_CHECKING:
     from warpgate.model.rendezvous import Rendezvous
@@ -125,6 +124,8 @@ def _joined(said: tuple[str, ...] | None, *more: tuple[str, ...]) -> tuple[str, 
 
 
 def _default_file(environ: Mapping[str, str]) -> Path | None:
+    from warpgate.platform import FILES  # noqa: PLC0415 - loads asyncio, which `--help` can do without
+
     folder = FILES.config_folder(environ)
     return None if folder is None else folder / "config.toml"
 
