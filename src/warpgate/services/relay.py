@@ -100,9 +100,10 @@ class Relays:
         """An allocation with an endpoint of each of these families, as far as the server has them; the caller's share
         is to be dropped. ServiceError with every server's reason.
         """
-        if (reserve := await self._take_reserve()) is not None:
+        wanted = RelayRequest(Transport.UDP, frozenset(families))
+        if (reserve := await self._take_reserve(wanted.families)) is not None:
             return reserve
-        return await self._open(RelayRequest(Transport.UDP, frozenset(families)))
+        return await self._open(wanted)
 
     async def open_tcp(self, family: Family, acceptor: Acceptor) -> TcpRelay:
         """A relayed TCP endpoint (RFC 6062); streams of peers who call go to the acceptor. ServiceError."""
@@ -176,8 +177,11 @@ class Relays:
         if reserve.done() and not reserve.cancelled() and reserve.exception() is None:
             reserve.result().drop()
 
-    async def _take_reserve(self) -> Allocation | None:
-        """The caller's from now on. ServiceError when it could not be had just now."""
+    async def _take_reserve(self, families: frozenset[Family]) -> Allocation | None:
+        """The caller's from now on; None also where it lacks all of `families` (a server may give one of two).
+
+        ServiceError when it could not be had just now.
+        """
         reserve = self._reserve
         if reserve is None or (reserve.done() and reserve.exception() is not None):
             return None
@@ -185,6 +189,8 @@ class Relays:
         if self._reserve is not reserve or reserve.cancelled():  # somebody else was first, or we have moved
             return None
         allocation = reserve.result()
+        if not any(relayed.family in families for relayed in allocation.relayed):
+            return None
         self._reserve = None
         self._restock_in(RESERVE_PAUSE)
         return allocation
