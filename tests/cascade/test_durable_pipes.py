@@ -469,6 +469,31 @@ def test_who_is_not_there_is_reported_as_by_any_connect() -> None:
     virtual(main)
 
 
+def test_a_further_pipe_to_who_has_gone_fails_as_soon_as_a_first_one_would() -> None:
+    """The pipes that are there wait on: the peer may be in a tunnel."""
+
+    async def main() -> None:
+        async with World() as world:
+            address = world.b.node.address
+            near, _, _ = await durable(world)
+            world.hosts["b"].crash()
+            await world.b.node.close()  # unheard
+            await asyncio.sleep(30)
+            sending = asyncio.ensure_future(near.send(b"are you there?"))
+            await asyncio.sleep(90)  # the searches have become rare
+            for wait in (0.0, 3.0):
+                await asyncio.sleep(wait)
+                began = world.now
+                with pytest.raises(ConnectFailed, match="it is not running, or not at these brokers"):
+                    await world.a.node.connect(address, durable=True)
+                assert world.now - began < 9
+            await sending
+            assert near.connection.end is None
+            near.abort()
+
+    virtual(main)
+
+
 def test_who_is_not_allowed_gets_no_connection_and_no_path() -> None:
     async def main() -> None:
         nobody = Config(allow=frozenset({"a" * 26}))

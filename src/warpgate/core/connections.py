@@ -110,9 +110,13 @@ class Connections:
         connection.meet(remote)
         self._use(connection)
         seeker = self._seekers[connection]
+        silences: Sequence[Exception] = ()
+        if connection.current is not None and not connection.works:
+            silences = seeker.silences
+            seeker.hurry()
         try:
             async with asyncio.timeout(timeout + LAST_WORD):
-                await connection.answering(FRESH)
+                await connection.answering(FRESH, silences)
                 channel = await connection.open_channel(service)
                 while service and not channel.taken:  # else it is as if there were one: nothing is waited for
                     if (end := channel.failure or connection.end) is not None:

@@ -522,10 +522,15 @@ class Connection(QuicDriver):
 
     # -- pipes ---------------------------------------------------------------------------------------------------
 
-    async def answering(self, within: float) -> None:
-        """Until both ends are proved, and the peer has answered within so many seconds. PipeClosed when it is over."""
+    async def answering(self, within: float, unless: Sequence[Exception] = ()) -> None:
+        """Until both ends are proved, and the peer has answered within so many seconds. PipeClosed when it is over.
+
+        Raises what comes to be in `unless` meanwhile.
+        """
         asked = False
         while self.end is None:
+            if unless and not self.works:
+                raise unless[0]
             if self.engine.state is State.OPEN and self.works:
                 if self._context.now() - self._answered_at <= within:
                     return

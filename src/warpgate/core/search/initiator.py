@@ -114,6 +114,14 @@ class Initiator(Generic[Made]):
         return self._session.remote
 
     @property
+    def silent(self) -> bool:
+        """Whether offers left in time and the peer gave no sign of life."""
+        session = self._session
+        if session.answered or session.first_offer_at is None:
+            return False
+        return self._context.now() - session.first_offer_at >= silence_due(TOLD, session.signal_delay)
+
+    @property
     def report(self) -> tuple[PluginReport, ...]:
         return self._report.rows
 

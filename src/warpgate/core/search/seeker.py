@@ -64,6 +64,7 @@ class PathSeeker:
         self._patience = equipment.context.config.timing.attempt_timeout
         self.report: tuple[PluginReport, ...] = ()
         self.failures: list[ConnectFailed] = []  # of the searches for the first path
+        self.silences: list[ConnectFailed] = []  # of searches for further ones that heard nothing of the peer
 
     def start(self, patience: float | None = None) -> None:
         """Once; from the first `lost` on where the peer began the connection. `patience`: for the first path, s."""
@@ -73,6 +74,10 @@ class PathSeeker:
                 if plugins:
                     task = self._context.tasks.spawn("paths", self._keep(plugins, wanted))
                     self._tasks += [] if task is None else [task]
+
+    def hurry(self) -> None:
+        """Somebody wants a pipe now: what was given up is tried again."""
+        self._tell()
 
     # -- what the connection tells -------------------------------------------------------------------------------
 
@@ -184,6 +189,10 @@ class PathSeeker:
                 await self._equipment.discovery.first(MEASURING)
                 return True
             self._failed(failure)
+            if initiator.silent and plugins is (self._direct or self._relayed):
+                silences, self.silences = self.silences, []
+                silences.append(failure)  # for those who wait with it
+                connection.soon()
             return False
         finally:
             self._running.discard(initiator)
