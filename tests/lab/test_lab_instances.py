@@ -53,7 +53,7 @@ async def test_a_second_process_is_refused_and_one_that_connects_is_not(lab: Lab
             assert await answer(a, address, "udp") == b"first\n"
 
 
-@pytest.mark.parametrize("transport", ["tcp", "udp"])
+@pytest.mark.parametrize("transport", [pytest.param("tcp", marks=pytest.mark.long), "udp"])
 async def test_of_two_machines_with_one_key_the_one_that_is_meant_answers(
     lab: Lab, tmp_path: Path, transport: str
 ) -> None:

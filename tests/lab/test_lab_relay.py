@@ -138,7 +138,7 @@ async def test_ipv4_and_ipv6_meet(lab: Lab, tmp_path: Path, words: tuple[str, ..
             await talk.close()
 
 
-@pytest.mark.parametrize("mode", ["datagram", "stream"])
+@pytest.mark.parametrize("mode", [pytest.param("datagram", marks=pytest.mark.long), "stream"])
 async def test_a_relay_that_is_killed_ends_the_pipe(privileges: None, tmp_path: Path, mode: str) -> None:
     need_programs("mosquitto")
     async with group(tmp_path, "edm", "only-443") as two:
