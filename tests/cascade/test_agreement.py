@@ -21,6 +21,7 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Mode
 
 SCHEDULES = 500
+USUALLY = 250  # the others take as long again, and run when asked for
 IN_A_WORLD = 5  # schedules that one pair of nodes goes through, one after the other: nodes live long
 WORLDS_IN_A_TEST = 10
 OVER_ANYTHING: Options = {"mode": Mode.STREAM}  # TCP, or QUIC where that is faster
@@ -255,7 +256,13 @@ def run_world(seed: int) -> list[Run]:
     return runs
 
 
-@pytest.mark.parametrize("first", range(0, SCHEDULES, IN_A_WORLD * WORLDS_IN_A_TEST))
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(first, marks=pytest.mark.long if first >= USUALLY else ())
+        for first in range(0, SCHEDULES, IN_A_WORLD * WORLDS_IN_A_TEST)
+    ],
+)
 def test_both_ends_agree(first: int) -> None:
     worlds = range(first, first + IN_A_WORLD * WORLDS_IN_A_TEST, IN_A_WORLD)
     runs = [run for seed in worlds for run in run_world(seed)]

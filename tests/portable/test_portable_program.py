@@ -13,6 +13,9 @@ from portable_kit import PATIENCE, WINDOWS
 
 from warpgate.proto.transfer_names import partial_name
 
+# On Linux tests/unit/cli has the same and more; here it is for systems where those tests do not run.
+pytestmark = pytest.mark.long
+
 BLOB = random.Random(14).randbytes(2_000_000)
 PROGRAM = "import sys; print(*sorted(sys.stdin.read().split()))"
 SORT = f'"{sys.executable}" -c "{PROGRAM}"'
