@@ -350,10 +350,8 @@ class Connections:
     def admit(self, port: Port, data: bytes, source: SockAddr) -> bool:
         """Whether a client's first packet is of a connection, now that it has overtaken the nomination of its path."""
         remote = Endpoint.from_sockaddr(source)
-        for session in self._sessions:
-            if session.mode is Mode.PATH and not session.initiator and session.knows(port.base, remote):
-                return self.begin(session, (data,))
-        return False
+        session = self._sessions.hosted_from(port.base, remote, Mode.PATH)
+        return session is not None and self.begin(session, (data,))
 
     def _accept(
         self, key: bytes, remote: NodeAddress, where: str, data: bytes, patience: float

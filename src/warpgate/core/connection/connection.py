@@ -39,8 +39,6 @@ from warpgate.proto.signals import FLIGHT_PACKETS
 
 # A peer has a few: more than these at once are of no use to it.
 PATHS = 8
-# So many such gaps without an answer are enough where there is another reason for doubt.
-HASTE = 3
 # Late datagrams come by the path before for so long; then it is closed.
 RETIREMENT = 3.0
 # When the leading end is heard by another path, and for so long not by ours, it has moved.
@@ -48,8 +46,8 @@ FOLLOW = 0.1
 # While an answer is late it is asked for again after a round trip, and not more often than this, seconds. So loss of
 # 5 % each way makes all questions within the patience go unanswered once in a billion times.
 QUESTION_GAP = 0.05
-
-
+# So many such gaps without an answer are enough where there is another reason for doubt.
+HASTE = 3
 # Until a client's first word that has not been answered is said again, and doubled each time.
 FIRST_PAUSE = 0.2
 

@@ -14,3 +14,6 @@ class Errand:
     connection: bytes = b""
     flight: tuple[bytes, ...] = ()
     invited: bool = True
+
+
+A_PIPE = Errand()  # no path is looked for

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Generic, TypeVar
 
-from warpgate.core.connection.errand import Errand
+from warpgate.core.connection.errand import A_PIPE, Errand
 from warpgate.core.search.attempt import PluginAttempt
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import TcpLink, UdpLink
@@ -65,7 +65,7 @@ class Initiator(Generic[Made]):
         secure: bool,
         service: str,
         before: tuple[PluginReport, ...] = (),
-        errand: Errand | None = None,
+        errand: Errand = A_PIPE,
     ) -> None:
         """`make` makes of the nominated link what is looked for; NetworkError when it broke in this moment. `before`:
         rows of the report that are there already. `errand`: of a search for a path.

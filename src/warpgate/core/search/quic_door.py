@@ -57,10 +57,7 @@ class QuicDoor:
     def admit(self, port: Port, data: bytes, source: SockAddr) -> bool:
         """Whether a client's first packet, of a plain pipe, was ours to take."""
         remote = Endpoint.from_sockaddr(source)
-        if not any(
-            session.mode is Mode.STREAM and not session.initiator and session.knows(port.base, remote)
-            for session in self._sessions
-        ):
+        if self._sessions.hosted_from(port.base, remote, Mode.STREAM) is None:
             return False
         if len(self._unproved) < UNPROVED:
             self._answer(port, data, remote)

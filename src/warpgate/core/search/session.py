@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
-from warpgate.core.connection.errand import Errand
+from warpgate.core.connection.errand import A_PIPE, Errand
 from warpgate.core.pipes.tls import TlsEnds
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import TcpLink, UdpLink
@@ -117,7 +117,7 @@ class Session:
         remote: NodeAddress | None,
         secure: bool = False,
         wanted: Wanted = ANYTHING,
-        errand: Errand | None = None,
+        errand: Errand = A_PIPE,
     ) -> None:
         """`key`: the session's, of `Identity.session_key`. `secure`: the initiator wants TLS on TCP. `wanted`: of the
         responder. `errand`: of an initiator that looks for a path.
@@ -129,7 +129,7 @@ class Session:
         self.peer_key = peer_key
         self.peer = node_id_of(peer_key)
         self.initiator, self.mode, self.secure = initiator, mode, secure
-        self.wanted, self._errand = wanted, Errand() if errand is None else errand
+        self.wanted, self._errand = wanted, errand
         self._instance_heard = False  # whether a signal of the wanted one has come
         self._warned = False  # of a twin of the peer's
         self.remote = remote if remote is not None else NodeAddress(peer_key, (), ())

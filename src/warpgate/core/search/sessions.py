@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from warpgate.core.search.session import Session
+from warpgate.model.endpoint import Endpoint, Mode
 
 
 class Sessions:
@@ -28,6 +29,17 @@ class Sessions:
 
     def get(self, session_id: bytes) -> Session | None:
         return self._by_id.get(session_id)
+
+    def hosted_from(self, base: Endpoint, remote: Endpoint, mode: Mode) -> Session | None:
+        """One in this mode whose peer began it and has proved itself from `remote` to our socket `base`."""
+        return next(
+            (
+                session
+                for session in self._by_id.values()
+                if session.mode is mode and not session.initiator and session.knows(base, remote)
+            ),
+            None,
+        )
 
     def add(self, session: Session) -> None:
         self._by_id[session.id] = session
