@@ -10,6 +10,7 @@ from warpgate.core.connection.connection import Connection
 from warpgate.core.connection.paths import Origin, Path, TcpPath, UdpPath
 from warpgate.core.connection.quic_channels import Channel, QuicChannels
 from warpgate.core.connection.quic_engine import State
+from warpgate.core.connection.quic_library import loaded
 from warpgate.core.pipes.base import Pipe, PipeInfo
 from warpgate.core.pipes.durable import DurablePipe
 from warpgate.core.pipes.maker import PipeMaker
@@ -103,6 +104,7 @@ class Connections:
     ) -> DurablePipe:
         """A pipe on the connection that there is, or on a new one. ConfigError, ConnectFailed."""
         began = self._context.now()
+        await loaded()
         wanted = (remote.public_key, None if plugins is None else tuple(plugins), transport)
         connection = self._shared.get(wanted)
         if connection is None or connection.end is not None:

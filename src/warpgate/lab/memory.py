@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from ipaddress import ip_address
 
+from warpgate.core.connection import quic_library
 from warpgate.errors import ConfigError
 from warpgate.lab.memory_network import MemoryNetwork, OpenSocket
 from warpgate.lab.memory_wire import (
@@ -79,6 +80,7 @@ class MemoryInternet:
 
     def __init__(self, seed: int = 0, path: PathSpec | None = None) -> None:
         """`path` is the default between any two members of the public internet."""
+        quic_library.load()  # nodes would wait for a thread, and virtual time does not
         self._rng = random.Random(seed)
         self._wire = Wire(random.Random(self._rng.getrandbits(64)))
         self._public = Realm(PathSpec() if path is None else path)

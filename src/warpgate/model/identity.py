@@ -40,6 +40,9 @@ _PORT_COUNT = 16000
 _CERTIFICATE_BEGIN = datetime(2000, 1, 1)  # x509 takes naive UTC
 _CERTIFICATE_END = datetime(9999, 12, 31, 23, 59, 59)
 # The issuer of every node's certificate: a name under which a verifier can put the key that it expects.
+# SEC 1 section 2.3.3, of P-256: 4, x, y.
+_UNCOMPRESSED = 4
+_POINT_SIZE = 65
 _ISSUER = "warpgate/1 node key"
 
 _SHA256_ECDSA = ec.ECDSA(hashes.SHA256())
@@ -178,7 +181,17 @@ def check_certificate(der: bytes, public_key: bytes) -> None:
         raise AuthenticationError(f"the peer's certificate cannot be read: {error}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise AuthenticationError("the peer's certificate is not of a P-256 key")
-    shown = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
+    check_shown_key(
+        key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint),
+        public_key,
+    )
+
+
+def check_shown_key(point: bytes, public_key: bytes) -> None:
+    """AuthenticationError unless a certificate's P-256 point (65 bytes, SEC 1 section 2.3.3) is that node key."""
+    if len(point) != _POINT_SIZE or point[0] != _UNCOMPRESSED:
+        raise AuthenticationError("the peer's certificate is not of a P-256 key")
+    shown = bytes([2 + point[-1] % 2]) + point[1 : 1 + _POINT_SIZE // 2]
     if shown != public_key:
         raise AuthenticationError(
             f"the certificate is of {node_id_of(shown)}, not of {node_id_of(public_key)}"

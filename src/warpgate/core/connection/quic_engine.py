@@ -21,7 +21,7 @@ from warpgate.core.connection.quic_library import (
     opener,
 )
 from warpgate.errors import AuthenticationError, NetworkError, WarpgateError
-from warpgate.model.identity import Identity, check_certificate
+from warpgate.model.identity import Identity, check_shown_key
 from warpgate.model.text import printable
 from warpgate.proto.quic_proof import HEAD_SIZE, check_head, make_head, session_of
 from warpgate.proto.quic_wire import CONNECTION_ID_SIZE
@@ -84,7 +84,8 @@ class QuicEngine(ABC):
             certificate, secrets = self._quic.get_peercert(), self._secrets
             if certificate is None or secrets.client_secret is None or secrets.server_secret is None:
                 raise AuthenticationError("the QUIC server shows no certificate")
-            check_certificate(certificate.public_bytes(), peer_key)
+            # The point that the library has checked the handshake's signature with.
+            check_shown_key(certificate.public_key(), peer_key)
             self.state = State.OPEN
             self.watch.prove(opener(self._quic, secrets.server_secret))
             self._put(HEAD, make_head(identity, session, secrets.client_secret))

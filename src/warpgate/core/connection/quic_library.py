@@ -1,7 +1,8 @@
 """The QUIC library (qh3), loaded when first wanted, and set up the way our streams need it.
 
-Importing it takes 25 ms and its first key share another 25 ms: `quic_door` spends them in a thread while the node
-starts.
+Importing it takes 25 ms of a processor, and its first random number another 25 ms: AWS-LC measures the jitter of the
+processor for its seed, and qh3 holds the GIL meanwhile. So a thread is no help while there is something to compute;
+it is spent while the node waits for its servers, or for the peer (`loaded`).
 docs/decisions/quic-library.md tells why it is this one.
 """
 
@@ -10,12 +11,14 @@ from __future__ import annotations
 import io
 import logging
 import ssl
+import threading
 from typing import TYPE_CHECKING, TextIO, cast
 
 from warpgate.errors import NetworkError
 from warpgate.model.identity import Identity
+from warpgate.net.threads import in_thread
 from warpgate.proto.quic_frames import PacketOpener
-from warpgate.proto.quic_wire import FIRST_PACKET_SIZE
+from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, FIRST_PACKET_SIZE
 
 if TYPE_CHECKING:
     from qh3.quic.configuration import QuicConfiguration
@@ -51,6 +54,24 @@ class SecretLog(io.TextIOBase):
         elif row.startswith(_SERVER_SECRET):
             self.server_secret = bytes.fromhex(row.split()[2])
         return len(row)
+
+
+_is_loaded = threading.Event()
+_loading = threading.Lock()
+
+
+def load() -> None:
+    """What it costs once in a process; blocks."""
+    with _loading:
+        if not _is_loaded.is_set():
+            make_client(SecretLog(), "", CONNECTION_ID_SIZE).connect(ANYWHERE, 0.0)
+            _is_loaded.set()
+
+
+async def loaded() -> None:
+    """Before anything else of this module is called on the loop: it is loaded in a thread, now if it was not."""
+    if not _is_loaded.is_set():
+        await in_thread(load)
 
 
 def make_client(secrets: SecretLog, alpn: str, id_size: int, *, any_path: bool = False) -> QuicConnection:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_engine import REFUSED, State
 from warpgate.core.connection.quic_flow import QuicFlow
+from warpgate.core.connection.quic_library import loaded
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.sessions import Sessions
@@ -43,8 +44,13 @@ class QuicDoor:
         self._unproved: set[QuicFlow] = set()
 
     async def prepare(self) -> None:
-        """Load the library and let it do everything once, in a thread; what it costs would delay the first attempt."""
+        """Load the library, and let it do what servers need once, in a thread; what it costs would delay the
+        first attempt.
+        """
         await asyncio.sleep(START_FIRST)
+        await loaded()
+        if not self._context.config.accept:
+            return
         identity = self._context.identity
         self._certificate = await in_thread(lambda: _rehearse(identity))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from warpgate.core.connection.quic_flow import QuicFlow
+from warpgate.core.connection.quic_library import loaded
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.search.links import UdpLink
 from warpgate.core.search.session import Session
@@ -54,6 +55,7 @@ class QuicLink:
 async def open_quic(session: Session, link: UdpLink) -> QuicLink:
     """The client's side of a QUIC handshake on a verified link. NetworkError, AuthenticationError when it fails."""
     context = session.context
+    await loaded()
     stream = QuicStream.client(
         context.identity, session.peer_key, session.id, context.now(), session.equipment.quic_holdings
     )
