@@ -9,8 +9,13 @@ STAMP := $(VENV)/.installed
 demo: setup packages
 	$(BIN)/warpgate demo
 
+# What is compiled once is not compiled again by each of the hundreds of programs that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
+# As many tests at a time as there are CPUs, then one by one those that measure time.
 test: setup packages
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not alone' --durations 10; together=$$?; \
+	$(BIN)/python -m pytest -m alone && exit $$together
 
 # What differs between systems, the pipes and the program, on CPython for Windows under Wine: some 3 minutes, and a
 # minute and 800 MB more the first time. Not part of .ci/run.

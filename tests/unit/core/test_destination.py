@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.core.names.destination import parse_destination
 from warpgate.errors import AddressError, NicknameError
 from warpgate.model.address import NodeAddress
 from warpgate.model.identity import Identity
 
-ADDRESS = NodeAddress(Identity.generate().public_key)
+ADDRESS = NodeAddress(Identity(ec.derive_private_key(1234, ec.SECP256R1())).public_key)
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,7 @@ def test_translated_errors_equal_errors_about_the_translated(
     assert error.destination == inside.source.ip.packed
 
 
+@pytest.mark.alone
 def test_two_nats_cost_less_than_60_microseconds() -> None:
     """A UDP packet parsed, passed by two routers with a hop each, as the lab does; best of several runs."""
     first = Nat(NatSpec(), [ip_address("203.0.113.1")], random.Random(1))
