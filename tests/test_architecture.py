@@ -33,7 +33,7 @@ LAYERS = (
     "server",
     "cli",
 )
-BASE_MODULES = {"errors", "events", "config", "__init__", "__main__"}
+BASE_MODULES = {"errors", "events", "config", "lazy_dataclass", "__init__", "__main__"}
 PURE = {"base", "model", "proto", "plan"}
 IMPURE_MODULES = {
     "asyncio",

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from importlib import import_module
 from typing import Any, Self
 
 from warpgate.errors import ConfigError
+from warpgate.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

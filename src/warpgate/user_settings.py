@@ -11,12 +11,13 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warpgate.config import Config
 from warpgate.errors import AddressError, ConfigError
+from warpgate.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from warpgate.model.rendezvous import Rendezvous

@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from warpgate.cli.shell import Shell
 from warpgate.cli.terminal import unguarded
 from warpgate.lab.scene import Moment, Scene, play
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.text import printable
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from warpgate.cli.parser import Parser, build_parser
+from warpgate.lazy_dataclass import dataclass
 
 # What is written for a value that names a file or directory.
 _FILES = ("FILE", "DIR", "[CODE] [DIR]", "WHERE")

@@ -10,7 +10,7 @@ import argparse
 import os
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from warpgate.lab.matrix_run import (
     ROUND_TRIP,
     measure,
 )
+from warpgate.lazy_dataclass import dataclass
 
 ROW = "{:4} {:9} {:18} {:18} {:14} {:7} {:>9} {:>11} {:>11} {:>8} {:>8}"
 HEADING = ROW.format(

@@ -8,11 +8,11 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from warpgate.cli.records import LabHost
 from warpgate.errors import ServiceError
 from warpgate.lab.host import Host
+from warpgate.lazy_dataclass import dataclass
 
 ADDRESS = re.compile(r"\bwg1[A-Za-z0-9_-]{40,}")  # the shortest address holds a key: 44 characters
 # Start-up of a Python program, plus what its node waits for servers, several times over.

@@ -15,7 +15,6 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from warpgate.cli.lab_rooms import Companion, Room, Variable
 from warpgate.cli.options import UsageError
@@ -25,6 +24,7 @@ from warpgate.lab.kinds import kind_of
 from warpgate.lab.line import Quality
 from warpgate.lab.servers import start_coturn, start_mosquitto
 from warpgate.lab.topology import Lab
+from warpgate.lazy_dataclass import dataclass
 
 SEPARATOR = "::"
 PEER = "@b"

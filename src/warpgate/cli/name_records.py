@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from warpgate.cli.records import Record, milliseconds
+from warpgate.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from warpgate.model.contact import Contact

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass
 from typing import Any
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.user_settings import Choices
 
 

@@ -12,12 +12,13 @@ import os
 import re
 import sys
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from warpgate.cli.records import Failed, Record
 from warpgate.cli.terminal import in_one_line, unguarded
+from warpgate.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from warpgate.events import Event

@@ -6,11 +6,11 @@ All are argparse types. A bare number is a port of this machine; what has a slas
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from ipaddress import ip_network
 
 from warpgate.cli.options import port_number
 from warpgate.errors import AddressError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.scope import IPNetwork
 from warpgate.model.wanted import is_service_name

@@ -6,8 +6,10 @@ them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from warpgate.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from warpgate.core.pipes.base import Pipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import ssl
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from warpgate.cli.records import RendezvousShown, ServeWarning
 from warpgate.cli.shell import Shell
 from warpgate.core.disk.identity_store import data_directory
 from warpgate.errors import ConfigError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.scope import IPNetwork
 from warpgate.net.network import Interface
 from warpgate.net.system import SystemNetwork

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from warpgate.cli.records import Finding, milliseconds, span
 from warpgate.errors import RELAY_ADVICE
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.scope import Scope, scope_of
 
 if TYPE_CHECKING:

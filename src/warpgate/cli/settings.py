@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from warpgate.cli.options import CommonOptions
 from warpgate.config import Config
+from warpgate.lazy_dataclass import dataclass
 from warpgate.user_settings import node_config, read_choices
 
 

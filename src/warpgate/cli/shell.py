@@ -7,7 +7,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from warpgate.events import (
     SignalRefused,
     TwinFound,
 )
+from warpgate.lazy_dataclass import dataclass
 from warpgate.platform import PROCESSES
 
 if TYPE_CHECKING:

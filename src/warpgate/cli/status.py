@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from warpgate.cli.records import Record, milliseconds, span
 from warpgate.cli.shell import Shell
 from warpgate.cli.status_door import PATIENCE, socket_file
 from warpgate.errors import NetworkError, ServiceError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.net.unix import dial_unix, remove_left_over
 from warpgate.platform import FILES
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from warpgate.cli.records import Record
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.text import printable
 from warpgate.transfer.reports import Advanced, Announced, Interrupted, Transferred
 

@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 from warpgate.config import Config
@@ -46,6 +46,7 @@ from warpgate.events import (
     ServerFailed,
     StrangerRefused,
 )
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, NodeAddress
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.model.identity import Identity, listen_port_of

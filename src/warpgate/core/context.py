@@ -6,12 +6,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_network
 
 from warpgate.config import Config
 from warpgate.core.tasks import Tasks
 from warpgate.events import Event, Observer
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import NodeAddress
 from warpgate.model.identity import Identity
 from warpgate.model.translation import Nat64Prefix

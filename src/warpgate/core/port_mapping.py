@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from warpgate.core.context import Context
 from warpgate.core.disk.lease_store import lease_store_of
 from warpgate.events import DoubleNatFound
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, LearntBy, Listening
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.scope import Scope, scope_of

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import ip_network
 from typing import Protocol, TypeVar
 
 from warpgate.config import Config
 from warpgate.errors import ConfigError
 from warpgate.events import BrokerConnected, Event, MappingLearnt, NameFound, RelayAllocated, ServerFailed
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.scope import Scope, scope_of
 from warpgate.model.servers import BrokerUrl, NameServerUrl, StunServer

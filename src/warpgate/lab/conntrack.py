@@ -9,11 +9,12 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from warpgate.lab.flow import ACK, FIN, RST, SYN, Flow, Forward, Protocol, Side
 from warpgate.lab.spec import Lifetimes
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress
 
 # nf_conntrack_udp_packet(): "Still active after two seconds? Extend timeout."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from warpgate.errors import PipeClosed
+from warpgate.lazy_dataclass import dataclass
 
 SIZE: Final = 64
 EACH: Final = 0.010

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 
 # TCP control bits (RFC 9293 section 3.1). Plain integers: enum.IntFlag costs a microsecond per `&`.

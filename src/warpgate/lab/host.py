@@ -9,7 +9,6 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
@@ -19,6 +18,7 @@ from warpgate.lab import linux
 from warpgate.lab.internet import Access, HostCounters, Uplink
 from warpgate.lab.namespace import Namespace
 from warpgate.lab.router import Router
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
 from warpgate.platform import PROCESSES
 

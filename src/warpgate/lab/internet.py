@@ -12,7 +12,6 @@ import os
 import random
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
@@ -22,6 +21,7 @@ from warpgate.lab.flow import Protocol
 from warpgate.lab.line import Deliver, Line, Quality, Scheduler
 from warpgate.lab.namespace import MTU, is_gone
 from warpgate.lab.packet import Packet, parse
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
 
 # Packets taken from one TUN device per wake-up, so that a busy host cannot keep the others waiting.

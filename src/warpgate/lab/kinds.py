@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from warpgate.errors import ConfigError
 from warpgate.lab.spec import Lifetimes, NatSpec, Pooling, Unsolicited
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.nat import Assignment, Filtering, Mapping, PortAssignment
 
 

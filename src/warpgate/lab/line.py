@@ -9,13 +9,13 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from warpgate.errors import ConfigError
 from warpgate.lab.answers import Complaint, complain
 from warpgate.lab.linux import TimerFd
 from warpgate.lab.packet import Packet, spend_hops
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
 
 Deliver = Callable[[Packet], None]

@@ -9,7 +9,6 @@ import enum
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -19,6 +18,7 @@ from warpgate.errors import DecodeError
 from warpgate.lab.kinds import kind_of
 from warpgate.lab.steered import Connected
 from warpgate.lab.theory import Crossing, expected
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Family, Mode, Transport
 
 MOST_ENTRIES: Final = Budgets().new_mappings_per_peer

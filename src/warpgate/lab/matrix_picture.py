@@ -8,13 +8,13 @@ it should be. SVG written by hand: a picture of rectangles and words needs no li
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from typing import Final
 
 from warpgate.lab.matrix import Ask, Cell, Matrix, Panel
 from warpgate.lab.theory import Crossing
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Family
 
 # Okabe and Ito's palette, which colour-blind people can tell apart; black or white text as it reads better on it.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from warpgate.config import Timing
@@ -24,6 +23,7 @@ from warpgate.lab.servers import start_coturn, start_mosquitto
 from warpgate.lab.steered import Connected, SteeredNode
 from warpgate.lab.theory import Crossing
 from warpgate.lab.topology import Lab
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family
 
 DEFAULT_KINDS: Final = (

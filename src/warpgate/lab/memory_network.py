@@ -6,7 +6,6 @@ import errno
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from warpgate.errors import AddressError, NetworkError
@@ -21,6 +20,7 @@ from warpgate.lab.memory_sockets import (
 )
 from warpgate.lab.memory_tcp import State
 from warpgate.lab.memory_wire import DEFAULT_TTL, Host, Packet, Realm, Wire
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family, IPAddress
 from warpgate.net.network import Acceptor, DatagramReceiver, Gateway, Interface
 from warpgate.net.sockets import network_error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from warpgate.lab.flow import ACK, FIN, RST, SYN
+from warpgate.lazy_dataclass import dataclass
 
 RECEIVE_BUFFER: Final = 64 * 1024
 

@@ -11,11 +11,12 @@ import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 from warpgate.errors import AuthenticationError, DecodeError, NetworkError
 from warpgate.lab.memory_network import MemoryNetwork
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, SockAddr
 from warpgate.net.network import TcpListener, TcpStream, UdpSocket
 from warpgate.proto.stun import (

@@ -12,12 +12,13 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from warpgate.errors import ConfigError
 from warpgate.lab.flow import Answer, Drop, Flow, Forward, Protocol, Side, Verdict
 from warpgate.lab.memory_segment import TcpSegment, reset_for
 from warpgate.lab.nat import Nat
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Family, IPAddress
 
 DEFAULT_TTL = 64

@@ -17,7 +17,6 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from warpgate.errors import ConfigError
@@ -40,6 +39,7 @@ from warpgate.lab.flow import (
 from warpgate.lab.ports import PortChooser
 from warpgate.lab.spec import Lifetimes, NatSpec, Pooling, Unsolicited
 from warpgate.lab.table import FlowTable
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.model.nat import Assignment, Filtering, Mapping
 

@@ -8,12 +8,12 @@ only the first fragment has one; the others are known by their identification.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from warpgate.errors import DecodeError
 from warpgate.lab.flow import Flow, Protocol
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress
 
 ICMP6: Final = 58

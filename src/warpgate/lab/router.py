@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from warpgate.errors import ConfigError
@@ -13,6 +12,7 @@ from warpgate.lab.flow import Answer, Drop, Forward, Side, Verdict
 from warpgate.lab.line import Deliver
 from warpgate.lab.nat import Nat, NatCounters
 from warpgate.lab.packet import Packet, readdress, rewrite, spend_hops, translate_error
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
 
 # How many fragmented packets a router follows at a time.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from warpgate.lab.host import Host
 from warpgate.lab.servers import start_coturn, start_mosquitto
 from warpgate.lab.steered import Connected, SteeredNode
 from warpgate.lab.topology import Lab
+from warpgate.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

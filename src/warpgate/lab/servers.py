@@ -8,13 +8,13 @@ import shutil
 import socket
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from warpgate.errors import ConfigError, ServiceError
 from warpgate.lab.certificate import CERTIFICATE_FILE, write_certificate
 from warpgate.lab.host import Host
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 
 MQTT_PORT: Final = 1883

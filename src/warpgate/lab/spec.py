@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from warpgate.errors import ConfigError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.nat import Assignment, Filtering, Mapping, PortAssignment
 
 

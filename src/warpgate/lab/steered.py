@@ -6,13 +6,14 @@ import asyncio
 import json
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import TracebackType
 from typing import Any, Self
 
 from warpgate.errors import ServiceError
 from warpgate.lab.agent import ECHO_PATIENCE
 from warpgate.lab.host import Host
+from warpgate.lazy_dataclass import dataclass
 
 # A connect may take its own time-out and then its echo; anything slower means that the process hangs.
 SLACK = 15.0

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
 from typing import Final
 
 from warpgate.config import Budgets
 from warpgate.lab.kinds import Kind
 from warpgate.lab.spec import NatSpec, Pooling
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Family, Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping, PortAssignment
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -30,6 +29,7 @@ from warpgate.lab.namespace import acquire_privileges
 from warpgate.lab.nat import Nat
 from warpgate.lab.nat64 import Nat64Router
 from warpgate.lab.router import Router
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.translation import WELL_KNOWN_ADDRESSES, WELL_KNOWN_NAME, Nat64Prefix
 

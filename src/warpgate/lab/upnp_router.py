@@ -8,12 +8,12 @@ import asyncio
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 import h11
 
 from warpgate.errors import NetworkError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 from warpgate.net.network import Network, TcpStream
 from warpgate.proto.igd import IP_CONNECTION_1, IP_CONNECTION_2, IPV6_FIREWALL_1

@@ -14,9 +14,10 @@ import binascii
 import hashlib
 import re
 from base64 import b32decode, b32encode, urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from warpgate.errors import AddressError, AuthenticationError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.attachment import Attachment, LearntBy, Listening, decode_attachment, encode_attachment
 from warpgate.model.broker import BrokerRef, decode_broker, encode_broker
 from warpgate.model.identity import PUBLIC_KEY_SIZE, check_public_key, node_id_of

@@ -17,10 +17,11 @@ pool       = count(1)  address(4|16)*
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import IPv6Address
 
 from warpgate.errors import AddressError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.model.wire import Reader, pack_number, pick

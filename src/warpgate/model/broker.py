@@ -9,10 +9,10 @@ broker = flags(1)  host  [port(2)]  [round trip(2), ms]  [path(1 + n)]
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from warpgate.errors import AddressError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.servers import USUAL_PATH
 from warpgate.model.wire import Reader, pack_number, pick

@@ -11,9 +11,9 @@ import hashlib
 import re
 from base64 import b32encode
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from warpgate.errors import AddressError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.code_words import WORDS
 
 CHANNELS = 9999

@@ -7,10 +7,10 @@ that is: name, node id, public key, the highest sequence seen in its records, fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from warpgate.errors import AuthenticationError, ConfigError, PeerKeyChanged
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.identity import check_public_key, node_id_of
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"

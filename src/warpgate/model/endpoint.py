@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeVar
 
 from warpgate.errors import AddressError, ConfigError
+from warpgate.lazy_dataclass import dataclass
 
 IPAddress = IPv4Address | IPv6Address
 _E = TypeVar("_E", bound=enum.Enum)

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from warpgate.errors import ConfigError, DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.servers import HTTPS_PORT, NameServerUrl, host_and_port, split_login
 from warpgate.model.turn_server import TurnServer
 

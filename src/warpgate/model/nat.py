@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from warpgate.lazy_dataclass import dataclass
 
 
 class Mapping(enum.Enum):

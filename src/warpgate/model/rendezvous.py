@@ -9,9 +9,10 @@ It has no character that a shell minds.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from warpgate.errors import ConfigError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.servers import bracketed, host_and_port
 
 _SCHEMES = {"warpgate": False, "warpgates": True}

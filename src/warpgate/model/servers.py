@@ -6,11 +6,12 @@ A broker's text form is the canonical URL that `model.broker.BrokerRef` carries 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import ip_address
 from urllib.parse import unquote_to_bytes
 
 from warpgate.errors import ConfigError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Transport
 
 # IANA service names mqtt, secure-mqtt; stun (RFC 8489 section 18.6).

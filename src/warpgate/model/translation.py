@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from warpgate.errors import AddressError
+from warpgate.lazy_dataclass import dataclass
 
 # RFC 6052 section 2.2, figure 1: for each prefix length the octets that hold the IPv4 address.
 _OCTETS = {

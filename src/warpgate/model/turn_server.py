@@ -13,10 +13,11 @@ import base64
 import enum
 import hashlib
 import hmac
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import unquote_to_bytes
 
 from warpgate.errors import ConfigError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.servers import bracketed, host_and_port
 
 # IANA service names turn and turns (RFC 8656 section 5).

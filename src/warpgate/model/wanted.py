@@ -7,9 +7,8 @@ It travels with whatever may begin a session (an offer, a HELLO, a first check),
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from warpgate.errors import ConfigError, DecodeError
+from warpgate.lazy_dataclass import dataclass
 
 # Random for each process that accepts peers. There are two of one key at most times; 32 bits tell them apart.
 INSTANCE_SIZE = 4

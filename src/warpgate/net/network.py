@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 
 DatagramReceiver = Callable[[bytes, SockAddr], None]

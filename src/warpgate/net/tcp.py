@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass
 
 from warpgate.errors import NetworkError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family
 from warpgate.net.network import Acceptor
 from warpgate.net.sockets import Readiness, address_family, network_error, reset_and_close

@@ -12,8 +12,8 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile

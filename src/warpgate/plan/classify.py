@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations, groupby, pairwise
 from math import gcd
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from warpgate.lazy_dataclass import dataclass
 
 # RFC 9002 section 6.2.1: a probe timeout, with 25 ms for the peer's delayed acknowledgement. The smoothed round trip
 # is taken for its variation as well, as after the first sample (section 5.3: half of it, four times).

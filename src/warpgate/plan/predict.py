@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.nat import Assignment, NatProfile
 
 # RFC 6335 section 6: ports 0-1023 are the system's; NATs hand out the rest (RFC 4787 section 4.2.2), counting round.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Family, Transport
 from warpgate.model.nat import Filtering

@@ -8,9 +8,9 @@ and some endpoints are never tried at all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_network
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, LearntBy, NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Mapping

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint
 from warpgate.plan.counting import hidden

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
 from warpgate.platform.interfaces import DefaultRoute
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 import ifaddr
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
 
 

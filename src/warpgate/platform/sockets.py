@@ -8,8 +8,8 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Family, SockAddr
 
 # A buffer that is refused is asked for in halves down to this, which every system gives.

@@ -22,11 +22,11 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 from warpgate.errors import AddressError, AttemptFailed, NetworkError, ServiceError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Assignment, Filtering, NatProfile

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
 from importlib import metadata
 from typing import TypeVar
 
 import msgspec
 
 from warpgate.errors import ConfigError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Transport
 from warpgate.model.text import MAX_PLUGIN_NAME, is_plugin_name
 from warpgate.plugins.base import Plugin

@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import ClassVar, NoReturn
 
 from warpgate.errors import AttemptFailed, NetworkError, ProtocolError, ServiceError, WarpgateError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link

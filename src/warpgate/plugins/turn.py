@@ -24,11 +24,11 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 from warpgate.errors import AddressError, AttemptFailed, WarpgateError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of

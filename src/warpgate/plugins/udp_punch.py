@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 from warpgate.errors import AddressError, AttemptFailed, NetworkError, ServiceError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link

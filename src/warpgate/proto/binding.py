@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.scope import Scope, misnamed, scope_of
 from warpgate.proto.machine import Transmit

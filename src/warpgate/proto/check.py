@@ -29,10 +29,10 @@ from __future__ import annotations
 import enum
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from warpgate.errors import ProtocolError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.model.wanted import ANYTHING, Wanted
 from warpgate.proto.check_wire import CheckCodec, OpenedCheck

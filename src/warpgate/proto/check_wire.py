@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 
 from warpgate.errors import AuthenticationError, DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.model.identity import PUBLIC_KEY_SIZE, SESSION_SIZE
 from warpgate.model.text import is_plugin_name

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -34,6 +33,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Meta
 
 from warpgate.errors import AddressError, DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import MAX_ADDRESS_SIZE, NodeAddress
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ else. The sender's key is inside the sealing: brokers learn who is addressed, no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from warpgate.errors import AddressError, AuthenticationError, DecodeError, ProtocolError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import NodeAddress
 from warpgate.model.identity import (
     HPKE_OVERHEAD,

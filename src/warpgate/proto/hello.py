@@ -36,10 +36,10 @@ import enum
 import hmac
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from warpgate.errors import AuthenticationError, DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Mode
 from warpgate.model.identity import PUBLIC_KEY_SIZE, SESSION_SIZE
 from warpgate.model.text import MAX_PLUGIN_NAME, is_plugin_name, printable

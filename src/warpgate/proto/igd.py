@@ -9,11 +9,11 @@ many routers do not have, are not read.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urljoin, urlsplit
 
 from warpgate.errors import DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.model.servers import HTTP_PORT
 from warpgate.proto.device_xml import LONGEST_TEXT, Path, read_elements

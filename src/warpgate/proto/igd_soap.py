@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from warpgate.errors import DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.text import printable
 from warpgate.proto.device_xml import Path, read_elements
 

@@ -7,7 +7,9 @@ Codes of WANIPConnection:1 section 2.4.16 and :2 section 2.5.16, and what router
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from warpgate.lazy_dataclass import dataclass
 
 
 class Refusal(enum.IntEnum):

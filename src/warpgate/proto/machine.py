@@ -7,9 +7,9 @@ seconds on one monotonic clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 
 EventT_co = TypeVar("EventT_co", covariant=True)

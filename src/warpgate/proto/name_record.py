@@ -10,7 +10,7 @@ records of one key and name the one with the higher sequence counts.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from enum import IntEnum
 from typing import Annotated
 
@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from warpgate.errors import AddressError, AuthenticationError, DecodeError, ProtocolError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import MAX_ADDRESS_SIZE, NodeAddress
 from warpgate.model.identity import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, Identity, verify
 from warpgate.model.nickname import MAX_BYTES, fold

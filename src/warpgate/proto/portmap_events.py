@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Transport
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from warpgate.errors import DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 
 SERVER_PORT = 5351  # RFC 6886 section 3, RFC 6887 section 19.1

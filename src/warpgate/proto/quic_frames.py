@@ -5,7 +5,6 @@ apart into frames, to see what they make the library hold.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES, ChaCha20
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from warpgate.errors import ProtocolError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.proto.quic_wire import CONNECTION_ID_SIZE
 
 STREAM_FIRST, STREAM_LAST = 0x08, 0x0F

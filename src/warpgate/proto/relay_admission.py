@@ -16,9 +16,10 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from warpgate.errors import AuthenticationError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.turn_server import password_of
 from warpgate.proto.stun import (
     Attribute,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.scope import IPNetwork, Scope, carried_by, scope_of
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from warpgate.errors import ProtocolError
+from warpgate.lazy_dataclass import dataclass
 
 VERSION = 5
 NO_AUTHENTICATION = 0

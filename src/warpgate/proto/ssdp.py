@@ -8,10 +8,10 @@ that since 1.1): some networks drop multicast. Only the gateway's own answers ar
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 from warpgate.errors import DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.model.servers import bracketed
 from warpgate.proto.machine import Transmit

@@ -12,9 +12,9 @@ import hashlib
 import hmac
 from binascii import crc32
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from warpgate.errors import AuthenticationError, DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 from warpgate.proto.stun_attributes import (
     MAGIC_COOKIE,

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from warpgate.errors import DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.proto.stun import (
     BINDING,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from warpgate.errors import DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 from warpgate.proto.machine import Transmit
 from warpgate.proto.stun import HEADER_SIZE, StunClass, StunMessage, decode, encode, is_stun

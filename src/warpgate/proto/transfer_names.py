@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from warpgate.errors import TransferRefused
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.text import JOINERS, is_deceiving, printable
 from warpgate.proto.transfer_list import EntryList
 from warpgate.proto.transfer_wire import (

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from warpgate.errors import ProtocolError, TransferFailed, TransferRefused
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.text import printable
 from warpgate.proto.transfer_list import EntryList
 from warpgate.proto.transfer_names import Listing, NameRules, check_offer

@@ -20,9 +20,9 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from warpgate.errors import DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
 from warpgate.model.turn_server import Credentials
 from warpgate.proto.stun import Attribute, ErrorCode, Method, StunClass, StunMessage, decode, is_stun

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress
 
 

@@ -5,8 +5,7 @@ Book-keeping only; `turn.TurnClient` sends the requests. What is not used for on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.proto.turn_wire import FIRST_CHANNEL
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from warpgate.errors import AuthenticationError, DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.proto.stun import (
     HEADER_SIZE,
     AttributeValue,

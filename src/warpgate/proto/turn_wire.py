@@ -6,10 +6,10 @@ RFC 8656 (UDP relays) and RFC 6062 (TCP relays). The STUN parts are in `proto/st
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from warpgate.errors import DecodeError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family, Transport
 from warpgate.model.text import printable
 from warpgate.proto.stun import Attribute, AttributeValue, ErrorCode, Method, StunClass, StunMessage, encode

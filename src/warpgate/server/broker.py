@@ -12,10 +12,10 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from warpgate.errors import ConfigError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.servers import MQTT_PORT, MQTTS_PORT
 from warpgate.platform import PROCESSES
 from warpgate.server.child import KEEP, readable_by_all, unprivileged_user

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.proto.name_record import MAX_RECORD
 
 # An IPv4 address is a household, or a thousand behind a carrier's NAT; an IPv6 customer gets a /56 (RIPE-690).

@@ -8,13 +8,13 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from warpgate.errors import NetworkError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.server.connections import CountedConnection, Doorkeeper
 from warpgate.server.front import Front
 from warpgate.server.limits import GRACE_SECONDS, HEAD_SECONDS, Limits

@@ -12,11 +12,11 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from warpgate.core.node import Node
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.port_mapping import PortMapping
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.attachment import Attachment
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
 from warpgate.model.scope import Scope, scope_of

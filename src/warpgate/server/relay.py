@@ -9,10 +9,11 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 from warpgate.errors import NetworkError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, SockAddr, Transport
 from warpgate.model.scope import IPNetwork
 from warpgate.net.driver import MachineDriver

@@ -10,9 +10,9 @@ register a released name again by sending it once more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.identity import node_id_of
 from warpgate.proto.name_record import NameRecord, RecordKind
 from warpgate.server.limits import Limits

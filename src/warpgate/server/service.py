@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from warpgate.errors import AuthenticationError, DecodeError, NicknameError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.nickname import fold
 from warpgate.proto.name_record import NameRecord, open_record
 from warpgate.server.limits import MAX_BODY, Limits

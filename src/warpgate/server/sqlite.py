@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.net.threads import in_thread
 from warpgate.server.rules import REMEMBERED, Counts, Refusal, Step, Stored, check_counts, decide
 from warpgate.server.store import SCHEMA_VERSION, SEQUENCE_OFFSET, Change, StoreError, Tally

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from warpgate.errors import ServiceError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.proto.name_record import NameRecord
 from warpgate.server.limits import Limits
 from warpgate.server.rules import Refusal, Step

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import h11
 
 from warpgate.errors import NetworkError, ServiceError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.net.network import TcpStream
 
 # All bytes of one answer. What we ask for has 2 kB at most; header fields of real servers have 300 bytes.

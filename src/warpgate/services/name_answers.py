@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from warpgate.errors import NameNotFound, ProtocolError, ServiceError, WarpgateError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import NodeAddress
 from warpgate.model.contact import Contact, key_changed
 from warpgate.model.identity import node_id_of

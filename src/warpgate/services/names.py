@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
@@ -19,6 +18,7 @@ import msgspec
 
 from warpgate.errors import NameNotFound, NameRefused, NetworkError, ServiceError, WarpgateError
 from warpgate.events import Observer, ServerFailed
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.contact import Contact
 from warpgate.model.servers import NameServerUrl
 from warpgate.model.text import printable

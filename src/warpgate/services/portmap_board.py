@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.net.network import Gateway, Interface
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 from warpgate.errors import ConfigError, NetworkError, ProtocolError, ServiceError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.servers import bracketed, host_and_port, split_login
 from warpgate.net.network import TcpStream
 from warpgate.net.threads import in_thread

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from warpgate.errors import NetworkError, ServiceError, WarpgateError
 from warpgate.events import Observer, RelayAllocated, ServerFailed
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
 from warpgate.model.scope import Scope, carried_by, misnamed, scope_of
 from warpgate.model.turn_server import TurnServer, TurnTransport

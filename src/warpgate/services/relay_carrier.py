@@ -6,10 +6,10 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from warpgate.errors import DecodeError, NetworkError, ServiceError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 from warpgate.model.turn_server import TurnServer, TurnTransport
 from warpgate.net.network import Network, TcpStream

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from urllib.parse import quote
 
 from warpgate.errors import DecodeError, NetworkError, ServiceError, WarpgateError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, SockAddr, Transport
 from warpgate.model.servers import BrokerUrl, StunServer
 from warpgate.net.network import Network

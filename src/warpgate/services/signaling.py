@@ -14,11 +14,11 @@ import asyncio
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from warpgate.config import Timing
 from warpgate.errors import ConfigError
 from warpgate.events import BrokerConnected, Observer, ServerFailed
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.broker import BrokerRef
 from warpgate.model.servers import BrokerUrl
 from warpgate.services.broker import BrokerConnector, Judge

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.attachment import MAX_POOL
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Filtering, NatProfile

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from warpgate.errors import NetworkError, ServiceError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.model.nat import Assignment, NatProfile
 from warpgate.net.network import Network

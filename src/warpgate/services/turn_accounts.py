@@ -10,10 +10,10 @@ import asyncio
 import base64
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from warpgate.errors import ServiceError, WarpgateError
 from warpgate.events import Observer, ServerFailed
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.ice_servers import AccountUrl, IceServers, parse_ice_servers
 from warpgate.model.turn_server import TurnServer
 from warpgate.net.network import Network

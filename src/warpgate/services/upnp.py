@@ -9,10 +9,10 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 from warpgate.errors import AddressError, DecodeError, NetworkError, ServiceError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr, Transport
 from warpgate.net.driver import MachineDriver
 from warpgate.net.network import Network

@@ -6,13 +6,14 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from warpgate.core.pipes.base import Pipe
 from warpgate.errors import DecodeError, TransferRefused
+from warpgate.lazy_dataclass import dataclass
 from warpgate.net.threads import SerialThread
 from warpgate.platform import FILES
 from warpgate.proto.transfer_names import NameRules

@@ -6,10 +6,10 @@ import errno
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from warpgate.errors import TransferFailed, TransferRefused
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.text import printable
 from warpgate.platform import FILES
 from warpgate.proto.transfer_names import SENDABLE, check_name, check_path, check_totals

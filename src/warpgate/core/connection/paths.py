@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from warpgate.core.tasks import Tasks
 from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS, Demultiplexer, FlowKey, SessionChecks
 from warpgate.errors import NetworkError, ProtocolError, WarpgateError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.network import TcpStream
 from warpgate.plan.paths import PathState

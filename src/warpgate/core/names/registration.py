@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from warpgate.core.context import Context
 from warpgate.core.tasks import Tasks
 from warpgate.errors import NameRefused, ServiceError, WarpgateError
 from warpgate.events import NameNotRegistered, NameRegistered, ServerFailed
+from warpgate.lazy_dataclass import dataclass
 from warpgate.proto.name_record import MAX_LIFETIME, NameRecord, RecordKind, seal
 from warpgate.services.names import GRACE, SERVICE, NameServer
 

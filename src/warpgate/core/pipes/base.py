@@ -6,13 +6,14 @@ import asyncio
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Self
 
 from warpgate.core.pipes.streams import READ_LIMIT, streams_over
 from warpgate.core.pipes.subscription import SUB_ALL, Subscription
 from warpgate.errors import ConfigError, PipeClosed
 from warpgate.events import PluginReport
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 
 # Two flights, which a path of a second with losses repeats twice or so.

@@ -19,9 +19,9 @@ import secrets
 import ssl
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
 
 from warpgate.errors import AuthenticationError, ConfigError, NetworkError, ProtocolError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.identity import Identity, check_certificate, trust_anchor
 from warpgate.net.network import TcpStream
 from warpgate.net.tls import CHUNK, TlsStream

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from warpgate.config import Budgets
 from warpgate.errors import AttemptFailed, NetworkError, ServiceError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 
 # Peers whose spending is remembered; whoever has more identities than these gets one punch at a time all the same.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -15,6 +14,7 @@ from warpgate.core.search.budget import RandomPunches
 from warpgate.core.search.links import UnchosenLinks
 from warpgate.core.udp.demultiplexer import Demultiplexer
 from warpgate.errors import ProtocolError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import BrokerRef
 from warpgate.model.identity import node_id_of
 from warpgate.net.network import TcpStream

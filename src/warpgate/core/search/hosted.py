@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from warpgate.config import Config
 from warpgate.core.connection.quic_flow import QuicFlow
@@ -18,6 +17,7 @@ from warpgate.core.tasks import Tasks
 from warpgate.core.udp.demultiplexer import Demultiplexer, SessionChecks
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError, WarpgateError
 from warpgate.events import PluginEnded, PluginStarted, TargetsRefused
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from warpgate.core.context import Context
 from warpgate.core.search.equipment import TOPIC
 from warpgate.core.search.twins import BESIDE, where
 from warpgate.errors import ProtocolError, WarpgateError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.wanted import INSTANCE_SIZE
 from warpgate.proto.envelope import open_envelope, seal
 from warpgate.proto.instances import PATIENCE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from warpgate.events import (
     Event,
@@ -14,6 +14,7 @@ from warpgate.events import (
     PluginStarted,
     SignalSent,
 )
+from warpgate.lazy_dataclass import dataclass
 
 AT_WORK = "still at work when the attempt ended"
 
