@@ -58,7 +58,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $(STAMP)
 
-# Real peers for the tests: mosquitto, coturn, miniupnpd, nftables. Installed only as root and only where missing.
+# Real peers for the tests: mosquitto, coturn, miniupnpd, nftables, Chromium. Installed only as root and only where missing.
 packages:
 	tools/packages.sh
 

@@ -10,6 +10,8 @@ for pair in mosquitto:mosquitto turnserver:coturn miniupnpd:miniupnpd nft:nftabl
     curl:curl dig:bind9-dnsutils dnsmasq:dnsmasq-base zsh:zsh fish:fish groff:groff; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
+# 123 MB to load: where there is another browser of its kind, that one does.
+command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing="$missing chromium"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     echo "missing for some tests:$missing" >&2

@@ -207,6 +207,15 @@ class SignalRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PeerPlaced(Event):
+    """Where a peer is that we connect to: by the address that we were given, later by its own. `address`: its text."""
+
+    session: str
+    peer: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class PeerSilent(Event):
     """The peer has given no sign of life, though it should have by now: `reason` says to what."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from cascade_world import World, virtual
 
+from warpgate.cli.words import describe
 from warpgate.errors import PipeClosed
-from warpgate.events import Event, PipeOpened
+from warpgate.events import Event, PeerPlaced, PipeOpened
+from warpgate.model.nat import NatProfile
 
 
 def test_events_come_until_the_node_is_closed() -> None:
@@ -58,5 +61,27 @@ def test_another_address_is_waited_for() -> None:
             await world.a.node.close()
             with pytest.raises(PipeClosed, match="the node was closed"):
                 await waiting
+
+    virtual(main)
+
+
+def test_it_is_told_where_the_peer_is_and_where_it_says_it_is() -> None:
+    """By an old address first, which knows nothing of the peer's NAT, then by the peer's own word."""
+
+    async def main() -> None:
+        async with World("edm", "eim-apdf") as world:
+            fresh = world.b.node.address
+            stale = replace(
+                fresh, attachments=tuple(replace(at, nat=NatProfile()) for at in fresh.attachments)
+            )
+            pipe = await world.a.node.connect(stale, mode="datagram")
+            await asyncio.sleep(1)
+            placed = [event.address for event in world.a.said(PeerPlaced)]
+            assert placed == [stale.to_text(), fresh.to_text()]
+            assert describe(world.a.said(PeerPlaced)[0]).endswith(
+                f"{pipe.peer} is at 198.51.100.2, 192.168.2.2"
+            )
+            assert world.b.said(PeerPlaced) == []
+            await pipe.close()
 
     virtual(main)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from warpgate.cli.family_words import family_findings, translated
+from warpgate.cli.fingerprints import nats_settled
 from warpgate.cli.nat_words import attachment_findings
+from warpgate.cli.options import UsageError
+from warpgate.cli.page_file import PageFile
 from warpgate.cli.port_map_words import port_map_findings, ports_settled
 from warpgate.cli.records import Finding
 from warpgate.cli.self_words import clock_findings, identity_findings
@@ -27,24 +30,46 @@ from warpgate.cli.status import running
 from warpgate.cli.strategies import strategy_findings
 from warpgate.events import Event, MappingLearnt
 from warpgate.model.address import LearntBy
-from warpgate.model.nat import Filtering, Mapping
+from warpgate.model.nat import Mapping
 from warpgate.plugins.registry import REGISTRY
 
 if TYPE_CHECKING:
     from warpgate.config import Config
     from warpgate.core.assembly import NodeStatus
     from warpgate.core.node import Node
-
-# Two requests to a second server tell the filtering behaviour; each is given up after about 1.5 s.
-FINGERPRINT_PATIENCE = 4.0
-FINGERPRINT_POLL = 0.1
+    from warpgate.model.address import NodeAddress
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
-    return shell.run(_check_list(shell) if arguments.servers else _examine(shell))
+    if arguments.full and arguments.html is None:
+        raise UsageError("--full is for the page of --html FILE: nothing else is masked")
+    file = None if arguments.html is None else PageFile(arguments.html)
+    work = _check_list(shell) if arguments.servers else _examine(shell)
+    return shell.run(_tell(shell, work, file, full=arguments.full))
 
 
-async def _check_list(shell: Shell) -> int:
+async def _tell(
+    shell: Shell,
+    work: Awaitable[tuple[list[Finding], NodeAddress | None]],
+    file: PageFile | None,
+    *,
+    full: bool,
+) -> int:
+    findings, address = await work
+    for section, members in groupby(findings, key=lambda finding: finding.section):
+        shell.output.heading(section)
+        for finding in members:
+            shell.output.show(finding)
+    if file is not None:
+        from warpgate.cli.pages.examination import Examination, page, private_names  # noqa: PLC0415 - only here
+        from warpgate.cli.pages.masks import Masks  # noqa: PLC0415
+
+        mask = None if full else Masks(private_names(shell.settings.config))
+        shell.output.show(file.write(page(Examination(time.time(), findings, address), mask)))
+    return 0
+
+
+async def _check_list(shell: Shell) -> tuple[list[Finding], None]:
     """Every broker and STUN server of the settings, or else of the list of public ones; without a node."""
     from warpgate.model.servers import BrokerUrl, StunServer  # noqa: PLC0415 - slow imports, only where needed
     from warpgate.net.system import SystemNetwork  # noqa: PLC0415
@@ -57,18 +82,17 @@ async def _check_list(shell: Shell) -> int:
     stun = public.stun if config.stun is None else tuple(map(StunServer.parse, config.stun))
     checks = await check_servers(network, MqttConnector(network), brokers, stun)
     day = time.strftime("%Y-%m-%d", time.gmtime())
-    for kind, heading in (("broker", "brokers"), ("stun", "STUN")):
-        shell.output.heading(heading)
-        for check in (each for each in checks if each.kind == kind):
-            state = "missing" if check.error else "ok"
-            shell.output.show(Finding(heading, state, f"{check.entry}: {check.error or check.words}"))
-    shell.output.heading("rows for the next list")
-    for check in checks:
-        shell.output.show(Finding("rows", "info", check.row(day).strip()))
-    return 0
+    findings = [
+        Finding(section, "missing" if check.error else "ok", f"{check.entry}: {check.error or check.words}")
+        for kind, section in (("broker", "brokers"), ("stun", "STUN"))
+        for check in checks
+        if check.kind == kind
+    ]
+    findings += [Finding("rows", "info", check.row(day).strip()) for check in checks]
+    return findings, None
 
 
-async def _examine(shell: Shell) -> int:
+async def _examine(shell: Shell) -> tuple[list[Finding], NodeAddress]:
     mappings: list[MappingLearnt] = []
 
     def observe(event: Event) -> None:
@@ -77,14 +101,11 @@ async def _examine(shell: Shell) -> int:
 
     config = shell.settings.config
     async with shell.node(accept=False, beside=False, observer=observe) as node:
-        checks, _ = await asyncio.gather(_checked(node, config), _settled(node, config))
+        checks, _ = await asyncio.gather(_checked(node, config), nats_settled(node, config, ports_settled))
         findings = diagnose(node.status(), node.node_id, node.port, mappings, config, checks)
+        address = node.address
     findings[-1:-1] = strategy_findings(REGISTRY)
-    for section, members in groupby(findings, key=lambda finding: finding.section):
-        shell.output.heading(section)
-        for finding in members:
-            shell.output.show(finding)
-    return 0
+    return findings, address
 
 
 async def _checked(node: Node, config: Config) -> Checks:
@@ -97,25 +118,6 @@ async def _checked(node: Node, config: Config) -> Checks:
         accounts=await node.check_relay_accounts(),
         relays=await node.check_relays(),
         names=await node.check_names() if config.names else (),
-    )
-
-
-async def _settled(node: Node, config: Config) -> None:
-    """Fingerprints and routers need more time than start() gives them: a little longer."""
-    deadline = asyncio.get_running_loop().time() + FINGERPRINT_PATIENCE
-    while not _all_told(node.status(), config) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-        await asyncio.sleep(FINGERPRINT_POLL)
-
-
-def _all_told(status: NodeStatus, config: Config) -> bool:
-    return (config.stun == () or fingerprinted(status)) and ports_settled(status)
-
-
-def fingerprinted(status: NodeStatus) -> bool:
-    """Whether nothing more is to be learnt about the NATs."""
-    return all(
-        attachment.nat.mapping is not Mapping.UNKNOWN and attachment.nat.filtering is not Filtering.UNKNOWN
-        for attachment in status.attachments
     )
 
 

@@ -34,6 +34,7 @@ from warpgate.cli.strategies import ViaAction
 from warpgate.cli.suggestions import did_you_mean
 
 TARGET_HELP = "an address (wg1...), @FILE holding one, or a nickname"
+HTML_HELP = "write the same as a page for browsers into FILE"
 SERVICE_HELP = f"{TARGET_HELP}; /SERVICE behind it for one of several that it offers"
 
 
@@ -116,6 +117,7 @@ def build_parser() -> Parser:
     _add_doctor(command("doctor", "tell what works here and what does not"))
     explain = command("explain", "connect, then tell what each strategy did and why", "TARGET[/SERVICE]")
     _add_connecting(explain)
+    explain.add_argument("--html", metavar="FILE", help=f"{HTML_HELP}, and both NATs drawn")
     explain.set_defaults(durable=False)
     _add_name(command("name", "register, show or release a nickname, or forget its key"))
     _add_serve(command("serve", "run a name server, and STUN and a broker beside it", servers=False))
@@ -161,6 +163,12 @@ def _add_doctor(parser: Parser) -> None:
         action="store_true",
         help="test every broker and STUN server of the settings, or of the list of public ones, instead",
     )
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help=f"{HTML_HELP}, for a bug report: addresses, keys and private names are masked",
+    )
+    parser.add_argument("--full", action="store_true", help="mask nothing in the page of --html")
 
 
 def _add_listen(parser: Parser) -> None:

@@ -296,6 +296,15 @@ class Explained(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class PageWritten(Record):
+    event = "page"
+    file: str
+
+    def text(self) -> str:
+        return f"{self.file} is written: look at it with a browser"
+
+
+@dataclass(frozen=True, slots=True)
 class Failed(Record):
     event = "failed"
     error: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from warpgate import events
 from warpgate.cli.records import milliseconds
+from warpgate.model.address import NodeAddress
 
 
 def describe(event: events.Event) -> str:
@@ -15,7 +16,7 @@ def describe(event: events.Event) -> str:
             return _signal_news(event)
         case events.ClocksDiffer() | events.TwinFound() | events.PeerTwinned():
             return _warning(event)
-        case events.LinkVerified() | events.PipeOpened() | events.PipeEnded():
+        case events.PeerPlaced() | events.LinkVerified() | events.PipeOpened() | events.PipeEnded():
             return f"[{event.session[:6]}] {_link_news(event)}"
         case (
             events.NameFound()
@@ -27,6 +28,14 @@ def describe(event: events.Event) -> str:
             return _name_news(event)
         case _:
             return _path_news(event) or _node_news(event)
+
+
+def _places(address: str) -> str:
+    """The address text is what programs want of it; people, where it leads."""
+    found: dict[str, None] = {}
+    for attachment in NodeAddress.from_text(address).attachments:
+        found |= dict.fromkeys(str(ip) for ip in (*attachment.outside, attachment.host))
+    return ", ".join(found) or "no place that is known"
 
 
 def _warning(event: events.ClocksDiffer | events.TwinFound | events.PeerTwinned) -> str:
@@ -42,8 +51,12 @@ def _warning(event: events.ClocksDiffer | events.TwinFound | events.PeerTwinned)
             return f"[{session[:6]}] {peer} says: {reason}"
 
 
-def _link_news(event: events.LinkVerified | events.PipeOpened | events.PipeEnded) -> str:
+def _link_news(
+    event: events.PeerPlaced | events.LinkVerified | events.PipeOpened | events.PipeEnded,
+) -> str:
     match event:
+        case events.PeerPlaced(peer=peer, address=address):
+            return f"{peer} is at {_places(address)}"
         case events.LinkVerified(plugin=plugin, transport=transport, local=local, remote=remote):
             return f"{plugin} has a proven {transport} link: {local} - {remote}"
         case events.PipeOpened(plugin=plugin, mode=mode, peer=peer, transport=transport, seconds=seconds):

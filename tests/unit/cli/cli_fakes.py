@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from warpgate.config import Config
+from warpgate.core.assembly import NodeStatus
 from warpgate.errors import PipeClosed, WarpgateError
 from warpgate.events import Observer, PluginReport
 from warpgate.model.address import Attachment, BrokerRef, Listening, NodeAddress
@@ -148,6 +149,9 @@ class FakeNode:
         for task in self.tasks:
             task.cancel()
         self.world.running -= 1
+
+    def status(self) -> NodeStatus:
+        return NodeStatus((), self.address.attachments, self.world.brokers, (), ())
 
     def _open(self, mode: Mode, peer: Peer) -> FakePipe:
         near, far = FakePipe.pair(mode)

@@ -6,7 +6,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from warpgate.cli.doctor import diagnose, fingerprinted
+from warpgate.cli.doctor import diagnose
+from warpgate.cli.fingerprints import fingerprinted
 from warpgate.cli.nat_words import assignment_words
 from warpgate.cli.server_words import NO_ROUTE, Checks
 from warpgate.config import Config

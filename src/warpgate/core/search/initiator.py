@@ -130,6 +130,7 @@ class Initiator(Generic[Made]):
         session = self._session
         self._sessions.add(session)
         self._context.observers.append(self._observe)
+        session.say_placed()
         watching = asyncio.ensure_future(self._watch_for_silence())
         try:
             async with asyncio.timeout(timeout) as self._deadline:

@@ -20,7 +20,7 @@ from warpgate.core.search.outbox import Outbox
 from warpgate.core.search.relays import SessionRelays
 from warpgate.core.udp.demultiplexer import SessionChecks
 from warpgate.errors import AttemptFailed
-from warpgate.events import ClocksDiffer, LinkVerified, PeerTwinned, PluginNoted, SignalSent
+from warpgate.events import ClocksDiffer, LinkVerified, PeerPlaced, PeerTwinned, PluginNoted, SignalSent
 from warpgate.model.address import NodeAddress
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint, Mode, Transport
@@ -276,8 +276,9 @@ class Session:
             self.outbox.acknowledge(self.context.config.timing.answer_delay)
         if remote.reach_digest != self.remote.reach_digest:
             self._take_remote(remote)
-        else:
+        elif remote != self.remote:
             self.remote = remote  # it may have learnt more of its NATs
+            self.say_placed()
         self.relays.let_in()
         for message in signal.messages:
             self.messages.put(message.name, message.body)
@@ -308,6 +309,11 @@ class Session:
         self.remote_version += 1
         changed, self._remote_changed = self._remote_changed, self.context.new_future()
         changed.set_result(None)
+        self.say_placed()
+
+    def say_placed(self) -> None:
+        if self.initiator:
+            self.context.emit(PeerPlaced(self.id.hex(), self.peer, self.remote.to_text()))
 
     async def remote_newer_than(self, version: int) -> int:
         """Wait until `remote_version` is above `version`; returns it."""

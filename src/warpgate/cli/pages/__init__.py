@@ -1,0 +1,1 @@
+"""What commands write for browsers: one file a page, which loads nothing and runs nothing."""
