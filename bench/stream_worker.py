@@ -1,7 +1,7 @@
 """One end of `stream_over_udp`, in a process of its own: python -m bench.stream_worker ROLE [ARGUMENTS].
 
 serve                         a node and a bare QUIC server; prints {"address": ..., "port": ...}, swallows streams
-pour ADDRESS tcp|udp BYTES    through a pipe; prints {"seconds", "equal", "grown", "peer_grown"}
+pour ADDRESS tcp|udp|durable BYTES    through a pipe; prints {"seconds", "equal", "grown", "peer_grown"}
 bare HOST PORT BYTES          through bare QUIC; prints the same
 """
 
@@ -25,6 +25,7 @@ CHUNK = 64 * 1024
 NOISE = os.urandom(CHUNK)
 BUFFER = 1024 * 1024
 LOOPBACK = ("lo",)
+DURABLE = "durable"  # over UDP, too
 
 
 def config() -> Config:
@@ -160,10 +161,14 @@ async def serve() -> None:
                 await pipe.send(await swallow(aiter(pipe)))
 
 
-async def through_pipe(address: str, transport: str, size: int) -> dict[str, object]:
+async def through_pipe(address: str, kind: str, size: int) -> dict[str, object]:
     async with Node(config(), identity=Identity.generate()) as node:
         pipe: Pipe = await node.connect(
-            address, mode=Mode.STREAM, transport=Transport(transport), plugins=["direct"]
+            address,
+            mode=Mode.STREAM,
+            transport=Transport.UDP if kind == DURABLE else Transport(kind),
+            durable=kind == DURABLE,
+            plugins=["direct"],
         )
         async with pipe:
             return await pour(size, pipe.send, pipe.write_eof, lambda: aiter(pipe))

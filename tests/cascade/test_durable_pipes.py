@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from warpgate.core.pipes.durable import DurablePipe
 from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS
 from warpgate.errors import ConfigError, ConnectFailed, PipeClosed
 from warpgate.events import PathChosen, PathLost, PathOpened
-from warpgate.model.endpoint import Mode, Transport
+from warpgate.model.endpoint import Mode, SockAddr, Transport
 
 r = HOP
 SETTLED = 3.0  # before a fault
@@ -187,6 +188,44 @@ def test_a_slow_reader_is_not_sent_more_than_its_window() -> None:
             await other.close()
             await last.close()
             await gone(world)
+
+    virtual(main)
+
+
+def test_a_full_socket_slows_down_and_loses_nothing() -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await durable(world)
+            await asyncio.sleep(R)
+            assert isinstance(near, DurablePipe)
+            [path] = near.connection._paths
+            assert isinstance(path, UdpPath)
+            real, left = path._outflow._socket, 0
+
+            def a_few(datagrams: Sequence[bytes], to: SockAddr) -> int:
+                nonlocal left
+                taken = real.send_all(datagrams[:left], to)
+                left -= taken
+                return taken
+
+            async def room() -> None:
+                nonlocal left
+                await asyncio.sleep(0.001)
+                left = 30
+
+            path._outflow._socket = SimpleNamespace(  # type: ignore[assignment]
+                send=lambda data, to: a_few([data], to) == 1, send_all=a_few, writable=room
+            )
+            sent = bytes(range(256)) * 8192
+            sending = asyncio.ensure_future(near.send(sent))
+            assert await far.recv_n(len(sent)) == sent
+            await sending
+            core = near.connection.engine._quic._core
+            assert core is not None
+            assert core.loss_total == 0
+            assert near.connection.moves == 0
+            await near.close()
+            await far.close()
 
     virtual(main)
 
@@ -569,19 +608,16 @@ def test_an_endpoint_that_has_not_answered_gets_ten_datagrams() -> None:
             [path] = near.connection._paths
             assert isinstance(path, UdpPath)
             sent: list[bytes] = []
-            port, path._port = (
-                path._port,
-                SimpleNamespace(socket=SimpleNamespace(send=lambda data, _to: sent.append(data))),
-            )  # type: ignore[assignment]
+            outflow, path._outflow = path._outflow, SimpleNamespace(send=sent.extend)  # type: ignore[assignment]
             checks, path._checks = path._checks, SimpleNamespace(agent=SimpleNamespace(path_validated=False))  # type: ignore[assignment]
             path._unvalidated = UNVALIDATED_DATAGRAMS
             for _ in range(100):
-                path.send(b"x")
+                path.send([b"x"])
             assert len(sent) == UNVALIDATED_DATAGRAMS == 10
             path._checks = checks
-            path.send(b"y")
+            path.send([b"y"])
             assert sent[-1] == b"y"
-            path._port = port
+            path._outflow = outflow
             near.abort()
             far.abort()
 

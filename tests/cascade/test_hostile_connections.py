@@ -170,8 +170,12 @@ class Tap(Path):
     def abandon(self) -> None: ...
     def close(self) -> None: ...
 
-    def send(self, data: bytes) -> None:
-        self.sent.append(data)
+    @property
+    def full(self) -> bool:
+        return False
+
+    def send(self, datagrams: Sequence[bytes]) -> None:
+        self.sent += datagrams
 
     def inject(self, *datagrams: bytes) -> None:
         for data in datagrams:

@@ -8,7 +8,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from warpgate.errors import NetworkError
@@ -19,7 +19,7 @@ from warpgate.lab.memory_tcp import Connection, News, State
 from warpgate.lab.memory_wire import DEFAULT_TTL, Packet
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 from warpgate.net.driver import MachineDriver
-from warpgate.net.network import Acceptor, DatagramReceiver
+from warpgate.net.network import Acceptor, DatagramReceiver, each_alone
 from warpgate.net.sockets import network_error
 
 LARGEST_PAYLOAD = 65507  # 65535 less IP and UDP headers
@@ -70,6 +70,9 @@ class MemoryUdpSocket:
         flow = Flow(Layer4.UDP, Endpoint(source, self._local.port), remote)
         self._kernel.transmit(Packet(flow, bytes(data), DEFAULT_TTL if ttl is None else ttl))
         return True
+
+    def send_all(self, datagrams: Sequence[bytes], to: SockAddr) -> int:
+        return each_alone(self.send, datagrams, to)
 
     async def writable(self) -> None:
         if not self._open:

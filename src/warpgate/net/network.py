@@ -7,7 +7,7 @@ Errors are mapped here, once: an implementation raises NetworkError for whatever
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import field
 from typing import Protocol
 
@@ -51,6 +51,10 @@ class UdpSocket(Protocol):
         """
         ...
 
+    def send_all(self, datagrams: Sequence[bytes], to: SockAddr) -> int:
+        """Send in order until one is not taken, as `send` would; how many were."""
+        ...
+
     async def writable(self) -> None:
         """Wait until the kernel takes datagrams again."""
         ...
@@ -60,6 +64,14 @@ class UdpSocket(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def each_alone(send: Callable[[bytes, SockAddr], bool], datagrams: Sequence[bytes], to: SockAddr) -> int:
+    """`send_all` of a socket that has no quicker way."""
+    for done, data in enumerate(datagrams):
+        if not send(data, to):
+            return done
+    return len(datagrams)
 
 
 class TcpStream(Protocol):

@@ -9,7 +9,7 @@ and brokers and relays are reached by their IPv4 addresses. Without a prefix thi
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
@@ -178,6 +178,10 @@ class _TranslatedUdp:
     def send(self, data: bytes, to: SockAddr, ttl: int | None = None) -> bool:
         host = self._outer(to[0])
         return host is not None and self._socket.send(data, (host, to[1]), ttl)
+
+    def send_all(self, datagrams: Sequence[bytes], to: SockAddr) -> int:
+        host = self._outer(to[0])
+        return 0 if host is None else self._socket.send_all(datagrams, (host, to[1]))
 
     async def writable(self) -> None:
         await self._socket.writable()

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family, SockAddr
-from warpgate.net.network import DatagramReceiver
+from warpgate.net.network import DatagramReceiver, each_alone
 from warpgate.net.sockets import Readiness, address_family, network_error
 from warpgate.platform import SOCKETS
 from warpgate.platform.readiness import watch_of
@@ -29,6 +31,10 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 
 # The kernel's send queue is full: wait for `writable`, nothing is wrong.
 _FULL = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
+
+# What goes out in one call, with room for the headers; and what a kernel or a device says that cannot do it at all.
+_LARGEST_RUN = 65_000
+_NO_SEGMENTS = (errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
 
 
 class SystemUdpSocket:
@@ -47,6 +53,8 @@ class SystemUdpSocket:
         self._receiver = receiver
         self._open = True
         self._writable = Readiness.to_write(self._loop, sock)
+        self._most_segments = SOCKETS.most_segments
+        SOCKETS.receive_segments(sock)
         self._watch = watch_of(self._loop)
         self._watch.add_reader(sock.fileno(), self._drain)
 
@@ -67,6 +75,32 @@ class SystemUdpSocket:
             return False
         return True
 
+    def send_all(self, datagrams: Sequence[bytes], to: SockAddr) -> int:
+        """How many were taken, in order; see `send` about the next one."""
+        done = 0
+        for run in runs(datagrams, self._most_segments):
+            taken = self._send_segments(run, to) if len(run) > 1 else None
+            if taken is None:
+                taken = each_alone(self.send, run, to)
+            done += taken
+            if taken < len(run):
+                break
+        return done
+
+    def _send_segments(self, run: Sequence[bytes], to: SockAddr) -> int | None:
+        """None: they have to be sent one by one."""
+        try:
+            SOCKETS.send_segments(self._sock, run, to)
+        except OSError as error:
+            if error.errno in _FULL:
+                return 0
+            if error.errno in _NO_SEGMENTS:
+                self._most_segments = 1
+            return (
+                None  # one is larger than the next link takes whole, or something is wrong that `send` counts
+            )
+        return len(run)
+
     async def writable(self) -> None:
         """Until the kernel takes datagrams again; NetworkError if the socket is closed by then."""
         if self._open:
@@ -75,17 +109,32 @@ class SystemUdpSocket:
             raise NetworkError(f"UDP socket {self._local} is closed")
 
     def _drain(self) -> None:
-        for _ in range(DRAIN):
+        left = DRAIN
+        while left > 0:
             try:
-                data, source = self._sock.recvfrom(LARGEST_DATAGRAM)
+                data, source, size = SOCKETS.receive(self._sock, LARGEST_DATAGRAM)
             except BlockingIOError:
                 return
             except OSError:  # an ICMP error about an earlier datagram: reading it clears it
                 self.receive_errors += 1
+                left -= 1
                 continue
-            self._receiver(data, source)
+            left -= self._give(data, source, size)
             if not self._open:
                 return
+
+    def _give(self, data: bytes, source: SockAddr, size: int) -> int:
+        """What came at once, datagram by datagram; how many there were. A receiver that fails loses one of them."""
+        for start in range(0, len(data) or 1, size):
+            try:
+                self._receiver(data[start : start + size], source)
+            except BaseException:
+                if rest := data[start + size :]:
+                    self._loop.call_soon(self._give, rest, source, size)
+                raise
+            if not self._open:
+                break
+        return max(1, -(-len(data) // size))
 
     def detach(self, remote: Endpoint) -> socket.socket:
         """A connected socket on our endpoint. The kernel prefers it for datagrams from `remote`; the rest
@@ -122,6 +171,17 @@ class SystemUdpSocket:
         self._watch.remove_reader(self._sock.fileno())
         self._writable.wake()
         self._sock.close()
+
+
+def runs(datagrams: Sequence[bytes], most: int) -> Iterator[Sequence[bytes]]:
+    """They, in order, in pieces of one size, each of which can be sent by one call."""
+    done = 0
+    for size, equal in groupby(datagrams, len):
+        end = done + len(list(equal))
+        step = max(1, min(most, _LARGEST_RUN // max(1, size)))
+        for start in range(done, end, step):
+            yield datagrams[start : min(start + step, end)]
+        done = end
 
 
 def bind_udp(local: Endpoint, device: str | None = None) -> socket.socket:

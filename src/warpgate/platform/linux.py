@@ -13,7 +13,7 @@ assert sys.platform == "linux" or sys.platform == "android"
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fcntl import ioctl
 from ipaddress import IPv4Address, IPv6Address
@@ -45,6 +45,12 @@ _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 10, 0
 # linux/in.h, linux/in6.h: the interface for what a UDP socket sends, without a say in what it receives (a socket that
 # is bound to a device does not hear the machine's own other programs: that traffic comes in by the loopback).
 _UNICAST_IF = {Family.V4: (socket.IPPROTO_IP, 50), Family.V6: (socket.IPPROTO_IPV6, 76)}
+
+# linux/udp.h, since Linux 4.18 and 5.0: the size of the datagrams that the data of one call is cut into, and a wish to
+# get what has come of one sender as it was before it was cut, with that size (an int) beside it.
+_UDP_SEGMENT, _UDP_GRO = 103, 104
+_GRO_ROOM = socket.CMSG_SPACE(4)
+_MOST_SEGMENTS = 64  # UDP_MAX_SEGMENTS, before it became 128
 
 # struct tcp_info of linux/tcp.h, in its first 60 bytes: u32 at 24 `unacked` (segments), at 56 `last_ack_recv` (ms).
 _TCP_INFO_SIZE = 60
@@ -86,6 +92,23 @@ class LinuxSockets(PosixSockets):
         self, sock: socket.socket, family: Family, data: bytes, to: SockAddr, hops: int
     ) -> None:
         sock.sendmsg([data], [(*_TTL_ANCILLARY[family], struct.pack("i", hops))], 0, to)
+
+    most_segments = _MOST_SEGMENTS
+
+    def send_segments(self, sock: socket.socket, datagrams: Sequence[bytes], to: SockAddr) -> None:
+        size = struct.pack("=H", len(datagrams[0]))
+        sock.sendmsg(datagrams, [(socket.IPPROTO_UDP, _UDP_SEGMENT, size)], 0, to)
+
+    def receive_segments(self, sock: socket.socket) -> None:
+        with suppress(OSError):  # before Linux 5.0
+            sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+
+    def receive(self, sock: socket.socket, size: int) -> tuple[bytes, SockAddr, int]:
+        data, ancillary, _, source = sock.recvmsg(size, _GRO_ROOM)
+        for level, kind, value in ancillary:
+            if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
+                return data, source, int.from_bytes(value, sys.byteorder)
+        return data, source, size
 
     def send_by(self, sock: socket.socket, family: Family, device: str) -> None:
         level, option = _UNICAST_IF[family]

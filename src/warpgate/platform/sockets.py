@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from warpgate.lazy_dataclass import dataclass
@@ -84,6 +84,22 @@ class Sockets:
             sock.sendto(data, to)
         finally:
             sock.setsockopt(level, option, usual)
+
+    # -- many datagrams in one call
+
+    most_segments = 1  # of equal size, in one call of `send_segments`
+
+    def send_segments(self, sock: socket.socket, datagrams: Sequence[bytes], to: SockAddr) -> None:
+        """All of them or none; OSError also where a way to `to` cannot have that many at once."""
+        raise OSError(errno.EOPNOTSUPP, "this system sends one datagram a call")
+
+    def receive_segments(self, sock: socket.socket) -> None:
+        """Let `receive` give several datagrams of one sender at once."""
+
+    def receive(self, sock: socket.socket, size: int) -> tuple[bytes, SockAddr, int]:
+        """Data, sender, and the size of each datagram in it (the last one may be shorter)."""
+        data, source = sock.recvfrom(size)
+        return data, source, size
 
     # -- staying on an interface
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 
 from warpgate.errors import NetworkError, ServiceError
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 from warpgate.model.scope import unreachable
 from warpgate.model.turn_server import Credentials
 from warpgate.net.driver import MachineDriver
-from warpgate.net.network import DatagramReceiver
+from warpgate.net.network import DatagramReceiver, each_alone
 from warpgate.proto.turn import State, TurnClient
 from warpgate.proto.turn_auth import LongTermAuth
 from warpgate.proto.turn_events import (
@@ -257,6 +257,9 @@ class RelaySocket:
         if not self._open or ttl is not None or peer.family is not self._relayed.family:
             return False
         return self._allocation.send(data, peer)
+
+    def send_all(self, datagrams: Sequence[bytes], to: SockAddr) -> int:
+        return each_alone(self.send, datagrams, to)
 
     async def writable(self) -> None:
         if not self._open:

@@ -24,11 +24,11 @@ def test_a_bystander_gets_no_more_than_a_few_datagrams() -> None:
     async def main() -> list[bytes]:
         sent: list[bytes] = []
 
-        def send(data: bytes, _to: object) -> bool:
-            sent.append(data)
-            return True
+        def send_all(datagrams: list[bytes], _to: object) -> int:
+            sent.extend(datagrams)
+            return len(datagrams)
 
-        port = SimpleNamespace(streams={}, base=BYSTANDER, socket=SimpleNamespace(send=send))
+        port = SimpleNamespace(streams={}, base=BYSTANDER, socket=SimpleNamespace(send_all=send_all))
         stream = QuicStream.client(A, B.public_key, SESSION, asyncio.get_running_loop().time(), Holdings())
         flow = QuicFlow(stream, cast(Any, port), BYSTANDER)
         await asyncio.sleep(300)

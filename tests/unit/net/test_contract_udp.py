@@ -45,6 +45,22 @@ def test_a_burst_arrives_whole_and_in_order(world: World) -> None:
     world.run(main)
 
 
+@pytest.mark.parametrize(
+    "sizes", [[1200] * 150, [1200, 1200, 7, 1472, 1472, 0, 1, 1]], ids=["equal", "various"]
+)
+def test_what_is_sent_together_arrives_as_if_sent_alone(world: World, sizes: list[int]) -> None:
+    async def main() -> None:
+        inbox = Datagrams()
+        a, b = world.a.open_udp(world.at_a(), nobody), world.b.open_udp(world.at_b(), inbox)
+        burst = [bytes([number]) * size for number, size in enumerate(sizes)]
+        assert a.send_all(burst, b.local.sockaddr) == len(burst)
+        assert [await inbox.received.get() for _ in burst] == [(data, a.local) for data in burst]
+        assert a.send_all([], b.local.sockaddr) == 0
+        close_all(a, b)
+
+    world.run(main)
+
+
 def test_a_taken_port_is_refused_and_free_again_after_close(world: World) -> None:
     async def main() -> None:
         first = world.a.open_udp(world.at_a(), nobody)
@@ -124,6 +140,30 @@ def test_a_receiver_that_fails_loses_one_datagram_only(world: World) -> None:
             a.send(data, b.local.sockaddr)
         assert (await inbox.received.get())[0] == b"good"
         assert [type(context["exception"]) for context in world.uncaught] == [ValueError]
+        world.uncaught.clear()
+        close_all(a, b)
+
+    world.run(main)
+
+
+def test_a_receiver_that_fails_in_a_burst_loses_one_datagram_only(world: World) -> None:
+    async def main() -> None:
+        got: list[bytes] = []
+        whole = asyncio.Event()
+
+        def fails_at_the_third(data: bytes, _source: Any) -> None:
+            if data == b"3":
+                raise RuntimeError("a bug")
+            got.append(data)
+            if data == b"9":
+                whole.set()
+
+        a = world.a.open_udp(world.at_a(), nobody)
+        b = world.b.open_udp(world.at_b(), fails_at_the_third)
+        a.send_all([b"%d" % number for number in range(10)], b.local.sockaddr)
+        await whole.wait()
+        assert got == [b"%d" % number for number in range(10) if number != 3]
+        assert len(world.uncaught) == 1
         world.uncaught.clear()
         close_all(a, b)
 

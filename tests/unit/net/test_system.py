@@ -200,7 +200,7 @@ def test_errors_of_earlier_datagrams_do_not_kill_a_udp_socket(
         inbox = Datagrams()
         a, b = system.a.open_udp(ANY, ignore), system.b.open_udp(ANY, inbox)
         real: Any = b._sock  # type: ignore[attr-defined]
-        monkeypatch.setattr(b, "_sock", Faulty(real, "recvfrom", errno.ECONNREFUSED, errno.EHOSTUNREACH))
+        monkeypatch.setattr(b, "_sock", Faulty(real, "recvmsg", errno.ECONNREFUSED, errno.EHOSTUNREACH))
         a.send(b"alive", b.local.sockaddr)
         assert (await inbox.received.get())[0] == b"alive"
         assert b.receive_errors == 2  # type: ignore[attr-defined]

@@ -198,8 +198,7 @@ class Connection(QuicDriver):
                 greet(self.flight)
 
     def _say_again(self, path: Path) -> None:
-        for data in self.flight:
-            path.send(data)
+        path.send(self.flight)
 
     def _insist(self, pause: float) -> None:
         """The client's part: a server that knows no path yet can do nothing about what it has said and was lost."""
@@ -216,6 +215,7 @@ class Connection(QuicDriver):
         path.number = self._count
         path.deliver = self._heard
         path.on_lost = self._lost
+        path.on_room = self.soon
         path.route(self.ids)
         self._paths.append(path)
         origin = path.origin
@@ -424,13 +424,16 @@ class Connection(QuicDriver):
         if self.engine.wrote and self.engine.state is State.OPEN:
             self._answer_wanted()
         ways = self._ways()
-        for data in self.engine.datagrams(now):
-            for path in ways:
-                path.send(data)
-            for path in self._paths:  # the peer, too, must know whose it is
-                if path.greetings and path not in ways:
-                    path.greetings -= 1
-                    path.send(data)
+        if all(path.full for path in ways):
+            return  # `on_room` leads back here
+        datagrams = self.engine.datagrams(now)
+        for path in ways:
+            path.send(datagrams)
+        for path in self._paths:  # the peer, too, must know whose it is
+            if path.greetings and path not in ways:
+                greetings = datagrams[: path.greetings]
+                path.greetings -= len(greetings)
+                path.send(greetings)
 
     def _ways(self) -> list[Path]:
         assert self._chosen is not None

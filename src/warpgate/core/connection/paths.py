@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from warpgate.core.tasks import Tasks
 from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS, Demultiplexer, FlowKey, SessionChecks
+from warpgate.core.udp.outflow import Outflow
 from warpgate.errors import NetworkError, ProtocolError, WarpgateError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Transport
@@ -55,6 +56,10 @@ def _no_matter(_path: Path, _reason: str) -> None:
     return
 
 
+def _nothing() -> None:
+    return
+
+
 class Path(ABC):
     """`deliver` gets what comes by it, `on_lost` the reason when it is over, once at most."""
 
@@ -68,6 +73,7 @@ class Path(ABC):
         self.begun = False  # whether a client's first packets have left by it
         self.deliver: Deliver = _nobody  # whether the datagram was of a connection that we know
         self.on_lost: Callable[[Path, str], None] = _no_matter
+        self.on_room: Callable[[], None] = _nothing  # it was full, and is not any more
         self.lost = False
 
     def __repr__(self) -> str:
@@ -86,9 +92,14 @@ class Path(ABC):
     def route(self, ids: tuple[bytes, ...]) -> None:
         """Datagrams with these connection ids are for its connection from now on; before, what nobody else takes."""
 
+    @property
     @abstractmethod
-    def send(self, data: bytes) -> None:
-        """Now, or it is lost."""
+    def full(self) -> bool:
+        """Whether what is sent now would be lost."""
+
+    @abstractmethod
+    def send(self, datagrams: Sequence[bytes]) -> None:
+        """In this order, now or as soon as it can be."""
 
     @abstractmethod
     def close(self) -> None:
@@ -124,8 +135,10 @@ class UdpPath(Path):
         self._own_port = own_port
         self._key: FlowKey = origin.remote.sockaddr
         self._ids: tuple[bytes, ...] = ()
-        self._unvalidated = UNVALIDATED_DATAGRAMS - checks.greeted.get((origin.local, origin.remote), 0)
+        greeted = checks.greeted.get((origin.local, origin.remote), 0)
+        self._unvalidated = max(0, UNVALIDATED_DATAGRAMS - greeted)
         self._held: list[bytes] = []
+        self._outflow = Outflow(self._port.socket, self._key, self._has_room)
         self._early = udp.take_early(self._port, self._key)
         checks.stop_expecting()
         self._port.unclaimed[self._key] = self._arrived
@@ -149,20 +162,25 @@ class UdpPath(Path):
         if self._port.unclaimed.get(self._key) == self._arrived:
             del self._port.unclaimed[self._key]
 
-    def send(self, data: bytes) -> None:
+    @property
+    def full(self) -> bool:
+        return self._outflow.full
+
+    def _has_room(self) -> None:
+        self.on_room()
+
+    def send(self, datagrams: Sequence[bytes]) -> None:
         if not self._checks.agent.path_validated:
-            if self._unvalidated <= 0:
-                if len(self._held) < HELD:
-                    self._held.append(data)
-                return
-            self._unvalidated -= 1
-        self._port.socket.send(data, self._key)
+            now, later = datagrams[: self._unvalidated], datagrams[self._unvalidated :]
+            self._held += later[: HELD - len(self._held)]
+            self._unvalidated -= len(now)
+            datagrams = now
+        self._outflow.send(datagrams)
 
     def _check_event(self, event: CheckEvent) -> None:
         if isinstance(event, PathValidated):
             held, self._held = self._held, []
-            for data in held:
-                self.send(data)
+            self.send(held)
         elif isinstance(event, CheckingEnded):
             self._release()
             self._lose(event.reason)
@@ -186,6 +204,7 @@ class UdpPath(Path):
             self._port.streams.pop(self._key, None)
 
     def _release(self) -> None:
+        self._outflow.close()
         self._unroute()
         self._udp.forget(self._checks)
         if self._own_port:
@@ -215,8 +234,14 @@ class TcpPath(Path):
     def route(self, ids: tuple[bytes, ...]) -> None:
         """A link carries one connection."""
 
-    def send(self, data: bytes) -> None:
-        if self._waiting + len(data) <= TCP_BACKLOG:
+    @property
+    def full(self) -> bool:
+        return self._waiting >= TCP_BACKLOG
+
+    def send(self, datagrams: Sequence[bytes]) -> None:
+        for data in datagrams:
+            if self.full:
+                return
             self._backlog.append(encode_frame(data))
             self._waiting += len(data)
             self._more.set()
@@ -239,7 +264,9 @@ class TcpPath(Path):
                 self._more.clear()
                 data, self._backlog = b"".join(self._backlog), []
                 await self._stream.send(data)
-                self._waiting = sum(map(len, self._backlog))
+                was_full, self._waiting = self.full, sum(map(len, self._backlog))
+                if was_full and not self._closing:
+                    self.on_room()
         except NetworkError as error:
             self._over(str(error))
         finally:

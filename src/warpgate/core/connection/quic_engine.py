@@ -19,6 +19,7 @@ from warpgate.core.connection.quic_library import (
     hand_over,
     in_flight,
     opener,
+    to_send,
 )
 from warpgate.errors import AuthenticationError, NetworkError, WarpgateError
 from warpgate.model.identity import Identity, check_shown_key
@@ -186,14 +187,9 @@ class QuicEngine(ABC):
 
     def datagrams(self, now: float) -> list[bytes]:
         """What is to be sent now."""
-        try:
-            return [data for data, _ in self._quic.datagrams_to_send(now)]
-        except self._quic_error:
-            # qh3 raises so when the anti-amplification limit leaves less room than a packet needs: nothing can be
-            # sent before the client has been heard again (RFC 9000 section 8.1).
-            return []
-        finally:
-            self._unsent.set(self._held_to_send)
+        datagrams = to_send(self._quic, now)
+        self._unsent.set(self._held_to_send)
+        return datagrams
 
     @property
     def deadline(self) -> float | None:
