@@ -58,7 +58,7 @@ class CodeExchange:
     async def __aenter__(self) -> Self:
         """ServiceError when no broker can be reached."""
         timing = self._context.config.timing
-        loading = asyncio.ensure_future(in_thread(_load_library))
+        loading = asyncio.ensure_future(in_thread(_load_library, daemon=False))
         self._channel.start()
         try:
             up = await self._channel.first_home(STEPS * timing.broker_timeout)

@@ -16,10 +16,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def in_thread(function: Callable[[], T]) -> T:
-    """What `function` returns or raises. Cancelling abandons the thread; its result is then dropped."""
+async def in_thread(function: Callable[[], T], *, daemon: bool = True) -> T:
+    """What `function` returns or raises. Cancelling abandons the thread; its result is then dropped.
+
+    The program's end waits for one that is no daemon. It has to where native code comes back for the GIL: Python ends a
+    thread that does so too late by unwinding its stack, which Rust answers by aborting the process.
+    """
     run, outcome = _carried(function)
-    threading.Thread(target=run, daemon=True, name="warpgate").start()
+    threading.Thread(target=run, daemon=daemon, name="warpgate").start()
     return await outcome
 
 

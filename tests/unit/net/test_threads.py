@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 
@@ -31,3 +33,22 @@ def test_a_call_that_never_returns_does_not_hold_up_the_end_of_the_loop() -> Non
     asyncio.run(main())
     assert time.monotonic() - started < 2
     forever.set()
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_the_end_of_the_program_waits_for_native_code_alone(daemon: bool) -> None:
+    program = f"""
+import asyncio, time
+from warpgate.net.threads import in_thread
+
+async def main():
+    calling = asyncio.ensure_future(in_thread(lambda: (time.sleep(0.3), print("done")), daemon={daemon}))
+    await asyncio.sleep(0)
+    calling.cancel()
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == ("" if daemon else "done\n")

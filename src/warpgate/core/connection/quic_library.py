@@ -72,7 +72,7 @@ def load() -> None:
 async def loaded() -> None:
     """Before anything else of this module is called on the loop: it is loaded in a thread, now if it was not."""
     if not _is_loaded.is_set():
-        await in_thread(load)
+        await in_thread(load, daemon=False)
 
 
 def make_client(secrets: SecretLog, alpn: str, id_size: int, *, any_path: bool = False) -> QuicConnection:

@@ -52,7 +52,7 @@ class QuicDoor:
         if not self._context.config.accept:
             return
         identity = self._context.identity
-        self._certificate = await in_thread(lambda: _rehearse(identity))
+        self._certificate = await in_thread(lambda: _rehearse(identity), daemon=False)
 
     def certificate(self) -> bytes:
         """Ours, PEM; made now if need be."""
