@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Literal, Self, overload
 
 from warpgate.core.names.destination import Destination
@@ -29,6 +29,7 @@ async def auto_connect(
     timeout: float | None = None,
     secure: bool = False,
     service: str = "",
+    durable: bool | None = None,
 ) -> tuple[DatagramPipe, str]: ...
 
 
@@ -43,6 +44,7 @@ async def auto_connect(
     timeout: float | None = None,
     secure: bool = False,
     service: str = "",
+    durable: bool | None = None,
 ) -> tuple[Pipe, str]: ...
 
 
@@ -56,22 +58,39 @@ async def auto_connect(
     timeout: float | None = None,
     secure: bool = False,
     service: str = "",
+    durable: bool | None = None,
 ) -> tuple[Pipe, str]:
     """The pipe to `dest` (address bytes, text or nickname) and the name of the strategy that won.
 
     Arguments and errors as for `Node.connect`.
     """
     pipe = await node.connect(
-        dest, mode=mode, transport=transport, plugins=plugins, timeout=timeout, secure=secure, service=service
+        dest,
+        mode=mode,
+        transport=transport,
+        plugins=plugins,
+        timeout=timeout,
+        secure=secure,
+        service=service,
+        durable=durable,
     )
     return pipe, pipe.plugin
 
 
 async def open_connection(
-    node: Node, dest: Destination, *, timeout: float | None = None, secure: bool = False, service: str = ""
+    node: Node,
+    dest: Destination,
+    *,
+    timeout: float | None = None,
+    secure: bool = False,
+    service: str = "",
+    durable: bool | None = None,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Like `asyncio.open_connection`, but to a node: a stream reader and writer on the punched socket, QUIC or TLS."""
-    pipe = await node.connect(dest, timeout=timeout, secure=secure, service=service)
+    """Like `asyncio.open_connection`, but to a node: a stream reader and writer on the punched socket, QUIC or TLS.
+
+    Arguments and errors as for `Node.connect`.
+    """
+    pipe = await node.connect(dest, timeout=timeout, secure=secure, service=service, durable=durable)
     if pipe.secure:  # QUIC or TLS: what the socket carries is not what the user reads
         return pipe.open_streams()
     sock = pipe.detach()
@@ -82,25 +101,42 @@ async def open_connection(
         raise
 
 
-async def start_server(node: Node, callback: StreamHandler, *, limit: int = READ_LIMIT) -> Server:
+async def start_server(
+    node: Node, callback: StreamHandler, *, service: str = "", limit: int = READ_LIMIT
+) -> Server:
     """Like `asyncio.start_server`, but on a node: `callback(reader, writer)` for each stream that a peer opens, TCP or
-    QUIC; `writer.get_extra_info("pipe")` tells who it is (`pipe.peer`). It takes what `node.accept()` would.
+    QUIC; `writer.get_extra_info("pipe")` tells who it is (`pipe.peer`).
 
-    Peers that open datagram pipes are turned away. ConfigError when the node does not run.
+    `service`: those that peers open with `connect(..., service=...)`; without one it takes what `node.accept()` would.
+    Peers that open datagram pipes are turned away. ConfigError when the node does not run, and as `Node.serve`.
     """
     if not callable(callback):
         raise ConfigError(f"start_server calls callback(reader, writer), and {callback!r} cannot be called")
-    return Server(node, callback, limit)
+    return Server(node, callback, service, limit)
 
 
 class Server:
     """What `start_server` returns; `async with` ends it. Streams that are open outlive `close`, not the node."""
 
-    def __init__(self, node: Node, callback: StreamHandler, limit: int) -> None:
+    def __init__(self, node: Node, callback: StreamHandler, service: str, limit: int) -> None:
         self._callback = callback
         self._limit = limit
         self._handlers: set[asyncio.Task[None]] = set()
-        self._accepting = asyncio.ensure_future(self._accept(node.pipes()))
+        if service:
+            accepting: Coroutine[None, None, None] = node.wait_closed()
+        else:
+            accepting = self._accept(node.pipes())
+        self._accepting = asyncio.ensure_future(accepting)
+        if service:
+            self._offer(node, service)
+
+    def _offer(self, node: Node, service: str) -> None:
+        try:
+            node.serve(service, self._take)
+        except ConfigError:
+            self.close()
+            raise
+        self._accepting.add_done_callback(lambda _: node.withdraw(service))
 
     async def __aenter__(self) -> Self:
         return self
@@ -131,16 +167,26 @@ class Server:
 
     async def _accept(self, pipes: AsyncIterator[Pipe]) -> None:
         async for pipe in pipes:
-            if pipe.mode is Mode.DATAGRAM:
-                pipe.abort("this server takes streams, the peer opened a datagram pipe")
-                continue
-            with contextlib.suppress(PipeClosed):  # the peer has gone again
-                self._serve(*pipe.open_streams(self._limit))
+            self._serve(pipe)
 
-    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _take(self, pipe: Pipe) -> None:
+        """A handler has its pipe until it returns, a callback its streams until it has closed them."""
+        if (writer := self._serve(pipe)) is not None:
+            with contextlib.suppress(OSError, PipeClosed):  # the callback has heard of that
+                await writer.wait_closed()
+
+    def _serve(self, pipe: Pipe) -> asyncio.StreamWriter | None:
+        if pipe.mode is Mode.DATAGRAM:
+            pipe.abort("this server takes streams, the peer opened a datagram pipe")
+            return None
+        try:
+            reader, writer = pipe.open_streams(self._limit)
+        except PipeClosed:  # the peer has gone again
+            return None
         task = asyncio.ensure_future(self._handle(reader, writer))
         self._handlers.add(task)
         task.add_done_callback(self._handlers.discard)
+        return writer
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 from cascade_world import OVER_TCP, OVER_UDP, World, connected, identity, virtual
 
-from warpgate import Config, ConfigError, DatagramPipe, Mode, Node, Subscription, Transport, start_server
+from warpgate import (
+    Config,
+    ConfigError,
+    ConnectFailed,
+    DatagramPipe,
+    Mode,
+    Node,
+    Subscription,
+    Transport,
+    auto_connect,
+    open_connection,
+    start_server,
+)
 from warpgate.config import Budgets, Timing
 from warpgate.core.pipes.base import Pipe
 
@@ -231,6 +243,57 @@ def test_what_a_callback_raises_ends_its_stream_alone_and_datagrams_are_turned_a
             complaints = [type(complaint["exception"]) for complaint in world.loop_errors]
             assert complaints == [ZeroDivisionError]
             world.loop_errors.clear()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize(
+    "options", [OVER_TCP, {"transport": "udp"}, {"durable": True}], ids=["tcp", "quic", "durable"]
+)
+def test_a_server_for_each_service_of_one_node(options: dict[str, Any]) -> None:
+    def saying(word: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(word + await reader.read())
+            writer.close()  # and returns at once: what was written arrives nevertheless
+
+        return serve
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            node, dest = world.b.node, world.b.node.address
+            ssh = await start_server(node, saying(b"ssh "), service="ssh")
+            async with await start_server(node, saying(b"web "), service="web") as web:
+                with pytest.raises(ConfigError, match="served already"):
+                    await start_server(node, saying(b""), service="web")
+                for service in ("ssh", "web", "ssh"):
+                    pipe = await world.a.node.connect(dest, service=service, **options)
+                    reader, writer = pipe.open_streams()
+                    writer.write(b"hello")
+                    writer.write_eof()
+                    assert await reader.read() == service.encode() + b" hello"
+                    writer.close()
+                assert web.is_serving()
+            assert node.services == ("ssh",)
+            with pytest.raises(ConnectFailed, match="there is no service 'web'"):
+                await world.a.node.connect(dest, service="web", **options)
+            await node.close()
+            await ssh.wait_closed()
+
+    virtual(main)
+
+
+def test_the_functions_take_what_connect_takes() -> None:
+    async def main() -> None:
+        async with (
+            World("public", "public") as world,
+            await start_server(world.b.node, lambda _r, w: w.close()),
+        ):
+            pipe, _ = await auto_connect(world.a.node, world.b.node.address, durable=True)
+            assert pipe.durable
+            await pipe.close()
+            _, writer = await open_connection(world.a.node, world.b.node.address, durable=True)
+            assert writer.get_extra_info("pipe").durable
+            writer.close()
 
     virtual(main)
 

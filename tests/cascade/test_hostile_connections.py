@@ -259,7 +259,7 @@ class Newcomers:
         self._world = world
         self.book: Connections = world.b.run.connections
 
-    def come(self, name: str, first_id: bytes = b"") -> Connection | None:
+    def come(self, name: str, first_id: bytes = b"", ip: str = "198.51.100.66") -> Connection | None:
         who = identity(name)
         engine = QuicChannels.client(
             who, self._world.b.node.public_key, fresh_bytes(16), self._world.now, Holdings()
@@ -271,9 +271,10 @@ class Newcomers:
         remote = NodeAddress(who.public_key, (), place.attachments)
         origin = Origin(
             fresh_bytes(16), who.public_key, "direct", Transport.UDP,
-            Endpoint.of("198.51.100.2", 1), Endpoint.of("198.51.100.66", 1), relayed=False,
+            Endpoint.of("198.51.100.2", 1), Endpoint.of(ip, 1), relayed=False,
         )  # fmt: skip
-        return self.book._accept(origin.peer_key, remote, str(origin.remote), data, 5.0)
+        connection = self.book._accept(origin.peer_key, remote, origin.remote, data, 5.0)
+        return connection if connection is not None and self.book._seat(connection, origin.remote) else None
 
 
 def test_keys_cost_nothing_but_connections_do() -> None:
@@ -287,6 +288,7 @@ def test_keys_cost_nothing_but_connections_do() -> None:
             for number in range(2 * IDLE):
                 for connection in taken:
                     connection.engine.state = State.OPEN  # as if all had proved themselves
+                    crowd.book._unproved.leave(connection)
                 latest = crowd.come(f"n{number}")
                 assert latest is not None  # the oldest without a pipe makes room
                 taken.append(latest)
@@ -294,6 +296,21 @@ def test_keys_cost_nothing_but_connections_do() -> None:
             await exchange(near, far)
             near.abort()
             far.abort()
+
+    virtual(main)
+
+
+def test_a_stranger_with_many_keys_leaves_room_for_others() -> None:
+    """All that may be unproved at once are of one host; then somebody comes from elsewhere."""
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            crowd = Newcomers(world)
+            came = [crowd.come(f"m{number}") for number in range(2 * UNPROVED)]
+            assert sum(one is not None and one.end is None for one in came) == UNPROVED
+            others = [crowd.come(f"h{number}", ip=f"203.0.113.{number + 1}") for number in range(5)]
+            assert all(one is not None and one.end is None for one in others)
+            assert sum(one is not None and one.end is None for one in came) == UNPROVED - 5
 
     virtual(main)
 

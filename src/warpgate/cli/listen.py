@@ -25,6 +25,8 @@ from warpgate.cli.stdio import join_stdio
 from warpgate.errors import PipeClosed, WarpgateError
 from warpgate.model.wanted import RELAY_SERVICE
 from warpgate.net import descriptors
+from warpgate.plan.shares import Places
+from warpgate.proto.relay_limits import user_of
 from warpgate.proto.transfer_wire import FILES
 from warpgate.transfer.receiver import Rules
 
@@ -160,7 +162,7 @@ class Serving:
         self._once = once
         wanted = PIPES_AT_ONCE * DESCRIPTORS_A_PIPE + DESCRIPTORS_SPARE
         allowed = (descriptors.ask_for(wanted) - DESCRIPTORS_SPARE) // DESCRIPTORS_A_PIPE
-        self._limit = max(1, min(PIPES_AT_ONCE, allowed))
+        self._places: Places[Pipe] = Places(max(1, min(PIPES_AT_ONCE, allowed)))
         self._tasks: set[asyncio.Task[None]] = set()
         self._begun = False
         self._over = asyncio.Event()
@@ -196,10 +198,12 @@ class Serving:
             return
         task = asyncio.current_task()
         assert task is not None
-        others = len(self._tasks - {task})
-        if others >= self._limit:
-            pipe.abort()
-            self._output.warn(Unserved(pipe.peer, f"there are {others} pipes already"))
+        others = len(self._places)
+        leaver = self._places.enter(pipe, pipe.peer, user_of(pipe.remote.ip))
+        if leaver is not None:
+            leaver.abort()
+            self._output.warn(Unserved(leaver.peer, f"there are {others} pipes already"))
+        if leaver is pipe:
             return
         self._begun = True
         self._tasks.add(task)
@@ -213,6 +217,7 @@ class Serving:
         except (WarpgateError, OSError) as error:
             self._output.warn(Unserved(pipe.peer, str(error)))
         finally:
+            self._places.leave(pipe)
             if self._once:
                 self._over.set()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 
 from warpgate.core.connection.connection import Connection
@@ -28,6 +28,7 @@ from warpgate.events import StrangerRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Mode, SockAddr, Transport
 from warpgate.model.identity import node_id_of
+from warpgate.plan.shares import Places
 from warpgate.proto.quic_wire import (
     CONNECTION_ID_SIZE,
     connection_id_of,
@@ -35,6 +36,7 @@ from warpgate.proto.quic_wire import (
     is_durable,
     is_first_packet,
 )
+from warpgate.proto.relay_limits import user_of
 
 # How long a connection waits for its next pipe: a program that opens one after the other pays for one search.
 LINGERING = 60.0
@@ -88,6 +90,8 @@ class Connections:
         self._unclaimed: dict[Path, asyncio.TimerHandle] = {}
         self._seekers: dict[Connection, PathSeeker] = {}
         self._lingering: dict[Connection, asyncio.TimerHandle] = {}
+        self._begun: Places[Connection] = Places(CONNECTIONS)  # by peers
+        self._unproved: Places[Connection] = Places(UNPROVED)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -230,6 +234,8 @@ class Connections:
         pipes = self._all.pop(connection, set())
         self._seekers.pop(connection, None)
         self._use(connection)
+        self._begun.leave(connection)
+        self._unproved.leave(connection)
         for key in [key for key, other in self._by_id.items() if other is connection]:
             del self._by_id[key]
         for wanted in [wanted for wanted, other in self._shared.items() if other is connection]:
@@ -239,6 +245,7 @@ class Connections:
 
     def _changed(self, connection: Connection) -> None:
         if connection.engine.state is State.OPEN:
+            self._unproved.leave(connection)
             connection.say_address()
         for pipe in tuple(self._all.get(connection, ())):
             pipe.changed()
@@ -318,12 +325,12 @@ class Connections:
     def _claim(self, remote: NodeAddress, path: Path, data: bytes) -> bool:
         if not data:
             return False
-        connection = self._by_id.get((path.origin.peer_key, connection_id_of(data)))
+        origin = path.origin
+        connection = self._by_id.get((origin.peer_key, connection_id_of(data)))
         if connection is None and is_first_packet(data) and is_durable(data):
-            origin = path.origin
             patience = self._context.config.budgets.hello_patience
-            connection = self._accept(origin.peer_key, remote, str(origin.remote), data, patience)
-        if connection is None or connection.end is not None:
+            connection = self._accept(origin.peer_key, remote, origin.remote, data, patience)
+        if connection is None or connection.end is not None or not self._seat(connection, origin.remote):
             return False
         self._lost(path, "")
         connection.add(path)
@@ -343,7 +350,7 @@ class Connections:
             if sum(other.ahead for other in self._all) >= AHEAD:
                 return False
             patience = self._context.config.timing.responder_patience
-            connection = self._accept(key, session.remote, session.peer, first, patience)
+            connection = self._accept(key, session.remote, None, first, patience)
         if connection is None:
             return False
         connection.begun(flight, session.checks.greet)
@@ -356,10 +363,13 @@ class Connections:
         return session is not None and self.begin(session, (data,))
 
     def _accept(
-        self, key: bytes, remote: NodeAddress, where: str, data: bytes, patience: float
+        self, key: bytes, remote: NodeAddress, source: Endpoint | None, data: bytes, patience: float
     ) -> Connection | None:
-        """The connection that a first packet begins, if its sender may have one more; proved within `patience`."""
-        first_id = first_id_of(data)
+        """The connection that a first packet begins, if its sender may have one more; proved within `patience`.
+
+        `source`: where it comes from; None while it has no path.
+        """
+        first_id, where = first_id_of(data), node_id_of(key) if source is None else str(source)
         if len(first_id) < CONNECTION_ID_SIZE:  # RFC 9000 section 7.2
             return None
         try:
@@ -367,7 +377,7 @@ class Connections:
         except AuthenticationError as error:
             self._context.emit(StrangerRefused(where, str(error)))
             return None
-        if not self._make_room(key):
+        if not self._make_room(key, source):
             self._context.emit(StrangerRefused(where, "too many connections"))
             return None
         engine = QuicChannels.server(
@@ -378,28 +388,43 @@ class Connections:
             self._equipment.quic_holdings,
         )
         connection = self._add(engine, remote, (first_id[:CONNECTION_ID_SIZE],))
+        self._begun.enter(connection, key, _place(key, source))  # room was made
         self._equip(connection)
         proving = self._prove(connection, patience)
         if self._context.tasks.spawn(f"connection of {node_id_of(key)}", proving) is None:
             connection.close()
         return connection
 
-    def _make_room(self, peer_key: bytes) -> bool:
-        """Whether a peer may have one more. Who is out of reach makes room, and who has no pipe."""
+    def _make_room(self, key: bytes, source: Endpoint | None) -> bool:
+        """Whether a peer may have one more. Who is out of reach makes room, who has no pipe, and who has most."""
+        place = _place(key, source)
         begun = [connection for connection in self._all if not connection.invited]
-        own = [connection for connection in begun if connection.peer_key == peer_key]
+        own = [connection for connection in begun if connection.peer_key == key]
         for crowd, most in ((own, CONNECTIONS_PER_PEER), (begun, CONNECTIONS)):
             if len(crowd) >= most:
-                spare = max(crowd, key=lambda connection: connection.silence)
-                if spare.silence < GONE and (idle := self._idle(crowd)):
-                    spare = idle[0]
-                elif spare.silence < GONE:
+                spare: Connection | None = max(crowd, key=lambda connection: connection.silence)
+                if spare is not None and spare.silence < GONE:
+                    spare = next(iter(self._idle(crowd)), None)
+                if spare is None and crowd is begun:
+                    spare = self._begun.leaver(key, place)
+                if spare is None:
                     return False
                 spare.close(reason="too many connections")
         if len(idle := self._idle(begun)) >= IDLE:
             idle[0].close(reason="not used")
-        opening = [connection for connection in begun if connection.engine.state is State.OPENING]
-        return sum(not connection.ahead for connection in opening) < UNPROVED
+        return source is None or not self._unproved.full or self._unproved.leaver(key, place) is not None
+
+    def _seat(self, connection: Connection, source: Endpoint) -> bool:
+        """A path from there leads to it, its first perhaps: whether it may stay."""
+        if connection.invited:
+            return True
+        key, place = connection.peer_key, _place(connection.peer_key, source)
+        self._begun.enter(connection, key, place)
+        if connection.engine.state is not State.OPENING:
+            return True
+        if (leaver := self._unproved.enter(connection, key, place)) is not None:
+            leaver.finish("too many that are not proved")
+        return leaver is not connection
 
     def _idle(self, connections: Sequence[Connection]) -> list[Connection]:
         """Those without a pipe, the oldest first."""
@@ -442,3 +467,8 @@ class Connections:
             self._drop(path)
         for connection in connections:
             await connection.closed()
+
+
+def _place(key: bytes, source: Endpoint | None) -> Hashable:
+    """Where a connection comes from, as its crowd; before it has a path nobody knows."""
+    return key if source is None else user_of(source.ip)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import Literal, Self, overload
 
@@ -28,7 +28,7 @@ from warpgate.core.port_mapping import PortMapping
 from warpgate.core.search.initiator import Initiator
 from warpgate.core.search.probe import BrokerCheck, OtherProcess
 from warpgate.core.server_memory import ServerMemory, servers_of
-from warpgate.core.serving import MessageHandler, PipeHandler, Services
+from warpgate.core.serving import AcceptQueue, MessageHandler, PipeHandler, Services
 from warpgate.core.tasks import running_loop
 from warpgate.errors import ConfigError, IdentityInUse, PipeClosed
 from warpgate.events import AddressChanged, Event, Observer, PluginReport
@@ -166,6 +166,10 @@ class Node:
                 self._claim.release()
                 for reader in self._readers:
                     reader.put_nowait(None)
+
+    def wait_closed(self) -> Coroutine[None, None, None]:
+        """Await it: returns when the node is closed. ConfigError when it does not run."""
+        return _until_set(self._run_here.over)
 
     @property
     def _run(self) -> Assembly:
@@ -406,10 +410,8 @@ class Node:
         """The next pipe that a peer opened to us. PipeClosed when the node is closed meanwhile; IdentityInUse when
         another process is the one that peers of this identity reach.
         """
-        accepted = self._accepted
-        pipe = await accepted.get()
+        pipe = await self._accepted.get()
         if pipe is None:
-            accepted.put_nowait(None)  # for the next one who waits
             raise PipeClosed("the node was closed")
         return pipe
 
@@ -421,7 +423,7 @@ class Node:
         return _until_closed(self._accepted)  # asked for now: the node may be closed meanwhile
 
     @property
-    def _accepted(self) -> asyncio.Queue[Pipe | None]:
+    def _accepted(self) -> AcceptQueue:
         accepted = self._run_here.reception.accepted
         if self._in_use is not None:
             raise self._in_use
@@ -440,6 +442,10 @@ class Node:
             raise self._in_use
         self._services.serve(service, handler)
 
+    def withdraw(self, service: str) -> None:
+        """Offer a service no more; pipes that its handler has stay with it. Idempotent."""
+        self._services.withdraw(service)
+
     @property
     def services(self) -> tuple[str, ...]:
         """The names of those offered by `serve`."""
@@ -453,10 +459,13 @@ class Node:
         self._services.message_handlers.append(handler)
 
 
-async def _until_closed(accepted: asyncio.Queue[Pipe | None]) -> AsyncIterator[Pipe]:
+async def _until_closed(accepted: AcceptQueue) -> AsyncIterator[Pipe]:
     while (pipe := await accepted.get()) is not None:
         yield pipe
-    accepted.put_nowait(None)  # for the next one who waits
+
+
+async def _until_set(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 def _seconds(timeout: float) -> float:

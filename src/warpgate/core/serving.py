@@ -9,15 +9,19 @@ pipe.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.tasks import Tasks
 from warpgate.errors import ConfigError, WarpgateError
 from warpgate.model.wanted import checked_service
+from warpgate.plan.shares import Places
+from warpgate.proto.relay_limits import user_of
 
 # Pipes that peers opened and nobody has accepted yet; each holds a socket.
 ACCEPT_QUEUE = 128
+CROWDED_OUT = "others have fewer pipes here"
 # Pipes in the hands of handlers, each a task; far more than a node serves, and an end to what peers can make it hold.
 SERVED_AT_ONCE = 4096
 # Of the names that a refusal lists, so that it fits where it has to.
@@ -61,6 +65,10 @@ class Services:
             raise ConfigError(f"the service {name!r} is served already")
         self._named[name] = handler
 
+    def withdraw(self, name: str) -> None:
+        """It is offered no more; idempotent."""
+        self._named.pop(name, None)
+
     def handler(self, service: str) -> PipeHandler | None:
         return self._named.get(service)
 
@@ -81,16 +89,64 @@ class Services:
         return ", ".join((*names[:LISTED], *(["..."] if len(names) > LISTED else [])))
 
 
+class AcceptQueue:
+    """Pipes without a name that nobody has accepted yet. When it is full, whoever has most of them makes room."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Pipe] = deque()
+        self._places: Places[Pipe] = Places(ACCEPT_QUEUE)
+        self._readers: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+
+    def put(self, pipe: Pipe) -> None:
+        leaver = self._places.enter(pipe, pipe.peer, user_of(pipe.remote.ip))
+        if leaver is not pipe:
+            self._waiting.append(pipe)
+            self._wake()
+        if leaver is not None:
+            if leaver is not pipe:
+                self._waiting.remove(leaver)
+            leaver.abort(CROWDED_OUT)
+
+    async def get(self) -> Pipe | None:
+        """The one that came first; None when the node is closed, and none is left."""
+        while not self._waiting and not self._closed:
+            reader = asyncio.get_running_loop().create_future()
+            self._readers.append(reader)
+            try:
+                await reader
+            except asyncio.CancelledError:
+                if reader in self._readers:
+                    self._readers.remove(reader)
+                elif self._waiting:
+                    self._wake()  # it was woken for a pipe that somebody else takes now
+                raise
+        if not self._waiting:
+            return None
+        pipe = self._waiting.popleft()
+        self._places.leave(pipe)
+        return pipe
+
+    def close(self) -> None:
+        self._closed = True
+        while self._readers:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._readers:
+            reader = self._readers.popleft()
+            if not reader.done():
+                reader.set_result(None)
+
+
 class Reception:
     """Of a node that runs."""
 
     def __init__(self, services: Services, tasks: Tasks) -> None:
         self._services = services
         self._tasks = tasks
-        self._served = 0
-        self.accepted: asyncio.Queue[Pipe | None] = (
-            asyncio.Queue()
-        )  # without a name; None: the node is closed
+        self._served: Places[Pipe] = Places(SERVED_AT_ONCE)
+        self.accepted = AcceptQueue()
 
     def take(self, pipe: Pipe) -> None:
         """A pipe that a peer opened, whose service was offered when it began."""
@@ -101,27 +157,24 @@ class Reception:
             pipe.abort("its service is not offered any more")
         elif self._services.message_handlers:
             self._spawn(pipe, self._pump)
-        elif self.accepted.qsize() >= ACCEPT_QUEUE:
-            pipe.abort()
         else:
-            self.accepted.put_nowait(pipe)
+            self.accepted.put(pipe)
 
     def close(self) -> None:
-        self.accepted.put_nowait(None)
+        self.accepted.close()
 
     def _spawn(self, pipe: Pipe, handler: PipeHandler) -> None:
-        if self._served >= SERVED_AT_ONCE:
-            pipe.abort("too many pipes at once")
+        leaver = self._served.enter(pipe, pipe.peer, user_of(pipe.remote.ip))
+        if leaver is not None:
+            leaver.abort(CROWDED_OUT)
+        if leaver is pipe:
             return
         task = self._tasks.spawn(f"{pipe.service or 'handlers'} for {pipe.peer}", self._serve(pipe, handler))
         if task is None:
+            self._served.leave(pipe)
             pipe.abort()
-            return
-        self._served += 1
-        task.add_done_callback(self._done)
-
-    def _done(self, _: asyncio.Task[None]) -> None:
-        self._served -= 1
+        else:
+            task.add_done_callback(lambda _: self._served.leave(pipe))
 
     async def _serve(self, pipe: Pipe, handler: PipeHandler) -> None:
         """A handler that fails has not finished what it said: the peer must not take that for the end."""

@@ -23,12 +23,14 @@ from warpgate.events import StrangerRefused
 from warpgate.model.endpoint import Endpoint, Mode, SockAddr
 from warpgate.model.identity import Identity
 from warpgate.net.threads import in_thread
+from warpgate.plan.shares import Places
 from warpgate.proto.quic_wire import connection_id_of
+from warpgate.proto.relay_limits import user_of
 
 # Without servers to wait for, a node's start is over by then, and is not held up by our thread.
 START_FIRST = 0.03
 # Each costs 2 ms of handshake and 100 KB (`quic_bounds` limits what its client adds); an honest one is proved after a
-# round trip.
+# round trip. Beyond that whoever has most of them makes room.
 UNPROVED = 64
 
 
@@ -41,7 +43,7 @@ class QuicDoor:
         self._sessions = sessions
         self._deliver = deliver
         self._certificate: bytes | None = None
-        self._unproved: set[QuicFlow] = set()
+        self._unproved: Places[QuicFlow] = Places(UNPROVED)
 
     async def prepare(self) -> None:
         """Load the library, and let it do what servers need once, in a thread; what it costs would delay the
@@ -63,13 +65,19 @@ class QuicDoor:
     def admit(self, port: Port, data: bytes, source: SockAddr) -> bool:
         """Whether a client's first packet, of a plain pipe, was ours to take."""
         remote = Endpoint.from_sockaddr(source)
-        if self._sessions.hosted_from(port.base, remote, Mode.STREAM) is None:
+        session = self._sessions.hosted_from(port.base, remote, Mode.STREAM)
+        if session is None:
             return False
-        if len(self._unproved) < UNPROVED:
-            self._answer(port, data, remote)
+        key = session.peer_key
+        if not self._unproved.full:
+            self._answer(port, data, remote, key)
+        elif (leaver := self._unproved.leaver(key, user_of(remote.ip))) is not None:
+            self._unproved.leave(leaver)
+            leaver.close(REFUSED, "others have fewer")
+            self._answer(port, data, remote, key)
         return True
 
-    def _answer(self, port: Port, data: bytes, remote: Endpoint) -> None:
+    def _answer(self, port: Port, data: bytes, remote: Endpoint, key: bytes) -> None:
         first_id = connection_id_of(data)
 
         def find_key(session_id: bytes) -> bytes:
@@ -87,10 +95,10 @@ class QuicDoor:
             self._context.identity, self.certificate(), first_id, find_key, self._holdings
         )
         flow = QuicFlow(stream, port, remote, first_id)
-        self._unproved.add(flow)
+        self._unproved.enter(flow, key, user_of(remote.ip))
         flow.deliver(data)
         if self._context.tasks.spawn(f"QUIC from {remote}", self._prove(flow)) is None:
-            self._unproved.discard(flow)
+            self._unproved.leave(flow)
             flow.close()
 
     async def _prove(self, flow: QuicFlow) -> None:
@@ -106,7 +114,7 @@ class QuicDoor:
         else:
             self._deliver(flow)
         finally:
-            self._unproved.discard(flow)
+            self._unproved.leave(flow)
 
 
 def _rehearse(identity: Identity) -> bytes:
