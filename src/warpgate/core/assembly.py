@@ -161,7 +161,6 @@ class Assembly:
         self._nat64 = PrefixDiscovery(network, context.emit, self._translation_changed, rng)
         self._watch: Watch | None = None
         self._moved_at = self.context.now()
-        self.over = asyncio.Event()
         self._known: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -281,7 +280,6 @@ class Assembly:
         self.udp.close()
         mappings = (self.port_mapping, *self._more_mappings.values())
         await asyncio.gather(self.relays.close(), self.names.close(), *(each.close() for each in mappings))
-        self.over.set()
 
     def _interfaces_changed(self) -> None:
         """Another network, an address more or less: everything outside is measured anew and announced."""

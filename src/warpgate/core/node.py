@@ -80,7 +80,7 @@ class Node:
         self._registry = registry
         self._sources = Sources() if sources is None else sources
         self._running: Assembly | None = None
-        self._started = asyncio.Event()
+        self._started, self._closed = asyncio.Event(), asyncio.Event()
         self._claim = UNCLAIMED
         self._earlier: tuple[bytes, ...] = ()  # our own instances before this start
         self._in_use: IdentityInUse | None = None  # why nobody is accepted, where that was left to us
@@ -135,6 +135,7 @@ class Node:
             self._claim.release()
             raise
         self._running = running
+        self._closed.clear()
         self._started.set()
 
     def _place(self) -> tuple[Config, Claim, Instances]:
@@ -166,10 +167,12 @@ class Node:
                 self._claim.release()
                 for reader in self._readers:
                     reader.put_nowait(None)
+                self._closed.set()
 
     def wait_closed(self) -> Coroutine[None, None, None]:
         """Await it: returns when the node is closed. ConfigError when it does not run."""
-        return _until_set(self._run_here.over)
+        _ = self._run_here
+        return _until_set(self._closed)
 
     @property
     def _run(self) -> Assembly:
