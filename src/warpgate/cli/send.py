@@ -91,7 +91,9 @@ async def _send(
             )  # to the end: others are told that it is used
             journey = replace(journey, target=await _taken(offered, shell, qr=qr))
         with TransferView(shell.output) as view:
-            for place, source in enumerate(sources):
+            for place, listed in enumerate(sources):
+                # Until somebody had the code, or the files before it were sent, it may have become another.
+                source = listed if listed.directory else await in_thread(lambda: scan(listed.places[0]))  # noqa: B023
                 more = len(sources) - place - 1
                 complete &= await _send_one(shell, node, source, journey, patience, view, more, text)
     return 0 if complete else INCOMPLETE

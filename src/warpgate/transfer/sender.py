@@ -248,6 +248,8 @@ class _Talk:
         offset = 0
         if part is not None and await self._is_same(index, part):
             offset = part.size
+        elif part is not None and self._sending.heard:  # the part is of an earlier connection of ours
+            await self._thread.call(lambda: self._reader.check_not_grown(index))
         self._advance(index, offset)
         self.resumed += offset
         begin: tuple[Begin, ...] = (Begin(index, offset),)

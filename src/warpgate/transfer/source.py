@@ -31,12 +31,13 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is sent. `entries[i]` is the file at `places[i]`."""
+    """What is sent. `entries[i]` is the file at `places[i]`, and had the number `inodes[i]` when it was listed."""
 
     name: str
     directory: bool
     entries: tuple[Entry, ...]
     places: tuple[Path, ...]
+    inodes: tuple[int, ...]
     not_sent: tuple[NotSent, ...]
 
     @property
@@ -68,7 +69,7 @@ def scan(path: Path) -> Source:
     if not stat.S_ISREG(found.st_mode):
         raise TransferFailed(f"{printable(str(place))} is neither a file nor a directory")
     check_totals(1, found.st_size)
-    return Source(place.name, False, (_entry((), found),), (place,), ())
+    return Source(place.name, False, (_entry((), found),), (place,), (found.st_ino,), ())
 
 
 class _Scan:
@@ -78,6 +79,7 @@ class _Scan:
         self._place = place
         self._entries: list[Entry] = []
         self._places: list[Path] = []
+        self._inodes: list[int] = []
         self._not_sent: list[NotSent] = []
         self._cost = 0
 
@@ -99,7 +101,12 @@ class _Scan:
     def result(self) -> Source:
         check_totals(len(self._entries), sum(entry.size for entry in self._entries))
         return Source(
-            self._place.name, True, tuple(self._entries), tuple(self._places), tuple(self._not_sent)
+            self._place.name,
+            True,
+            tuple(self._entries),
+            tuple(self._places),
+            tuple(self._inodes),
+            tuple(self._not_sent),
         )
 
     def _take(self, path: tuple[str, ...], child: os.DirEntry[str]) -> None:
@@ -119,6 +126,7 @@ class _Scan:
         self._cost += cost
         self._entries.append(_entry(path, found))
         self._places.append(self._place.joinpath(*path))
+        self._inodes.append(found.st_ino)
         check_totals(len(self._entries), 0, self._cost)
         if directory:
             self.walk(path)
@@ -156,7 +164,7 @@ class Reader:
         data = file.read(count)
         if not last:
             return data, None
-        file.check_unchanged()
+        file.check_sent()
         self.close()
         return data, file.hash.digest()
 
@@ -171,6 +179,12 @@ class Reader:
         self.close()
         return False
 
+    def check_not_grown(self, index: int) -> None:
+        """For a file whose first bytes are not what was sent of it before: if it is longer than it was listed, too, it
+        was written anew, and these bytes alone are none of its states.
+        """
+        self._file(index).check_not_grown()
+
     def close(self) -> None:
         """Idempotent."""
         file, self._open = self._open, None
@@ -179,12 +193,15 @@ class Reader:
 
     def _file(self, index: int) -> _OpenFile:
         if self._open is None:
-            self._open = _OpenFile(self._source.places[index], self._source.entries[index])
+            source = self._source
+            self._open = _OpenFile(source.places[index], source.entries[index], source.inodes[index])
         return self._open
 
 
 class _OpenFile:
-    def __init__(self, place: Path, entry: Entry) -> None:
+    """What is sent of it is one of its states: how it was at some moment, or, where it grows, how that began."""
+
+    def __init__(self, place: Path, entry: Entry, inode: int) -> None:
         self.hash = hashlib.sha256()
         self._place = place
         self._entry = entry
@@ -194,18 +211,36 @@ class _OpenFile:
         except OSError as error:
             raise TransferFailed(f"cannot read {_told(error, place)}") from error
         try:
-            self.check_unchanged()
+            self._found = found = os.fstat(self.descriptor)
+            same = found.st_size == entry.size and found.st_mtime_ns == entry.modified
+            # Another file of the same name, as editors and log rotation put there, has not grown out of the listed one.
+            grown = found.st_size > entry.size and found.st_ino == inode
+            if not stat.S_ISREG(found.st_mode) or not (grown or same):
+                raise self._changed()
         except BaseException:
             os.close(self.descriptor)
             raise
 
-    def check_unchanged(self) -> None:
-        """What is appended meanwhile does not count; what else has changed cannot be told from what was sent."""
-        found = os.fstat(self.descriptor)
-        grown = found.st_size > self._entry.size
-        same = found.st_size == self._entry.size and found.st_mtime_ns == self._entry.modified
-        if not stat.S_ISREG(found.st_mode) or not (grown or same):
-            raise TransferFailed(f"{printable(str(self._place))} was changed while it was being sent")
+    def check_not_grown(self) -> None:
+        if os.fstat(self.descriptor).st_size > self._entry.size:
+            raise self._changed()
+
+    def check_sent(self) -> None:
+        """When all was read: whether the file still is, or begins with, what was read. Read again if it was touched."""
+        found, before = os.fstat(self.descriptor), self._found
+        times = (found.st_mtime_ns, found.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
+        if times and found.st_size == before.st_size:
+            return
+        sent, self.hash = self.hash, hashlib.sha256()
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        left = self._entry.size
+        while left:
+            left -= len(self.read(min(left, BLOCK)))
+        if self.hash.digest() != sent.digest():
+            raise self._changed()
+
+    def _changed(self) -> TransferFailed:
+        return TransferFailed(f"{printable(str(self._place))} was changed while it was being sent")
 
     def read(self, count: int) -> bytes:
         data = bytearray()

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import random
+import re
 import signal
 
 import pytest
@@ -264,3 +265,26 @@ def test_a_sender_that_breaks_the_rules(start, here, incoming, name):
     for text in (output.decode(), errors.decode()):
         assert all(line.isprintable() for line in text.split("\n"))
         assert "\nwarpgate: fine" not in text
+
+
+def test_a_file_that_is_cut_while_it_is_sent(start, here, incoming):
+    """Both ends say so, and the receiver, which was stopped meanwhile, waits for the next."""
+    with (here / "long").open("wb") as file:
+        file.truncate(256_000_000)
+    receiver = start("b", "receive", str(incoming), "--json")
+    address = receiver.ready()
+    sender = start("a", "send", str(here / "long"), address, "--json")
+    assert sender.read_event()["event"] == "offered"
+    receiver.process.send_signal(signal.SIGSTOP)
+    os.truncate(here / "long", 1000)
+    receiver.process.send_signal(signal.SIGCONT)
+    status, output, _ = sender.finish()
+    assert status == 1
+    said = json.loads(output.splitlines()[-1])["error"]
+    assert re.search(r"long was (cut|changed) while it was being sent", said)  # by whether it was open yet
+    while (event := receiver.read_event())["event"] != "failed":
+        assert event["event"] in ("offered", "progress")
+    assert "while it was being sent" in event["error"]
+    assert not (incoming / "long").exists()
+    assert start("a", "send", str(here / "long"), address).finish()[0] == 0
+    assert (incoming / "long").read_bytes() == bytes(1000)

@@ -181,5 +181,36 @@ class TestReading:
             reader.next(0, 10 if moment == "before" else 6, last=True)
         reader.close()
 
+    @pytest.mark.parametrize("grown", [False, True])
+    def test_what_is_sent_is_one_state_of_the_file(self, tmp_path: Path, grown: bool) -> None:
+        """It is written anew in its place, longer, or with its old modification time: no mixture of both is sent."""
+        file = tmp_path / "file"
+        file.write_bytes(b"0123456789")
+        found = file.stat()
+        reader = Reader(scan(file))
+        reader.next(0, 4, last=False)
+        file.write_bytes(b"9876543210" + b"and more" * grown)
+        if not grown:
+            os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+        with pytest.raises(TransferFailed, match="was changed while"):
+            reader.next(0, 6, last=True)
+        reader.close()
+
+    def test_another_longer_file_of_the_same_name_has_not_grown(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"0123456789")
+        reader = Reader(scan(tmp_path / "file"))
+        (tmp_path / "new").write_bytes(b"another file, and longer")
+        (tmp_path / "new").replace(tmp_path / "file")
+        with pytest.raises(TransferFailed, match="was changed while"):
+            reader.next(0, 10, last=True)
+
+    def test_what_was_only_touched_is_sent(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"0123456789")
+        reader = Reader(scan(tmp_path / "file"))
+        reader.next(0, 4, last=False)
+        os.utime(tmp_path / "file", (1, 1))
+        (tmp_path / "file").rename(tmp_path / "rotated")
+        assert reader.next(0, 6, last=True) == (b"456789", hashlib.sha256(b"0123456789").digest())
+
     def test_blocks_are_of_a_size_that_is_worth_a_trip(self) -> None:
         assert source.BLOCK >= 1 << 20

@@ -414,6 +414,56 @@ class TestRefusals:
         (failure,) = exchange.failures
         assert str(failure).startswith("the sender gave up")
 
+    @pytest.mark.parametrize(
+        "change", ["grows", "shrinks", "is replaced", "is written anew", "is written anew, longer"]
+    )
+    @pytest.mark.parametrize("moment", ["in the middle", "after a break"])
+    async def test_a_file_that_changes_in_the_middle(
+        self, folders: tuple[Path, Path], change: str, moment: str
+    ) -> None:
+        """One state of the file arrives, or it is told; `reversed` is another content of the same length."""
+        here, there = folders
+        (here / "blob").write_bytes(BLOB)
+        broken = moment == "after a break"
+        exchange = Exchange(there, limits=[1_300_000] if broken else [])
+        left = [moment]
+
+        def alter(report: Report) -> None:
+            ripe = isinstance(report, Interrupted) or (
+                not broken and isinstance(report, Advanced) and report.done
+            )
+            if left and ripe:
+                left.clear()
+                _change(here / "blob", change)
+
+        sending = sender.send(scan(here / "blob"), exchange.connect, patience=30.0, watcher=alter)
+        if change == "grows" or (change == "is replaced" and not broken):
+            await sending  # what is replaced stays the file that was opened
+            await exchange.over()
+            assert tree_of(there) == {"blob": BLOB}
+            return
+        with pytest.raises(TransferFailed, match=r"was (changed|cut) while it was being sent"):
+            await sending
+        await exchange.over()
+        assert "blob" not in tree_of(there)
+        assert str(exchange.failures[-1]).startswith("the sender gave up")
+
+
+def _change(file: Path, change: str) -> None:
+    match change:
+        case "grows":
+            with file.open("ab") as log:
+                log.write(b"more")
+        case "shrinks":
+            os.truncate(file, 1_000_000)
+        case "is replaced":
+            (file.parent / "new").write_bytes(BLOB[::-1] + b"longer")
+            (file.parent / "new").replace(file)
+        case "is written anew":
+            file.write_bytes(BLOB[::-1])
+        case _:
+            file.write_bytes(BLOB[::-1] + b"longer")
+
 
 class TestLeftOut:
     @pytest.mark.parametrize("moment", ["before", "in the middle", "after a break"])
