@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -33,6 +34,7 @@ async def main() -> None:
         assert_type(await node.connect("home", mode=Mode.DATAGRAM), DatagramPipe)
         assert_type(await auto_connect(node, "home", Mode.DATAGRAM), tuple[DatagramPipe, str])
         assert_type(await auto_connect(node, b"..."), tuple[Pipe, str])
+        assert_type(await auto_connect(node, b"...", durable=True), tuple[Pipe, str])
         async with await node.connect("home", mode="datagram") as pipe:
             assert_type(pipe.dropped, int)
             assert_type(await pipe.recv(1024), bytes)
@@ -42,7 +44,7 @@ async def main() -> None:
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None: ...
 
-        async with await start_server(node, serve) as server:
+        async with await start_server(node, serve) as server, await start_server(node, serve, service="ssh"):
             await server.serve_forever()
 """
 
@@ -69,3 +71,19 @@ def test_mypy_finds_nothing_but_what_is_wrong(folder: Path) -> None:
     words = (sys.executable, "-m", "mypy", "--check-untyped-defs", "--cache-dir", str(folder / "cache"), ".")
     complaints = [line for line in check(*words, cwd=folder).splitlines() if ": error: " in line]
     assert [line.partition(":")[0] for line in complaints] == ["wrong.py"], "\n".join(complaints)
+
+
+@pytest.mark.long  # 280 MB with its Node.js: `make pyright` installs it
+def test_pyright_finds_nothing_but_what_is_wrong(folder: Path) -> None:
+    words = (
+        sys.executable,
+        "-m",
+        "basedpyright",
+        "--level",
+        "error",
+        "--outputjson",
+        "--pythonpath",
+        sys.executable,
+    )
+    found = json.loads(check(*words, ".", cwd=folder))["generalDiagnostics"]
+    assert [Path(each["file"]).name for each in found] == ["wrong.py"], found
