@@ -45,7 +45,10 @@ LOOK_AGAIN = 0.5
 LINGER = 10.0
 ENDING = 1.0  # for those who wait when the node is closed to be told so
 THREADS_AT_ONCE = 256  # of `serve`: one for each pipe
-STREAMS_ALONE = "this program takes streams, the peer opened a datagram pipe"
+WANTED = {
+    Mode.STREAM: "this program takes streams, the peer opened a datagram pipe",
+    Mode.DATAGRAM: "this program takes datagrams, the peer opened a stream",
+}
 
 
 class Socket(socket.socket):
@@ -76,6 +79,37 @@ class Socket(socket.socket):
         if not count and memoryview(buffer).nbytes:
             self._ending.check()
         return count
+
+
+class Datagrams:
+    """A datagram pipe to the node `peer`: whole messages, of which some may be lost. For threads; not a socket."""
+
+    def __init__(self, pipe: Pipe, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self.peer = pipe.peer
+        self.plugin = pipe.plugin
+        self.service = pipe.service
+        self._pipe = pipe
+        self._wait = wait
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, data: bytes | bytearray | memoryview) -> None:
+        """PipeClosed; ConfigError for one that is too large."""
+        self._wait(self._pipe.send(data))
+
+    def recv(self, timeout: float | None = None) -> bytes:
+        """The next one. TimeoutError after `timeout` seconds; PipeClosed when the peer has closed, or the node."""
+        data: bytes = self._wait(self._pipe.recv(timeout=timeout))
+        return data
+
+    def close(self) -> None:
+        """Idempotent."""
+        with contextlib.suppress(ConfigError):  # closed with its node
+            self._wait(self._pipe.close())
 
 
 class _Ending:
@@ -249,6 +283,18 @@ class Node:
 
         return self._wait(connected())
 
+    def connect_datagrams(
+        self,
+        dest: Destination,
+        *,
+        service: str = "",
+        plugins: Sequence[str] | None = None,
+        timeout: float | None = None,
+    ) -> Datagrams:
+        """A datagram pipe to the node that `dest` names. Arguments and errors as for `warpgate.Node.connect`."""
+        work = self._node.connect(dest, mode=Mode.DATAGRAM, service=service, plugins=plugins, timeout=timeout)
+        return Datagrams(self._wait(work), self._wait)
+
     def accept(self, timeout: float | None = None) -> Socket:
         """The next stream that a peer opens; `peer` of the socket tells whose. Datagram pipes are turned away.
 
@@ -263,10 +309,21 @@ class Node:
 
         return self._wait(accepted())
 
+    def accept_datagrams(self, timeout: float | None = None) -> Datagrams:
+        """The next datagram pipe that a peer opens; streams are turned away. Errors as of `accept`."""
+
+        async def accepted() -> Pipe:
+            async with asyncio.timeout(timeout):
+                while (pipe := await self._node.accept()).mode is not Mode.DATAGRAM:
+                    pipe.abort(WANTED[Mode.DATAGRAM])
+                return pipe
+
+        return Datagrams(self._wait(accepted()), self._wait)
+
     def serve(self, service: str, handler: Callable[[Socket], object]) -> None:
         """Offer a service: `handler(sock)` in a thread of its own for each peer, 256 at once; closed when it returns.
 
-        As `warpgate.Node.serve`.
+        As `warpgate.Node.serve`; streams alone.
         """
 
         async def take(pipe: Pipe) -> None:
@@ -299,7 +356,7 @@ class Node:
     def _taken(self, pipe: Pipe) -> Socket | None:
         """None when it is not to be had: no stream, or gone again."""
         if pipe.mode is not Mode.STREAM:
-            pipe.abort(STREAMS_ALONE)
+            pipe.abort(WANTED[Mode.STREAM])
             return None
         try:
             return self._socket(pipe)

@@ -53,6 +53,39 @@ def all_of(sock: socket.socket) -> bytes:
     return b"".join(iter(lambda: sock.recv(65_536), b""))
 
 
+def test_datagrams_of_threads(nodes: tuple[sync.Node, sync.Node]) -> None:
+    here, there = nodes
+    with ThreadPoolExecutor(1) as threads:
+        accepting = threads.submit(there.accept_datagrams, PATIENCE)
+        stream = here.connect(there.address)  # turned away
+        with here.connect_datagrams(there.address) as mine:
+            theirs = accepting.result(PATIENCE)
+            assert (mine.peer, theirs.peer) == (there.node_id, here.node_id)
+            waiting = threads.submit(theirs.recv, PATIENCE)  # blocks its thread, not the node
+            mine.send(b"one")
+            assert waiting.result(PATIENCE) == b"one"
+            theirs.send(bytes(1000))
+            assert mine.recv(PATIENCE) == bytes(1000)
+            with pytest.raises(TimeoutError):
+                mine.recv(0.01)
+        with pytest.raises(PipeClosed):
+            theirs.recv(PATIENCE)
+        mine.close()
+        stream.settimeout(PATIENCE)
+        with pytest.raises(ConnectionResetError):
+            stream.recv(1)
+        stream.close()
+
+
+def test_a_datagram_pipe_that_is_not_wanted_is_turned_away(nodes: tuple[sync.Node, sync.Node]) -> None:
+    here, there = nodes
+    with here.connect_datagrams(there.address) as mine:
+        with pytest.raises(TimeoutError):
+            there.accept(0.3)
+        with pytest.raises(PipeClosed):
+            mine.recv(PATIENCE)
+
+
 def test_it_is_there_without_being_imported() -> None:
     assert warpgate.sync is sync
 

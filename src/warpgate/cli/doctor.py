@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import time
 from collections.abc import Awaitable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warpgate.cli.family_words import family_findings, translated
@@ -28,9 +30,11 @@ from warpgate.cli.server_words import (
 from warpgate.cli.shell import Shell
 from warpgate.cli.status import running
 from warpgate.cli.strategies import strategy_findings
+from warpgate.errors import ConfigError
 from warpgate.events import Event, MappingLearnt
 from warpgate.model.address import LearntBy
 from warpgate.model.nat import Mapping
+from warpgate.net.threads import in_thread
 from warpgate.plugins.registry import REGISTRY
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from warpgate.core.assembly import NodeStatus
     from warpgate.core.node import Node
     from warpgate.model.address import NodeAddress
+    from warpgate.model.contact import Contact
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
@@ -110,6 +115,7 @@ async def _examine(shell: Shell) -> tuple[list[Finding], NodeAddress]:
 
 async def _checked(node: Node, config: Config) -> Checks:
     (brokers, others), processes = await asyncio.gather(node.check_brokers(), running(config.identity))
+    contacts, contacts_error = await in_thread(partial(_contacts, config))
     return Checks(
         time.time(),
         brokers,
@@ -118,7 +124,20 @@ async def _checked(node: Node, config: Config) -> Checks:
         accounts=await node.check_relay_accounts(),
         relays=await node.check_relays(),
         names=await node.check_names() if config.names else (),
+        contacts=contacts,
+        contacts_error=contacts_error,
     )
+
+
+def _contacts(config: Config) -> tuple[tuple[Contact, ...], str]:
+    """What is in the user's contact book, or why it cannot be read."""
+    from warpgate.core.names.known_peers import ContactBook, default_path  # noqa: PLC0415 - only here
+
+    try:
+        path = default_path() if config.known_peers is None else Path(config.known_peers).expanduser()
+        return ContactBook(path).contacts(), ""
+    except ConfigError as error:
+        return (), str(error)
 
 
 def diagnose(

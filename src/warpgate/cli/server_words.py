@@ -9,12 +9,14 @@ from warpgate.cli.records import Finding, milliseconds, span
 from warpgate.errors import RELAY_ADVICE
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.scope import Scope, scope_of
+from warpgate.proto.name_record import MAX_LIFETIME
 
 if TYPE_CHECKING:
     from warpgate.config import Config
     from warpgate.core.assembly import NodeStatus
     from warpgate.core.search.probe import BrokerCheck, OtherProcess
     from warpgate.events import MappingLearnt
+    from warpgate.model.contact import Contact
     from warpgate.services.names import NameServerCheck
     from warpgate.services.relay import RelayCheck
     from warpgate.services.turn_accounts import AccountCheck
@@ -38,6 +40,8 @@ class Checks:
     relays: Sequence[RelayCheck] = ()
     accounts: Sequence[AccountCheck] = ()
     names: Sequence[NameServerCheck] = ()
+    contacts: Sequence[Contact] = ()
+    contacts_error: str = ""  # why the contact book cannot be read
 
     @property
     def carry_signals(self) -> bool:
@@ -120,6 +124,35 @@ def name_findings(checks: Checks) -> Iterator[Finding]:
             yield Finding(section, "missing", f"{check.server}: {check.error}")
         else:
             yield Finding(section, "ok", f"{check.server}, round trip {milliseconds(check.seconds)}")
+    yield from _contact_findings(section, checks)
+
+
+def _contact_findings(section: str, checks: Checks) -> Iterator[Finding]:
+    """How old is what is known of peers; not who they are, as this is what people show around."""
+    if checks.contacts_error:
+        yield Finding(section, "missing", checks.contacts_error)
+    if not checks.contacts:
+        return
+    seen = [checks.now - contact.first_seen for contact in checks.contacts]
+    news = [checks.now - contact.sequence / 1000 for contact in checks.contacts]  # as `Registration` counts
+    yield Finding(
+        section,
+        "ok",
+        f"keys of {len(seen)} names in the contact book, met {_range(seen)} ago; their newest records are of "
+        f"{_range(news)} ago",
+    )
+    if late := sum(age > MAX_LIFETIME for age in news):
+        yield Finding(
+            section,
+            "info",
+            f"{late} of them have shown no new record for {MAX_LIFETIME // 86_400} days: such names are free for "
+            "others, whose keys will be refused here",
+        )
+
+
+def _range(ages: Sequence[float]) -> str:
+    low, high = span(min(ages)), span(max(ages))
+    return low if low == high else f"{low} to {high}"
 
 
 def _failed(

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from warpgate.cli.doctor import diagnose
+from warpgate.cli.doctor import _contacts, diagnose
 from warpgate.cli.fingerprints import fingerprinted
 from warpgate.cli.nat_words import assignment_words
 from warpgate.cli.server_words import NO_ROUTE, Checks
@@ -16,6 +16,7 @@ from warpgate.core.port_mapping import PortMapStatus
 from warpgate.core.search.probe import SWALLOWED, BrokerCheck, OtherProcess
 from warpgate.events import DoubleNatFound, MappingLearnt, ServerFailed
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, NodeAddress
+from warpgate.model.contact import Contact
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.identity import Identity
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
@@ -326,3 +327,34 @@ def test_where_routes_are_not_to_be_read_it_does_not_say_that_there_are_none(mon
     assert said(status(attached(EIM)), ())["port mapping"] == [
         "warning: the default routes are not to be read here, so routers are not asked for port mappings"
     ]
+
+
+def test_the_ages_of_contacts_and_not_who_they_are():
+    day = 86_400
+
+    def met(name: str, first_seen: float, record: float) -> Contact:
+        return Contact(
+            name, Identity.generate().public_key, int((NOW - record) * 1000), int(NOW - first_seen)
+        )
+
+    contacts = (met("alice", 40 * day, 3600), met("bob", 400 * day, 35 * day), met("carol", 90, 60))
+    lines = said(status(attached(EIM)), contacts=contacts)["names"]
+    assert lines[1:] == [
+        "ok: keys of 3 names in the contact book, met 1 min 30 s to 400 d 0 h ago; their newest records are of "
+        "1 min 0 s to 35 d 0 h ago",
+        "info: 1 of them have shown no new record for 30 days: such names are free for others, whose keys will be "
+        "refused here",
+    ]
+    assert not any(name in line for line in lines for name in ("alice", "bob", "carol"))
+
+
+def test_a_damaged_contact_book_is_told_of(tmp_path):
+    book = tmp_path / "known_peers"
+    book.write_text("alice is no contact\n")
+    contacts, error = _contacts(Config(known_peers=str(book)))
+    assert contacts == ()
+    assert "line 1" in said(status(attached(EIM)), contacts=contacts, contacts_error=error)["names"][1]
+    book.write_text(Contact("bob", Identity.generate().public_key, 1, int(NOW)).to_line() + "\n")
+    contacts, error = _contacts(Config(known_peers=str(book)))
+    assert [contact.name for contact in contacts] == ["bob"]
+    assert not error

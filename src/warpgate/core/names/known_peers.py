@@ -69,6 +69,10 @@ class ContactBook:
         """ConfigError naming the line when the file is damaged."""
         return _contacts(self._read(), self.path).get(name)
 
+    def contacts(self) -> tuple[Contact, ...]:
+        """ConfigError as `find`."""
+        return tuple(_contacts(self._read(), self.path).values())
+
     def remember(self, contact: Contact) -> bool:
         """As `KnownPeers.remember`."""
         return self._change(contact.name, lambda known: merged(known, contact)) is None
