@@ -161,9 +161,10 @@ class DatagramPipe(Pipe):
             self._checks.close()
 
     def abort(self, reason: str = ABORTED) -> None:
+        """At once on this side; the peer is told as by `close`, else it would find out when consent is lost (30 s)."""
         if self._finish(reason):
             self._drop()
-            self._release()
+            self._checks.close()
 
     def detach(self) -> socket.socket:
         """The new socket gets this flow alone. Consent checks stop on this side: detach both, or keep sending."""
