@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check pyright docs bench fuzz matrix setup packages clean
+.PHONY: demo test check pyright docs bench fuzz matrix setup package packages zipapp clean
 
 demo: setup packages
 	$(BIN)/warpgate demo
@@ -23,9 +23,14 @@ WINDOWS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/warpgate-windows
 test-windows: setup
 	tools/windows.sh $(WINDOWS) -m pytest -p no:cacheprovider --timeout 300 tests/portable $(TESTS)
 
-# The wheel and the sdist, checked and installed where nothing else is.
+# The wheel and the sdist, checked and installed where nothing else is: by pip, by pipx, as a zipapp.
 package: setup
 	tools/package.sh $(BIN)/python
+
+# One file that runs on this system with this Python, to be copied to machines like this one.
+zipapp: setup
+	mkdir -p dist
+	tools/zipapp.sh $(BIN)/python dist/warpgate.pyz
 
 check: setup
 	$(BIN)/ruff check --no-cache src tests bench

@@ -64,21 +64,58 @@ class TestCompose:
         assert services["names"]["ports"] == ["8421:8421"]
         assert services["coturn"]["network_mode"] == "host"
 
-    def test_the_image_installs_what_the_command_needs(self) -> None:
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        [named] = re.findall(r"'\.\[([\w,]+)\]'", setting("Dockerfile"))
-        wanted = named.split(",")
-        assert wanted == ["serve", "postgres"]
-        assert set(wanted) <= set(extras)
-        for source in re.findall(r"^COPY (?!--from)(.+) \S+$", setting("Dockerfile"), re.MULTILINE):
-            assert all((ROOT / name).exists() for name in source.split())
-            assert all(f"!{name}" in setting("Dockerfile.dockerignore").split() for name in source.split())
-
     def test_its_command_is_one_that_serve_takes(self) -> None:
         from warpgate.cli.parser import build_parser  # noqa: PLC0415
 
         parsed = build_parser().parse_args(compose()["services"]["names"]["command"])
         assert parsed.tls_key == "/certs/privkey.pem"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("Dockerfile", {"serve", "postgres"}), ("client.Dockerfile", {"cli"})]
+)
+class TestImages:
+    """Read, as no registry is at hand to build them from. That what they install runs is `make package`'s part."""
+
+    def test_it_installs_what_the_command_needs(self, name: str, wanted: set[str]) -> None:
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        [named] = re.findall(r"'\.\[([\w,]+)\]'", setting(name))
+        assert set(named.split(",")) == wanted
+        assert wanted <= set(extras)
+
+    def test_what_it_copies_is_there_and_not_ignored(self, name: str, wanted: set[str]) -> None:
+        copied = [words.split()[:-1] for word, words in instructions(name) if word == "COPY"]
+        sources = [source for line in copied for source in line if not line[0].startswith("--from")]
+        assert set(sources) == {"pyproject.toml", "README.md", "LICENSE", "src"}
+        ignored = setting(f"{name}.dockerignore").split()
+        assert "*" in ignored
+        assert all((ROOT / source).exists() and f"!{source}" in ignored for source in sources)
+
+    def test_it_is_built_as_images_should_be(self, name: str, wanted: set[str]) -> None:
+        """What hadolint would say first: versions, no root, commands without a shell, no cache of pip's."""
+        lines = instructions(name)
+        known = {"FROM", "WORKDIR", "COPY", "RUN", "USER", "ENV", "EXPOSE", "VOLUME", "ENTRYPOINT", "CMD"}
+        assert {word for word, _ in lines} <= known
+        bases = [words.split()[0] for word, words in lines if word == "FROM"]
+        assert all(re.fullmatch(r"[a-z/-]+:\d[\w.-]*", base) for base in bases)
+        order = [word for word, _ in lines]
+        assert order.index("USER") < order.index("ENTRYPOINT")
+        assert [words for word, words in lines if word == "USER"] == ["warpgate"]
+        assert all("--no-cache-dir" in words for word, words in lines if "pip install" in words)
+        assert all(words.startswith("/") for word, words in lines if word in ("WORKDIR", "VOLUME"))
+
+    def test_its_command_is_one(self, name: str, wanted: set[str]) -> None:
+        from warpgate.cli.parser import build_parser  # noqa: PLC0415
+
+        told = dict(instructions(name))
+        assert json.loads(told["ENTRYPOINT"]) == ["warpgate"]
+        assert build_parser().parse_args(json.loads(told["CMD"])).command in ("serve", "listen")
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    """Word and rest of each, in order."""
+    lines = [line for line in setting(name).splitlines() if line and not line.startswith("#")]
+    return [(line.partition(" ")[0], line.partition(" ")[2].strip()) for line in lines]
 
 
 def setting(name: str) -> str:

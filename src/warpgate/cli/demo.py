@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from warpgate.cli.options import UsageError
 from warpgate.cli.shell import Shell
 from warpgate.cli.terminal import unguarded
 from warpgate.lab.scene import Moment, Scene, play
@@ -80,13 +82,18 @@ ACTS = (
 )
 
 
-def run(_arguments: argparse.Namespace, shell: Shell) -> int:
+def run(arguments: argparse.Namespace, shell: Shell) -> int:
+    acts = tuple(enumerate(ACTS, 1))
+    if arguments.scene is not None:
+        acts = acts[arguments.scene - 1 : arguments.scene]
+        if not acts:
+            raise UsageError(f"--scene: there are {len(ACTS)} scenes")
     from rich.console import Console  # noqa: PLC0415 - 60 ms, which others need not wait for
 
-    return shell.run(_demo(Console(file=unguarded(sys.stdout)), moving=sys.stdout.isatty()))
+    return shell.run(_demo(Console(file=unguarded(sys.stdout)), acts, moving=sys.stdout.isatty()))
 
 
-async def _demo(console: Console, *, moving: bool) -> int:
+async def _demo(console: Console, acts: Sequence[tuple[int, Act]], *, moving: bool) -> int:
     console.print()
     console.print(
         "[bold]warpgate[/] gets a socket open between two machines, wherever they are.", highlight=False
@@ -98,7 +105,7 @@ async def _demo(console: Console, *, moving: bool) -> int:
         highlight=False,
     )
     good = True
-    for number, act in enumerate(ACTS, 1):
+    for number, act in acts:
         scene = await play(act.kind_a, act.kind_b, act.mode)
         good = good and scene.result.ok
         await _show(console, number, act, scene, moving=moving)

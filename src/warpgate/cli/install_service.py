@@ -59,13 +59,20 @@ def unit_folder(config_home: str) -> Path:
 
 def unit_text(words: list[str], environ: dict[str, str]) -> str:
     """This program, as it runs now, with the variables of ours that are set."""
-    command = [sys.executable, "-m", "warpgate", *words]
+    command = [sys.executable, *_program(), *words]
     kept = sorted(name for name in environ if name.startswith("WARPGATE_"))
     return UNIT.format(
         words=_plain(" ".join(words)),
         command=" ".join(map(quoted, command)),
         environment="".join(f"Environment={quoted(f'{name}={environ[name]}')}\n" for name in kept),
     )
+
+
+def _program() -> tuple[str, ...]:
+    """What the interpreter has to run: a zipapp, if that is what we are in, which has our modules to itself."""
+    place = getattr(sys.modules["__main__"], "__file__", None)
+    archive = None if place is None else Path(place).resolve().parent
+    return ("-m", "warpgate") if archive is None or not archive.is_file() else (str(archive),)
 
 
 def quoted(word: str) -> str:

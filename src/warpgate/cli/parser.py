@@ -126,7 +126,8 @@ def build_parser() -> Parser:
     command("manual", "print the manual page", servers=False)
     _add_service(command("install-service", "have systemd run a command", "COMMAND ...", servers=False))
     command("version", "print the version", servers=False)
-    command("demo", "two nodes behind two NATs in the lab, the cascade drawn live")
+    demo = command("demo", "two nodes behind two NATs in the lab, the cascade drawn live")
+    demo.add_argument("--scene", type=positive_count, metavar="N", help="only the Nth of its scenes")
     return parser
 
 

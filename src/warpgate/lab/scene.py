@@ -87,6 +87,7 @@ def _moments(names: tuple[str, str], traces: Sequence[Sequence[dict[str, Any]]])
         Moment(row["now"] - start, name, row["event"], row.get("plugin", ""), _text(row))
         for name, trace in zip(names, traces, strict=True)
         for row in trace
+        if row["now"] >= start  # what a node says when it has started is no part of the attempt
     ]
     return tuple(sorted(moments, key=lambda moment: moment.at))
 

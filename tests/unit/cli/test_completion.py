@@ -172,6 +172,14 @@ def test_the_unit_is_written_once_and_runs_this_program(tmp_path, capsys, monkey
     assert "--echo" in (tmp_path / "systemd" / "user" / "inbox.service").read_text()
 
 
+def test_the_unit_of_a_zipapp_runs_the_zipapp(tmp_path, monkeypatch):
+    """Whose modules no other interpreter finds."""
+    archive = tmp_path / "warpgate.pyz"
+    archive.touch()
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(archive / "__main__.py"))
+    assert f'ExecStart="{sys.executable}" "{archive}" "listen"\n' in unit_text(["listen"], {})
+
+
 @pytest.mark.parametrize(
     "words",
     [[], ["connect", "wg1"], ["listen", "--fly"], ["--unit", "../x", "listen"], ["listen", "--exec", "a\nb"]],

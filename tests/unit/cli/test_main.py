@@ -50,6 +50,7 @@ MISUSES = [
     (["name", "forget", "a b"], "a nickname is made of letters"),
     (["listen", "--name", "admin"], "'admin' is reserved"),
     (["connect", "a/b"], "is no address text (wg1...), and no nickname"),
+    (["demo", "--scene", "9"], "there are 4 scenes"),
     (["id", "--names", "https://names.example/?x"], "names: "),
 ]
 FAILURES = [
