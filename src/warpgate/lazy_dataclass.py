@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 __all__ = ["dataclass"]
@@ -32,20 +32,16 @@ def _made(cls: type[_T], frozen: bool, eq: bool, slots: bool) -> Any:
     if not cls.__doc__:
         cls.__doc__ = cls.__name__  # else the standard library would make one of the signature, at once
     made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots)(cls)
-    says_hash = "__hash__" in written and not (written["__hash__"] is None and "__eq__" in written)
-    wanted = {"__init__": True, "__repr__": True, "__eq__": eq, "__hash__": eq and frozen and not says_hash}
-    own = [name for name, is_wanted in wanted.items() if is_wanted]
-    late = [name for name in own if name == "__hash__" or name not in written]
-
-    def complete() -> None:
-        for name, method in _methods(made, late, frozen, eq).items():
-            setattr(made, name, method)
-
+    late = {"__init__", "__repr__", "__eq__"} - written.keys() - (set() if eq else {"__eq__"})
+    if "__hash__" not in written or (written["__hash__"] is None and "__eq__" in written):
+        if eq and frozen:
+            late.add("__hash__")
+        elif eq:
+            made.__hash__ = None
     for name in late:
-        setattr(made, name, _first_call(made, name, complete))
-    if eq and not frozen and not says_hash:
-        made.__hash__ = None
-    made.__signature__ = _Signature(made, complete)
+        setattr(made, name, _first_call(made, name, frozen))
+    if "__init__" in late:
+        made.__signature__ = _Signature(made, frozen)
     if frozen:
         _freeze(made)
         if slots:
@@ -54,20 +50,30 @@ def _made(cls: type[_T], frozen: bool, eq: bool, slots: bool) -> Any:
     return made
 
 
-def _methods(made: Any, names: Iterable[str], frozen: bool, eq: bool) -> dict[str, Any]:
-    """The standard library's methods, from a class that has the same fields and nothing else."""
-    namespace = {"__qualname__": made.__qualname__}
+def _compiled(made: Any, name: str, frozen: bool) -> Any:
+    """The standard library's method of this name, from a class that has the same fields and nothing else."""
+    namespace = {"__qualname__": made.__qualname__, "__doc__": made.__doc__}
     if hasattr(made, "__post_init__"):
         namespace["__post_init__"] = made.__post_init__
     fields = [(field.name, field.type, field) for field in dataclasses.fields(made)]
-    twin = dataclasses.make_dataclass(made.__name__, fields, namespace=namespace, frozen=frozen, eq=eq)
-    return {name: twin.__dict__[name] for name in names}
+    twin = dataclasses.make_dataclass(
+        made.__name__,
+        fields,
+        namespace=namespace,
+        init=name == "__init__",
+        repr=name == "__repr__",
+        eq=name == "__eq__",
+        unsafe_hash=name == "__hash__",
+        frozen=frozen and name == "__init__",  # it sets the attributes in another way
+    )
+    return twin.__dict__[name]
 
 
-def _first_call(made: type, name: str, complete: Callable[[], None]) -> Callable[..., Any]:
+def _first_call(made: Any, name: str, frozen: bool) -> Callable[..., Any]:
     def method(self: object, *args: Any, **kwargs: Any) -> Any:
-        complete()
-        return made.__dict__[name](self, *args, **kwargs)
+        compiled = _compiled(made, name, frozen)
+        setattr(made, name, compiled)
+        return compiled(self, *args, **kwargs)
 
     method.__name__, method.__qualname__ = name, f"{made.__qualname__}.{name}"
     return method
@@ -76,15 +82,14 @@ def _first_call(made: type, name: str, complete: Callable[[], None]) -> Callable
 class _Signature:
     """What `help` and `inspect` show of the class, and of those derived from it without an `__init__`."""
 
-    def __init__(self, made: Any, complete: Callable[[], None]) -> None:
+    def __init__(self, made: Any, frozen: bool) -> None:
         self._made = made
-        self._complete = complete
+        self._frozen = frozen
 
     def __get__(self, instance: object, owner: Any) -> inspect.Signature:
         if owner.__init__ is not self._made.__init__:
             raise AttributeError("__signature__")
-        self._complete()
-        signature = inspect.signature(owner.__init__)
+        signature = inspect.signature(_compiled(self._made, "__init__", self._frozen))
         return signature.replace(parameters=tuple(signature.parameters.values())[1:])
 
 

@@ -65,11 +65,25 @@ def classes(decorator: Decorator) -> SimpleNamespace:
         def __eq__(self, other: object) -> bool:
             return True
 
+    @decorator
+    class Made:
+        x: int
+
+        def __init__(self) -> None:
+            self.x = 5
+
     class Derived(Open):
         extra = 1
 
     return SimpleNamespace(
-        Point=Point, Named=Named, Open=Open, Changing=Changing, Alone=Alone, Own=Own, Derived=Derived
+        Point=Point,
+        Named=Named,
+        Open=Open,
+        Changing=Changing,
+        Alone=Alone,
+        Own=Own,
+        Made=Made,
+        Derived=Derived,
     )
 
 
@@ -100,6 +114,7 @@ CALLS: list[Callable[[SimpleNamespace], object]] = [
     lambda of: repr(copy.copy(of.Point(1, 2))),
     lambda of: str(inspect.signature(of.Named)),
     lambda of: str(inspect.signature(of.Derived)),
+    lambda of: (str(inspect.signature(of.Made)), of.Made().x),
     lambda of: of.Point.__doc__,
     lambda of: of.Point.__match_args__,
     lambda of: of.Named.__slots__,
