@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -73,14 +74,19 @@ def layer_of(module: str) -> str:
     return parts[1]
 
 
-def imports_of(tree: ast.AST) -> set[str]:
+def imports_of(nodes: list[ast.AST]) -> set[str]:
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             found.add(node.module)
     return found
+
+
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
 
 
 def module_name(path: Path) -> str:
@@ -92,7 +98,7 @@ def test_layers(path: Path) -> None:
     if path in (SOURCE / "__init__.py", SOURCE / "__main__.py"):
         return  # the facade names what is above it, lazily
     layer = layer_of(module_name(path))
-    imported = imports_of(ast.parse(path.read_text()))
+    imported = imports_of(nodes_of(path))
     for module in sorted(imported):
         if module.split(".")[0] == "warpgate" and module != "warpgate":
             other = layer_of(module)
@@ -106,9 +112,7 @@ def test_layers(path: Path) -> None:
 def test_plugins_do_not_know_each_other(path: Path) -> None:
     if path.stem in ("builtin", "base", "registry", "__init__"):
         return
-    others = {
-        module for module in imports_of(ast.parse(path.read_text())) if module.startswith("warpgate.plugins.")
-    }
+    others = {module for module in imports_of(nodes_of(path)) if module.startswith("warpgate.plugins.")}
     assert others <= {"warpgate.plugins.base"}
 
 
@@ -116,7 +120,7 @@ def test_plugins_do_not_know_each_other(path: Path) -> None:
 def test_sizes(path: Path) -> None:
     text = path.read_text()
     assert text.count("\n") < FILE_LINES, "split the file"
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length < FUNCTION_LINES, f"{node.name} has {length} lines"
@@ -126,7 +130,7 @@ def test_only_the_command_line_prints() -> None:
     for path in FILES:
         if layer_of(module_name(path)) in ("cli", "lab"):
             continue
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [node for node in nodes_of(path) if isinstance(node, ast.Call)]
         assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], (
             path
         )
@@ -138,13 +142,12 @@ def test_only_platform_asks_which_system_this_is() -> None:
         layer = layer_of(module_name(path))
         if layer == "platform":
             continue
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
+        for node in nodes_of(path):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) not in SYSTEM_QUESTIONS, f"{path}:{node.lineno}"
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("hasattr", "getattr"):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("hasattr", "getattr"):
                 assert ast.unparse(node.args[0]) not in MODULES_THAT_DIFFER, f"{path}:{node.lineno}"
-        assert layer == "lab" or not imports_of(tree) & MODULES_OF_ONE_SYSTEM, path
+        assert layer == "lab" or not imports_of(nodes_of(path)) & MODULES_OF_ONE_SYSTEM, path
 
 
 def graph() -> dict[str, set[str]]:
@@ -155,7 +158,7 @@ def graph() -> dict[str, set[str]]:
         if path in (SOURCE / "__init__.py", SOURCE / "__main__.py"):
             continue
         imported = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.Import):
                 imported |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:

@@ -33,6 +33,12 @@ class Source:
         self.path = path
         self.layer = path.relative_to(SOURCE).parts[0]
         self.tree = ast.parse(path.read_text())
+        self.nodes = list(ast.walk(self.tree))  # which takes its time, and is asked for by each list
+        self._calls = [
+            (getattr(node.func, "id", getattr(node.func, "attr", "")), node)
+            for node in self.nodes
+            if isinstance(node, ast.Call)
+        ]
         self.names = shared
         self.names |= {
             target.id: node.value.value
@@ -75,12 +81,8 @@ class Source:
                 return f"<{name.strip('_').lower()}>"
         return "<...>"
 
-    def calls(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, ast.Call]]:
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Call):
-                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-                if wanted(name):
-                    yield name, node
+    def calls(self, wanted: Callable[[str], bool]) -> Iterator[ast.Call]:
+        return (call for name, call in self._calls if wanted(name))
 
 
 def lists() -> dict[str, str]:
@@ -134,14 +136,14 @@ def _error(name: str, kind: type[Exception], sources: list[Source]) -> str:
 
 def _refusals(source: Source) -> Iterator[str]:
     """What a peer says, and what is said of one that says nothing."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef) and node.name in ("refusal", "silence_words"):
             yield from _returned(node, source)
 
 
 def _texts(sources: list[Source], wanted: Callable[[str], bool], take: int = 0) -> Iterator[str]:
     for source in sources:
-        for _, call in source.calls(wanted):
+        for call in source.calls(wanted):
             if call.args:
                 yield from source.texts(call.args[take])
 
@@ -149,10 +151,10 @@ def _texts(sources: list[Source], wanted: Callable[[str], bool], take: int = 0) 
 def _skipped(source: Source) -> Iterator[str]:
     """Why a strategy has no part in a connect."""
     if source.path.stem == "cascade":
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "reason":
                 yield from source.texts(node.value)
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef) and node.name == "unsuitable":
             yield from _returned(node, source)
 
@@ -167,13 +169,13 @@ def _said(source: Source) -> Iterator[str]:
     """All sentences of a module, without its docstrings and parts of other sentences."""
     inside = {
         id(part)
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.JoinedStr)
         or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
         for part in ast.walk(node)
         if part is not node
     }
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in inside:
             for text in source.texts(node):
                 if len(text) >= SHORTEST and " " in text:
