@@ -73,6 +73,9 @@ class Endpoint:
         if not 0 <= self.port <= 65535:
             raise AddressError(f"port {self.port} is outside 0..65535")
 
+    def __hash__(self) -> int:
+        return hash((int(self.ip), self.port))  # an address's own hash is that of a text made each time
+
     def __str__(self) -> str:
         return f"[{self.ip}]:{self.port}" if self.ip.version == 6 else f"{self.ip}:{self.port}"
 

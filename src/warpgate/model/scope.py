@@ -8,6 +8,7 @@ for documentation count as the internet, as laboratories are made of them.
 from __future__ import annotations
 
 import enum
+from bisect import bisect_right
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from warpgate.model.endpoint import Endpoint, IPAddress
@@ -42,6 +43,14 @@ _V4: tuple[tuple[IPv4Network, Scope], ...] = tuple(
         ("224.0.0.0/3", Scope.NOBODY),  # multicast, class E, broadcast
     )
 )
+# The same by the first address of each stretch, for `bisect`: this is asked of each packet and each answer.
+_V4_STRETCHES = sorted(
+    [(0, Scope.GLOBAL)]
+    + [(int(network.broadcast_address) + 1, Scope.GLOBAL) for network, _ in _V4]
+    + [(int(network.network_address), scope) for network, scope in _V4],
+    key=lambda stretch: stretch[0],
+)
+_V4_STARTS = [start for start, _ in _V4_STRETCHES]
 _LOCAL_TRANSLATORS = IPv6Network("64:ff9b:1::/48")  # RFC 8215
 # RFC 4291 section 2.4, in this order: what is none of these is not assigned, and nobody's.
 _V6: tuple[tuple[IPv6Network, Scope], ...] = tuple(
@@ -71,7 +80,7 @@ def scope_of(ip: IPAddress, nat64: Nat64Prefix | None = None) -> Scope:
     `nat64`: the prefix under which this network's translator takes IPv4 addresses, besides the well-known one.
     """
     if isinstance(ip, IPv4Address):
-        return next((scope for network, scope in _V4 if ip in network), Scope.GLOBAL)
+        return _V4_STRETCHES[bisect_right(_V4_STARTS, int(ip)) - 1][1]
     inside = [scope for scope in map(scope_of, carried_by(ip, nat64)) if scope is not Scope.GLOBAL]
     if inside:
         return inside[0]
