@@ -163,6 +163,7 @@ def test_bounds() -> None:
                 inner,
             )
         ),
+        max_leaves=12,
     )
 )
 def test_any_json_is_servers_or_the_error(value: Any) -> None:

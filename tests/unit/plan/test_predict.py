@@ -43,11 +43,11 @@ def test_the_next_port_of_a_nat_that_counts_is_the_first_candidate(step: int, se
     assert next_ports(ports, step)[0] == home.mapped(5000, PEER).port
 
 
-@pytest.mark.parametrize("step", [1, -2])
-def test_it_counts_round_the_end_of_the_range(step: int) -> None:
-    home = Home(PortAssignment(Assignment.SEQUENTIAL, step=step), 3)
+@pytest.mark.parametrize(("step", "seed"), [(1, 155), (-2, 335)])  # these begin near the end
+def test_it_counts_round_the_end_of_the_range(step: int, seed: int) -> None:
+    home = Home(PortAssignment(Assignment.SEQUENTIAL, step=step), seed)
     made: list[int] = []
-    while made == sorted(made, reverse=step < 0):
+    while made[-5:] == sorted(made[-5:], reverse=step < 0):
         socket = 5000 + len(made)
         made += [seen.mapped.port for seen in home.samples(socket)]
         expected = next_ports(made[-3:], step)[0]
