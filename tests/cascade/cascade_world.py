@@ -236,8 +236,16 @@ class World:
             for entry in self.internet.open_sockets()
             if (entry.host, entry.kind, entry.local) not in own
             and entry.host != "stun"
+            and not self._kept(entry)
             and not (entry.remote is not None and entry.remote.port in (3478, 3479))
         ]
+
+    def _kept(self, entry: OpenSocket) -> bool:
+        """A socket of a pipe that is over, in case its peer comes again."""
+        return any(
+            entry.host == seat.name and seat.node._running is not None and entry.local in seat.run.udp.kept
+            for seat in (self.a, self.b)
+        )
 
     async def quiet(self, patience: float = Timing().responder_patience + 10.0) -> None:
         """Wait (virtually) until sessions and sockets of attempts are gone; fails when they stay."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from needs import need_programs
+from programs import seats
 
 from warpgate.lab.servers import start_coturn, start_mosquitto
 from warpgate.lab.steered import SteeredNode
@@ -61,3 +63,20 @@ async def test_direct_without_a_relay(
         assert done.seconds < limit
         for host in hosts:
             assert host.routers[0].counters().nat.flows_created < 2048
+
+
+@pytest.mark.parametrize(
+    "kinds", [("eim-apdf", "edm"), pytest.param(("edm", "eim-apdf"), marks=pytest.mark.long)]
+)
+async def test_a_tenth_process_connects_as_the_first_one_did(
+    lab: Lab, tmp_path: Path, kinds: tuple[str, str]
+) -> None:
+    """Each search costs 256 mappings or about as many probes, and 2,048 are all that a peer gets in ten minutes."""
+    a, b = await seats(lab, tmp_path, *kinds)
+    async with b.running("warpgate", "listen", "--exec", "cat", says=b"wg1") as (_, line):
+        address = line.decode().split()[-1]
+        for count in range(10):
+            done = await a.run("sh", "-c", f"echo {count} | warpgate connect {address}")
+            assert done.stdout == b"%d\n" % count, done.stderr.decode()
+        flows = [seat.host.routers[0].counters().nat.flows_created for seat in (a, b)]
+        assert max(flows) < 2048

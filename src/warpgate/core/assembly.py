@@ -14,6 +14,7 @@ from warpgate.config import Config
 from warpgate.core.codes import CodeExchange
 from warpgate.core.connections import Connections
 from warpgate.core.context import Context, Sources
+from warpgate.core.found_pairs import FoundPairs
 from warpgate.core.names.directory import Names
 from warpgate.core.names.known_peers import KnownPeers
 from warpgate.core.peer_relays import peer_name
@@ -116,10 +117,10 @@ class Assembly:
         sources: Sources,
         instances: Instances,
         memory: ServerMemory,
+        found: FoundPairs,
         ask_peer: Callable[[str], Awaitable[bytes]],
     ) -> None:
-        self._config, self._network, self._services = config, network, services
-        self._ask_peer = ask_peer
+        self._config, self._network, self._services, self._ask_peer = config, network, services, ask_peer
         self._since = sources.wall_clock()
         self._counts: Counter[str] = Counter()
         self._failures: dict[tuple[str, str], ServerFailed] = {}
@@ -127,8 +128,8 @@ class Assembly:
         self.context = context = Context(
             identity, config, network, registry, observer, self.tasks, sources, instances
         )
-        context.observers += [self._count, memory.observe]
         self._memory = memory
+        context.observers += [self._count, memory.observe]
         rng = random.Random()
         stun = tuple(map(str, public_servers().stun)) if config.stun is None else config.stun
         self.discovery = Discovery(network, stun, config.timing, context.emit, self._update_address, rng)
@@ -137,7 +138,7 @@ class Assembly:
         self.channel = self._open_channel(broker_connector, rng)
         self.tcp_door = TcpDoor(context, self._find_key, self._find_session, self._take_link)
         self.equipment = equipment = Equipment.of(
-            context, self.udp, self.discovery, self.channel, self.relays, self.tcp_door.accept
+            context, self.udp, self.discovery, self.channel, self.relays, self.tcp_door.accept, found
         )
         self.new_exchange = partial(CodeExchange, context, broker_connector, self._broker_urls)
         self.new_probe = partial(BrokerProbe, context, broker_connector, self._broker_urls)
@@ -145,10 +146,10 @@ class Assembly:
         self.pipes = pipes = PipeMaker(context, self.udp)
         self.twins = Twins(equipment)
         self.reception = Reception(services, self.tasks)
-        accept, refusal = self.reception.take, services.refusal
-        self.connections = Connections(equipment, sessions, pipes, accept, refusal, self._certificate)
+        take, refusal = self.reception.take, services.refusal
+        self.connections = Connections(equipment, sessions, pipes, take, refusal, self._certificate)
         self.responder = Responder(
-            equipment, sessions, pipes, accept, refusal, self.twins.ask, self.connections
+            equipment, sessions, pipes, take, refusal, self.twins.ask, self.connections
         )
         self.quic_door = QuicDoor(equipment, sessions, self.responder.take_quic)
         self._reader = SignalReader(equipment, sessions, self.responder, self.twins)
@@ -160,7 +161,7 @@ class Assembly:
         self.interfaces: tuple[Interface, ...] = ()
         self._nat64 = PrefixDiscovery(network, context.emit, self._translation_changed, rng)
         self._watch: Watch | None = None
-        self._moved_at = self.context.now()
+        self._moved_at = context.now()
         self._known: tuple[tuple[str, float], ...] = ()
 
     @property

@@ -18,7 +18,9 @@ from warpgate.core.codes import OFFER, TAKE, CodeExchange, new_code
 from warpgate.core.context import Sources
 from warpgate.core.disk.claim import REMEMBERED, UNCLAIMED, Claim, claim
 from warpgate.core.disk.identity_store import load_or_create
+from warpgate.core.disk.pair_store import pair_store_of
 from warpgate.core.disk.server_store import server_store_of
+from warpgate.core.found_pairs import FoundPairs
 from warpgate.core.names.destination import Destination, parse_destination
 from warpgate.core.names.known_peers import known_peers_at
 from warpgate.core.peer_relays import read_answer
@@ -125,6 +127,9 @@ class Node:
             self._sources,
             instances,
             memory,
+            FoundPairs(
+                identity.public_key, pair_store_of(own_identity=own_identity), self._sources.wall_clock
+            ),
             self._ask_for_relay,
         )
         try:

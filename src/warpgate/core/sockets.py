@@ -81,6 +81,7 @@ class Sockets:
 
         Pipes on addresses that stay live on; one that cannot be bound is left out.
         """
+        self._equipment.udp.kept.vanished(gone)
         for ip in gone & set(self._listeners):
             listener = self._listeners.pop(ip)
             self._equipment.discovery.remove(listener.local)

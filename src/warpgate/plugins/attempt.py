@@ -214,6 +214,12 @@ class Attempt(Protocol):
         """Send connectivity checks from our UDP socket `base`, at these times from now; ttl for priming."""
         ...
 
+    def try_found(self) -> bool:
+        """Check the pairs of endpoints by which the peer was reached before, and that the addresses do not tell: found
+        by a search, which they may save. Whether there are any; the strategy that asks first gets what comes of it.
+        """
+        ...
+
     def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
         """Whether a datagram pipe is on this pair of endpoints already. A second one needs another of our sockets."""
         ...

@@ -108,17 +108,18 @@ class RandomProbe(Plugin):
     # -- initiating ----------------------------------------------------------------------------------------------
 
     async def initiate(self, attempt: Attempt) -> Link:
-        part = await _worth_guessing(attempt)
+        found = attempt.try_found()
         try:
             return await first_of(
-                {"checks": attempt.verified, "guessing": partial(self._initiate, attempt, part)},
+                {"checks": attempt.verified, "guessing": partial(self._initiate, attempt, found)},
                 Link.abort,
                 leader="guessing",
             )
         except RaceLost as lost:
             raise AttemptFailed(str(lost)) from None
 
-    async def _initiate(self, attempt: Attempt, part: Guessing) -> Link:
+    async def _initiate(self, attempt: Attempt, found: bool) -> Link:
+        part = await _worth_guessing(attempt, found)
         if part.part is Part.SPREAD:
             target = _endpoint_of(part.theirs.reflexive_endpoint(Transport.UDP))
             spreading = asyncio.ensure_future(_spread(attempt, part, target))
@@ -189,15 +190,19 @@ class RandomProbe(Plugin):
         await _meet(attempt, part, _parse(message.target), wait)
 
 
-async def _worth_guessing(attempt: Attempt) -> Guessing:
-    """Waits until nothing simpler can be hoped for. AttemptFailed when it does not become clear that this can."""
+async def _worth_guessing(attempt: Attempt, found: bool) -> Guessing:
+    """Waits until nothing simpler can be hoped for. AttemptFailed when it does not become clear that this can.
+
+    `found`: pairs found before are being tried, which is simpler, too.
+    """
     delay = signal_delay(attempt)
     began = attempt.now()
     while (waited := attempt.now() - began) < KNOWING_PATIENCE:
         part = guessing(attempt.local, attempt.remote)
-        if part is not None and (part.certain or waited >= _patience(part, delay)):
+        certain = part is not None and part.certain and not found
+        if part is not None and (certain or waited >= _patience(part, delay)):
             attempt.note(
-                "nothing simpler can work" if part.certain else f"nothing simpler worked in {waited:.2f} s"
+                "nothing simpler can work" if certain else f"nothing simpler worked in {waited:.2f} s"
             )
             return part
         await asyncio.sleep(KNOWING_STEP)

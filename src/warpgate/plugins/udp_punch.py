@@ -92,6 +92,7 @@ class UdpPunch(Plugin):
     # -- initiating ----------------------------------------------------------------------------------------------
 
     async def initiate(self, attempt: Attempt) -> Link:
+        attempt.try_found()
         patience = self._first_volley(attempt)
         self._start_predicting(attempt, 1)
         try:

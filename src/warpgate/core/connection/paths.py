@@ -127,7 +127,7 @@ class UdpPath(Path):
     def __init__(
         self, origin: Origin, now: float, udp: Demultiplexer, checks: SessionChecks, own_port: bool
     ) -> None:
-        """`own_port`: the socket was opened for this path alone and goes with it. NetworkError when it is closed."""
+        """`own_port`: the socket was opened for this path alone and is left with it. NetworkError when it is closed."""
         super().__init__(origin, now)
         self._udp = udp
         self._port = udp.port(origin.local)
@@ -208,7 +208,7 @@ class UdpPath(Path):
         self._unroute()
         self._udp.forget(self._checks)
         if self._own_port:
-            self._udp.close_port(self._port.base)
+            self._udp.leave_port(self._port.base, relayed=self.origin.relayed)
 
 
 class TcpPath(Path):

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from warpgate.core.disk.identity_store import data_directory
-from warpgate.core.disk.whole_file import replace_file
+from warpgate.core.disk.whole_file import read_small, replace_file
 from warpgate.core.server_memory import (
     KEY_SIZE,
     MOST_ADDRESSES,
@@ -61,11 +61,7 @@ class FileServerStore:
 
     def load(self) -> dict[bytes, KnownNetwork]:
         try:
-            with self._path.open("rb") as file:
-                data = file.read(LARGEST_FILE + 1)
-            if len(data) > LARGEST_FILE:
-                return {}
-            rows = msgspec.json.decode(data, type=tuple[_Network, ...])
+            rows = msgspec.json.decode(read_small(self._path, LARGEST_FILE), type=tuple[_Network, ...])
             return dict(_network(row) for row in rows[-MOST_NETWORKS:])
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError, ConfigError):
             return {}

@@ -30,3 +30,12 @@ def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """OSError; ValueError when it is larger than `limit` bytes, and so some other file."""
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{path} has more than {limit} bytes")
+    return data

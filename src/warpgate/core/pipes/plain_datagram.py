@@ -38,7 +38,7 @@ class DatagramPipe(Pipe):
         on_end: Callable[[Pipe, str], None],
         own_port: bool = False,
     ) -> None:
-        """`own_port`: the socket was opened for this pipe alone and goes with it."""
+        """`own_port`: the socket was opened for this pipe alone and is left with it."""
         super().__init__(info, on_end)
         self._own_port = own_port
         self.dropped = 0  # datagrams lost because nobody received them fast enough
@@ -183,4 +183,4 @@ class DatagramPipe(Pipe):
     def _release(self) -> None:
         self._udp.forget(self._checks)
         if self._own_port:
-            self._udp.close_port(self._port.base)
+            self._udp.leave_port(self._port.base, relayed=self.relayed)

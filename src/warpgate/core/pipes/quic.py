@@ -145,7 +145,7 @@ class QuicPipe(BytesOverQuic):
         on_end: Callable[[Pipe, str], None],
         own_port: bool = False,
     ) -> None:
-        """`own_port`: the socket was opened for this pipe alone and goes with it."""
+        """`own_port`: the socket was opened for this pipe alone and is left with it."""
         super().__init__(info, flow.stream, flow, on_end)
         self._udp = udp
         self._checks = checks
@@ -172,7 +172,7 @@ class QuicPipe(BytesOverQuic):
             self._flow.close()
             self._udp.forget(self._checks)
             if self._own_port:
-                self._udp.close_port(self._base)
+                self._udp.leave_port(self._base, relayed=self.relayed)
 
     async def close(self) -> None:
         """Returns when the peer has everything that was sent, or has taken nothing of it for 5 s."""

@@ -198,6 +198,9 @@ class PluginAttempt:
         chosen = None if offsets is None else tuple(offsets)
         self._session.checks.probe(base, remote, self._plugin.name, chosen, ttl)
 
+    def try_found(self) -> bool:
+        return self._session.try_found(self._plugin.name)
+
     def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
         # Streams share a pair of endpoints: QUIC's connection ids tell them apart.
         return self._session.mode is Mode.DATAGRAM and self._equipment.udp.owner(base, remote) is not None

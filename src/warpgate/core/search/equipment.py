@@ -10,6 +10,7 @@ import msgspec
 
 from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.context import Context
+from warpgate.core.found_pairs import FoundPairs
 from warpgate.core.search.budget import RandomPunches
 from warpgate.core.search.links import UnchosenLinks
 from warpgate.core.udp.demultiplexer import Demultiplexer
@@ -72,6 +73,7 @@ class Equipment:
     peer_searches: TokenBucket  # for peers that our user did not ask for
     clocks: Clocks
     quic_holdings: Holdings
+    found: FoundPairs
 
     @classmethod
     def of(
@@ -82,6 +84,7 @@ class Equipment:
         channel: Channel,
         relays: Relays,
         accept: Callable[[TcpStream], None],
+        found: FoundPairs,
     ) -> Equipment:
         """With new books, within the node's budgets."""
         budgets = context.config.budgets
@@ -99,6 +102,7 @@ class Equipment:
             TokenBucket(budgets.searches_per_second, budgets.searches_at_once, context.now()),
             Clocks(),
             Holdings(),
+            found,
         )
 
     def publish(self, peer_key: bytes, signal: Signal, brokers: tuple[BrokerRef, ...]) -> int:

@@ -319,6 +319,7 @@ class Initiator(Generic[Made]):
                     await link.start_tls(self._session.tls_ends, patience)
             else:
                 link.nominate()
+                self._session.remember(link if isinstance(link, UdpLink) else link.udp)
         except BaseException:
             link.abort()
             raise

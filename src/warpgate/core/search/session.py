@@ -19,7 +19,7 @@ from warpgate.core.search.links import TcpLink, UdpLink
 from warpgate.core.search.outbox import Outbox
 from warpgate.core.search.relays import SessionRelays
 from warpgate.core.udp.demultiplexer import SessionChecks
-from warpgate.errors import AttemptFailed
+from warpgate.errors import AttemptFailed, NetworkError
 from warpgate.events import ClocksDiffer, LinkVerified, PeerPlaced, PeerTwinned, PluginNoted, SignalSent
 from warpgate.model.address import NodeAddress
 from warpgate.model.broker import BrokerRef
@@ -27,6 +27,7 @@ from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
 from warpgate.model.text import printable
 from warpgate.model.wanted import ANYTHING, Wanted
+from warpgate.net.threads import in_thread
 from warpgate.plan.relay import Hope, direct_hope
 from warpgate.plan.targets import names_a_stranger, refusal
 from warpgate.proto.check import (
@@ -153,6 +154,7 @@ class Session:
         self._checks: SessionChecks | None = None
         self._kept_port: Endpoint | None = None
         self._extra_ports: list[Endpoint] = []
+        self._found: list[tuple[Endpoint, Endpoint]] | None = None  # None: not looked for yet
         self._nonces: set[bytes] = set()
         self.relays = SessionRelays(self)
         self.stack = contextlib.ExitStack()
@@ -470,11 +472,45 @@ class Session:
         return await self.equipment.discovery.map_udp(self.equipment.udp.port(base).socket)
 
     def keep_port(self, base: Endpoint) -> bool:
-        """Whether the socket was opened for this session: then the pipe on it takes it along and closes it."""
-        if base not in self._extra_ports:
+        """Whether the socket was opened for this session, or one before: the pipe on it takes it along."""
+        if base not in self._extra_ports and not self.equipment.udp.kept.take(base):
             return False
         self._kept_port = base
         return True
+
+    def try_found(self, plugin: str) -> bool:
+        """Check the pairs by which this peer was reached before, once; whether there are any."""
+        if self._found is None:
+            self._found = self._found_pairs() if self.initiator else []
+            for base, remote in self._found:
+                self.note(plugin, f"trying {base} -> {remote}, by which the peer was reached before")
+                self.checks.probe(base, remote, plugin, None, None)
+        return bool(self._found)
+
+    def _found_pairs(self) -> list[tuple[Endpoint, Endpoint]]:
+        """What has to be bound for them is."""
+        udp = self.equipment.udp
+        own = {at.host_endpoint(Transport.UDP): at.host for at in self.context.address.attachments}
+        pairs = []
+        for base, remote in self.equipment.found.of(self.peer_key):
+            if base.ip not in own.values() or self.refuse_targets([remote]) is not None:
+                continue
+            if base not in own and base not in udp.kept:
+                try:
+                    self.adopt_port(udp.open(base).base)
+                except NetworkError:
+                    continue  # somebody's, or that of a pipe of ours
+            pairs.append((base, remote))
+        return pairs
+
+    def remember(self, link: UdpLink) -> None:
+        """It was chosen. What the addresses tell need not be remembered, and what a peer made us look for is not."""
+        told = {at.reflexive_endpoint(Transport.UDP) for at in self.remote.attachments}
+        told |= {at.host_endpoint(Transport.UDP) for at in self.remote.attachments}
+        own = {at.host_endpoint(Transport.UDP) for at in self.context.address.attachments}
+        if self.invited and not link.relayed and not (link.local in own and link.remote in told):
+            write = self.equipment.found.found(self.peer_key, link.local, link.remote)
+            self.context.tasks.spawn("found pairs", in_thread(write, daemon=False))
 
     def refuse_targets(self, endpoints: list[Endpoint]) -> str | None:
         """Why the peer may not have these endpoints tried, or None."""

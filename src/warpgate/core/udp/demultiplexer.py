@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 
+from warpgate.core.udp.kept_ports import KeptPorts
 from warpgate.errors import NetworkError, ProtocolError
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.net.driver import MachineDriver
@@ -57,6 +58,11 @@ class Port:
         self._udp = udp
         self.socket = open_socket(self._received)
         self.base = self.socket.local
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a pipe, a path or a session has a flow here."""
+        return bool(self.flows or self.streams or self.unclaimed or self.owners)
 
     def _received(self, data: bytes, source: SockAddr) -> None:
         # The slice first: for a user's datagram it is all that is looked at.
@@ -228,6 +234,7 @@ class Demultiplexer:
         self._on_garbage = on_garbage
         self._ports: dict[Endpoint, Port] = {}
         self.sessions: dict[bytes, SessionChecks] = {}
+        self.kept = KeptPorts(self._close_idle)
         self._past: OrderedDict[bytes, None] = OrderedDict()
         self._held = 0  # bytes of early datagrams on all ports
         self.strays = 0  # datagrams that belonged to nothing
@@ -244,8 +251,22 @@ class Demultiplexer:
         self._ports[port.base] = port
         return port
 
+    def leave_port(self, base: Endpoint, *, relayed: bool) -> None:
+        """The pipe that it was opened for is over: it is kept for a while, but for one on a relay."""
+        if relayed:
+            self.close_port(base)
+        elif base in self._ports:
+            self.kept.add(base)
+
+    def _close_idle(self, base: Endpoint) -> None:
+        if (port := self._ports.get(base)) is not None and port.in_use:
+            self.kept.add(base)
+        else:
+            self.close_port(base)
+
     def close_port(self, base: Endpoint) -> None:
         """Idempotent."""
+        self.kept.take(base)
         port = self._ports.pop(base, None)
         if port is not None:
             port.flows.clear()
