@@ -11,6 +11,7 @@ import time
 import pytest
 
 from sites import pair
+from warpgate.lab.scene import play_move
 from warpgate.lab.steered import SteeredNode
 from warpgate.lab.topology import Lab
 
@@ -56,3 +57,11 @@ async def goes_on(node: SteeredNode, since: float) -> None:
             await asyncio.sleep(0.1)
     assert 0.05 < now.worst < LONGEST
     assert now.fault == ""
+
+
+async def test_the_scene_of_the_demo() -> None:
+    scene = await play_move("eim-apdf", "eim-apdf", "eim-apdf")
+    assert scene.whole, scene
+    assert scene.places[1].outside != scene.places[2].outside
+    assert any(ended > scene.moved_at for ended, _ in scene.gaps)
+    assert "PathChosen" in [moment.event for moment in scene.moments if moment.at > scene.moved_at]

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from warpgate.cli import demo_move
 from warpgate.cli.options import UsageError
 from warpgate.cli.shell import Shell
 from warpgate.cli.terminal import unguarded
@@ -83,17 +84,17 @@ ACTS = (
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:
-    acts = tuple(enumerate(ACTS, 1))
+    scenes = tuple(range(1, len(ACTS) + 2))  # the last one is `demo_move`'s
     if arguments.scene is not None:
-        acts = acts[arguments.scene - 1 : arguments.scene]
-        if not acts:
-            raise UsageError(f"--scene: there are {len(ACTS)} scenes")
+        if arguments.scene not in scenes:
+            raise UsageError(f"--scene: there are {len(scenes)} scenes")
+        scenes = (arguments.scene,)
     from rich.console import Console  # noqa: PLC0415 - 60 ms, which others need not wait for
 
-    return shell.run(_demo(Console(file=unguarded(sys.stdout)), acts, moving=sys.stdout.isatty()))
+    return shell.run(_demo(Console(file=unguarded(sys.stdout)), scenes, moving=sys.stdout.isatty()))
 
 
-async def _demo(console: Console, acts: Sequence[tuple[int, Act]], *, moving: bool) -> int:
+async def _demo(console: Console, scenes: Sequence[int], *, moving: bool) -> int:
     console.print()
     console.print(
         "[bold]warpgate[/] gets a socket open between two machines, wherever they are.", highlight=False
@@ -105,15 +106,19 @@ async def _demo(console: Console, acts: Sequence[tuple[int, Act]], *, moving: bo
         highlight=False,
     )
     good = True
-    for number, act in acts:
+    for number in scenes:
+        if number > len(ACTS):
+            good &= await demo_move.show(console, number, moving=moving)
+            continue
+        act = ACTS[number - 1]
         scene = await play(act.kind_a, act.kind_b, act.mode)
-        good = good and scene.result.ok
+        good &= scene.result.ok
         await _show(console, number, act, scene, moving=moving)
     console.print(
         "[bold green]That is all.[/] No server saw a byte of the data;\n"
-        "the broker carried one sealed message each time.\n"
+        "the broker carried a sealed message or two each time.\n"
         if good
-        else "[bold red]Something did not connect.[/]\n",
+        else "[bold red]Something did not connect, or did not last.[/]\n",
         highlight=False,
     )
     console.print(

@@ -155,6 +155,7 @@ class Agent:
             "sent": counters.sent,
             "received": counters.received,
             "fault": counters.fault,
+            "gaps": [(gap.ended, gap.seconds) for gap in counters.felt(since)],
         }
 
     async def _path(self, pipe: int) -> dict[str, Any]:

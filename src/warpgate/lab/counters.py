@@ -11,6 +11,7 @@ from warpgate.lazy_dataclass import dataclass
 
 SIZE: Final = 64
 EACH: Final = 0.010
+FELT: Final = 0.060  # several counters in a row did not come when they should have
 
 
 class Stream(Protocol):
@@ -69,6 +70,10 @@ class Counters:
         """The longest interruption that ended after this instant, or has not ended, seconds."""
         ended = [gap.seconds for gap in self.gaps if gap.ended > since]
         return max([*ended, self._loop.time() - self._last] if self._last is not None else [0.0])
+
+    def felt(self, since: float = 0.0) -> list[Gap]:
+        """The interruptions that ended after this instant."""
+        return [gap for gap in self.gaps if gap.ended > since and gap.seconds > FELT]
 
     async def stop(self, patience: float = 10.0) -> None:
         """Send no more, and wait for the rest: what does not come in time is a `fault`."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import field
 from types import TracebackType
 from typing import Any, Self
@@ -44,12 +45,16 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A stream of counters so far: `worst` is its longest interruption, seconds; `fault` "" while nothing is wrong."""
+    """A stream of counters so far: `worst` is its longest interruption, seconds; `fault` "" while nothing is wrong.
+
+    `gaps`: when each interruption that could be felt ended, on `time.monotonic`, and its length.
+    """
 
     worst: float
     sent: int
     received: int
     fault: str
+    gaps: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ MISUSES = [
     (["name", "forget", "a b"], "a nickname is made of letters"),
     (["listen", "--name", "admin"], "'admin' is reserved"),
     (["connect", "a/b"], "is no address text (wg1...), and no nickname"),
-    (["demo", "--scene", "9"], "there are 4 scenes"),
+    (["demo", "--scene", "9"], "there are 5 scenes"),
     (["id", "--names", "https://names.example/?x"], "names: "),
 ]
 FAILURES = [
