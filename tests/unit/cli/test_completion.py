@@ -6,7 +6,6 @@ import contextlib
 import os
 import pty
 import select
-import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from loopback_kit import PATIENCE
+from need_kit import need_programs
 
 from warpgate.cli.grammar import all_commands
 from warpgate.cli.install_service import quoted, unit_text
@@ -43,8 +43,7 @@ LOAD = {
 
 @pytest.fixture(params=["bash", "zsh", "fish"])
 def script(request, tmp_path, capsys):
-    if shutil.which(request.param) is None:
-        pytest.skip(f"{request.param} is not installed")
+    need_programs(request.param)
     assert main(["completion", request.param]) == 0
     (tmp_path / request.param).write_text(capsys.readouterr().out)
     (tmp_path / "file-to-send").touch()
@@ -123,8 +122,8 @@ def test_every_option_of_every_command_is_in_the_script(script):
                 assert named in text
 
 
-@pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
 def test_the_manual_page_is_formatted_without_a_warning(capsys):
+    need_programs("groff")
     assert main(["manual"]) == 0
     page = capsys.readouterr().out
     done = subprocess.run(
@@ -142,9 +141,9 @@ def test_the_manual_page_is_formatted_without_a_warning(capsys):
 WORDS = ["listen", "--forward", "22", "--name", "my-node", "--allow", "a" * 26]
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 @pytest.mark.parametrize("words", [WORDS, ["listen", "--exec", "echo \"$HOME\" 100% 'a\\b'"]])
 def test_the_unit_passes_systemds_own_check(tmp_path, words):
+    need_programs("systemd-analyze")
     (tmp_path / "warpgate-test.service").write_text(
         unit_text(words, {"WARPGATE_BROKER": "mqtt://h:1 mqtt://i:2"})
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from loopback_kit import PATIENCE
+from need_kit import need_programs
 
 WEB = """
 import sys
@@ -56,9 +56,9 @@ def friend(start) -> str:
     return json.loads(start("a", "id", "--json").finish()[1])["node_id"]
 
 
-@pytest.mark.skipif(not (shutil.which("dig") and shutil.which("dnsmasq")), reason="needs dig and dnsmasq")
 def test_dig_asks_a_dns_server(start, unused_udp_port_factory):
     """Each question comes from a port of its own, and is a flow of its own."""
+    need_programs("dig", "dnsmasq")
     there, here = unused_udp_port_factory(), unused_udp_port_factory()
     options = (
         "--no-resolv",
