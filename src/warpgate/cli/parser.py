@@ -118,6 +118,12 @@ def build_parser() -> Parser:
     explain = command("explain", "connect, then tell what each strategy did and why", "TARGET[/SERVICE]")
     _add_connecting(explain)
     explain.add_argument("--html", metavar="FILE", help=f"{HTML_HELP}, and both NATs drawn")
+    explain.add_argument(
+        "--watch",
+        type=positive_seconds,
+        metavar="S",
+        help="connect durably, and tell which paths it takes for S seconds",
+    )
     explain.set_defaults(durable=False)
     _add_name(command("name", "register, show or release a nickname, or forget its key"))
     _add_serve(command("serve", "run a name server, and STUN and a broker beside it", servers=False))

@@ -9,7 +9,7 @@ from warpgate.cli.pages.examination import Examination
 from warpgate.cli.pages.explanation import Explanation, Witness
 from warpgate.cli.pages.masks import Masks
 from warpgate.cli.records import Finding, PipeOpen
-from warpgate.events import PluginReport
+from warpgate.events import PathChosen, PathLost, PathOpened, PathsMissing, PathsWork, PluginReport
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.identity import Identity
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
@@ -70,6 +70,29 @@ def explained(text: str, **more: object) -> Explanation:
     return Explanation(WHEN, **{**fields, **more})
 
 
+def watched(text: str) -> Witness:
+    """From a relay to a direct path, which is lost; another is found, of a strategy of that name."""
+    witness, now = Witness({}, {}, {}, address(THERE)), [0.0]
+    witness.clock = lambda: now[0]
+    way = ("c", "p", text, "udp", "192.168.1.2:4242", text)
+    first = ("c", "p", "turn", "tcp", "192.168.1.2:4242", "203.0.113.5:50000", True)
+    for at, event in (
+        (0.08, PathOpened(*first)),
+        (0.08, PathChosen(*first, 0.08, 0.0, "the first path")),
+        (1.1, PathOpened(*way, False)),
+        (1.1, PathChosen(*way, False, 1.1, 0.0, text)),
+        (3.0, PathLost("c", "p", "turn", "203.0.113.5:50000", text)),
+        (5.0, PathLost("c", "p", text, text, text)),
+        (5.0, PathsMissing("c", "p")),
+        (6.2, PathOpened(*way, False)),
+        (6.2, PathChosen(*way, False, 6.2, 1.2, text)),
+        (6.2, PathsWork("c", "p", text, 1.2)),
+    ):
+        now[0] = at
+        witness.observe(event)
+    return witness
+
+
 def examined(text: str) -> Examination:
     findings = [
         Finding(section, state, f"{section}: {text}")
@@ -110,6 +133,7 @@ def pages(text: str = "some text of a peer") -> dict[str, str]:
                 pipe=opened(v6, f"[{V6.host}]:4242", f"[{V6.host}]:4242"),
             )
         ),
+        "watched": explanation.page(explained(text, witness=watched(text), watched=9.0)),
         "masked": examination.page(examined(text), Masks(())),
         "full": examination.page(examined(text), None),
         "servers": examination.page(Examination(WHEN, examined(text).findings[:-1], None), None),

@@ -117,6 +117,19 @@ def test_explain(start):
     assert b"won" in output
 
 
+def test_explain_watches_the_paths_of_a_durable_pipe(start, tmp_path):
+    listener = start("b", "listen", "--echo", "--json")
+    page = tmp_path / "page.html"
+    explain = start("a", "explain", listener.ready(), "--watch", "0.5", "--html", str(page), "--json")
+    status, output, _ = explain.finish()
+    assert status == 0
+    told = [json.loads(line) for line in output.splitlines()]
+    assert {event["event"] for event in told} == {"path", "pipe", "explained", "page"}
+    assert [event["durable"] for event in told if event["event"] == "pipe"] == [True]
+    assert "The paths it went by" in page.read_text("utf-8")
+    assert start("a", "explain", "wg1x", "--watch", "1", "--datagram").finish()[0] == 2
+
+
 def test_nobody_there_is_a_failure_with_a_report(start):
     listener = start("b", "listen", "--echo", "--json")
     address = listener.ready()

@@ -77,7 +77,7 @@ def shown(window: Browser, tmp_path: Path):
     return show
 
 
-@pytest.mark.parametrize("name", ["won", "failed", "lan", "relayed", "v6", "masked", "servers"])
+@pytest.mark.parametrize("name", ["won", "failed", "lan", "relayed", "v6", "watched", "masked", "servers"])
 def test_phone_and_desk_in_light_and_dark(shown, name: str) -> None:
     page, grounds = pages()[name], set()
     for width in (PHONE, DESK):
@@ -102,7 +102,7 @@ def test_phone_and_desk_in_light_and_dark(shown, name: str) -> None:
 def test_attacks_come_to_nothing(shown, text: str) -> None:
     """Nothing runs, nothing is loaded, nothing is made of it but text, and no page grows wider."""
     harmless = pages("x")
-    for name in ("won", "masked"):
+    for name in ("won", "watched", "masked"):
         elements = "document.querySelectorAll('*').length"
         wanted = shown(harmless[name], PHONE).evaluate(elements)
         window = shown(pages(text)[name], PHONE)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from warpgate.cli.nat_words import FILTERINGS, MAPPINGS, assignment_words
 from warpgate.cli.pages.drawing import Box, Scene, Way, draw
+from warpgate.cli.pages.history import PATH_EVENTS, Moment, history
 from warpgate.cli.pages.markup import Markup, document, tag
 from warpgate.cli.pages.places import is_translated, side, used
 from warpgate.cli.pages.waterfall import clock, waterfall
@@ -22,12 +23,16 @@ _NAMED: Final = 2  # servers of a kind; of more the number is told
 
 @dataclass
 class Witness:
-    """What the events of a node tell beside the report: which servers it has, and where the peer is."""
+    """What the events of a node tell beside the report: which servers it has, where the peer is, and the paths of a
+    durable connection, in seconds by `clock`.
+    """
 
     brokers: dict[str, float] = field(default_factory=dict)  # round trips, by URL
     stun: dict[str, float] = field(default_factory=dict)
     relays: dict[str, str] = field(default_factory=dict)  # how we talk to them, by server
     theirs: NodeAddress | None = None
+    paths: list[Moment] = field(default_factory=list)
+    clock: Callable[[], float] = lambda: 0.0
 
     def observe(self, event: Event) -> None:
         match event:
@@ -39,12 +44,14 @@ class Witness:
                 self.relays[server] = transport
             case PeerPlaced(address=address):
                 self.theirs = NodeAddress.from_text(address)
+            case _ if isinstance(event, PATH_EVENTS):
+                self.paths.append((self.clock(), event))
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """One attempt. `name`: what the peer was called, "" for an address; `pipe` None and `error` when it failed; `at` in
-    Unix seconds.
+    Unix seconds; `watched`: for how many seconds, 0 where the pipe was no durable one.
     """
 
     at: float
@@ -54,6 +61,7 @@ class Explanation:
     report: tuple[PluginReport, ...]
     pipe: PipeOpen | None = None
     error: str = ""
+    watched: float = 0.0
 
     @property
     def peer(self) -> str:
@@ -76,6 +84,7 @@ def page(told: Explanation) -> str:
         tag("h1", title, class_="good" if told.pipe is not None else "bad"),
         tag("p", _subtitle(told), class_="soft"),
         tag("div", draw(_scene(told)), class_="card"),
+        *_paths(told),
         tag("h2", "What each strategy did"),
         tag("div", waterfall(told.report, 0.0 if told.pipe is None else told.pipe.seconds), class_="card"),
         tag("h2", "Where the two are"),
@@ -85,6 +94,15 @@ def page(told: Explanation) -> str:
     ]
     note = f"Made on {day}. Addresses of both sides are on this page: mind whom you give it to."
     return document(f"warpgate explain: {title}", *body, told=note)
+
+
+def _paths(told: Explanation) -> tuple[Markup, ...]:
+    if not told.watched:
+        return ()
+    return (
+        tag("h2", "The paths it went by"),
+        tag("div", history(told.witness.paths, told.watched), class_="card"),
+    )
 
 
 def _title(told: Explanation) -> str:

@@ -16,6 +16,7 @@ from warpgate.lab.matrix_picture import COLOURS
 _RULER: Final = 2.0
 _EARLY: Final = 0.01
 _WIDTH: Final = 1000.0
+_ROOM: Final = 130.0  # of a number, on a phone
 _MANY: Final = 8  # notes; more are folded, but for the winner's
 _OTHER: Final = "#8b929b"  # a third party's strategy, between light and dark
 _GOOD: Final = ("won",)
@@ -23,11 +24,24 @@ _BAD: Final = ("failed", "crashed", "timed out")
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Of a bar, in seconds; `strong`: it is what counts."""
+
+    start: float
+    end: float
+    colour: str
+    strong: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Scale:
-    """Seconds after the start, from `first` (0, or less: what came before) to `last`, to a place of 1000."""
+    """Seconds after the start, from `first` (0, or less: what came before) to `last`, to a place of 1000. `ruled`: by a
+    ruler, however long.
+    """
 
     first: float
     last: float
+    ruled: bool = False
 
     @classmethod
     def of(cls, report: Sequence[PluginReport], last: float = 0.0) -> Scale:
@@ -38,7 +52,7 @@ class Scale:
 
     @property
     def _by_ruler(self) -> bool:
-        return self.last - self.first <= _RULER
+        return self.ruled or self.last - self.first <= _RULER
 
     def place(self, at: float) -> float:
         at = min(max(at, self.first), self.last)
@@ -51,7 +65,11 @@ class Scale:
     def marks(self) -> tuple[float, ...]:
         """Round times, the start among them, not closer than their numbers have room for on a phone."""
         if not self._by_ruler:
-            found = [0.0, *(mark for power in range(-2, 3) if (mark := 10.0**power) <= self.last)]
+            tens = (10.0**power for power in range(-2, 3))
+            found = [0.0]
+            for mark in tens:
+                if mark <= self.last and self.place(mark) - self.place(found[-1]) >= _ROOM:
+                    found.append(mark)
         else:
             rough = self.last / 4
             unit = 10.0 ** math.floor(math.log10(rough))
@@ -70,7 +88,7 @@ def waterfall(report: Sequence[PluginReport], connected: float) -> Markup:
         return tag("p", "No strategy was tried.")
     scale = Scale.of(report, connected)
     rows = [_row(row, scale) for row in sorted(report, key=_order)]
-    return joined(_axis(scale), *rows)
+    return joined(axis(scale), *rows)
 
 
 def _order(row: PluginReport) -> tuple[bool, float]:
@@ -79,7 +97,7 @@ def _order(row: PluginReport) -> tuple[bool, float]:
     return row.outcome == "skipped", min(began, default=math.inf)
 
 
-def _axis(scale: Scale) -> Markup:
+def axis(scale: Scale) -> Markup:
     labels = (tag("span", clock(mark), style=f"left:{scale.place(mark) / 10:.2f}%") for mark in scale.marks)
     return tag("div", *labels, class_="scale")
 
@@ -95,29 +113,29 @@ def _row(row: PluginReport, scale: Scale) -> Markup:
         head.append(tag("span", row.reason, class_="why"))
     parts = [tag("div", *head, class_="head")]
     if row.started is not None or row.notes:
-        parts.append(_bar(row, scale))
+        spans: tuple[Span, ...] = ()
+        if row.started is not None:
+            end = scale.last if row.ended is None else row.ended
+            spans = (Span(row.started, end, colour_of(row.plugin), strong=row.outcome in _GOOD),)
+        parts.append(bar(scale, spans, row.notes))
     if row.notes:
-        parts.append(_notes(row))
+        parts.append(note_list(row.notes, shown=row.outcome in _GOOD or len(row.notes) <= _MANY))
     return tag("section", *parts, class_="row")
 
 
-def _bar(row: PluginReport, scale: Scale) -> Markup:
+def bar(scale: Scale, spans: Sequence[Span], notes: Sequence[tuple[float, str]] = ()) -> Markup:
+    """Spans one over the other, a tick for each note, and the scale's marks behind all."""
+    marks = map(scale.place, scale.marks)
     parts = [tag("rect", class_="track", width=_WIDTH, height=16)]
-    parts += [
-        tag("line", class_="grid", x1=scale.place(mark), x2=scale.place(mark), y1=0, y2=16)
-        for mark in scale.marks
-    ]
-    if row.started is not None:
-        start, end = scale.place(row.started), scale.place(scale.last if row.ended is None else row.ended)
-        colour = COLOURS[row.plugin][0] if row.plugin in COLOURS else _OTHER
-        quiet = None if row.outcome in _GOOD else 0.55
-        shape = tag(
-            "rect", x=start, y=4, width=max(end - start, 6), height=8, fill=colour, fill_opacity=quiet
-        )
-        parts.append(shape)
+    parts += [tag("line", class_="grid", x1=x, x2=x, y1=0, y2=16) for x in marks]
+    for span in spans:
+        start, end = scale.place(span.start), scale.place(span.end)
+        opacity = None if span.strong else 0.55
+        width = max(end - start, 6)
+        parts.append(tag("rect", x=start, y=4, width=width, height=8, fill=span.colour, fill_opacity=opacity))
     parts += [
         tag("line", tag("title", f"{clock(at)} {text}"), class_="tick", x1=x, x2=x, y1=0, y2=16)
-        for at, text in row.notes
+        for at, text in notes
         for x in (scale.place(at),)
     ]
     return tag(
@@ -125,11 +143,15 @@ def _bar(row: PluginReport, scale: Scale) -> Markup:
     )
 
 
-def _notes(row: PluginReport) -> Markup:
-    lines = (tag("tr", tag("td", clock(at), class_="at"), tag("td", text)) for at, text in row.notes)
-    count = f"{len(row.notes)} note{'' if len(row.notes) == 1 else 's'}"
-    shown = "" if row.outcome in _GOOD or len(row.notes) <= _MANY else None
-    return tag("details", tag("summary", count), tag("table", *lines), open=shown)
+def note_list(notes: Sequence[tuple[float, str]], *, shown: bool) -> Markup:
+    """Folded unless `shown`; a reader unfolds it."""
+    lines = (tag("tr", tag("td", clock(at), class_="at"), tag("td", text)) for at, text in notes)
+    count = f"{len(notes)} note{'' if len(notes) == 1 else 's'}"
+    return tag("details", tag("summary", count), tag("table", *lines), open="" if shown else None)
+
+
+def colour_of(plugin: str) -> str:
+    return COLOURS[plugin][0] if plugin in COLOURS else _OTHER
 
 
 def clock(seconds: float) -> str:
