@@ -14,6 +14,7 @@ ALL = (
     "relays",
     "hostile",
     "attacks",
+    "gateway",
     "adversity",
     "throughput",
     "tls_on_pipes",

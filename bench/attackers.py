@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import os
 import secrets
@@ -33,7 +34,16 @@ from warpgate.proto.envelope import MAX_ENVELOPE, seal
 from warpgate.proto.hello import HEADER_SIZE, Handshake, Role, rest_of_message
 from warpgate.proto.quic_wire import CONNECTION_ID_SIZE
 from warpgate.proto.signals import Signal, SignalKind
-from warpgate.proto.stun import Attribute, StunClass, StunMessage, decode, encode
+from warpgate.proto.stun import (
+    Attribute,
+    ErrorCode,
+    Integrity,
+    Method,
+    StunClass,
+    StunMessage,
+    decode,
+    encode,
+)
 from warpgate.proto.transfer_names import ENTRY_COST
 from warpgate.proto.transfer_wire import (
     BATCH,
@@ -347,6 +357,71 @@ async def hostile_stun(_victim: None, place: str) -> None:
                 )
 
 
+def turn_answers(data: bytes, client: Endpoint) -> list[bytes]:
+    """It lets everybody in, grants whatever is asked for, a thousand times over, and brings data of invented peers."""
+    asked = decode(data)
+    if Attribute.USERNAME not in asked:
+        realm = (
+            (Attribute.ERROR_CODE, ErrorCode(401, "Unauthorized")),
+            (Attribute.REALM, "r"),
+            (Attribute.NONCE, b"n"),
+        )
+        return [encode(StunMessage(asked.method, StunClass.ERROR, asked.transaction_id, realm))]
+    relayed = Endpoint.of("203.0.113.9", 40_000)
+    granted = (
+        (Attribute.XOR_RELAYED_ADDRESS, relayed),
+        (Attribute.XOR_MAPPED_ADDRESS, client),
+        (Attribute.LIFETIME, 600),
+    )
+    answer = StunMessage(asked.method, StunClass.SUCCESS, asked.transaction_id, granted)
+    signed = encode(
+        answer, key=hashlib.md5(b"user:r:password", usedforsecurity=False).digest(), integrity=Integrity.SHA1
+    )
+    return [signed] * 1000
+
+
+def turn_data(number: int) -> bytes:
+    peer = Endpoint.of(f"203.0.{number % 250}.{number % 200 + 1}", 1000 + number % 60_000)
+    attributes = ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.DATA, bytes(1000)))
+    return encode(StunMessage(Method.DATA, StunClass.INDICATION, bytes(12), attributes))
+
+
+async def hostile_turn(_victim: None, place: str) -> None:
+    """By UDP and TCP; whoever has asked gets data as fast as it goes."""
+    address = Endpoint.parse(place).sockaddr[:2]
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    sock.bind(address)
+    loop = asyncio.get_running_loop()
+    clients: set[SockAddr] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client = Endpoint.from_sockaddr(writer.get_extra_info("peername"))
+        with contextlib.suppress(OSError, WarpgateError, asyncio.IncompleteReadError):
+            for _ in range(2):  # the challenge, the allocation
+                head = await reader.readexactly(20)
+                data = head + await reader.readexactly(int.from_bytes(head[2:4], "big"))
+                writer.writelines(turn_answers(data, client))
+            for number in itertools.count():
+                writer.write(turn_data(number))
+                await writer.drain()
+
+    async def flood() -> None:
+        async for number in paced(2000):
+            for client in clients:
+                with contextlib.suppress(OSError):
+                    sock.sendto(turn_data(number), client)
+
+    flooding = asyncio.ensure_future(flood())
+    async with await asyncio.start_server(serve, *address):
+        while not flooding.done():
+            data, source = await loop.sock_recvfrom(sock, 2048)
+            with contextlib.suppress(WarpgateError, OSError):
+                for answer in turn_answers(data, Endpoint.from_sockaddr(source)):
+                    sock.sendto(answer, source)
+            clients.add(source)
+
+
 async def hostile_names(_victim: None, place: str) -> None:
     """An endless answer to each request, in pieces of one byte."""
 
@@ -490,6 +565,7 @@ ATTACKS: dict[str, Callable[..., Awaitable[None]]] = {
         reflector,
         quic_first_packets,
         hostile_stun,
+        hostile_turn,
         hostile_names,
         stream_holes,
         hoarder,

@@ -34,7 +34,7 @@ CORE = 60.0
 INTRODUCTIONS = 35.0
 PORT = 20_000
 NOBODY = "2lbgtqdcwyvmrkmmdx3bqadjgm"
-BROKER_PORT, STUN_PORT, NAMES_PORT = 1884, 3478, 8421
+BROKER_PORT, STUN_PORT, TURN_PORT, NAMES_PORT = 1884, 3478, 3479, 8421
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -84,6 +84,18 @@ def _broker(quality: int, size: int) -> Attack:
     )
 
 
+def _relay(transport: str) -> Attack:
+    return Attack(
+        f"TURN server over {transport.upper()}: a thousand answers, and data without end",
+        "hostile_turn",
+        lambda scene: [f"{scene.attacker.ipv4}:{TURN_PORT}"],
+        known=lambda scene: {
+            "WARPGATE_TURN": f"turn:user:password@{scene.attacker.ipv4}:{TURN_PORT}?transport={transport}"
+        },
+        first=True,
+    )
+
+
 def _lists(transport: str) -> Attack:
     return Attack(
         f"receive: 8 lists of 100,000 names over {transport.upper()}",
@@ -117,6 +129,8 @@ ATTACKS = (
         known=lambda scene: {"WARPGATE_STUN": f"{scene.attacker.ipv4}:{STUN_PORT}"},
         first=True,
     ),
+    _relay("udp"),
+    _relay("tcp"),
     Attack(
         "name server: endless answers",
         "hostile_names",
@@ -170,25 +184,25 @@ async def commanded(scene: Scene, attack: Attack, folder: Path) -> AsyncIterator
             address = ""
             while not address:
                 address = json.loads(await process.stdout.readline()).get("address", "")
-        drain = asyncio.ensure_future(_swallow(process.stdout))
+        drain = asyncio.ensure_future(swallow(process.stdout))
         yield process, address
         drain.cancel()
     finally:
         await scene.victim.stop(process, kill=True)
 
 
-async def _swallow(reader: asyncio.StreamReader) -> None:
+async def swallow(reader: asyncio.StreamReader) -> None:
     while await reader.read(65_536):
         pass
 
 
-def _memory(process: Process) -> float:
+def memory(process: Process) -> float:
     """The most that it had, in MB."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def _processor(process: Process) -> float:
+def processor(process: Process) -> float:
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
@@ -211,9 +225,9 @@ async def _measure(scene: Scene, attack: Attack) -> list[Row]:
         (folder / "incoming").mkdir()
         async with _both(scene, attack, folder) as (process, address):
             before = scene.bystander.counters[0].octets_in
-            began, used = time.monotonic(), _processor(process)
+            began, used = time.monotonic(), processor(process)
             await asyncio.sleep(attack.seconds)
-            share = 100 * (_processor(process) - used) / (time.monotonic() - began)
+            share = 100 * (processor(process) - used) / (time.monotonic() - began)
             notes = []
             if reflected := scene.bystander.counters[0].octets_in - before:
                 notes.append(f"{reflected} bytes to the bystander")
@@ -222,7 +236,7 @@ async def _measure(scene: Scene, attack: Attack) -> list[Row]:
             ]:
                 notes.append(f"planted: {planted}")
             rows = [
-                Row(f"{attack.what}: memory", _memory(process), MOST_MEMORY, "MB", note="; ".join(notes)),
+                Row(f"{attack.what}: memory", memory(process), MOST_MEMORY, "MB", note="; ".join(notes)),
                 Row(f"{attack.what}: processor", share, attack.core, "%"),
             ]
             if attack.serves:
