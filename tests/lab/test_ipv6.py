@@ -94,6 +94,7 @@ async def test_ipv6_comes_first_where_both_families_are_open(lab: Lab) -> None:
         assert (await remote_of(nodes.a)).startswith("[2001:db8:")
 
 
+@pytest.mark.alone
 async def test_ipv4_takes_over_where_ipv6_leads_nowhere(lab: Lab) -> None:
     """The usual half-broken home: an IPv6 address, and nothing beyond the router."""
     async with between(lab, Home("eim-apdf", "46"), Home("eim-apdf", "46")) as nodes:

@@ -69,6 +69,7 @@ def check(done: Connected, limit: float) -> None:
     assert done.seconds < limit
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("mode", "transport"), [("datagram", None), ("stream", None), ("stream", "tcp")])
 async def test_two_random_nats_are_relayed_at_once(
     privileges: None, mode: str, transport: str | None
@@ -78,6 +79,7 @@ async def test_two_random_nats_are_relayed_at_once(
         check(await two.connect(mode, transport), 0.4)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("known", ["a", "b"])
 async def test_one_sides_relay_is_enough(privileges: None, known: str) -> None:
     async with sites("edm", "edm", secret="north") as two:

@@ -22,6 +22,7 @@ async def round_trip(asking: Udp, to: Echo) -> float:
     return time.monotonic() - start
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("version", [4, 6])
 async def test_a_round_trip_takes_40_ms(lab: Lab, version: int) -> None:
     server = lab.add_host("server", ipv4=version == 4, ipv6=version == 6)
@@ -33,6 +34,7 @@ async def test_a_round_trip_takes_40_ms(lab: Lab, version: int) -> None:
     assert 0.040 <= min(times) < 0.042
 
 
+@pytest.mark.alone
 async def test_between_hosts_too(lab: Lab) -> None:
     a, b = lab.add_host("a", behind="eim-eif"), lab.add_host("b", behind="eim-eif")
     server = lab.add_host("server")
@@ -90,6 +92,7 @@ async def test_order_is_kept_unless_jitter_reorders(lab: Lab, jitter: float, ord
     assert (arrived == sorted(arrived)) == ordered
 
 
+@pytest.mark.alone
 async def test_bandwidth_spaces_packets_and_overflows(lab: Lab) -> None:
     server = lab.add_host("server")
     host = lab.add_host("a", link=Quality(bandwidth=1e6))
