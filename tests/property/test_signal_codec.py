@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import ALICE, BOB, fixed, mutated, only, signals, sixteen
 
@@ -12,9 +12,6 @@ from warpgate.errors import DecodeError, ProtocolError
 from warpgate.model.identity import hpke_seal
 from warpgate.proto.envelope import MAX_ENVELOPE, open_envelope, seal
 from warpgate.proto.signals import Signal, SignalKind, decode_signal, encode_signal
-
-# Each example costs 0.3 ms of elliptic curves.
-fewer = settings(fixed, max_examples=100)
 
 anything = st.recursive(
     st.none()
@@ -47,14 +44,14 @@ def test_garbage_is_a_decode_error_and_what_passes_is_within_bounds(data: bytes)
         assert decode_signal(encode_signal(signal)) == signal
 
 
-@fewer
+@fixed
 @given(signals, sixteen)
 def test_envelopes_come_back(signal: Signal, message_id: bytes) -> None:
     opened = open_envelope(BOB, seal(ALICE, BOB.public_key, signal, message_id))
     assert (opened.sender, opened.message_id, opened.signal) == (ALICE.public_key, message_id, signal)
 
 
-@fewer
+@fixed
 @given(st.binary(max_size=200) | mutated(signals.map(lambda s: seal(ALICE, BOB.public_key, s, bytes(16)))))
 def test_no_tampered_envelope_opens(data: bytes) -> None:
     """Decode or authentication error, nothing else; sealed again by chance it would still be Alice's."""
@@ -62,14 +59,14 @@ def test_no_tampered_envelope_opens(data: bytes) -> None:
     assert opened is None or opened.sender == ALICE.public_key
 
 
-@fewer
+@fixed
 @given(st.binary(max_size=200))
 def test_what_strangers_seal_is_refused(content: bytes) -> None:
     data = hpke_seal(BOB.public_key, content, b"warpgate/2 envelope")
     assert only(lambda given: open_envelope(BOB, given), data, ProtocolError) is None
 
 
-@fewer
+@fixed
 @given(mutated(signals.map(encode_signal)) | st.binary(max_size=200))
 def test_what_key_holders_sign_is_refused_or_a_signal(packed: bytes) -> None:
     body = bytes(16) + packed
