@@ -18,6 +18,7 @@ from warpgate.events import BrokerConnected, Event, MappingLearnt, PeerPlaced, P
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 
+_MOMENTS: Final = 1000  # of paths that come and go; a peer may have them do so all day
 _NAMED: Final = 2  # servers of a kind; of more the number is told
 
 
@@ -44,7 +45,7 @@ class Witness:
                 self.relays[server] = transport
             case PeerPlaced(address=address):
                 self.theirs = NodeAddress.from_text(address)
-            case _ if isinstance(event, PATH_EVENTS):
+            case _ if isinstance(event, PATH_EVENTS) and len(self.paths) < _MOMENTS:
                 self.paths.append((self.clock(), event))
 
 

@@ -86,7 +86,9 @@ def history(moments: Sequence[Moment], last: float) -> Markup:
             Span(start, scale.last if end is None else end, _OUTAGE, strong=True)
             for start, end in told.outages
         ]
-        head = tag("div", tag("b", "no path worked"), class_="head bad")
+        lengths = ", ".join(clock(span.end - span.start) for span in spans)
+        why = tag("span", f"for {lengths}", class_="why")
+        head = tag("div", tag("b", "no path worked", class_="bad"), why, class_="head")
         rows.append(tag("section", head, bar(scale, spans), class_="row"))
     return joined(axis(scale), *rows)
 

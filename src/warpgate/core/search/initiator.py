@@ -130,9 +130,9 @@ class Initiator(Generic[Made]):
         session = self._session
         self._sessions.add(session)
         self._context.observers.append(self._observe)
-        session.say_placed()
         watching = asyncio.ensure_future(self._watch_for_silence())
         try:
+            session.say_placed()
             async with asyncio.timeout(timeout) as self._deadline:
                 link = await self._run_plan()
                 return await self._nominate(link)
