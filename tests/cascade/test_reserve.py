@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from cascade_world import HOP, R, S, connected, exchange, virtual
-from durable_kit import moved
+from durable_kit import Counters, moved
+from test_durable_pipes import durable
 from test_relays import RelayWorld
 
 from warpgate.core.connections import LINGERING
 from warpgate.events import RelayAllocated
-from warpgate.model.endpoint import Family
+from warpgate.lab.memory_network import OpenSocket
+from warpgate.lab.memory_turn import MemoryTurn
+from warpgate.model.endpoint import Endpoint, Family
 from warpgate.services.relay import RESERVE_PAUSE
 
 
@@ -93,5 +97,63 @@ def test_a_server_that_is_down_is_asked_again() -> None:
             world.hosts["a"].host.up = True
             await asyncio.sleep(100)
             assert len(world.reserves) == 2
+
+    virtual(main)
+
+
+class TwoRelays(RelayWorld):
+    """The second server is as near as the first one, but named after it."""
+
+    def __init__(self, *kinds: str) -> None:
+        super().__init__(*kinds)
+        for seat in (self.a, self.b):
+            config = seat.node._config
+            seat.node._config = replace(config, turn=(*config.turn, "turn:user:password@203.0.113.6"))
+        self.second = MemoryTurn(
+            self.internet.host("second", "203.0.113.6"), Endpoint.of("203.0.113.6", 3478)
+        )
+
+    async def close(self) -> None:
+        await super().close()
+        await self.second.close()
+
+    def strays(self) -> list[OpenSocket]:
+        return [entry for entry in super().strays() if entry.host != "second"]
+
+
+@pytest.mark.parametrize("renewed", [True, False], ids=["both in reserve", "one in reserve"])
+def test_a_reserve_on_a_relay_that_has_died_is_not_waited_for(renewed: bool) -> None:
+    async def main() -> None:
+        async with TwoRelays("edm", "edm") as world:
+            near, far, _ = await durable(world)
+            counters = Counters(near, far)
+            await asyncio.sleep(RESERVE_PAUSE + 1 if renewed else 3.0)
+            dead = "203.0.113.5"
+            assert dead in (str(near.local.ip), str(near.remote.ip))
+            began = world.now
+            world.turn_host.host.up = False
+            await asyncio.sleep(4.0)
+            assert dead not in (str(near.local.ip), str(near.remote.ip))
+            assert counters.worst(began) <= 0.9
+            await counters.stop()
+            await near.close()
+            await far.close()
+
+    virtual(main)
+
+
+def test_a_reserve_in_doubt_is_used_when_its_server_answers() -> None:
+    async def main() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            relays = world.a.run.relays
+            reserve = relays._reserve.result()
+            relays.doubt([Endpoint.of("203.0.113.99", 1).ip])
+            assert relays._doubted_until == 0.0
+            relays.doubt([reserve.relayed[0].ip])
+            assert relays._doubted_until > world.now
+            began = world.now
+            assert await relays.open_udp([Family.V4]) is reserve
+            assert world.now - began == pytest.approx(R)
+            reserve.drop()
 
     virtual(main)

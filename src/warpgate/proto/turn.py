@@ -31,6 +31,7 @@ from warpgate.proto.turn_events import (
     Allocated,
     AllocationEnded,
     AllocationFailed,
+    AllocationRenewed,
     ConnectRefused,
     DataReceived,
     PeerConnected,
@@ -156,6 +157,12 @@ class TurnClient:
         self.permit(peer.ip, now)
         self._requests.begin(_Connect(peer), Method.CONNECT, ((Attribute.XOR_PEER_ADDRESS, peer),), now)
 
+    def renew(self, now: float) -> None:
+        """Ask for more time (section 8): `AllocationRenewed` follows, unless the server is silent."""
+        if self.state is State.READY and _Refresh() not in self._requests.purposes:
+            self._requests.begin(_Refresh(), Method.REFRESH, (), now)
+            self._spoke(now)
+
     def close(self, now: float) -> None:
         """Give the allocation back (section 8: a Refresh with lifetime 0); `AllocationEnded` follows, soon."""
         if self.state in (State.CLOSING, State.ENDED):
@@ -193,9 +200,7 @@ class TurnClient:
             return
         if now >= self._refresh_at:
             self._refresh_at = now + RETRY
-            if _Refresh() not in self._requests.purposes:
-                self._requests.begin(_Refresh(), Method.REFRESH, (), now)
-                self._spoke(now)
+            self.renew(now)
         for ip in self._permissions.due(now):
             self._ask_permission(ip, now)
         for peer in self._channels.due(now):
@@ -283,6 +288,7 @@ class TurnClient:
         if success is not None:
             lifetime = success.number(Attribute.LIFETIME)
             self._renewed(lifetime or RETRY, now)
+            self._events.append(AllocationRenewed())
         elif error is not None and error.code not in SERVER_ERRORS:
             self._end(f"the server {explain(error)}", lost=True)
         # Silence and the server's own errors: `_refresh_at` is RETRY away, and the allocation has not expired yet.

@@ -26,6 +26,11 @@ class AllocationFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class AllocationRenewed:
+    """The server has said that it is still there."""
+
+
+@dataclass(frozen=True, slots=True)
 class AllocationEnded:
     """Nothing is relayed any more. `lost`: not by our wish."""
 
@@ -69,6 +74,7 @@ class ConnectRefused:
 TurnEvent = (
     Allocated
     | AllocationFailed
+    | AllocationRenewed
     | AllocationEnded
     | DataReceived
     | PeerRefused

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -43,6 +43,8 @@ RESERVE = RelayRequest(Transport.UDP, frozenset(Family))
 # After the reserve was used, or could not be had. A program that connects once is done with searching by then.
 RESERVE_PAUSE = 10.0
 RESERVE_RETRY = 60.0
+# Where a path by a relay has fallen silent, for so long the reserve there has to answer before it is used, seconds.
+DOUBTED = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Relays:
         self._allocations: set[Allocation] = set()
         self._reserve: asyncio.Task[Allocation] | None = None
         self._restocking: asyncio.TimerHandle | None = None
+        self._doubted_until = 0.0
 
     @property
     def servers(self) -> tuple[TurnServer, ...]:
@@ -102,9 +105,18 @@ class Relays:
         is to be dropped. ServiceError with every server's reason.
         """
         wanted = RelayRequest(Transport.UDP, frozenset(families))
-        if (reserve := await self._take_reserve(wanted.families)) is not None:
+        reserve = await self._take_reserve(wanted.families)
+        if reserve is None:
+            return await self._open(wanted)
+        if asyncio.get_running_loop().time() >= self._doubted_until:
             return reserve
-        return await self._open(wanted)
+        try:
+            return await first_of(
+                {"the reserve": partial(_proved, reserve), "another": partial(self._open, wanted)},
+                Allocation.drop,
+            )
+        except RaceLost as lost:
+            raise ServiceError(f"no relay: {lost}") from None
 
     async def open_tcp(self, family: Family, acceptor: Acceptor) -> TcpRelay:
         """A relayed TCP endpoint (RFC 6062); streams of peers who call go to the acceptor. ServiceError."""
@@ -148,6 +160,14 @@ class Relays:
         if self.configured:
             self._reserve = asyncio.ensure_future(self._open(RESERVE))
             self._reserve.add_done_callback(self._stocked)
+
+    def doubt(self, ips: Collection[IPAddress]) -> None:
+        """Nothing comes any more of what went by one of these addresses: there may be a relay that is dead."""
+        reserve = self._reserve
+        if reserve is None or not reserve.done() or reserve.cancelled() or reserve.exception() is not None:
+            return
+        if any(relayed.ip in ips for relayed in reserve.result().relayed):
+            self._doubted_until = asyncio.get_running_loop().time() + DOUBTED
 
     def _stocked(self, reserve: asyncio.Task[Allocation]) -> None:
         if reserve.cancelled():
@@ -332,6 +352,16 @@ class Relays:
         seconds = asyncio.get_running_loop().time() - started
         allocation.drop()
         return RelayCheck(shown, allocation.relayed, seconds)
+
+
+async def _proved(allocation: Allocation) -> Allocation:
+    """As soon as its server answers; its share is dropped when that does not come."""
+    try:
+        await allocation.answering()
+    except BaseException:
+        allocation.drop()
+        raise
+    return allocation
 
 
 def _on_the_internet(found: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:

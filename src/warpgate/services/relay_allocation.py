@@ -23,6 +23,7 @@ from warpgate.proto.turn_events import (
     Allocated,
     AllocationEnded,
     AllocationFailed,
+    AllocationRenewed,
     ConnectRefused,
     DataReceived,
     PeerConnected,
@@ -67,6 +68,7 @@ class Allocation:
         self.mapped: Endpoint | None = None
         self.on_tcp: Callable[[TcpEvent], None] | None = None
         self.ended: asyncio.Future[None] = loop.create_future()
+        self._renewed: asyncio.Future[None] = loop.create_future()
         self._on_lost = on_lost
         self._shares = 1
         self._dead = False
@@ -104,6 +106,14 @@ class Allocation:
         except BaseException:
             self.drop()
             raise
+
+    async def answering(self) -> None:
+        """Until the server says that it is still there, asked now; ServiceError when it is over."""
+        self._client.renew(self._driver.now())
+        self._driver.drain()
+        await asyncio.wait([self._renewed, self.ended], return_when=asyncio.FIRST_COMPLETED)
+        if self.ended.done():
+            raise ServiceError(f"the allocation at {self.route.endpoint} is over")
 
     # -- sharing -------------------------------------------------------------------------------------------------
 
@@ -209,6 +219,9 @@ class Allocation:
                 failure = f"{self.route.endpoint}: {reason}"
                 self._settle(ServiceError(failure) if alternate is None else Redirected(event, alternate))
                 self._over(reason)
+            case AllocationRenewed():
+                renewed, self._renewed = self._renewed, asyncio.get_running_loop().create_future()
+                renewed.set_result(None)
             case AllocationEnded(reason=reason, lost=lost):
                 self._over(reason, lost=lost)
             case PeerConnected() | ConnectRefused():

@@ -30,6 +30,7 @@ from warpgate.proto.turn_events import (
     Allocated,
     AllocationEnded,
     AllocationFailed,
+    AllocationRenewed,
     ConnectRefused,
     DataReceived,
     PeerConnected,
@@ -198,7 +199,7 @@ class TestLoggingIn:
         (again,) = ready.requests()
         assert (again.method, again.get(Attribute.NONCE)) == (Method.REFRESH, b"n2")
         ready.succeed(again, (Attribute.LIFETIME, 600))
-        assert (ready.client.state, ready.events()) == (State.READY, [])
+        assert (ready.client.state, ready.events()) == (State.READY, [AllocationRenewed()])
 
     def test_passwords_are_prepared_as_rfc_8265_says(self) -> None:
         assert opaque_string("p\u00a0a\u0308") == "p \u00e4"
@@ -371,6 +372,14 @@ class TestPeers:
 
 
 class TestStaying:
+    def test_renewal_may_be_asked_for_at_any_time_and_once(self, ready: Server) -> None:
+        ready.client.renew(ready.now)
+        ready.client.renew(ready.now)
+        (request,) = ready.requests()
+        assert request.method == Method.REFRESH
+        ready.succeed(request, (Attribute.LIFETIME, 600))
+        assert ready.events() == [AllocationRenewed()]
+
     def test_everything_is_renewed_in_time_for_a_day(self, ready: Server) -> None:
         """A second peer was only tried: its permission is left to expire."""
         client = ready.client
@@ -393,7 +402,7 @@ class TestStaying:
                 gaps[key] = max(gaps.get(key, 0.0), ready.now - last.get(key, 0.0))
                 last[key] = ready.now
                 ready.succeed(request, (Attribute.LIFETIME, 600))
-            assert all(isinstance(event, DataReceived) for event in ready.events())
+            assert all(isinstance(event, DataReceived | AllocationRenewed) for event in ready.events())
         assert gaps.pop((Method.REFRESH, None)) <= 300
         assert gaps.pop((Method.CREATE_PERMISSION, Endpoint(PEER.ip, 0))) < 300
         assert gaps.pop((Method.CHANNEL_BIND, PEER)) < 600

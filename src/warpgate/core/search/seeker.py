@@ -82,6 +82,8 @@ class PathSeeker:
     # -- what the connection tells -------------------------------------------------------------------------------
 
     def lost(self) -> None:
+        if (path := self._connection.current) is not None and path.relayed:
+            self._equipment.relays.doubt((path.local.ip, path.remote.ip))
         self._equipment.discovery.look_again()
         self.start()
         self._tell()
