@@ -136,6 +136,18 @@ def test_only_the_command_line_prints() -> None:
         )
 
 
+def test_values_do_not_hold_up_the_start() -> None:
+    """The standard decorator compiles each class at import: half of a command's start, when all had it."""
+    for path in FILES:
+        names = {
+            alias.name
+            for node in nodes_of(path)
+            if isinstance(node, ast.ImportFrom) and node.module == "dataclasses"
+            for alias in node.names
+        }
+        assert "dataclass" not in names or path.name == "lazy_dataclass.py", path
+
+
 def test_only_platform_asks_which_system_this_is() -> None:
     """The lab is Linux's own, and may have what only that has; but it asks nobody either."""
     for path in FILES:

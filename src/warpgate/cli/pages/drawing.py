@@ -6,11 +6,11 @@ The same places twice: in a row where there is room, below each other on a phone
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 from warpgate.cli.pages.markup import Markup, joined, tag
+from warpgate.lazy_dataclass import dataclass
 
 _LINE: Final = 18.0  # from one line of text to the next
 _PAD: Final = 12.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ from warpgate.cli.pages.markup import Markup, document, tag
 from warpgate.cli.pages.masks import host_of
 from warpgate.cli.pages.places import side, used
 from warpgate.cli.records import Finding
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import NodeAddress
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from warpgate.cli.nat_words import FILTERINGS, MAPPINGS, assignment_words
@@ -15,6 +15,7 @@ from warpgate.cli.pages.places import is_translated, side, used
 from warpgate.cli.pages.waterfall import clock, waterfall
 from warpgate.cli.records import PipeOpen
 from warpgate.events import BrokerConnected, Event, MappingLearnt, PeerPlaced, PluginReport, RelayAllocated
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from warpgate.cli.pages.markup import Markup, joined, tag
 from warpgate.cli.pages.waterfall import Scale, Span, axis, bar, clock, colour_of, note_list
 from warpgate.events import Event, PathChosen, PathLost, PathOpened, PathsMissing, PathsWork
+from warpgate.lazy_dataclass import dataclass
 
 Moment = tuple[float, Event]
 PATH_EVENTS: Final = (PathOpened, PathChosen, PathLost, PathsMissing, PathsWork)

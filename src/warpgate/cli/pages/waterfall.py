@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from warpgate.cli.pages.markup import Markup, joined, tag
 from warpgate.events import PluginReport
 from warpgate.lab.matrix_picture import COLOURS
+from warpgate.lazy_dataclass import dataclass
 
 # What is over within seconds is drawn by a ruler. An attempt that took longer had its events in the first fractions of
 # one: then each tenfold time is as far from the one before, from `_EARLY` on.
