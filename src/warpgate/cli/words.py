@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from warpgate import events
 from warpgate.cli.records import milliseconds
+from warpgate.errors import AddressError
 from warpgate.model.address import NodeAddress
 
 
@@ -33,8 +34,11 @@ def describe(event: events.Event) -> str:
 def _places(address: str) -> str:
     """The address text is what programs want of it; people, where it leads."""
     found: dict[str, None] = {}
-    for attachment in NodeAddress.from_text(address).attachments:
-        found |= dict.fromkeys(str(ip) for ip in (*attachment.outside, attachment.host))
+    try:
+        for attachment in NodeAddress.from_text(address).attachments:
+            found |= dict.fromkeys(str(ip) for ip in (*attachment.outside, attachment.host))
+    except AddressError:
+        return address  # of a version that this one does not know
     return ", ".join(found) or "no place that is known"
 
 
