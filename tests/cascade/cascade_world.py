@@ -47,6 +47,10 @@ OVER_UDP: Options = {"mode": Mode.DATAGRAM}
 OVER_TCP: Options = {"mode": Mode.STREAM, "transport": Transport.TCP}
 BOTH_WAYS = [pytest.param(OVER_UDP, id="udp"), pytest.param(OVER_TCP, id="tcp")]
 
+# What `warpgate connect` asks for, too.
+LASTING: Options = {"durable": True}
+ALL_WAYS = [*BOTH_WAYS, pytest.param(LASTING, id="durable")]
+
 EPOCH = 1_800_000_000.0  # when the virtual clock began, in Unix seconds
 HOP = 0.02
 R = 2 * HOP

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from cascade_world import EPOCH, OVER_TCP, OVER_UDP, S, World, connected, exchange, virtual
+from cascade_world import ALL_WAYS, EPOCH, OVER_UDP, S, World, connected, exchange, virtual
 
+from warpgate.core.connections import LINGERING
 from warpgate.events import ClocksDiffer
 
 MINUTE, HOUR = 60.0, 3600.0
@@ -16,7 +17,7 @@ MINUTE, HOUR = 60.0, 3600.0
     "error", [-EPOCH, -2 * HOUR, -6 * MINUTE, 6 * MINUTE, 10 * MINUTE, 30 * 365 * 24 * HOUR]
 )
 @pytest.mark.parametrize("whose", ["a", "b"])
-@pytest.mark.parametrize("options", [OVER_UDP, OVER_TCP], ids=["udp", "tcp"])
+@pytest.mark.parametrize("options", ALL_WAYS)
 def test_nodes_whose_clocks_are_far_apart_connect_and_are_told(
     error: float, whose: str, options: dict[str, object]
 ) -> None:
@@ -32,12 +33,14 @@ def test_nodes_whose_clocks_are_far_apart_connect_and_are_told(
                 assert all(abs(event.ahead - sign * ahead) < 1.0 for event in told)
             await one.close()
             await other.close()
+            await asyncio.sleep(LINGERING + 1 if one.durable else 0)
             await world.quiet()
             again, other, later = await connected(world, **options)  # by the peer's clock from the start
             assert later <= seconds - 2 * S + 0.001
             assert len(world.b.said(ClocksDiffer)) == len(told)
             await again.close()
             await other.close()
+            await asyncio.sleep(LINGERING + 1 if again.durable else 0)
             await world.quiet()
 
     virtual(main)

@@ -42,7 +42,7 @@ TERMINATED = 128 + signal.SIGTERM  # what a shell reports for a program ended by
 
 
 class Sparingly:
-    """What strangers bring about is told once a minute of each, and of ten of them."""
+    """What peers bring about is told once a minute of each, and of ten of them."""
 
     def __init__(self) -> None:
         self._told: dict[str, float] = {}
@@ -77,7 +77,7 @@ class Shell:
         `observer` is given every event after the output.
         """
 
-        turned_away = Sparingly()
+        turned_away, silent = Sparingly(), Sparingly()
         told: set[str] = set()  # whose clock differs; bounded, as anybody may come with a wrong one
 
         def observe(event: Event) -> None:
@@ -88,7 +88,10 @@ class Shell:
             if self.output.verbose:
                 pass  # all of these are events, and told already
             elif isinstance(event, PeerSilent):
-                self.output.note(event.reason)
+                if silent.may_tell(
+                    event.peer, time.monotonic()
+                ):  # a durable pipe is looked for by two searches
+                    self.output.note(event.reason)
             elif isinstance(event, TwinFound | PeerTwinned):
                 self.output.note(words.describe(event))
             elif (

@@ -60,7 +60,8 @@ LAST_WORD = 0.5
 # A connection whose peer has answered so recently is believed to be alive.
 FRESH = 15.0
 
-Wanted = tuple[bytes, tuple[str, ...] | None, Transport | None]
+# Whose, which of the processes with that key, by which strategies and transport.
+Wanted = tuple[bytes, bytes, tuple[str, ...] | None, Transport | None]
 
 
 class Connections:
@@ -109,7 +110,7 @@ class Connections:
         """A pipe on the connection that there is, or on a new one. ConfigError, ConnectFailed."""
         began = self._context.now()
         await loaded()
-        wanted = (remote.public_key, None if plugins is None else tuple(plugins), transport)
+        wanted = (remote.public_key, remote.instance, None if plugins is None else tuple(plugins), transport)
         connection = self._shared.get(wanted)
         if connection is None or connection.end is not None:
             connection = self._begin(wanted, remote, timeout)
@@ -148,7 +149,7 @@ class Connections:
             self._equipment.quic_holdings,
         )
         connection = self._add(engine, remote, ())
-        _, plugins, transport = wanted
+        _, _, plugins, transport = wanted
         seeker = self._equip(connection, plugins, transport)
         self._shared[wanted] = connection
         connection.begin()

@@ -26,6 +26,8 @@ def said(capsys: pytest.CaptureFixture[str], *events: Event, json: bool = False)
 
 def test_a_silent_peer_is_named_while_the_attempt_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, PeerSilent("00" * 16, "x", GONE)) == f"warpgate: {GONE}\n"
+    twice = [PeerSilent(session * 16, "x", GONE) for session in ("00", "11")]  # a durable pipe: two searches
+    assert said(capsys, *twice) == f"warpgate: {GONE}\n"
     assert said(capsys, PeerSilent("00" * 16, "x", GONE), json=True) == ""
 
 
