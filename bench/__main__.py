@@ -22,6 +22,7 @@ ALL = (
     "slow_reader",
     "dead_peers",
     "durability",
+    "moving_transfer",
     "files",
     "idle_pipes",
     "names",

@@ -1,8 +1,8 @@
 """One end of `stream_over_udp`, in a process of its own: python -m bench.stream_worker ROLE [ARGUMENTS].
 
 serve                         a node and a bare QUIC server; prints {"address": ..., "port": ...}, swallows streams
-pour ADDRESS tcp|udp|durable BYTES    through a pipe; prints {"seconds", "equal", "grown", "peer_grown"}
-bare HOST PORT BYTES          through bare QUIC; prints the same
+pour ADDRESS tcp|udp|durable BYTES    through a pipe; prints {"seconds", "equal", "grown", "peer_grown", "moves"}
+bare HOST PORT BYTES          through bare QUIC; prints the same, but for "moves"
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from warpgate import Config, Identity, Mode, Node, Pipe, Transport
 from warpgate.core.connection.quic_library import ANYWHERE, SecretLog, make_client, make_server
+from warpgate.core.pipes.durable import DurablePipe
 from warpgate.proto.quic_proof import ALPN
 from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, connection_id_of
 
@@ -29,8 +30,11 @@ DURABLE = "durable"  # over UDP, too
 
 
 def config() -> Config:
+    """Without servers, unless BENCH_SERVERS names a broker and a STUN server, as nodes behind NATs need."""
     only = LOOPBACK if os.environ.get("BENCH_LOOPBACK") else None
-    return Config(interfaces=only, brokers=(), stun=(), port=0)
+    servers = [(server,) for server in os.environ.get("BENCH_SERVERS", "").split()]
+    brokers, stun = servers or ((), ())
+    return Config(interfaces=only, brokers=brokers, stun=stun, port=0)
 
 
 def memory() -> float:
@@ -162,16 +166,18 @@ async def serve() -> None:
 
 
 async def through_pipe(address: str, kind: str, size: int) -> dict[str, object]:
+    durable = kind == DURABLE
     async with Node(config(), identity=Identity.generate()) as node:
         pipe: Pipe = await node.connect(
             address,
             mode=Mode.STREAM,
-            transport=Transport.UDP if kind == DURABLE else Transport(kind),
-            durable=kind == DURABLE,
-            plugins=["direct"],
+            transport=None if durable else Transport(kind),
+            durable=durable,
+            plugins=None if durable else ["direct"],
         )
         async with pipe:
-            return await pour(size, pipe.send, pipe.write_eof, lambda: aiter(pipe))
+            poured = await pour(size, pipe.send, pipe.write_eof, lambda: aiter(pipe))
+            return poured | {"moves": pipe.connection.moves if isinstance(pipe, DurablePipe) else 0}
 
 
 async def through_bare(host: str, port: int, size: int) -> dict[str, object]:
