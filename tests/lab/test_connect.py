@@ -50,6 +50,7 @@ async def test_the_cascade_finds_the_strategy_by_itself(
         assert (await nodes.connect_within(S + R, mode)).plugin == plugin
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["eim-apdf+rst", "masquerade+accept"])
 async def test_routers_that_answer_strangers(lab: Lab, kind: str) -> None:
     """With RST and ICMP errors; or by accepting them, which lets an early packet of the peer take our port away."""

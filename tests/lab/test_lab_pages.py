@@ -7,17 +7,29 @@ import json
 from pathlib import Path
 
 import pytest
-from programs import seats
+from programs import Seat, events, seats
 
 from warpgate.lab.topology import Lab
+from warpgate.model.address import NodeAddress
+from warpgate.model.nat import Filtering
 
 pytestmark = pytest.mark.lab
 
 
+async def settled_address(seat: Seat) -> str:
+    """Of the program that runs there, once it knows its NAT: what is drawn of a peer is what its address says."""
+    async with asyncio.timeout(30):
+        while True:
+            (told,) = events((await seat.run("warpgate", "status", "--json")).stdout)
+            attachments = NodeAddress.from_text(told["address"]).attachments
+            if all(at.nat.filtering is not Filtering.UNKNOWN for at in attachments):
+                return str(told["address"])
+
+
 async def test_both_nats_are_drawn_and_the_doctors_page_names_no_address(lab: Lab, tmp_path: Path) -> None:
     a, b = await seats(lab, tmp_path)
-    async with b.running("warpgate", "listen", "--echo", "--json", says=b'"ready"') as (_, line):
-        address = json.loads(line)["address"]
+    async with b.running("warpgate", "listen", "--echo", "--json", says=b'"ready"'):
+        address = await settled_address(b)
         explained, examined = await asyncio.gather(
             a.run("warpgate", "explain", address, "--html", tmp_path / "explain.html"),
             a.run("warpgate", "doctor", "--html", tmp_path / "doctor.html"),
