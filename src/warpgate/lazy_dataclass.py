@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["dataclass"]
+__all__ = ["dataclass", "prepare"]
 
 _T = TypeVar("_T")
 
@@ -70,13 +70,25 @@ def _compiled(made: Any, name: str, frozen: bool) -> Any:
 
 
 def _first_call(made: Any, name: str, frozen: bool) -> Callable[..., Any]:
-    def method(self: object, *args: Any, **kwargs: Any) -> Any:
+    def compile_now() -> Any:
         compiled = _compiled(made, name, frozen)
         setattr(made, name, compiled)
-        return compiled(self, *args, **kwargs)
+        return compiled
+
+    def method(self: object, *args: Any, **kwargs: Any) -> Any:
+        return compile_now()(self, *args, **kwargs)
 
     method.__name__, method.__qualname__ = name, f"{made.__qualname__}.{name}"
+    method.compile_now = compile_now  # type: ignore[attr-defined]
     return method
+
+
+def prepare(made: type) -> bool:
+    """Compile what making an instance needs, half a millisecond; whether that had not been done."""
+    compile_now: Callable[[], object] | None = getattr(made.__dict__.get("__init__"), "compile_now", None)
+    if compile_now is not None:
+        compile_now()
+    return compile_now is not None
 
 
 class _Signature:

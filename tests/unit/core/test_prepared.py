@@ -1,0 +1,48 @@
+"""What a connect needs compiled is compiled before it: seen in a process of its own, where nothing is yet."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+PROGRAM = """
+import asyncio, json
+from warpgate import Config, Identity, Node, lazy_dataclass
+from warpgate.core.search.prepared import VALUES
+
+compiled, real = [], lazy_dataclass._compiled
+
+def compile_and_tell(made, name, frozen):
+    compiled.append(f"{made.__module__}.{made.__name__}.{name}")
+    return real(made, name, frozen)
+
+lazy_dataclass._compiled = compile_and_tell
+
+async def main():
+    config = Config(brokers=(), stun=(), port=0, interfaces=("lo",), port_map=False)
+    nodes = [Node(config, identity=Identity.generate()) for _ in range(2)]
+    for node in nodes:
+        await node.start()
+    while any(hasattr(value.__init__, "compile_now") for value in VALUES):
+        await asyncio.sleep(0)
+    before = len(compiled)
+    for words in ({"mode": "datagram"}, {"transport": "tcp"}, {"durable": True}):
+        pipe = await nodes[0].connect(nodes[1].address, **words)
+        await pipe.close()
+    print(json.dumps({"before": before, "late": compiled[before:]}))
+    for node in nodes:
+        await node.close()
+
+asyncio.run(main())
+"""
+
+
+def test_a_connect_compiles_next_to_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["before"] > 30
+    assert len(seen["late"]) <= 6, seen["late"]
