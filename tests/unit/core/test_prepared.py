@@ -45,4 +45,5 @@ def test_a_connect_compiles_next_to_nothing() -> None:
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["before"] > 30
-    assert len(seen["late"]) <= 6, seen["late"]
+    # An `__eq__`, when two values are compared first; what more there may be depends on the moment.
+    assert len(seen["late"]) <= 4, seen["late"]
