@@ -192,14 +192,20 @@ def test_a_slow_reader_is_not_sent_more_than_its_window() -> None:
     virtual(main)
 
 
+async def validated(pipe: Pipe) -> UdpPath:
+    """The one path of a new durable pipe, as soon as the peer has answered by it."""
+    await asyncio.sleep(R)
+    assert isinstance(pipe, DurablePipe)
+    [path] = pipe.connection._paths
+    assert isinstance(path, UdpPath)
+    return path
+
+
 def test_a_full_socket_slows_down_and_loses_nothing() -> None:
     async def main() -> None:
         async with World() as world:
             near, far, _ = await durable(world)
-            await asyncio.sleep(R)
-            assert isinstance(near, DurablePipe)
-            [path] = near.connection._paths
-            assert isinstance(path, UdpPath)
+            path = await validated(near)
             real, left = path._outflow._socket, 0
 
             def a_few(datagrams: Sequence[bytes], to: SockAddr) -> int:
@@ -220,6 +226,7 @@ def test_a_full_socket_slows_down_and_loses_nothing() -> None:
             sending = asyncio.ensure_future(near.send(sent))
             assert await far.recv_n(len(sent)) == sent
             await sending
+            assert isinstance(near, DurablePipe)
             core = near.connection.engine._quic._core
             assert core is not None
             assert core.loss_total == 0
@@ -603,10 +610,7 @@ def test_an_endpoint_that_has_not_answered_gets_ten_datagrams() -> None:
     async def main() -> None:
         async with World() as world:
             near, far, _ = await durable(world)
-            await asyncio.sleep(R)
-            assert isinstance(near, DurablePipe)
-            [path] = near.connection._paths
-            assert isinstance(path, UdpPath)
+            path = await validated(near)
             sent: list[bytes] = []
             outflow, path._outflow = path._outflow, SimpleNamespace(send=sent.extend)  # type: ignore[assignment]
             checks, path._checks = path._checks, SimpleNamespace(agent=SimpleNamespace(path_validated=False))  # type: ignore[assignment]

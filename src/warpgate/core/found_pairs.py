@@ -52,15 +52,16 @@ class FoundPairs:
     """Of one identity; other processes write to the same store."""
 
     def __init__(self, own: bytes, store: PairStore, wall_clock: Callable[[], float]) -> None:
+        """Reads the store."""
         self._own = own
         self._store = store
         self._wall_clock = wall_clock
-        self._pairs: list[FoundPair] | None = None  # None: not loaded yet
+        self._pairs = the_newest(store.load())
 
     def found(self, peer: bytes, base: Endpoint, remote: Endpoint) -> Callable[[], None]:
         """`peer`, a public key, was reached so. What is returned writes it down; it blocks."""
         new = FoundPair(self._own, peer, base, remote, self._wall_clock())
-        self._pairs = the_newest([*self._known(), new])
+        self._pairs = the_newest([*self._pairs, new])
         store = self._store
         return lambda: store.save(the_newest([*store.load(), new]))
 
@@ -69,14 +70,9 @@ class FoundPairs:
         now = self._wall_clock()
         return tuple(
             (pair.base, pair.remote)
-            for pair in reversed(self._known())
+            for pair in reversed(self._pairs)
             if (pair.own, pair.peer) == (self._own, peer) and abs(now - pair.seen) <= GOOD_FOR
         )
-
-    def _known(self) -> list[FoundPair]:
-        if self._pairs is None:
-            self._pairs = the_newest(self._store.load())
-        return self._pairs
 
 
 def the_newest(pairs: Sequence[FoundPair]) -> list[FoundPair]:

@@ -71,7 +71,7 @@ def test_the_book_is_bounded_and_the_oldest_goes_first(machine: Machine) -> None
             machine.now += 1
             write = book.found(number.to_bytes(33, "big"), BASE, Endpoint(REMOTE.ip, port))
     write()
-    assert len(book._known()) == MOST_PEERS * MOST_PAIRS
+    assert len(book._pairs) == MOST_PEERS * MOST_PAIRS
     assert book.of((0).to_bytes(33, "big")) == ()
     newest = book.of(MOST_PEERS.to_bytes(33, "big"))
     assert [remote.port for _, remote in newest] == list(range(MOST_PAIRS + 1, 1, -1))

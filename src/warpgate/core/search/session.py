@@ -490,10 +490,11 @@ class Session:
     def _found_pairs(self) -> list[tuple[Endpoint, Endpoint]]:
         """What has to be bound for them is."""
         udp = self.equipment.udp
-        own = {at.host_endpoint(Transport.UDP): at.host for at in self.context.address.attachments}
+        own = _listening(self.context.address)
+        addresses = {endpoint.ip for endpoint in own}
         pairs = []
         for base, remote in self.equipment.found.of(self.peer_key):
-            if base.ip not in own.values() or self.refuse_targets([remote]) is not None:
+            if base.ip not in addresses or self.refuse_targets([remote]) is not None:
                 continue
             if base not in own and base not in udp.kept:
                 try:
@@ -505,10 +506,12 @@ class Session:
 
     def remember(self, link: UdpLink) -> None:
         """It was chosen. What the addresses tell need not be remembered, and what a peer made us look for is not."""
-        told = {at.reflexive_endpoint(Transport.UDP) for at in self.remote.attachments}
-        told |= {at.host_endpoint(Transport.UDP) for at in self.remote.attachments}
-        own = {at.host_endpoint(Transport.UDP) for at in self.context.address.attachments}
-        if self.invited and not link.relayed and not (link.local in own and link.remote in told):
+        told = {
+            *_listening(self.remote),
+            *(at.reflexive_endpoint(Transport.UDP) for at in self.remote.attachments),
+        }
+        known = link.local in _listening(self.context.address) and link.remote in told
+        if self.invited and not link.relayed and not known:
             write = self.equipment.found.found(self.peer_key, link.local, link.remote)
             self.context.tasks.spawn("found pairs", in_thread(write, daemon=False))
 
@@ -533,3 +536,9 @@ class Session:
                 self.equipment.udp.close_port(base)
         if self._checks is not None and self._checks.agent.selected is None:
             self.equipment.udp.forget(self._checks)
+
+
+def _listening(address: NodeAddress) -> set[Endpoint]:
+    """The UDP sockets of its own that it tells of."""
+    endpoints = (at.host_endpoint(Transport.UDP) for at in address.attachments)
+    return {endpoint for endpoint in endpoints if endpoint is not None}
