@@ -33,8 +33,8 @@ zipapp: setup
 	tools/zipapp.sh $(BIN)/python dist/warpgate.pyz
 
 check: setup
-	$(BIN)/ruff check --no-cache src tests bench
-	$(BIN)/ruff format --no-cache --check src tests bench
+	$(BIN)/ruff check --no-cache src testing tests bench
+	$(BIN)/ruff format --no-cache --check src testing tests bench
 	printf '%s\n' linux win32 darwin | xargs -P 3 -I % $(BIN)/mypy --platform % --cache-dir .mypy_cache/%
 	$(BIN)/python -m pytest tests/test_architecture.py
 
@@ -62,9 +62,9 @@ matrix: setup packages
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml testing/pyproject.toml
 	tools/venv.sh $(PYTHON) $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --editable testing
 	touch $(STAMP)
 
 # Real peers for the tests: mosquitto, coturn, miniupnpd, nftables, Chromium. Installed only as root and only where missing.

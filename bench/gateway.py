@@ -19,8 +19,8 @@ from itertools import chain, repeat
 from bench.attacks import CORE, MOST_MEMORY, PATIENCE, memory, processor, swallow
 from bench.rows import Row, show
 from warpgate.lab.host import Host
-from warpgate.lab.upnp_router import UpnpRouter, http_response
 from warpgate.net.system import SystemNetwork
+from warpgate_testing.upnp_router import UpnpRouter, http_response
 
 SECONDS = 4.0
 GATEWAY, INSIDE = "192.168.1.1", "192.168.1.2"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import tomllib
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+import warpgate
+
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "warpgate"
 FILES = sorted(SOURCE.rglob("*.py"))
+TESTING = sorted((ROOT / "testing" / "src").rglob("*.py"))
 FILE_LINES = 600
 FUNCTION_LINES = 60
 
@@ -116,7 +120,7 @@ def test_plugins_do_not_know_each_other(path: Path) -> None:
     assert others <= {"warpgate.plugins.base"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+@pytest.mark.parametrize("path", [*FILES, *TESTING], ids=lambda path: str(path.relative_to(ROOT)))
 def test_sizes(path: Path) -> None:
     text = path.read_text()
     assert text.count("\n") < FILE_LINES, "split the file"
@@ -124,6 +128,17 @@ def test_sizes(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length < FUNCTION_LINES, f"{node.name} has {length} lines"
+
+
+def test_the_program_does_not_need_what_its_tests_do() -> None:
+    for path in FILES:
+        assert not any(module.startswith("warpgate_testing") for module in imports_of(nodes_of(path))), path
+
+
+def test_both_packages_have_one_version() -> None:
+    for file in (ROOT / "pyproject.toml", ROOT / "testing" / "pyproject.toml"):
+        assert tomllib.loads(file.read_text())["project"]["version"] == warpgate.__version__
+    assert tomllib.loads(file.read_text())["project"]["dependencies"] == [f"warpgate=={warpgate.__version__}"]
 
 
 def test_only_the_command_line_prints() -> None:

@@ -17,7 +17,8 @@ scene() {
 }
 
 "$python" -m build --no-isolation --outdir "$folder/dist" .
-"$python" -m twine check --strict "$folder"/dist/*
+"$python" -m build --no-isolation --outdir "$folder/testing" testing
+"$python" -m twine check --strict "$folder"/dist/* "$folder"/testing/*
 tools/zipapp.sh "$python" "$folder/warpgate.pyz" "$(echo "$folder"/dist/*.whl)"
 bin=$(cd "$(dirname "$(command -v "$python")")" && pwd)
 cd "$folder"
@@ -26,6 +27,8 @@ cd "$folder"
 bare/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 bare/bin/warpgate id
 bare/bin/python -c 'import warpgate; print("warpgate", warpgate.__version__)'
+bare/bin/python -m pip install --quiet --disable-pip-version-check testing/*.whl
+bare/bin/python -c 'import warpgate_testing; print(warpgate_testing.Pair)'
 
 export PIPX_HOME="$folder/pipx" PIPX_BIN_DIR="$folder/bin" PIPX_MAN_DIR="$folder/man"
 "$bin/python" -m pipx install --quiet dist/*.whl

@@ -29,15 +29,13 @@ from warpgate.core.search.links import TcpLink
 from warpgate.core.search.session import Session
 from warpgate.errors import PipeClosed
 from warpgate.events import Event
-from warpgate.lab.clock import run_virtual
-from warpgate.lab.kinds import kind_of
-from warpgate.lab.memory import MemoryInternet, MemoryNetwork, MemoryRouter, OpenSocket, PathSpec
-from warpgate.lab.memory_servers import MemoryBroker, MemoryBrokers, MemoryStun
-from warpgate.lab.spec import Pooling
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import Identity
 from warpgate.plugins.registry import REGISTRY, Registry
 from warpgate.proto.check import CheckEvent
+from warpgate_testing.clock import run_virtual
+from warpgate_testing.internet import MemoryInternet, MemoryNetwork, MemoryRouter, OpenSocket, PathSpec
+from warpgate_testing.servers import MemoryBroker, MemoryBrokers, MemoryStun
 
 T = TypeVar("T")
 Options = dict[str, Any]
@@ -156,23 +154,10 @@ class World:
         self.b = Seat(self, "b", hosts["b"], _merged(base, config_b), registry)
 
     def _site(self, name: str, kind: str, number: int, v6: bool) -> MemoryNetwork:
-        layers = kind_of(kind).layers
-        public, private = f"198.51.100.{number}", f"192.168.{number}.2"
-        outer: MemoryRouter | None = None
-        for depth, layer in enumerate(reversed(layers)):
-            inside_a_carrier = f"100.64.{number}.1"
-            external: tuple[str, ...] = (public if depth == 0 else inside_a_carrier,)
-            if layer.nat.pooling is Pooling.ARBITRARY:
-                external += tuple(
-                    f"198.51.100.{number + 10 * more}" for more in range(1, layer.nat.pool_size)
-                )
-            if not layer.nat.translates:
-                external, private = (), public
-            firewall = layer.firewall if v6 else None
-            outer = self.internet.router(f"{name}{depth}", external, layer.nat, v6=firewall, behind=outer)
-            self.routers[name] = outer  # the innermost in the end
-        addresses = [private if layers else public, *([f"2001:db8:{number}::2"] if v6 else [])]
-        return self.internet.host(name, *addresses, behind=outer)
+        host, router = self.internet.site(name, kind, number, v6=v6)
+        if router is not None:
+            self.routers[name] = router
+        return host
 
     async def __aenter__(self) -> Self:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.loop_errors.append(context))

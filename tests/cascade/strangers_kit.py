@@ -14,7 +14,6 @@ from cascade_world import EPOCH, World, identity
 from warpgate.core.search.equipment import TOPIC
 from warpgate.errors import NetworkError, WarpgateError
 from warpgate.lab.flow import Flow, Protocol
-from warpgate.lab.memory import Captured, MemoryNetwork, Packet
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
@@ -24,6 +23,7 @@ from warpgate.proto.check_wire import CheckCodec
 from warpgate.proto.envelope import seal
 from warpgate.proto.hello import HEADER_SIZE, Handshake, Role, rest_of_message
 from warpgate.proto.signals import PluginMessage, Signal, SignalKind
+from warpgate_testing.internet import Captured, MemoryNetwork, Packet
 
 _serial = itertools.count(1)
 

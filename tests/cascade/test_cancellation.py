@@ -18,9 +18,9 @@ from warpgate.config import Config
 from warpgate.core.node import Node
 from warpgate.core.pipes.base import Pipe
 from warpgate.errors import ConnectFailed, NetworkError, PipeClosed
-from warpgate.lab.memory import MemoryInternet, PathSpec
-from warpgate.lab.memory_servers import MemoryBroker, MemoryBrokers
 from warpgate.net.network import TcpStream
+from warpgate_testing.internet import MemoryInternet, PathSpec
+from warpgate_testing.servers import MemoryBroker, MemoryBrokers
 
 OVER_ANYTHING: Options = {}
 

@@ -16,11 +16,11 @@ from warpgate.config import Budgets, Config
 from warpgate.core.pipes.base import Pipe
 from warpgate.errors import ConnectFailed, NetworkError, PipeClosed
 from warpgate.events import PipeOpened, SignalRefused, StrangerRefused
-from warpgate.lab.memory import Captured
 from warpgate.model.endpoint import Endpoint
 from warpgate.plugins.udp_punch import Punch
 from warpgate.proto.check_wire import CheckCodec
 from warpgate.proto.stun import Attribute, is_stun
+from warpgate_testing.internet import Captured
 
 VICTIM = Endpoint.of("203.0.113.77", 7777)
 

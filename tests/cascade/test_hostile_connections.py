@@ -30,12 +30,12 @@ from warpgate.core.pipes.durable import DurablePipe
 from warpgate.core.search.seeker import AT_ONCE, RATE, PathSeeker
 from warpgate.core.search.session import Session
 from warpgate.events import PathLost, PluginSkipped, PluginStarted
-from warpgate.lab.memory import Captured
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.plugins.udp_punch import Punch
 from warpgate.proto.quic_wire import DURABLE_ID_SIZE
+from warpgate_testing.internet import Captured
 
 THIRD_BROKER = "mqtt://203.0.113.77:25"
 

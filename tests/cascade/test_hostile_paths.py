@@ -22,11 +22,11 @@ from warpgate.core.search.seeker import AT_ONCE, RATE
 from warpgate.errors import ConnectFailed
 from warpgate.events import PathChosen, PathLost, PipeOpened
 from warpgate.lab.flow import RST, Flow, Protocol
-from warpgate.lab.memory import Packet, PathSpec
-from warpgate.lab.memory_segment import TcpSegment
-from warpgate.lab.memory_turn import MemoryAllocation, MemoryTurn
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.services.relay import RESERVE_PAUSE
+from warpgate_testing.internet import Packet, PathSpec
+from warpgate_testing.segment import TcpSegment
+from warpgate_testing.turn import MemoryAllocation, MemoryTurn
 
 # -- a relay -------------------------------------------------------------------------------------------------------
 

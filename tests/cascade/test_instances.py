@@ -19,10 +19,10 @@ from warpgate.core.search.equipment import TOPIC
 from warpgate.core.search.twins import LOOK_AGAIN
 from warpgate.errors import IdentityInUse
 from warpgate.events import PeerTwinned, PipeOpened, TwinFound
-from warpgate.lab.memory import MemoryNetwork
-from warpgate.lab.memory_servers import MemoryBrokers
 from warpgate.plugins.registry import REGISTRY
 from warpgate.proto.instances import PATIENCE
+from warpgate_testing.internet import MemoryNetwork
+from warpgate_testing.servers import MemoryBrokers
 
 CONFIG = Config(brokers=tuple(URLS[:1]), stun=(STUN,))
 

@@ -21,12 +21,12 @@ from warpgate.errors import (
     ServiceError,
 )
 from warpgate.events import ContactPinned, NameFound, NameNotRegistered, NameRegistered, NameReleased
-from warpgate.lab.memory import OpenSocket
-from warpgate.lab.memory_servers import MemoryBrokers
-from warpgate.lab.name_server import LabNameServer, refusal
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint
 from warpgate.proto.name_record import NameRecord, RecordKind, seal
+from warpgate_testing.internet import OpenSocket
+from warpgate_testing.name_server import LabNameServer, refusal
+from warpgate_testing.servers import MemoryBrokers
 
 PORT = 8053
 HOUR, DAY = 3600.0, 86_400.0

@@ -16,10 +16,10 @@ from warpgate.config import Config
 from warpgate.core.node import Node
 from warpgate.errors import ConnectFailed, NetworkError, PipeClosed
 from warpgate.events import Event, LinkVerified, Nat64Found, PluginEnded, ServerFailed
-from warpgate.lab.memory import MemoryInternet, MemoryNetwork
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.translation import WELL_KNOWN_NAME
 from warpgate.net.network import Interface
+from warpgate_testing.internet import MemoryInternet, MemoryNetwork
 
 QUIC = {"mode": Mode.STREAM, "transport": Transport.UDP}
 MADE_UP = ("192.0.0.170", "192.0.0.171", "64:ff9b::192.0.0.170", "64:ff9b::192.0.0.171")

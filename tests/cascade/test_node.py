@@ -12,10 +12,10 @@ from warpgate.core.node import Node
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.serving import ACCEPT_QUEUE
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
-from warpgate.lab.memory import MemoryInternet, PathSpec
-from warpgate.lab.memory_servers import MemoryBroker, MemoryBrokers, MemoryStun
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import listen_port_of
+from warpgate_testing.internet import MemoryInternet, PathSpec
+from warpgate_testing.servers import MemoryBroker, MemoryBrokers, MemoryStun
 
 OFFLINE = Config(brokers=(), stun=())
 

@@ -11,9 +11,9 @@ import pytest
 from cascade_world import OVER_TCP, OVER_UDP, Options, World, connected, ends, exchange, virtual
 
 from warpgate.config import Config
-from warpgate.lab.memory import OpenSocket
 from warpgate.model.endpoint import Endpoint, Family
 from warpgate.server.relay import RelayAddress, RelayService, RelaySettings
+from warpgate_testing.internet import OpenSocket
 
 V4, V6 = ip_address("203.0.113.5"), ip_address("2001:db8:5::5")
 TURN = "turn-secret:north@203.0.113.5:3480"

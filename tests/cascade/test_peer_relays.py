@@ -15,10 +15,10 @@ from warpgate.core.context import Sources
 from warpgate.core.node import Node
 from warpgate.errors import ConnectFailed
 from warpgate.events import ServerFailed
-from warpgate.lab.memory import OpenSocket
-from warpgate.lab.memory_servers import MemoryBrokers
 from warpgate.model.wanted import RELAY_SERVICE
 from warpgate.server.peer_relay import LIFETIME, PeerRelay
+from warpgate_testing.internet import OpenSocket
+from warpgate_testing.servers import MemoryBrokers
 
 CAROL = "203.0.113.77"
 

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -16,12 +17,12 @@ import pytest
 from cascade_world import OVER_TCP, World, connected, exchange, virtual
 
 from warpgate import Attempt, ConnectFailed, Link
-from warpgate.lab.memory import MemoryNetwork
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import TcpStream
 from warpgate.plugins import registry as registry_module
 from warpgate.plugins.base import Plugin
 from warpgate.plugins.registry import Registry
+from warpgate_testing.internet import MemoryNetwork
 
 ROOT = Path(__file__).parent.parent.parent
 GUIDE = (ROOT / "docs" / "writing-a-plugin.md").read_text()
@@ -46,11 +47,12 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
 @pytest.fixture
 def guide(registry: Registry, tmp_path: Path) -> Iterator[Registry]:
     """The files on the page, imported."""
-    for name, body in FILES.items():
-        (tmp_path / name).write_text(body)
+    strategies = [name for name in FILES if not name.startswith("test_")]
+    for name in strategies:
+        (tmp_path / name).write_text(FILES[name])
         imported(tmp_path / name)
     yield registry
-    for name in FILES:
+    for name in strategies:
         sys.modules.pop(Path(name).stem, None)
 
 
@@ -65,14 +67,31 @@ def imported(file: Path) -> ModuleType:
 
 
 def test_the_package_in_the_tests_is_the_one_on_the_page() -> None:
-    assert set(FILES) == {"http_proxy.py", "warpgate_port_443.py"}
+    assert set(FILES) == {"http_proxy.py", "warpgate_port_443.py", "test_port_443.py"}
     assert (PACKAGE / "warpgate_port_443.py").read_text() == FILES["warpgate_port_443.py"]
     assert (PACKAGE / "pyproject.toml").read_text() in GUIDE
 
 
 def test_it_needs_nothing_but_public_names() -> None:
-    for body in FILES.values():
-        assert re.findall(r"^(?:from|import) (warpgate[\w.]*)", body, re.MULTILINE) == ["warpgate"]
+    for name in ("http_proxy.py", "warpgate_port_443.py"):
+        assert re.findall(r"^(?:from|import) (warpgate[\w.]*)", FILES[name], re.MULTILINE) == ["warpgate"]
+    assert set(
+        re.findall(r"^from warpgate_testing import (.*)$", FILES["test_port_443.py"], re.MULTILINE)
+    ) == {"Pair, run_virtual"}
+
+
+def test_the_test_on_the_page_passes_where_its_author_runs_it(tmp_path: Path) -> None:
+    for name in ("warpgate_port_443.py", "test_port_443.py"):
+        (tmp_path / name).write_text(FILES[name])
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "testing" / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, "1 passed" in ran.stdout) == (0, True), ran.stdout
 
 
 def test_the_table_of_what_an_attempt_offers_is_complete() -> None:

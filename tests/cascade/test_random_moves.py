@@ -22,7 +22,7 @@ from warpgate.core.connections import LINGERING
 from warpgate.core.pipes.base import Pipe
 from warpgate.errors import ConnectFailed, PipeClosed
 from warpgate.lab.counters import Counters
-from warpgate.lab.memory import PathSpec
+from warpgate_testing.internet import PathSpec
 
 STORIES = int(os.environ.get("WARPGATE_STORIES", "3"))
 EACH = 0.1

@@ -11,9 +11,9 @@ from test_relays import RelayWorld
 
 from warpgate.errors import AttemptFailed, ConnectFailed
 from warpgate.events import SignalRefused
-from warpgate.lab.memory_turn import MemoryTurn, _Refusal
 from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.proto.stun import Attribute
+from warpgate_testing.turn import MemoryTurn, _Refusal
 
 CLOUD = "10.0.0.5"  # where coturn relays in a cloud whose NAT stands before it
 PUBLIC = Endpoint.of("203.0.113.5", 3478)

@@ -24,10 +24,10 @@ from cascade_world import (
 
 from warpgate.config import Config
 from warpgate.errors import RELAY_ADVICE, AttemptFailed, ConnectFailed
-from warpgate.lab.memory import OpenSocket
-from warpgate.lab.memory_turn import MemoryTurn
 from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.services.relay_allocation import Allocation
+from warpgate_testing.internet import OpenSocket
+from warpgate_testing.turn import MemoryTurn
 
 TURN = "turn:user:password@203.0.113.5:3478"
 HOUR = 3600.0

@@ -13,10 +13,10 @@ from test_relays import RelayWorld
 
 from warpgate.core.connections import LINGERING
 from warpgate.events import RelayAllocated
-from warpgate.lab.memory_network import OpenSocket
-from warpgate.lab.memory_turn import MemoryTurn
 from warpgate.model.endpoint import Endpoint, Family
 from warpgate.services.relay import RESERVE_PAUSE
+from warpgate_testing.network import OpenSocket
+from warpgate_testing.turn import MemoryTurn
 
 
 @pytest.mark.parametrize("kinds", [("edm", "edm"), ("edm", "eim-apdf"), ("eim-apdf+noudp", "edm")])

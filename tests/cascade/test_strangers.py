@@ -35,7 +35,6 @@ from warpgate.events import (
     TargetsRefused,
 )
 from warpgate.lab.flow import Protocol
-from warpgate.lab.memory_segment import TcpSegment
 from warpgate.model.address import NodeAddress
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint
@@ -45,6 +44,7 @@ from warpgate.proto.envelope import seal
 from warpgate.proto.hello import NONCE_SIZE
 from warpgate.proto.signals import Signal, SignalKind
 from warpgate.proto.stun import Attribute
+from warpgate_testing.segment import TcpSegment
 
 PATIENCE = Timing().responder_patience  # what nobody nominates is gone by then
 

@@ -12,10 +12,10 @@ from cascade_world import EPOCH, virtual
 from warpgate.config import Config
 from warpgate.core.context import Sources
 from warpgate.core.node import Node
-from warpgate.lab.memory import MemoryInternet, MemoryNetwork, PathSpec
-from warpgate.lab.memory_servers import MemoryBrokers, MemoryStun
 from warpgate.lab.spec import NatSpec
 from warpgate.model.endpoint import Endpoint
+from warpgate_testing.internet import MemoryInternet, MemoryNetwork, PathSpec
+from warpgate_testing.servers import MemoryBrokers, MemoryStun
 
 NAME, AT = "stun.test", "203.0.113.1"
 

@@ -29,7 +29,6 @@ from fuzz_engine import Target
 from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.errors import NetworkError, ProtocolError, ServiceError, TransferFailed
-from warpgate.lab.clock import run_virtual
 from warpgate.model.code import OneTimeCode
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.turn_server import Credentials
@@ -48,6 +47,7 @@ from warpgate.proto.transfer_wire import Deframer, Entries
 from warpgate.proto.turn import TurnClient
 from warpgate.proto.turn_wire import RelayRequest
 from warpgate.services.http_connection import LARGEST_ANSWER, HttpConnection
+from warpgate_testing.clock import run_virtual
 
 US = Endpoint.parse("192.168.1.2:4000")
 SERVER = Endpoint.parse("192.0.2.1:3478")

@@ -17,12 +17,12 @@ from mapping_router import MappingRouter, mapping_router
 from needs import need_programs
 
 from warpgate.lab.host import Host
-from warpgate.lab.upnp_router import DESCRIBED_AT, UpnpRouter, http_response
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import TcpStream
 from warpgate.net.system import SystemNetwork
 from warpgate.proto.device_xml import LARGEST_DOCUMENT
 from warpgate.proto.igd import IP_CONNECTION_1
+from warpgate_testing.upnp_router import DESCRIBED_AT, UpnpRouter, http_response
 
 pytestmark = pytest.mark.lab
 PATIENCE = 40.0

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warpgate.errors import NetworkError, ServiceError
-from warpgate.lab.clock import run_virtual
 from warpgate.model.endpoint import Endpoint
 from warpgate.services.http_connection import LARGEST_ANSWER, HttpConnection
+from warpgate_testing.clock import run_virtual
 
 HEADS = st.sampled_from(
     [

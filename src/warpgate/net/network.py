@@ -1,6 +1,6 @@
 """The seam between the program and the outside: every socket is opened through a `Network`.
 
-Implementations: `net.system.SystemNetwork` (the real one), `lab.memory.MemoryNetwork` (in memory, virtual time).
+Implementations: `net.system.SystemNetwork` (the real one), `warpgate_testing.MemoryNetwork` (in memory, virtual time).
 Errors are mapped here, once: an implementation raises NetworkError for whatever the system or the path refuses.
 """
 

@@ -17,8 +17,8 @@ from warpgate.cli import connect, ping
 from warpgate.cli.main import main
 from warpgate.cli.records import Pong
 from warpgate.errors import ConnectFailed, NetworkError
-from warpgate.lab.clock import run_virtual
 from warpgate.model.endpoint import Mode, Transport
+from warpgate_testing.clock import run_virtual
 
 PIPE_FIELDS = [
     "event",

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from warpgate.cli.main import main
-from warpgate.lab.name_server import LabNameServer
 from warpgate.model.contact import Contact
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import Identity
 from warpgate.net.system import SystemNetwork
+from warpgate_testing.name_server import LabNameServer
 
 PATIENCE = 20
 

@@ -13,12 +13,12 @@ from warpgate.core.pipes.plain_datagram import DatagramPipe
 from warpgate.core.pipes.plain_tcp import StreamPipe
 from warpgate.core.pipes.tls import TlsEnds
 from warpgate.core.udp.demultiplexer import Demultiplexer, SessionChecks
-from warpgate.lab.clock import run_virtual
-from warpgate.lab.memory import MemoryInternet, MemoryNetwork, PathSpec
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.identity import Identity
 from warpgate.net.network import TcpStream
 from warpgate.proto.check import CheckAgent, CheckEvent, CheckSettings, Nominated, PairVerified
+from warpgate_testing.clock import run_virtual
+from warpgate_testing.internet import MemoryInternet, MemoryNetwork, PathSpec
 
 SESSION = bytes(16)
 KEY = bytes(range(32))

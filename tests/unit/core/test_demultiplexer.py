@@ -16,10 +16,10 @@ from warpgate.core.udp.demultiplexer import (
     SessionChecks,
 )
 from warpgate.errors import NetworkError
-from warpgate.lab.memory import MemoryInternet, PathSpec
 from warpgate.model.endpoint import Endpoint
 from warpgate.proto.check import CheckAgent, CheckingEnded, CheckSettings
 from warpgate.proto.check_wire import CheckCodec
+from warpgate_testing.internet import MemoryInternet, PathSpec
 
 PEER = Endpoint.of("198.51.100.9", 9)
 

@@ -10,8 +10,8 @@ import pytest
 from warpgate.config import Budgets
 from warpgate.core.search.budget import PEERS_REMEMBERED, TURN, RandomPunches
 from warpgate.errors import AttemptFailed
-from warpgate.lab.clock import run_virtual
 from warpgate.model.endpoint import Endpoint
+from warpgate_testing.clock import run_virtual
 
 BASE, TARGET = Endpoint.parse("192.0.2.1:4000"), Endpoint.parse("198.51.100.1:5000")
 

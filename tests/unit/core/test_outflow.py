@@ -10,7 +10,7 @@ import pytest
 
 from warpgate.core.udp.outflow import Outflow
 from warpgate.errors import NetworkError
-from warpgate.lab.clock import run_virtual
+from warpgate_testing.clock import run_virtual
 
 TO = ("192.0.2.1", 9)
 

@@ -12,8 +12,8 @@ from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS
-from warpgate.lab.clock import run_virtual
 from warpgate.model.endpoint import Endpoint
+from warpgate_testing.clock import run_virtual
 
 BYSTANDER = Endpoint.of("203.0.113.7", 9000)
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import uvloop
 
-from warpgate.lab.clock import VirtualLoop
-from warpgate.lab.memory import MemoryInternet, PathSpec
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import Network, TcpListener, TcpStream, UdpSocket
 from warpgate.net.system import SystemNetwork
 from warpgate.platform.readiness import SelectorThreads, watch_of
+from warpgate_testing.clock import VirtualLoop
+from warpgate_testing.internet import MemoryInternet, PathSpec
 
 PATIENCE = 20.0
 

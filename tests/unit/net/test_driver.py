@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from warpgate.errors import DecodeError
-from warpgate.lab.clock import run_virtual
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.driver import MachineDriver
+from warpgate_testing.clock import run_virtual
 
 PEER = Endpoint.parse("192.0.2.1:7")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from warpgate.lab.clock import run_virtual
 from warpgate.net.race import UNWINDING, Race, RaceLost, first_of
+from warpgate_testing.clock import run_virtual
 
 Runner = Callable[[], Awaitable[str]]
 

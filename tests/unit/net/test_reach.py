@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from warpgate.lab.clock import run_virtual
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.reach import ADDRESSES_TRIED, ATTEMPT_DELAY, in_order, in_turn
+from warpgate_testing.clock import run_virtual
 
 
 def test_families_take_turns_and_few_are_tried() -> None:

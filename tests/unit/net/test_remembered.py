@@ -7,9 +7,9 @@ from ipaddress import ip_address
 from typing import TypeVar
 
 from warpgate.errors import NetworkError
-from warpgate.lab.clock import run_virtual
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net.remembered import PATIENCE, RememberedNames
+from warpgate_testing.clock import run_virtual
 
 T = TypeVar("T")
 OLD, NEW = ip_address("203.0.113.1"), ip_address("203.0.113.2")

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from warpgate.errors import NetworkError
-from warpgate.lab.clock import run_virtual
-from warpgate.lab.memory import MemoryInternet, MemoryNetwork
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.model.translation import WELL_KNOWN_PREFIX, Nat64Prefix
 from warpgate.net.network import Interface, TcpStream
 from warpgate.net.translated import TranslatedNetwork, without_ipv4
+from warpgate_testing.clock import run_virtual
+from warpgate_testing.internet import MemoryInternet, MemoryNetwork
 
 PREFIX = Nat64Prefix(WELL_KNOWN_PREFIX)
 SERVER = IPv4Address("198.51.100.7")

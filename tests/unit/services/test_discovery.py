@@ -14,8 +14,6 @@ from stun_server import PORT, StunServer
 from warpgate.config import Timing
 from warpgate.errors import ConfigError, ServiceError
 from warpgate.events import Event, MappingLearnt, ServerFailed
-from warpgate.lab.clock import run_virtual
-from warpgate.lab.memory import MemoryInternet, MemoryNetwork, MemoryRouter, PathSpec
 from warpgate.lab.nat import NatSpec
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
@@ -23,6 +21,8 @@ from warpgate.net.network import UdpSocket
 from warpgate.services.discovery import Discovery
 from warpgate.services.stun_place import Learnt
 from warpgate.services.stun_udp import plausible
+from warpgate_testing.clock import run_virtual
+from warpgate_testing.internet import MemoryInternet, MemoryNetwork, MemoryRouter, PathSpec
 
 OUTSIDE, INSIDE = "198.51.100.7", "192.168.1.2"
 LOCAL = Endpoint.of(INSIDE, 20000)

@@ -19,7 +19,6 @@ import pytest
 from warpgate.errors import ConfigError, NameNotFound, NameRefused, PeerKeyChanged, ServiceError
 from warpgate.events import Event, ServerFailed
 from warpgate.lab.certificate import write_certificate
-from warpgate.lab.name_server import LabNameServer, refusal
 from warpgate.model.address import Attachment, Listening, NodeAddress
 from warpgate.model.contact import Contact
 from warpgate.model.endpoint import Endpoint
@@ -28,6 +27,7 @@ from warpgate.net.system import SystemNetwork
 from warpgate.proto.name_record import NameRecord, RecordKind, seal
 from warpgate.services import names
 from warpgate.services.names import NameServers
+from warpgate_testing.name_server import LabNameServer, refusal
 
 ALICE, MALLORY = Identity.generate(), Identity.generate()
 NOW = int(time.time())  # when the tests were collected, which may be a quarter of an hour ago

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from services_kit import free_port
 
-from warpgate.lab.memory_servers import MemoryStun
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.servers import BrokerUrl, StunServer
 from warpgate.net.system import SystemNetwork
@@ -23,6 +22,7 @@ from warpgate.services import server_check
 from warpgate.services.defaults import PublicServers
 from warpgate.services.mqtt import MqttConnector
 from warpgate.services.server_check import ServerCheck, check_servers, written
+from warpgate_testing.servers import MemoryStun
 
 DAY = "2026-11-28"
 

@@ -13,11 +13,11 @@ import pytest
 from warpgate.config import Timing
 from warpgate.errors import ConfigError, NetworkError
 from warpgate.events import BrokerConnected, Event, ServerFailed
-from warpgate.lab.clock import run_virtual
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint
 from warpgate.services.broker import Judge, no_matter
 from warpgate.services.signaling import GUESTS, SignalChannel
+from warpgate_testing.clock import run_virtual
 
 TOPIC = "warpgate/2/me"
 A, B, C, D, E, F = (f"mqtt://{name}.example:1883" for name in "abcdef")

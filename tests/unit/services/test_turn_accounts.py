@@ -17,13 +17,13 @@ from connect_proxy import connect_proxy
 
 from warpgate.errors import ServiceError
 from warpgate.events import Event, ServerFailed
-from warpgate.lab.clock import run_virtual
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.system import SystemNetwork
 from warpgate.services.http_client import Trust
 from warpgate.services.proxy import Proxies
 from warpgate.services.relay import Relays
 from warpgate.services.turn_accounts import BACKOFF_LOW, Provider, TurnAccount, TurnAccounts
+from warpgate_testing.clock import run_virtual
 
 TOKEN = "t0ken"
 NO_PROXY = Proxies(lambda scheme, host: None)

@@ -14,9 +14,6 @@ import pytest
 
 from warpgate.errors import NetworkError, ServiceError
 from warpgate.events import Event, PortMapped, ServerFailed
-from warpgate.lab.clock import run_virtual
-from warpgate.lab.memory import MemoryInternet, MemoryNetwork, PathSpec
-from warpgate.lab.upnp_router import DESCRIBED_AT, Entry, UpnpRouter, http_response, ssdp_answer
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.network import Gateway, Interface, TcpStream
 from warpgate.proto.device_xml import LARGEST_DOCUMENT
@@ -28,6 +25,9 @@ from warpgate.services.http_connection import (
 from warpgate.services.portmap_board import ForgetfulStore, Remembered, Route
 from warpgate.services.portmapper import MOST_TOLD, PortMapper
 from warpgate.services.upnp import Igd, IgdLease, Pinholes, find
+from warpgate_testing.clock import run_virtual
+from warpgate_testing.internet import MemoryInternet, MemoryNetwork, PathSpec
+from warpgate_testing.upnp_router import DESCRIBED_AT, Entry, UpnpRouter, http_response, ssdp_answer
 
 LAPTOP, GATEWAY, NEIGHBOUR = (ip_address(f"192.168.1.{host}") for host in (2, 1, 9))
 ROUTE = Route(Interface("eth0", LAPTOP, 24), Gateway("eth0", GATEWAY))

@@ -11,7 +11,6 @@ import pytest
 from transfer_kit import Exchange, PipeInMemory, tree_of
 
 from warpgate.errors import WarpgateError
-from warpgate.lab.clock import run_virtual
 from warpgate.proto.transfer_names import ENTRY_COST
 from warpgate.proto.transfer_wire import (
     BATCH,
@@ -34,6 +33,7 @@ from warpgate.transfer.admission import (
     VISITORS_OF_ONE,
 )
 from warpgate.transfer.receiver import Receiver
+from warpgate_testing.clock import run_virtual
 
 SIZE = 1_000_000
 T = Any

@@ -1,7 +1,7 @@
 """Virtual time for asyncio: when nothing is ready the clock jumps to the next timer, so nobody ever waits.
 
-A program that only waits for timers and for other tasks (`lab.memory` is made of nothing else) runs as fast
-as it computes, and takes exactly as long by `loop.time()` as its timers say.
+A program that only waits for timers and for other tasks (`internet` is made of nothing else) runs as fast as it
+computes, and takes exactly as long by `loop.time()` as its timers say.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from dataclasses import field, replace
 
 from warpgate.errors import ConfigError
 from warpgate.lab.flow import Answer, Drop, Flow, Forward, Protocol, Side, Verdict
-from warpgate.lab.memory_segment import TcpSegment, reset_for
 from warpgate.lab.nat import Nat
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Family, IPAddress
+from warpgate_testing.segment import TcpSegment, reset_for
 
 DEFAULT_TTL = 64
 

@@ -15,7 +15,6 @@ from dataclasses import field
 from functools import partial
 
 from warpgate.errors import AuthenticationError, DecodeError, NetworkError
-from warpgate.lab.memory_network import MemoryNetwork
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, SockAddr
 from warpgate.net.network import TcpListener, TcpStream, UdpSocket
@@ -33,6 +32,7 @@ from warpgate.proto.stun import (
     verify,
 )
 from warpgate.proto.turn_wire import pack_channel_data, unpack_channel_data
+from warpgate_testing.network import MemoryNetwork
 
 REALM = "memory"
 LIFETIME = 600

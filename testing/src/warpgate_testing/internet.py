@@ -1,4 +1,4 @@
-"""A whole internet in memory, for tests in virtual time (`lab.clock`): hosts, routers, paths, faults.
+"""A whole internet in memory, for tests in virtual time (`clock`): hosts, routers, paths, faults.
 
     internet = MemoryInternet(seed=7)
     server = internet.host("server", "203.0.113.1")
@@ -17,8 +17,13 @@ from ipaddress import ip_address
 
 from warpgate.core.connection import quic_library
 from warpgate.errors import ConfigError
-from warpgate.lab.memory_network import MemoryNetwork, OpenSocket
-from warpgate.lab.memory_wire import (
+from warpgate.lab.kinds import kind_of
+from warpgate.lab.nat import Nat, NatCounters, NatSpec
+from warpgate.lab.spec import Pooling
+from warpgate.model.endpoint import Family, IPAddress
+from warpgate.model.nat import Filtering, Mapping
+from warpgate_testing.network import MemoryNetwork, OpenSocket
+from warpgate_testing.wire import (
     LAN,
     Captured,
     Host,
@@ -30,9 +35,6 @@ from warpgate.lab.memory_wire import (
     Wire,
     common_realm,
 )
-from warpgate.lab.nat import Nat, NatCounters, NatSpec
-from warpgate.model.endpoint import Family, IPAddress
-from warpgate.model.nat import Filtering, Mapping
 
 __all__ = [
     "LAN",
@@ -130,6 +132,28 @@ class MemoryInternet:
     def name(self, host: str, *addresses: str) -> None:
         """Let `resolve` know a name, everywhere."""
         self._names[host] = tuple(ip_address(address) for address in addresses)
+
+    def site(
+        self, name: str, kind: str, number: int, *, v6: bool = False
+    ) -> tuple[MemoryNetwork, MemoryRouter | None]:
+        """A host behind routers of a kind (`lab.kinds`), and the innermost of them. `number` makes its addresses:
+        198.51.100.N outside, 192.168.N.2 inside, with `v6` 2001:db8:N::2 as well.
+        """
+        public, private = f"198.51.100.{number}", f"192.168.{number}.2"
+        layers = kind_of(kind).layers
+        router: MemoryRouter | None = None
+        for depth, layer in enumerate(reversed(layers)):
+            external: tuple[str, ...] = (public if depth == 0 else f"100.64.{number}.1",)
+            if layer.nat.pooling is Pooling.ARBITRARY:
+                external += tuple(
+                    f"198.51.100.{number + 10 * more}" for more in range(1, layer.nat.pool_size)
+                )
+            if not layer.nat.translates:
+                external, private = (), public
+            firewall = layer.firewall if v6 else None
+            router = self.router(f"{name}{depth}", external, layer.nat, v6=firewall, behind=router)
+        addresses = [private if layers else public, *([f"2001:db8:{number}::2"] if v6 else [])]
+        return self.host(name, *addresses, behind=router), router
 
     # -- paths and faults ------------------------------------------------------------------------------------
 

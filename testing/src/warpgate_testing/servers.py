@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import partial
 
 from warpgate.errors import AddressError, ConfigError, DecodeError, NetworkError, ServiceError
-from warpgate.lab.memory_network import MemoryNetwork
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.net.network import TcpStream, UdpSocket
 from warpgate.proto.stun import (
@@ -24,6 +23,7 @@ from warpgate.proto.stun import (
     encode,
 )
 from warpgate.services.broker import Judge, MessageReceiver, no_matter
+from warpgate_testing.network import MemoryNetwork
 
 
 def no_lag() -> float:

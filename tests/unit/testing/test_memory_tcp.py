@@ -9,13 +9,13 @@ import asyncio
 import pytest
 
 from warpgate.errors import NetworkError
-from warpgate.lab.clock import run_virtual
 from warpgate.lab.flow import SYN
-from warpgate.lab.memory import MemoryInternet, MemoryNetwork, PathSpec
-from warpgate.lab.memory_segment import TcpSegment
 from warpgate.lab.nat import NatSpec, Unsolicited
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import TcpStream
+from warpgate_testing.clock import run_virtual
+from warpgate_testing.internet import MemoryInternet, MemoryNetwork, PathSpec
+from warpgate_testing.segment import TcpSegment
 
 E = Endpoint.parse
 R = 0.1  # the default path, there and back

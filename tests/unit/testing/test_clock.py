@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from warpgate.lab.clock import Deadlock, TimeLimit, run_virtual
+from warpgate_testing.clock import Deadlock, TimeLimit, run_virtual
 
 
 def test_time_jumps_exactly_onto_timers_and_nobody_waits() -> None:

@@ -10,20 +10,20 @@ from ipaddress import IPv4Address, IPv6Address
 
 from warpgate.errors import AddressError, NetworkError
 from warpgate.lab.flow import ACK, SYN, Flow, Protocol
-from warpgate.lab.memory_segment import TcpSegment, reset_for
-from warpgate.lab.memory_sockets import (
+from warpgate.lazy_dataclass import dataclass
+from warpgate.model.endpoint import Endpoint, Family, IPAddress
+from warpgate.net.network import Acceptor, DatagramReceiver, Gateway, Interface
+from warpgate.net.sockets import network_error
+from warpgate_testing.segment import TcpSegment, reset_for
+from warpgate_testing.sockets import (
     MemoryTcpListener,
     MemoryTcpStream,
     MemoryUdpSocket,
     TcpEnd,
     system_error,
 )
-from warpgate.lab.memory_tcp import State
-from warpgate.lab.memory_wire import DEFAULT_TTL, Host, Packet, Realm, Wire
-from warpgate.lazy_dataclass import dataclass
-from warpgate.model.endpoint import Endpoint, Family, IPAddress
-from warpgate.net.network import Acceptor, DatagramReceiver, Gateway, Interface
-from warpgate.net.sockets import network_error
+from warpgate_testing.tcp import State
+from warpgate_testing.wire import DEFAULT_TTL, Host, Packet, Realm, Wire
 
 EPHEMERAL = range(32768, 61000)  # net.ipv4.ip_local_port_range
 
@@ -193,7 +193,7 @@ class MemoryNetwork:
         """Up again, with no memory of its connections: their segments are answered with RST."""
         self.host.up = True
 
-    # -- what sockets need (memory_sockets.Kernel) -----------------------------------------------------------
+    # -- what sockets need (sockets.Kernel) ------------------------------------------------------------------
 
     def now(self) -> float:
         return self._wire.now()

@@ -7,7 +7,7 @@ import heapq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warpgate.lab.memory_tcp import Connection, State
+from warpgate_testing.tcp import Connection, State
 
 DELAY = 0.05
 LIMIT = 20_000

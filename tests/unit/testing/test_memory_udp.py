@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from warpgate.errors import ConfigError, NetworkError
-from warpgate.lab.clock import run_virtual
-from warpgate.lab.memory import MemoryInternet, MemoryNetwork, PathSpec
 from warpgate.lab.nat import Lifetimes, NatSpec, Unsolicited
 from warpgate.model.endpoint import Endpoint, Family
 from warpgate.model.nat import Assignment, Filtering, Mapping, PortAssignment
 from warpgate.net.network import UdpSocket
+from warpgate_testing.clock import run_virtual
+from warpgate_testing.internet import MemoryInternet, MemoryNetwork, PathSpec
 
 E = Endpoint.parse
 

@@ -15,7 +15,7 @@ from collections import deque
 from typing import Final
 
 from warpgate.lab.flow import ACK, FIN, RST, SYN
-from warpgate.lab.memory_segment import RECEIVE_BUFFER, TcpSegment
+from warpgate_testing.segment import RECEIVE_BUFFER, TcpSegment
 
 SEGMENT_SIZE: Final = 16 * 1024
 SEND_BUFFER: Final = 64 * 1024

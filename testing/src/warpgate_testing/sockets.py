@@ -1,6 +1,4 @@
-"""Sockets in memory: what `net.network` asks of them, on the pure TCP of `memory_tcp` and the wire of
-`memory_wire`.
-"""
+"""Sockets in memory: what `net.network` asks of them, on the pure TCP of `tcp` and what `wire` carries."""
 
 from __future__ import annotations
 
@@ -14,13 +12,13 @@ from typing import Protocol
 from warpgate.errors import NetworkError
 from warpgate.lab.flow import Flow
 from warpgate.lab.flow import Protocol as Layer4
-from warpgate.lab.memory_segment import TcpSegment
-from warpgate.lab.memory_tcp import Connection, News, State
-from warpgate.lab.memory_wire import DEFAULT_TTL, Packet
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 from warpgate.net.driver import MachineDriver
 from warpgate.net.network import Acceptor, DatagramReceiver, each_alone
 from warpgate.net.sockets import network_error
+from warpgate_testing.segment import TcpSegment
+from warpgate_testing.tcp import Connection, News, State
+from warpgate_testing.wire import DEFAULT_TTL, Packet
 
 LARGEST_PAYLOAD = 65507  # 65535 less IP and UDP headers
 
