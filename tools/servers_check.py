@@ -9,14 +9,15 @@ import asyncio
 import sys
 import time
 
+from warpgate.model.server_list import ServerList
 from warpgate.net.network import Network
 from warpgate.net.system import SystemNetwork
-from warpgate.services.defaults import PublicServers, public_servers
+from warpgate.services.defaults import public_servers
 from warpgate.services.mqtt import MqttConnector
 from warpgate.services.server_check import ServerCheck, check_servers
 
 
-async def check(servers: PublicServers, network: Network) -> tuple[ServerCheck, ...]:
+async def check(servers: ServerList, network: Network) -> tuple[ServerCheck, ...]:
     return await check_servers(network, MqttConnector(network), servers.brokers, servers.stun)
 
 

@@ -104,6 +104,8 @@ class Config:
     port: int | None = None  # listen port; None derives it from the identity
     brokers: tuple[str, ...] | None = None  # mqtt[s]://[user:pass@]host[:port], ws[s]://...[/path]
     stun: tuple[str, ...] | None = None  # host[:port]
+    # https URLs of newer lists of public servers, for what is None above. None: those of the package; (): fetch none.
+    server_lists: tuple[str, ...] | None = None
     # turn:user:pass@host:port?transport=udp|tcp|tls, or turn-secret:secret@host:port... (time-limited credentials)
     turn: tuple[str, ...] = ()
     # A provider's account: https URLs that answer with `iceServers` for a while, and the bearer token that they want.

@@ -48,6 +48,14 @@ class ServerFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerListFetched(Event):
+    """A newer list of public servers, signed with a key of the package; it counts from the next start on."""
+
+    place: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
 class RelayAllocated(Event):
     """A TURN server relays for us; `transport` is how we talk to it: udp, tcp or tls."""
 

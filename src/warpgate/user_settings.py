@@ -33,6 +33,7 @@ class Choices:
     identity: str | None = None
     broker: tuple[str, ...] | None = None
     stun: tuple[str, ...] | None = None
+    server_list: tuple[str, ...] | None = None
     turn: tuple[str, ...] | None = None
     ice_servers: tuple[str, ...] | None = None
     ice_token: str | None = field(default=None, repr=False)
@@ -82,6 +83,7 @@ def node_config(chosen: Choices) -> Config:
         port=chosen.port,
         brokers=chosen.broker,
         stun=chosen.stun,
+        server_lists=chosen.server_list,
         turn=chosen.turn or (),
         ice_servers=chosen.ice_servers or (),
         ice_token=chosen.ice_token or None,
@@ -156,6 +158,7 @@ def _read_file(path: Path | None, *, must_exist: bool = False) -> Choices:
         verbose=_switch_value(table, "verbose", place),
         broker=_texts(table, "broker", place),
         stun=_texts(table, "stun", place),
+        server_list=_texts(table, "server_list", place),
         turn=_texts(table, "turn", place),
         ice_servers=_texts(table, "ice_servers", place),
         ice_token=_text(table, "ice_token", place),
@@ -213,6 +216,7 @@ def _read_environment(environ: Mapping[str, str]) -> Choices:
         verbose=_switched(environ, "WARPGATE_VERBOSE"),
         broker=_separated(environ.get("WARPGATE_BROKER")),
         stun=_separated(environ.get("WARPGATE_STUN")),
+        server_list=_listed(environ.get("WARPGATE_SERVER_LIST")),
         turn=_separated(environ.get("WARPGATE_TURN")),
         ice_servers=_listed(environ.get("WARPGATE_ICE_SERVERS")),
         ice_token=environ.get("WARPGATE_ICE_TOKEN") or None,
@@ -252,11 +256,12 @@ def _switched(environ: Mapping[str, str], name: str) -> bool | None:
 def _check_servers(chosen: Choices) -> None:
     """Refuse a server that cannot be one now, with its key named, not later from inside the node."""
     from warpgate.model.ice_servers import AccountUrl  # noqa: PLC0415
-    from warpgate.model.servers import BrokerUrl, NameServerUrl, StunServer  # noqa: PLC0415 - not needed for --help
+    from warpgate.model.servers import BrokerUrl, NameServerUrl, StunServer, list_place  # noqa: PLC0415 - not needed for --help
     from warpgate.model.turn_server import TurnServer  # noqa: PLC0415
 
     _check("broker", chosen.broker or (), BrokerUrl.parse)
     _check("stun", chosen.stun or (), StunServer.parse)
+    _check("server_list", chosen.server_list or (), list_place)
     _check("turn", chosen.turn or (), TurnServer.parse)
     _check("ice_servers", chosen.ice_servers or (), AccountUrl.parse)
     _check("ice_token", (chosen.ice_token,) if chosen.ice_token else (), _token)

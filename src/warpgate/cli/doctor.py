@@ -23,6 +23,7 @@ from warpgate.cli.server_words import (
     NO_ROUTE,
     Checks,
     broker_findings,
+    list_findings,
     name_findings,
     relay_findings,
     stun_findings,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from warpgate.config import Config
     from warpgate.core.assembly import NodeStatus
     from warpgate.core.node import Node
+    from warpgate.core.server_lists import ServerLists
     from warpgate.model.address import NodeAddress
     from warpgate.model.contact import Contact
 
@@ -75,14 +77,18 @@ async def _tell(
 
 
 async def _check_list(shell: Shell) -> tuple[list[Finding], None]:
-    """Every broker and STUN server of the settings, or else of the list of public ones; without a node."""
+    """Every broker and STUN server of the settings, or else of the list of public ones; without a node. Where newer
+    lists are is asked, too.
+    """
     from warpgate.model.servers import BrokerUrl, StunServer  # noqa: PLC0415 - slow imports, only where needed
     from warpgate.net.system import SystemNetwork  # noqa: PLC0415
-    from warpgate.services.defaults import public_servers  # noqa: PLC0415
     from warpgate.services.mqtt import MqttConnector  # noqa: PLC0415
     from warpgate.services.server_check import check_servers  # noqa: PLC0415
 
-    config, network, public = shell.settings.config, SystemNetwork(), public_servers()
+    config, network, lists = shell.settings.config, SystemNetwork(), _lists(shell.settings.config)
+    places = await lists.check(network)
+    told = lists.status()
+    public = told.used
     brokers = public.brokers if config.brokers is None else tuple(map(BrokerUrl.parse, config.brokers))
     stun = public.stun if config.stun is None else tuple(map(StunServer.parse, config.stun))
     checks = await check_servers(network, MqttConnector(network), brokers, stun)
@@ -93,8 +99,16 @@ async def _check_list(shell: Shell) -> tuple[list[Finding], None]:
         for check in checks
         if check.kind == kind
     ]
+    findings += list_findings(told, places, time.time())
     findings += [Finding("rows", "info", check.row(day).strip()) for check in checks]
     return findings, None
+
+
+def _lists(config: Config) -> ServerLists:
+    from warpgate.core.disk.list_store import list_store_of  # noqa: PLC0415 - slow imports, only where needed
+    from warpgate.core.server_lists import ServerLists  # noqa: PLC0415
+
+    return ServerLists(config, list_store_of(own_identity=False), time.time)
 
 
 async def _examine(shell: Shell) -> tuple[list[Finding], NodeAddress]:
@@ -126,6 +140,7 @@ async def _checked(node: Node, config: Config) -> Checks:
         names=await node.check_names() if config.names else (),
         contacts=contacts,
         contacts_error=contacts_error,
+        list=await in_thread(_lists(config).status),
     )
 
 
@@ -161,6 +176,8 @@ def diagnose(
     findings += relay_findings(checks)
     findings += port_map_findings(status, config)
     findings += name_findings(checks)
+    if checks.list is not None and (config.brokers is None or config.stun is None):
+        findings += list_findings(checks.list, (), checks.now)
     return [*findings, _verdict(status, checks)]
 
 

@@ -34,6 +34,7 @@ class CommonOptions(Choices):
             identity=_last(arguments, "identity"),
             broker=_joined(arguments, "broker"),
             stun=_joined(arguments, "stun"),
+            server_list=_joined(arguments, "server_list"),
             turn=_joined(arguments, "turn"),
             ice_servers=_joined(arguments, "ice_servers"),
             relay_peer=_joined(arguments, "relay_peer"),
@@ -70,6 +71,7 @@ def add_common_options(
     if servers:
         repeatable("broker", "mqtt[s]|ws[s]://HOST", "signalling broker; repeatable, replaces the defaults")
         repeatable("stun", "HOST:PORT", "STUN server; repeatable, replaces the defaults")
+        repeatable("server-list", "URL", "https URL of a newer list of defaults; '' fetches none; repeatable")
         repeatable(
             "turn", "turn:USER:PASS@HOST:PORT", "relay server, with ?transport=udp|tcp|tls; repeatable"
         )

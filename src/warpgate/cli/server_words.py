@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from warpgate.config import Config
     from warpgate.core.assembly import NodeStatus
     from warpgate.core.search.probe import BrokerCheck, OtherProcess
+    from warpgate.core.server_lists import ListStatus, PlaceCheck
     from warpgate.events import MappingLearnt
     from warpgate.model.contact import Contact
     from warpgate.services.names import NameServerCheck
@@ -42,6 +44,7 @@ class Checks:
     names: Sequence[NameServerCheck] = ()
     contacts: Sequence[Contact] = ()
     contacts_error: str = ""  # why the contact book cannot be read
+    list: ListStatus | None = None  # of public servers
 
     @property
     def carry_signals(self) -> bool:
@@ -125,6 +128,31 @@ def name_findings(checks: Checks) -> Iterator[Finding]:
         else:
             yield Finding(section, "ok", f"{check.server}, round trip {milliseconds(check.seconds)}")
     yield from _contact_findings(section, checks)
+
+
+def list_findings(told: ListStatus, places: Sequence[PlaceCheck], now: float) -> Iterator[Finding]:
+    """`places` as they were asked just now; () when they were not."""
+    section = "list of public servers"
+    used, source = told.used, "fetched" if told.fetched else "of this package"
+    left = used.expires - now
+    last = time.strftime("%Y-%m-%d", time.gmtime(used.expires - 1))
+    if left > 0:
+        yield Finding(section, "ok", f"number {used.sequence}, {source}, good until {last}")
+    else:
+        old = f"number {used.sequence}, {source}, was good until {last}: update warpgate, as servers leave and rename"
+        yield Finding(section, "warning", old)
+    if told.off:
+        yield Finding(section, "info", f"no newer one is fetched: {told.off}")
+    elif not places:
+        when = (
+            f"in {span(told.next_at - now)}"
+            if told.next_at > now
+            else "by the next node that runs for 15 minutes"
+        )
+        yield Finding(section, "info", f"a newer one is looked for {when}")
+    for each in places:
+        state, text = ("missing", each.error) if each.error else ("ok", f"it has number {each.sequence}")
+        yield Finding(section, state, f"{each.place}: {text}")
 
 
 def _contact_findings(section: str, checks: Checks) -> Iterator[Finding]:

@@ -155,10 +155,16 @@ def _server_news(event: events.Event) -> str:
             return f"{service} server {server} failed: {reason}"
         case events.PortMapped() | events.PortUnmapped() | events.DoubleNatFound() | events.Nat64Found():
             return _router_news(event)
-        case events.BrokerConnected(url=url, rtt=rtt):
-            return f"connected to broker {url}, round trip {milliseconds(rtt)}"
+        case events.BrokerConnected() | events.ServerListFetched():
+            return _public_news(event)
         case _:
             return str(event)  # an event of a later version or of somebody's plugin
+
+
+def _public_news(event: events.BrokerConnected | events.ServerListFetched) -> str:
+    if isinstance(event, events.BrokerConnected):
+        return f"connected to broker {event.url}, round trip {milliseconds(event.rtt)}"
+    return f"list {event.sequence} of public servers is at {event.place}: used from the next start on"
 
 
 def _name_news(

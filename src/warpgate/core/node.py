@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import Literal, Self, overload
@@ -18,6 +19,7 @@ from warpgate.core.codes import OFFER, TAKE, CodeExchange, new_code
 from warpgate.core.context import Sources
 from warpgate.core.disk.claim import REMEMBERED, UNCLAIMED, Claim, claim
 from warpgate.core.disk.identity_store import load_or_create
+from warpgate.core.disk.list_store import list_store_of
 from warpgate.core.disk.pair_store import pair_store_of
 from warpgate.core.disk.server_store import server_store_of
 from warpgate.core.found_pairs import FoundPairs
@@ -29,6 +31,7 @@ from warpgate.core.pipes.plain_datagram import DatagramPipe
 from warpgate.core.port_mapping import PortMapping
 from warpgate.core.search.initiator import Initiator
 from warpgate.core.search.probe import BrokerCheck, OtherProcess
+from warpgate.core.server_lists import ServerLists
 from warpgate.core.server_memory import ServerMemory, servers_of
 from warpgate.core.serving import AcceptQueue, MessageHandler, PipeHandler, Services
 from warpgate.core.tasks import running_loop
@@ -108,18 +111,20 @@ class Node:
         running_loop()
         identity = load_or_create(self._config.identity) if self._identity is None else self._identity
         own_identity = self._identity is not None
+        lists = ServerLists(self._config, list_store_of(own_identity=own_identity), self._sources.wall_clock)
+        settings = lists.applied()
         memory = ServerMemory(
-            server_store_of(own_identity=own_identity), self._sources.wall_clock, servers_of(self._config)
+            server_store_of(own_identity=own_identity), self._sources.wall_clock, servers_of(settings)
         )
         outside = SystemNetwork() if self._network is None else self._network
-        self._network_names = RememberedNames(outside.resolve, memory.recall, memory.heard)
+        self._network_names = RememberedNames(lists.guarded(outside.resolve), memory.recall, memory.heard)
         network = TranslatedNetwork(outside, self._network_names.resolve)
-        config, self._claim, instances = self._place()
+        config, self._claim, instances = self._place(settings)
         running = Assembly(
             config,
             identity,
             network,
-            self._broker_connector or MqttConnector(network, logins=logins_of(self._config.brokers)),
+            self._broker_connector or MqttConnector(network, logins=logins_of(config.brokers)),
             self._observer,
             self._registry,
             self._services,
@@ -139,13 +144,14 @@ class Node:
             self._network_names.close()
             self._claim.release()
             raise
+        running.tasks.spawn("server list", lists.run(network, running.context.emit, random.Random()))
         self._running = running
         self._closed.clear()
         self._started.set()
 
-    def _place(self) -> tuple[Config, Claim, Instances]:
+    def _place(self, config: Config) -> tuple[Config, Claim, Instances]:
         """Which of the processes of its identity this one is: the settings say now whether it accepts peers."""
-        config, place, self._in_use = self._config, UNCLAIMED, None
+        place, self._in_use = UNCLAIMED, None
         instance = self._sources.random_bytes(INSTANCE_SIZE)
         accept = config.accept is not False
         if accept and not config.beside and self._identity is None:

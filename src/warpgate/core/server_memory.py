@@ -219,11 +219,14 @@ def host_of(server: str) -> str | None:
     return None
 
 
-def servers_of(config: Config) -> tuple[str, ...]:
-    """All that the settings name, as events write them. ConfigError."""
-    public = public_servers()
-    brokers = public.brokers if config.brokers is None else map(BrokerUrl.parse, config.brokers)
-    stun = public.stun if config.stun is None else map(StunServer.parse, config.stun)
+def servers_of(config: Config, *, public: bool = True) -> tuple[str, ...]:
+    """All that the settings name, as events write it; `public`: the package's where they name none. ConfigError."""
+    brokers = () if config.brokers is None else tuple(map(BrokerUrl.parse, config.brokers))
+    stun = () if config.stun is None else tuple(map(StunServer.parse, config.stun))
+    if public and config.brokers is None:
+        brokers = public_servers().brokers
+    if public and config.stun is None:
+        stun = public_servers().stun
     others = *map(TurnServer.parse, config.turn), *map(NameServerUrl.parse, config.names)
     return tuple(map(str, (*brokers, *stun, *others)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import field
 from ipaddress import ip_address
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from warpgate.errors import ConfigError
 from warpgate.lazy_dataclass import dataclass
@@ -56,6 +56,14 @@ class BrokerUrl:
     def __str__(self) -> str:
         scheme = "mqtt" if self.path is None else "ws"
         return f"{scheme}{'s' if self.tls else ''}://{bracketed(self.host)}:{self.port}{self.path or ''}"
+
+    @property
+    def with_login(self) -> str:
+        """The text with the log-in in it, for those who may see that."""
+        if self.login is None:
+            return str(self)
+        login = ":".join(quote(word, safe="") for word in self.login)
+        return str(self).replace("://", f"://{login}@", 1)
 
     @property
     def authority(self) -> str:
@@ -152,6 +160,14 @@ class NameServerUrl:
             )
         host, port = host_and_port(authority, text, HTTPS_PORT if tls else HTTP_PORT)
         return cls(host, port, tls, path)
+
+
+def list_place(text: str) -> NameServerUrl:
+    """Where a list of servers is, from `https://host[:port]/path`. ConfigError."""
+    url = NameServerUrl.parse(text)
+    if not url.tls:
+        raise ConfigError(f"{_shown(text)}: lists of servers are fetched over https alone")
+    return url
 
 
 def host_and_port(rest: str, text: str, default_port: int) -> tuple[str, int]:

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint
+from warpgate.model.scope import Scope, scope_of
 
 T = TypeVar("T")
 
@@ -27,6 +29,16 @@ def in_order(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
         merged += first[:1] + others[:1]
         del first[:1], others[:1]
     return tuple(merged[:ADDRESSES_TRIED])
+
+
+def on_the_internet(found: tuple[Endpoint, ...], whose: str) -> tuple[Endpoint, ...]:
+    """What somebody else's word leads to, without what is on this machine or in its networks. NetworkError when nothing
+    is left; `whose` word it is completes the message.
+    """
+    public = tuple(endpoint for endpoint in found if scope_of(endpoint.ip) is Scope.GLOBAL)
+    if found and not public:
+        raise NetworkError(f"{found[0].ip} is {scope_of(found[0].ip).value}: not asked on {whose} word")
+    return public
 
 
 async def in_turn(place: int, attempt: Callable[[], Awaitable[T]]) -> T:

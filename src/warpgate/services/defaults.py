@@ -1,34 +1,52 @@
-"""The well-known public servers of `data/servers.toml`, read when first asked for."""
+"""What comes with the package: the list of well-known public servers, and who may sign a newer one.
+
+`data/servers.toml` and `data/list_keys.toml`, read when first asked for.
+"""
 
 from __future__ import annotations
 
 import functools
 
+from warpgate.errors import ConfigError
 from warpgate.lazy_dataclass import dataclass
-from warpgate.model.servers import BrokerUrl, StunServer
+from warpgate.model.server_list import ServerList, parse_list
+
+# More than one for a while, when a key makes room for the next.
+MOST_KEYS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class PublicServers:
-    """In order of preference."""
+class ListKeys:
+    """`keys`: public ones (33 bytes), each of which is enough; `places`: https URLs where newer lists are."""
 
-    brokers: tuple[BrokerUrl, ...]
-    stun: tuple[StunServer, ...]
+    keys: tuple[bytes, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 @functools.cache
-def public_servers() -> PublicServers:
-    """Reads a file that came with the package: ConfigError only when somebody broke it."""
-    import tomllib  # noqa: PLC0415 - a node with servers of its own never needs it
-    from importlib.resources import files  # noqa: PLC0415
+def public_servers() -> ServerList:
+    """Reads a file that came with the package: DecodeError only when somebody broke it."""
+    return parse_list(_data("servers.toml"))
 
-    entries = tomllib.loads((files("warpgate") / "data" / "servers.toml").read_text("utf-8"))
-    return PublicServers(
-        brokers=tuple(BrokerUrl.parse(text) for text in entries["brokers"]),
-        stun=tuple(StunServer.parse(text) for text in entries["stun"]),
-    )
+
+@functools.cache
+def list_keys() -> ListKeys:
+    """Of the package. ConfigError when somebody broke it."""
+    import tomllib  # noqa: PLC0415 - only where a list was fetched, or may be
+
+    try:
+        table = tomllib.loads(_data("list_keys.toml").decode())
+        return ListKeys(tuple(map(bytes.fromhex, table["keys"]))[:MOST_KEYS], tuple(table["places"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"list_keys.toml of the package: {error}") from None
 
 
 def public_login(url: str) -> tuple[str, str] | None:
     """What a well-known broker asks everybody for: addresses name brokers without."""
     return next((broker.login for broker in public_servers().brokers if str(broker) == url), None)
+
+
+def _data(name: str) -> bytes:
+    from importlib.resources import files  # noqa: PLC0415 - a node with servers of its own never needs it
+
+    return (files("warpgate") / "data" / name).read_bytes()

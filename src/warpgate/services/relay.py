@@ -17,11 +17,11 @@ from warpgate.errors import NetworkError, ServiceError, WarpgateError
 from warpgate.events import Observer, RelayAllocated, ServerFailed
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
-from warpgate.model.scope import Scope, carried_by, misnamed, scope_of
+from warpgate.model.scope import carried_by, misnamed
 from warpgate.model.turn_server import TurnServer, TurnTransport
 from warpgate.net.network import Acceptor, Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
-from warpgate.net.reach import ATTEMPT_DELAY, in_order
+from warpgate.net.reach import ATTEMPT_DELAY, in_order, on_the_internet
 from warpgate.net.threads import in_thread
 from warpgate.net.tls import client_context
 from warpgate.net.uplinks import other_uplinks
@@ -39,6 +39,7 @@ OTHER_UPLINKS = 3
 # What the end of a node may wait for streams that still drain, and again for the server's last answers.
 FAREWELL = 0.4
 CHECK_PATIENCE = 5.0
+PROVIDERS = "a provider's"
 RESERVE = RelayRequest(Transport.UDP, frozenset(Family))
 # After the reserve was used, or could not be had. A program that connects once is done with searching by then.
 RESERVE_PAUSE = 10.0
@@ -270,9 +271,9 @@ class Relays:
         host, port = (server.host, server.port) if proxy is None else (proxy.host, proxy.port)
         found = await self._network.resolve(host, port)
         if server not in self._own and proxy is None:
-            found = _on_the_internet(found)
+            found = on_the_internet(found, PROVIDERS)
         elif server not in self._own:  # where the proxy would lead has to be known here, too
-            _on_the_internet(await self._network.resolve(server.host, server.port))
+            on_the_internet(await self._network.resolve(server.host, server.port), PROVIDERS)
         usable = in_order(
             [endpoint for endpoint in found if self._network.route_source(endpoint) is not None]
         )
@@ -362,14 +363,6 @@ async def _proved(allocation: Allocation) -> Allocation:
         allocation.drop()
         raise
     return allocation
-
-
-def _on_the_internet(found: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
-    """A provider's word leads neither to this machine nor into a network that is not its own."""
-    public = tuple(endpoint for endpoint in found if scope_of(endpoint.ip) is Scope.GLOBAL)
-    if found and not public:
-        raise NetworkError(f"{found[0].ip} is {scope_of(found[0].ip).value}: not asked on a provider's word")
-    return public
 
 
 def _transports(server: TurnServer, relayed: Transport) -> tuple[TurnTransport, ...]:

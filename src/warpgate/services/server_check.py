@@ -10,7 +10,6 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from urllib.parse import quote
 
 from warpgate.errors import DecodeError, NetworkError, ServiceError, WarpgateError
 from warpgate.lazy_dataclass import dataclass
@@ -68,14 +67,7 @@ async def check_servers(
 
 def written(broker: BrokerUrl) -> str:
     """As a list has it. A log-in is shown where it is everybody's."""
-    return _with_login(broker) if broker.login == public_login(str(broker)) else str(broker)
-
-
-def _with_login(broker: BrokerUrl) -> str:
-    if broker.login is None:
-        return str(broker)
-    login = ":".join(quote(word, safe="") for word in broker.login)
-    return str(broker).replace("://", f"://{login}@", 1)
+    return broker.with_login if broker.login == public_login(str(broker)) else str(broker)
 
 
 async def _within(check: Callable[[], Awaitable[tuple[float, str]]], kind: str, entry: str) -> ServerCheck:
@@ -98,7 +90,7 @@ async def _broker(connector: BrokerConnector, broker: BrokerUrl) -> tuple[float,
         if data == word and not back.done():
             back.set_result(loop.time())
 
-    link = await connector.connect(_with_login(broker), topic, received)
+    link = await connector.connect(broker.with_login, topic, received)
     try:
         sent = loop.time()
         link.publish(topic, word)

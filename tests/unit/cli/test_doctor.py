@@ -9,17 +9,19 @@ import pytest
 from warpgate.cli.doctor import _contacts, diagnose
 from warpgate.cli.fingerprints import fingerprinted
 from warpgate.cli.nat_words import assignment_words
-from warpgate.cli.server_words import NO_ROUTE, Checks
+from warpgate.cli.server_words import NO_ROUTE, Checks, list_findings
 from warpgate.config import Config
 from warpgate.core.assembly import NodeStatus
 from warpgate.core.port_mapping import PortMapStatus
 from warpgate.core.search.probe import SWALLOWED, BrokerCheck, OtherProcess
+from warpgate.core.server_lists import ListStatus, PlaceCheck
 from warpgate.events import DoubleNatFound, MappingLearnt, ServerFailed
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, NodeAddress
 from warpgate.model.contact import Contact
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.identity import Identity
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
+from warpgate.model.server_list import ServerList
 from warpgate.net.network import Interface
 from warpgate.platform import linux
 from warpgate.services.names import NameServerCheck
@@ -116,6 +118,32 @@ def test_every_port_assignment_has_its_words(kind):
 
 
 DEAD = BrokerCheck("mqtt://dead.example:1883", error="connection refused")
+
+
+def test_the_list_of_public_servers():
+    def told(days: float = 100, places=(), **more) -> list[str]:
+        used = ServerList(7, NOW + days * 86400, (), ())
+        status = ListStatus(used, more.get("fetched", False), more.get("off", ""), NOW + more.get("next", 0))
+        return [f"{each.state}: {each.message}" for each in list_findings(status, places, NOW)]
+
+    assert told(off="this package has no key to verify one with") == [
+        "ok: number 7, of this package, good until 2027-04-25",
+        "info: no newer one is fetched: this package has no key to verify one with",
+    ]
+    assert told(fetched=True, next=2 * 86400) == [
+        "ok: number 7, fetched, good until 2027-04-25",
+        "info: a newer one is looked for in 2 d 0 h",
+    ]
+    assert told()[1] == "info: a newer one is looked for by the next node that runs for 15 minutes"
+    assert told(-3)[0].startswith(
+        "warning: number 7, of this package, was good until 2027-01-12: update warpgate"
+    )
+    places = (PlaceCheck("https://a", 8), PlaceCheck("https://b", error="it answers 500"))
+    assert told(places=places)[1:] == ["ok: https://a: it has number 8", "missing: https://b: it answers 500"]
+    listed = {"list": ListStatus(ServerList(7, NOW + 1, (), ()), False, "", NOW)}
+    assert "list of public servers" in said(status(attached(EIM)), **listed)
+    own = Config(brokers=("mqtt://a",), stun=())
+    assert "list of public servers" not in said(status(attached(EIM)), config=own, **listed)
 
 
 def test_without_servers_it_says_what_is_missing():

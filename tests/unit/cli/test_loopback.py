@@ -182,6 +182,7 @@ def test_doctor_tests_a_list_of_servers(start):
     assert b"- mqtt://127.0.0.1:9: " in output
     assert b"- 127.0.0.1:9?transport=tcp: TCP: " in output
     assert b'# "mqtt://127.0.0.1:9",  # ' in output
+    assert b"no newer one is fetched: the settings name all servers" in output
 
 
 def test_doctor_runs_without_any_server(start):

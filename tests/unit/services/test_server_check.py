@@ -16,10 +16,10 @@ import pytest
 from services_kit import free_port
 
 from warpgate.model.endpoint import Endpoint
+from warpgate.model.server_list import ServerList
 from warpgate.model.servers import BrokerUrl, StunServer
 from warpgate.net.system import SystemNetwork
 from warpgate.services import server_check
-from warpgate.services.defaults import PublicServers
 from warpgate.services.mqtt import MqttConnector
 from warpgate.services.server_check import ServerCheck, check_servers, written
 from warpgate_testing.servers import MemoryStun
@@ -138,6 +138,6 @@ async def test_what_the_maintainers_tool_prints_is_a_list(mosquitto: Any) -> Non
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     url, dead = mosquitto().url, f"mqtt://127.0.0.1:{free_port()}"
-    servers = PublicServers(tuple(map(BrokerUrl.parse, (url, dead))), ())
+    servers = ServerList(1, 0.0, tuple(map(BrokerUrl.parse, (url, dead))), ())
     checks = await tool.check(servers, SystemNetwork())
     assert tomllib.loads(tool.page(checks, DAY)) == {"brokers": [url], "stun": []}

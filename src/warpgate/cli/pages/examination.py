@@ -54,7 +54,7 @@ def private_names(config: Config) -> list[str]:
     public = public_servers()
     known = {*(broker.host for broker in public.brokers), *(server.host for server in public.stun)}
     named = (*(config.brokers or ()), *(config.stun or ()), *config.turn, *config.ice_servers)
-    named += (*config.names, *config.relay_peers)
+    named += (*config.names, *config.relay_peers, *(config.server_lists or ()))
     return [text for text in named if host_of(text) not in known]
 
 
