@@ -35,7 +35,7 @@ class Agent:
     def __init__(self) -> None:
         self._node: Node | None = None
         self._signals: Counter[str] = Counter()
-        self._trace: deque[dict[str, Any]] = deque(maxlen=TRACE_LIMIT)
+        self._trace: deque[tuple[float, Event]] = deque(maxlen=TRACE_LIMIT)
         self._echoing: asyncio.Task[None] | None = None
         self._kept: list[Pipe] = []
         self._counters: Counters | None = None
@@ -81,9 +81,7 @@ class Agent:
         }
 
     def _observe(self, event: Event) -> None:
-        self._trace.append(
-            {"event": type(event).__name__, "now": time.monotonic(), **dataclasses.asdict(event)}
-        )
+        self._trace.append((time.monotonic(), event))
         # Processes of one key ask for each other whenever their brokers change: that is no part of an attempt.
         if isinstance(event, SignalSent | SignalReceived) and event.kind != "twin":
             self._signals[f"{type(event).__name__} {event.kind}"] += 1
@@ -201,7 +199,10 @@ class Agent:
 
     async def _take_trace(self) -> dict[str, Any]:
         """Events since the last call, with the machine's monotonic clock, which all hosts of the lab share."""
-        trace = list(self._trace)
+        trace = [
+            {"event": type(event).__name__, "now": now, **dataclasses.asdict(event)}
+            for now, event in self._trace
+        ]
         self._trace.clear()
         return {"trace": trace}
 

@@ -15,6 +15,7 @@ import hashlib
 import re
 from base64 import b32decode, b32encode, urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import replace
+from functools import lru_cache
 
 from warpgate.errors import AddressError, AuthenticationError
 from warpgate.lazy_dataclass import dataclass
@@ -54,6 +55,9 @@ class NodeAddress:
     attachments: tuple[Attachment, ...] = ()
     instance: bytes = b""
 
+    def __hash__(self) -> int:
+        return hash(self.public_key)  # cheap; few addresses of one key are remembered at a time
+
     def __post_init__(self) -> None:
         if len(self.public_key) != PUBLIC_KEY_SIZE:
             raise AddressError(f"a public key has {PUBLIC_KEY_SIZE} bytes, this one {len(self.public_key)}")
@@ -76,8 +80,7 @@ class NodeAddress:
     @property
     def reach_digest(self) -> bytes:
         """8 bytes that name the endpoints alone: the same whatever is learnt of brokers and NATs."""
-        places = tuple(replace(attachment, nat=NatProfile(), pool=()) for attachment in self.attachments)
-        return NodeAddress(self.public_key, (), places).digest
+        return _reach_digest(self)
 
     def plan_digest(self, peer: NodeAddress) -> bytes:
         """8 bytes that name what `peer` decides by: 4 for the endpoints, 4 for the kinds of NAT before them.
@@ -97,17 +100,7 @@ class NodeAddress:
 
     def encode(self) -> bytes:
         """At most 1024 bytes; AddressError when it would be more, or a NAT profile has impossible ports."""
-        out = bytearray((ADDRESS_VERSION,)) + self.public_key
-        flag = _HAS_INSTANCE if self.instance else 0
-        out.append(flag | len(self.brokers) << 4 | len(self.attachments))
-        out += self.instance
-        for broker in self.brokers:
-            out += encode_broker(broker)
-        for attachment in self.attachments:
-            out += encode_attachment(attachment)
-        if len(out) > MAX_ADDRESS_SIZE:
-            raise AddressError(f"the address takes {len(out)} bytes, more than {MAX_ADDRESS_SIZE}")
-        return bytes(out)
+        return _encoded(self)
 
     @classmethod
     def decode(cls, data: bytes) -> NodeAddress:
@@ -191,6 +184,27 @@ class NodeAddress:
                 "the address text is mangled: its checksum does not match (copy it again, whole)"
             )
         return cls.decode(encoded)
+
+
+@lru_cache(maxsize=32)  # one attempt asks for that of the same two addresses half a dozen times
+def _encoded(address: NodeAddress) -> bytes:
+    out = bytearray((ADDRESS_VERSION,)) + address.public_key
+    flag = _HAS_INSTANCE if address.instance else 0
+    out.append(flag | len(address.brokers) << 4 | len(address.attachments))
+    out += address.instance
+    for broker in address.brokers:
+        out += encode_broker(broker)
+    for attachment in address.attachments:
+        out += encode_attachment(attachment)
+    if len(out) > MAX_ADDRESS_SIZE:
+        raise AddressError(f"the address takes {len(out)} bytes, more than {MAX_ADDRESS_SIZE}")
+    return bytes(out)
+
+
+@lru_cache(maxsize=32)
+def _reach_digest(address: NodeAddress) -> bytes:
+    places = tuple(replace(attachment, nat=NatProfile(), pool=()) for attachment in address.attachments)
+    return NodeAddress(address.public_key, (), places).digest
 
 
 def _why_not_an_address(text: str) -> str:

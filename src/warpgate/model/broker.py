@@ -9,6 +9,7 @@ broker = flags(1)  host  [port(2)]  [round trip(2), ms]  [path(1 + n)]
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from warpgate.errors import AddressError
@@ -79,6 +80,7 @@ class BrokerRef:
         return host, port
 
 
+@lru_cache(maxsize=64)  # the same few are named by each address that is made or read
 def _canonical_url(url: str) -> str:
     match = _BROKER_URL.fullmatch(url)
     if match is None or (match["path"] and not match["scheme"].startswith("ws")):

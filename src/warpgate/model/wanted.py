@@ -43,7 +43,7 @@ class Wanted:
 
     def encode(self) -> bytes:
         """b"" when nothing in particular is wanted."""
-        if self == ANYTHING:
+        if not self.instance and not self.service:
             return b""
         service = self.service.encode()
         return bytes((len(self.instance),)) + self.instance + bytes((len(service),)) + service

@@ -8,6 +8,7 @@ and some endpoints are never tried at all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import ip_network
 
 from warpgate.lazy_dataclass import dataclass
@@ -42,6 +43,9 @@ class Surroundings:
     links: tuple[IPNetwork, ...] = ()
     machine: frozenset[IPAddress] = frozenset()
     nat64: Nat64Prefix | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.machine)  # which keeps it
 
     @classmethod
     def of(cls, own: NodeAddress) -> Surroundings:
@@ -126,6 +130,7 @@ def _no_host(ip: IPAddress, around: Surroundings) -> str | None:
     return scope.value if scope in (Scope.NOBODY, Scope.LINK, Scope.TRANSLATOR) else None
 
 
+@lru_cache(maxsize=64)  # each strategy asks, and more than once
 def pairs(
     own: NodeAddress,
     peer: NodeAddress,
@@ -134,6 +139,7 @@ def pairs(
     invited: bool = True,
 ) -> tuple[Pair, ...]:
     """All pairs worth trying, nearby first, then IPv6, then the rest; at most 24, on a stranger's word 8."""
+    around = Surroundings.of(own) if around is None else around
     found: dict[tuple[Endpoint, Endpoint], Pair] = {}
     for mine in own.attachments:
         base = mine.host_endpoint(transport)

@@ -92,16 +92,21 @@ class HostedSession:
 
     def offered(self, opened: Opened) -> None:
         """A fresh or repeated offer: start what it asks for."""
-        session, signal, remote = self.session, opened.signal, opened.address
-        names = session.take_signal(signal, remote)
-        reasons = refusals(self._context.address, remote, self._context.around, invited=False)
-        if reasons:
-            self._context.emit(TargetsRefused(session.id.hex(), session.peer, reasons))
-        for name in names:
+        for name in self.session.take_signal(opened.signal, opened.address):
             if name not in self._started:
                 self._start(name)
-        if signal.known:
-            session.correct(signal.known)
+        # In the tick after that in which they fire: nothing of it changes what they do.
+        self._context.loop.call_soon(self._comment, opened.signal.known, opened.address)
+
+    def _comment(self, known: bytes, remote: NodeAddress) -> None:
+        """Say what of the peer's address is left out, to our user, and what it has wrong of ours, to the peer."""
+        session, context = self.session, self._context
+        if self._over:
+            return
+        if reasons := refusals(context.address, remote, context.around, invited=False):
+            context.emit(TargetsRefused(session.id.hex(), session.peer, reasons))
+        if known:
+            session.correct(known)
 
     def _start(self, name: str) -> None:
         plugin = self._context.registry.all().get(name)

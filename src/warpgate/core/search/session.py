@@ -489,11 +489,11 @@ class Session:
 
     def _found_pairs(self) -> list[tuple[Endpoint, Endpoint]]:
         """What has to be bound for them is."""
-        udp = self.equipment.udp
-        own = _listening(self.context.address)
+        udp, found = self.equipment.udp, self.equipment.found.of(self.peer_key)
+        own = _listening(self.context.address) if found else set()
         addresses = {endpoint.ip for endpoint in own}
         pairs = []
-        for base, remote in self.equipment.found.of(self.peer_key):
+        for base, remote in found:
             if base.ip not in addresses or self.refuse_targets([remote]) is not None:
                 continue
             if base not in own and base not in udp.kept:
