@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import cascade_world
 import pytest
-from cascade_world import World, connected, exchange, virtual
+from cascade_world import LASTING, OVER_TCP, OVER_UDP, Options, World, connected, exchange, virtual
+from test_relays import RelayWorld
 
+from warpgate.events import PathsMissing
 from warpgate.model.endpoint import Mode, Transport
+from warpgate.model.nat import Assignment, Filtering, Mapping
 
 SETTLED = 60.0
 
@@ -38,6 +41,106 @@ def test_a_pipe_comes(round_trip: float, kinds: tuple[str, str], options: dict) 
         async with World(*kinds, settle=SETTLED) as world:
             one, other, seconds = await connected(world, **options)
             assert seconds <= 3 * round_trip
+            await exchange(one, other)
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+def test_stun_servers_are_waited_for(round_trip: float) -> None:
+    """Over UDP: the mapping, the filter, and samples of the ports."""
+
+    async def story() -> None:
+        async with World("eim-apdf", "edm-seq", settle=SETTLED) as world:
+            nats = [seat.node.address.attachments[0].nat for seat in (world.a, world.b)]
+            assert [nat.mapping for nat in nats] == [Mapping.EIM, Mapping.APDM]
+            assert [nat.filtering for nat in nats] == [Filtering.APDF] * 2
+            assert [nat.udp_blocked for nat in nats] == [False] * 2
+            assert nats[1].assignment.kind is Assignment.SEQUENTIAL
+
+    virtual(story)
+
+
+@pytest.mark.parametrize("kinds", [("eim-apdf", "eim-apdf"), ("edm", "edm")], ids="-".join)
+def test_a_durable_pipe_answers_after_a_round_trip_and_is_never_believed_lost(
+    round_trip: float, kinds: tuple[str, str]
+) -> None:
+    """What was asked in vain in the meantime would be in the way of the first data."""
+
+    async def story() -> None:
+        async with RelayWorld(*kinds, settle=SETTLED) as world:
+            one, other, seconds = await connected(world, **LASTING)
+            ways = 2 if one.relayed else 1
+            assert seconds == pytest.approx(round_trip * (2 if one.relayed else 1.5), rel=0.01)
+            for _ in range(2):
+                began = world.now
+                await exchange(one, other)
+                assert world.now - began == pytest.approx(ways * round_trip, rel=0.05)
+            assert [seat.said(PathsMissing) for seat in (world.a, world.b)] == [[], []]
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+SECURE: Options = {**OVER_TCP, "secure": True}
+
+
+@pytest.mark.parametrize(
+    ("options", "round_trips"),
+    [(OVER_UDP, 2), ({"mode": Mode.STREAM}, 4.1), (OVER_TCP, 7), (SECURE, 9)],
+    ids=["datagram", "quic", "tcp", "tls"],
+)
+def test_a_relay_is_waited_for(round_trip: float, options: Options, round_trips: float) -> None:
+    """A TCP relay takes seven round trips from the first SYN on, and TLS over it two more."""
+
+    async def story() -> None:
+        async with RelayWorld("edm", "edm", settle=SETTLED) as world:
+            one, other, seconds = await connected(world, **options, timeout=30.0)
+            assert (one.plugin, one.relayed) == ("turn", True)
+            assert seconds <= round_trips * round_trip + 0.05
+            await one.send(b"there")
+            assert await other.recv(timeout=10.0) == b"there"
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "options", "round_trips"),
+    [
+        (("edm-seq", "eim-apdf"), OVER_UDP, 3.1),
+        (("eim-apdf", "edm-seq"), OVER_UDP, 3.6),
+        (("edm-seq", "eim-apdf"), OVER_TCP, 4.5),
+        (("eim-apdf", "edm-seq"), OVER_TCP, 5.5),
+    ],
+    ids=["udp", "udp-back", "tcp", "tcp-back"],
+)
+def test_a_relay_waits_for_a_predicted_port(
+    round_trip: float, kinds: tuple[str, str], options: Options, round_trips: float
+) -> None:
+    async def story() -> None:
+        async with RelayWorld(*kinds, settle=SETTLED) as world:
+            one, other, seconds = await connected(world, **options)
+            assert not one.relayed
+            assert seconds <= round_trips * round_trip + 0.01
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+@pytest.mark.parametrize("kinds", [("edm", "eim-apdf"), ("eim-apdf", "edm-block")], ids="-".join)
+def test_a_port_is_searched_for(round_trip: float, kinds: tuple[str, str]) -> None:
+    """A server that answers after 2.5 s is no sign of a router without mappings."""
+
+    async def story() -> None:
+        async with World(*kinds, settle=SETTLED) as world:
+            one, other, seconds = await connected(world, **OVER_UDP)
+            assert one.plugin == "random_probe"
+            assert seconds <= 4.5 * round_trip + 4.0
             await exchange(one, other)
             await one.close()
             await other.close()

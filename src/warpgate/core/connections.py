@@ -28,6 +28,8 @@ from warpgate.events import StrangerRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Mode, SockAddr, Transport
 from warpgate.model.identity import node_id_of
+from warpgate.plan.paths import UNKNOWN_ROUND_TRIP
+from warpgate.plan.patience import patience_of
 from warpgate.plan.shares import Places
 from warpgate.proto.quic_wire import (
     CONNECTION_ID_SIZE,
@@ -55,6 +57,10 @@ GONE = 30.0
 UNCLAIMED = 64
 UNCLAIMED_PER_PEER = 8
 UNCLAIMED_PATIENCE = 30.0
+# A path's round trip, as expected from that of signals: there and back over a relay, which is as far as a broker.
+ROUND_TRIP_SIGNALS = 2
+# Until a client has proved its key: one, and what is lost once more.
+HANDSHAKE_ROUND_TRIPS = 2
 # The searches end in time by themselves, and know why they have failed.
 LAST_WORD = 0.5
 # A connection whose peer has answered so recently is believed to be alive.
@@ -305,11 +311,12 @@ class Connections:
             session.id, session.peer_key, link.plugin, link.transport, link.local, link.remote, link.relayed
         )
         now, udp = self._context.now(), self._equipment.udp
+        expected = session.patience(UNKNOWN_ROUND_TRIP, ROUND_TRIP_SIGNALS)
         if isinstance(link, TcpLink):
-            return TcpPath(origin, now, link.stream, self._context.tasks)
+            return TcpPath(origin, now, expected, link.stream, self._context.tasks)
         assert not isinstance(link, QuicLink)  # only streams have those
         try:
-            return UdpPath(origin, now, udp, link.checks, session.keep_port(link.local))
+            return UdpPath(origin, now, expected, udp, link.checks, session.keep_port(link.local))
         except NetworkError:
             udp.forget(session.checks)
             raise
@@ -329,8 +336,14 @@ class Connections:
         origin = path.origin
         connection = self._by_id.get((origin.peer_key, connection_id_of(data)))
         if connection is None and is_first_packet(data) and is_durable(data):
-            patience = self._context.config.budgets.hello_patience
-            connection = self._accept(origin.peer_key, remote, origin.remote, data, patience)
+            hello = self._context.config.budgets.hello_patience
+            connection = self._accept(
+                origin.peer_key,
+                remote,
+                origin.remote,
+                data,
+                patience_of(hello, HANDSHAKE_ROUND_TRIPS, path.expected),
+            )
         if connection is None or connection.end is not None or not self._seat(connection, origin.remote):
             return False
         self._lost(path, "")

@@ -14,7 +14,10 @@ _VARIATION = 2.0
 # so with 5 % loss each way all five are lost once in 100,000 times, and a stall of 200 ms passes.
 _TIMEOUTS = 2
 SOONEST = 0.5
+# After this silence is suspicious, unless an answer that was asked for twice takes longer over a path so slow.
 LATEST = 3.0
+ONCE_MORE = 1.5
+LONGEST = 10.0  # whatever a peer's answers took before: it may hold them back
 UNKNOWN_ROUND_TRIP = 0.1
 # While a path is silent it is tried again and again, for it may come back: often at first.
 _KNOCKS = ((10.0, 0.2), (60.0, 1.0), (float("inf"), 5.0))
@@ -36,7 +39,7 @@ def suspicion(round_trip: float | None) -> float:
     """Seconds for which an answer may be missing before the path is suspected."""
     measured = UNKNOWN_ROUND_TRIP if round_trip is None else round_trip
     timeout = measured * (1 + _VARIATION) + _ACK_DELAY
-    return min(max(_TIMEOUTS * timeout, SOONEST), LATEST)
+    return min(max(_TIMEOUTS * timeout, SOONEST), max(LATEST, ONCE_MORE * measured), LONGEST)
 
 
 def knock_after(silence: float) -> float:

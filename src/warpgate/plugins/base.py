@@ -26,6 +26,7 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
 from warpgate.plan.counting import being_measured
+from warpgate.plan.patience import patience_of
 from warpgate.plan.targets import Pair, pairs
 from warpgate.plugins.attempt import Attempt, RandomPunch, Relay
 
@@ -36,6 +37,7 @@ __all__ = [
     "RandomPunch",
     "Relay",
     "outward",
+    "patient",
     "signal_delay",
 ]
 
@@ -48,6 +50,11 @@ KNOWING_STEPS = 20
 def signal_delay(attempt: Attempt) -> float:
     """Seconds that a signal to the peer should need, as well as that is known."""
     return UNKNOWN_SIGNAL_DELAY if attempt.signal_delay is None else attempt.signal_delay
+
+
+def patient(attempt: Attempt, least: float, signals: float) -> float:
+    """Seconds: `least`, or what so many signals take where they are slow; see `plan.patience`."""
+    return patience_of(least, signals, attempt.signal_delay)
 
 
 async def fingerprinted(attempt: Attempt) -> None:

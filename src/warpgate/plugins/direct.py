@@ -10,10 +10,12 @@ from warpgate.errors import AttemptFailed
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
-from warpgate.plugins.base import Attempt, Plugin
+from warpgate.plugins.base import Attempt, Plugin, patient
 
-# The kernel repeats a SYN after 1 s and 3 s (RFC 6298); whoever has not answered the third one is not there.
+# The kernel repeats a SYN after 1 s and 3 s (RFC 6298); whoever has not answered the third one is not there. Over slow
+# paths: the SYN and the HELLO, there and back, and one of them again (in signals).
 DIAL_PATIENCE = 4.5
+DIAL_SIGNALS = 4
 
 
 class Direct(Plugin):
@@ -55,11 +57,12 @@ class Direct(Plugin):
         return tuple(dict.fromkeys(pair.remote for pair in attempt.pairs(transport) if pair.open))
 
     async def _dial(self, attempt: Attempt, remote: Endpoint) -> Link:
+        patience = patient(attempt, DIAL_PATIENCE, DIAL_SIGNALS)
         try:
-            async with asyncio.timeout(DIAL_PATIENCE):
+            async with asyncio.timeout(patience):
                 return await attempt.dial(remote)
         except TimeoutError:
-            raise AttemptFailed(f"no answer within {DIAL_PATIENCE:g} s") from None
+            raise AttemptFailed(f"no answer within {patience:.3g} s") from None
 
     async def _verified(self, attempt: Attempt) -> Link:
         patience = attempt.config.timing.check_offsets[-1] + 1.0

@@ -37,7 +37,7 @@ from warpgate.plan.classify import MAX_GAP
 from warpgate.plan.counting import counts, foretold
 from warpgate.plan.predict import LAST_PORT, PortRange, of_parity, ports_to_guess
 from warpgate.plan.volley import PRIMING_TTL
-from warpgate.plugins.base import Attempt, Plugin, RandomPunch, signal_delay
+from warpgate.plugins.base import Attempt, Plugin, RandomPunch, patient, signal_delay
 
 # A carrier's NAT may be further away than the priming goes: later packets go further, those with full TTL last, since
 # they may claim tuples on the peer's router. (Seconds after the priming, TTL.)
@@ -48,13 +48,13 @@ SIMPLER_SIGNALS = 3
 SIMPLER_REPEAT = 0.05
 # udp_punch predicts a NAT that counts, and passes a filter that does not look at ports. Guessing takes over when others
 # behind the NAT make the first hopeless, or the filter was measured wrongly (a port with flows of an earlier program).
-LIKELY_PATIENCE = 3.0
+LIKELY_PATIENCE = 3.0, 4.0  # seconds, and signals where those are slow
 # How long it may take until either side's NAT is known well enough.
-KNOWING_PATIENCE = 5.0
+KNOWING_PATIENCE = 5.0, 6.0
 KNOWING_STEP = 0.05
 SAMPLING_STEPS = 20
 # How long the last probe may take to be answered.
-LAST_HIT = 1.0
+LAST_HIT = 1.0, 2.0
 # Two sides that meet have opened all their sockets so long after the message: they take up to 1 ms each.
 MEETING_OPENS = 0.3
 # Each socket checks so often: a packet may be lost.
@@ -144,7 +144,7 @@ class RandomProbe(Plugin):
             attempt.signal(Guess(MEET, str(_to_meet(attempt, part))))
             answer = await _answer(attempt, MEET)
             await _meet(attempt, part, _parse(answer.target), MEETING_OPENS)
-        await asyncio.sleep(LAST_HIT)
+        await asyncio.sleep(patient(attempt, *LAST_HIT))
         raise AttemptFailed("all probes are sent, and none hit")
 
     # -- responding ----------------------------------------------------------------------------------------------
@@ -195,12 +195,11 @@ async def _worth_guessing(attempt: Attempt, found: bool) -> Guessing:
 
     `found`: pairs found before are being tried, which is simpler, too.
     """
-    delay = signal_delay(attempt)
     began = attempt.now()
-    while (waited := attempt.now() - began) < KNOWING_PATIENCE:
+    while (waited := attempt.now() - began) < patient(attempt, *KNOWING_PATIENCE):
         part = guessing(attempt.local, attempt.remote)
         certain = part is not None and part.certain and not found
-        if part is not None and (certain or waited >= _patience(part, delay)):
+        if part is not None and (certain or waited >= _patience(attempt, part)):
             attempt.note(
                 "nothing simpler can work" if certain else f"nothing simpler worked in {waited:.2f} s"
             )
@@ -209,12 +208,12 @@ async def _worth_guessing(attempt: Attempt, found: bool) -> Guessing:
     raise AttemptFailed("neither NAT is known to map each destination to another port")
 
 
-def _patience(part: Guessing, delay: float) -> float:
+def _patience(attempt: Attempt, part: Guessing) -> float:
     searching = part.theirs if part.part is Part.SPREAD else part.mine
     sequential = part.spreading.nat.assignment.kind is Assignment.SEQUENTIAL
     if sequential or searching.nat.filtering in (Filtering.EIF, Filtering.ADF):
-        return LIKELY_PATIENCE
-    return SIMPLER_SIGNALS * delay + SIMPLER_REPEAT
+        return patient(attempt, *LIKELY_PATIENCE)
+    return SIMPLER_SIGNALS * signal_delay(attempt) + SIMPLER_REPEAT
 
 
 async def _answer(attempt: Attempt, kind: str) -> Guess:

@@ -52,13 +52,12 @@ from warpgate.plan.volley import (
     routes_again,
     routes_between,
 )
-from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, signal_delay
+from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, patient, signal_delay
 
 # Long enough for the kernel's first SYN retransmission (1 s, RFC 6298) to pass a NAT that the other side opened late.
 VOLLEY_PATIENCE = 1.6
 # Where signals take long, packets do: SYNs and HELLOs cross within so many times the way of a signal.
-SIGNALS_PATIENT = 3.0
-LONGEST_PATIENCE = 10.0
+VOLLEY_SIGNALS = 3.0
 VOLLEYS = 4
 # The volley number of predicted endpoints: they belong to the first volley's port on the other side.
 PREDICTED = 0
@@ -361,8 +360,7 @@ async def _fire(
 
 def _patience(attempt: Attempt) -> float:
     """Seconds for one volley, as slow as the path to the peer may be."""
-    measured = attempt.signal_delay or 0.0
-    return min(max(VOLLEY_PATIENCE, SIGNALS_PATIENT * measured), LONGEST_PATIENCE)
+    return patient(attempt, VOLLEY_PATIENCE, VOLLEY_SIGNALS)
 
 
 async def _dial(

@@ -33,15 +33,17 @@ from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.relay import reaches_relays
-from warpgate.plugins.base import Attempt, Plugin
+from warpgate.plugins.base import Attempt, Plugin, patient
 
+# Each is how long at least, in seconds, and in signals, which are slow on slow paths.
 # The responder's own relay is asked for when checks to the initiator's had the time of a bad path and found nothing.
-OWN_RELAY_PATIENCE = 1.0
+OWN_RELAY_PATIENCE = 1.0, 2.0
 # Without a relay of its own the initiator waits for the peer's: a signal there and back, and a slow allocation.
-PEER_PATIENCE = 5.0
+PEER_PATIENCE = 5.0, 6.0
 # At 10 % loss each way seven checks fail together once in 10^5; more would be an attack's (core/search/relays.py).
 CHECK_OFFSETS = (0.0, 0.06, 0.15, 0.4, 0.9, 1.8, 3.5)
-DIAL_PATIENCE = 5.0
+# The SYN, and the HELLO to the other client and back, who opens a connection of its own to the relay meanwhile.
+DIAL_PATIENCE = 5.0, 6.0
 MAX_ENDPOINTS = 2
 MAX_MESSAGES = 8
 
@@ -163,7 +165,7 @@ class _Lane(ABC):
             self._failure = str(error)
             if attempt.relay.configured:
                 attempt.signal(Relayed(self.transport.value))
-            timer = asyncio.get_running_loop().call_later(PEER_PATIENCE, self._give_up)
+            timer = asyncio.get_running_loop().call_later(patient(attempt, *PEER_PATIENCE), self._give_up)
             attempt.stack.callback(timer.cancel)
             return
         attempt.note(f"our {self.transport.name} relay: {', '.join(map(str, self.mine))}")
@@ -199,7 +201,7 @@ class _Lane(ABC):
             return
         offered = pending or (endpoints and not self._barred)
         needed = not offered or not reaches_relays(attempt.local, self.transport)
-        self.allocate_in(0.0 if needed else OWN_RELAY_PATIENCE)
+        self.allocate_in(0.0 if needed else patient(attempt, *OWN_RELAY_PATIENCE))
 
     def _go_to(self, endpoints: Sequence[Endpoint], *, again: bool = False) -> None:
         admitted = self._attempt.relay.admit(endpoints, again=again)
@@ -285,11 +287,12 @@ class _TcpLane(_Lane):
                 self._attempt.note(f"the peer's relay {endpoint} cannot be dialled: {lost}")
 
     async def _dial(self, endpoint: Endpoint) -> Link:
+        patience = patient(self._attempt, *DIAL_PATIENCE)
         try:
-            async with asyncio.timeout(DIAL_PATIENCE):
+            async with asyncio.timeout(patience):
                 return await self._attempt.dial(endpoint)
         except TimeoutError:
-            raise AttemptFailed(f"no answer within {DIAL_PATIENCE:g} s") from None
+            raise AttemptFailed(f"no answer within {patience:.3g} s") from None
 
     async def _dial_by_relay(self, endpoint: Endpoint) -> Link:
         await self._ready.wait()

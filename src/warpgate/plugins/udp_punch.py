@@ -37,7 +37,7 @@ from warpgate.plan.counting import (
 )
 from warpgate.plan.targets import Pair, pairs
 from warpgate.plan.volley import PRIMING_TTL
-from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, signal_delay
+from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, patient, signal_delay
 
 # How much later than estimated a signal is usually heard at worst, seconds: scheduling, a busy broker.
 LATE_SIGNAL = 0.025
@@ -45,6 +45,7 @@ LATE_SIGNAL = 0.025
 LONGEST_DELAY = 2.0
 # A volley is given its first six repeats and a long round trip before the next one, on other ports, joins it.
 VOLLEY_PATIENCE = 1.5
+VOLLEY_SIGNALS = 1.5  # as many where they are slow
 VOLLEYS = 4
 # In one message; what a prediction names.
 ENDPOINTS = 8
@@ -122,7 +123,7 @@ class UdpPunch(Plugin):
         attempt.signal(Punch(1))
         shown = ", ".join(str(pair.remote) for pair in targets) or "nothing"
         attempt.note(f"primed {shown}; full checks in {wait * 1000:.0f} ms, when the offer should be there")
-        return signal_delay(attempt) + VOLLEY_PATIENCE
+        return signal_delay(attempt) + patient(attempt, VOLLEY_PATIENCE, VOLLEY_SIGNALS)
 
     def _full_after(self, attempt: Attempt, measured: float = -1.0) -> float:
         """When to send with full TTL: not before the peer has fired, however late the signal was.
@@ -155,7 +156,7 @@ class UdpPunch(Plugin):
                 for peer in peers:
                     if peer.family is base.family:
                         attempt.probe(base, peer)
-            await asyncio.sleep(VOLLEY_PATIENCE)
+            await asyncio.sleep(patient(attempt, VOLLEY_PATIENCE, VOLLEY_SIGNALS))
         await asyncio.sleep(attempt.config.timing.check_offsets[-1])
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
 

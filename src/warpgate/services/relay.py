@@ -38,7 +38,7 @@ UPLINK_DELAY = 0.5
 OTHER_UPLINKS = 3
 # What the end of a node may wait for streams that still drain, and again for the server's last answers.
 FAREWELL = 0.4
-CHECK_PATIENCE = 5.0
+CHECK_PATIENCE = 12.0  # four round trips over two satellites: TCP, TLS, and a log-in that is refused first
 PROVIDERS = "a provider's"
 RESERVE = RelayRequest(Transport.UDP, frozenset(Family))
 # After the reserve was used, or could not be had. A program that connects once is done with searching by then.

@@ -22,7 +22,8 @@ QUEUE_LIMIT = 256 * 1024
 CHUNK = 64 * 1024
 # How long a closed stream may take to be rid of what was still to be sent.
 FLUSHING = 1.0
-# TCP and TLS handshakes: two round trips. SYNs are repeated after 1 and 3 s (RFC 6298 section 2).
+# For each of TCP, a proxy's answer and TLS. SYNs are repeated after 1 and 3 s (RFC 6298 section 2), and two satellites
+# answer after 2.5 s.
 DIAL_PATIENCE = 5.0
 
 OnFrame = Callable[[bytes], None]
@@ -186,10 +187,13 @@ async def dial(network: Network, route: Route, context: ssl.SSLContext | None) -
     """A connection to the server, inside TLS with a context. NetworkError, ServiceError (too slow)."""
     local = None if route.source is None else Endpoint(route.source, 0)
     try:
-        async with asyncio.timeout(DIAL_PATIENCE):
+        async with asyncio.timeout(DIAL_PATIENCE) as limit:
+            loop = asyncio.get_running_loop()
             stream = await network.dial_tcp(route.endpoint, local)
+            limit.reschedule(loop.time() + DIAL_PATIENCE)
             if route.proxy is not None:
                 await tunnel(stream, route.proxy, route.server.host, route.server.port)
+                limit.reschedule(loop.time() + DIAL_PATIENCE)
             return stream if context is None else await secure(stream, context, route.name)
     except TimeoutError:
-        raise ServiceError(f"no connection to {route.endpoint} within {DIAL_PATIENCE:g} s") from None
+        raise ServiceError(f"no answer of {route.endpoint} within {DIAL_PATIENCE:g} s") from None

@@ -118,9 +118,9 @@ def test_a_listener_may_take_encrypted_pipes_only(call, words):
 
 @pytest.mark.parametrize("words", [(), ("--datagram",)])
 def test_a_ping_that_is_not_echoed_fails(call, monkeypatch, words):
-    monkeypatch.setattr(ping, "STREAM_PATIENCE", 0.01)
     monkeypatch.setattr(ping, "DATAGRAM_GAP", 0.002)
-    monkeypatch.setattr(ping, "DATAGRAM_PATIENCE", 0.01)
+    monkeypatch.setattr(ping, "PATIENCE", 0.01)
+    monkeypatch.setattr(ping, "LONGEST", 0.01)
     world = FakeWorld(peer=silent_peer)
     status, lines, _ = call("connect", target_text(), "--ping", "2", "--json", *words, world=world)
     assert status == 1

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from warpgate.plan.paths import LATEST, RESCUE, SOONEST, UPGRADE, PathState, best, knock_after, suspicion
+from warpgate.plan.paths import (
+    LATEST,
+    LONGEST,
+    RESCUE,
+    SOONEST,
+    UPGRADE,
+    PathState,
+    best,
+    knock_after,
+    suspicion,
+)
 
 OLD = PathState(1, relayed=False, round_trip=0.04, silent=False)
 NEW = PathState(2, relayed=False, round_trip=0.06, silent=False)
@@ -33,7 +43,16 @@ def test_the_best_path(paths: list[PathState], chosen: PathState | None) -> None
 
 
 @pytest.mark.parametrize(
-    ("round_trip", "seconds"), [(0.0, SOONEST), (0.04, SOONEST), (0.2, 1.25), (None, 0.65), (5.0, LATEST)]
+    ("round_trip", "seconds"),
+    [
+        (0.0, SOONEST),
+        (0.04, SOONEST),
+        (0.2, 1.25),
+        (None, 0.65),
+        (1.5, LATEST),
+        (5.0, 7.5),
+        (100.0, LONGEST),  # a peer may hold its answers back
+    ],
 )
 def test_patience_follows_the_round_trip(round_trip: float | None, seconds: float) -> None:
     assert suspicion(round_trip) == pytest.approx(seconds)

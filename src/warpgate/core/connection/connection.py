@@ -400,13 +400,19 @@ class Connection(QuicDriver):
     def _patience(self) -> float:
         if self._hasty:
             return HASTE * self._pause
-        return suspicion(None if self._chosen is None else self._chosen.round_trip)
+        return suspicion(self._round_trip)
+
+    @property
+    def _round_trip(self) -> float:
+        """Of the chosen path, as measured, or as it is to be expected."""
+        if self._chosen is None:
+            return UNKNOWN_ROUND_TRIP
+        return self._chosen.expected if self._chosen.round_trip is None else self._chosen.round_trip
 
     @property
     def _pause(self) -> float:
         """Until an answer that has not come is asked for again: the question, or the answer, may be lost."""
-        known = None if self._chosen is None else self._chosen.round_trip
-        return max(QUESTION_GAP, 1.25 * (UNKNOWN_ROUND_TRIP if known is None else known))
+        return max(QUESTION_GAP, 1.25 * self._round_trip)
 
     def _look_after(self, seconds: float) -> None:
         if self._looking is not None:

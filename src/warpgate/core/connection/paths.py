@@ -63,10 +63,12 @@ def _nothing() -> None:
 class Path(ABC):
     """`deliver` gets what comes by it, `on_lost` the reason when it is over, once at most."""
 
-    def __init__(self, origin: Origin, now: float) -> None:
+    def __init__(self, origin: Origin, now: float, expected: float) -> None:
+        """`expected`: its round trip in seconds, until that is measured."""
         self.origin = origin
         self.heard = now  # when something of the peer's came by it last
         self.round_trip: float | None = None
+        self.expected = expected
         self.silent = False
         self.number = 0  # its connection counts
         self.greetings = GREETINGS
@@ -125,10 +127,16 @@ class UdpPath(Path):
     """A nominated pair: consent is asked for as long as it lives."""
 
     def __init__(
-        self, origin: Origin, now: float, udp: Demultiplexer, checks: SessionChecks, own_port: bool
+        self,
+        origin: Origin,
+        now: float,
+        expected: float,
+        udp: Demultiplexer,
+        checks: SessionChecks,
+        own_port: bool,
     ) -> None:
         """`own_port`: the socket was opened for this path alone and is left with it. NetworkError when it is closed."""
-        super().__init__(origin, now)
+        super().__init__(origin, now, expected)
         self._udp = udp
         self._port = udp.port(origin.local)
         self._checks = checks
@@ -214,8 +222,8 @@ class UdpPath(Path):
 class TcpPath(Path):
     """A nominated TCP link that carries datagrams, each with its length before it (RFC 4571)."""
 
-    def __init__(self, origin: Origin, now: float, stream: TcpStream, tasks: Tasks) -> None:
-        super().__init__(origin, now)
+    def __init__(self, origin: Origin, now: float, expected: float, stream: TcpStream, tasks: Tasks) -> None:
+        super().__init__(origin, now, expected)
         self._stream = stream
         self._backlog: list[bytes] = []
         self._waiting = 0

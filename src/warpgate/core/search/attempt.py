@@ -266,7 +266,7 @@ class PluginAttempt:
             mode=Mode.PATH if session.mode is Mode.PATH else Mode.STREAM,
         )
         relayed = session.relays.carry(self._plugin.name, stream.local, stream.remote)
-        patience = context.config.budgets.hello_patience
+        patience = session.hello_patience
         try:
             link, peer = await prove(stream, handshake, patience, relayed=relayed, secure=session.secure)
         except Refused as error:

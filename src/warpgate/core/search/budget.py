@@ -24,8 +24,8 @@ TURN = 5.0
 # Sockets given back when the system has no more: for brokers, accepted connections, and files of the program.
 SPARED = 8
 PARITY_DRAWS = 32
-# A server's answer, and that to a second request should the first be lost (seconds).
-MAPPED_WITHIN = 1.5
+# A server's answer, and that to a second request should the first be lost: seconds, and signals where those are slow.
+MAPPED_WITHIN = 1.5, 3.0
 
 
 class Probing(Protocol):
@@ -60,6 +60,7 @@ class Punching(Protocol):
     def drop_port(self, base: Endpoint) -> None: ...
     def can_be_mapped(self, near: Endpoint) -> bool: ...
     async def map_port(self, base: Endpoint) -> Endpoint: ...
+    def patience(self, least: float, signals: float) -> float: ...
 
 
 @dataclass(slots=True)
@@ -191,7 +192,7 @@ class RandomPunch:
             return True  # that is our own shortage, not the router's
         try:
             await self._slot()
-            async with asyncio.timeout(MAPPED_WITHIN):
+            async with asyncio.timeout(self._session.patience(*MAPPED_WITHIN)):
                 await self._session.map_port(base)
         except (ServiceError, TimeoutError):
             return False

@@ -190,7 +190,7 @@ class HostedSession:
         """Nominated, and perhaps to be encrypted before anybody gets it."""
         try:
             if link.secure:
-                await link.start_tls(self.session.tls_ends, self._context.config.budgets.hello_patience)
+                await link.start_tls(self.session.tls_ends, self.session.hello_patience)
             elif self._context.config.secure_only and self.session.mode is not Mode.PATH:
                 raise AuthenticationError(ONLY_ENCRYPTED)
         except (NetworkError, ProtocolError) as error:

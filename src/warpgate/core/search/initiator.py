@@ -45,6 +45,10 @@ from warpgate.proto.check import CheckEvent
 NEVER_WAIT = 0.0
 # Of `relay_patience`, where nobody outside has seen anything of one side.
 FAINT_SHARE = 0.5
+# A direct link, by a predicted port if need be, is there after the time of so many signals, over TCP with its
+# handshakes of so many: a relay waits for it where signals are slow.
+DIRECT_SIGNALS = 4
+DIRECT_SIGNALS_TCP = 6
 
 Links = TcpLink | UdpLink | QuicLink
 Made = TypeVar("Made")
@@ -283,7 +287,12 @@ class Initiator(Generic[Made]):
         if outlook.hope is Hope.NONE:
             session.note(link.plugin, f"no direct link to wait for: {outlook.reason}")
             return NEVER_WAIT
-        patience = context.config.timing.relay_patience * (1.0 if outlook.hope is Hope.FAIR else FAINT_SHARE)
+        patience = context.config.timing.relay_patience
+        if patience:  # or else it was asked for not to wait at all
+            signals = DIRECT_SIGNALS if Transport.UDP in carriers else DIRECT_SIGNALS_TCP
+            patience = session.patience(patience, signals)
+        if outlook.hope is not Hope.FAIR:
+            patience *= FAINT_SHARE
         return max(NEVER_WAIT, session.started + patience - context.now())
 
     async def _initiate(self, plugin: type[Plugin], transports: frozenset[Transport]) -> Links:
@@ -315,8 +324,7 @@ class Initiator(Generic[Made]):
             if isinstance(link, TcpLink):
                 await link.nominate()
                 if link.secure:
-                    patience = self._context.config.budgets.hello_patience
-                    await link.start_tls(self._session.tls_ends, patience)
+                    await link.start_tls(self._session.tls_ends, self._session.hello_patience)
             else:
                 link.nominate()
                 self._session.remember(link if isinstance(link, UdpLink) else link.udp)

@@ -70,14 +70,14 @@ class QuicDoor:
             return False
         key = session.peer_key
         if not self._unproved.full:
-            self._answer(port, data, remote, key)
+            self._answer(port, data, remote, key, session.hello_patience)
         elif (leaver := self._unproved.leaver(key, user_of(remote.ip))) is not None:
             self._unproved.leave(leaver)
             leaver.close(REFUSED, "others have fewer")
-            self._answer(port, data, remote, key)
+            self._answer(port, data, remote, key, session.hello_patience)
         return True
 
-    def _answer(self, port: Port, data: bytes, remote: Endpoint, key: bytes) -> None:
+    def _answer(self, port: Port, data: bytes, remote: Endpoint, key: bytes, patience: float) -> None:
         first_id = connection_id_of(data)
 
         def find_key(session_id: bytes) -> bytes:
@@ -97,13 +97,13 @@ class QuicDoor:
         flow = QuicFlow(stream, port, remote, first_id)
         self._unproved.enter(flow, key, user_of(remote.ip))
         flow.deliver(data)
-        if self._context.tasks.spawn(f"QUIC from {remote}", self._prove(flow)) is None:
+        if self._context.tasks.spawn(f"QUIC from {remote}", self._prove(flow, patience)) is None:
             self._unproved.leave(flow)
             flow.close()
 
-    async def _prove(self, flow: QuicFlow) -> None:
+    async def _prove(self, flow: QuicFlow, patience: float) -> None:
         try:
-            async with asyncio.timeout(self._context.config.budgets.hello_patience):
+            async with asyncio.timeout(patience):
                 await flow.opened()
         except (TimeoutError, NetworkError, ProtocolError) as error:
             flow.close(REFUSED, "not proved")

@@ -28,6 +28,7 @@ from warpgate.model.identity import node_id_of
 from warpgate.model.text import printable
 from warpgate.model.wanted import ANYTHING, Wanted
 from warpgate.net.threads import in_thread
+from warpgate.plan.patience import patience_of
 from warpgate.plan.relay import Hope, direct_hope
 from warpgate.plan.targets import names_a_stranger, refusal
 from warpgate.proto.check import (
@@ -48,6 +49,8 @@ T = TypeVar("T")
 BACKLOG = 32
 # A message is not repeated before its answer should have come, twice over.
 SIGNAL_ROUND_TRIPS = 2
+# A TCP or QUIC handshake over a relay: there and back takes two signals, and something may be lost.
+HELLO_SIGNALS = 4
 
 
 class Mailbox(Generic[T]):
@@ -255,6 +258,15 @@ class Session:
         if self.measured_delay is not None:
             return self.measured_delay
         return self.equipment.channel.one_way(self.remote.brokers)
+
+    def patience(self, least: float, signals: float) -> float:
+        """Seconds to wait for something of the peer's: `least`, or what so many signals take where they are slow."""
+        return patience_of(least, signals, self.signal_delay)
+
+    @property
+    def hello_patience(self) -> float:
+        """Until a handshake of two ways there and back is over, on a link of this session's."""
+        return self.patience(self.context.config.budgets.hello_patience, HELLO_SIGNALS)
 
     # -- hearing -------------------------------------------------------------------------------------------------
 

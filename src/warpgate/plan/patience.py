@@ -1,0 +1,17 @@
+"""How long is waited for something of the peer's: as long as it takes at the measured speed of signals. Pure.
+
+A signal goes from us over a broker to the peer, so it takes about as long as a round trip between the two, or as the
+way there over a relay. What a strategy waits for is a number of those; below a quarter of a second a signal other
+reasons decide (a busy machine, a lost packet), which each place's own constant stands for.
+"""
+
+from __future__ import annotations
+
+# A TCP connection over a relay and two satellites in a row takes 10 s to be proved. The delay is measured with a peer
+# who may be anybody: holding its answers back must not keep anything of ours open for long.
+LONGEST = 15.0
+
+
+def patience_of(least: float, signals: float, signal_delay: float | None) -> float:
+    """Seconds: `least`, or as long as so many signals take, up to `LONGEST`. `signal_delay`: of one, if it is known."""
+    return max(least, min(signals * (signal_delay or 0.0), LONGEST))
