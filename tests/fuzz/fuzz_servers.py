@@ -17,7 +17,7 @@ from warpgate.errors import DecodeError
 from warpgate.model.endpoint import Endpoint, Family
 from warpgate.model.scope import Scope, scope_of
 from warpgate.model.turn_server import time_limited
-from warpgate.proto.gate import TokenBucket
+from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.relay_admission import Admission
 from warpgate.proto.relay_limits import PeerPolicy
 from warpgate.proto.relay_server import RelayServer

@@ -12,6 +12,7 @@ from warpgate.cli.socks import Refused, ask_peer, asked_locally, serve_socks
 from warpgate.cli.udp_flows import UdpEntrance, forward_udp
 from warpgate.errors import NetworkError, WarpgateError
 from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.net.reach import dial_first, in_order
 from warpgate.net.system import SystemNetwork
 from warpgate.net.unix import UnixListener, dial_unix
 from warpgate.proto import socks
@@ -60,13 +61,11 @@ async def dial(place: TcpPlace | UnixPlace) -> LocalStream:
     if isinstance(place, UnixPlace):
         return await dial_unix(place.path)
     network = SystemNetwork()
-    failures = []
-    for endpoint in await network.resolve(place.host, place.port):
-        try:
-            return await network.dial_tcp(endpoint)
-        except NetworkError as error:
-            failures.append(str(error))
-    raise NetworkError(f"{place} cannot be reached ({'; '.join(failures)})")
+    found = in_order(await network.resolve(place.host, place.port))
+    try:
+        return await dial_first(network.dial_tcp, [(endpoint, None) for endpoint in found])
+    except NetworkError as error:
+        raise NetworkError(f"{place} cannot be reached ({error})") from None
 
 
 class StreamVisit:

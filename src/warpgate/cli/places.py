@@ -103,11 +103,6 @@ def entrance_place(text: str) -> Entrance:
     return _stream_entrance(text)
 
 
-def socks_entrance(text: str) -> SocksEntrance:
-    """As `entrance_place`, without UDP."""
-    return SocksEntrance(_stream_entrance(text))
-
-
 def _stream_entrance(text: str) -> TcpPlace | UnixPlace:
     path = _path(text)
     return TcpPlace(*_own_port(text)) if path is None else UnixPlace(path)

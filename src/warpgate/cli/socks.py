@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from warpgate.cli.ends import LocalStream, PipeEnd, StreamEnd, join, owned_stream
 from warpgate.cli.places import SocksPlace
 from warpgate.errors import NetworkError, PipeClosed, ProtocolError
-from warpgate.model.endpoint import Endpoint, IPAddress, Mode
+from warpgate.model.endpoint import IPAddress, Mode
 from warpgate.model.scope import Scope, scope_of
+from warpgate.net.reach import dial_first, in_order
 from warpgate.net.system import SystemNetwork
 from warpgate.net.tcp import SystemTcpStream
 from warpgate.platform import INTERFACES
@@ -131,21 +132,11 @@ async def _dial(wanted: Destination, place: SocksPlace) -> SystemTcpStream:
             socks.reply(Reply.NOT_ALLOWED),
             f"{wanted.host}: {named} is not to be reached by --forward {place}",
         )
-    failures = []
-    for endpoint in reachable:
-        try:
-            return await _dialled(network, endpoint)
-        except NetworkError as error:
-            failures.append(str(error))
-    raise Refused(socks.reply(Reply.HOST_UNREACHABLE), "; ".join(failures))
-
-
-async def _dialled(network: SystemNetwork, endpoint: Endpoint) -> SystemTcpStream:
+    ways = [(endpoint, None) for endpoint in in_order(reachable)]
     try:
-        async with asyncio.timeout(DIAL_PATIENCE):
-            return await network.dial_tcp(endpoint)
-    except TimeoutError:
-        raise NetworkError(f"connect to {endpoint}: no answer") from None
+        return await dial_first(network.dial_tcp, ways, DIAL_PATIENCE)
+    except NetworkError as error:
+        raise Refused(socks.reply(Reply.HOST_UNREACHABLE), str(error)) from None
 
 
 def _may_reach(ip: IPAddress, place: SocksPlace) -> bool:

@@ -9,22 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
+
+from warpgate.proto.machine import Machine
 
 EventT = TypeVar("EventT")
 TransmitT = TypeVar("TransmitT")
-EventT_co = TypeVar("EventT_co", covariant=True)
-TransmitT_co = TypeVar("TransmitT_co", covariant=True)
-
-
-class Driven(Protocol[EventT_co, TransmitT_co]):
-    """`Machine`, whatever its `receive` wants to know about a datagram before `now`."""
-
-    def receive(self, *arguments: Any, **named: Any) -> None: ...
-    def handle_timeout(self, now: float) -> None: ...
-    def poll_transmit(self) -> TransmitT_co | None: ...
-    def poll_event(self) -> EventT_co | None: ...
-    def poll_timeout(self) -> float | None: ...
 
 
 class MachineDriver(Generic[EventT, TransmitT]):
@@ -43,7 +33,7 @@ class MachineDriver(Generic[EventT, TransmitT]):
 
     def __init__(
         self,
-        machine: Driven[EventT, TransmitT],
+        machine: Machine[EventT, TransmitT],
         transmit: Callable[[TransmitT], object],
         on_event: Callable[[EventT], object],
     ) -> None:

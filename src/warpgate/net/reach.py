@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.scope import Scope, scope_of
+from warpgate.net.network import TcpStream
+from warpgate.net.race import RaceLost, first_of
 
-T = TypeVar("T")
+StreamT = TypeVar("StreamT", bound=TcpStream)
 
 # Section 5, Connection Attempt Delay: "250 milliseconds is recommended".
 ATTEMPT_DELAY = 0.25
@@ -41,8 +45,37 @@ def on_the_internet(found: tuple[Endpoint, ...], whose: str) -> tuple[Endpoint, 
     return public
 
 
-async def in_turn(place: int, attempt: Callable[[], Awaitable[T]]) -> T:
-    """`attempt` when its turn has come; the first has place 0."""
-    if place:
-        await asyncio.sleep(place * ATTEMPT_DELAY)
-    return await attempt()
+async def dial_first(
+    dial: Callable[[Endpoint, Endpoint | None], Awaitable[StreamT]],
+    ways: Sequence[tuple[Endpoint, Endpoint | None]],
+    patience: float | None = None,
+) -> StreamT:
+    """The stream of the first way (remote, local) that answers; NetworkError with every reason when none does.
+
+    Each is tried as soon as the one before it has failed, or not answered for `ATTEMPT_DELAY` (section 5), and given
+    up after `patience` seconds.
+    """
+    failed = [asyncio.Event() for _ in ways]
+
+    async def in_turn(place: int, remote: Endpoint, local: Endpoint | None) -> StreamT:
+        for earlier in failed[:place]:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ATTEMPT_DELAY):
+                    await earlier.wait()
+        try:
+            async with asyncio.timeout(patience):
+                return await dial(remote, local)
+        except TimeoutError:
+            raise NetworkError(f"connect to {remote}: no answer") from None
+        finally:
+            failed[place].set()
+
+    runners = {
+        f"{remote} from {local or 'here'}": partial(in_turn, place, remote, local)
+        for place, (remote, local) in enumerate(ways)
+    }
+    try:
+        return await first_of(runners, lambda late: late.abort())
+    except RaceLost as lost:
+        reasons = "; ".join(str(error) for error in lost.failures.values())
+        raise NetworkError(reasons or "no address to connect to") from None

@@ -10,7 +10,6 @@ and each opens sockets towards the other's until its own is among them. Once it 
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Collection
 
 from warpgate.lazy_dataclass import dataclass
@@ -26,8 +25,6 @@ FEWEST_SOCKETS = 16  # 240 ports: 99 % within 64 probes
 PORTS_A_SOCKET = 32
 # Of a NAT that counts for each destination address: 504 ports, so far apart, contain one of so many in a row.
 SOCKETS_IN_A_ROW = 128
-# What one attempt sends at most: 15 s (`responder_patience`) at 100 probes a second.
-MOST_PROBES = 1500
 
 
 class Part(enum.Enum):
@@ -49,16 +46,6 @@ class Guessing:
     def spreading(self) -> Attachment:
         """The attachment behind the endpoint-dependent NAT."""
         return self.mine if self.part is Part.SPREAD else self.theirs
-
-
-def hit_probability(ports: int, sockets: int, probes: int) -> float:
-    """That `probes` different ones of `ports` ports contain one of `sockets` mappings:
-    1 - prod (ports - sockets - i) / (ports - i), i < probes.
-    """
-    if sockets + probes > ports:
-        return 1.0
-    missed = sum(math.log1p(-sockets / (ports - i)) for i in range(probes))
-    return 1.0 - math.exp(missed)
 
 
 def own_port_to_meet(nat: NatProfile, taken: Collection[int], draw: Draw) -> int:

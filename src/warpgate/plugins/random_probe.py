@@ -28,6 +28,7 @@ from typing import ClassVar
 from warpgate.errors import AddressError, AttemptFailed, NetworkError, ServiceError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, NodeAddress
+from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Assignment, Filtering, NatProfile
 from warpgate.net.link import Link
@@ -67,8 +68,7 @@ OWN_NOISE = 0.005
 # How often a fresh socket is tried during a search, and how long our router is left alone when it gets no mapping
 # (at least; twice as long each time, 8 s at most). Seconds.
 CARE_INTERVAL = 1.0
-BACK_OFF = 1.0
-BACK_OFF_MOST = 8.0
+BACK_OFF = Backoff(1.0, 8.0)
 # Probes of the last two intervals: a full table is noticed so late.
 DOUBTFUL = 200
 
@@ -341,20 +341,21 @@ async def _look_after_router(attempt: Attempt, near: Endpoint, punch: RandomPunc
     Its table may be full, of ours or of those of another node behind it, of which nothing else is seen from here. How
     long is drawn, so that two that have filled it together do not go on together.
     """
-    pause = BACK_OFF
+    failures = 0
     rng = random.Random(attempt.session)
     while True:
         await asyncio.sleep(CARE_INTERVAL)
         if await punch.maps_anew(near):
             punch.go_on()
-            pause = BACK_OFF
+            failures = 0
             continue
         punch.hold_back()
+        failures += 1
+        pause = BACK_OFF.after(failures)
         attempt.note(
             f"our router has no mapping for a fresh socket: leaving it alone for {pause:g} s or more"
         )
         await asyncio.sleep(pause * rng.uniform(1.0, 2.0))
-        pause = min(BACK_OFF_MOST, 2 * pause)
 
 
 async def _sampled(attempt: Attempt, mine: Attachment) -> NatProfile:

@@ -262,12 +262,6 @@ class CheckAgent:
         """End without a word to the peer; `CheckingEnded` follows."""
         self._end(reason, by_peer=False)
 
-    def stop_probing(self, plugin: str) -> None:
-        """No further checks for this plugin's pairs."""
-        for pair in self._pairs.values():
-            if pair.plugin == plugin:
-                pair.round += 1
-
     @property
     def undecided(self) -> bool:
         """Whether the choice is ours, and the peer has not acknowledged any yet."""

@@ -14,6 +14,7 @@ import hmac
 from collections import OrderedDict
 
 from warpgate.errors import AuthenticationError, DecodeError
+from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.envelope import MAX_ENVELOPE, Opened
 
 # Phones' and virtual machines' clocks are off by a minute or two; five minutes is what Kerberos allows
@@ -38,32 +39,6 @@ class Duplicate(AuthenticationError):
 
 class Stale(AuthenticationError):
     """It may be a recording: worth a token, by which its sender can say it again."""
-
-
-class TokenBucket:
-    """`burst` at once, `rate` a second for good."""
-
-    __slots__ = ("_at", "_burst", "_rate", "_tokens")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = burst
-        self._at = now
-
-    def take(self, now: float) -> bool:
-        """Take one token; False when there is none."""
-        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
-        self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-    def wait(self, now: float) -> float:
-        """Seconds until `take` has one, if nobody else takes it; a little more, for what is lost in rounding."""
-        missing = 1 - self._tokens - (now - self._at) * self._rate
-        return max(0.0, missing / self._rate) + 1e-6
 
 
 class Freshness:

@@ -7,7 +7,7 @@ seconds on one monotonic clock.
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
@@ -29,8 +29,8 @@ class Transmit:
 class Machine(Protocol[EventT_co, TransmitT_co]):
     """Bytes and instants in; datagrams, events and a deadline out. Never raises on what peers send."""
 
-    def receive(self, data: bytes, source: Endpoint, now: float) -> None:
-        """One datagram (or piece of stream) that came from `source`."""
+    def receive(self, *arguments: Any, **named: Any) -> None:
+        """One datagram (or piece of stream), what this machine wants to know about it, and `now`."""
         ...
 
     def handle_timeout(self, now: float) -> None:

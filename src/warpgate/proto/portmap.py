@@ -25,6 +25,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from warpgate.errors import DecodeError
 from warpgate.lazy_dataclass import dataclass
+from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint
 from warpgate.proto.machine import Transmit
 from warpgate.proto.portmap_epoch import Epoch
@@ -76,6 +77,7 @@ RESTART_GAP = 10.0
 # gateway says beyond that is not believed.
 SHORTEST_REFUSAL = 30.0
 LONGEST_REFUSAL = 1800.0
+DECLINED = Backoff(SHORTEST_REFUSAL, LONGEST_REFUSAL)
 # On leaving nobody waits long: three deletions in 0.5 s reach a gateway one hop away.
 LEAVING_WAIT = 0.25
 LEAVING_SENDS = 3
@@ -185,8 +187,8 @@ class PortMapClient:
         """What was granted is of no use: delete it, and ask again later, after ever longer pauses."""
         for entry in self._entries:
             if entry.wish == wish and entry.phase is _Phase.HELD:
-                entry.again = now + min(SHORTEST_REFUSAL * 2**entry.declined, LONGEST_REFUSAL)
                 entry.declined += 1
+                entry.again = now + DECLINED.after(entry.declined)
                 entry.phase, entry.due, entry.sends, entry.external = _Phase.LEAVING, now, 0, None
         self.handle_timeout(now)
 

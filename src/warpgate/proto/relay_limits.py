@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.scope import IPNetwork, Scope, carried_by, scope_of
+from warpgate.proto.bucket import TokenBucket
 
 MEBIBYTE = 1024 * 1024
 # An IPv6 customer gets a /56 (RIPE-690); an IPv4 address is a household, or many behind a carrier's NAT.
@@ -32,41 +33,15 @@ class RelayLimits:
     bytes_per_day: float | None = None
 
 
-class Bucket:
-    """`rate` a second, at most `burst` at once."""
-
-    __slots__ = ("_at", "_burst", "_rate", "_tokens")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = burst
-        self._at = now
-
-    def wait(self, now: float) -> float:
-        """Seconds until something may pass; 0.0: now."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        return 0.0 if self._tokens > 0 else -self._tokens / self._rate + 1e-6
-
-    def full(self, now: float) -> bool:
-        self.wait(now)
-        return self._tokens >= self._burst
-
-    def take(self, amount: float) -> None:
-        """After `wait`. It may overdraw: the next has to wait for longer."""
-        self._tokens -= amount
-
-
 class Meter:
     """Bytes of one user, or of all: a rate whose second is a burst, and the day's amount (None: any)."""
 
     __slots__ = ("_buckets",)
 
     def __init__(self, per_second: float, per_day: float | None, now: float) -> None:
-        self._buckets = [Bucket(per_second, per_second, now)]
+        self._buckets = [TokenBucket(per_second, per_second, now)]
         if per_day is not None:
-            self._buckets.append(Bucket(per_day / 86400, per_day, now))
+            self._buckets.append(TokenBucket(per_day / 86400, per_day, now))
 
     def wait(self, now: float) -> float:
         return max(bucket.wait(now) for bucket in self._buckets)
@@ -77,7 +52,7 @@ class Meter:
 
     def take(self, amount: float) -> None:
         for bucket in self._buckets:
-            bucket.take(amount)
+            bucket.overdraw(amount)
 
 
 class PeerPolicy:

@@ -18,7 +18,6 @@ from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 from warpgate.proto.stun_attributes import (
     MAGIC_COOKIE,
-    TABLE,
     Attribute,
     AttributeValue,
     ChangeRequest,
@@ -149,11 +148,6 @@ class StunMessage:
     def mapped(self) -> Endpoint | None:
         """The reflexive endpoint: XOR-MAPPED-ADDRESS, from ancient servers MAPPED-ADDRESS."""
         return self.endpoint(Attribute.XOR_MAPPED_ADDRESS) or self.endpoint(Attribute.MAPPED_ADDRESS)
-
-    @property
-    def unknown_required(self) -> tuple[int, ...]:
-        """Comprehension-required attributes we do not know: answered with a 420 (section 6.3.1)."""
-        return tuple(number for number, _ in self.attributes if number < 0x8000 and number not in TABLE)
 
 
 def is_stun(data: bytes | bytearray | memoryview) -> bool:

@@ -9,6 +9,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable
 
 from warpgate.errors import ConfigError, NetworkError, ServiceError
+from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import Network
 from warpgate.server.broker import Broker
@@ -18,7 +19,7 @@ from warpgate.server.metrics import Reading
 START_PATIENCE = 15.0
 START_POLL = 0.02
 # Between its death and the next try: doubled each time, until it has lived for a while.
-BACKOFF_LOW, BACKOFF_HIGH = 0.5, 30.0
+BACKOFF = Backoff(0.5, 30.0)
 LIVED = 60.0
 TERMINATION_PATIENCE = 3.0
 LAST_WORDS = 2000
@@ -34,7 +35,7 @@ class BrokerProcess:
         network: Network,
         on_trouble: Callable[[str], None],
         *,
-        backoff: float = BACKOFF_LOW,
+        backoff: Backoff = BACKOFF,
         accepts: Callable[[], Awaitable[bool]] | None = None,
         metric: str = "broker",
     ) -> None:
@@ -136,18 +137,17 @@ class BrokerProcess:
 
     async def _keep_alive(self) -> None:
         loop = asyncio.get_running_loop()
-        pause = self._backoff
+        failures = 0
         while True:
             process = self._process
             assert process is not None
             began = loop.time()
             await self._listen_to(process)
             await process.wait()
-            if loop.time() - began >= LIVED:
-                pause = self._backoff
+            failures = 1 if loop.time() - began >= LIVED else failures + 1
+            pause = self._backoff.after(failures)
             self._on_trouble(f"{self._broker.name} ended: {self._ended(process)}; again in {pause:g} s")
             await asyncio.sleep(pause)
-            pause = min(pause * 2, BACKOFF_HIGH)
             with contextlib.suppress(ServiceError, ConfigError):  # what it says, it says at its end
                 await self._spawn()
                 self.restarts += 1

@@ -26,7 +26,7 @@ from amqtt.plugins.base import BaseTopicPlugin
 from amqtt.session import Session
 
 from warpgate.platform import PROCESSES
-from warpgate.proto.gate import TokenBucket
+from warpgate.proto.bucket import TokenBucket
 from warpgate.server.broker import MEMORY, MESSAGE_SIZE, QUEUED_BYTES, TOPICS
 from warpgate.server.child import become_child
 

@@ -29,11 +29,6 @@ class BrokerLink(Protocol):
         """Seconds to the broker and back, as measured when the link was opened."""
         ...
 
-    @property
-    def dropped(self) -> int:
-        """How many messages `publish` could not take."""
-        ...
-
     def publish(self, topic: str, data: bytes) -> None:
         """Hand the message over in this tick, or drop and count it: never waits, whatever the broker does."""
         ...

@@ -10,11 +10,12 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
-from itertools import zip_longest
+from itertools import count, zip_longest
 
 from warpgate.config import Timing
 from warpgate.errors import AddressError, NetworkError, ServiceError
 from warpgate.events import Event, MappingLearnt, Observer, ServerFailed
+from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr, Transport
 from warpgate.model.nat import Filtering, NatProfile
 from warpgate.model.servers import StunServer
@@ -30,8 +31,7 @@ from warpgate.services.stun_tcp import StunStream, TcpProbe, sample_tcp
 from warpgate.services.stun_udp import UdpProbe, UdpQuestion, measure_filtering
 
 # A name that could not be resolved is tried again, as the network may be down for the moment.
-RESOLVE_LOW = 5.0
-RESOLVE_HIGH = 60.0
+RESOLVING = Backoff(5.0, 60.0)
 # A doubt is no reason to ask more often.
 LOOK_GAP = 1.0
 # Servers asked for the mapping of a fresh port: one may be slow or gone, and somebody waits.
@@ -246,8 +246,7 @@ class Discovery:
                 self._spawn(self._resolving, self._resolve(server))
 
     async def _resolve(self, server: StunServer) -> None:
-        pause = RESOLVE_LOW
-        while True:
+        for failures in count(1):
             try:
                 found = await self._network.resolve(server.host, server.port)
                 break
@@ -255,8 +254,8 @@ class Discovery:
                 self._unresolved.discard(server)
                 self._emit(ServerFailed("stun", str(server), str(error)))
                 self._progressed()
+            pause = RESOLVING.after(failures)
             await asyncio.sleep(self._rng.uniform(pause / 2, pause))
-            pause = min(RESOLVE_HIGH, pause * 2)
         self._found(server, in_order(found))
 
     def _found(self, server: StunServer, endpoints: tuple[Endpoint, ...]) -> None:

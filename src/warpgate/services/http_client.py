@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import sys
-from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -16,8 +15,7 @@ from typing import TYPE_CHECKING
 from warpgate.errors import NetworkError
 from warpgate.model.servers import NameServerUrl
 from warpgate.net.network import Network, TcpStream
-from warpgate.net.race import RaceLost, first_of
-from warpgate.net.reach import in_order, in_turn
+from warpgate.net.reach import dial_first, in_order
 from warpgate.net.threads import in_thread
 from warpgate.net.tls import client_context, secure
 from warpgate.services.proxy import Proxies, tunnel
@@ -150,16 +148,9 @@ class HttpClient:
     async def _reach(self, host: str, port: int) -> TcpStream:
         found = await self._network.resolve(host, port)
         routed = [endpoint for endpoint in found if self._network.route_source(endpoint) is not None]
-        runners: dict[str, Callable[[], Awaitable[TcpStream]]] = {
-            str(endpoint): partial(in_turn, place, partial(self._network.dial_tcp, endpoint))
-            for place, endpoint in enumerate(in_order(routed))
-        }
-        if not runners:
+        if not routed:
             raise NetworkError(f"no route to {host}")
-        try:
-            return await first_of(runners, lambda late: late.abort())
-        except RaceLost as lost:
-            raise NetworkError("; ".join(str(error) for error in lost.failures.values())) from None
+        return await dial_first(self._network.dial_tcp, [(endpoint, None) for endpoint in in_order(routed)])
 
     async def _secured(self, stream: TcpStream) -> TcpStream:
         try:

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from functools import partial
 
 from warpgate.errors import WarpgateError
+from warpgate.model.backoff import Backoff
 from warpgate.model.broker import BrokerRef
 from warpgate.services.broker import BrokerConnector, BrokerLink, Judge
 
 # Reconnecting: a restarted broker is back in a second; one that is down for the day is asked once a minute.
-BACKOFF_LOW = 0.5
-BACKOFF_HIGH = 60.0
+BACKOFF = Backoff(0.5, 60.0)
 # A link that lived this long was a good one: the next failure starts with a short delay again.
 GOOD_LIFE = 10.0
 # However urgent the messages: a broker that refuses is not dialled more often than this.
@@ -231,8 +231,7 @@ class Keeper:
         if self._redialling:
             return
         now = self._loop.time()
-        ceiling = min(BACKOFF_HIGH, BACKOFF_LOW * 2**self.failures)
-        until = now + self._rng.uniform(BACKOFF_LOW, max(BACKOFF_LOW, ceiling))
+        until = now + BACKOFF.drawn(self.failures, self._rng.uniform)
         self._nudge.clear()
         try:
             async with asyncio.timeout_at(until):

@@ -15,8 +15,7 @@ from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.servers import BrokerUrl
 from warpgate.net.network import Network, TcpStream
-from warpgate.net.race import RaceLost, first_of
-from warpgate.net.reach import in_order, in_turn
+from warpgate.net.reach import dial_first, in_order
 from warpgate.net.threads import in_thread
 from warpgate.net.uplinks import other_uplinks
 from warpgate.services.broker import Judge, MessageReceiver, VersionRefused, no_matter
@@ -136,16 +135,7 @@ class MqttConnector:
             for endpoint in endpoints
             for ip in other_uplinks(self._network, endpoint)
         ]
-        turns = {
-            f"{endpoint} from {local or 'here'}": partial(
-                in_turn, place, partial(self._network.dial_tcp, endpoint, local)
-            )
-            for place, (endpoint, local) in enumerate(ways[:WAYS_TRIED])
-        }
-        try:
-            return await first_of(turns, discard=_abort)
-        except RaceLost as lost:
-            raise NetworkError("; ".join(str(error) for error in lost.failures.values())) from lost
+        return await dial_first(self._network.dial_tcp, ways[:WAYS_TRIED])
 
 
 def logins_of(urls: Sequence[str] | None) -> LogIns:
@@ -172,7 +162,3 @@ def _import_link() -> type[MqttLink]:
     from warpgate.services.mqtt_link import MqttLink  # noqa: PLC0415 - see `MqttConnector._load`
 
     return MqttLink
-
-
-def _abort(stream: TcpStream) -> None:
-    stream.abort()

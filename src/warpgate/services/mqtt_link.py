@@ -82,7 +82,7 @@ class MqttLink:
         self._timer: asyncio.TimerHandle | None = None
         self._connected = False
         self._rtt = 0.0
-        self._dropped = 0
+        self.dropped = 0  # messages that `publish` could not take
         self._ration = Ration(time.monotonic())
         self._waking: asyncio.TimerHandle | None = None
 
@@ -117,13 +117,9 @@ class MqttLink:
     def rtt(self) -> float:
         return self._rtt
 
-    @property
-    def dropped(self) -> int:
-        return self._dropped
-
     def publish(self, topic: str, data: bytes) -> None:
         if self._end.done() or self._wire.unsent > SEND_BOUND:
-            self._dropped += 1
+            self.dropped += 1
             return
         self._client.publish(topic, data)
 

@@ -6,17 +6,18 @@ import asyncio
 import random
 from collections.abc import Callable
 from ipaddress import IPv6Address
+from itertools import count
 
 from warpgate.errors import NetworkError
 from warpgate.events import Nat64Found, Observer, ServerFailed
+from warpgate.model.backoff import Backoff
 from warpgate.model.scope import is_translators
 from warpgate.model.translation import WELL_KNOWN_NAME, Nat64Prefix, prefixes_in
 from warpgate.net.translated import TranslatedNetwork, without_ipv4
 
 # Asked again as long as nothing answers: the network may just be coming up. A resolver that has no such name answers
 # in the same way, so the pauses grow long.
-RETRY_LOW = 5.0
-RETRY_HIGH = 600.0
+RETRY = Backoff(5.0, 600.0)
 
 
 class PrefixDiscovery:
@@ -60,8 +61,7 @@ class PrefixDiscovery:
             self._asking.cancel()
 
     async def _ask(self) -> None:
-        pause = RETRY_LOW
-        while True:
+        for failures in count(1):
             try:
                 answers = await self._network.inner.resolve(WELL_KNOWN_NAME, 0)
             except NetworkError:
@@ -74,8 +74,8 @@ class PrefixDiscovery:
                 self._set(next(iter(found), None))
                 if found:
                     return
+            pause = RETRY.after(failures)
             await asyncio.sleep(self._rng.uniform(pause / 2, pause))
-            pause = min(RETRY_HIGH, pause * 2)
 
     def _set(self, prefix: Nat64Prefix | None) -> None:
         changed = prefix != self._network.prefix

@@ -10,8 +10,6 @@ from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.net.network import Gateway, Interface
 
-PERMANENT = 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class Route:

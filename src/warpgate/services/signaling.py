@@ -87,7 +87,6 @@ class SignalChannel:
         self._settle_timer: asyncio.TimerHandle | None = None
         self._decided = asyncio.Event()
         self._started = 0.0
-        self._oversized = 0
         self._ending: set[asyncio.Task[None]] = set()
 
     # The owner's side.
@@ -150,11 +149,6 @@ class SignalChannel:
             if keeper.role is not Role.GUEST and not keeper.live and not keeper.failures
         )
         return (self._listed + awaited)[: max(self._home, len(self._listed))]
-
-    @property
-    def oversized(self) -> int:
-        """How many messages were too large to be envelopes."""
-        return self._oversized
 
     def status(self, urls: Sequence[str] = ()) -> tuple[BrokerStatus, ...]:
         """How these brokers stand (all known ones when none are named)."""
@@ -323,7 +317,5 @@ class SignalChannel:
             ending.add_done_callback(self._ending.discard)
 
     def _receive(self, data: bytes) -> None:
-        if len(data) > LARGEST_ENVELOPE:
-            self._oversized += 1
-            return
-        self._on_envelope(data)
+        if len(data) <= LARGEST_ENVELOPE:
+            self._on_envelope(data)

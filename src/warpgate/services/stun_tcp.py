@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from warpgate.config import Timing
 from warpgate.errors import DecodeError, ServiceError, WarpgateError
+from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.model.scope import misnamed
 from warpgate.net.network import Network, TcpStream
@@ -31,8 +32,7 @@ KEPT = 2
 # Mappings in a row that show how a NAT counts, and how long the last one's answer is outrun by others', seconds.
 SAMPLES = 3
 OTHERS = 0.05
-BACKOFF_LOW = 1.0
-BACKOFF_HIGH = 60.0
+BACKOFF = Backoff(1.0, 60.0)
 # A Binding answer has about 100 bytes; SOFTWARE and the like may add some hundreds.
 LARGEST_ANSWER = 2048
 
@@ -209,8 +209,7 @@ class TcpProbe:
                 self._fail(server, str(error))
             failures = 0 if lived >= self._timing.keepalive_low else failures + 1
             if failures:
-                ceiling = min(BACKOFF_HIGH, BACKOFF_LOW * 2**failures)
-                await asyncio.sleep(self._rng.uniform(BACKOFF_LOW, ceiling))
+                await asyncio.sleep(BACKOFF.drawn(failures, self._rng.uniform))
 
     async def _connection(self, server: Endpoint) -> float:
         """One connection; how many seconds it lived. Raises when it cannot be had."""

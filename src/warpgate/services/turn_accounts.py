@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from warpgate.errors import ServiceError, WarpgateError
 from warpgate.events import Observer, ServerFailed
 from warpgate.lazy_dataclass import dataclass
+from warpgate.model.backoff import Backoff
 from warpgate.model.ice_servers import AccountUrl, IceServers, parse_ice_servers
 from warpgate.model.turn_server import TurnServer
 from warpgate.net.network import Network
@@ -33,8 +34,7 @@ UNKNOWN_WAY = (404, 405)
 # Renewed when so much of the lifetime is over; of one that is not told, after an hour.
 RENEWED_AT = 0.75
 USUAL_LIFE = 3600.0
-BACKOFF_LOW = 5.0
-BACKOFF_HIGH = 600.0
+BACKOFF = Backoff(5.0, 600.0)
 SERVICE = "ice-servers"
 
 
@@ -86,8 +86,8 @@ class TurnAccount:
                 pause = RENEWED_AT * (self._until - asyncio.get_running_loop().time())
             except ServiceError as error:
                 self._emit(ServerFailed(SERVICE, self.name, str(error)))
-                pause = min(BACKOFF_HIGH, BACKOFF_LOW * 2 ** min(failures, 10))
                 failures += 1
+                pause = BACKOFF.after(failures)
             finally:
                 self.asked.set()
             await asyncio.sleep(pause * self._rng.uniform(0.8, 1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from ipaddress import ip_address
 from random import Random
@@ -14,7 +15,6 @@ from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortA
 from warpgate.plan.birthday import (
     Part,
     guessing,
-    hit_probability,
     mutual_probability,
     own_port_to_meet,
     sockets_for,
@@ -52,7 +52,15 @@ def eim(filtering: Filtering = Filtering.APDF) -> NatProfile:
 UNKNOWN = NatProfile()
 
 
+def hit_probability(ports: int, sockets: int, probes: int) -> float:
+    """That `probes` different ones of `ports` ports contain one of `sockets` mappings:
+    1 - prod (ports - sockets - i) / (ports - i), i < probes.
+    """
+    return 1.0 - math.prod(max(0, ports - sockets - i) / (ports - i) for i in range(probes))
+
+
 def test_the_numbers_of_the_references() -> None:
+    """What the numbers of sockets and probes in `plan/birthday.py` were chosen by."""
     assert hit_probability(64_512, 256, 1024) == pytest.approx(0.983, abs=0.001)
     assert hit_probability(64_512, 256, 174) == pytest.approx(0.5, abs=0.01)
     assert hit_probability(1024, 32, 128) == pytest.approx(0.986, abs=0.003)  # 59 of 60

@@ -203,18 +203,6 @@ def test_priming_checks_carry_their_ttl() -> None:
     assert [transmit.ttl for _, transmit in pair.sent if transmit.base == HERE][:2] == [2, None]
 
 
-def test_probing_for_one_plugin_can_be_stopped() -> None:
-    pair = Pair(lose=lambda *_: True)
-    pair.a.probe(HERE, THERE, "one", 0.0)
-    pair.a.probe(HERE, ELSEWHERE, "other", 0.0)
-    pair.settle()
-    pair.a.stop_probing("one")
-    pair.run(10.0)
-    later = [transmit.remote for at, transmit in pair.sent if at > 0]
-    assert set(later) == {ELSEWHERE}
-    assert len(later) == len(OFFSETS) - 1
-
-
 # -- loss -----------------------------------------------------------------------------------------------------------
 
 

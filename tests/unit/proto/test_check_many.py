@@ -43,19 +43,6 @@ def test_checks_leave_in_the_order_of_their_times_whatever_the_pair() -> None:
     assert times == [(0.1, 2001, None), (0.1, 2002, 2), (0.2, 2002, 2), (0.3, 2001, None)]
 
 
-def test_a_plugin_that_gave_up_sends_nothing_more() -> None:
-    checks = agent()
-    checks.probe(BASE, Endpoint.of(PEER, 2001), "one", 0.0, (1.0, 2.0))
-    checks.probe(BASE, Endpoint.of(PEER, 2002), "other", 0.0, (1.5,))
-    checks.stop_probing("one")
-    assert checks.poll_timeout() == 1.5
-    checks.handle_timeout(3.0)
-    assert [transmit.remote.port for transmit in sent(checks)] == [2002]
-    assert checks.poll_timeout() is None
-    checks.probe(BASE, Endpoint.of(PEER, 2001), "one", 4.0, (0.0,))
-    assert [transmit.remote.port for transmit in sent(checks)] == [2001]
-
-
 def seconds_a_turn(pairs: int) -> float:
     checks = agent()
     for port in range(pairs):

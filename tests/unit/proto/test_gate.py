@@ -8,7 +8,7 @@ from warpgate.errors import AuthenticationError, DecodeError
 from warpgate.model.address import NodeAddress
 from warpgate.proto import gate as gate_module
 from warpgate.proto.envelope import Opened
-from warpgate.proto.gate import Duplicate, EnvelopeGate, Freshness, Stale, TokenBucket
+from warpgate.proto.gate import Duplicate, EnvelopeGate, Freshness, Stale
 from warpgate.proto.signals import Signal, SignalKind
 
 ALICE, EVE = b"\x02" + b"a" * 32, b"\x02" + b"e" * 32
@@ -158,11 +158,3 @@ def test_size_and_flood_are_stopped_before_any_crypto() -> None:
     gate.admit_bytes(100, now=0.005)
     with pytest.raises(AuthenticationError, match="over the rate"):
         gate.admit_bytes(100, now=0.005)
-
-
-def test_a_clock_that_steps_back_gives_no_tokens() -> None:
-    bucket = TokenBucket(rate=1.0, burst=1.0, now=10.0)
-    assert bucket.take(10.0)
-    assert not bucket.take(5.0)
-    assert not bucket.take(5.5)
-    assert bucket.take(6.1)

@@ -161,7 +161,6 @@ def test_every_attribute_goes_there_and_back(attribute: Attribute, value: Attrib
     message = decode(encode(binding((attribute, value)), key=KEY, fingerprint=True))
     assert message.get(attribute) == value
     assert attribute in message
-    assert message.unknown_required == ()
 
 
 def test_every_attribute_is_in_the_list_above() -> None:
@@ -195,10 +194,9 @@ def test_the_first_of_duplicates_counts() -> None:
     assert decode(data).number(Attribute.PRIORITY) == 1
 
 
-def test_unknown_attributes_are_kept_and_the_required_ones_named() -> None:
+def test_unknown_attributes_are_kept() -> None:
     message = decode(encode(binding((0x7F00, b"abc"), (0xFF00, b""))))
     assert message.attributes == ((0x7F00, b"abc"), (0xFF00, b""))
-    assert message.unknown_required == (0x7F00,)
 
 
 def test_an_ipv4_endpoint_written_as_ipv6_is_an_ipv4_endpoint() -> None:

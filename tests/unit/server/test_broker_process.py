@@ -19,6 +19,7 @@ import pytest
 from warpgate.errors import ConfigError, ServiceError
 from warpgate.lab.certificate import write_certificate
 from warpgate.lab.servers import SEARCH
+from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.system import SystemNetwork
 from warpgate.server import broker as broker_module
@@ -62,7 +63,9 @@ async def running(kind: str, **settings: object) -> AsyncIterator[Assembly]:
     )
     assert chosen.name == kind
     troubles: list[str] = []
-    process = BrokerProcess(chosen, Endpoint.of(HOST, port), SystemNetwork(), troubles.append, backoff=0.05)
+    process = BrokerProcess(
+        chosen, Endpoint.of(HOST, port), SystemNetwork(), troubles.append, backoff=Backoff(0.05, 30.0)
+    )
     await process.start()
     try:
         yield Assembly(process, port, troubles)

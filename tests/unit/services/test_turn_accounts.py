@@ -22,7 +22,7 @@ from warpgate.net.system import SystemNetwork
 from warpgate.services.http_client import Trust
 from warpgate.services.proxy import Proxies
 from warpgate.services.relay import Relays
-from warpgate.services.turn_accounts import BACKOFF_LOW, Provider, TurnAccount, TurnAccounts
+from warpgate.services.turn_accounts import BACKOFF, Provider, TurnAccount, TurnAccounts
 from warpgate_testing.clock import run_virtual
 
 TOKEN = "t0ken"
@@ -216,7 +216,7 @@ def test_a_provider_that_fails_for_a_while_costs_nothing_and_is_asked_ever_more_
         assert provider.account.servers
         task.cancel()
         failed = [at for at in provider.asked if int(at) in down]
-        assert failed[1] - failed[0] <= BACKOFF_LOW
+        assert failed[1] - failed[0] <= BACKOFF.low
         assert len(failed) < 20
 
     run_virtual(story(), limit=1e6)

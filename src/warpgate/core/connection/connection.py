@@ -34,7 +34,7 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.identity import node_id_of
 from warpgate.plan.paths import UNKNOWN_ROUND_TRIP, best, knock_after, suspicion
-from warpgate.proto.gate import TokenBucket
+from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.signals import FLIGHT_PACKETS
 
 # A peer has a few: more than these at once are of no use to it.

@@ -17,6 +17,7 @@ from warpgate.core.tasks import Tasks
 from warpgate.errors import NameRefused, ServiceError, WarpgateError
 from warpgate.events import NameNotRegistered, NameRegistered, ServerFailed
 from warpgate.lazy_dataclass import dataclass
+from warpgate.model.backoff import Backoff
 from warpgate.proto.name_record import MAX_LIFETIME, NameRecord, RecordKind, seal
 from warpgate.services.names import GRACE, SERVICE, NameServer
 
@@ -25,7 +26,7 @@ REFRESH_LOW, REFRESH_HIGH = 3 * 3600.0, 5 * 3600.0
 # Servers, brokers and STUN answer one after the other: one record for all that they change.
 DEBOUNCE = 1.0
 UPDATE_GAP = 6.0
-BACKOFF_LOW, BACKOFF_HIGH = 1.0, 300.0
+BACKOFF = Backoff(1.0, 300.0)
 # Somebody else's name may be free one day; asking cannot make it so.
 REFUSED_PAUSE = 3600.0
 # Sequences are milliseconds of Unix time and servers check clocks to 300 s: one that is a day ahead is a lie, and
@@ -221,8 +222,7 @@ class _Placement:
         return registration.refresh_at - loop.time()
 
     def _pause_after(self, error: WarpgateError) -> float:
-        ceiling = min(BACKOFF_HIGH, BACKOFF_LOW * 2.0 ** min(self._failures, 16))
-        pause = self._registration.rng.uniform(BACKOFF_LOW, ceiling)
+        pause = BACKOFF.drawn(self._failures, self._registration.rng.uniform)
         if isinstance(error, NameRefused):
             return (
                 max(pause, min(error.retry_after, REFUSED_PAUSE)) if error.code in PASSING else REFUSED_PAUSE

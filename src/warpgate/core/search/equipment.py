@@ -19,8 +19,8 @@ from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import BrokerRef
 from warpgate.model.identity import node_id_of
 from warpgate.net.network import TcpStream
+from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.envelope import seal
-from warpgate.proto.gate import TokenBucket
 from warpgate.proto.signals import Signal
 from warpgate.services.discovery import Discovery
 from warpgate.services.relay import Relays

@@ -12,8 +12,9 @@ from warpgate.core.search.twins import Twins
 from warpgate.errors import AuthenticationError, ProtocolError, WarpgateError
 from warpgate.events import ClocksDiffer, SignalReceived, SignalRefused
 from warpgate.model.identity import node_id_of
+from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.envelope import Opened, open_envelope
-from warpgate.proto.gate import WINDOW, Duplicate, EnvelopeGate, Stale, TokenBucket
+from warpgate.proto.gate import WINDOW, Duplicate, EnvelopeGate, Stale
 from warpgate.proto.instances import PATIENCE
 from warpgate.proto.signals import MAX_REASON, Signal, SignalKind
 

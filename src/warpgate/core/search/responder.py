@@ -24,9 +24,10 @@ from warpgate.events import StrangerRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.wanted import Wanted
+from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.check_wire import introduction_of, refusal_of, verify_introduction
 from warpgate.proto.envelope import Opened
-from warpgate.proto.gate import Freshness, TokenBucket
+from warpgate.proto.gate import Freshness
 from warpgate.proto.hello import HelloReceived
 from warpgate.proto.instances import Whose
 from warpgate.proto.signals import Signal

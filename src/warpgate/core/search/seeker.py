@@ -21,7 +21,7 @@ from warpgate.errors import ConfigError, ConnectFailed
 from warpgate.events import PluginReport
 from warpgate.model.endpoint import Mode, Transport
 from warpgate.plan.paths import RESCUE, UPGRADE
-from warpgate.proto.gate import TokenBucket
+from warpgate.proto.bucket import TokenBucket
 
 # In a new network: a few round trips to the STUN servers, or there are none.
 MEASURING = 0.3

@@ -9,8 +9,8 @@ from warpgate.core.search.equipment import Equipment
 from warpgate.errors import WarpgateError
 from warpgate.events import TwinFound
 from warpgate.model.address import NodeAddress
+from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.envelope import Opened
-from warpgate.proto.gate import TokenBucket
 from warpgate.proto.instances import PATIENCE
 from warpgate.proto.signals import Signal, SignalKind
 
