@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
 import pytest
+from quic_kit import Path
 
 PROGRAM = """
 import logging, sys
@@ -36,3 +38,11 @@ def test_who_has_set_up_the_librarys_logger_hears_it() -> None:
         [sys.executable, "-c", program, "WARNING"], capture_output=True, text=True, check=True, timeout=60
     )
     assert "quic: Native peer close" in run.stderr
+
+
+def test_a_program_that_makes_many_streams_gets_no_handler_for_each() -> None:
+    handlers = logging.getLogger("quic").handlers
+    Path().open()
+    before = len(handlers)
+    Path().open()
+    assert len(handlers) == before

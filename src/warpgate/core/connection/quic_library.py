@@ -161,6 +161,8 @@ def opener(quic: QuicConnection, secret: bytes) -> PacketOpener:
 def _silence() -> None:
     """qh3 warns of every peer that closes. Programs that have set up its logger themselves hear it still."""
     logger = logging.getLogger("quic")
+    if not logger.propagate:
+        return  # done, or set up
     set_up = any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers)
     if not set_up and logger.level == logging.NOTSET:
         logger.addHandler(logging.NullHandler())

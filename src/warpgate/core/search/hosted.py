@@ -91,22 +91,18 @@ class HostedSession:
         session.stack.callback(patience.cancel)
 
     def offered(self, opened: Opened) -> None:
-        """A fresh or repeated offer: start what it asks for."""
+        """A fresh or repeated offer: start what it asks for. `comment` on it when that has fired."""
         for name in self.session.take_signal(opened.signal, opened.address):
             if name not in self._started:
                 self._start(name)
-        # In the tick after that in which they fire: nothing of it changes what they do.
-        self._context.loop.call_soon(self._comment, opened.signal.known, opened.address)
 
-    def _comment(self, known: bytes, remote: NodeAddress) -> None:
+    def comment(self, opened: Opened) -> None:
         """Say what of the peer's address is left out, to our user, and what it has wrong of ours, to the peer."""
         session, context = self.session, self._context
-        if self._over:
-            return
-        if reasons := refusals(context.address, remote, context.around, invited=False):
+        if reasons := refusals(context.address, opened.address, context.around, invited=False):
             context.emit(TargetsRefused(session.id.hex(), session.peer, reasons))
-        if known:
-            session.correct(known)
+        if opened.signal.known:
+            session.correct(opened.signal.known)
 
     def _start(self, name: str) -> None:
         plugin = self._context.registry.all().get(name)

@@ -163,9 +163,17 @@ class Responder:
             raise Overloaded(TOO_MANY)
         hosted.session.mode = mode
         hosted.session.secure = signal.secure
-        if signal.flight and not signal.connection and mode is Mode.PATH:
-            self._paths.begin(hosted.session, signal.flight)
         hosted.offered(opened)
+        # In the tick after that in which its strategies fire: a QUIC handshake takes milliseconds of the processor.
+        self._context.loop.call_soon(self._fired, hosted, opened)
+
+    def _fired(self, hosted: HostedSession, opened: Opened) -> None:
+        session, signal = hosted.session, opened.signal
+        if self._hosted.get(session.id) is not hosted:
+            return  # over already
+        if signal.flight and not signal.connection and session.mode is Mode.PATH:
+            self._paths.begin(session, signal.flight)
+        hosted.comment(opened)
 
     def token(self, opened: Opened) -> bytes:
         """What a sender whose offer was `Stale` has to give back."""
