@@ -8,11 +8,16 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from cascade_world import OVER_TCP, OVER_UDP, Options, World, connected, ends, exchange, virtual
+from cascade_world import EPOCH, OVER_TCP, OVER_UDP, Options, World, connected, ends, exchange, virtual
 
 from warpgate.config import Config
+from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family
+from warpgate.model.rendezvous import Rendezvous
 from warpgate.server.relay import RelayAddress, RelayService, RelaySettings
+from warpgate.server.relay_desk import RelayDesk
+from warpgate.services.http_client import HttpClient
+from warpgate.services.http_connection import Answer
 from warpgate_testing.internet import OpenSocket
 
 V4, V6 = ip_address("203.0.113.5"), ip_address("2001:db8:5::5")
@@ -138,5 +143,45 @@ def test_a_stranger_without_the_secret_relays_nothing(options: Options) -> None:
                 await connected(world, **options)
             assert world.relay.machine.counters.allocated == 0
             assert world.relay.machine.counters.challenged > 0
+
+    virtual(story)
+
+
+def test_a_relay_for_node_ids_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One who is let in is relayed to another, who has the same line and is told that he is not."""
+    desks: list[RelayDesk] = []
+
+    async def ask(client: HttpClient, method: str, path: str) -> Answer:
+        if not desks:
+            raise NetworkError("nobody is there yet")
+        sealed = desks[0].ticket(path.removeprefix("/v1/relay/"), "198.51.100.1/32")
+        assert isinstance(sealed, bytes)
+        return Answer(200, sealed)
+
+    monkeypatch.setattr(HttpClient, "ask", ask)
+
+    async def story() -> None:
+        line = Rendezvous("203.0.113.5", names_port=8421, relay_port=3480)
+        async with OwnRelayWorld("edm", "edm", server=line.turn[0]) as world:
+            timer = asyncio.get_running_loop().time
+            # The relay goes by this machine's clock, nodes by another one.
+            desks.append(
+                RelayDesk(
+                    "north",
+                    {world.a.node.node_id},
+                    clock=lambda: max(time.time(), EPOCH + timer()),
+                    timer=timer,
+                )
+            )
+            (refused,) = await world.b.node.check_relay_accounts()
+            assert "id is not among those" in refused.error
+            (given,) = await world.a.node.check_relay_accounts()
+            assert given.servers == ("turn:203.0.113.5:3480",)
+            near, far, _ = await connected(world)
+            assert (near.plugin, near.relayed) == ("turn", True)
+            users = {each.user.partition(":")[2] for each in world.relay.machine.allocations.values()}
+            assert users == {world.a.node.node_id}
+            await near.close()
+            await far.close()
 
     virtual(story)

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import argparse
 import ssl
+import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 from warpgate.cli.options import UsageError
 from warpgate.cli.records import RendezvousShown, ServeWarning
 from warpgate.cli.shell import Shell
+from warpgate.config import Config
 from warpgate.core.disk.identity_store import data_directory
 from warpgate.errors import ConfigError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.scope import IPNetwork
 from warpgate.net.network import Interface
 from warpgate.net.system import SystemNetwork
+from warpgate.proto.relay_limits import MEGABIT, RelayLimits
 from warpgate.server.broker import Tls, choose_broker
 from warpgate.server.broker_process import BrokerProcess
 from warpgate.server.child import raise_descriptor_limit
 from warpgate.server.coturn import find_coturn
 from warpgate.server.metrics import Metrics
 from warpgate.server.relay import RelayService, RelaySettings
+from warpgate.server.relay_desk import RelayDesk
 from warpgate.server.relay_setup import group_secret, relay_addresses
 from warpgate.server.rendezvous import (
     announced_addresses,
@@ -41,6 +47,17 @@ from warpgate.server.rendezvous import (
 from warpgate.server.stun_responder import StunResponder
 
 RELAY_SECRET = "relay-secret"
+IDS_SECRET = "relay-ids-secret"
+GIGABYTE = 1e9
+# What `--relay-limit` takes, and its unit there.
+LIMITS = {
+    "allocations": ("allocations", 1),
+    "user-allocations": ("allocations_per_user", 1),
+    "mbits": ("bytes_per_second", MEGABIT),
+    "user-mbits": ("bytes_per_second_per_user", MEGABIT),
+    "daily-gb": ("bytes_per_day", GIGABYTE),
+    "user-daily-gb": ("bytes_per_day_per_user", GIGABYTE),
+}
 
 
 async def serve_rendezvous(
@@ -113,9 +130,8 @@ class _Serving:
         return process
 
     async def relay(self, host: str) -> tuple[str, RelayService]:
-        """The group's secret and its relay."""
-        named = self.arguments.relay_secret_file
-        secret = group_secret(Path(named) if named else data_directory() / RELAY_SECRET)
+        """The group's secret ("" where it is nobody's to know) and its relay."""
+        secret = relay_secret(self.arguments)
         addresses = relay_addresses(self.interfaces, await announced_addresses(self.network, host))
         if not addresses:
             raise ConfigError(
@@ -126,9 +142,14 @@ class _Serving:
             addresses,
             frozenset(interface.ip for interface in self.network.interfaces()),
             tuple(map(_network, self.arguments.relay_allow)),
+            relay_limits(self.arguments.relay_limit),
         )
         port = self.arguments.relay_port
-        program = None if self.arguments.embedded_relay else find_coturn()
+        # What a day may carry coturn does not count.
+        daily = (
+            settings.limits.bytes_per_day is not None or settings.limits.bytes_per_day_per_user is not None
+        )
+        program = None if self.arguments.embedded_relay or daily else find_coturn()
         if program is not None:
             half = (settings.ports.start + settings.ports.stop) // 2
             theirs = replace(settings, ports=range(half, settings.ports.stop))
@@ -139,7 +160,7 @@ class _Serving:
         service = relay_service(self.network, self.interfaces, port, settings, datagrams=program is None)
         relay = await self.stack.enter_async_context(service)
         self.metrics.others.append(relay.readings)
-        return secret, relay
+        return "" if self.arguments.relay_for else secret, relay
 
     async def door(self, relay: RelayService | None, broker: BrokerProcess | None) -> None:
         context = tls_context(tls_files(self.arguments))
@@ -153,6 +174,41 @@ class _Serving:
 
     def _trouble(self, message: str) -> None:
         self.shell.output.warn(ServeWarning(message))
+
+
+def relay_secret(arguments: argparse.Namespace) -> str:
+    """That of the group, or where the relay is for node ids one that no line has ever held. ConfigError."""
+    named = arguments.relay_secret_file
+    usual = data_directory() / (IDS_SECRET if arguments.relay_for else RELAY_SECRET)
+    return group_secret(Path(named) if named else usual)
+
+
+def relay_desk(arguments: argparse.Namespace) -> RelayDesk | None:
+    """Where nodes log in, if the relay is for node ids. ConfigError, UsageError."""
+    if not arguments.relay_for:
+        return None
+    if not (arguments.serve_relay or arguments.embedded_relay):
+        raise UsageError("--relay-for needs --relay")
+    ids = Config(allow=frozenset(arguments.relay_for)).allow or frozenset()  # which judges ids
+    return RelayDesk(relay_secret(arguments), ids, clock=time.time, timer=time.monotonic)
+
+
+def relay_limits(said: Sequence[str]) -> RelayLimits:
+    """What `--relay-limit` gives, and else the usual. UsageError."""
+    given: dict[str, Any] = {}
+    for text in said:
+        what, _, number = text.partition("=")
+        name, unit = LIMITS.get(what, ("", 0.0))
+        try:
+            value = float(number)
+        except ValueError:
+            value = 0.0
+        if not (name and 0 < value * unit < float("inf")):  # a relay that may carry nothing is none
+            raise UsageError(
+                f"--relay-limit {text}: write one of {', '.join(LIMITS)}, = and a number above 0"
+            )
+        given[name] = int(value) or 1 if unit == 1 else value * unit
+    return replace(RelayLimits(), **given)
 
 
 def _network(text: str) -> IPNetwork:

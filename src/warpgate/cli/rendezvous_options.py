@@ -36,7 +36,7 @@ def add_rendezvous_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--public-host",
         metavar="NAME_OR_IP",
-        help="how clients reach this machine (default: the address of its interfaces)",
+        help="how clients reach this machine (default: its address)",
     )
     group.add_argument(
         "--stun-port",
@@ -70,7 +70,7 @@ def _add_relay_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--embedded-relay",
         action="store_true",
-        help="the same without coturn, which has the UDP clients where it is installed",
+        help="the same, without coturn even if that is installed",
     )
     group.add_argument(
         "--relay-port", type=port_number, default=3480, metavar="N", help="UDP and TCP (default 3480)"
@@ -92,4 +92,18 @@ def _add_relay_options(group: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="NETWORK",
         help="relay to this network, too, though it is private or this machine's own; repeatable",
+    )
+    group.add_argument(
+        "--relay-for",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="relay for this node id alone, without a secret; repeatable",
+    )
+    group.add_argument(
+        "--relay-limit",
+        action="append",
+        default=[],
+        metavar="WHAT=N",
+        help="allocations, mbits or daily-gb in all, and the same with user- for one address; repeatable",
     )

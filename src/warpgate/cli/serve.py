@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from warpgate.cli.records import Serving
-from warpgate.cli.rendezvous import serve_rendezvous, tls_context, tls_files
+from warpgate.cli.rendezvous import relay_desk, serve_rendezvous, tls_context, tls_files
 from warpgate.cli.shell import Shell
 from warpgate.core.disk.identity_store import data_directory
 from warpgate.errors import ConfigError
@@ -36,7 +36,8 @@ async def _serve(arguments: argparse.Namespace, shell: Shell) -> int:
     """Until told to stop. What else is served goes onto the stack before `Serving` is shown."""
     async with AsyncExitStack() as stack:
         place = _place(arguments, shell)
-        names = await stack.enter_async_context(name_server(_database(arguments), _limits(arguments), place))
+        server = name_server(_database(arguments), _limits(arguments), place, relay_desk(arguments))
+        names = await stack.enter_async_context(server)
         rendezvous = await serve_rendezvous(arguments, shell, place.port, names.metrics, stack)
         if rendezvous is not None:
             shell.output.heading("For the clients' config.toml (or as WARPGATE_RENDEZVOUS, or --rendezvous):")

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import field
 from functools import partial
 
@@ -52,7 +52,8 @@ from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, NodeAddress
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.model.identity import Identity, listen_port_of
-from warpgate.model.servers import BrokerUrl
+from warpgate.model.servers import BrokerUrl, NameServerUrl
+from warpgate.model.turn_server import TurnServer
 from warpgate.net.network import Interface, Watch
 from warpgate.net.translated import TranslatedNetwork
 from warpgate.net.uplinks import leads_out
@@ -68,7 +69,7 @@ from warpgate.services.http_client import Trust
 from warpgate.services.nat64 import PrefixDiscovery
 from warpgate.services.relay import Relays
 from warpgate.services.signaling import SignalChannel
-from warpgate.services.turn_accounts import Provider, TurnAccount, TurnAccounts
+from warpgate.services.turn_accounts import Desk, Provider, TurnAccount, TurnAccounts
 
 # A NAT that gives out its addresses at random is seen elsewhere now and then; that is no move.
 MOVE_GAP = 5.0
@@ -181,6 +182,7 @@ class Assembly:
         asked: list[tuple[str, Callable[[], Awaitable[bytes]]]] = [
             (str(provider.url), provider.ask) for provider in providers
         ]
+        asked += [(str(url), desk.ask) for url, desk in self._desks(trust)]
         asked += [
             (peer_name(peer), partial(self._ask_peer, peer)) for peer in dict.fromkeys(config.relay_peers)
         ]
@@ -196,6 +198,13 @@ class Assembly:
             wall_clock=context.wall_clock,
             accounts=self.accounts or None,
         )
+
+    def _desks(self, trust: Trust) -> Iterator[tuple[NameServerUrl, Desk]]:
+        """One for each `warpgate serve` whose relay is for node ids."""
+        servers = [TurnServer.parse(text) for text in self._config.turn]
+        for url in dict.fromkeys(server.desk for server in servers if server.desk is not None):
+            there = [server for server in servers if server.desk == url]
+            yield url, Desk(self._network, url, there, self.context.identity, trust)
 
     def _open_channel(self, connector: BrokerConnector, rng: random.Random) -> SignalChannel:
         config, context = self._config, self.context

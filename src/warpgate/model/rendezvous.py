@@ -1,7 +1,8 @@
 """A self-hosted rendezvous as one word to paste: names, broker, STUN and relay of one host.
 
 `warpgate://HOST/names=8421,broker=1883,stun=3478,relay=3480,secret=...`: each service with its port, those that are not
-there left out; of STUN there may be two ports, `stun=3478+3479`. `relay` comes with the group's `secret`. `warpgates://`:
+there left out; of STUN there may be two ports, `stun=3478+3479`. `relay` comes with the group's `secret`, or it is for
+node ids that the server knows, and these get their log-ins where `names` is. `warpgates://`:
 HTTP and MQTT are over TLS; then `door=443` may say where broker and relay are to be had on one port, over TLS as well.
 It has no character that a shell minds.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import field
+from urllib.parse import quote
 
 from warpgate.errors import ConfigError
 from warpgate.lazy_dataclass import dataclass
@@ -53,10 +55,11 @@ class Rendezvous:
 
     @property
     def turn(self) -> tuple[str, ...]:
-        """With the secret in them."""
+        """With the secret in them, if there is one."""
         if self.relay_port is None:
             return ()
-        server = f"turn-secret:{self.secret}@"
+        desk = quote(self.names[0], safe="") if self.names else ""
+        server = f"turn-secret:{self.secret}@" if self.secret else f"turn-key:{desk}@"
         door = () if self.door_port is None else (f"{server}{self._at(self.door_port)}?transport=tls",)
         return (f"{server}{self._at(self.relay_port)}", *door)
 
@@ -104,8 +107,12 @@ class Rendezvous:
             else:
                 known = ", ".join(f"{each}=" for each in (*_MOST, "secret"))
                 raise ConfigError(f"{_shown(text)}: {service[:_SHOWN]!r} is not one of {known}, once each")
-        if ("relay" in found) is not bool(secret):
-            raise ConfigError(f"{_shown(text)}: relay= and secret= belong together")
+        if secret and "relay" not in found:
+            raise ConfigError(f"{_shown(text)}: a secret= belongs to a relay=")
+        if "relay" in found and not (secret or "names" in found):
+            raise ConfigError(
+                f"{_shown(text)}: a relay= comes with a secret=, or with names=, where nodes log in"
+            )
         if "door" in found and not tls:
             raise ConfigError(f"{_shown(text)}: door= is over TLS: such a line begins with warpgates://")
         names, broker, relay, door = (

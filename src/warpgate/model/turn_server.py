@@ -2,9 +2,11 @@
 
     turn:USER:PASSWORD@HOST[:PORT][?transport=udp|tcp|tls]
     turn-secret:SECRET@HOST[:PORT][?transport=udp|tcp|tls]
+    turn-key:URL@HOST[:PORT][?transport=udp|tcp|tls]
 
-User, password and secret may be percent-encoded (a colon in a user name must be). `turns:` stands for transport=tls.
-A server without a transport is tried over UDP and TCP.
+URL is that of a `warpgate serve` which gives credentials to the node ids that it lets in (`proto/relay_ticket.py`).
+User, password, secret and URL may be percent-encoded (a colon in a user name must be, and the marks of a URL). `turns:`
+stands for transport=tls. A server without a transport is tried over UDP and TCP.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 
 from warpgate.errors import ConfigError
 from warpgate.lazy_dataclass import dataclass
-from warpgate.model.servers import bracketed, host_and_port
+from warpgate.model.servers import NameServerUrl, bracketed, host_and_port
 
 # IANA service names turn and turns (RFC 8656 section 5).
 TURN_PORT = 3478
@@ -29,7 +31,12 @@ MAX_PASSWORD = 512
 # section 7.3, error 441), so this also bounds a relayed pipe's life on servers that look at the time again.
 SECRET_LIFETIME = 86400
 _SECRET_USER = "warpgate"
-_SCHEMES = ("turn", "turns", "turn-secret")
+_SCHEMES = {
+    "turn": "USER:PASSWORD",
+    "turns": "USER:PASSWORD",
+    "turn-secret": "SECRET",
+    "turn-key": "URL",
+}
 
 
 class TurnTransport(enum.Enum):
@@ -50,13 +57,16 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class TurnServer:
-    """`transport` None: whichever works. Exactly one of `login` and `secret` is set; neither shows."""
+    """`transport` None: whichever works. Exactly one of `login`, `secret` and `desk` (where a node gets a log-in by its
+    key) is set; the first two do not show.
+    """
 
     host: str
     port: int
     transport: TurnTransport | None
     login: Credentials | None = field(default=None, repr=False)
     secret: str | None = field(default=None, repr=False)
+    desk: NameServerUrl | None = None
 
     def __str__(self) -> str:
         suffix = "" if self.transport is None else f"?transport={self.transport.value}"
@@ -85,6 +95,8 @@ class TurnServer:
         host, port = host_and_port(place, shown, TURNS_PORT if transport is TurnTransport.TLS else TURN_PORT)
         if scheme == "turn-secret":
             return cls(host, port, transport, secret=_decoded(userinfo, shown))
+        if scheme == "turn-key":
+            return cls(host, port, transport, desk=NameServerUrl.parse(_decoded(userinfo, shown)))
         user, colon, password = userinfo.partition(":")
         if not (user and colon and password):
             raise ConfigError(f"{shown[:80]!r} needs a user and a password: write {_form(scheme)}")
@@ -132,4 +144,4 @@ def _decoded(text: str, shown: str) -> str:
 
 
 def _form(scheme: str) -> str:
-    return f"{scheme}:{'SECRET' if scheme == 'turn-secret' else 'USER:PASSWORD'}@HOST:PORT"
+    return f"{scheme}:{_SCHEMES[scheme]}@HOST:PORT"

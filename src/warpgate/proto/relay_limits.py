@@ -11,6 +11,7 @@ from warpgate.model.scope import IPNetwork, Scope, carried_by, scope_of
 from warpgate.proto.bucket import TokenBucket
 
 MEBIBYTE = 1024 * 1024
+MEGABIT = 1e6 / 8  # in bytes
 # An IPv6 customer gets a /56 (RIPE-690); an IPv4 address is a household, or many behind a carrier's NAT.
 USER_PREFIX_V4, USER_PREFIX_V6 = 32, 56
 
@@ -27,8 +28,8 @@ class RelayLimits:
     channels: int = 64
     calls: int = 16  # TCP connections of one allocation that are being made or wait for their client
     streams: int = 64  # TCP connections of one allocation
-    bytes_per_second_per_user: float = 12.5 * MEBIBYTE
-    bytes_per_second: float = 125.0 * MEBIBYTE
+    bytes_per_second_per_user: float = 100 * MEGABIT
+    bytes_per_second: float = 1000 * MEGABIT
     bytes_per_day_per_user: float | None = None
     bytes_per_day: float | None = None
 

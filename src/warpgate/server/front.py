@@ -1,4 +1,4 @@
-"""HTTP in front of the name service: four routes (docs/names.md), bounded in size and time."""
+"""HTTP in front of the name service: five routes (docs/names.md), bounded in size and time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from aiohttp import HttpVersion11, web
 from warpgate import __version__
 from warpgate.server.limits import BODY_SECONDS, MAX_BODY, network_of
 from warpgate.server.metrics import CONTENT_TYPE, Metrics
+from warpgate.server.relay_desk import RelayDesk
 from warpgate.server.rules import Code, Refusal, Step
 from warpgate.server.service import NameService, too_large
 
+Handle = Callable[[web.Request], Awaitable[web.Response]]
+Methods = dict[str, tuple[str, Handle]]  # by HTTP method: what it is called in the metrics, and what is done
 _STATUS = {
     Code.MALFORMED: 400,
     Code.BAD_NAME: 400,
@@ -54,16 +57,24 @@ class _Healthy(msgspec.Struct, omit_defaults=True):
 class Front:
     """Handlers of one server. `trust_proxy`: clients are who X-Forwarded-For says."""
 
-    def __init__(self, service: NameService, metrics: Metrics, *, trust_proxy: bool) -> None:
+    def __init__(
+        self, service: NameService, metrics: Metrics, *, trust_proxy: bool, desk: RelayDesk | None = None
+    ) -> None:
         self._service = service
+        self._desk = desk
         self._metrics = metrics
         self._trust_proxy = trust_proxy
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY)
-        name = {"GET": ("lookup", self._lookup), "PUT": ("write", self._write)}
-        health, metrics = {"GET": ("health", self._health)}, {"GET": ("metrics", self._show_metrics)}
-        for path, methods in (("/v1/names/{name}", name), ("/health", health), ("/metrics", metrics)):
+        routes: dict[str, Methods] = {
+            "/v1/names/{name}": {"GET": ("lookup", self._lookup), "PUT": ("write", self._write)},
+            "/health": {"GET": ("health", self._health)},
+            "/metrics": {"GET": ("metrics", self._show_metrics)},
+        }
+        if self._desk is not None:
+            routes["/v1/relay/{key}"] = {"GET": ("ticket", self._ticket)}
+        for path, methods in routes.items():
             for method, (operation, handle) in methods.items():
                 measured = self._measured(operation, handle)
                 app.router.add_route(method, path, measured, expect_handler=_expected)
@@ -73,9 +84,7 @@ class Front:
         app.router.add_route("*", "/{rest:.*}", _not_found, expect_handler=_expected)
         return app
 
-    def _measured(
-        self, operation: str, handle: Callable[[web.Request], Awaitable[web.Response]]
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _measured(self, operation: str, handle: Handle) -> Handle:
         async def handler(request: web.Request) -> web.Response:
             began = time.perf_counter()
             response = await handle(request)
@@ -103,6 +112,13 @@ class Front:
             return self._refuse(outcome)
         status = 201 if outcome is Step.CREATE else 200
         return _json(status, _Done(outcome.name.lower()))
+
+    async def _ticket(self, request: web.Request) -> web.Response:
+        assert self._desk is not None
+        sealed = self._desk.ticket(request.match_info["key"], self._network(request))
+        if isinstance(sealed, Refusal):
+            return self._refuse(sealed)
+        return web.Response(body=sealed, headers=_HEADERS, content_type="application/octet-stream")
 
     async def _health(self, _request: web.Request) -> web.Response:
         reason = await self._service.health()
@@ -140,7 +156,7 @@ async def _expected(request: web.Request) -> None:
     request.writer.output_size = 0  # nothing of the answer itself has been sent
 
 
-def _not_allowed(methods: Collection[str]) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _not_allowed(methods: Collection[str]) -> Handle:
     async def handler(request: web.Request) -> web.Response:
         raise web.HTTPMethodNotAllowed(request.method, methods)
 

@@ -32,7 +32,7 @@ class Metrics:
         self._seconds_sum: Counter[str] = Counter()
 
     def answered(self, operation: str, status: int, seconds: float) -> None:
-        """`operation`: lookup, write, health, metrics or other."""
+        """`operation`: lookup, write, ticket, health, metrics or other."""
         self._answers[operation, status] += 1
         buckets = self._seconds.setdefault(operation, [0] * (len(_BOUNDS) + 1))
         buckets[bisect_left(_BOUNDS, seconds)] += 1

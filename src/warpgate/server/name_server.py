@@ -20,6 +20,7 @@ from warpgate.server.front import Front
 from warpgate.server.limits import GRACE_SECONDS, HEAD_SECONDS, Limits
 from warpgate.server.metrics import Metrics
 from warpgate.server.postgres import open_postgres, shown
+from warpgate.server.relay_desk import RelayDesk
 from warpgate.server.service import NameService
 from warpgate.server.sqlite import open_sqlite
 from warpgate.server.store import Store, StoreError
@@ -51,8 +52,11 @@ class NameServer:
 
 
 @asynccontextmanager
-async def name_server(database: str, limits: Limits, place: Place) -> AsyncIterator[NameServer]:
-    """Serve names until the end of the block; requests in progress then get GRACE_SECONDS.
+async def name_server(
+    database: str, limits: Limits, place: Place, desk: RelayDesk | None = None
+) -> AsyncIterator[NameServer]:
+    """Serve names until the end of the block; requests in progress then get GRACE_SECONDS. `desk` gives log-ins for a
+    relay, on the same port.
 
     `database`: the path of an SQLite file, or a postgresql:// URL. StoreError when it cannot be used, NetworkError when
     the port cannot.
@@ -61,7 +65,7 @@ async def name_server(database: str, limits: Limits, place: Place) -> AsyncItera
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(_store(database))
         service = NameService(store, limits, clock=time.time, timer=time.monotonic)
-        front = Front(service, metrics, trust_proxy=place.trust_proxy)
+        front = Front(service, metrics, trust_proxy=place.trust_proxy, desk=desk)
         tidying = asyncio.create_task(_tidy(service, metrics))
         stack.push_async_callback(_cancelled, tidying)
         door = Doorkeeper(limits, metrics, behind_proxy=place.trust_proxy)

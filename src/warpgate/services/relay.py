@@ -75,9 +75,12 @@ class Relays:
     ) -> None:
         """`servers`: see `model.turn_server`; `ca_file`: PEM, trusted besides the system's. ConfigError for either.
 
-        `accounts`: where more servers come from while the node runs. `proxies`: None for the system's.
+        `accounts`: where more servers come from while the node runs, and log-ins for those that have a desk. `proxies`:
+        None for the system's.
         """
-        self._own = tuple(dict.fromkeys(TurnServer.parse(server) for server in servers))
+        parsed = tuple(dict.fromkeys(TurnServer.parse(server) for server in servers))
+        self._own = tuple(server for server in parsed if server.desk is None)
+        self._named = frozenset((server.host, server.port) for server in parsed)  # by our user
         self._accounts = accounts
         self._proxies = Proxies() if proxies is None else proxies
         self._network = network
@@ -270,9 +273,10 @@ class Relays:
             proxy = await self._proxies.find(server.host, tls=True)
         host, port = (server.host, server.port) if proxy is None else (proxy.host, proxy.port)
         found = await self._network.resolve(host, port)
-        if server not in self._own and proxy is None:
+        named = (server.host, server.port) in self._named
+        if not named and proxy is None:
             found = on_the_internet(found, PROVIDERS)
-        elif server not in self._own:  # where the proxy would lead has to be known here, too
+        elif not named:  # where the proxy would lead has to be known here, too
             on_the_internet(await self._network.resolve(server.host, server.port), PROVIDERS)
         usable = in_order(
             [endpoint for endpoint in found if self._network.route_source(endpoint) is not None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -16,8 +17,11 @@ from warpgate.events import Observer, ServerFailed
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.backoff import Backoff
 from warpgate.model.ice_servers import AccountUrl, IceServers, parse_ice_servers
+from warpgate.model.identity import Identity
+from warpgate.model.servers import NameServerUrl
 from warpgate.model.turn_server import TurnServer
 from warpgate.net.network import Network
+from warpgate.proto.relay_ticket import open_ticket
 from warpgate.services.http_client import HttpClient, Trust
 from warpgate.services.proxy import Proxies
 
@@ -147,6 +151,41 @@ class Provider:
             words = base64.b64encode(":".join(self.url.login).encode()).decode("ascii")
             return [("Authorization", f"Basic {words}")]
         return [("Authorization", f"Bearer {self._token}")] if self._token else []
+
+
+class Desk:
+    """A `warpgate serve` that gives our node a log-in for its relay, sealed to our key: `servers` name that relay."""
+
+    def __init__(
+        self,
+        network: Network,
+        url: NameServerUrl,
+        servers: Sequence[TurnServer],
+        identity: Identity,
+        trust: Trust,
+    ) -> None:
+        self._network = network
+        self._url = url
+        self._servers = tuple(map(str, servers))
+        self._identity = identity
+        self._trust = trust
+
+    async def ask(self) -> bytes:
+        """As a provider would answer. NetworkError, ServiceError, ProtocolError, ConfigError."""
+        client = HttpClient(self._network, self._url, self._trust, Proxies())
+        try:
+            answer = await client.ask("GET", f"/v1/relay/{self._identity.public_key.hex()}")
+        finally:
+            await client.close()
+        if answer.status != 200:
+            raise ServiceError(f"it answers {answer.status}")
+        ticket = open_ticket(self._identity, answer.body)
+        given = {
+            "urls": self._servers,
+            "username": ticket.login.user,
+            "credential": ticket.login.password,
+        }
+        return json.dumps({"ttl": ticket.lifetime, "iceServers": [given]}).encode()
 
 
 class TurnAccounts:

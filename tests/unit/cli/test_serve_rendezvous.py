@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
 
 from warpgate.cli.main import main
-from warpgate.errors import ConfigError
+from warpgate.cli.options import UsageError
+from warpgate.cli.rendezvous import relay_limits
+from warpgate.errors import ConfigError, ServiceError
 from warpgate.lab.certificate import write_certificate
 from warpgate.lab.servers import SEARCH
+from warpgate.model.endpoint import Family
+from warpgate.model.identity import Identity
 from warpgate.model.rendezvous import Rendezvous
+from warpgate.model.servers import NameServerUrl
+from warpgate.model.turn_server import TurnServer
 from warpgate.net.network import Interface
+from warpgate.net.system import SystemNetwork
+from warpgate.proto.relay_limits import RelayLimits
 from warpgate.proto.stun import Attribute, Method, StunClass, StunMessage, decode, encode
 from warpgate.server.addresses import announced_address, is_public
 from warpgate.server.relay_setup import group_secret, relay_addresses
+from warpgate.services.http_client import Trust
+from warpgate.services.relay import Relays
+from warpgate.services.relay_allocation import Allocation
+from warpgate.services.turn_accounts import Desk, TurnAccount, TurnAccounts
 
 HOST = "127.0.0.1"
 PATIENCE = 20.0
@@ -143,6 +159,60 @@ def test_the_relay_and_its_secret(tmp_path: Path) -> None:
             assert {"warpgate_relay_challenged_total 1", "warpgate_relay_allocations 0"} <= set(shown)
     assert lines[0].secret == lines[1].secret
     assert (tmp_path / "relay-secret").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_relay_for_node_ids_alone(tmp_path: Path) -> None:
+    """The line holds no secret; who is let in gets a log-in that only its key opens. And a user's share is as told."""
+    names, relay = free_ports(2)
+    member, stranger, network = Identity.generate(), Identity.generate(), SystemNetwork()
+    words = ("--relay", "--relay-for", member.node_id, "--relay-limit", "user-allocations=1")
+    ports = ("--port", str(names), "--relay-port", str(relay), "--public-host", HOST, "--embedded-relay")
+
+    async def allocated(identity: Identity, line: Rendezvous) -> Allocation:
+        servers = [TurnServer.parse(text) for text in line.turn]
+        desk = Desk(network, NameServerUrl.parse(line.names[0]), servers, identity, Trust())
+        accounts = TurnAccounts([TurnAccount("desk", desk.ask, lambda _: None, time.time, random.Random(1))])
+        relays = Relays(network, line.turn, lambda _: None, accounts=accounts)
+        await accounts._accounts[0].renew()
+        return await relays.open_udp([Family.V4])
+
+    with serving(tmp_path, *words, *ports) as events:
+        text = events["rendezvous"]["rendezvous"]
+        line = Rendezvous.parse(text)
+        assert (line.secret, line.relay_port) == ("", relay)
+        assert "secret" not in text
+        allocation = await allocated(member, line)
+        assert str(allocation.relayed[0].ip) == HOST
+        with pytest.raises(ServiceError, match="number of allocations"):
+            await allocated(member, line)
+        allocation.drop()
+        with pytest.raises(ServiceError, match="id is not among those"):
+            await allocated(stranger, line)
+        with pytest.raises(HTTPError) as answered:
+            await asyncio.to_thread(urlopen, f"http://{HOST}:{names}/v1/relay/{'ff' * 33}", timeout=5)
+        assert answered.value.code == 400
+    assert group_secret(tmp_path / "relay-ids-secret")
+
+
+@pytest.mark.parametrize(
+    ("said", "limits"),
+    [
+        ([], RelayLimits()),
+        (["allocations=9", "user-allocations=3"], RelayLimits(allocations_per_user=3, allocations=9)),
+        (["mbits=80", "user-mbits=0.8"], RelayLimits(bytes_per_second=1e7, bytes_per_second_per_user=1e5)),
+        (["daily-gb=5", "user-daily-gb=0.5"], RelayLimits(bytes_per_day=5e9, bytes_per_day_per_user=5e8)),
+    ],
+)
+def test_limits_of_the_relay_are_options(said: list[str], limits: RelayLimits) -> None:
+    assert relay_limits(said) == limits
+
+
+@pytest.mark.parametrize(
+    "said", ["mbits", "mbits=", "mbits=0", "mbits=-1", "mbits=nan", "mbits=inf", "peers=3", "=3"]
+)
+def test_limits_that_make_no_sense(said: str) -> None:
+    with pytest.raises(UsageError, match="write one of allocations, user-allocations, mbits"):
+        relay_limits([said])
 
 
 def test_a_private_address_is_warned_of(tmp_path: Path) -> None:

@@ -75,6 +75,17 @@ def test_a_relay_with_the_groups_secret_and_a_door() -> None:
     assert SECRET not in repr(found)
 
 
+def test_a_relay_for_node_ids() -> None:
+    found = Rendezvous.parse("warpgates://gate.example.org/names=8421,relay=3480,door=443")
+    servers = [TurnServer.parse(text) for text in found.turn]
+    assert [str(server) for server in servers] == [
+        "turn:gate.example.org:3480",
+        "turn:gate.example.org:443?transport=tls",
+    ]
+    assert {str(server.desk) for server in servers} == {"https://gate.example.org:8421"}
+    assert str(found) == "warpgates://gate.example.org/names=8421,relay=3480,door=443"
+
+
 @pytest.mark.parametrize("wrong", ["turn=1", "relay=x", "relay=1", "door=0", "names=1,names=2"])
 def test_a_secret_is_in_no_error_message(wrong: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -90,8 +101,8 @@ def test_a_secret_is_in_no_error_message(wrong: str) -> None:
         ("warpgate:///names=1", "names no host"),
         ("warpgate://203.0.113.5", "is not one of names=, broker=, stun=, relay=, door=, secret="),
         ("warpgate://203.0.113.5/turn=1", "is not one of"),
-        ("warpgate://203.0.113.5/relay=3480", "belong together"),
-        (f"warpgate://203.0.113.5/names=1,secret={SECRET}", "belong together"),
+        (f"warpgate://203.0.113.5/names=1,secret={SECRET}", "belongs to a relay="),
+        ("warpgate://203.0.113.5/relay=3480", "or with names=, where nodes log in"),
         ("warpgate://203.0.113.5/relay=3480,secret=short", "16 to 128"),
         (f"warpgate://203.0.113.5/relay=3480,secret={SECRET},door=443", "begins with warpgates://"),
         ("warpgate://203.0.113.5/names=1,names=2", "once each"),

@@ -17,6 +17,7 @@ from warpgate.cli.pages.places import side, used
 from warpgate.cli.records import Finding
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import NodeAddress
+from warpgate.model.turn_server import TurnServer
 
 if TYPE_CHECKING:
     from warpgate.config import Config
@@ -55,6 +56,9 @@ def private_names(config: Config) -> list[str]:
     known = {*(broker.host for broker in public.brokers), *(server.host for server in public.stun)}
     named = (*(config.brokers or ()), *(config.stun or ()), *config.turn, *config.ice_servers)
     named += (*config.names, *config.relay_peers, *(config.server_lists or ()))
+    named += tuple(
+        str(server.desk) for server in map(TurnServer.parse, config.turn) if server.desk is not None
+    )
     return [text for text in named if host_of(text) not in known]
 
 

@@ -15,7 +15,7 @@ from warpgate.model.endpoint import IPAddress
 from warpgate.model.scope import Scope, scope_of
 from warpgate.model.translation import SERVICE_CONTINUITY
 
-_SCHEME: Final = re.compile(r"(mqtts?|wss?|https?|stuns?|turns?|turn-secret):(//)?", re.IGNORECASE)
+_SCHEME: Final = re.compile(r"(mqtts?|wss?|https?|stuns?|turns?|turn-secret|turn-key):(//)?", re.IGNORECASE)
 _HOST: Final = re.compile(r"[^:/?#\[\]\s]+")
 _ADDRESS_TEXT: Final = re.compile(r"\bwg1[A-Za-z0-9._-]{20,}")
 _NODE_ID: Final = re.compile(r"\b[a-z2-7]{26}\b")
