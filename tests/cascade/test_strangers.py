@@ -38,8 +38,7 @@ from warpgate.lab.flow import Protocol
 from warpgate.model.address import NodeAddress
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint
-from warpgate.plugins.tcp_punch import Meet
-from warpgate.plugins.udp_punch import Punch
+from warpgate.plugins.punching import Punch
 from warpgate.proto.envelope import seal
 from warpgate.proto.hello import NONCE_SIZE
 from warpgate.proto.signals import Signal, SignalKind
@@ -560,7 +559,7 @@ TARGETS = {
 }
 MESSAGES: dict[str, tuple[str, Callable[[str], object]]] = {
     "udp_punch": ("datagram", lambda target: Punch(2, (target,))),
-    "tcp_punch": ("stream", lambda target: Meet(2, (target,), 0.0)),
+    "tcp_punch": ("stream", lambda target: Punch(2, (target,), 0.0)),
 }
 
 
@@ -640,7 +639,7 @@ def test_an_address_that_names_what_is_not_the_senders_to_name(what: str, mode: 
             mallory = Stranger(world)
             packets = world.internet.capture()
             address = mallory.address(mallory.attachment(**hostile, port=5000))
-            messages = (("udp_punch", Punch(1)), ("tcp_punch", Meet(1)), ("reverse", {}))
+            messages = (("udp_punch", Punch(1)), ("tcp_punch", Punch(1)), ("reverse", {}))
             mallory.publish(mallory.offer(*messages, address=address, mode=mode))
             await asyncio.sleep(PATIENCE + 2)
             forbidden = hostile.get("reflexive", hostile["host"])
@@ -669,7 +668,7 @@ def test_other_services_of_our_own_machine_hear_nothing(mode: str, port: int) ->
             streams = host.listen_tcp(service, lambda stream: heard.append(stream.remote))
             mallory = Stranger(world)
             address = mallory.address(mallory.attachment(inside, outside, port=port))
-            messages = (("udp_punch", Punch(1)), ("tcp_punch", Meet(1)), ("reverse", {}))
+            messages = (("udp_punch", Punch(1)), ("tcp_punch", Punch(1)), ("reverse", {}))
             mallory.publish(mallory.offer(*messages, address=address, mode=mode))
             await asyncio.sleep(PATIENCE + 2)
             assert heard == []
@@ -692,7 +691,7 @@ def test_what_an_address_may_cost_a_third_party_is_bounded(mode: str, bound: int
             mallory = Stranger(world)
             packets = world.internet.capture()
             address = mallory.address(mallory.attachment(THIRD_PARTY, port=5000))
-            messages = (("udp_punch", Punch(1)), ("tcp_punch", Meet(1)))
+            messages = (("udp_punch", Punch(1)), ("tcp_punch", Punch(1)))
             mallory.publish(mallory.offer(*messages, address=address, mode=mode))
             await asyncio.sleep(PATIENCE + 2)
             aimed = [at for at in sent_by(packets, "b") if str(at.ip) == THIRD_PARTY]

@@ -29,11 +29,10 @@ from warpgate.model.servers import BrokerUrl, NameServerUrl, StunServer
 from warpgate.model.text import printable, printable_lines
 from warpgate.model.turn_server import TurnServer
 from warpgate.model.wanted import MAX_SERVICE
+from warpgate.plugins.punching import Punch
 from warpgate.plugins.random_probe import Guess
 from warpgate.plugins.reverse import CallBack
-from warpgate.plugins.tcp_punch import Meet
 from warpgate.plugins.turn import Relayed
-from warpgate.plugins.udp_punch import Punch
 from warpgate.proto import hello, igd, igd_soap, name_record, ssdp, stun, transfer_wire
 from warpgate.proto.channel_wire import (
     TAKEN,
@@ -176,7 +175,7 @@ def _envelope(data: bytes) -> None:
 
 
 def _plugin_messages(data: bytes) -> None:
-    for kind in (Punch, Meet, Guess, Relayed, CallBack):
+    for kind in (Punch, Guess, Relayed, CallBack):
         try:
             decode_body(data, kind)
         except DecodeError:

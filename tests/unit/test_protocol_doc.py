@@ -35,13 +35,13 @@ from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import Identity, listen_port_of, node_id_of
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.model.wanted import ANYTHING, INSTANCE_SIZE, LARGEST, MAX_SERVICE, Wanted
+from warpgate.plan import volley
 from warpgate.plan.targets import MAX_PAIRS_UNINVITED
-from warpgate.plugins import base, tcp_punch, turn, udp_punch
+from warpgate.plugins import base, punching, tcp_punch, turn, udp_punch
+from warpgate.plugins.punching import Punch
 from warpgate.plugins.random_probe import Guess
 from warpgate.plugins.reverse import CallBack
-from warpgate.plugins.tcp_punch import Meet
 from warpgate.plugins.turn import Relayed
-from warpgate.plugins.udp_punch import Punch
 from warpgate.proto import check, gate, hello, instances, signals
 from warpgate.proto.check_wire import CheckCodec, introduction_of
 from warpgate.proto.envelope import MAX_ENVELOPE, open_envelope
@@ -322,8 +322,8 @@ def test_head_of_a_stream_over_udp() -> None:
         ("punch-2", Punch(2, ("203.0.113.42:25001",))),
         ("relayed-pending", Relayed("udp", (), True)),
         ("relayed", Relayed("udp", ("198.51.100.1:49160",))),
-        ("meet-1", Meet(1)),
-        ("meet-2", Meet(2, ("203.0.113.42:25001",), 0.04)),
+        ("meet-1", Punch(1)),
+        ("meet-2", Punch(2, ("203.0.113.42:25001",), 0.04)),
     ],
 )
 def test_messages_of_strategies(name: str, message: object) -> None:
@@ -375,12 +375,12 @@ def test_timing() -> None:
     early = f"{demultiplexer.EARLY_LIMIT} of a pair at most, {demultiplexer.EARLY_BYTES // 2**20} MiB in all"
     assert early in words
     assert f"at {timing.consent_timeout:g} s the pipe is over" in words
-    assert f"one check with TTL {udp_punch.PRIMING_TTL}" in words
+    assert f"one check with TTL {volley.PRIMING_TTL}" in words
     assert f"| s + max({udp_punch.LATE_SIGNAL:g} s, s/2) |" in words
     assert f"| s + {udp_punch.VOLLEY_PATIENCE:g} s |" in words
     assert f"| s + {tcp_punch.VOLLEY_PATIENCE:g} s |" in words
     assert base.UNKNOWN_SIGNAL_DELAY == 0.15
-    assert udp_punch.VOLLEYS == tcp_punch.VOLLEYS == 4
+    assert punching.VOLLEYS == 4
 
 
 def test_gate() -> None:

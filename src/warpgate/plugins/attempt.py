@@ -195,6 +195,10 @@ class Attempt(Protocol):
         """Returns when `remote` has become another address since the last call (or since the start)."""
         ...
 
+    async def knowledge_changed(self) -> None:
+        """Returns when `local` or `remote` says something else, or more, than now."""
+        ...
+
     def pairs(self, transport: Transport) -> tuple[Pair, ...]:
         """Our listening sockets x the peer's endpoints, as far as policy lets them be tried, best first."""
         ...

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, ClassVar, TypeVar
 
 from warpgate.errors import AttemptFailed
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
+from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.counting import being_measured
 from warpgate.plan.patience import patience_of
 from warpgate.plan.targets import Pair, pairs
@@ -36,15 +39,22 @@ __all__ = [
     "Plugin",
     "RandomPunch",
     "Relay",
+    "beside",
+    "fingerprinted",
+    "news",
     "outward",
     "patient",
+    "race",
     "signal_delay",
+    "until",
 ]
 
 # Brokers without a measured round trip: what two far ends over a busy public broker need, in seconds.
 UNKNOWN_SIGNAL_DELAY = 0.15
-KNOWING_STEP = 0.05
-KNOWING_STEPS = 20
+# Enough servers have answered by then, or will not. Seconds.
+MEASURING = 1.0
+
+T = TypeVar("T")
 
 
 def signal_delay(attempt: Attempt) -> float:
@@ -57,12 +67,40 @@ def patient(attempt: Attempt, least: float, signals: float) -> float:
     return patience_of(least, signals, attempt.signal_delay)
 
 
+async def news(attempt: Attempt, patience: float | None) -> None:
+    """Returns when more is known of either side, or after so many seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+            await attempt.knowledge_changed()
+
+
+async def until(attempt: Attempt, known: Callable[[], bool], patience: float | None = None) -> None:
+    """Returns when this is so, by what is known of both sides, or after so many seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+            while not known():
+                await attempt.knowledge_changed()
+
+
 async def fingerprinted(attempt: Attempt) -> None:
-    """Returns when it is known what the NAT before us is like, or will not be known within a second."""
-    for _ in range(KNOWING_STEPS):
-        if not being_measured(attempt.local):
-            break
-        await asyncio.sleep(KNOWING_STEP)
+    """Returns when it is known what the NAT before us is like, or will not be known soon."""
+    await until(attempt, lambda: not being_measured(attempt.local), MEASURING)
+
+
+def beside(attempt: Attempt, part: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Runs for as long as the strategy's half. What it raises is for whoever waits for it."""
+    task = asyncio.ensure_future(part)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    attempt.stack.callback(task.cancel)
+    return task
+
+
+async def race(ways: Mapping[str, Callable[[], Awaitable[Link]]], leader: str | None = None) -> Link:
+    """The first link; AttemptFailed with every reason when there is none, or when the leader fails."""
+    try:
+        return await first_of(ways, Link.abort, leader)
+    except RaceLost as lost:
+        raise AttemptFailed(str(lost)) from None
 
 
 def outward(attempt: Attempt, transport: Transport) -> tuple[Endpoint, ...]:

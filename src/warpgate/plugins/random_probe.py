@@ -32,13 +32,22 @@ from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Assignment, Filtering, NatProfile
 from warpgate.net.link import Link
-from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.birthday import Guessing, Part, guessing, own_port_to_meet, sockets_for, why_not
 from warpgate.plan.classify import MAX_GAP
 from warpgate.plan.counting import counts, foretold
 from warpgate.plan.predict import LAST_PORT, PortRange, of_parity, ports_to_guess
 from warpgate.plan.volley import PRIMING_TTL
-from warpgate.plugins.base import Attempt, Plugin, RandomPunch, patient, signal_delay
+from warpgate.plugins.base import (
+    Attempt,
+    Plugin,
+    RandomPunch,
+    beside,
+    news,
+    patient,
+    race,
+    signal_delay,
+    until,
+)
 
 # A carrier's NAT may be further away than the priming goes: later packets go further, those with full TTL last, since
 # they may claim tuples on the peer's router. (Seconds after the priming, TTL.)
@@ -52,8 +61,7 @@ SIMPLER_REPEAT = 0.05
 LIKELY_PATIENCE = 3.0, 4.0  # seconds, and signals where those are slow
 # How long it may take until either side's NAT is known well enough.
 KNOWING_PATIENCE = 5.0, 6.0
-KNOWING_STEP = 0.05
-SAMPLING_STEPS = 20
+SAMPLING = 1.0
 # How long the last probe may take to be answered.
 LAST_HIT = 1.0, 2.0
 # Two sides that meet have opened all their sockets so long after the message: they take up to 1 ms each.
@@ -109,23 +117,16 @@ class RandomProbe(Plugin):
 
     async def initiate(self, attempt: Attempt) -> Link:
         found = attempt.try_found()
-        try:
-            return await first_of(
-                {"checks": attempt.verified, "guessing": partial(self._initiate, attempt, found)},
-                Link.abort,
-                leader="guessing",
-            )
-        except RaceLost as lost:
-            raise AttemptFailed(str(lost)) from None
+        return await race(
+            {"checks": attempt.verified, "guessing": partial(self._initiate, attempt, found)}, "guessing"
+        )
 
     async def _initiate(self, attempt: Attempt, found: bool) -> Link:
         part = await _worth_guessing(attempt, found)
         if part.part is Part.SPREAD:
             target = _endpoint_of(part.theirs.reflexive_endpoint(Transport.UDP))
-            spreading = asyncio.ensure_future(_spread(attempt, part, target))
-            attempt.stack.callback(spreading.cancel)
-            listening = asyncio.ensure_future(_answer(attempt, OPENED))  # returns by raising the refusal
-            attempt.stack.callback(listening.cancel)
+            spreading = beside(attempt, _spread(attempt, part, target))
+            listening = beside(attempt, _answer(attempt, OPENED))  # returns by raising the refusal
             done, _ = await asyncio.wait({spreading, listening}, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()
@@ -196,16 +197,20 @@ async def _worth_guessing(attempt: Attempt, found: bool) -> Guessing:
     `found`: pairs found before are being tried, which is simpler, too.
     """
     began = attempt.now()
-    while (waited := attempt.now() - began) < patient(attempt, *KNOWING_PATIENCE):
+    while True:
         part = guessing(attempt.local, attempt.remote)
-        certain = part is not None and part.certain and not found
-        if part is not None and (certain or waited >= _patience(attempt, part)):
-            attempt.note(
-                "nothing simpler can work" if certain else f"nothing simpler worked in {waited:.2f} s"
-            )
+        if part is not None and part.certain and not found:
+            attempt.note("nothing simpler can work")
             return part
-        await asyncio.sleep(KNOWING_STEP)
-    raise AttemptFailed("neither NAT is known to map each destination to another port")
+        patience = patient(attempt, *KNOWING_PATIENCE) if part is None else _patience(attempt, part)
+        waited = attempt.now() - began
+        if waited >= patience:
+            break
+        await news(attempt, patience - waited)
+    if part is None:
+        raise AttemptFailed("neither NAT is known to map each destination to another port")
+    attempt.note(f"nothing simpler worked in {waited:.2f} s")
+    return part
 
 
 def _patience(attempt: Attempt, part: Guessing) -> float:
@@ -362,13 +367,12 @@ async def _sampled(attempt: Attempt, mine: Attachment) -> NatProfile:
     """Our NAT, as soon as it is known in which ports our sockets will be, or after a second: a block is searched sixty
     times faster than all ports.
     """
-    nat = mine.nat
-    for _ in range(SAMPLING_STEPS):
-        nat = next((at.nat for at in attempt.local.attachments if at.host == mine.host), nat)
-        if nat.assignment.kind is not Assignment.UNKNOWN:
-            break
-        await asyncio.sleep(KNOWING_STEP)
-    return nat
+
+    def nat() -> NatProfile:
+        return next((at.nat for at in attempt.local.attachments if at.host == mine.host), mine.nat)
+
+    await until(attempt, lambda: nat().assignment.kind is not Assignment.UNKNOWN, SAMPLING)
+    return nat()
 
 
 async def _search(attempt: Attempt, message: Guess) -> None:
@@ -383,8 +387,7 @@ async def _search(attempt: Attempt, message: Guess) -> None:
         raise AttemptFailed(f"a message that is none of ours: {error}") from None
     attempt.check_targets([Endpoint(ip, port) for ip in addresses for port in (ports.low, ports.high)])
     punch = attempt.random_punch()
-    caring = asyncio.ensure_future(_look_after_router(attempt, base, punch))
-    attempt.stack.callback(caring.cancel)
+    beside(attempt, _look_after_router(attempt, base, punch))
     # Drawn from the session id, which is random itself: another order each time, and the same where that is replayed.
     draw = random.Random(attempt.session).sample
     most = punch.mappings_left // len(addresses)

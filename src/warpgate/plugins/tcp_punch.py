@@ -22,12 +22,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import field
 from functools import partial
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
-from warpgate.errors import AttemptFailed, NetworkError, ProtocolError, ServiceError, WarpgateError
-from warpgate.lazy_dataclass import dataclass
+from warpgate.errors import AttemptFailed, NetworkError, ServiceError, WarpgateError
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
@@ -35,7 +33,6 @@ from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.counting import (
     both_count,
     counts,
-    crosswise,
     foretold,
     in_aim,
     may_count,
@@ -47,64 +44,35 @@ from warpgate.plan.volley import (
     Route,
     as_text,
     lag_behind_priming,
-    parse_endpoints,
     priming_ttl,
     routes_again,
     routes_between,
 )
-from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, patient, signal_delay
+from warpgate.plugins.base import (
+    Attempt,
+    Plugin,
+    beside,
+    fingerprinted,
+    outward,
+    patient,
+    race,
+    signal_delay,
+    until,
+)
+from warpgate.plugins.punching import PREDICTED, VOLLEYS, Conversation, Punch, delay_told, in_step
 
 # Long enough for the kernel's first SYN retransmission (1 s, RFC 6298) to pass a NAT that the other side opened late.
 VOLLEY_PATIENCE = 1.6
 # Where signals take long, packets do: SYNs and HELLOs cross within so many times the way of a signal.
 VOLLEY_SIGNALS = 3.0
-VOLLEYS = 4
-# The volley number of predicted endpoints: they belong to the first volley's port on the other side.
-PREDICTED = 0
-PREDICTIONS = 2
+PREDICTIONS = 2  # that are listened to: an honest peer makes one
 AGAIN_AFTER = 0.1  # the peer's SYN is out by then, unless its machine is busy or the estimate of a signal bad
-# No broker that still serves is slower; a peer that says more is not believed.
-LONGEST_DELAY = 2.0
-KNOWING_STEP = 0.05  # seconds between two looks whether the peer's NAT has become known
-
-
-@dataclass(frozen=True, slots=True)
-class Meet:
-    """`endpoints`: reflexive endpoints of fresh ports as text; none for the first volley (the address has them).
-    Of volley 0: one of them is where the sender's next SYN to the receiver's listed endpoint leaves, likeliest first.
-
-    `delay`: the sender's best estimate of a signal's one-way time in seconds, negative when it has none.
-    """
-
-    volley: int
-    endpoints: tuple[str, ...] = ()
-    delay: float = -1.0
-
-
-@dataclass(slots=True)
-class Inbox:
-    """What the other half said, predictions apart from volleys: those are acted on whatever volley is going on."""
-
-    attempt: Attempt
-    volleys: asyncio.Queue[Meet] = field(default_factory=asyncio.Queue)
-    predictions: asyncio.Queue[Meet] = field(default_factory=asyncio.Queue)
-
-    async def read(self) -> NoReturn:
-        """AttemptFailed for a message that is none of ours."""
-        while True:
-            try:
-                message = await self.attempt.receive()
-            except ProtocolError as error:
-                raise AttemptFailed(str(error)) from None
-            if not isinstance(message, Meet):
-                raise AttemptFailed("a message that is none of ours")
-            (self.predictions if message.volley == PREDICTED else self.volleys).put_nowait(message)
 
 
 class TcpPunch(Plugin):
     name: ClassVar[str] = "tcp_punch"
     transports: ClassVar[frozenset[Transport]] = frozenset({Transport.TCP})
-    message_type: ClassVar[type | None] = Meet
+    message_type: ClassVar[type | None] = Punch
 
     @classmethod
     def unsuitable(cls, local: NodeAddress, remote: NodeAddress) -> str | None:
@@ -116,28 +84,24 @@ class TcpPunch(Plugin):
 
     async def initiate(self, attempt: Attempt) -> Link:
         if not _only_fresh_ports(attempt):
-            attempt.signal(Meet(1, (), -1.0))
+            attempt.signal(Punch(1))
         fire_at = attempt.now() + signal_delay(attempt)
         tried: set[Route] = set()
-        inbox = Inbox(attempt)
-        attempt.stack.callback(asyncio.ensure_future(inbox.read()).cancel)
-        try:
-            return await first_of(
-                {
-                    "inbound": attempt.inbound,
-                    "volleys": partial(self._initiate_volleys, attempt, inbox, fire_at, tried),
-                    "refreshed": partial(_follow_address, attempt, tried),
-                    "predicting": partial(_predict, attempt),
-                    "predicted": partial(_follow_predictions, attempt, inbox),
-                },
-                Link.abort,
-                leader="volleys",
-            )
-        except RaceLost as lost:
-            raise AttemptFailed(str(lost)) from None
+        talk = Conversation(attempt)
+        beside(attempt, talk.read())
+        return await race(
+            {
+                "inbound": attempt.inbound,
+                "volleys": partial(self._initiate_volleys, attempt, talk, fire_at, tried),
+                "refreshed": partial(_follow_address, attempt, tried),
+                "predicting": partial(_predict, attempt),
+                "predicted": partial(_follow_predictions, attempt, talk),
+            },
+            "volleys",
+        )
 
     async def _initiate_volleys(
-        self, attempt: Attempt, inbox: Inbox, fire_at: float, tried: set[Route]
+        self, attempt: Attempt, talk: Conversation, fire_at: float, tried: set[Route]
     ) -> Link:
         try:
             return await self._initiate_first(attempt, fire_at, tried)
@@ -145,12 +109,7 @@ class TcpPunch(Plugin):
             attempt.note(f"first volley: {error}")
         for volley in range(2, VOLLEYS + 1):
             faces = await _fresh(attempt)
-            mine = as_text(faces)
-            delay = attempt.signal_delay
-            attempt.signal(Meet(volley, mine, -1.0 if delay is None else delay))
-            attempt.note(f"volley {volley} from fresh ports: {', '.join(mine)}")
-            peers = parse_endpoints((await self._answer(inbox, volley)).endpoints)
-            attempt.check_targets(peers)
+            peers = await talk.exchange(volley, faces)
             try:
                 return await _fire(attempt, routes_between(faces, peers), priming_ttl(volley, initiator=True))
             except AttemptFailed as error:
@@ -159,62 +118,52 @@ class TcpPunch(Plugin):
 
     async def _initiate_first(self, attempt: Attempt, fire_at: float, tried: set[Route]) -> Link:
         """AttemptFailed when it is over, or as soon as `_only_fresh_ports` can do."""
-        volley = asyncio.ensure_future(_first_volley(attempt, tried, fire_at))
-        attempt.stack.callback(volley.cancel)
-        while not volley.done():
-            if _only_fresh_ports(attempt):
-                volley.cancel()
-                raise AttemptFailed("the listening ports will not do: going to fresh ones at once")
-            await asyncio.wait({volley}, timeout=KNOWING_STEP)
-        return volley.result()
-
-    async def _answer(self, inbox: Inbox, volley: int) -> Meet:
-        while True:
-            message = await inbox.volleys.get()
-            if message.volley == volley:
-                return message
+        volley = beside(attempt, _first_volley(attempt, tried, fire_at))
+        hopeless = beside(attempt, until(attempt, partial(_only_fresh_ports, attempt)))
+        await asyncio.wait({volley, hopeless}, return_when=asyncio.FIRST_COMPLETED)
+        hopeless.cancel()
+        if volley.done():
+            return volley.result()
+        volley.cancel()
+        raise AttemptFailed("the listening ports will not do: going to fresh ones at once")
 
     # -- responding ----------------------------------------------------------------------------------------------
 
     async def respond(self, attempt: Attempt) -> Link:
-        inbox = Inbox(attempt)
-        try:
-            return await first_of(
-                {
-                    "reading": inbox.read,
-                    "volleys": partial(self._respond_volleys, attempt, inbox),
-                    "predicting": partial(_predict, attempt),
-                    "predicted": partial(_follow_predictions, attempt, inbox),
-                },
-                Link.abort,
-                leader="reading",
-            )
-        except RaceLost as lost:
-            raise AttemptFailed(str(lost)) from None
+        talk = Conversation(attempt)
+        return await race(
+            {
+                "reading": talk.read,
+                "volleys": partial(self._respond_volleys, attempt, talk),
+                "predicting": partial(_predict, attempt),
+                "predicted": partial(_follow_predictions, attempt, talk),
+            },
+            "reading",
+        )
 
-    async def _respond_volleys(self, attempt: Attempt, inbox: Inbox) -> Link:
+    async def _respond_volleys(self, attempt: Attempt, talk: Conversation) -> Link:
         """A volley that failed is followed by whatever the initiator asks for next."""
         volley: asyncio.Task[Link] | None = None
         latest = 0
         for _ in range(VOLLEYS):
-            message = await self._next(attempt, inbox, volley)
-            if not isinstance(message, Meet):
+            message = await self._next(attempt, talk, volley)
+            if not isinstance(message, Punch):
                 return message
             if message.volley <= latest:  # overtaken on its way
                 continue
             latest = message.volley
             if volley is not None:
                 volley.cancel()
-            volley = asyncio.ensure_future(self._respond_volley(attempt, message))
-            attempt.stack.callback(volley.cancel)
+            volley = beside(attempt, self._respond_volley(attempt, talk, message))
         if volley is None:
             raise AttemptFailed("nothing was asked for")
         return await volley
 
-    async def _next(self, attempt: Attempt, inbox: Inbox, volley: asyncio.Task[Link] | None) -> Meet | Link:
+    async def _next(
+        self, attempt: Attempt, talk: Conversation, volley: asyncio.Task[Link] | None
+    ) -> Punch | Link:
         """The link of the volley in progress, or the initiator's next message."""
-        receiving = asyncio.ensure_future(inbox.volleys.get())
-        attempt.stack.callback(receiving.cancel)
+        receiving = beside(attempt, talk.volley())
         if volley is not None:
             await asyncio.wait({receiving, volley}, return_when=asyncio.FIRST_COMPLETED)
             if volley.done():
@@ -224,7 +173,7 @@ class TcpPunch(Plugin):
                 attempt.note(str(error))
         return await receiving
 
-    async def _respond_volley(self, attempt: Attempt, message: Meet) -> Link:
+    async def _respond_volley(self, attempt: Attempt, talk: Conversation, message: Punch) -> Link:
         if not message.endpoints:
             tried: set[Route] = set()
             runners = {
@@ -232,15 +181,11 @@ class TcpPunch(Plugin):
                 "refreshed": partial(_follow_address, attempt, tried),
             }
             return await first_of(runners, Link.abort)
-        peers = parse_endpoints(message.endpoints)
-        attempt.check_targets(peers)
+        peers = talk.asked(message)
         faces = await _fresh(attempt)
-        attempt.signal(Meet(message.volley, mine := as_text(faces)))
-        told = 0.0 <= message.delay <= LONGEST_DELAY
-        fire_at = attempt.now() + (message.delay if told else signal_delay(attempt))
-        attempt.note(f"volley {message.volley} from fresh ports: {', '.join(mine)}")
-        if both_count(attempt.local, attempt.remote):
-            peers = crosswise(peers)
+        talk.answer(message, faces)
+        fire_at = attempt.now() + delay_told(attempt, message)
+        peers = in_step(attempt, peers)
         routes = routes_between(faces, peers)
         if (ttl := priming_ttl(message.volley, initiator=False)) is not None:
             try:
@@ -305,21 +250,18 @@ async def _fire_predicted(attempt: Attempt, mine: Attachment, near: Endpoint, ta
         raise AttemptFailed(f"no prediction: {error}") from None
     delay = signal_delay(attempt)
     fire_at = attempt.now() + delay
-    attempt.signal(Meet(PREDICTED, as_text([face]), delay))
+    attempt.signal(Punch(PREDICTED, as_text([face]), delay))
     attempt.note(f"our NAT counts: connecting to {target} from {face.seen[0]} or soon after")
     await asyncio.sleep(fire_at - attempt.now())
     return await _fire(attempt, [(face.local, target)])
 
 
-async def _follow_predictions(attempt: Attempt, inbox: Inbox) -> Link:
+async def _follow_predictions(attempt: Attempt, talk: Conversation) -> Link:
     """The peer's next SYN leaves from one of the endpoints that it names: connect to all of them at once."""
-    for _ in range(PREDICTIONS):  # an honest peer makes one
-        message = await inbox.predictions.get()
+    async for peers in talk.predictions(PREDICTIONS):
+        bases = dict.fromkeys(pair.base for pair in attempt.pairs(Transport.TCP) if not pair.nearby)
+        attempt.note(f"connecting to predicted endpoints: {', '.join(map(str, peers))}")
         try:
-            peers = parse_endpoints(message.endpoints)
-            attempt.check_targets(peers)
-            bases = dict.fromkeys(pair.base for pair in attempt.pairs(Transport.TCP) if not pair.nearby)
-            attempt.note(f"connecting to predicted endpoints: {', '.join(map(str, peers))}")
             return await _fire(
                 attempt, [(base, peer) for base in bases for peer in peers if peer.family is base.family]
             )

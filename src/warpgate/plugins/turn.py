@@ -33,7 +33,7 @@ from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.relay import reaches_relays
-from warpgate.plugins.base import Attempt, Plugin, patient
+from warpgate.plugins.base import Attempt, Plugin, beside, patient
 
 # Each is how long at least, in seconds, and in signals, which are slow on slow paths.
 # The responder's own relay is asked for when checks to the initiator's had the time of a bad path and found nothing.
@@ -78,8 +78,7 @@ class Turn(Plugin):
         )
 
     async def _run(self, attempt: Attempt, lanes: dict[Transport, _Lane]) -> Link:
-        reading = asyncio.ensure_future(_read(attempt, lanes))
-        attempt.stack.callback(reading.cancel)
+        beside(attempt, _read(attempt, lanes))
         try:
             return await first_of(
                 {lane.transport.name: lane.link for lane in lanes.values()}, lambda link: link.abort()
@@ -127,8 +126,7 @@ class _Lane(ABC):
 
     async def link(self) -> Link:
         """The first link over a relay; AttemptFailed when neither side has one."""
-        coming = asyncio.ensure_future(self._coming())
-        self._attempt.stack.callback(coming.cancel)
+        coming = beside(self._attempt, self._coming())
         either: set[asyncio.Future[Any]] = {coming, self._hopeless}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if coming.done():
@@ -153,8 +151,7 @@ class _Lane(ABC):
             self._starting = asyncio.get_running_loop().call_later(seconds, self.allocate_in, 0.0)
             self._attempt.stack.callback(self._starting.cancel)
             return
-        self._allocating = asyncio.ensure_future(self._allocate())
-        self._attempt.stack.callback(self._allocating.cancel)
+        self._allocating = beside(self._attempt, self._allocate())
 
     async def _allocate(self) -> None:
         attempt = self._attempt

@@ -17,57 +17,42 @@ count go to fresh sockets at once: each samples, tells, and sends its n-th packe
 from __future__ import annotations
 
 import asyncio
-import math
 from functools import partial
 from typing import ClassVar
 
-from warpgate.errors import AddressError, AttemptFailed, NetworkError, ServiceError
-from warpgate.lazy_dataclass import dataclass
+from warpgate.errors import AttemptFailed, NetworkError, ServiceError
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
-from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.counting import (
     both_count,
     counts,
-    crosswise,
     foretold,
     in_aim,
     target_to_foretell,
 )
 from warpgate.plan.targets import Pair, pairs
-from warpgate.plan.volley import PRIMING_TTL
-from warpgate.plugins.base import Attempt, Plugin, fingerprinted, outward, patient, signal_delay
+from warpgate.plan.volley import PRIMING_TTL, Face, routes_between
+from warpgate.plugins.base import (
+    Attempt,
+    Plugin,
+    beside,
+    fingerprinted,
+    outward,
+    patient,
+    race,
+    signal_delay,
+    until,
+)
+from warpgate.plugins.punching import PREDICTED, VOLLEYS, Conversation, Punch, delay_told, in_step
 
 # How much later than estimated a signal is usually heard at worst, seconds: scheduling, a busy broker.
 LATE_SIGNAL = 0.025
-# No broker that still serves is slower; a peer that says more is not believed.
-LONGEST_DELAY = 2.0
 # A volley is given its first six repeats and a long round trip before the next one, on other ports, joins it.
 VOLLEY_PATIENCE = 1.5
 VOLLEY_SIGNALS = 1.5  # as many where they are slow
-VOLLEYS = 4
-# In one message; what a prediction names.
-ENDPOINTS = 8
-# The volley number of predicted endpoints: they belong to the first volley's sockets on the other side.
-PREDICTED = 0
 # What else begins in this tick, a relay's client for one, takes ports too: it is let through first. Seconds.
 OWN_NOISE = 0.005
-# How often it is looked whether the peer's NAT has become known, seconds.
-KNOWING_STEP = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Punch:
-    """`endpoints`: reflexive endpoints of fresh sockets as text; none for the first volley (the address has them).
-    Of volley 0: one of them is where the sender is seen by the receiver's listening socket, likeliest first.
-
-    `delay`: the sender's best estimate of a signal's one-way time in seconds, negative when it has none.
-    """
-
-    volley: int
-    endpoints: tuple[str, ...] = ()
-    delay: float = -1.0
 
 
 class UdpPunch(Plugin):
@@ -87,30 +72,31 @@ class UdpPunch(Plugin):
                 return f"{side} network blocks UDP"
         return None
 
-    def __init__(self) -> None:
-        self._predictions_heard = 0
-
     # -- initiating ----------------------------------------------------------------------------------------------
 
     async def initiate(self, attempt: Attempt) -> Link:
         attempt.try_found()
         patience = self._first_volley(attempt)
         self._start_predicting(attempt, 1)
-        try:
-            return await first_of(
-                {"checks": attempt.verified, "volleys": partial(self._initiate_volleys, attempt, patience)},
-                Link.abort,
-                leader="volleys",
-            )
-        except RaceLost as lost:
-            raise AttemptFailed(str(lost)) from None
+        talk = self._converse(attempt)
+        return await race(
+            {"checks": attempt.verified, "volleys": partial(self._initiate_volleys, attempt, talk, patience)},
+            "volleys",
+        )
+
+    def _converse(self, attempt: Attempt) -> Conversation:
+        talk = Conversation(attempt)
+        beside(attempt, talk.read())
+        beside(attempt, self._follow_predictions(attempt, talk))
+        beside(attempt, self._follow_address(attempt))
+        return talk
 
     def _first_volley(self, attempt: Attempt) -> float:
         """Returns how long it should be given before the next one; not at all when other pipes are in its place."""
         if both_count(attempt.local, attempt.remote):
             attempt.note("both NATs count: going to fresh ports at once")
             return 0.0
-        wait = self._full_after(attempt)
+        wait = self._full_after(attempt, signal_delay(attempt))
         possible = _in_aim(attempt)
         targets = [pair for pair in possible if not attempt.occupied(pair.base, pair.remote)]
         if possible and not targets:
@@ -125,63 +111,27 @@ class UdpPunch(Plugin):
         attempt.note(f"primed {shown}; full checks in {wait * 1000:.0f} ms, when the offer should be there")
         return signal_delay(attempt) + patient(attempt, VOLLEY_PATIENCE, VOLLEY_SIGNALS)
 
-    def _full_after(self, attempt: Attempt, measured: float = -1.0) -> float:
+    def _full_after(self, attempt: Attempt, delay: float) -> float:
         """When to send with full TTL: not before the peer has fired, however late the signal was.
 
         Who primed loses nothing by waiting, since the peer's checks come in meanwhile. One whose mapping depends on
-        the destination could prime for nobody but the peer's listed endpoint, so it goes at once. `measured`: what
-        the peer says of the delay.
+        the destination could prime for nobody but the peer's listed endpoint, so it goes at once. `delay`: of a signal.
         """
-        delay = measured if 0.0 <= measured <= LONGEST_DELAY else signal_delay(attempt)
         if any(at.nat.mapping.endpoint_dependent for at in attempt.local.attachments):
             return delay
         return delay + max(LATE_SIGNAL, delay / 2)
 
-    async def _initiate_volleys(self, attempt: Attempt, patience: float) -> Link:
-        refreshing = asyncio.ensure_future(self._follow_address(attempt))
-        attempt.stack.callback(refreshing.cancel)
-        answers: asyncio.Queue[Punch] = asyncio.Queue()
-        hearing = asyncio.ensure_future(self._hear(attempt, answers))
-        attempt.stack.callback(hearing.cancel)
-        await self._first_volley_over(attempt, patience)
+    async def _initiate_volleys(self, attempt: Attempt, talk: Conversation, patience: float) -> Link:
+        # Earlier when the peer's NAT turns out to count as ours does: then the first one was in vain.
+        await until(attempt, lambda: both_count(attempt.local, attempt.remote), patience)
         for volley in range(2, VOLLEYS + 1):
             self._start_predicting(attempt, volley)
-            bases, endpoints = await _fresh(attempt)
-            delay = attempt.signal_delay
-            attempt.signal(Punch(volley, endpoints, -1.0 if delay is None else delay))
-            attempt.note(f"volley {volley} from fresh ports: {', '.join(endpoints)}")
-            peers = _parse(await self._answer(answers, volley))
-            attempt.check_targets(peers)
-            for base in bases:
-                for peer in peers:
-                    if peer.family is base.family:
-                        attempt.probe(base, peer)
+            faces = await _fresh(attempt)
+            for base, peer in routes_between(faces, await talk.exchange(volley, faces)):
+                attempt.probe(base, peer)
             await asyncio.sleep(patient(attempt, VOLLEY_PATIENCE, VOLLEY_SIGNALS))
         await asyncio.sleep(attempt.config.timing.check_offsets[-1])
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
-
-    async def _first_volley_over(self, attempt: Attempt, patience: float) -> None:
-        """Earlier when the peer's NAT turns out to count as ours does: then it was in vain."""
-        steps = math.ceil(patience / KNOWING_STEP)
-        for _ in range(steps):
-            if both_count(attempt.local, attempt.remote):
-                return
-            await asyncio.sleep(patience / steps)
-
-    async def _hear(self, attempt: Attempt, answers: asyncio.Queue[Punch]) -> None:
-        """Predictions are acted on at once, whatever volley is waited for."""
-        while True:
-            message = await attempt.receive()
-            if isinstance(message, Punch) and message.volley == PREDICTED:
-                self._probe_predicted(attempt, message)
-            elif isinstance(message, Punch):
-                answers.put_nowait(message)
-
-    async def _answer(self, answers: asyncio.Queue[Punch], volley: int) -> Punch:
-        while True:
-            message = await answers.get()
-            if message.volley == volley:
-                return message
 
     async def _follow_address(self, attempt: Attempt) -> None:
         """The peer's endpoints have changed, or become known: it has already sent to us from the new ones."""
@@ -193,22 +143,15 @@ class UdpPunch(Plugin):
     # -- responding ----------------------------------------------------------------------------------------------
 
     async def respond(self, attempt: Attempt) -> Link:
-        waiting = asyncio.ensure_future(attempt.verified())
-        attempt.stack.callback(waiting.cancel)
-        refreshing = asyncio.ensure_future(self._follow_address(attempt))
-        attempt.stack.callback(refreshing.cancel)
-        volleys = 0
-        while volleys < VOLLEYS:
-            message = await attempt.receive()
-            if isinstance(message, Punch) and message.volley == PREDICTED:
-                self._probe_predicted(attempt, message)
-                continue
-            volleys += 1
-            self._start_predicting(attempt, volleys)
-            if not isinstance(message, Punch) or not message.endpoints:
-                self._respond_first(attempt)
+        waiting = beside(attempt, attempt.verified())
+        talk = self._converse(attempt)
+        for volley in range(1, VOLLEYS + 1):
+            message = await talk.volley()
+            self._start_predicting(attempt, volley)
+            if message.endpoints:
+                await self._respond_later(attempt, talk, message)
             else:
-                await self._respond_later(attempt, message)
+                self._respond_first(attempt)
         return await waiting
 
     def _respond_first(self, attempt: Attempt) -> None:
@@ -218,26 +161,19 @@ class UdpPunch(Plugin):
         shown = ", ".join(str(pair.remote) for pair in targets)
         attempt.note(f"fired at {shown or 'nothing: none of the initiator endpoints may be tried from here'}")
 
-    async def _respond_later(self, attempt: Attempt, message: Punch) -> None:
-        peers = _parse(message)
-        attempt.check_targets(peers)
-        bases, endpoints = await _fresh(attempt)
-        if both_count(attempt.local, attempt.remote):
-            peers = crosswise(peers)
-        wait = self._full_after(attempt, message.delay)
-        for base in bases:
-            for peer in peers:
-                if peer.family is base.family:
-                    attempt.probe(base, peer, offsets=(0.0,), ttl=PRIMING_TTL)
-                    attempt.probe(base, peer, offsets=_later(attempt, wait))
-        attempt.signal(Punch(message.volley, endpoints))
-        attempt.note(f"volley {message.volley} from fresh ports: {', '.join(endpoints)}")
+    async def _respond_later(self, attempt: Attempt, talk: Conversation, message: Punch) -> None:
+        peers = talk.asked(message)
+        faces = await _fresh(attempt)
+        wait = self._full_after(attempt, delay_told(attempt, message))
+        for base, peer in routes_between(faces, in_step(attempt, peers)):
+            attempt.probe(base, peer, offsets=(0.0,), ttl=PRIMING_TTL)
+            attempt.probe(base, peer, offsets=_later(attempt, wait))
+        talk.answer(message, faces)
 
     # -- predicting ----------------------------------------------------------------------------------------------
 
     def _start_predicting(self, attempt: Attempt, volley: int) -> None:
-        predicting = asyncio.ensure_future(self._predict(attempt, volley))
-        attempt.stack.callback(predicting.cancel)
+        beside(attempt, self._predict(attempt, volley))
 
     async def _predict(self, attempt: Attempt, volley: int) -> None:
         """Where our NAT counts and the peer's may filter by port: sample, fire once, tell.
@@ -265,22 +201,14 @@ class UdpPunch(Plugin):
         attempt.signal(Punch(PREDICTED, endpoints))
         attempt.note(f"our NAT counts: fired at {target.remote}, from {endpoints[0]} or soon after")
 
-    def _probe_predicted(self, attempt: Attempt, message: Punch) -> None:
-        self._predictions_heard += 1
-        try:
-            peers = _parse(message)
-            attempt.check_targets(peers)
-        except (AddressError, AttemptFailed) as error:
-            attempt.note(f"predicted endpoints refused: {error}")
-            return
-        if self._predictions_heard > VOLLEYS:
-            return  # an honest peer predicts once a volley
+    async def _follow_predictions(self, attempt: Attempt, talk: Conversation) -> None:
         offsets = attempt.config.timing.check_offsets[:8:2]
-        for base in dict.fromkeys(pair.base for pair in attempt.pairs(Transport.UDP) if not pair.nearby):
-            for peer in peers:
-                if peer.family is base.family:
-                    attempt.probe(base, peer, offsets=offsets)
-        attempt.note(f"probing predicted endpoints: {', '.join(str(peer) for peer in peers)}")
+        async for peers in talk.predictions(VOLLEYS):  # an honest peer predicts once a volley
+            for base in dict.fromkeys(pair.base for pair in attempt.pairs(Transport.UDP) if not pair.nearby):
+                for peer in peers:
+                    if peer.family is base.family:
+                        attempt.probe(base, peer, offsets=offsets)
+            attempt.note(f"probing predicted endpoints: {', '.join(map(str, peers))}")
 
     def _fire(self, attempt: Attempt, pair: Pair, wait: float) -> None:
         attempt.probe(pair.base, pair.remote, offsets=_later(attempt, 0.0 if pair.nearby else wait))
@@ -294,15 +222,12 @@ def _in_aim(attempt: Attempt) -> list[Pair]:
     return in_aim(attempt.pairs(Transport.UDP), attempt.local, attempt.remote)
 
 
-async def _fresh(attempt: Attempt) -> tuple[list[Endpoint], tuple[str, ...]]:
+async def _fresh(attempt: Attempt) -> list[Face]:
     """New sockets on the interfaces that face the peer, and where the peer will see them."""
     bases = [await attempt.open_udp(near) for near in outward(attempt, Transport.UDP)]
     if not bases:
         raise AttemptFailed("no interface of ours faces the peer's network")
-    seen: list[str] = []
-    for base in bases:
-        seen += map(str, await _will_be_seen(attempt, base))
-    return bases, tuple(seen[:ENDPOINTS])
+    return [Face(base, await _will_be_seen(attempt, base)) for base in bases]
 
 
 async def _will_be_seen(attempt: Attempt, base: Endpoint) -> tuple[Endpoint, ...]:
@@ -324,7 +249,3 @@ async def _reflexive(attempt: Attempt, base: Endpoint) -> Endpoint:
         known = next((at.reflexive for at in attempt.local.attachments if at.host == base.ip), None)
         attempt.note(f"{error}; assuming that our router preserves port {base.port}")
         return Endpoint(base.ip if known is None else known, base.port)
-
-
-def _parse(message: Punch) -> list[Endpoint]:
-    return [Endpoint.parse(text) for text in message.endpoints[:ENDPOINTS]]

@@ -168,6 +168,9 @@ class PluginAttempt:
     async def remote_changed(self) -> None:
         self._remote_version = await self._session.remote_newer_than(self._remote_version)
 
+    async def knowledge_changed(self) -> None:
+        await self._session.knowledge_changed()
+
     # -- targets -------------------------------------------------------------------------------------------------
 
     def pairs(self, transport: Transport) -> tuple[Pair, ...]:

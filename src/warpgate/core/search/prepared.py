@@ -16,7 +16,7 @@ from warpgate.core.search import hosted, report
 from warpgate.lazy_dataclass import prepare
 from warpgate.model.wanted import Wanted
 from warpgate.plan import cascade, paths, targets
-from warpgate.plugins import tcp_punch, turn, udp_punch
+from warpgate.plugins import punching, turn
 from warpgate.proto import check, check_wire, hello
 from warpgate.proto.machine import Transmit
 from warpgate.proto.quic_frames import QuicFrame
@@ -24,7 +24,7 @@ from warpgate.proto.stun import StunMessage
 
 VALUES: tuple[type, ...] = (
     targets.Pair, cascade.Verdict, cascade.Skipped, cascade.Step, cascade.Plan, report._Row, check.CheckSettings,
-    check._Pair, Wanted, Errand, udp_punch.Punch, tcp_punch.Meet, tcp_punch.Inbox, turn.Relayed, hosted.Claim,
+    check._Pair, Wanted, Errand, punching.Punch, turn.Relayed, hosted.Claim,
     check_wire.OpenedCheck, check_wire.Introduction, StunMessage, Transmit, TlsEnds, QuicFrame, check.PeerHeard,
     check.PairVerified, check.Nominated, check.NominationConfirmed, check.PathValidated, check.CheckingEnded,
     hello.HelloReceived, hello.Authenticated, hello.Nominated, PipeInfo, Origin, paths.PathState, events.PeerPlaced,

@@ -145,6 +145,7 @@ class Session:
         self.running: list[str] = []  # plugins at work: links of others are theirs to take
         self.remote_version = 0
         self._remote_changed = context.new_future()
+        self._news = context.new_future()
         self.measured_delay: float | None = None
         self._measured_surely = False
         self.answered = False  # whether anything came from the peer that proves its key
@@ -214,7 +215,7 @@ class Session:
         is given the time to succeed, which makes the signal needless.
         """
         own, context = self.context.address, self.context
-        self._owner.knowledge_changed()
+        self._say_news()
         if known == own.plan_digest(self.remote):
             return
         hopeless = direct_hope(own, self.remote, Transport, context.around).hope is Hope.NONE
@@ -296,7 +297,7 @@ class Session:
         self.relays.let_in()
         for message in signal.messages:
             self.messages.put(message.name, message.body)
-        self._owner.knowledge_changed()
+        self._say_news()
         return tuple(dict.fromkeys(message.name for message in signal.messages))
 
     def _of_the_wanted(self, remote: NodeAddress) -> bool:
@@ -328,6 +329,15 @@ class Session:
     def say_placed(self) -> None:
         if self.initiator:
             self.context.emit(PeerPlaced(self.id.hex(), self.peer, self.remote.to_text()))
+
+    def _say_news(self) -> None:
+        """More, or something else, is known of the peer or of ourselves."""
+        news, self._news = self._news, self.context.new_future()
+        news.set_result(None)
+        self._owner.knowledge_changed()
+
+    async def knowledge_changed(self) -> None:
+        await asyncio.shield(self._news)
 
     async def remote_newer_than(self, version: int) -> int:
         """Wait until `remote_version` is above `version`; returns it."""
