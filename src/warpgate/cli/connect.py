@@ -78,8 +78,8 @@ async def _ping(shell: Shell, journey: Journey, count: int) -> int:
 async def _join(shell: Shell, journey: Journey) -> int:
     async with (
         shell.node(accept=False, observer=Outages(shell.output).observe) as node,
-        owned(await journey.connect(node)) as pipe,
         told(node, shell, "connect"),
+        owned(await journey.connect(node)) as pipe,
     ):
         if shell.output.json or shell.output.verbose:
             shell.output.show(PipeOpen.of(pipe))

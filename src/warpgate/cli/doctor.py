@@ -31,6 +31,7 @@ from warpgate.cli.server_words import (
 from warpgate.cli.shell import Shell
 from warpgate.cli.status import running
 from warpgate.cli.strategies import strategy_findings
+from warpgate.core.disk.claim import holder
 from warpgate.errors import ConfigError
 from warpgate.events import Event, MappingLearnt
 from warpgate.model.address import LearntBy
@@ -135,6 +136,7 @@ async def _checked(node: Node, config: Config) -> Checks:
         brokers,
         others,
         processes,
+        holder(config.identity),
         accounts=await node.check_relay_accounts(),
         relays=await node.check_relays(),
         names=await node.check_names() if config.names else (),

@@ -48,6 +48,9 @@ def identity_findings(checks: Checks) -> Iterator[Finding]:
         age = span(checks.now - told["since"])
         yield Finding(section, "ok", f"process {told['pid']} ({told['command']}) {does}, for {age}")
     here = {instance for told in checks.processes if (instance := _instance(told))}
+    if checks.holder is not None and not any(told["accepts"] for told in checks.processes):
+        here.add(checks.holder.instance.hex())
+        yield Finding(section, "ok", f"process {checks.holder.process} (no warpgate command) accepts peers")
     elsewhere = [other for other in checks.others if other.instance not in here and not other.beside]
     for other in elsewhere:
         yield Finding(

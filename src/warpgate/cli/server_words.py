@@ -15,6 +15,7 @@ from warpgate.proto.name_record import MAX_LIFETIME
 if TYPE_CHECKING:
     from warpgate.config import Config
     from warpgate.core.assembly import NodeStatus
+    from warpgate.core.disk.claim import Holder
     from warpgate.core.search.probe import BrokerCheck, OtherProcess
     from warpgate.core.server_lists import ListStatus, PlaceCheck
     from warpgate.events import MappingLearnt
@@ -32,13 +33,15 @@ _ALIKE = 3  # names that all cannot be looked up are one finding
 @dataclass(frozen=True, slots=True)
 class Checks:
     """What was tried beside what the node does by itself. `now` in Unix seconds; `processes`: those of this identity on
-    this machine, as `status_door.snapshot` has it; `others`: those anywhere that answered the probe.
+    this machine, as `status_door.snapshot` has it; `holder`: the process of this machine that accepts peers, perhaps
+    none of those; `others`: those anywhere that answered the probe.
     """
 
     now: float
     brokers: Sequence[BrokerCheck] = ()
     others: Sequence[OtherProcess] = ()
     processes: Sequence[dict[str, Any]] = ()
+    holder: Holder | None = None
     relays: Sequence[RelayCheck] = ()
     accounts: Sequence[AccountCheck] = ()
     names: Sequence[NameServerCheck] = ()

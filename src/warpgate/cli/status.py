@@ -13,6 +13,7 @@ from typing import Any
 from warpgate.cli.records import Record, milliseconds, span
 from warpgate.cli.shell import Shell
 from warpgate.cli.status_door import PATIENCE, socket_file
+from warpgate.core.disk.claim import holder
 from warpgate.errors import NetworkError, ServiceError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.net.unix import dial_unix, remove_left_over
@@ -52,6 +53,21 @@ class Running(Record):
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True)
+class Held(Record):
+    """A process that accepts peers and cannot be asked: a program that uses the library."""
+
+    event = "in_use"
+    identity: str
+    process: str
+
+    def text(self) -> str:
+        return (
+            f"process {self.process} accepts peers with the identity {self.identity}: it is no warpgate command that "
+            "could be asked for more"
+        )
+
+
 def run(_arguments: argparse.Namespace, shell: Shell) -> int:
     return shell.run(_show(shell))
 
@@ -60,10 +76,13 @@ async def _show(shell: Shell) -> int:
     """ServiceError when nothing runs."""
     identity = shell.settings.config.identity
     found = await running(identity)
-    if not found:
+    held = None if any(told["accepts"] for told in found) else holder(identity)
+    if not found and held is None:
         raise ServiceError(f"nothing runs with the identity {identity!r}")
     for told in found:
         shell.output.show(Running(told, time.time()))
+    if held is not None:
+        shell.output.show(Held(identity, held.process))
     return 0
 
 
@@ -110,7 +129,11 @@ def _relay(relay: dict[str, Any]) -> str:
 
 def _pipe(pipe: dict[str, Any], now: float) -> str:
     what = f" for {pipe['service']}" if pipe["service"] else ""
-    more = ", encrypted" * pipe["secure"] + ", relayed" * pipe["relayed"]
+    more = (
+        ", durable" * pipe.get("durable", False)
+        + ", encrypted" * pipe["secure"]
+        + ", relayed" * pipe["relayed"]
+    )
     return (
         f"{pipe['mode']} with {pipe['peer']}{what} by {pipe['plugin']} over {pipe['transport'].upper()}{more}: "
         f"{pipe['local']} - {pipe['remote']}, for {span(now - pipe['since'])}"

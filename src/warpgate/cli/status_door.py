@@ -157,6 +157,7 @@ def _pipe(pipe: Pipe, since: float) -> dict[str, Any]:
         "transport": pipe.transport.value,
         "relayed": pipe.relayed,
         "secure": pipe.secure,
+        "durable": pipe.durable,
         "local": str(pipe.local),
         "remote": str(pipe.remote),
         "since": round(since, 3),
@@ -174,6 +175,7 @@ def metrics_text(node: Node) -> str:
             pipe.plugin if pipe.plugin in strategies else "other",
             pipe.transport.value,
             pipe.relayed,
+            pipe.durable,
         )
         for pipe, _ in status.pipes
     )
@@ -188,14 +190,19 @@ def metrics_text(node: Node) -> str:
     name = family("brokers", "gauge", "Brokers that this node listens on.")
     lines.append(f"{name} {len(status.brokers)}")
     name = family("pipes", "gauge", "Open pipes.")
-    for (service, strategy, transport, relayed), count in sorted(pipes.items()):
+    for (service, strategy, transport, relayed, durable), count in sorted(pipes.items()):
         labels = f'service="{_escaped(service)}",strategy="{_escaped(strategy)}",transport="{transport}"'
-        lines.append(f'{name}{{{labels},relayed="{str(relayed).lower()}"}} {count}')
+        labels += f',relayed="{_truth(relayed)}",durable="{_truth(durable)}"'
+        lines.append(f"{name}{{{labels}}} {count}")
     name = family("events_total", "counter", "What happened, by the name of the event.")
     lines += [f'{name}{{event="{event}"}} {count}' for event, count in status.counts]
     name = family("stray_datagrams_total", "counter", "Datagrams that belonged to nothing.")
     lines.append(f"{name} {status.strays}")
     return "\n".join(lines) + "\n"
+
+
+def _truth(value: bool) -> str:
+    return str(value).lower()
 
 
 def _escaped(label: str) -> str:

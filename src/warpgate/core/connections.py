@@ -132,7 +132,7 @@ class Connections:
                 await connection.answering(FRESH, silences)
                 channel = await connection.open_channel(service)
                 while service and not channel.taken:  # else it is as if there were one: nothing is waited for
-                    if (end := channel.failure or connection.end) is not None:
+                    if (end := channel.failure_of(connection.peer) or connection.end) is not None:
                         raise PipeClosed(end)
                     await connection.changed()
         except TimeoutError:

@@ -12,6 +12,7 @@ from warpgate.cli.nat_words import assignment_words
 from warpgate.cli.server_words import NO_ROUTE, Checks, list_findings
 from warpgate.config import Config
 from warpgate.core.assembly import NodeStatus
+from warpgate.core.disk.claim import Holder
 from warpgate.core.port_mapping import PortMapStatus
 from warpgate.core.search.probe import SWALLOWED, BrokerCheck, OtherProcess
 from warpgate.core.server_lists import ListStatus, PlaceCheck
@@ -240,6 +241,11 @@ def test_what_else_runs_with_this_identity():
         "warning: another node runs with this identity, at 198.51.100.3 (instance 0a0b0c0d)"
     )
     assert "identity" not in said(status(attached(EIM)), brokers=(DEAD,))
+    program = said(status(attached(EIM)), holder=Holder("78", bytes.fromhex(here.instance)), others=(here,))
+    assert program["identity"] == [
+        "ok: process 78 (no warpgate command) accepts peers",
+        "ok: no other node answers to it",
+    ]
 
 
 def test_a_fingerprint_is_complete_when_both_behaviours_are_known():

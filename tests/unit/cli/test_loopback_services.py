@@ -81,12 +81,13 @@ def test_each_name_leads_to_its_own(start, service, tmp_path) -> None:
 def test_a_name_that_there_is_not_is_answered_with_those_that_there_are(start, service) -> None:
     listener = start("there", "listen", "--json", "--forward", f"ssh={service('ssh')}", "--forward", "web=80")
     address = listener.ready()
+    peer = json.loads(start("there", "id", "--json").finish()[1])["node_id"]
     for target, said in ((f"{address}/pg", "there is no service 'pg'"), (address, "say which service")):
-        for transport in ("tcp", "udp"):
-            words = ("connect", target, "--transport", transport, "--json")
-            status, output, _ = start("here", *words).finish(b"")
+        for way in (("--transport", "tcp"), ("--transport", "udp", "--no-durable"), ()):
+            status, output, _ = start("here", "connect", target, *way, "--json").finish(b"")
             assert status == 1
-            assert f"{said} (there are: ssh, web)" in json.loads(output.splitlines()[-1])["error"]
+            told = json.loads(output.splitlines()[-1])["error"]
+            assert told == f"refused: {said} (there are: ssh, web), says node {peer}", way
     status, _, errors = start("here", "send", __file__, address).finish()
     assert status == 1
     assert b"there is no service 'files' (there are: ssh, web)" in errors

@@ -48,9 +48,11 @@ def test_it_tells_services_pipes_and_the_address_as_pipes_come_and_go(start, tmp
     }
     assert {name: told[name] for name in expected} == expected
     assert sorted(told["services"]) == ["", "files", "web"]
-    visitors = [start("here", "connect", address, "--transport", transport) for transport in ("tcp", "udp")]
+    ways = ("--transport", "tcp"), ("--transport", "udp", "--no-durable"), ()
+    visitors = [start("here", "connect", address, *way) for way in ways]
     opened = [listener.read_event() for _ in visitors]
     (told,) = status_of(start, "there")
+    assert sorted(pipe["durable"] for pipe in told["pipes"]) == [False, False, True]
     assert {pipe["remote"] for pipe in told["pipes"]} == {event["remote"] for event in opened}
     assert {pipe["transport"] for pipe in told["pipes"]} == {"tcp", "udp"}
     assert all(pipe["peer"] == opened[0]["peer"] for pipe in told["pipes"])
@@ -88,8 +90,58 @@ def test_people_read_it(start):
     text = output.decode()
     assert f"process {listener.process.pid}" in text
     assert "services  one without a name" in text
-    assert f"stream with {event['peer']} by {event['plugin']}" in text
+    way = f"by {event['plugin']} over {event['transport'].upper()}, durable, encrypted"
+    assert f"stream with {event['peer']} {way}" in text
     assert visitor.finish(b"")[0] == 0
+
+
+def test_who_searches_is_told_before_there_is_a_pipe(start, tmp_path):
+    """The address is of a node that has ended; its port, where nobody answers, is there still."""
+    listener = start("there", "listen", "--echo", "--json")
+    address = listener.ready()
+    port = status_of(start, "there")[0]["port"]
+    listener.process.kill()
+    listener.finish()
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        silent.bind(("", port))
+        silent.listen()
+        visitor = start("here", "connect", address, "-v")
+        while b" is up " not in visitor.process.stderr.readline():
+            pass
+        while b"started" not in visitor.process.stderr.readline():
+            pass
+        (told,) = status_of(start, "here")
+        assert (told["command"], told["pipes"]) == ("connect", [])
+
+
+PROGRAM = """
+import asyncio, sys
+from warpgate import Config, Node
+
+async def main():
+    async with Node(Config.from_user()):
+        print("up", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_uses_the_library_is_told_of_as_far_as_it_is_known(start):
+    program = start("there", program=("-c", PROGRAM))
+    assert program.process.stdout.readline() == b"up\n"
+    pid = str(program.process.pid)
+    (told,) = [json.loads(line) for line in start("there", "status", "--json").finish()[1].splitlines()]
+    assert told == {"event": "in_use", "identity": "default", "process": pid}
+    status, output, _ = start("there", "status").finish()
+    assert status == 0
+    assert output.startswith(f"process {pid} accepts peers with the identity default".encode())
+    status, _, errors = start("there", "listen", "--echo").finish()
+    assert status == 2
+    assert f"in use by process {pid}".encode() in errors
+    assert program.finish(b"")[0] == 0
+    assert start("there", "status").finish()[0] == 1
 
 
 def test_each_process_of_the_identity_is_told_and_others_are_not(start):
@@ -155,7 +207,10 @@ def test_metrics(start):
     with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         lines = answer.read().decode().splitlines()
-    assert 'warpgate_pipes{service="",strategy="direct",transport="tcp",relayed="false"} 1' in lines
+    assert (
+        'warpgate_pipes{service="",strategy="direct",transport="tcp",relayed="false",durable="false"} 1'
+        in lines
+    )
     assert 'warpgate_events_total{event="PipeOpened"} 1' in lines
     assert not any(listener.process.args[0] in line or "wg1" in line for line in lines)
     with pytest.raises(urllib.error.HTTPError, match="404"):

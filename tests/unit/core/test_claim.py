@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from warpgate.core.disk.claim import REMEMBERED, claim
+from warpgate.core.disk.claim import REMEMBERED, Holder, claim, holder
 from warpgate.core.disk.identity_store import load_or_create
 from warpgate.errors import IdentityInUse
 
@@ -59,6 +59,18 @@ def test_it_goes_with_a_process_that_is_killed(folder: Path) -> None:
         with pytest.raises(IdentityInUse, match=f"process {other.pid}:"):
             claim("default", SECOND, folder)
         other.kill()
+    claim("default", SECOND, folder).release()
+
+
+def test_who_has_it_is_told_and_takes_nothing(folder: Path) -> None:
+    assert holder("default", folder) is None
+    assert not lock_file(folder).exists()
+    held = claim("default", FIRST, folder)
+    assert holder("default", folder) == Holder(str(os.getpid()), FIRST)
+    lock_file(folder).write_bytes(b"\xff\n")
+    assert holder("default", folder) == Holder("unknown", b"")
+    held.release()
+    assert holder("default", folder) is None
     claim("default", SECOND, folder).release()
 
 

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, cast
 
 import pytest
@@ -20,6 +21,7 @@ from warpgate.core.pipes.streams import streams_over
 from warpgate.core.pipes.subscription import Subscription
 from warpgate.core.pipes.tls import TlsEnds, make_context
 from warpgate.errors import AuthenticationError, ConfigError, PipeClosed, ProtocolError, WarpgateError
+from warpgate.model import identity
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.identity import Identity, check_certificate, trust_anchor
 from warpgate.net.network import TcpStream
@@ -81,6 +83,13 @@ class TestAsBefore:
             assert a.secure
             assert b.secure
             await a.start_tls()  # again: nothing is to be done
+
+    async def test_whatever_the_clock_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As on a machine without a battery, by whose clock no certificate is valid yet."""
+        monkeypatch.setattr(identity, "_CERTIFICATE_BEGIN", datetime(9999, 1, 1))
+        async with pipes() as (a, b):
+            await a.send(b"x")
+            assert await b.recv() == b"x"
 
     async def test_bytes_both_ways_and_nothing_in_clear(self) -> None:
         sent = b"a secret of some length" * 20_000

@@ -236,6 +236,7 @@ def test_a_pipe_that_is_turned_away_hears_why() -> None:
     far.turn_away("there is no service 'mail'")
     two.steps()
     assert near.failure == "refused: there is no service 'mail'"
+    assert near.failure_of("peer") == "refused: there is no service 'mail', says node peer"
     assert (len(two.client), len(two.server)) == (0, 0)
 
 

@@ -81,6 +81,12 @@ class Channel(ByteStream):
         """Whether the peer has said that it takes the pipe."""
         return self._reply.taken is True
 
+    def failure_of(self, peer: str) -> str | None:
+        """`failure` as the user is told: with the node id of whose word it is, where it is one."""
+        if self.failure is None or self._reply.taken is not False:
+            return self.failure
+        return f"{self.failure}, says node {peer}"
+
     def take_pipe(self) -> None:
         """Tell who opened it that it has found whom it wants."""
         self._carry(TAKEN)

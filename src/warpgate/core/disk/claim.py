@@ -15,6 +15,7 @@ from pathlib import Path
 
 from warpgate.core.disk.identity_store import identity_file
 from warpgate.errors import IdentityInUse
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.wanted import INSTANCE_SIZE
 from warpgate.platform import FILES
 
@@ -40,6 +41,14 @@ class Claim:
 UNCLAIMED = Claim(None, ())
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has an identity: the process id, "unknown" where the file does not say, and the instance, b"" likewise."""
+
+    process: str
+    instance: bytes
+
+
 def claim(name: str, instance: bytes, directory: Path | None = None) -> Claim:
     """Take the identity called `name`, whose key exists, for the process with this instance.
 
@@ -54,8 +63,7 @@ def claim(name: str, instance: bytes, directory: Path | None = None) -> Claim:
     try:
         lines = _read(handle)
         if not FILES.try_lock(handle):
-            holder = lines[0] if lines and lines[0].isdigit() else "unknown"
-            raise IdentityInUse(name, holder)
+            raise IdentityInUse(name, _holder(lines).process)
         earlier = tuple(_instances(lines[1:]))[: REMEMBERED - 1]
         _write(handle, instance, earlier)
     except OSError:
@@ -65,6 +73,26 @@ def claim(name: str, instance: bytes, directory: Path | None = None) -> Claim:
         os.close(handle)
         raise
     return Claim(handle, earlier)
+
+
+def holder(name: str, directory: Path | None = None) -> Holder | None:
+    """Which process has the identity now. None where none has it, or that cannot be told."""
+    path = identity_file(name, directory).with_suffix(".lock")
+    if not path.exists():
+        return None  # opening it would make it
+    try:
+        handle = FILES.open_lock(path)
+        try:
+            return None if FILES.try_lock(handle) else _holder(_read(handle))
+        finally:
+            os.close(handle)
+    except OSError:
+        return None
+
+
+def _holder(lines: list[str]) -> Holder:
+    process = lines[0] if lines and lines[0].isdigit() else "unknown"
+    return Holder(process, next(iter(_instances(lines[1:2])), b""))
 
 
 def _instances(lines: list[str]) -> list[bytes]:

@@ -70,7 +70,7 @@ class DurablePipe(BytesOverQuic):
         """After each step of the connection's."""
         if self.closed:
             return
-        reason = self._channel.failure or self._connection.end
+        reason = self._channel.failure_of(self.peer) or self._connection.end
         if reason is not None:
             self._finish(reason)
 
