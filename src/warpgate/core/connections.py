@@ -295,6 +295,7 @@ class Connections:
         for connection in self._all:
             if connection.peer_key == session.peer_key:
                 connection.meet(session.remote)
+                connection.make_way(path)
         own = [other for other in self._unclaimed if other.origin.peer_key == session.peer_key]
         if len(own) >= UNCLAIMED_PER_PEER:
             self._drop(own[0])

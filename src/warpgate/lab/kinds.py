@@ -162,6 +162,7 @@ SUFFIXES: Final[dict[str, Callable[[tuple[Layer, ...]], tuple[Layer, ...]]]] = {
     "short": _outermost(lambda nat: replace(nat, lifetimes=Lifetimes(udp_unreplied=20.0, udp_replied=20.0))),
     "deaf": _outermost(lambda nat: replace(nat, refresh_inbound=False)),
     "exclusive": _outermost(lambda nat: replace(nat, overloading=False)),
+    "aged": _outermost(lambda nat: replace(nat, lifetimes=Lifetimes(absolute=60.0))),
     "small": _outermost(lambda nat: replace(nat, table_limit=512)),
     "noudp": _outermost(lambda nat: replace(nat, udp_blocked=True)),
     "no-tcp": _outermost(lambda nat: replace(nat, tcp_ports=BROKER_PORTS)),

@@ -140,6 +140,13 @@ class Attempt(Protocol):
         ...
 
     @property
+    def renewing(self) -> bool:
+        """Whether this is for a path in place of one whose NAT mappings are about to end: those of the listening ports
+        will not do, and what costs a router many mappings is not worth it.
+        """
+        ...
+
+    @property
     def mode(self) -> Mode: ...
 
     @property
@@ -225,7 +232,9 @@ class Attempt(Protocol):
         ...
 
     def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
-        """Whether a datagram pipe is on this pair of endpoints already. A second one needs another of our sockets."""
+        """Whether a datagram pipe is on this pair of endpoints already, or an old mapping (`renewing`): then another of
+        our sockets is needed.
+        """
         ...
 
     async def verified(self) -> Link:

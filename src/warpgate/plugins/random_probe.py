@@ -122,6 +122,8 @@ class RandomProbe(Plugin):
         )
 
     async def _initiate(self, attempt: Attempt, found: bool) -> Link:
+        if attempt.renewing:
+            raise AttemptFailed("no search for a path in place of one that works")
         part = await _worth_guessing(attempt, found)
         if part.part is Part.SPREAD:
             target = _endpoint_of(part.theirs.reflexive_endpoint(Transport.UDP))

@@ -198,7 +198,7 @@ class TcpPunch(Plugin):
 
 def _only_fresh_ports(attempt: Attempt) -> bool:
     """The listening ports are not where the other side believes them to be, or carry another connection to it."""
-    return not attempt.alone or both_count(attempt.local, attempt.remote)
+    return not attempt.alone or attempt.renewing or both_count(attempt.local, attempt.remote)
 
 
 # -- the first volley --------------------------------------------------------------------------------------------

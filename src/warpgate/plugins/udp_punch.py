@@ -100,7 +100,8 @@ class UdpPunch(Plugin):
         possible = _in_aim(attempt)
         targets = [pair for pair in possible if not attempt.occupied(pair.base, pair.remote)]
         if possible and not targets:
-            attempt.note("other pipes are on all known endpoints: going to fresh ports at once")
+            why = "mappings are old" if attempt.renewing else "other pipes are on all known endpoints"
+            attempt.note(f"{why}: going to fresh ports at once")
             return 0.0
         for pair in targets:
             if not pair.nearby:

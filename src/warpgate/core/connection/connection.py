@@ -33,6 +33,7 @@ from warpgate.events import PathChosen, PathLost, PathOpened, PathsMissing, Path
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.identity import node_id_of
+from warpgate.plan.ages import Ages
 from warpgate.plan.paths import UNKNOWN_ROUND_TRIP, best, knock_after, suspicion
 from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.signals import FLIGHT_PACKETS
@@ -102,6 +103,8 @@ class Connection(QuicDriver):
         self._closing: list[Path] = []
         self._count = 0
         self._chosen: Path | None = None
+        self._last: Path | None = None  # the chosen one, or the last one that was
+        self._ages = Ages()
         self._suspected = False
         self._hasty = False  # there is reason for doubt: an answer is not waited for as long as otherwise
         self._ping: tuple[int, float] | None = None  # the one that is not answered yet, and when it was sent
@@ -165,7 +168,15 @@ class Connection(QuicDriver):
         # The peer must know it by now, or else say that it does not: it takes no longer to prove a client.
         old = self._context.now() - self.began > self._context.config.budgets.hello_patience
         known = self.engine.confirmed or (self.engine.state is State.OPEN and old)
-        return Errand(self.id if known else b"", invited=self.invited)
+        renews = self.renew_at is not None and self.works
+        return Errand(self.id if known else b"", invited=self.invited, renews=renews)
+
+    @property
+    def renew_at(self) -> float | None:
+        """When the chosen path is to be replaced, at the end that leads: those before it died of their age."""
+        if self._chosen is None or not self.engine.is_client:
+            return None
+        return self._ages.renew_at(self._chosen.life)
 
     # -- before the first path -----------------------------------------------------------------------------------
 
@@ -218,13 +229,7 @@ class Connection(QuicDriver):
         path.on_room = self.soon
         path.route(self.ids)
         self._paths.append(path)
-        origin = path.origin
-        self._context.emit(
-            PathOpened(
-                self.id.hex(), self.peer, origin.plugin, origin.transport.value, str(origin.local),
-                str(origin.remote), origin.relayed,
-            )
-        )  # fmt: skip
+        self._context.emit(PathOpened(self.id.hex(), self.peer, *path.origin.told))
         if len(self._paths) > PATHS:
             self._retire(next(other for other in self._paths if other is not self._chosen))
         if self._chosen is None:
@@ -236,6 +241,10 @@ class Connection(QuicDriver):
             self._choose(path, "direct instead of relayed" if upgrade else "a newer path")
         else:
             self._knock()
+
+    def make_way(self, newer: Path) -> None:
+        for path in self._paths:
+            path.make_way(newer)
 
     def vanished(self, addresses: frozenset[IPAddress]) -> None:
         """These addresses of ours are no more."""
@@ -294,7 +303,10 @@ class Connection(QuicDriver):
             self.seeker.settled()
 
     def _choose(self, path: Path, reason: str) -> None:
-        before, self._chosen = self.current, path
+        before, last = self.current, self._last
+        self._chosen = self._last = path
+        if last is not None and (self._suspected or last.lost):
+            self._ages.died(last.life, path.life)
         self._greets.clear()
         gap = 0.0 if before is None else self.silence
         self.current = path.origin
@@ -303,12 +315,8 @@ class Connection(QuicDriver):
         path.silent = False
         self._suspected = self._hasty = False
         self._ping = None
-        self._context.emit(
-            PathChosen(
-                self.id.hex(), self.peer, path.origin.plugin, path.origin.transport.value, str(path.origin.local),
-                str(path.origin.remote), path.origin.relayed, self._context.now() - self.began, gap, reason,
-            )
-        )  # fmt: skip
+        seconds = self._context.now() - self.began
+        self._context.emit(PathChosen(self.id.hex(), self.peer, *path.origin.told, seconds, gap, reason))
         if self.engine.is_client:
             for other in self._paths:
                 if other is not path and (other.origin.relayed == path.origin.relayed or other.silent):

@@ -17,6 +17,7 @@ from warpgate.errors import NetworkError, ProtocolError, WarpgateError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.network import TcpStream
+from warpgate.plan.ages import Life
 from warpgate.plan.paths import PathState
 from warpgate.proto.check import CheckEvent, CheckingEnded, PathValidated
 from warpgate.proto.datagram_frames import FrameReader, encode_frame
@@ -44,6 +45,11 @@ class Origin:
     remote: Endpoint
     relayed: bool
 
+    @property
+    def told(self) -> tuple[str, str, str, str, bool]:
+        """As events say it: by which plugin, over what, from where to where, and whether over a relay."""
+        return self.plugin, self.transport.value, str(self.local), str(self.remote), self.relayed
+
 
 Deliver = Callable[["Path", bytes], bool]
 
@@ -66,6 +72,7 @@ class Path(ABC):
     def __init__(self, origin: Origin, now: float, expected: float) -> None:
         """`expected`: its round trip in seconds, until that is measured."""
         self.origin = origin
+        self.opened = now
         self.heard = now  # when something of the peer's came by it last
         self.round_trip: float | None = None
         self.expected = expected
@@ -86,6 +93,11 @@ class Path(ABC):
     def state(self) -> PathState:
         return PathState(self.number, self.origin.relayed, self.round_trip, self.silent)
 
+    @property
+    def life(self) -> Life:
+        origin = self.origin
+        return Life((origin.local.ip, origin.remote.ip), not origin.relayed, self.opened, self.heard)
+
     @abstractmethod
     def start(self) -> None:
         """`deliver` is set: it gets what came already."""
@@ -93,6 +105,11 @@ class Path(ABC):
     @abstractmethod
     def route(self, ids: tuple[bytes, ...]) -> None:
         """Datagrams with these connection ids are for its connection from now on; before, what nobody else takes."""
+
+    def make_way(self, newer: Path) -> None:
+        """The peer has nominated a newer one. Between the same endpoints, since only a NAT of ours may have changed,
+        what comes is for that one to claim: here it would look as if nobody used it.
+        """
 
     @property
     @abstractmethod
@@ -162,6 +179,10 @@ class UdpPath(Path):
         for connection_id in ids:
             routes[connection_id] = self._take
         self._unclaim()
+
+    def make_way(self, newer: Path) -> None:
+        if (newer.origin.local, newer.origin.remote) == (self.origin.local, self.origin.remote):
+            self._unroute()
 
     def _take(self, data: bytes) -> None:
         self._arrived(data)

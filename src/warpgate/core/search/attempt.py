@@ -103,6 +103,10 @@ class PluginAttempt:
         return not any(session.peer_key == peer and name in session.running for session in older)
 
     @property
+    def renewing(self) -> bool:
+        return self._session.renewing
+
+    @property
     def mode(self) -> Mode:
         return self._session.mode
 
@@ -202,9 +206,11 @@ class PluginAttempt:
         self._session.checks.probe(base, remote, self._plugin.name, chosen, ttl)
 
     def try_found(self) -> bool:
-        return self._session.try_found(self._plugin.name)
+        return not self.renewing and self._session.try_found(self._plugin.name)
 
     def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
+        if self.renewing:
+            return True
         # Streams share a pair of endpoints: QUIC's connection ids tell them apart.
         return self._session.mode is Mode.DATAGRAM and self._equipment.udp.owner(base, remote) is not None
 

@@ -61,6 +61,7 @@ class PathSeeker:
         self._running: set[Initiator[Path]] = set()
         self._outdated: set[Initiator[Path]] = set()  # those of them that are of a network that we have left
         self._tasks: list[asyncio.Task[None]] = []
+        self._ageing: asyncio.TimerHandle | None = None  # until the path that there is has to be replaced
         self._patience = equipment.context.config.timing.attempt_timeout
         self.report: tuple[PluginReport, ...] = ()
         self.failures: list[ConnectFailed] = []  # of the searches for the first path
@@ -90,6 +91,9 @@ class PathSeeker:
 
     def settled(self) -> None:
         self._tell()
+        self._forget_age()
+        if (renew_at := self._connection.renew_at) is not None:
+            self._ageing = asyncio.get_running_loop().call_at(renew_at, self._tell)
 
     def late(self) -> None:
         """Until it is clear that the path is dead, one may know whether our public address is another one."""
@@ -104,12 +108,18 @@ class PathSeeker:
         self._tell()
 
     def close(self) -> None:
+        self._forget_age()
         for initiator in tuple(self._running):
             initiator.stop("the connection is over")
         current = asyncio.current_task()
         for task in self._tasks:
             if task is not current:
                 task.cancel()
+
+    def _forget_age(self) -> None:
+        if self._ageing is not None:
+            self._ageing.cancel()
+            self._ageing = None
 
     def _tell(self) -> None:
         news, self._news = self._news, self._context.new_future()
@@ -118,7 +128,10 @@ class PathSeeker:
     # -- searching -----------------------------------------------------------------------------------------------
 
     def _direct_wanted(self) -> bool:
-        return not self._connection.works or self._connection.relayed
+        connection = self._connection
+        renew_at = connection.renew_at
+        old = renew_at is not None and self._context.now() >= renew_at
+        return not connection.works or connection.relayed or old
 
     def _relay_wanted(self) -> bool:
         return not self._connection.works

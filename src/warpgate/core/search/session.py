@@ -173,6 +173,11 @@ class Session:
         """Whether our user asked for this peer: a search for one that came says no."""
         return self.initiator and self._errand.invited
 
+    @property
+    def renewing(self) -> bool:
+        """Whether a path is to be replaced whose mappings are old."""
+        return self._errand.renews
+
     # -- saying --------------------------------------------------------------------------------------------------
 
     def note(self, plugin: str, text: str) -> None:
