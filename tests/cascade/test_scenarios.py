@@ -195,3 +195,20 @@ def test_settings_that_exclude_each_other_are_refused_before_anything_is_sent() 
             assert packets == []
 
     virtual(main)
+
+
+@pytest.mark.parametrize("kinds", [("cgn", "eim-apdf"), ("eim-apdf", "cgn"), ("cgn", "cgn")])
+def test_behind_two_nats_a_punch_takes_no_longer(kinds: tuple[str, str]) -> None:
+    """What goes ahead opens the carrier's NAT as well, as far as was measured, and dies behind it."""
+
+    async def story() -> None:
+        async with World(*kinds) as world:
+            one, other, seconds = await connected(world, **OVER_UDP)
+            assert (one.plugin, seconds) == ("udp_punch", pytest.approx(S + HOP))
+            ttls = {"cgn": 3, "eim-apdf": 2}
+            for seat, kind in zip((world.a, world.b), kinds, strict=True):
+                host = seat.node.address.attachments[0].host
+                assert seat.run.equipment.discovery.opening_ttl(host) == ttls[kind]
+            await exchange(one, other)
+
+    virtual(story)

@@ -11,8 +11,8 @@ from warpgate.plan.counting import hidden
 
 # In one message; what a prediction names.
 ENDPOINTS = 8
-# Passes the own router, dies at the provider's first hop: 20/20 punches against accepting routers, 0/20 without. See
-# docs/decisions/priming-ttl-2.md.
+# Passes the own router, dies at the provider's first hop: 20/20 punches against accepting routers, 0/20 without. It is
+# more where more hops were measured to filter on our side (`proto/opening.py`). See docs/decisions/priming-ttl-2.md.
 PRIMING_TTL = 2
 # Volleys of TCP in which one side connects first, with a SYN that goes so far.
 RESPONDER_PRIMES = 2
@@ -54,9 +54,9 @@ def routes_again(routes: Sequence[Route], own: NodeAddress) -> list[Route]:
     return [(Endpoint(base.ip, 0), remote) for base, remote in routes if base.ip in hosts]
 
 
-def priming_ttl(volley: int, *, initiator: bool) -> int | None:
-    """How far the first SYN of this side goes in a volley; None: all the way."""
-    return PRIMING_TTL if volley == (INITIATOR_PRIMES if initiator else RESPONDER_PRIMES) else None
+def primes(volley: int, *, initiator: bool) -> bool:
+    """Whether the first SYN of this side dies on its way in a volley."""
+    return volley == (INITIATOR_PRIMES if initiator else RESPONDER_PRIMES)
 
 
 def lag_behind_priming(volley: int) -> float:

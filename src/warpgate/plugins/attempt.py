@@ -253,6 +253,10 @@ class Attempt(Protocol):
         """What several servers see of a UDP socket, in the order in which they were asked, now. ServiceError."""
         ...
 
+    def priming_ttl(self, base: Endpoint) -> int:
+        """Of what goes ahead from this interface: it opens our own filters and dies before the peer's."""
+        ...
+
     def taken_ports(self, ip: IPAddress) -> frozenset[int]:
         """External UDP ports that sockets of ours on this interface were seen to have."""
         ...

@@ -36,7 +36,6 @@ from warpgate.plan.birthday import Guessing, Part, guessing, own_port_to_meet, s
 from warpgate.plan.classify import MAX_GAP
 from warpgate.plan.counting import counts, foretold
 from warpgate.plan.predict import LAST_PORT, PortRange, of_parity, ports_to_guess
-from warpgate.plan.volley import PRIMING_TTL
 from warpgate.plugins.base import (
     Attempt,
     Plugin,
@@ -260,7 +259,8 @@ async def _spread(attempt: Attempt, part: Guessing, target: Endpoint) -> None:
     )
     rate = attempt.config.budgets.random_probes_per_second
     schedules = [
-        ((0.0, PRIMING_TTL), *((after + n / rate, ttl) for after, ttl in LATER)) for n in range(count)
+        ((0.0, attempt.priming_ttl(near)), *((after + n / rate, ttl) for after, ttl in LATER))
+        for n in range(count)
     ]
     opened = await _open(attempt, punch, near, target, schedules, parity)
     attempt.note(f"{opened} sockets towards {target}; the peer looks for them in {_in_words(ports)}")
@@ -306,7 +306,7 @@ async def _meet(attempt: Attempt, part: Guessing, target: Endpoint, wait: float)
     count = min(ports_to_guess(part.mine.nat).size, punch.mappings_left)
     rate = attempt.config.budgets.random_probes_per_second
     checks = [[wait + (n + turn * count) / rate for turn in range(MEETING_ROUNDS)] for n in range(count)]
-    schedules = [((0.0, PRIMING_TTL), *((after, None) for after in times)) for times in checks]
+    schedules = [((0.0, attempt.priming_ttl(near)), *((after, None) for after in times)) for times in checks]
     opened = await _open(attempt, punch, near, target, schedules)
     attempt.note(f"{opened} sockets towards {target}: one of them should have the port that we named")
     await asyncio.sleep(wait + MEETING_ROUNDS * count / rate)
@@ -329,7 +329,9 @@ async def _meet_by_count(attempt: Attempt, part: Guessing, target: Endpoint, wai
     if not endpoints:
         raise AttemptFailed("our NAT does not count any more")
     later = [(wait + n * MEETING_REPEAT, None) for n in range(MEETING_REPEATS)]
-    opened = await _open(attempt, punch, near, target, [((0.0, PRIMING_TTL), *later)] * len(endpoints))
+    opened = await _open(
+        attempt, punch, near, target, [((0.0, attempt.priming_ttl(near)), *later)] * len(endpoints)
+    )
     named = endpoints[len(endpoints) // 2 - 1]
     attempt.signal(Guess(MEET, str(named)))
     attempt.note(f"{opened} sockets towards {target}, one of them as {named}")

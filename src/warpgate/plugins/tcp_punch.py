@@ -44,7 +44,7 @@ from warpgate.plan.volley import (
     Route,
     as_text,
     lag_behind_priming,
-    priming_ttl,
+    primes,
     routes_again,
     routes_between,
 )
@@ -111,7 +111,9 @@ class TcpPunch(Plugin):
             faces = await _fresh(attempt)
             peers = await talk.exchange(volley, faces)
             try:
-                return await _fire(attempt, routes_between(faces, peers), priming_ttl(volley, initiator=True))
+                return await _fire(
+                    attempt, routes_between(faces, peers), prime=primes(volley, initiator=True)
+                )
             except AttemptFailed as error:
                 attempt.note(f"volley {volley}: {error}")
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
@@ -187,9 +189,9 @@ class TcpPunch(Plugin):
         fire_at = attempt.now() + delay_told(attempt, message)
         peers = in_step(attempt, peers)
         routes = routes_between(faces, peers)
-        if (ttl := priming_ttl(message.volley, initiator=False)) is not None:
+        if primes(message.volley, initiator=False):
             try:
-                return await _fire(attempt, routes, ttl)
+                return await _fire(attempt, routes, prime=True)
             except AttemptFailed as error:
                 attempt.note(f"primed: {error}")
         await asyncio.sleep(fire_at + lag_behind_priming(message.volley) - attempt.now())
@@ -280,7 +282,7 @@ async def _foretold_face(attempt: Attempt, mine: Attachment, near: Endpoint) -> 
 
 
 async def _fire(
-    attempt: Attempt, routes: list[Route], first_ttl: int | None = None, again: Sequence[Route] = ()
+    attempt: Attempt, routes: list[Route], prime: bool = False, again: Sequence[Route] = ()
 ) -> Link:
     """Connect along all routes in one tick, in this order, and along `again` a little later; AttemptFailed when none
     is through in time.
@@ -288,8 +290,8 @@ async def _fire(
     if not routes:
         raise AttemptFailed("no endpoint to connect to")
     late = attempt.now() + AGAIN_AFTER
-    runners = {f"{base} -> {peer}": partial(_dial, attempt, peer, base, first_ttl) for base, peer in routes}
-    runners |= {f"{base} -> {peer}": partial(_dial, attempt, peer, base, None, late) for base, peer in again}
+    runners = {f"{base} -> {peer}": partial(_dial, attempt, peer, base, prime) for base, peer in routes}
+    runners |= {f"{base} -> {peer}": partial(_dial, attempt, peer, base, False, late) for base, peer in again}
     patience = _patience(attempt)
     try:
         async with asyncio.timeout(patience):
@@ -306,12 +308,12 @@ def _patience(attempt: Attempt) -> float:
 
 
 async def _dial(
-    attempt: Attempt, remote: Endpoint, local: Endpoint, first_ttl: int | None, not_before: float = 0.0
+    attempt: Attempt, remote: Endpoint, local: Endpoint, prime: bool, not_before: float = 0.0
 ) -> Link:
     """The responder returns none: several may come through, and the initiator says which is the one."""
     if not_before:
         await asyncio.sleep(not_before - attempt.now())
-    link = await attempt.dial(remote, local, first_ttl)
+    link = await attempt.dial(remote, local, attempt.priming_ttl(local) if prime else None)
     if not attempt.initiator:
         attempt.keep(link)
         await asyncio.sleep(_patience(attempt))

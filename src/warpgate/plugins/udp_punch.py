@@ -32,7 +32,7 @@ from warpgate.plan.counting import (
     target_to_foretell,
 )
 from warpgate.plan.targets import Pair, pairs
-from warpgate.plan.volley import PRIMING_TTL, Face, routes_between
+from warpgate.plan.volley import Face, routes_between
 from warpgate.plugins.base import (
     Attempt,
     Plugin,
@@ -105,7 +105,7 @@ class UdpPunch(Plugin):
             return 0.0
         for pair in targets:
             if not pair.nearby:
-                attempt.probe(pair.base, pair.remote, offsets=(0.0,), ttl=PRIMING_TTL)
+                attempt.probe(pair.base, pair.remote, offsets=(0.0,), ttl=attempt.priming_ttl(pair.base))
             self._fire(attempt, pair, wait)
         attempt.signal(Punch(1))
         shown = ", ".join(str(pair.remote) for pair in targets) or "nothing"
@@ -167,7 +167,7 @@ class UdpPunch(Plugin):
         faces = await _fresh(attempt)
         wait = self._full_after(attempt, delay_told(attempt, message))
         for base, peer in routes_between(faces, in_step(attempt, peers)):
-            attempt.probe(base, peer, offsets=(0.0,), ttl=PRIMING_TTL)
+            attempt.probe(base, peer, offsets=(0.0,), ttl=attempt.priming_ttl(base))
             attempt.probe(base, peer, offsets=_later(attempt, wait))
         talk.answer(message, faces)
 
@@ -195,7 +195,7 @@ class UdpPunch(Plugin):
         base = await attempt.open_udp(target.base)
         seen = await attempt.samples(base)
         attempt.probe(
-            base, target.remote, offsets=(0.0,), ttl=PRIMING_TTL
+            base, target.remote, offsets=(0.0,), ttl=attempt.priming_ttl(base)
         )  # makes the mapping that we foretell
         attempt.probe(base, target.remote, offsets=_later(attempt, signal_delay(attempt) + LATE_SIGNAL))
         endpoints = tuple(map(str, foretold(seen, known_step)))

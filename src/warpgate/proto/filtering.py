@@ -39,12 +39,16 @@ SHORTEST_ROUND_TRIP = 0.04  # s; less is not counted on: loops and servers are b
 
 @dataclass(frozen=True, slots=True)
 class FilteringMeasured:
-    """The result, once. `samples`: how many tests it rests on (0 when UNKNOWN); `reason` is for people."""
+    """The result, once. `samples`: how many tests it rests on (0 when UNKNOWN); `reason` is for people. `other`: the
+    server's second address and port, which it does answer from or says so; `round_trip` to it, in seconds.
+    """
 
     server: Endpoint
     filtering: Filtering
     samples: int
     reason: str
+    other: Endpoint | None = None
+    round_trip: float = SHORTEST_ROUND_TRIP
 
 
 class FilteringTest:
@@ -58,6 +62,7 @@ class FilteringTest:
         self._transactions = Transactions(base)
         self._events: deque[FilteringMeasured] = deque()
         self._other: Endpoint | None = None
+        self._round_trip = SHORTEST_ROUND_TRIP
         self._results: dict[ChangeRequest, bool] = {}  # whether the changed answer arrived
         self._ask(ChangeRequest.NOTHING, now, RETRANSMIT_WAITS)
 
@@ -111,7 +116,7 @@ class FilteringTest:
         if other is None or other.ip == self._server.ip or other.port == self._server.port:
             self._finish(Filtering.UNKNOWN, f"the server has no other address and port (says {other})")
             return
-        self._other = other
+        self._other, self._round_trip = other, round_trip
         waits = [wait * round_trip for wait in _WAITS]
         self._ask(_BOTH, now, waits)
         self._ask(ChangeRequest.PORT, now, waits)
@@ -133,7 +138,9 @@ class FilteringTest:
     def _finish(self, filtering: Filtering, reason: str) -> None:
         self._transactions.drop()
         samples = 0 if filtering is Filtering.UNKNOWN else len(self._results)
-        self._events.append(FilteringMeasured(self._server, filtering, samples, reason))
+        self._events.append(
+            FilteringMeasured(self._server, filtering, samples, reason, self._other, self._round_trip)
+        )
 
 
 def _change_of(request: StunMessage) -> ChangeRequest:

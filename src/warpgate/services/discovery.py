@@ -7,6 +7,7 @@ socket of its own. All servers are asked at once and none is waited for: answers
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
@@ -28,7 +29,7 @@ from warpgate.proto.binding import BindingEvent, Mapped, OtherAddress, ServerSil
 from warpgate.services.stun_place import Learnt, Place
 from warpgate.services.stun_samples import sample_assignment, worth_sampling
 from warpgate.services.stun_tcp import StunStream, TcpProbe, sample_tcp
-from warpgate.services.stun_udp import UdpProbe, UdpQuestion, measure_filtering
+from warpgate.services.stun_udp import UdpProbe, UdpQuestion, measure_filtering, measure_opening
 
 # A name that could not be resolved is tried again, as the network may be down for the moment.
 RESOLVING = Backoff(5.0, 60.0)
@@ -193,6 +194,11 @@ class Discovery:
             seen.mapped.port for place in places for seen in (*place.udp.observations, *place.samples)
         )
 
+    def opening_ttl(self, ip: IPAddress) -> int | None:
+        """The lowest TTL of a datagram from this interface that opens all filters on our side; None: not measured."""
+        found = (place.opening_ttl for place in self._places.values() if place.udp.local.ip == ip)
+        return next((ttl for ttl in found if ttl is not None), None)
+
     def answered(self, near: Endpoint) -> bool:
         """Whether any server has ever answered a UDP socket on this interface."""
         return any(place.udp.servers for place in self._places.values() if place.udp.local.ip == near.ip)
@@ -352,6 +358,11 @@ class Discovery:
         if measured.filtering is Filtering.UNKNOWN:
             self._say(ServerFailed("stun", str(server), f"filtering test: {measured.reason}"))
         self._changed()
+        place.opening_ttl = None
+        if measured.filtering in (Filtering.ADF, Filtering.APDF):
+            with contextlib.suppress(NetworkError):
+                opening = await measure_opening(self._network, place.udp.local, measured)
+                place.opening_ttl = opening if place.filtering_for == behind else None
 
     async def _sample(self, place: Place) -> None:
         known = len(place.udp.servers)

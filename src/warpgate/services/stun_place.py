@@ -43,6 +43,7 @@ class Place:
         self.filtering = Filtering.UNKNOWN
         self.filtering_samples = 0
         self.filtering_for: IPAddress | None = None  # the reflexive address it was measured behind
+        self.opening_ttl: int | None = None  # the lowest that opens these filters; None: not measured
         self.samples: tuple[Observation, ...] = ()  # of sockets that were thrown away
         self.sampled_for: IPAddress | None = None
         self.essential = False  # the system itself would use it to reach a server

@@ -18,6 +18,7 @@ from warpgate.plan.realm import prevailing
 from warpgate.proto.binding import BindingClient, BindingEvent, Mapped, OtherAddress, ServerSilent
 from warpgate.proto.filtering import FilteringMeasured, FilteringTest
 from warpgate.proto.machine import Transmit
+from warpgate.proto.opening import Opened, OpeningTest
 
 TRANSACTION_ID_SIZE = 12
 # When one server has told, the others get as long again, but at least this (jitter).
@@ -199,6 +200,42 @@ async def measure_filtering(network: Network, near: Endpoint, server: Endpoint) 
     try:
         driver.drain()
         return await done
+    finally:
+        driver.close()
+        sock.close()
+
+
+async def measure_opening(network: Network, near: Endpoint, measured: FilteringMeasured) -> int | None:
+    """The lowest TTL that opens the filters just measured before `near`; None where no server tells.
+
+    On a socket of its own; takes one round trip behind one router, and five more for each further hop. NetworkError
+    when the socket cannot be opened.
+    """
+    if measured.other is None:
+        return None
+    done: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
+
+    def happened(event: Opened) -> None:
+        if not done.done():
+            done.set_result(event)
+
+    sock = network.open_udp(
+        Endpoint(near.ip, 0), lambda data, source: driver.receive(data, Endpoint.from_sockaddr(source))
+    )
+    machine = OpeningTest(
+        sock.local,
+        measured.server,
+        measured.other,
+        measured.round_trip,
+        asyncio.get_running_loop().time(),
+        new_transaction_id=new_transaction_id,
+    )
+    driver: MachineDriver[Opened, Transmit] = MachineDriver(
+        machine, lambda transmit: sock.send(transmit.data, transmit.remote.sockaddr, transmit.ttl), happened
+    )
+    try:
+        driver.drain()
+        return (await done).ttl
     finally:
         driver.close()
         sock.close()

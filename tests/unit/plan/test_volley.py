@@ -14,12 +14,11 @@ from warpgate.model.nat import Assignment, Mapping, NatProfile, PortAssignment
 from warpgate.plan.volley import (
     AFTER_PRIMING,
     ENDPOINTS,
-    PRIMING_TTL,
     Face,
     as_text,
     lag_behind_priming,
     parse_endpoints,
-    priming_ttl,
+    primes,
     routes_again,
     routes_between,
 )
@@ -65,11 +64,11 @@ def test_another_port_is_as_good_only_where_the_peer_cannot_tell(
 
 
 def test_one_side_primes_and_the_other_waits_for_it() -> None:
-    primes = [
+    found = [
         (volley, initiator)
         for volley in range(1, 5)
         for initiator in (True, False)
-        if priming_ttl(volley, initiator=initiator) == PRIMING_TTL
+        if primes(volley, initiator=initiator)
     ]
-    assert primes == [(2, False), (3, True)]
+    assert found == [(2, False), (3, True)]
     assert [lag_behind_priming(volley) for volley in range(1, 5)] == [0.0, 0.0, AFTER_PRIMING, 0.0]

@@ -26,6 +26,7 @@ from warpgate.net.network import Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.classify import Observation
 from warpgate.plan.targets import Pair, pairs
+from warpgate.plan.volley import PRIMING_TTL
 from warpgate.plugins.base import Attempt, Plugin, Relay
 from warpgate.proto.hello import Handshake, Refused
 from warpgate.proto.signals import MAX_BODY, PluginMessage, decode_body
@@ -228,6 +229,9 @@ class PluginAttempt:
 
     async def samples(self, base: Endpoint) -> tuple[Observation, ...]:
         return await self._equipment.discovery.sample_udp(self._equipment.udp.port(base).socket)
+
+    def priming_ttl(self, base: Endpoint) -> int:
+        return self._equipment.discovery.opening_ttl(base.ip) or PRIMING_TTL
 
     def taken_ports(self, ip: IPAddress) -> frozenset[int]:
         return self._equipment.discovery.taken_ports(ip)
