@@ -47,7 +47,7 @@ def test_after_two_deaths_at_a_like_age_nothing_is_late_any_more(kinds: tuple[st
             assert 2 <= len(late) <= 3
             assert max(late) < LEARNT
             renewed = [event for event in world.a.said(PathChosen) if event.reason == "a newer path"]
-            assert 2 <= len(renewed) <= (WATCHED - 2 * AGE) / (0.6 * AGE)
+            assert 2 <= len(renewed) <= WATCHED / (0.5 * AGE)
             assert not [lost for lost in world.a.said(PathLost) if lost.reason == "closed by the peer"]
             await one.close()
             await other.close()

@@ -224,6 +224,17 @@ def test_the_other_addresses_of_a_pool_are_searched_as_well(kinds: tuple[str, st
     virtual(main)
 
 
+@pytest.mark.parametrize("options", BOTH_WAYS)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kinds", [("edm-pool", "eim-adf"), ("eim-adf", "edm-pool")], ids="-".join)
+def test_a_filter_by_address_is_opened_to_a_whole_pool(
+    kinds: tuple[str, str], seed: int, options: Options
+) -> None:
+    plugin, waited, *_ = virtual(lambda: crossed(*kinds, seed=seed, options=options))
+    assert plugin == ("udp_punch" if options is OVER_UDP else "tcp_punch")
+    assert waited <= S + 2 * R + 1e-6
+
+
 def test_all_ports_are_guessed_and_no_probe_is_faster_than_the_budget() -> None:
     done = [virtual(lambda seed=seed: crossed("eim-apdf", "edm", seed)) for seed in range(9)]  # type: ignore[misc]
     assert {plugin for plugin, *_ in done} == {"random_probe"}

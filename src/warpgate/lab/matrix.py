@@ -174,8 +174,10 @@ class Cell:
             yield f"{relayed} of {self.count} relayed, though theory crosses it ({self.expected.value})"
         if self.direct == self.count and self.expected is Crossing.RELAY:  # luck is not against the theory
             yield f"{self.direct} of {self.count} direct, which theory rules out"
-        if self.most_entries > MOST_ENTRIES:
-            yield f"a connect made {self.most_entries} NAT entries at one site; the budget is {MOST_ENTRIES}"
+        routers = max(1, *(len(kind_of(kind).layers) for kind in (self.initiator, self.responder)))
+        if self.most_entries > MOST_ENTRIES * routers:  # each router has an entry for the same packet
+            budget = f"{MOST_ENTRIES} for each of {routers} routers" if routers > 1 else f"{MOST_ENTRIES}"
+            yield f"a connect made {self.most_entries} NAT entries at one site; the budget is {budget}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def in_aim(candidates: Sequence[Pair], own: NodeAddress, peer: NodeAddress) -> l
     then on (Linux takes the host's later flows along), and neither predicting nor guessing ports finds it any more.
     """
     mine = {at.host for at in own.attachments if hidden(at)}
-    strict = {at.reflexive for at in peer.attachments if at.nat.filtering is Filtering.APDF}
+    strict = {ip for at in peer.attachments if at.nat.filtering is Filtering.APDF for ip in at.outside}
     return [
         pair
         for pair in candidates

@@ -150,7 +150,11 @@ def pairs(
                 for pair in _attachment_pairs(base, mine, theirs, transport):
                     if refusal(pair.remote, own, peer, around, invited) is None:
                         found.setdefault((pair.base, pair.remote), pair)
-    ordered = sorted(found.values(), key=lambda pair: (not pair.nearby, pair.remote.ip.version != 6))
+    pools = {ip for theirs in peer.attachments for ip in theirs.pool}
+    ordered = sorted(
+        found.values(),
+        key=lambda pair: (not pair.nearby, pair.remote.ip in pools, pair.remote.ip.version != 6),
+    )
     return tuple(ordered[: MAX_PAIRS if invited else MAX_PAIRS_UNINVITED])
 
 
@@ -190,6 +194,12 @@ def _attachment_pairs(
     if reflexive is not None and reflexive != host:
         mapped = (theirs.udp if transport is Transport.UDP else theirs.tcp).learnt is LearntBy.PORT_MAP
         found.append(Pair(base, reflexive, nearby=False, open=mapped or theirs.nat.accepts_anyone))
+    if theirs.pool and theirs.nat.mapping.endpoint_dependent:
+        # Its packets will come from any of these, which a filter of ours by address must know; the port is any.
+        port = theirs.listening(transport).local
+        known = {pair.remote.ip for pair in found}
+        opened = [Endpoint(ip, port) for ip in theirs.outside if port and ip not in known]
+        found += [Pair(base, endpoint, nearby=False, open=False) for endpoint in opened]
     return found
 
 

@@ -313,6 +313,7 @@ class Connection(QuicDriver):
         if before is not None:
             self.moves += 1
         path.silent = False
+        path.route(self.ids)  # a newer one between the same endpoints may have had them, and be gone
         self._suspected = self._hasty = False
         self._ping = None
         seconds = self._context.now() - self.began
