@@ -208,14 +208,11 @@ class Connection(QuicDriver):
             for greet in self._greets:
                 greet(self.flight)
 
-    def _say_again(self, path: Path) -> None:
-        path.send(self.flight)
-
     def _insist(self, pause: float) -> None:
         """The client's part: a server that knows no path yet can do nothing about what it has said and was lost."""
         if self.engine.state is State.OPENING and not self._over:
             for path in self._paths:
-                self._say_again(path)
+                path.send(self.flight)
             self._looking = self._loop.call_later(2 * pause, self._insist, 2 * pause)
 
     # -- paths ---------------------------------------------------------------------------------------------------
@@ -360,7 +357,7 @@ class Connection(QuicDriver):
 
     def _heard(self, path: Path, data: bytes) -> bool:
         if self._begun_by and data == self._begun_by[0] and self.engine.state is State.OPENING:
-            self._say_again(path)
+            path.send(self.flight)
         if data:
             self._came_by.append(path)
             self.deliver(data)
@@ -413,10 +410,7 @@ class Connection(QuicDriver):
 
     @property
     def _round_trip(self) -> float:
-        """Of the chosen path, as measured, or as it is to be expected."""
-        if self._chosen is None:
-            return UNKNOWN_ROUND_TRIP
-        return self._chosen.expected if self._chosen.round_trip is None else self._chosen.round_trip
+        return UNKNOWN_ROUND_TRIP if self._chosen is None else self._chosen.known_round_trip
 
     @property
     def _pause(self) -> float:
@@ -443,7 +437,7 @@ class Connection(QuicDriver):
             return  # `on_room` leads back here
         datagrams = self.engine.datagrams(now)
         for path in ways:
-            path.send(datagrams)
+            path.say(datagrams)
         for path in self._paths:  # the peer, too, must know whose it is
             if path.greetings and path not in ways:
                 greetings = datagrams[: path.greetings]
@@ -456,7 +450,7 @@ class Connection(QuicDriver):
             for path in self._paths:
                 if self.engine.is_client and not path.begun:
                     path.begun = True
-                    self._say_again(path)
+                    path.send(self.flight)
                     if self._looking is None:
                         self._looking = self._loop.call_later(FIRST_PAUSE, self._insist, FIRST_PAUSE)
             return list(self._paths)
@@ -472,13 +466,16 @@ class Connection(QuicDriver):
         sent, self._ping = self._ping[1], None
         self._hasty = False
         self._answered_at = now
-        path = self._chosen
-        if path is not None and not self._suspected:
-            sample = now - sent
-            path.round_trip = sample if path.round_trip is None else 0.75 * path.round_trip + 0.25 * sample
-        if self._suspected and path is not None and path.heard >= sent:
-            self._suspected = False
-            self._settled(gap)
+        if (path := self._chosen) is not None:
+            path.answered()
+            if not self._suspected:
+                sample = now - sent
+                path.round_trip = (
+                    sample if path.round_trip is None else 0.75 * path.round_trip + 0.25 * sample
+                )
+            elif path.heard >= sent:
+                self._suspected = False
+                self._settled(gap)
         if self.engine.wrote or self.engine.waits_for_answer(now):
             self._answer_wanted()
 
@@ -491,6 +488,7 @@ class Connection(QuicDriver):
             self._suspect()
         elif waiting >= self._patience / 2 and self.seeker is not None:
             self.seeker.late()
+        self._chosen.say_again()
         self.engine.ping()
         self.soon()
         self._look_after(max(knock_after(waiting), self._pause) if self._suspected else self._pause)

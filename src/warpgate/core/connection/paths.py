@@ -31,6 +31,9 @@ LAST_WORD = 0.5
 HELD = 32
 # Datagrams that are sent by a new path even if another one is used: the first that arrives claims it at the other end.
 GREETINGS = 3
+# The first datagrams of a path are said again while nothing answers: the handshake's end and the first data. QUIC would
+# wait for three round trips as it knows them, and the one that it has seen went by way of signals.
+FIRST_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Path(ABC):
         self.silent = False
         self.number = 0  # its connection counts
         self.greetings = GREETINGS
+        self._first_words: list[bytes] | None = []  # None: one of them was answered
         self.begun = False  # whether a client's first packets have left by it
         self.deliver: Deliver = _nobody  # whether the datagram was of a connection that we know
         self.on_lost: Callable[[Path, str], None] = _no_matter
@@ -92,6 +96,11 @@ class Path(ABC):
     @property
     def state(self) -> PathState:
         return PathState(self.number, self.origin.relayed, self.round_trip, self.silent)
+
+    @property
+    def known_round_trip(self) -> float:
+        """As measured, or as it is to be expected."""
+        return self.expected if self.round_trip is None else self.round_trip
 
     @property
     def life(self) -> Life:
@@ -119,6 +128,19 @@ class Path(ABC):
     @abstractmethod
     def send(self, datagrams: Sequence[bytes]) -> None:
         """In this order, now or as soon as it can be."""
+
+    def say(self, datagrams: Sequence[bytes]) -> None:
+        """`send`, and remember it while it is among the first."""
+        if self._first_words is not None:
+            self._first_words += datagrams[: FIRST_WORDS - len(self._first_words)]
+        self.send(datagrams)
+
+    def say_again(self) -> None:
+        if self._first_words:
+            self.send(self._first_words)
+
+    def answered(self) -> None:
+        self._first_words = None
 
     @abstractmethod
     def close(self) -> None:
