@@ -9,6 +9,7 @@ from cascade_world import HOP, Options, R, S, World, connected, ends, exchange, 
 
 from warpgate import api
 from warpgate.core.connection.byte_stream import SEND_BUFFER, WINDOW
+from warpgate.core.connections import LINGERING
 from warpgate.core.pipes.quic import LINGER
 from warpgate.core.pipes.subscription import Subscription
 from warpgate.core.search.quic_link import TIE
@@ -26,15 +27,15 @@ BLOB = bytes(range(256)) * 40_000  # 10 MB
 @pytest.mark.parametrize(
     ("kind_a", "kind_b", "plugin", "seconds"),
     [
-        ("public", "public", "direct", 2 * R),
-        ("eim-apdf", "eim-apdf", "udp_punch", S + r + R),
-        ("edm", "public", "direct", 2 * R),
-        ("public", "edm", "udp_punch", S + r + R),
-        ("edm", "eim-adf", "udp_punch", S + 2 * R),
-        ("masquerade", "eim-apdf", "udp_punch", S + r + R),
+        ("public", "public", "direct", R),
+        ("eim-apdf", "eim-apdf", "udp_punch", S + r),
+        ("edm", "public", "direct", R),
+        ("public", "edm", "udp_punch", S + r),
+        ("edm", "eim-adf", "udp_punch", S + R),
+        ("masquerade", "eim-apdf", "udp_punch", S + r),
     ],
 )
-def test_one_round_trip_after_the_link(kind_a: str, kind_b: str, plugin: str, seconds: float) -> None:
+def test_open_when_its_link_is(kind_a: str, kind_b: str, plugin: str, seconds: float) -> None:
     async def main() -> None:
         async with World(kind_a, kind_b) as world:
             one, other, waited = await connected(world, **OVER_QUIC)
@@ -125,7 +126,7 @@ def test_both_nodes_open_a_stream_to_each_other_at_once() -> None:
 # -- giving up ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("after", [0.0, S + r - 0.001, S + r + 0.001, S + r + r, S + r + R - 0.001])
+@pytest.mark.parametrize("after", [0.0, S - 0.001, S + 0.001, S + r - 0.001])
 def test_cancelled_in_the_middle_of_it_all_nothing_is_left(after: float) -> None:
     async def main() -> None:
         async with World("eim-apdf", "eim-apdf") as world:
@@ -162,7 +163,7 @@ def test_a_path_that_dies_in_the_handshake_fails_the_attempt() -> None:
             attempt = asyncio.ensure_future(
                 world.a.node.connect(world.b.node.address, timeout=8.0, **OVER_QUIC)
             )
-            await asyncio.sleep(R + 0.001)
+            await asyncio.sleep(r - 0.001)  # the peer answers, and it does not arrive
             world.lose(1.0)
             with pytest.raises(ConnectFailed):
                 await attempt
@@ -387,16 +388,18 @@ async def _echo(pipe: api.Pipe) -> None:
             await pipe.send(data)
 
 
-def test_datagram_pipes_on_the_same_pair_are_left_alone() -> None:
+@pytest.mark.parametrize("options", [OVER_QUIC, {"durable": True}])
+def test_datagram_pipes_on_the_same_pair_are_left_alone(options: Options) -> None:
     async def main() -> None:
         async with World("eim-apdf", "eim-apdf") as world:
             flat, flat_there, _ = await connected(world, mode=Mode.DATAGRAM)
-            one, other = await pair(world)
+            one, other, _ = await connected(world, **options)
             await exchange(one, other)
             await exchange(flat, flat_there)
             assert (flat.local, flat.remote) == (one.local, one.remote)
             for pipe in (one, other, flat, flat_there):
                 await pipe.close()
+            await asyncio.sleep(LINGERING)
             await world.quiet()
 
     virtual(main)

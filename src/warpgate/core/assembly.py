@@ -12,6 +12,7 @@ from functools import partial
 
 from warpgate.config import Config
 from warpgate.core.codes import CodeExchange
+from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connections import Connections
 from warpgate.core.context import Context, Sources
 from warpgate.core.found_pairs import FoundPairs
@@ -150,10 +151,10 @@ class Assembly:
         self.reception = Reception(services, self.tasks)
         take, refusal = self.reception.take, services.refusal
         self.connections = Connections(equipment, sessions, pipes, take, refusal, self._certificate)
+        self.quic_door = QuicDoor(equipment, sessions, self._take_quic)
         self.responder = Responder(
-            equipment, sessions, pipes, take, refusal, self.twins.ask, self.connections
+            equipment, sessions, pipes, take, refusal, self.twins.ask, self.connections, self.quic_door.begin
         )
-        self.quic_door = QuicDoor(equipment, sessions, self.responder.take_quic)
         self._reader = SignalReader(equipment, sessions, self.responder, self.twins)
         self.sockets = Sockets(equipment)
         self.port_mapping = PortMapping(context, self._update_address, rng)
@@ -394,6 +395,9 @@ class Assembly:
     def _admit(self, port: Port, data: bytes, source: SockAddr) -> bool:
         door = self.connections if is_durable(data) else self.quic_door
         return door.admit(port, data, source)
+
+    def _take_quic(self, flow: QuicFlow) -> None:
+        self.responder.take_quic(flow)
 
     def _certificate(self) -> bytes:
         return self.quic_door.certificate()

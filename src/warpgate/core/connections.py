@@ -159,6 +159,7 @@ class Connections:
         seeker = self._equip(connection, plugins, transport)
         self._shared[wanted] = connection
         connection.begin()
+        self._equipment.udp.ahead.add(engine.id)
         seeker.start(timeout)
         return connection
 
@@ -240,6 +241,7 @@ class Connections:
     def _ended(self, connection: Connection) -> None:
         pipes = self._all.pop(connection, set())
         self._seekers.pop(connection, None)
+        self._equipment.udp.ahead.discard(connection.engine.id)
         self._use(connection)
         self._begun.leave(connection)
         self._unproved.leave(connection)
@@ -252,6 +254,7 @@ class Connections:
 
     def _changed(self, connection: Connection) -> None:
         if connection.engine.state is State.OPEN:
+            self._equipment.udp.ahead.discard(connection.engine.id)
             self._unproved.leave(connection)
             connection.say_address()
         for pipe in tuple(self._all.get(connection, ())):

@@ -11,7 +11,8 @@ FIRST_PACKET_SIZE = 1200
 
 _LONG = 0x80
 _FIRST = 0xC0  # long header, fixed bit, type Initial: 0b1100xxxx
-_FIRST_MASK = 0xF0
+_HANDSHAKE = 0xE0  # type Handshake
+_TYPE_MASK = 0xF0
 _VERSION = b"\0\0\0\1"
 
 
@@ -40,4 +41,12 @@ def is_durable(data: bytes) -> bool:
 
 def is_first_packet(data: bytes) -> bool:
     """Whether a datagram looks like the first of a client's: an Initial packet of version 1."""
-    return len(data) >= FIRST_PACKET_SIZE and data[0] & _FIRST_MASK == _FIRST and data[1:5] == _VERSION
+    return len(data) >= FIRST_PACKET_SIZE and data[0] & _TYPE_MASK == _FIRST and data[1:5] == _VERSION
+
+
+def is_of_handshake(data: bytes) -> bool:
+    """Whether it looks like the first of a client's, or like one of those that follow until both have their keys."""
+    if data[1:5] != _VERSION:
+        return False
+    kind = data[0] & _TYPE_MASK
+    return kind == _HANDSHAKE or (kind == _FIRST and len(data) >= FIRST_PACKET_SIZE)

@@ -7,6 +7,7 @@ from warpgate.core.connection.quic_engine import State
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS, Port
 from warpgate.core.udp.outflow import Outflow
+from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family
 
 # Ethernet's 1,500 bytes less the IP and UDP headers. Path MTU discovery asks for more than IPv6 leaves; such a probe
@@ -39,6 +40,13 @@ class QuicFlow(QuicDriver):
     @property
     def base(self) -> Endpoint:
         return self._port.base
+
+    async def confirmed(self) -> None:
+        """At the client, which is open: until its server says so, a round trip later. NetworkError when it ends."""
+        while not self.stream.confirmed and self.stream.state is State.OPEN and not self._over:
+            await self.changed()
+        if self.stream.state is not State.OPEN:
+            raise self.stream.failure or NetworkError("the QUIC connection was given up")
 
     def _send(self) -> None:
         if self._outflow.full:

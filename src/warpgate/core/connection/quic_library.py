@@ -69,9 +69,14 @@ def load() -> None:
             _is_loaded.set()
 
 
+def is_loaded() -> bool:
+    """Whether the rest of this module may be called on the loop."""
+    return _is_loaded.is_set()
+
+
 async def loaded() -> None:
     """Before anything else of this module is called on the loop: it is loaded in a thread, now if it was not."""
-    if not _is_loaded.is_set():
+    if not is_loaded():
         await in_thread(load, daemon=False)
 
 

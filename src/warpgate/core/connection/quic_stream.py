@@ -40,6 +40,9 @@ class QuicStream(QuicEngine, ByteStream):
         self._peer_credit_stream = SERVER_CREDIT if client else CLIENT_CREDIT
         self._delivered |= {USER: 0, self._peer_credit_stream: 0}
         self._partial_credit = b""
+        self.confirmed = (
+            not client
+        )  # whether the server has said anything that it says to a client it has proved
 
     @classmethod
     def client(
@@ -88,6 +91,7 @@ class QuicStream(QuicEngine, ByteStream):
         raise NetworkError("reset by the peer")
 
     def _credit(self, data: bytes, end: bool) -> None:
+        self.confirmed = True
         data = self._partial_credit + data
         whole = len(data) - len(data) % _CREDIT_SIZE
         for start in range(0, whole, _CREDIT_SIZE):

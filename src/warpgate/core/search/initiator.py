@@ -9,6 +9,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from warpgate.core.connection.errand import A_PIPE, Errand
+from warpgate.core.connection.quic_library import is_loaded
 from warpgate.core.search.attempt import PluginAttempt
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import TcpLink, UdpLink
@@ -101,6 +102,9 @@ class Initiator(Generic[Made]):
         )
         verdicts = [_verdict(plugin, context.address, remote) for plugin in self._plugins]
         self._plan: Plan = make_plan(verdicts, mode, transport, can_signal=bool(self._session.brokers))
+        over_udp = any(Transport.UDP in step.transports for step in self._plan.steps)
+        if mode is Mode.STREAM and over_udp and is_loaded():
+            self._session.begin_quic()
         self._needing_signals = {plugin.name for plugin in self._plugins if plugin.needs_signal}
         self._report = Reporter(self._session.id, context.now(), before)
         self._race: Race[Links] = Race(lambda link: link.abort(), self._patience)

@@ -1,30 +1,34 @@
 """QUIC connections that peers open to us: bounded in number and time until their client has proved its key.
 
-A first packet is looked at only when it comes from where the peer of a waiting stream session has proved itself by a
-check; strangers get no answer. Which session the connection is for its head says.
+A packet is looked at only when it comes from where the peer of a waiting stream session has proved itself by a check;
+strangers get no answer. Which session the connection is for its head says. The first packets may also have come with
+the session's offer: then the answer goes out with the first checks, and where the connection is to be its client says
+by going on there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from warpgate.core.connection.quic_bounds import Holdings
-from warpgate.core.connection.quic_engine import REFUSED, State
+from warpgate.core.connection.quic_engine import REFUSED, FindKey, State
 from warpgate.core.connection.quic_flow import QuicFlow
-from warpgate.core.connection.quic_library import loaded
+from warpgate.core.connection.quic_library import is_loaded, loaded
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.search.equipment import Equipment
+from warpgate.core.search.session import Session
 from warpgate.core.search.sessions import Sessions
 from warpgate.core.udp.demultiplexer import Port
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
 from warpgate.events import StrangerRefused
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Mode, SockAddr
 from warpgate.model.identity import Identity
 from warpgate.net.threads import in_thread
 from warpgate.plan.shares import Places
-from warpgate.proto.quic_wire import connection_id_of
+from warpgate.proto.quic_wire import connection_id_of, is_durable, is_first_packet
 from warpgate.proto.relay_limits import user_of
 
 # Without servers to wait for, a node's start is over by then, and is not held up by our thread.
@@ -32,6 +36,17 @@ START_FIRST = 0.03
 # Each costs 2 ms of handshake and 100 KB (`quic_bounds` limits what its client adds); an honest one is proved after a
 # round trip. Beyond that whoever has most of them makes room.
 UNPROVED = 64
+# That were begun by an offer, and whose client has not gone on anywhere; beyond that it is answered when it has.
+AHEAD = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A connection that an offer has begun, by these packets; `first_id` is where they go to."""
+
+    stream: QuicStream
+    first_id: bytes
+    flight: tuple[bytes, ...]
 
 
 class QuicDoor:
@@ -44,6 +59,7 @@ class QuicDoor:
         self._deliver = deliver
         self._certificate: bytes | None = None
         self._unproved: Places[QuicFlow] = Places(UNPROVED)
+        self._ahead: dict[bytes, Ahead] = {}  # by session
 
     async def prepare(self) -> None:
         """Load the library, and let it do what servers need once, in a thread; what it costs would delay the
@@ -62,42 +78,87 @@ class QuicDoor:
             self._certificate = self._context.identity.certificate()
         return self._certificate
 
+    def begin(self, session: Session, flight: Sequence[bytes]) -> None:
+        """The first packets of a session's client, from its offer. Their answer travels with the session's checks."""
+        first = flight[0]
+        known = session.id in self._ahead or len(self._ahead) >= AHEAD
+        if known or not is_loaded() or not is_first_packet(first) or is_durable(first):
+            return
+        first_id, now = connection_id_of(first), self._context.now()
+        stream = self._server(first_id, self._key_finder(lambda named: named is session))
+        stream.receive(list(flight), now)
+        self._ahead[session.id] = Ahead(stream, first_id, tuple(flight))
+        session.stack.callback(self._forget, session.id)
+        session.checks.greet(tuple(stream.datagrams(now)))
+
+    def _forget(self, session: bytes) -> None:
+        """It is over, and its client has gone on nowhere."""
+        if (ahead := self._ahead.pop(session, None)) is not None:
+            ahead.stream.close(REFUSED, "the session is over")
+
     def admit(self, port: Port, data: bytes, source: SockAddr) -> bool:
-        """Whether a client's first packet, of a plain pipe, was ours to take."""
+        """Whether a packet of a plain pipe's client, on no flow yet, was ours to take."""
         remote = Endpoint.from_sockaddr(source)
         session = self._sessions.hosted_from(port.base, remote, Mode.STREAM)
         if session is None:
             return False
-        key = session.peer_key
-        if not self._unproved.full:
-            self._answer(port, data, remote, key, session.hello_patience)
-        elif (leaver := self._unproved.leaver(key, user_of(remote.ip))) is not None:
-            self._unproved.leave(leaver)
-            leaver.close(REFUSED, "others have fewer")
-            self._answer(port, data, remote, key, session.hello_patience)
+        ahead, to = self._ahead.get(session.id), connection_id_of(data)
+        if ahead is not None and to == ahead.first_id:
+            self._say_again(ahead, port, data, remote)
+        elif ahead is not None and to == ahead.stream.id:
+            if self._make_room(session.peer_key, remote):
+                del self._ahead[session.id]
+                self._take(session, QuicFlow(ahead.stream, port, remote, ahead.first_id), data)
+        elif not is_first_packet(data):
+            return False
+        elif self._make_room(session.peer_key, remote):
+            stream = self._server(to, self._key_finder(lambda named: named.knows(port.base, remote)))
+            self._take(session, QuicFlow(stream, port, remote, to), data)
         return True
 
-    def _answer(self, port: Port, data: bytes, remote: Endpoint, key: bytes, patience: float) -> None:
-        first_id = connection_id_of(data)
+    def _say_again(self, ahead: Ahead, port: Port, data: bytes, remote: Endpoint) -> None:
+        """To a client that knows nothing of our answer: if it repeats itself, that was lost."""
+        stream, now = ahead.stream, self._context.now()
+        if data in ahead.flight:
+            return  # it is with the client's checks, too
+        stream.receive([data], now)
+        if stream.deadline is not None and stream.deadline <= now:
+            stream.handle_timeout(now)
+        for datagram in stream.datagrams(now):
+            port.socket.send(datagram, remote.sockaddr)
+
+    def _make_room(self, key: bytes, remote: Endpoint) -> bool:
+        """Whether there may be one more that is not proved."""
+        if not self._unproved.full:
+            return True
+        leaver = self._unproved.leaver(key, user_of(remote.ip))
+        if leaver is not None:
+            self._unproved.leave(leaver)
+            leaver.close(REFUSED, "others have fewer")
+        return leaver is not None
+
+    def _key_finder(self, meant: Callable[[Session], bool]) -> FindKey:
+        """Whose the session is that a client's head names, if it is one of those that are meant."""
 
         def find_key(session_id: bytes) -> bytes:
             session = self._sessions.get(session_id)
-            if (
-                session is None
-                or session.initiator
-                or session.mode is not Mode.STREAM
-                or not session.knows(port.base, remote)
-            ):
+            waits = session is not None and not session.initiator and session.mode is Mode.STREAM
+            if session is None or not waits or not meant(session):
                 raise AuthenticationError("a QUIC connection for no session of ours")
             return session.peer_key
 
-        stream = QuicStream.server(
+        return find_key
+
+    def _server(self, first_id: bytes, find_key: FindKey) -> QuicStream:
+        return QuicStream.server(
             self._context.identity, self.certificate(), first_id, find_key, self._holdings
         )
-        flow = QuicFlow(stream, port, remote, first_id)
-        self._unproved.enter(flow, key, user_of(remote.ip))
+
+    def _take(self, session: Session, flow: QuicFlow, data: bytes) -> None:
+        self._unproved.enter(flow, session.peer_key, user_of(flow.remote.ip))
         flow.deliver(data)
-        if self._context.tasks.spawn(f"QUIC from {remote}", self._prove(flow, patience)) is None:
+        proving = self._prove(flow, session.hello_patience)
+        if self._context.tasks.spawn(f"QUIC from {flow.remote}", proving) is None:
             self._unproved.leave(flow)
             flow.close()
 

@@ -98,9 +98,10 @@ class Responder:
         refusal: Callable[[str], str],
         ask_twins: Callable[[], None],
         paths: Paths,
+        begin_stream: Callable[[Session, Sequence[bytes]], None],
     ) -> None:
         """`refusal`: why there is no such service, "" when there is. `ask_twins`: have the processes of our key say
-        that they are there.
+        that they are there. `begin_stream`: gets the first packets of a session's QUIC client.
         """
         self._equipment = equipment
         self._context = context = equipment.context
@@ -110,6 +111,7 @@ class Responder:
         self._refusal = refusal
         self._ask_twins = ask_twins
         self._paths = paths
+        self._begin_stream = begin_stream
         self._hosted: dict[bytes, HostedSession] = {}
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._offers: OrderedDict[bytes, deque[float]] = OrderedDict()
@@ -171,7 +173,9 @@ class Responder:
         session, signal = hosted.session, opened.signal
         if self._hosted.get(session.id) is not hosted:
             return  # over already
-        if signal.flight and not signal.connection and session.mode is Mode.PATH:
+        if signal.flight and session.mode is Mode.STREAM:
+            self._begin_stream(session, signal.flight)
+        elif signal.flight and not signal.connection and session.mode is Mode.PATH:
             self._paths.begin(session, signal.flight)
         hosted.comment(opened)
 

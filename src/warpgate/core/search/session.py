@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from warpgate.core.connection.errand import A_PIPE, Errand
@@ -17,6 +18,7 @@ from warpgate.core.pipes.tls import TlsEnds
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import TcpLink, UdpLink
 from warpgate.core.search.outbox import Outbox
+from warpgate.core.search.quic_ahead import QuicAhead
 from warpgate.core.search.relays import SessionRelays
 from warpgate.core.udp.demultiplexer import SessionChecks
 from warpgate.errors import AttemptFailed, NetworkError
@@ -105,7 +107,7 @@ class Session:
     What the peer is known by (`remote`, `token`, the measured delay of a signal) is what its last fresh signal said;
     `seen_sequences` and `heard_at` are what we acknowledge of it. Checks, sockets and links that were opened for the
     attempt are ours until `close`, but for those that a pipe has taken along: the checks by `SessionChecks.hand_over`,
-    a socket by `keep_port`. Nothing of a pipe leads back here.
+    a socket by `keep_port`. `flight` goes with the first offer and checks. Nothing of a pipe leads back here.
     """
 
     def __init__(
@@ -133,9 +135,9 @@ class Session:
         self.peer_key = peer_key
         self.peer = node_id_of(peer_key)
         self.initiator, self.mode, self.secure = initiator, mode, secure
-        self.wanted, self._errand = wanted, errand
-        self._instance_heard = False  # whether a signal of the wanted one has come
-        self._warned = False  # of a twin of the peer's
+        self.wanted, self._errand, self.flight = wanted, errand, errand.flight
+        self.ahead: QuicAhead | None = None
+        self._instance_heard = self._warned = False  # of the wanted one by a signal; of a twin of the peer's
         self.remote = remote if remote is not None else NodeAddress(peer_key, (), ())
         self.key = key
         self.started = context.now()
@@ -165,7 +167,7 @@ class Session:
         self.stack.callback(self.relays.close)
         soonest = SIGNAL_ROUND_TRIPS * 2 * (self.signal_delay or 0.0)
         repeats = [offset for offset in context.config.timing.offer_offsets if offset >= soonest]
-        self.outbox = Outbox(self._post, repeats, lambda reason: self.note("signals", reason))
+        self.outbox = Outbox(self._post, repeats, partial(self.note, "signals"))
         self.stack.callback(self.outbox.close)
 
     @property
@@ -202,7 +204,7 @@ class Session:
             wanted=self.wanted.encode() if self.initiator else b"",
             reason="" if self.initiator else context.instances.warning[:MAX_REASON],
             connection=self._errand.connection,
-            flight=self._errand.flight if self.heard_at is None else (),
+            flight=self.flight if self.heard_at is None else (),
         )
         brokers = self.brokers
         if not brokers:
@@ -365,7 +367,7 @@ class Session:
             self._measured_surely = certain
 
     def tcp_may_come(self) -> bool:
-        return self._owner.tcp_may_come()
+        return not self.secure and self._owner.tcp_may_come()
 
     def keep_link(self, link: TcpLink) -> bool:
         return self._owner.keep_link(link)
@@ -443,9 +445,15 @@ class Session:
             udp = self.equipment.udp
             self._checks = SessionChecks(udp, agent, self.peer_key, self._check_event)
             udp.sessions[self.id] = self._checks
-            if self._errand.flight:
-                self._checks.greet(self._errand.flight)
+            if self.flight:
+                self._checks.greet(self.flight)
         return self._checks
+
+    def begin_quic(self) -> None:
+        """At the initiator of a stream that UDP may carry."""
+        self.ahead = ahead = QuicAhead(self.equipment, self.peer_key, self.id)
+        self.flight = ahead.flight
+        self.stack.callback(ahead.close)
 
     def knows(self, base: Endpoint, remote: Endpoint) -> bool:
         """Whether the peer has proved itself to our socket `base` from `remote`."""

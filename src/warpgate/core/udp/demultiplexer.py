@@ -19,7 +19,7 @@ from warpgate.net.network import DatagramReceiver, Network, UdpSocket
 from warpgate.proto.check import CheckAgent, CheckEvent
 from warpgate.proto.check_wire import session_of
 from warpgate.proto.machine import Transmit
-from warpgate.proto.quic_wire import connection_id_of, is_first_packet
+from warpgate.proto.quic_wire import connection_id_of, is_of_handshake
 from warpgate.proto.stun import COOKIE, is_stun
 
 # Datagrams that overtake the nomination (which may have to be repeated) wait for the pipe, so many at most.
@@ -68,15 +68,15 @@ class Port:
         # The slice first: for a user's datagram it is all that is looked at.
         if data[4:8] == COOKIE and is_stun(data) and self._udp.take_stun(self, data, source):
             return
-        key = source[:2]
+        key, ahead = source[:2], self._udp.ahead
         routes = self.streams.get(key)
         if routes is not None and (deliver := routes.get(connection_id_of(data))) is not None:
             deliver(data)
         elif ((claim := self.unclaimed.get(key)) is not None and claim(data)) or (
-            is_first_packet(data) and self._udp.admit(self, data, source)
+            is_of_handshake(data) and self._udp.admit(self, data, source)
         ):
             return
-        elif (deliver := self.flows.get(key)) is not None:
+        elif (deliver := self.flows.get(key)) is not None and not (ahead and connection_id_of(data) in ahead):
             deliver(data)
         elif (early := self.early.get(key)) is not None:
             self._udp.hold(early, data)
@@ -199,7 +199,7 @@ class SessionChecks:
 
 
 Introduce = Callable[[Port, bytes, Endpoint], bool]
-# A QUIC client's first packet; whether it was ours.
+# A packet of a QUIC client's that is not on any flow yet; whether it was ours.
 Admit = Callable[[Port, bytes, SockAddr], bool]
 
 
@@ -235,6 +235,8 @@ class Demultiplexer:
         self._ports: dict[Endpoint, Port] = {}
         self.sessions: dict[bytes, SessionChecks] = {}
         self.kept = KeptPorts(self._close_idle)
+        # Of QUIC clients of ours that have begun, and are answered before they have a flow.
+        self.ahead: set[bytes] = set()
         self._past: OrderedDict[bytes, None] = OrderedDict()
         self._held = 0  # bytes of early datagrams on all ports
         self.strays = 0  # datagrams that belonged to nothing
