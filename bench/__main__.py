@@ -27,6 +27,7 @@ ALL = (
     "idle_pipes",
     "names",
     "rendezvous",
+    "serving",
     "footprint",
 )
 

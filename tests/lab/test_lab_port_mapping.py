@@ -15,6 +15,7 @@ import pytest
 from mapping_router import EXTERNAL, INSIDE6, MappingRouter, mapping_router, shell
 from needs import need_programs
 
+from warpgate.lab.servers import find_program
 from warpgate.lab.steered import SteeredNode
 from warpgate.model.address import Attachment, LearntBy, NodeAddress
 
@@ -233,3 +234,58 @@ async def test_where_it_is_off_nothing_is_asked(
         assert not done.ok
         assert "request received" not in router.log
         assert "HTTP REQUEST" not in router.log
+
+
+async def test_a_lent_relay_behind_the_router(router: MappingRouter, tmp_path: Path) -> None:
+    """`listen --relay`: the router passes its port on, over UDP and TCP, and two members outside meet there."""
+    need_programs("mosquitto")
+    router.configure(upnp=False)
+    await router.start()
+    shell(router.outside, "ip -6 addr flush dev eth0 scope global")  # so that nobody needs no mapping
+    (tmp_path / "broker.conf").write_text("listener 1883 45.0.0.8\nallow_anonymous true\nuser root\n")
+    broker = await router.outside.popen([find_program("mosquitto"), "-c", str(tmp_path / "broker.conf")])
+    members = [
+        await SteeredNode.launch(router.outside, {"WARPGATE_DATA": str(tmp_path / name)}) for name in "ab"
+    ]
+    async with members[0] as a, members[1] as b:
+        for member in (a, b):
+            await member.start(stun=[], brokers=[], identity="member")
+        env = {"WARPGATE_DATA": str(tmp_path / "lender"), "WARPGATE_BROKER": "", "WARPGATE_STUN": ""}
+        words = ("--port", str(PORT), "--relay", "--allow", a.node_id, "--allow", b.node_id, "--json")
+        command = [sys.executable, "-m", "warpgate"]
+        lender = await router.inside.popen(
+            [*command, "listen", *words], env=env, stdout=asyncio.subprocess.PIPE
+        )
+
+        async def reached() -> dict[str, Any] | None:
+            done = await router.inside.run([*command, "status", "--json"], env=env)
+            told = [json.loads(line) for line in done.stdout.splitlines()]
+            return next((each for each in told if each.get("relay") and each["relay"]["reachable"]), None)
+
+        try:
+            told = await until(reached)
+            assert f"{EXTERNAL}:{PORT + 2}" in told["relay"]["reachable"]
+
+            async def mapped() -> bool:
+                return router.forwards(PORT) == router.forwards(PORT + 2) == BOTH
+
+            await until(mapped)
+            told = await until(reached)  # with both in its address
+            known = {"stun": [], "brokers": ["mqtt://45.0.0.8"], "identity": "member"}
+            for member in (a, b):
+                await member.start(**known, relay_peers=[told["address"]])
+            for mode in ("datagram", "stream"):
+                done = await a.connect(b.address, mode=mode, plugins=["turn"])
+                assert done.ok, (done.error, done.report)
+                assert (done.plugin, done.relayed) == ("turn", True)
+            told = await until(reached)
+            assert set(told["relay"]["allocations"]) <= {a.node_id, b.node_id}
+            assert told["relay"]["relayed"] > 0
+        finally:
+            await router.inside.stop(lender)
+            await router.outside.stop(broker)
+
+        async def gone() -> bool:
+            return router.forwards(PORT) == router.forwards(PORT + 2) == set()
+
+        await until(gone)

@@ -21,6 +21,8 @@ from warpgate.net.network import TcpStream
 pytestmark = pytest.mark.lab
 
 TLS_PORT = 443
+# Counters that are no longer those which were on their way when something happened.
+SOME = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +156,40 @@ async def test_relays_live_for_twelve_minutes(lab: Lab) -> None:
     inner.abort()
     relay.close()
     await talk.close()
+
+
+@pytest.mark.parametrize("how", ["killed", "restarted"])
+async def test_a_coturn_that_dies(privileges: None, how: str) -> None:
+    """By SIGKILL: the durable pipe is soon at the other relay, or at the same one anew; the plain one ends at once."""
+    async with sites("edm", "edm") as two:
+        servers = [two.relay]
+        if how == "killed":
+            servers.append(await start_coturn(two.lab.add_host("spare")))
+        for node in (two.a, two.b):
+            await node.start(
+                brokers=[two.broker.mqtt_url],
+                stun=[str(two.relay.endpoint)],
+                turn=[f"turn:user:password@{server.endpoint}?transport=tcp" for server in servers],
+            )
+        durable = await two.a.connect(two.b.address, mode="stream", durable=True, keep=True)
+        assert (durable.ok, durable.relayed) == (True, True), durable.report
+        way = await two.a.path(0)
+        ends = {text.rpartition(":")[0] for text in (way.local, way.remote)}
+        used = [server for server in servers if ends & {str(endpoint.ip) for endpoint in server.endpoints}]
+        assert used
+        # A plain one over the same relay's TCP side, whose end is the kernel's word.
+        plain = await two.a.connect(two.b.address, mode="stream", transport="tcp", keep=True)
+        assert (plain.ok, plain.relayed) == (True, True), plain.report
+        await two.a.count(0)
+        for server in used:
+            await server.kill()
+            if how == "restarted":
+                await start_coturn(server.host)
+        assert await two.a.ended(1, within=5.0)
+        before = (await two.a.counted()).received
+        async with asyncio.timeout(30.0):
+            while (await two.a.counted()).received < before + SOME:  # noqa: ASYNC110 - another process's state
+                await asyncio.sleep(0.1)
+        counted = await two.a.counted(stop=True)
+        assert counted.fault == ""
+        assert (await two.a.path(0)).relayed

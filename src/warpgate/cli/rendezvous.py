@@ -145,11 +145,11 @@ class _Serving:
             relay_limits(self.arguments.relay_limit),
         )
         port = self.arguments.relay_port
-        # What a day may carry coturn does not count.
-        daily = (
-            settings.limits.bytes_per_day is not None or settings.limits.bytes_per_day_per_user is not None
+        # Coturn knows a rate for each allocation alone: what anybody asked to be counted, ours counts.
+        counted = any(
+            not text.partition("=")[0].endswith("allocations") for text in self.arguments.relay_limit
         )
-        program = None if self.arguments.embedded_relay or daily else find_coturn()
+        program = None if self.arguments.embedded_relay or counted else find_coturn()
         if program is not None:
             half = (settings.ports.start + settings.ports.stop) // 2
             theirs = replace(settings, ports=range(half, settings.ports.stop))

@@ -68,7 +68,9 @@ class Agent:
         await self._stop()
         # The model routers map no ports: asking them costs each process the import of the UPnP library.
         config = msgspec.convert({"port_map": False} | settings, Config)
-        node = Node(config, identity=Identity.generate(), observer=self._observe)
+        # One that is named is that of the data directory, the same in each start.
+        identity = None if "identity" in settings else Identity.generate()
+        node = Node(config, identity=identity, observer=self._observe)
         began = time.perf_counter()
         await node.start()
         self._node = node

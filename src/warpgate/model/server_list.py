@@ -19,6 +19,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -88,7 +89,8 @@ def _entries(table: Mapping[str, Any], kind: str, parse: Callable[[str], T]) -> 
         except ConfigError:
             continue
         check_public(server.host)
-        found[server] = None
+        # What a list names is a server: no records of a stranger's domain say where it is.
+        found[replace(server, by_service=False) if isinstance(server, StunServer) else server] = None
     if not found:
         raise DecodeError(f"the list of servers has no {kind} that this version knows")
     return tuple(found)

@@ -96,15 +96,25 @@ class BrokerUrl:
 
 @dataclass(frozen=True, slots=True)
 class StunServer:
-    """`transport` is the one it is known to serve, None when both are worth a try."""
+    """`transport` is the one it is known to serve, None when both are worth a try. `by_service`: no port was named, so
+    the domain's SRV records say where it is, and if they say nothing it is at the usual port (RFC 8489 section 8).
+    """
 
     host: str
     port: int
     transport: Transport | None = None
+    by_service: bool = False
 
     def __str__(self) -> str:
         suffix = "" if self.transport is None else f"?transport={self.transport.value}"
-        return f"{bracketed(self.host)}:{self.port}{suffix}"
+        return f"{place_text(self.host, self.port, by_service=self.by_service)}{suffix}"
+
+    @property
+    def services(self) -> tuple[StunServer, ...]:
+        """One for each of the domain's services that may be elsewhere than the other."""
+        if not self.by_service or self.transport is not None:
+            return (self,)
+        return tuple(StunServer(self.host, self.port, transport, by_service=True) for transport in Transport)
 
     def serves(self, transport: Transport) -> bool:
         return self.transport in (None, transport)
@@ -120,12 +130,13 @@ class StunServer:
         if "://" in authority:
             raise ConfigError(f"{_shown(text)} is not a STUN server: write host:port, without a scheme")
         host, port = host_and_port(authority, text, STUN_PORT)
+        by_service = names_domain(authority)
         if not question:
-            return cls(host, port)
+            return cls(host, port, None, by_service)
         key, _, value = query.lower().partition("=")
         if key != "transport" or value not in ("udp", "tcp"):
             raise ConfigError(f"{_shown(text)}: after '?' comes transport=udp or transport=tcp, nothing else")
-        return cls(host, port, Transport(value))
+        return cls(host, port, Transport(value), by_service)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +232,15 @@ def _port(port: str | None, text: str, default: int) -> int:
 
 def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def names_domain(authority: str) -> bool:
+    """Whether it is a name without a port: a domain, whose services may be anywhere."""
+    return ":" not in authority and not authority.rpartition(".")[2].isdigit()
+
+
+def place_text(host: str, port: int, *, by_service: bool) -> str:
+    return host if by_service else f"{bracketed(host)}:{port}"
 
 
 def _shown(text: str) -> str:

@@ -6,7 +6,8 @@
 
 URL is that of a `warpgate serve` which gives credentials to the node ids that it lets in (`proto/relay_ticket.py`).
 User, password, secret and URL may be percent-encoded (a colon in a user name must be, and the marks of a URL). `turns:`
-stands for transport=tls. A server without a transport is tried over UDP and TCP.
+stands for transport=tls. A server without a transport is tried over UDP and TCP. A name without a port is a domain: its
+SRV records `_turn._udp`, `_turn._tcp`, `_turns._tcp` say where the servers are, and else the usual port (RFC 5928).
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import base64
 import enum
 import hashlib
 import hmac
-from dataclasses import field
+from dataclasses import field, replace
 from urllib.parse import unquote_to_bytes
 
 from warpgate.errors import ConfigError
 from warpgate.lazy_dataclass import dataclass
-from warpgate.model.servers import NameServerUrl, bracketed, host_and_port
+from warpgate.model.servers import NameServerUrl, host_and_port, names_domain, place_text
 
 # IANA service names turn and turns (RFC 8656 section 5).
 TURN_PORT = 3478
@@ -58,7 +59,7 @@ class Credentials:
 @dataclass(frozen=True, slots=True)
 class TurnServer:
     """`transport` None: whichever works. Exactly one of `login`, `secret` and `desk` (where a node gets a log-in by its
-    key) is set; the first two do not show.
+    key) is set; the first two do not show. `by_service`: no port was named, as of `StunServer` (RFC 5928).
     """
 
     host: str
@@ -67,16 +68,19 @@ class TurnServer:
     login: Credentials | None = field(default=None, repr=False)
     secret: str | None = field(default=None, repr=False)
     desk: NameServerUrl | None = None
+    by_service: bool = False
 
     def __str__(self) -> str:
         suffix = "" if self.transport is None else f"?transport={self.transport.value}"
-        return f"turn:{bracketed(self.host)}:{self.port}{suffix}"
+        return f"turn:{place_text(self.host, self.port, by_service=self.by_service)}{suffix}"
 
-    def credentials(self, unix_time: float) -> Credentials:
-        """What to log in with now; made of the shared secret where there is one (TURN REST API)."""
+    def credentials(self, unix_time: float, name: str = _SECRET_USER) -> Credentials:
+        """What to log in with now; made of the shared secret where there is one (TURN REST API), by this name: coturn
+        counts what a user takes by it.
+        """
         if self.login is not None:
             return self.login
-        return time_limited(self.secret or "", int(unix_time) + SECRET_LIFETIME, _SECRET_USER)
+        return time_limited(self.secret or "", int(unix_time) + SECRET_LIFETIME, name)
 
     @classmethod
     def parse(cls, text: str) -> TurnServer:
@@ -93,17 +97,18 @@ class TurnServer:
             raise ConfigError(f"{shown[:80]!r} names no credentials: write {_form(scheme)}")
         transport, place = _transport(place, shown, scheme)
         host, port = host_and_port(place, shown, TURNS_PORT if transport is TurnTransport.TLS else TURN_PORT)
+        found = cls(host, port, transport, by_service=names_domain(place))
         if scheme == "turn-secret":
-            return cls(host, port, transport, secret=_decoded(userinfo, shown))
+            return replace(found, secret=_decoded(userinfo, shown))
         if scheme == "turn-key":
-            return cls(host, port, transport, desk=NameServerUrl.parse(_decoded(userinfo, shown)))
+            return replace(found, desk=NameServerUrl.parse(_decoded(userinfo, shown)))
         user, colon, password = userinfo.partition(":")
         if not (user and colon and password):
             raise ConfigError(f"{shown[:80]!r} needs a user and a password: write {_form(scheme)}")
         login = Credentials(_decoded(user, shown), _decoded(password, shown))
         if len(login.user.encode()) > MAX_USERNAME:
             raise ConfigError(f"{shown[:80]!r}: a user name has at most {MAX_USERNAME} bytes")
-        return cls(host, port, transport, login=login)
+        return replace(found, login=login)
 
 
 def time_limited(secret: str, expires: int, name: str) -> Credentials:

@@ -175,6 +175,10 @@ class Network(Protocol):
         """Literal addresses answer at once, names through the system's resolver; NetworkError when there is none."""
         ...
 
+    def resolvers(self) -> tuple[Endpoint, ...]:
+        """The name servers that `resolve` asks, for questions that it does not know; () where that is not told."""
+        ...
+
     def route_source(self, remote: Endpoint) -> IPAddress | None:
         """The local address the system would use to reach `remote`, None when it has no route. Sends nothing."""
         ...

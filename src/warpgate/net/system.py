@@ -18,6 +18,7 @@ from warpgate.platform import INTERFACES
 
 # connect() on UDP needs some port to ask for a route; discard (RFC 863), and nothing is sent anyway.
 _DISCARD_PORT = 9
+DNS_PORT = 53
 
 
 class SystemNetwork:
@@ -40,6 +41,9 @@ class SystemNetwork:
 
     def gateways(self) -> tuple[Gateway, ...]:
         return default_gateways()
+
+    def resolvers(self) -> tuple[Endpoint, ...]:
+        return tuple(Endpoint(ip, DNS_PORT) for ip in INTERFACES.resolvers())
 
     def watch_interfaces(self, on_change: Callable[[], object]) -> InterfaceWatcher:
         return InterfaceWatcher(on_change)

@@ -79,6 +79,9 @@ class TranslatedNetwork:
     def watch_interfaces(self, on_change: Callable[[], object]) -> Watch:
         return self.inner.watch_interfaces(on_change)
 
+    def resolvers(self) -> tuple[Endpoint, ...]:
+        return self.inner.resolvers()
+
     def route_source(self, remote: Endpoint) -> IPAddress | None:
         source = self.inner.route_source(remote)
         if source is not None or self.prefix is None or not isinstance(remote.ip, IPv4Address):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from ipaddress import ip_address
+from pathlib import Path
 
 import ifaddr
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
+
+LARGEST_RESOLVER_FILE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class Interfaces:
 
     may_set_proxy = False  # whether a web proxy can be set elsewhere than in variables, where urllib finds it
 
+    resolver_file: str | None = "/etc/resolv.conf"  # None: the system keeps them elsewhere
+
     signs_are_sure = True  # whether every change has a sign; else the state is compared now and then as well
 
     def assigned(self) -> tuple[AssignedAddress, ...]:
@@ -53,6 +59,22 @@ class Interfaces:
     def default_routes(self) -> tuple[DefaultRoute, ...]:
         """Those with a router, IPv4 first, each family by metric. Empty also where they are not to be read."""
         return ()
+
+    def resolvers(self) -> tuple[IPAddress, ...]:
+        """Name servers of the system, the first choice first; () where that is not to be read."""
+        if self.resolver_file is None:
+            return ()
+        try:
+            with Path(self.resolver_file).open(encoding="utf-8", errors="replace") as file:
+                lines = file.read(LARGEST_RESOLVER_FILE).splitlines()
+        except OSError:
+            return ()
+        found: list[IPAddress] = []
+        for words in map(str.split, lines):
+            if words[:1] == ["nameserver"] and len(words) > 1:
+                with contextlib.suppress(ValueError):
+                    found.append(ip_address(words[1]))
+        return tuple(ip for ip in found if not ip.is_link_local)  # its link would have to be named, too
 
     def watch(self, notify: Callable[[], None]) -> Callable[[], None] | None:
         """`notify()` on the running loop at each sign of a change, until what is returned is called.

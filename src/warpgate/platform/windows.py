@@ -234,6 +234,7 @@ def _ip_of(address: _SocketAddress, scope: str = "") -> IPAddress | None:
 
 
 class WindowsInterfaces(Interfaces):
+    resolver_file = None
     may_set_proxy = True
     signs_are_sure = False  # an address without a change of its interface, Wine
 

@@ -1,5 +1,8 @@
 """coturn for the relay's UDP clients, where it is installed: many times what one core of ours carries.
 
+It counts allocations by the name that a client logs in with (what follows the time in it), and its rate is that of one
+allocation: `bps-capacity` would refuse allocations as soon as their rates add up to it, ten of them by our defaults.
+
 Clients over TCP and TLS stay with the embedded relay, on the same port: two of them may need each other's relayed
 ports, and coturn can only allow all ports of this machine or none. Here it allows none.
 """
@@ -64,7 +67,6 @@ def coturn_config(places: Sequence[Endpoint], settings: RelaySettings) -> str:
         f"user-quota={limits.allocations_per_user}",
         f"total-quota={limits.allocations}",
         f"max-bps={int(limits.bytes_per_second_per_user)}",
-        f"bps-capacity={int(limits.bytes_per_second)}",
         "userdb=:memory:",  # without its tables, coturn does not look at the secret
         "pidfile=/dev/null",
         "log-file=stdout",

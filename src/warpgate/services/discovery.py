@@ -26,6 +26,7 @@ from warpgate.net.reach import ATTEMPT_DELAY, in_order
 from warpgate.plan.classify import Observation
 from warpgate.plan.realm import outside
 from warpgate.proto.binding import BindingEvent, Mapped, OtherAddress, ServerSilent
+from warpgate.services.service_records import service_endpoints
 from warpgate.services.stun_place import Learnt, Place
 from warpgate.services.stun_samples import sample_assignment, worth_sampling
 from warpgate.services.stun_tcp import StunStream, TcpProbe, sample_tcp
@@ -53,7 +54,8 @@ class Discovery:
     ) -> None:
         """`servers`: see `StunServer.parse` (ConfigError). `on_change`: some `learnt` would say something new."""
         self._network = network
-        self._servers = tuple(dict.fromkeys(StunServer.parse(server) for server in servers))
+        parsed = map(StunServer.parse, servers)
+        self._servers = tuple(dict.fromkeys(each for server in parsed for each in server.services))
         self._timing = timing
         self._emit = emit
         self._on_change = on_change
@@ -254,7 +256,7 @@ class Discovery:
     async def _resolve(self, server: StunServer) -> None:
         for failures in count(1):
             try:
-                found = await self._network.resolve(server.host, server.port)
+                found = await self._find(server)
                 break
             except NetworkError as error:
                 self._unresolved.discard(server)
@@ -263,6 +265,12 @@ class Discovery:
             pause = RESOLVING.after(failures)
             await asyncio.sleep(self._rng.uniform(pause / 2, pause))
         self._found(server, in_order(found))
+
+    async def _find(self, server: StunServer) -> tuple[Endpoint, ...]:
+        if not server.by_service:
+            return await self._network.resolve(server.host, server.port)
+        service = f"_stun._{(server.transport or Transport.UDP).value}"  # RFC 8489 section 8
+        return await service_endpoints(self._network, service, server.host, server.port)
 
     def _found(self, server: StunServer, endpoints: tuple[Endpoint, ...]) -> None:
         self._endpoints[server] = endpoints

@@ -8,6 +8,7 @@ for no server.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from warpgate.services.proxy import Proxies
 from warpgate.services.relay_allocation import Allocation, Redirected
 from warpgate.services.relay_carrier import Carrier, Route, StreamCarrier, UdpCarrier, dial
 from warpgate.services.relay_tcp import TcpRelay
+from warpgate.services.service_records import service_endpoints
 from warpgate.services.turn_accounts import TurnAccounts
 
 MAX_REDIRECTS = 2
@@ -40,6 +42,12 @@ OTHER_UPLINKS = 3
 FAREWELL = 0.4
 CHECK_PATIENCE = 12.0  # four round trips over two satellites: TCP, TLS, and a log-in that is refused first
 PROVIDERS = "a provider's"
+# RFC 8656 section 3.1 (as RFC 5766 section 2.1).
+SERVICES = {
+    TurnTransport.UDP: "_turn._udp",
+    TurnTransport.TCP: "_turn._tcp",
+    TurnTransport.TLS: "_turns._tcp",
+}
 RESERVE = RelayRequest(Transport.UDP, frozenset(Family))
 # After the reserve was used, or could not be had. A program that connects once is done with searching by then.
 RESERVE_PAUSE = 10.0
@@ -87,6 +95,8 @@ class Relays:
         self._emit = emit
         self._wall_clock = wall_clock
         self._limit = limit
+        # One for each node, and not its id, which others on the way to the server would see.
+        self._user = secrets.token_hex(4)
         self._context = None if ca_file is None else client_context(ca_file)
         self._allocations: set[Allocation] = set()
         self._reserve: asyncio.Task[Allocation] | None = None
@@ -271,8 +281,12 @@ class Relays:
         proxy = None
         if transport is TurnTransport.TLS:
             proxy = await self._proxies.find(server.host, tls=True)
-        host, port = (server.host, server.port) if proxy is None else (proxy.host, proxy.port)
-        found = await self._network.resolve(host, port)
+        if proxy is not None:
+            found = await self._network.resolve(proxy.host, proxy.port)
+        elif server.by_service:
+            found = await service_endpoints(self._network, SERVICES[transport], server.host, server.port)
+        else:
+            found = await self._network.resolve(server.host, server.port)
         named = (server.host, server.port) in self._named
         if not named and proxy is None:
             found = on_the_internet(found, PROVIDERS)
@@ -319,7 +333,7 @@ class Relays:
     async def _allocate_at(self, route: Route, wanted: RelayRequest) -> Allocation:
         make_carrier = await self._carrier_to(route)
         allocation = Allocation(
-            route, route.server.credentials(self._wall_clock()), wanted, make_carrier, self._lost
+            route, route.server.credentials(self._wall_clock(), self._user), wanted, make_carrier, self._lost
         )
         self._allocations.add(allocation)
         allocation.ended.add_done_callback(lambda _: self._allocations.discard(allocation))

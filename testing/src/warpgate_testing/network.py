@@ -96,6 +96,10 @@ class MemoryNetwork:
     def gateways(self) -> tuple[Gateway, ...]:
         return tuple(Gateway("eth0", ip) for ip in self.default_gateways)
 
+    def resolvers(self) -> tuple[Endpoint, ...]:
+        """None: names of this internet are looked up without questions."""
+        return ()
+
     def watch_interfaces(self, on_change: Callable[[], object]) -> MemoryWatch:
         """Called by `move`."""
         return MemoryWatch(self._watches, on_change)

@@ -37,6 +37,7 @@ from warpgate.net.system import SystemNetwork
 from warpgate.proto.relay_limits import RelayLimits
 from warpgate.proto.stun import Attribute, Method, StunClass, StunMessage, decode, encode
 from warpgate.server.addresses import announced_address, is_public
+from warpgate.server.coturn import find_coturn
 from warpgate.server.relay_setup import group_secret, relay_addresses
 from warpgate.services.http_client import Trust
 from warpgate.services.relay import Relays
@@ -192,6 +193,32 @@ async def test_a_relay_for_node_ids_alone(tmp_path: Path) -> None:
             await asyncio.to_thread(urlopen, f"http://{HOST}:{names}/v1/relay/{'ff' * 33}", timeout=5)
         assert answered.value.code == 400
     assert group_secret(tmp_path / "relay-ids-secret")
+
+
+async def test_with_coturn_each_node_has_a_share_of_its_own(tmp_path: Path) -> None:
+    """Three nodes at one address, which know the same line: fifteen allocations, and none gets more than its five."""
+    if find_coturn() is None:
+        pytest.skip("needs turnserver")
+    names, relay = free_ports(2)
+    words = (
+        "--relay",
+        "--relay-limit",
+        "user-allocations=5",
+        "--port",
+        str(names),
+        "--relay-port",
+        str(relay),
+    )
+    with serving(tmp_path, *words, "--public-host", HOST) as events:
+        assert events["rendezvous"]["relay"] == "coturn"
+        (server,) = Rendezvous.parse(events["rendezvous"]["rendezvous"]).turn
+        nodes = [Relays(SystemNetwork(), [f"{server}?transport=udp"], lambda _: None) for _ in range(3)]
+        for node in nodes:
+            for _ in range(5):
+                assert (await node.open_udp([Family.V4])).alive
+            with pytest.raises(ServiceError, match="number of allocations"):
+                await node.open_udp([Family.V4])
+        await asyncio.gather(*(node.close() for node in nodes))
 
 
 @pytest.mark.parametrize(

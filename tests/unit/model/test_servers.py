@@ -106,7 +106,7 @@ def test_credentials_are_no_part_of_the_text() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("stun.example", StunServer("stun.example", 3478)),
+        ("stun.example", StunServer("stun.example", 3478, by_service=True)),
         ("stun:stun.example:19302", StunServer("stun.example", 19302)),
         ("stun.example:443?transport=tcp", StunServer("stun.example", 443, Transport.TCP)),
         ("192.0.2.1?transport=UDP", StunServer("192.0.2.1", 3478, Transport.UDP)),
