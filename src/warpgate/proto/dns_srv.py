@@ -6,9 +6,8 @@ compressed names, and in what is kept of it. Where the targets lead is judged by
 
 from __future__ import annotations
 
-import random
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from warpgate.errors import DecodeError
 from warpgate.lazy_dataclass import dataclass
@@ -84,8 +83,13 @@ def decode_answer(data: bytes, message_id: bytes, name: str) -> tuple[ServiceTar
     return _targets(asked, list(_records(data, at + 4, min(answers, MOST_RECORDS))), data)
 
 
-def by_priority(targets: Iterable[ServiceTarget], rng: random.Random) -> tuple[ServiceTarget, ...]:
-    """Whom to try, in order: by priority, and within one at random by weight (RFC 2782, "Usage rules")."""
+def by_priority(
+    targets: Iterable[ServiceTarget], draw: Callable[[float, float], float]
+) -> tuple[ServiceTarget, ...]:
+    """Whom to try, in order: by priority, and within one at random by weight (RFC 2782, "Usage rules").
+
+    `draw` gives a number by chance from the first to the second.
+    """
     ordered: list[ServiceTarget] = []
     waiting = sorted(
         (target for target in targets if target.host and target.port), key=lambda each: each.priority
@@ -93,7 +97,7 @@ def by_priority(targets: Iterable[ServiceTarget], rng: random.Random) -> tuple[S
     while waiting and len(ordered) < MOST_TARGETS:
         first = [target for target in waiting if target.priority == waiting[0].priority]
         first.sort(key=lambda each: each.weight > 0)
-        chosen = rng.uniform(0, sum(target.weight for target in first))
+        chosen = draw(0, sum(target.weight for target in first))
         for target in first:
             chosen -= target.weight
             if chosen <= 0:

@@ -57,7 +57,7 @@ async def service_endpoints(network: Network, service: str, host: str, port: int
 
 
 async def _found(network: Network, name: str, targets: Sequence[ServiceTarget]) -> tuple[Endpoint, ...]:
-    chosen = by_priority(targets, random.SystemRandom())
+    chosen = by_priority(targets, random.SystemRandom().uniform)
     if not chosen:
         raise NetworkError(f"resolve {name}: the domain says that it does not serve this")
     found = await asyncio.gather(

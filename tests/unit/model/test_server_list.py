@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +23,8 @@ from warpgate.model.server_list import (
     signed,
     without_signatures,
 )
+from warpgate.model.turn_server import time_limited
+from warpgate.proto.relay_ticket import open_ticket
 from warpgate.services.defaults import public_servers
 
 KEY, NEXT_KEY, STRANGER = (Identity.generate() for _ in range(3))
@@ -151,3 +156,13 @@ def test_the_signatures_of_a_list_and_the_rest() -> None:
     rest, signatures = without_signatures(signed(body(), KEY, NEXT_KEY))
     assert rest == body()
     assert set(signatures) == {KEY.node_id, NEXT_KEY.node_id}
+
+
+def test_the_list_and_the_ticket_of_the_protocol_s_page() -> None:
+    alice, bob = (Identity(ec.derive_private_key(number, ec.SECP256R1())) for number in (1, 2))
+    page = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
+    *_, ticket, shown = re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    listed = open_list(shown.encode(), (alice.public_key,))
+    assert (listed.sequence, listed.brokers[0].host) == (7, "broker.example.com")
+    told = open_ticket(bob, bytes.fromhex(ticket))
+    assert told.login == time_limited("north", 1_800_003_600, bob.node_id)
