@@ -204,13 +204,13 @@ async def _worth_guessing(attempt: Attempt, found: bool) -> Guessing:
             attempt.note("nothing simpler can work")
             return part
         patience = patient(attempt, *KNOWING_PATIENCE) if part is None else _patience(attempt, part)
-        waited = attempt.now() - began
-        if waited >= patience:
+        left = began + patience - attempt.now()  # of the deadline: what is left of a pause may be lost in rounding
+        if left <= 0:
             break
-        await news(attempt, patience - waited)
+        await news(attempt, left)
     if part is None:
         raise AttemptFailed("neither NAT is known to map each destination to another port")
-    attempt.note(f"nothing simpler worked in {waited:.2f} s")
+    attempt.note(f"nothing simpler worked in {patience:.2f} s")
     return part
 
 

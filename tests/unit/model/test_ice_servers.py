@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from warpgate.errors import ConfigError, DecodeError
@@ -148,7 +148,6 @@ def test_bounds() -> None:
         assert parsed({"ttl": ttl, "iceServers": entry()}).lifetime is None
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
 @given(
     st.recursive(
         st.none()

@@ -151,15 +151,15 @@ def test_each_address_of_a_pool_has_its_own_ports() -> None:
 def test_a_block_is_hardly_ever_taken_for_a_count(size: int) -> None:
     random = Random(size)
     kinds = [
-        classify(ports(*random.sample(range(4096, 4096 + size), 16))).assignment.kind for _ in range(1000)
+        classify(ports(*random.sample(range(4096, 4096 + size), 16))).assignment.kind for _ in range(50)
     ]
     assert set(kinds) == {Assignment.BLOCK}
 
 
 def test_random_ports_are_hardly_ever_taken_for_something_better() -> None:
     random = Random(1)
-    kinds = [classify(ports(*random.sample(range(1024, 65536), 6))).assignment.kind for _ in range(2000)]
-    assert kinds.count(Assignment.RANDOM) >= 1999
+    kinds = [classify(ports(*random.sample(range(1024, 65536), 6))).assignment.kind for _ in range(200)]
+    assert kinds.count(Assignment.RANDOM) >= 199
 
 
 def test_filtering_and_blocking_are_taken_over() -> None:

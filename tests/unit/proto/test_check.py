@@ -527,7 +527,7 @@ def test_losses_during_consent_do_not_end_it() -> None:
     pair = connected()
     luck = random.Random(1)
     pair.lose = lambda *_: luck.random() < 0.3
-    pair.run(3600.0)
+    pair.run(1200.0)
     assert pair.agreed
 
 

@@ -106,12 +106,13 @@ def test_a_second_taker_gets_nothing() -> None:
     bob.receive(answers[0], 0.0)
     alice.receive(said(bob)[0], 0.0)
     assert events(alice) == [Agreed(BOB)]
+    [flood] = said(taker(seed=6))
     for _ in range(100):
-        alice.receive(said(taker(seed=6))[0], 0.0)
+        alice.receive(flood, 0.0)
     assert len(said(alice)) < 20, "a flood gets no flood of answers"
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_messages_get_lost_and_doubled(seed: int) -> None:
     chance = random.Random(seed)
     alice, bob = offerer(), taker()

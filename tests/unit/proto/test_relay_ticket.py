@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from warpgate.errors import AuthenticationError, DecodeError, ProtocolError, ServiceError
@@ -49,7 +49,6 @@ def test_what_is_sealed_for_another_purpose_is_none() -> None:
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=50, deadline=None)
 def test_garbage_from_whoever_can_seal(plain: bytes) -> None:
     with pytest.raises((ProtocolError, ServiceError)):
         open_ticket(MEMBER, hpke_seal(MEMBER.public_key, plain, b"warpgate/1 relay ticket"))

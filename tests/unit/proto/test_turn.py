@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from warpgate.model.endpoint import Endpoint, Family, Transport
@@ -305,7 +305,6 @@ class TestBelieving:
         ready.say(relayed_from(PEER, b"data"))
         assert ready.events() == [DataReceived(PEER, b"data")]
 
-    @settings(max_examples=300)
     @given(st.lists(st.binary(max_size=120), max_size=5), st.integers(0, 3), st.booleans())
     def test_garbage_changes_nothing(self, garbage: list[bytes], start: int, reliable: bool) -> None:
         server = Server(reliable=reliable)
@@ -380,7 +379,7 @@ class TestStaying:
         ready.succeed(request, (Attribute.LIFETIME, 600))
         assert ready.events() == [AllocationRenewed()]
 
-    def test_everything_is_renewed_in_time_for_a_day(self, ready: Server) -> None:
+    def test_everything_is_renewed_in_time_for_hours(self, ready: Server) -> None:
         """A second peer was only tried: its permission is left to expire."""
         client = ready.client
         client.send(b"x", PEER, 0.0)
@@ -390,7 +389,7 @@ class TestStaying:
         ready.grant_all()
         last: dict[tuple[int, object], float] = {}
         gaps: dict[tuple[int, object], float] = {}
-        while ready.now < 86400:
+        while ready.now < 6 * 3600:
             due = min(client.poll_timeout() or 1e9, ready.now + 15)
             ready.now = due
             client.handle_timeout(due)

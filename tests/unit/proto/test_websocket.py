@@ -3,7 +3,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from warpgate.errors import ProtocolError, ServiceError
@@ -57,7 +57,6 @@ def test_frames_of_every_length(size: int) -> None:
     assert opened().receive(served(BINARY, payload)) == payload
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
 @given(st.lists(st.tuples(st.binary(max_size=300), st.booleans()), max_size=8), st.lists(st.integers(1, 80)))
 def test_the_payload_is_the_same_however_it_is_cut(
     messages: list[tuple[bytes, bool]], cuts: list[int]
@@ -76,7 +75,6 @@ def test_the_payload_is_the_same_however_it_is_cut(
     assert found + reader.receive(stream) == b"".join(payload for payload, _ in messages)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.binary(max_size=400), st.booleans())
 def test_garbage_has_one_error(data: bytes, is_open: bool) -> None:
     reader = opened() if is_open else WebSocketReader(NONCE, "mqtt")
