@@ -204,7 +204,9 @@ async def _worth_guessing(attempt: Attempt, found: bool) -> Guessing:
             attempt.note("nothing simpler can work")
             return part
         patience = patient(attempt, *KNOWING_PATIENCE) if part is None else _patience(attempt, part)
-        left = began + patience - attempt.now()  # of the deadline: what is left of a pause may be lost in rounding
+        left = (
+            began + patience - attempt.now()
+        )  # of the deadline: what is left of a pause may be lost in rounding
         if left <= 0:
             break
         await news(attempt, left)

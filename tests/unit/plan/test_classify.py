@@ -150,9 +150,7 @@ def test_each_address_of_a_pool_has_its_own_ports() -> None:
 @pytest.mark.parametrize("size", [512, 1024, 2048])
 def test_a_block_is_hardly_ever_taken_for_a_count(size: int) -> None:
     random = Random(size)
-    kinds = [
-        classify(ports(*random.sample(range(4096, 4096 + size), 16))).assignment.kind for _ in range(50)
-    ]
+    kinds = [classify(ports(*random.sample(range(4096, 4096 + size), 16))).assignment.kind for _ in range(50)]
     assert set(kinds) == {Assignment.BLOCK}
 
 
