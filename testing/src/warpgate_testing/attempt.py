@@ -23,6 +23,7 @@ from warpgate.net.network import Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.classify import Observation
 from warpgate.plan.targets import Pair, pairs
+from warpgate.plan.volley import PRIMING_TTL
 from warpgate.plugins.attempt import Attempt, RandomPunch, Relay
 
 
@@ -185,6 +186,9 @@ class FakeAttempt(Attempt):
     def check_targets(self, endpoints: Sequence[Endpoint]) -> None:
         if refused := self.forbidden.intersection(endpoints):
             raise AttemptFailed(f"not the peer's: {', '.join(map(str, refused))}")
+
+    def priming_ttl(self, base: Endpoint) -> int:
+        return PRIMING_TTL
 
     # -- UDP -------------------------------------------------------------------------------------------------
 

@@ -94,6 +94,11 @@ def play(
     run_virtual(main())
 
 
+def test_the_attempt_of_these_tests_has_all_that_one_has() -> None:
+    offered = {name for name in vars(Attempt) if not name.startswith("_")}
+    assert offered - set(vars(FakeAttempt)) == set()
+
+
 class TestDirect:
     def test_every_open_endpoint_is_tried_in_one_tick(self) -> None:
         async def story(it: Story) -> None:
