@@ -122,6 +122,10 @@ class FakeAttempt(Attempt):
         return True
 
     @property
+    def renewing(self) -> bool:
+        return False
+
+    @property
     def mode(self) -> Mode:
         return self._mode
 
