@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+from functools import partial
 
-from bench.rig import ROUND_TRIP, repeat, rig
+from bench.rig import ROUND_TRIP, Rig, repeat, rig
 from bench.rows import Row, median_ms, show, spread
+from warpgate.lab.steered import Connected
 
 COUNT = 7
 SIGNAL = ROUND_TRIP  # A to broker and broker to B: half a round trip each
+ENCRYPTED = "encrypted"  # a stream with secure=True
 # What, kind of A, kind of B, mode, transport, plugin, limit in seconds. Where a TCP punch and a stream on a UDP punch
 # are both possible, either may win: what is measured of one alone is restricted to its transport.
 CASES = (
@@ -57,6 +60,16 @@ CASES = (
         SIGNAL + 1.5 * ROUND_TRIP,
     ),
     ("direct stream, no TCP", "eim-eif+no-tcp", "public", "stream", None, "direct", 2 * ROUND_TRIP),
+    ("direct, encrypted", "public", "public", ENCRYPTED, None, "direct", ROUND_TRIP),
+    (
+        "encrypted, port-restricted both sides",
+        "eim-apdf",
+        "eim-apdf",
+        ENCRYPTED,
+        None,
+        "udp_punch",
+        SIGNAL + ROUND_TRIP / 2,
+    ),
 )
 
 
@@ -64,7 +77,7 @@ async def run() -> list[Row]:
     rows = []
     for what, kind_a, kind_b, mode, transport, plugin, limit in CASES:
         async with rig(kind_a, kind_b) as lab:
-            done = await repeat(COUNT, lambda lab=lab, mode=mode, via=transport: lab.connect(mode, via))  # type: ignore[misc]
+            done = await repeat(COUNT, partial(_connect, lab, mode, transport))
         good = [one for one in done if one.ok and plugin in (one.plugin, None)]
         times = [one.seconds for one in good] or [float("inf")]
         rows.append(
@@ -74,6 +87,11 @@ async def run() -> list[Row]:
         signals = statistics.mean(sum(one.signals.values()) for one in good) if good else float("inf")
         rows.append(Row(f"{what}: signals sent and received by A", signals, 1.0, "", note="the offer"))
     return rows
+
+
+async def _connect(lab: Rig, mode: str, transport: str | None) -> Connected:
+    secure = mode == ENCRYPTED
+    return await lab.connect("stream" if secure else mode, transport, secure=secure)
 
 
 def main() -> bool:

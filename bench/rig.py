@@ -32,11 +32,18 @@ class Rig:
             )
 
     async def connect(
-        self, mode: str = "stream", transport: str | None = None, plugins: list[str] | None = None
+        self,
+        mode: str = "stream",
+        transport: str | None = None,
+        plugins: list[str] | None = None,
+        *,
+        secure: bool = False,
     ) -> Connected:
         """One connect from a to b between fresh nodes."""
         await self.fresh()
-        return await self.a.connect(self.b.address, mode=mode, transport=transport, plugins=plugins)
+        return await self.a.connect(
+            self.b.address, mode=mode, transport=transport, plugins=plugins, secure=secure
+        )
 
 
 @asynccontextmanager

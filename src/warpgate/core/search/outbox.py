@@ -16,6 +16,7 @@ from warpgate.proto.signals import PluginMessage
 
 # Turns of the loop until what was added leaves: strategies that start in one tick begin tasks of their own, and what
 # those say first belongs into the same envelope (a broker's Nagle algorithm holds the next one back for a round trip).
+# By then they have sent their first packets, too.
 TURNS = 3
 
 Post = Callable[[int, tuple[PluginMessage, ...]], None]

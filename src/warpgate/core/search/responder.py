@@ -16,6 +16,7 @@ from warpgate.core.pipes.maker import PipeMaker
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.hosted import ONLY_ENCRYPTED, Chosen, Claim, HostedSession, check_invited
 from warpgate.core.search.links import TcpLink
+from warpgate.core.search.outbox import TURNS
 from warpgate.core.search.session import Session
 from warpgate.core.search.sessions import Sessions
 from warpgate.core.udp.demultiplexer import Port
@@ -166,10 +167,13 @@ class Responder:
         hosted.session.mode = mode
         hosted.session.secure = signal.secure
         hosted.offered(opened)
-        # In the tick after that in which its strategies fire: a QUIC handshake takes milliseconds of the processor.
-        self._context.loop.call_soon(self._fired, hosted, opened)
+        self._when_fired(hosted, opened, TURNS)
 
-    def _fired(self, hosted: HostedSession, opened: Opened) -> None:
+    def _when_fired(self, hosted: HostedSession, opened: Opened, turns: int) -> None:
+        """When all strategies have fired and dialled: a QUIC handshake takes milliseconds of the processor."""
+        if turns:
+            self._context.loop.call_soon(self._when_fired, hosted, opened, turns - 1)
+            return
         session, signal = hosted.session, opened.signal
         if self._hosted.get(session.id) is not hosted:
             return  # over already
