@@ -16,6 +16,7 @@ ALL = (
     "attacks",
     "gateway",
     "adversity",
+    "lossy_links",
     "throughput",
     "tls_on_pipes",
     "stream_over_udp",

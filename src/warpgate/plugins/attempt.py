@@ -257,6 +257,10 @@ class Attempt(Protocol):
         """Of what goes ahead from this interface: it opens our own filters and dies before the peer's."""
         ...
 
+    def primes_surely(self, base: Endpoint) -> bool:
+        """Whether that TTL was measured to open all filters on our side."""
+        ...
+
     def taken_ports(self, ip: IPAddress) -> frozenset[int]:
         """External UDP ports that sockets of ours on this interface were seen to have."""
         ...

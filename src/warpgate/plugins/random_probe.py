@@ -49,7 +49,8 @@ from warpgate.plugins.base import (
 )
 
 # A carrier's NAT may be further away than the priming goes: later packets go further, those with full TTL last, since
-# they may claim tuples on the peer's router. (Seconds after the priming, TTL.)
+# they may claim tuples on the peer's router. (Seconds after the priming, TTL.) Where it was measured how far is enough,
+# none goes further.
 LATER = ((1.0, 5), (6.0, None))
 # Plain punches are done after a signal and a round trip, which is about as long as one over a broker; then an early
 # repeat of a lost packet.
@@ -260,10 +261,9 @@ async def _spread(attempt: Attempt, part: Guessing, target: Endpoint) -> None:
         )
     )
     rate = attempt.config.budgets.random_probes_per_second
-    schedules = [
-        ((0.0, attempt.priming_ttl(near)), *((after + n / rate, ttl) for after, ttl in LATER))
-        for n in range(count)
-    ]
+    ttl, sure = attempt.priming_ttl(near), attempt.primes_surely(near)
+    later = tuple((after, ttl if sure else further) for after, further in LATER)
+    schedules = [((0.0, ttl), *((after + n / rate, hops) for after, hops in later)) for n in range(count)]
     opened = await _open(attempt, punch, near, target, schedules, parity)
     attempt.note(f"{opened} sockets towards {target}; the peer looks for them in {_in_words(ports)}")
     await asyncio.sleep(attempt.config.timing.attempt_timeout)  # the peer searches no longer

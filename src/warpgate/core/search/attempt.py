@@ -233,6 +233,9 @@ class PluginAttempt:
     def priming_ttl(self, base: Endpoint) -> int:
         return self._equipment.discovery.opening_ttl(base.ip) or PRIMING_TTL
 
+    def primes_surely(self, base: Endpoint) -> bool:
+        return self._equipment.discovery.opening_ttl(base.ip) is not None
+
     def taken_ports(self, ip: IPAddress) -> frozenset[int]:
         return self._equipment.discovery.taken_ports(ip)
 
