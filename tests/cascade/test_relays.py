@@ -24,9 +24,11 @@ from cascade_world import (
 
 from warpgate.config import Config
 from warpgate.errors import RELAY_ADVICE, AttemptFailed, ConnectFailed
-from warpgate.model.endpoint import Endpoint, Mode
+from warpgate.events import Event, ServerFailed
+from warpgate.model.endpoint import Endpoint, Family, Mode
+from warpgate.services.relay import Relays
 from warpgate.services.relay_allocation import Allocation
-from warpgate_testing.internet import OpenSocket
+from warpgate_testing.internet import MemoryInternet, OpenSocket
 from warpgate_testing.turn import MemoryTurn
 
 TURN = "turn:user:password@203.0.113.5:3478"
@@ -404,5 +406,25 @@ def test_a_peer_cannot_aim_us_at_third_parties_for_long() -> None:
             assert admitted <= 4 * context.config.budgets.relay_targets_per_second
             for seat in seats:
                 seat.close()
+
+    virtual(story)
+
+
+def test_a_server_without_ipv4_is_asked_for_ipv6_alone() -> None:
+    """Of both families IPv4 is asked for first: the reserve was refused, and with it whoever waited for that."""
+
+    async def story() -> None:
+        internet = MemoryInternet()
+        client = internet.host("client", "2001:db8:1::2")
+        turn = MemoryTurn(internet.host("turn", "2001:db8:5::5"), Endpoint.of("2001:db8:5::5", 3478))
+        told: list[Event] = []
+        relays = Relays(client, ["turn:user:password@[2001:db8:5::5]:3478?transport=udp"], told.append)
+        relays.stock()
+        allocation = await relays.open_udp([Family.V6])
+        assert [relayed.family for relayed in allocation.relayed] == [Family.V6]
+        assert not [event for event in told if isinstance(event, ServerFailed)]
+        allocation.drop()
+        await relays.close()
+        await turn.close()
 
     virtual(story)

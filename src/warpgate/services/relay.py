@@ -28,7 +28,7 @@ from warpgate.net.tls import client_context
 from warpgate.net.uplinks import other_uplinks
 from warpgate.proto.turn_wire import RelayRequest
 from warpgate.services.proxy import Proxies
-from warpgate.services.relay_allocation import Allocation, Redirected
+from warpgate.services.relay_allocation import Allocation, NoSuchFamily, Redirected
 from warpgate.services.relay_carrier import Carrier, Route, StreamCarrier, UdpCarrier, dial
 from warpgate.services.relay_tcp import TcpRelay
 from warpgate.services.service_records import service_endpoints
@@ -304,9 +304,15 @@ class Relays:
         if delay:
             await asyncio.sleep(delay)
         visited = {route.endpoint}
-        for _ in range(MAX_REDIRECTS + 1):
+        for _ in range(MAX_REDIRECTS + 2):
             try:
                 allocation = await self._allocate_at(route, wanted)
+            except NoSuchFamily:
+                if len(wanted.families) < len(Family):
+                    raise
+                # Of both families IPv4 is asked for first, and IPv6 besides: a server may have no IPv4 at all.
+                wanted = replace(wanted, families=frozenset({Family.V6}))
+                continue
             except Redirected as redirected:
                 endpoint = redirected.alternate
                 # RFC 8489 section 10: the same family, and not where we have been before. Nor to this machine, its

@@ -35,6 +35,7 @@ from warpgate.services.relay_carrier import Carrier, Route
 
 # UDP and IPv6 headers, and what a Send indication adds to a datagram (RFC 8656 section 11.1), with some room.
 OVERHEAD = 100
+UNSUPPORTED_FAMILY = 440
 LARGEST_DATAGRAM = 65507 - OVERHEAD
 
 MakeCarrier = Callable[[Callable[[bytes], None], Callable[[str], None]], Carrier]
@@ -48,6 +49,10 @@ class Redirected(ServiceError):
         super().__init__(failure.reason)
         self.alternate = alternate
         self.domain = failure.domain
+
+
+class NoSuchFamily(ServiceError):
+    """The server relays for none of the addresses that were asked for first (RFC 8656 section 7.2, error 440)."""
 
 
 class Allocation:
@@ -215,9 +220,10 @@ class Allocation:
                     receiver(data, peer.sockaddr)
             case Allocated(relayed=relayed, mapped=mapped):
                 self._allocated(relayed, mapped)
-            case AllocationFailed(reason=reason, alternate=alternate):
+            case AllocationFailed(reason=reason, code=code, alternate=alternate):
                 failure = f"{self.route.endpoint}: {reason}"
-                self._settle(ServiceError(failure) if alternate is None else Redirected(event, alternate))
+                kind = NoSuchFamily if code == UNSUPPORTED_FAMILY else ServiceError
+                self._settle(kind(failure) if alternate is None else Redirected(event, alternate))
                 self._over(reason)
             case AllocationRenewed():
                 renewed, self._renewed = self._renewed, asyncio.get_running_loop().create_future()
