@@ -17,6 +17,7 @@ from needs import need_programs
 from relay_talk import HostNetwork, Talk
 from rendezvous_kit import served, serving
 
+from warpgate.core.disk.identity_store import load_or_create
 from warpgate.errors import ServiceError
 from warpgate.lab.certificate import write_certificate
 from warpgate.lab.host import Host
@@ -47,9 +48,10 @@ class Group:
     certificate: Path
     process: Process
 
-    async def start(self) -> None:
+    async def start(self, **more: str) -> None:
         for node in (self.a, self.b):
             await node.start(
+                **more,
                 brokers=list(self.line.brokers),
                 stun=list(self.line.stun),
                 turn=list(self.line.turn),
@@ -65,9 +67,9 @@ class Group:
 
 @asynccontextmanager
 async def group(
-    folder: Path, kind_a: str, kind_b: str, *words: str, secret: str | None = None
+    folder: Path, kind_a: str, kind_b: str, *words: str, secret: str | None = None, **more: str
 ) -> AsyncIterator[Group]:
-    """`secret`: what the nodes take for the group's."""
+    """`secret`: what the nodes take for the group's. `more`: their settings. Each has a directory of its name."""
     async with Lab(seed=5) as lab:
         server = lab.add_host("server", ipv4=1, ipv6=1)
         certificate, key = write_certificate(folder, server.addresses)
@@ -76,12 +78,15 @@ async def group(
         env = {"SSL_CERT_FILE": str(certificate)}
         command = (*files, "--relay", *DOOR, *words)
         async with serving(server, folder / "server", *command) as (line, process):
-            a, b = [await SteeredNode.launch(host, env=env) for host in behind]
+            a, b = [
+                await SteeredNode.launch(host, env=env | {"WARPGATE_DATA": str(folder / host.name)})
+                for host in behind
+            ]
             async with a, b:
                 parsed = Rendezvous.parse(line.split('"')[1])
                 known = parsed if secret is None else replace(parsed, secret=secret)
                 found = Group(server, a, b, known, certificate, process)
-                await found.start()
+                await found.start(**more)
                 yield found
 
 
@@ -117,6 +122,17 @@ async def test_a_stranger_without_the_secret_relays_nothing(privileges: None, tm
         done = await two.a.connect(two.b.address, mode="datagram", timeout=4.0)
         assert not done.ok
         assert "does not accept the user name or password" in json.dumps(done.report)
+
+
+async def test_where_only_port_443_is_open_node_ids_log_in_there(privileges: None, tmp_path: Path) -> None:
+    """The line holds no secret, and nobody reaches the HTTP port but through the door."""
+    need_programs("mosquitto")
+    ids = [load_or_create("member", tmp_path / name).node_id for name in "ab"]
+    words = [word for node_id in ids for word in ("--relay-for", node_id)]
+    async with group(tmp_path, "only-443", "only-443", *words, identity="member") as two:
+        assert two.line.secret == ""
+        done = await two.a.connect(two.b.address, mode="datagram")
+        assert (done.ok, done.relayed) == (True, True), done.report
 
 
 @pytest.mark.parametrize("words", [("--relay",), ("--embedded-relay",)], ids=["installed", "embedded"])

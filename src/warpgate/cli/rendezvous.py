@@ -27,6 +27,7 @@ from warpgate.server.broker import Tls, choose_broker
 from warpgate.server.broker_process import BrokerProcess
 from warpgate.server.child import raise_descriptor_limit
 from warpgate.server.coturn import find_coturn
+from warpgate.server.door import HTTP_GET, MQTT_CONNECT
 from warpgate.server.metrics import Metrics
 from warpgate.server.relay import RelayService, RelaySettings
 from warpgate.server.relay_desk import RelayDesk
@@ -34,11 +35,11 @@ from warpgate.server.relay_setup import group_secret, relay_addresses
 from warpgate.server.rendezvous import (
     announced_addresses,
     announcement,
-    broker_endpoint,
     broker_service,
     broker_settings,
     coturn_service,
     door_service,
+    own_endpoint,
     public_host,
     relay_service,
     served_interfaces,
@@ -83,7 +84,7 @@ async def serve_rendezvous(
     broker = await serving.broker() if wants_broker else None
     secret, relay = await serving.relay(host) if wants_relay else ("", None)
     if arguments.door_port:
-        await serving.door(relay, broker)
+        await serving.door(relay, broker, names_port)
     announced = announcement(
         host,
         names_port=names_port,
@@ -162,10 +163,13 @@ class _Serving:
         self.metrics.others.append(relay.readings)
         return "" if self.arguments.relay_for else secret, relay
 
-    async def door(self, relay: RelayService | None, broker: BrokerProcess | None) -> None:
+    async def door(self, relay: RelayService | None, broker: BrokerProcess | None, names_port: int) -> None:
         context = tls_context(tls_files(self.arguments))
         assert context is not None
-        inside = None if broker is None else broker_endpoint(self.arguments.host, broker.port)
+        ports = {} if broker is None else {MQTT_CONNECT: broker.port}
+        if self.arguments.relay_for:  # who is let in gets a log-in by HTTP
+            ports[HTTP_GET] = names_port
+        inside = {first: own_endpoint(self.arguments.host, port) for first, port in ports.items()}
         service = door_service(
             self.network, self.interfaces, self.arguments.door_port, context, relay, inside
         )

@@ -58,10 +58,17 @@ class Rendezvous:
         """With the secret in them, if there is one."""
         if self.relay_port is None:
             return ()
-        desk = quote(self.names[0], safe="") if self.names else ""
-        server = f"turn-secret:{self.secret}@" if self.secret else f"turn-key:{desk}@"
-        door = () if self.door_port is None else (f"{server}{self._at(self.door_port)}?transport=tls",)
-        return (f"{server}{self._at(self.relay_port)}", *door)
+        relay = f"{self._login(self.names_port)}@{self._at(self.relay_port)}"
+        if self.door_port is None:
+            return (relay,)
+        return relay, f"{self._login(self.door_port)}@{self._at(self.door_port)}?transport=tls"
+
+    def _login(self, desk: int | None) -> str:
+        """For the relay; without a secret it is to be had at the HTTP port `desk`."""
+        if self.secret:
+            return f"turn-secret:{self.secret}"
+        url = f"http{'s' * self.tls}://{self._at(desk or 0)}"
+        return f"turn-key:{quote(url, safe='')}"
 
     def __str__(self) -> str:
         """With the secret in it: this is for those who are to have it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint
@@ -25,23 +25,26 @@ PATIENCE = 10.0
 FIRST_BYTES = 30.0
 FIRST_CHUNK = 4096
 MQTT_CONNECT = 0x10  # MQTT 3.1.1 section 3.1.1: the fixed header of the first packet
+HTTP_GET = ord("G")
 _LAST_STUN = 0x01  # the methods of STUN and TURN are below 0x80
 
-DialBroker = Callable[[], Awaitable[TcpStream]]
+Dial = Callable[[], Awaitable[TcpStream]]
 TakeClient = Callable[[TcpStream, bytes], None]
 
 
 class Door:
-    """Serves from `open` to `close`. `relay` takes over TURN clients' connections, `broker` dials for MQTT clients."""
+    """Serves from `open` to `close`. `relay` takes over TURN clients' connections; `services` dials for others, by the
+    first byte that they send.
+    """
 
     def __init__(
-        self, context: ssl.SSLContext, salt: bytes, *, relay: TakeClient | None, broker: DialBroker | None
+        self, context: ssl.SSLContext, salt: bytes, *, relay: TakeClient | None, services: Mapping[int, Dial]
     ) -> None:
         """Made by `open`."""
         self._loop = asyncio.get_running_loop()
         self._context = context
         self._relay = relay
-        self._broker = broker
+        self._services = services
         self._limiter = SourceLimiter(
             HANDSHAKE_RATE, HANDSHAKE_BURST, self._loop.time(), salt=salt, places=LIMITER_PLACES
         )
@@ -59,10 +62,10 @@ class Door:
         *,
         salt: bytes,
         relay: TakeClient | None,
-        broker: DialBroker | None,
+        services: Mapping[int, Dial],
     ) -> Door:
         """On all `places` or on none: NetworkError when one is taken."""
-        self = cls(context, salt, relay=relay, broker=broker)
+        self = cls(context, salt, relay=relay, services=services)
         try:
             for place in places:
                 self._listeners.append(network.listen_tcp(place, self._accepted))
@@ -112,8 +115,8 @@ class Door:
             if self._relay is not None and early and early[0] <= _LAST_STUN:
                 self._relay(secured, early)
                 handed_over = True
-            elif self._broker is not None and early and early[0] == MQTT_CONNECT:
-                await join(secured, await self._broker(), early)
+            elif early and (dial := self._services.get(early[0])) is not None:
+                await join(secured, await dial(), early)
             else:
                 self._refused += 1
         except (NetworkError, TimeoutError):

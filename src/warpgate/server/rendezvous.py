@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -143,9 +143,11 @@ async def door_service(
     port: int,
     context: ssl.SSLContext,
     relay: RelayService | None,
-    broker: Endpoint | None,
+    services: Mapping[int, Endpoint],
 ) -> AsyncIterator[Door]:
-    """Relay and broker (at this endpoint, over TLS) on one TLS port. NetworkError when it is taken."""
+    """The relay, and by the first byte what is over TLS at these endpoints, on one TLS port. NetworkError when it is
+    taken.
+    """
     unverified = ssl.create_default_context()  # to ourselves
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE
@@ -159,7 +161,7 @@ async def door_service(
         context,
         salt=secrets.token_bytes(SALT_SIZE),
         relay=None if relay is None else partial(relay.accept, 0),
-        broker=None if broker is None else partial(dial, broker),
+        services={first: partial(dial, endpoint) for first, endpoint in services.items()},
     )
     try:
         yield door
@@ -175,7 +177,7 @@ async def broker_service(
 
     `on_trouble` gets a sentence each time it had to be started again.
     """
-    process = BrokerProcess(broker, broker_endpoint(host, broker.port), network, on_trouble)
+    process = BrokerProcess(broker, own_endpoint(host, broker.port), network, on_trouble)
     await process.start()
     try:
         yield process
@@ -183,8 +185,8 @@ async def broker_service(
         await process.close()
 
 
-def broker_endpoint(host: str | None, port: int) -> Endpoint:
-    """Where this machine reaches its own broker."""
+def own_endpoint(host: str | None, port: int) -> Endpoint:
+    """Where this machine reaches a service of its own."""
     return Endpoint.of(str(host) if _is_one(host) else "127.0.0.1", port)
 
 

@@ -207,9 +207,14 @@ class TurnAccounts:
                 group.create_task(account.run())
 
     async def asked(self) -> None:
-        """Wait until each account has answered or failed once."""
-        for account in self._accounts:
-            await account.asked.wait()
+        """Wait until one account gives servers, or each has answered or failed once."""
+        waiting = {asyncio.ensure_future(account.asked.wait()) for account in self._accounts}
+        try:
+            while waiting and not self.servers:
+                _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
 
     async def check(self) -> tuple[AccountCheck, ...]:
         """Ask each one now: for `doctor`."""
