@@ -288,10 +288,13 @@ class LinkVerified(Event):
 
 @dataclass(frozen=True, slots=True)
 class StrangerRefused(Event):
-    """A TCP connection or a check that proved no key, or not one that is welcome."""
+    """A TCP connection or a check that proved no key, or not one that is welcome. `peer`: who has proved its key, and
+    was told that it may open no such pipe here.
+    """
 
     remote: str
     reason: str
+    peer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

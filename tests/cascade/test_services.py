@@ -13,7 +13,9 @@ from strangers_kit import Stranger, fresh_bytes, hung_up
 from warpgate.config import Config
 from warpgate.core.pipes.base import Pipe
 from warpgate.errors import ConfigError, ConnectFailed, PipeClosed
+from warpgate.events import StrangerRefused
 from warpgate.model.endpoint import Mode, Transport
+from warpgate.model.identity import Identity
 
 OVER_QUIC: Options = {"mode": Mode.STREAM, "transport": Transport.UDP}
 EVERY_WAY = [
@@ -156,6 +158,25 @@ def test_only_a_proved_key_is_told_and_by_no_more_bytes_than_it_sent() -> None:
             await stream.send(met.handshake(fresh_bytes(16), claims=world.a.node.public_key).data_to_send())
             assert await hung_up(stream) == b""
             assert met.received == []
+            assert world.b.run.sessions.ids == ()
+
+    virtual(main)
+
+
+def test_who_is_not_allowed_in_is_told_so_without_a_signal_and_costs_little() -> None:
+    """No broker is asked: by a check, and by a HELLO. Who lies about its key is told nothing."""
+
+    async def main() -> None:
+        friend = Identity.generate().node_id
+        async with World("public", "public", config_b=Config(allow=frozenset({friend}))) as world:
+            a, b = world.a.node.node_id, world.b.node.node_id
+            for options in ({"durable": True}, OVER_UDP, OVER_TCP):
+                with pytest.raises(ConnectFailed) as failed:
+                    await world.a.node.connect(world.b.node.address, plugins=["direct"], **options)
+                assert str(failed.value) == f"refused: {a} is not among those allowed in, says node {b}"
+                await asyncio.sleep(1)
+            told = world.b.said(StrangerRefused)
+            assert {event.peer for event in told if event.peer} == {a}
             assert world.b.run.sessions.ids == ()
 
     virtual(main)

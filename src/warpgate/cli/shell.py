@@ -25,6 +25,7 @@ from warpgate.events import (
     PeerSilent,
     PeerTwinned,
     SignalRefused,
+    StrangerRefused,
     TwinFound,
 )
 from warpgate.lazy_dataclass import dataclass
@@ -77,7 +78,7 @@ class Shell:
         `observer` is given every event after the output.
         """
 
-        turned_away, silent = Sparingly(), Sparingly()
+        turned_away, silent, twinned = Sparingly(), Sparingly(), Sparingly()
         told: set[str] = set()  # whose clock differs; bounded, as anybody may come with a wrong one
 
         def observe(event: Event) -> None:
@@ -92,13 +93,15 @@ class Shell:
                     event.peer, time.monotonic()
                 ):  # a durable pipe is looked for by two searches
                     self.output.note(event.reason)
-            elif isinstance(event, TwinFound | PeerTwinned):
+            elif isinstance(event, PeerTwinned):  # by each pipe to it
+                if twinned.may_tell(event.peer, time.monotonic()):
+                    self.output.note(words.peer_twinned(event.peer, event.reason))
+            elif isinstance(event, TwinFound):
                 self.output.note(words.describe(event))
             elif (
-                isinstance(event, SignalRefused)
-                and event.told
-                and turned_away.may_tell(event.peer, time.monotonic())
-            ):
+                (isinstance(event, SignalRefused) and event.told)
+                or (isinstance(event, StrangerRefused) and event.peer)
+            ) and turned_away.may_tell(event.peer, time.monotonic()):
                 self.output.note(words.turned_away(event.peer, event.reason))
             if isinstance(event, ContactPinned):
                 self.output.note(f"{event.name} is {event.node_id}: from now on it must have this key")

@@ -52,7 +52,7 @@ def _warning(event: events.ClocksDiffer | events.TwinFound | events.PeerTwinned)
                 "Give one of them a key of its own (--identity NAME)"
             )
         case events.PeerTwinned(session=session, peer=peer, reason=reason):
-            return f"[{session[:6]}] {peer} says: {reason}"
+            return f"[{session[:6]}] {peer_twinned(peer, reason)}"
 
 
 def _link_news(
@@ -137,6 +137,10 @@ def _node_news(event: events.Event) -> str:
 
 def turned_away(peer: str, reason: str) -> str:
     return f"refused {peer}: {reason}"
+
+
+def peer_twinned(peer: str, reason: str) -> str:
+    return f"{peer} says: {reason}"
 
 
 def clocks_differ(peer: str, ahead: float) -> str:

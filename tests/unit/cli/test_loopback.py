@@ -77,16 +77,25 @@ def test_local_connections_come_out_at_a_remote_service(start, unused_tcp_port, 
 
 
 def test_only_the_allowed_get_in(start):
-    friend = json.loads(start("a", "id", "--json").finish()[1])["node_id"]
-    listener = start("b", "listen", "--echo", "--allow", friend, "--json")
-    address = listener.ready()
+    """The others are told why, first of all and whatever they asked for; and the owner is, once."""
+    friend, stranger = (
+        json.loads(start(name, "id", "--json").finish()[1])["node_id"] for name in ("a", "stranger")
+    )
+    listener = start("b", "listen", "--echo", "--allow", friend)
+    peer = listener.process.stdout.readline().split()[-1].decode()
+    address = listener.process.stdout.readline().decode().strip()
     assert start("a", "connect", address, "--ping", "1").finish()[0] == 0
-    status, output, _ = start(
-        "stranger", "connect", address, "--ping", "1", "--timeout", "3", "--json"
-    ).finish()
+    reason = f"{stranger} is not among those allowed in"
+    for words in ([], ["--no-durable"], ["--transport", "tcp"], ["--datagram"], ["--ping", "1"]):
+        done = start("stranger", "connect", address, "--timeout", "10", *words).finish()
+        assert done == (1, b"", f"warpgate: refused: {reason}, says node {peer}\n".encode())
+    status, output, _ = start("stranger", "connect", address, "--json").finish()
     failed = json.loads(output)
     assert (status, failed["event"]) == (1, "failed")
     assert failed["report"]
+    listener.process.terminate()
+    _, _, told = listener.finish()
+    assert told.count(f"warpgate: refused {stranger}: {reason}\n".encode()) == 1
 
 
 def test_datagrams_from_stdin(start):

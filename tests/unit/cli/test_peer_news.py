@@ -9,7 +9,7 @@ from warpgate.cli.output import Output
 from warpgate.cli.settings import Settings
 from warpgate.cli.shell import TELL_AGAIN, TELL_AT_MOST, Shell, Sparingly
 from warpgate.config import Config
-from warpgate.events import Event, PeerSilent, SignalRefused
+from warpgate.events import Event, PeerSilent, PeerTwinned, SignalRefused, StrangerRefused
 
 GONE = "node x answered none of 7 offers over broker mqtt://b: it is not running, or not at these brokers"
 
@@ -39,8 +39,23 @@ def test_the_owner_is_told_whom_a_rule_keeps_out_once(capsys: pytest.CaptureFixt
     assert "\x1b" not in told
 
 
+def test_by_whichever_way_it_came(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "x is not among those allowed in"
+    told = f"warpgate: refused x: {reason}\n"
+    came = StrangerRefused("192.0.2.1:7", reason, "x")
+    assert said(capsys, came, SignalRefused("x", reason, told=True), came) == told
+
+
+def test_that_a_peer_has_a_twin_is_told_once_and_not_for_each_pipe(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reason = "another node runs with the same key"
+    told = said(capsys, *(PeerTwinned(session * 16, "x", reason) for session in ("00", "11", "22")))
+    assert told == f"warpgate: x says: {reason}\n"
+
+
 def test_what_proves_no_key_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, SignalRefused("?", "nonsense")) == ""
+    assert said(capsys, SignalRefused("?", "nonsense"), StrangerRefused("192.0.2.1:7", "nonsense")) == ""
 
 
 def test_strangers_fill_no_terminal() -> None:

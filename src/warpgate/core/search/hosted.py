@@ -33,12 +33,20 @@ ONLY_ENCRYPTED = "this node takes only encrypted pipes"
 Chosen = TcpLink | UdpLink | QuicLink
 
 
+class ToldWhy(AuthenticationError):
+    """For a peer that may have no pipe: when it has proved its key, it is told so in these words."""
+
+
+class Uninvited(ToldWhy):
+    """It is not among those allowed in."""
+
+
 def check_invited(config: Config, peer_key: bytes) -> None:
-    """AuthenticationError when the holder of this key may open nothing here."""
+    """AuthenticationError when the holder of this key may open nothing here; Uninvited when others may."""
     if not config.accept:
         raise AuthenticationError("this node accepts nobody")
     if config.allow is not None and (peer := node_id_of(peer_key)) not in config.allow:
-        raise AuthenticationError(f"{peer} is not among those allowed in")
+        raise Uninvited(f"{peer} is not among those allowed in")
 
 
 @dataclass(frozen=True, slots=True)

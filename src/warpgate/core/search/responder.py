@@ -14,7 +14,15 @@ from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.maker import PipeMaker
 from warpgate.core.search.equipment import Equipment
-from warpgate.core.search.hosted import ONLY_ENCRYPTED, Chosen, Claim, HostedSession, check_invited
+from warpgate.core.search.hosted import (
+    ONLY_ENCRYPTED,
+    Chosen,
+    Claim,
+    HostedSession,
+    ToldWhy,
+    Uninvited,
+    check_invited,
+)
 from warpgate.core.search.links import TcpLink
 from warpgate.core.search.outbox import TURNS
 from warpgate.core.search.session import Session
@@ -24,6 +32,7 @@ from warpgate.errors import AuthenticationError, DecodeError, NetworkError, Prot
 from warpgate.events import StrangerRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
+from warpgate.model.identity import node_id_of
 from warpgate.model.wanted import Wanted
 from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.check_wire import introduction_of, refusal_of, verify_introduction
@@ -35,6 +44,9 @@ from warpgate.proto.signals import Signal
 
 PEERS_REMEMBERED = 1024
 SESSIONS_REMEMBERED = 4096
+# Who is not allowed in is told so when it has proved its key, which costs us a key agreement. That is bounded apart, so
+# that it takes nothing of what those who are allowed in may cost.
+REFUSALS_PER_SECOND = 5
 
 # What the word of a peer begins with whose process is another one than that of the connection.
 UNKNOWN_CONNECTION = "no such connection: it was another process's"
@@ -49,7 +61,7 @@ class NotMeant(AuthenticationError):
     """For another process of our key, which answers itself."""
 
 
-class NoSuchService(AuthenticationError):
+class NoSuchService(ToldWhy):
     """For a peer that has proved its key and is welcome: the message lists what there is."""
 
 
@@ -120,6 +132,7 @@ class Responder:
         self._introductions = TokenBucket(
             budgets.introductions_per_second, budgets.introductions_per_second, now
         )
+        self._uninvited = TokenBucket(REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, now)
         self._freshness = Freshness(context.random_bytes(32), now)
         self._all_offers = TokenBucket(budgets.offers_per_second, budgets.offers_at_once, now)
 
@@ -202,8 +215,8 @@ class Responder:
         """The session of a HELLO proved under `key`, new if need be. AuthenticationError when it may not have one."""
         hosted = self._hosted.get(hello.session)
         if hosted is None:  # it may have been begun, or have ended, since `key_of`
-            self._check_welcome(hello.session, hello.key, hello.mode)
             self._check_not_anothers(hello.wanted)
+            self._check_welcome(hello.session, hello.key, hello.mode)
             self._check_service(hello.wanted, hello.mode)
             hosted = self._begin(Claim(hello.session, hello.key, key, hello.mode, None, hello.wanted))
         elif hosted.session.peer_key != hello.key:
@@ -238,6 +251,7 @@ class Responder:
             key = self._key_of_stranger(introduction.session, introduction.public_key, introduction.mode)
             wanted = verify_introduction(data, key)
             self._check_not_anothers(wanted)
+            self._check_welcome(introduction.session, introduction.public_key, introduction.mode)
             self._check_service(wanted, introduction.mode)
             hosted = self._begin(
                 Claim(introduction.session, introduction.public_key, key, introduction.mode, None, wanted)
@@ -246,9 +260,10 @@ class Responder:
             checks.driver.receive(data, port.base, remote)
         except SessionOver:
             return False
-        except NoSuchService as error:
+        except ToldWhy as error:
             port.socket.send(refusal_of(data, key, str(error)), remote.sockaddr)
-            self._context.emit(StrangerRefused(str(remote), str(error)))
+            peer = node_id_of(introduction.public_key)
+            self._context.emit(StrangerRefused(str(remote), str(error), peer))
             return True
         except ProtocolError as error:
             self._context.emit(StrangerRefused(str(remote), str(error)))
@@ -259,9 +274,16 @@ class Responder:
     # -- book-keeping --------------------------------------------------------------------------------------------
 
     def _key_of_stranger(self, session_id: bytes, peer_key: bytes, mode: Mode) -> bytes:
-        """The key of a session that a HELLO or a first check claims to begin. AuthenticationError."""
-        self._check_welcome(session_id, peer_key, mode)
-        if not self._introductions.take(self._context.now()):
+        """The key of a session that a HELLO or a first check claims to begin. AuthenticationError.
+
+        Also for who is not allowed in: once that is proved, `_check_welcome` says so.
+        """
+        bucket = self._introductions
+        try:
+            self._check_welcome(session_id, peer_key, mode)
+        except Uninvited:
+            bucket = self._uninvited
+        if not bucket.take(self._context.now()):
             raise AuthenticationError("too many introductions a second")
         return self._session_key(peer_key, session_id)
 

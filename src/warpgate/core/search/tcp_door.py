@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 from warpgate.core.context import Context
+from warpgate.core.search.hosted import ToldWhy
 from warpgate.core.search.links import TcpLink, read_message
-from warpgate.core.search.responder import NoSuchService
 from warpgate.core.search.session import Session
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
 from warpgate.events import StrangerRefused
+from warpgate.model.identity import node_id_of
 from warpgate.net.network import TcpStream
 from warpgate.proto.hello import Handshake, HelloReceived
 
@@ -50,8 +51,8 @@ class TcpDoor:
         else:
             self._waiting[stream] = task
 
-    def _refuse(self, stream: TcpStream, reason: str) -> None:
-        self._context.emit(StrangerRefused(str(stream.remote), reason))
+    def _refuse(self, stream: TcpStream, reason: str, peer: str = "") -> None:
+        self._context.emit(StrangerRefused(str(stream.remote), reason, peer))
 
     async def _admit(self, stream: TcpStream) -> None:
         patience = self._context.config.budgets.hello_patience
@@ -61,9 +62,8 @@ class TcpDoor:
         except TimeoutError:
             self._refuse(stream, f"no valid HELLO within {patience:g} s")
             stream.abort()
-        except NoSuchService as error:
-            self._refuse(stream, str(error))
-            stream.close()  # in order: it has been told why
+        except ToldWhy:
+            stream.close()  # in order: it has been
         except (NetworkError, ProtocolError) as error:
             self._refuse(stream, str(error))
             stream.abort()
@@ -85,7 +85,8 @@ class TcpDoor:
         handshake.prove(key)  # before anything is made for it
         try:
             session = self._find_session(hello, key)
-        except NoSuchService as error:
+        except ToldWhy as error:
+            self._refuse(stream, str(error), node_id_of(hello.key))
             handshake.refuse(str(error))
             await stream.send(handshake.data_to_send())
             raise
