@@ -7,7 +7,7 @@ for folder in /usr/lib/postgresql/*/bin; do PATH=$PATH:$folder; done
 missing=
 for pair in mosquitto:mosquitto turnserver:coturn miniupnpd:miniupnpd nft:nftables ip:iproute2 postgres:postgresql \
     sshd:openssh-server ssh:openssh-client \
-    curl:curl dig:bind9-dnsutils dnsmasq:dnsmasq-base zsh:zsh fish:fish groff:groff systemd-analyze:systemd; do
+    faketime:faketime curl:curl dig:bind9-dnsutils dnsmasq:dnsmasq-base zsh:zsh fish:fish groff:groff systemd-analyze:systemd; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
 # 123 MB to load: where there is another browser of its kind, that one does.
