@@ -21,7 +21,11 @@ DOCTOR = ("doctor", "self_words", "server_words", "family_words", "nat_words", "
 # They are wrapped before anybody sees them, by one of those that are listed.
 WITHIN = ("DecodeError", "Refused")
 # Through which the core makes one.
-MAKERS = {"ConnectFailed": ("_failed", "stop"), "PipeClosed": ("_finish", "abort", "_end")}
+MAKERS = {
+    "ConnectFailed": ("_failed", "stop"),
+    "PipeClosed": ("_finish", "abort", "_end"),
+    "AuthenticationError": ("Uninvited",),
+}
 SHORTEST = 12  # of doctor's: what is shorter is a word in a sentence
 
 
