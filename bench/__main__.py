@@ -17,6 +17,7 @@ ALL = (
     "gateway",
     "adversity",
     "lossy_links",
+    "aged_mappings",
     "throughput",
     "tls_on_pipes",
     "stream_over_udp",
