@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check pyright docs bench fuzz matrix setup package packages zipapp clean
+.PHONY: demo test check pyright docs docs-site bench fuzz matrix setup package packages zipapp clean
 
 demo: setup packages
 	$(BIN)/warpgate demo
@@ -47,6 +47,10 @@ pyright: setup
 docs: setup
 	$(BIN)/python tools/command_reference.py
 	$(BIN)/python tools/messages.py
+
+# The pages as a site, in site/; links that lead nowhere are errors.
+docs-site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: setup packages
 	$(BIN)/python -m bench

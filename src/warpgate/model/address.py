@@ -134,7 +134,7 @@ class NodeAddress:
     def to_host_name(self) -> str:
         """The same where a host name is wanted, one fifth longer: `wg1.` and base32 (RFC 4648 section 6) in labels.
 
-        Capital and small letters are the same in it, since programs like ssh turn host names to small letters.
+        Upper and lower case are the same in it, since programs like ssh turn host names to lower case.
         """
         data = self.encode()
         body = b32encode(data + _checksum(data)).decode("ascii").rstrip("=").lower()
@@ -212,7 +212,7 @@ def _why_not_an_address(text: str) -> str:
     if re.match(r"wg[0-9]", text):
         return f"{shown!r} is an address text of another version; this program knows {TEXT_PREFIX!r}"
     if text[:3].lower() == TEXT_PREFIX:
-        return "the address text is mangled: its capital and small letters were changed"
+        return "the address text is mangled: its upper and lower case were changed"
     return f"{shown!r} is not a node address (those start with {TEXT_PREFIX!r})"
 
 

@@ -18,7 +18,7 @@ from warpgate.model.endpoint import Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile
 from warpgate.plan.predict import Draw, ports_to_guess
 
-# References, "Birthday arithmetic": 256 sockets x 1024 probes over all ports meet with 98 %, 32 x 128 in a block of
+# Birthday arithmetic: 256 sockets x 1024 probes over all ports meet with 98 %, 32 x 128 in a block of
 # 1024 (59 of 60 measured).
 MANY_SOCKETS = 256
 # Among the ports of up to four external addresses 256 would meet 1,500 probes with 77 %, twice as many with 95 %.

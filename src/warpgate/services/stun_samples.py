@@ -18,7 +18,7 @@ from warpgate.net.network import Network
 from warpgate.plan.classify import Observation
 from warpgate.services.stun_udp import UdpQuestion
 
-# References: "16 STUN samples showed most of the block". With four destinations that is the node's own socket and
+# 16 samples showed most of a block. With four destinations that is the node's own socket and
 # three more; whoever has fewer destinations gets by with what eight sockets see.
 WANTED = 16
 SOCKETS = 8
