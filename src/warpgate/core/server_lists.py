@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import Protocol
 
 from warpgate.config import Config
@@ -37,6 +38,8 @@ RETRY = 86400.0
 FIRST_LOW, FIRST_HIGH = 300.0, 900.0
 # The wall clock may be set, and other processes of the user may have asked meanwhile.
 LOOK_AGAIN = 6 * 3600.0
+# What transparent proxies give every name, and nobody's own network (RFC 2544).
+MADE_UP = ip_network("198.18.0.0/15")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,9 @@ class ServerLists:
 
         async def outside(host: str, port: int) -> tuple[Endpoint, ...]:
             found = await resolve(host, port)
-            return on_the_internet(found, "a fetched list's") if host in hosts else found
+            if host not in hosts or any(endpoint.ip in MADE_UP for endpoint in found):
+                return found
+            return on_the_internet(found, "a fetched list's")
 
         return outside
 

@@ -265,6 +265,9 @@ async def test_names_of_a_fetched_list_lead_to_the_internet_alone(machine: Machi
     async def inside(host: str, port: int) -> tuple[Endpoint, ...]:
         return (Endpoint(ip_address("10.0.0.1"), port),)
 
+    async def made_up(host: str, port: int) -> tuple[Endpoint, ...]:
+        return (Endpoint(ip_address("198.18.0.9"), port),)
+
     assert machine.lists().guarded(resolve) is resolve
     machine.store.save(StoredList(listed()))
     guarded = machine.lists().guarded
@@ -272,6 +275,7 @@ async def test_names_of_a_fetched_list_lead_to_the_internet_alone(machine: Machi
     with pytest.raises(NetworkError, match="not asked on a fetched list's word"):
         await guarded(inside)("new.example.com", 1)
     assert await guarded(inside)("nas.example.com", 1)
+    assert await guarded(made_up)("new.example.com", 1), "a proxy that makes addresses up for all names"
     own = Config(turn=("turn:u:p@new.example.com",))
     assert await machine.lists(own).guarded(inside)("new.example.com", 1), "what the user names is his"
 
