@@ -34,6 +34,8 @@ GREETINGS = 3
 # The first datagrams of a path are said again while nothing answers: the handshake's end and the first data. QUIC would
 # wait for three round trips as it knows them, and the one that it has seen went by way of signals.
 FIRST_WORDS = 8
+# So often at most: a peer that answers nothing more gets 50 kB by it.
+SAID_AGAIN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Path(ABC):
         self.number = 0  # its connection counts
         self.greetings = GREETINGS
         self._first_words: list[bytes] | None = []  # None: one of them was answered
+        self._said_again = 0
         self.begun = False  # whether a client's first packets have left by it
         self.deliver: Deliver = _nobody  # whether the datagram was of a connection that we know
         self.on_lost: Callable[[Path, str], None] = _no_matter
@@ -136,7 +139,8 @@ class Path(ABC):
         self.send(datagrams)
 
     def say_again(self) -> None:
-        if self._first_words:
+        if self._first_words and self._said_again < SAID_AGAIN:
+            self._said_again += 1
             self.send(self._first_words)
 
     def answered(self) -> None:
