@@ -33,6 +33,7 @@ from warpgate.events import PathLost, PluginSkipped, PluginStarted
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.plan.paths import UNKNOWN_ROUND_TRIP
 from warpgate.plugins.udp_punch import Punch
 from warpgate.proto.quic_wire import DURABLE_ID_SIZE
 from warpgate_testing.internet import Captured
@@ -162,7 +163,7 @@ class Tap(Path):
 
     def __init__(self, pipe: DurablePipe) -> None:
         origin = pipe.connection.paths[0]
-        super().__init__(replace(origin, plugin="tap", relayed=True), 0.0)
+        super().__init__(replace(origin, plugin="tap", relayed=True), 0.0, UNKNOWN_ROUND_TRIP)
         self.sent: list[bytes] = []
 
     def start(self) -> None: ...
@@ -377,7 +378,10 @@ def test_a_first_packet_with_a_short_id_is_none(size: int) -> None:
     async def main() -> None:
         async with World("public", "public") as world:
             data = b"\xc0\0\0\0\1" + bytes((size,)) + bytes(size) + bytes((DURABLE_ID_SIZE,)) + bytes(1300)
-            path = SimpleNamespace(origin=SimpleNamespace(peer_key=identity("m").public_key, remote="there"))
+            path = SimpleNamespace(
+                expected=UNKNOWN_ROUND_TRIP,
+                origin=SimpleNamespace(peer_key=identity("m").public_key, remote="there"),
+            )
             assert not world.b.run.connections._claim(world.a.node.address, path, data)
             assert len(world.b.run.connections) == 0
 
