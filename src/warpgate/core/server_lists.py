@@ -122,9 +122,10 @@ class ServerLists:
 
         async def outside(host: str, port: int) -> tuple[Endpoint, ...]:
             found = await resolve(host, port)
-            if host not in hosts or any(endpoint.ip in MADE_UP for endpoint in found):
+            if host not in hosts:
                 return found
-            return on_the_internet(found, "a fetched list's")
+            made_up = tuple(endpoint for endpoint in found if endpoint.ip in MADE_UP)
+            return made_up or on_the_internet(found, "a fetched list's")
 
         return outside
 
