@@ -9,13 +9,25 @@ import shutil
 from pathlib import Path
 
 import pytest
-from programs import Seat, seats
+from programs import Seat, script, seats
 
 from warpgate.lab.topology import Lab
 
 pytestmark = pytest.mark.lab
 
 TRIES = 10
+# Connections at once to two entrances, and what each of them heard.
+CLIENTS = f"""\
+import json, socket, threading
+answers = []
+def ask(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as client:
+        answers.append((port, client.makefile("rb").read().decode()))
+threads = [threading.Thread(target=ask, args=(port,)) for port in (8001, 8002) * {TRIES}]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(json.dumps(sorted(answers)))
+"""
 
 
 async def answer(seat: Seat, address: str, transport: str) -> bytes:
@@ -66,6 +78,34 @@ async def test_of_two_machines_with_one_key_the_one_that_is_meant_answers(
         for _ in range(TRIES):
             assert await answer(a, json.loads(ready)["address"], transport) == b"b\n"
             assert await answer(a, json.loads(ready_2)["address"], transport) == b"clone\n"
+
+
+async def test_so_it_is_with_many_plain_pipes_at_once(lab: Lab, tmp_path: Path) -> None:
+    """Who brings them is told of the other machine, and not for each."""
+    a, b = await seats(lab, tmp_path)
+    clone = await cloned(lab, b, tmp_path)
+    async with (
+        b.running("warpgate", "listen", "--exec", "printf b", "--json", says=b"ready") as (_, ready),
+        clone.running("warpgate", "listen", "--exec", "printf clone", "--json", says=b"ready") as (
+            _,
+            ready_2,
+        ),
+    ):
+        addresses = [json.loads(line)["address"] for line in (ready, ready_2)]
+        for transport in ("tcp", "udp"):
+            plain = ("--transport", transport, *(["--no-durable"] if transport == "udp" else []))
+            one, other = (
+                ("warpgate", "connect", address, "-L", f"{port}", *plain)
+                for address, port in zip(addresses, (8001, 8002), strict=True)
+            )
+            async with a.running(*one, says=b"8001") as (first, _), a.running(*other, says=b"8002"):
+                done = await a.run(*script(CLIENTS))
+                first.terminate()
+                assert first.stdout is not None
+                said = await first.stdout.read()
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout) == [[8001, "b"]] * TRIES + [[8002, "clone"]] * TRIES
+            assert said.count(b"another node runs with the same key") <= 1, said
 
 
 async def test_both_machines_are_told(lab: Lab, tmp_path: Path) -> None:
