@@ -51,6 +51,13 @@ WANTED = {
 }
 
 
+def _wanted(pipe: Pipe, mode: Mode) -> bool:
+    """Whether it is of this kind; one of the other is turned away."""
+    if pipe.mode is not mode:
+        pipe.abort(WANTED[mode])
+    return pipe.mode is mode
+
+
 class Socket(socket.socket):
     """A stream to the node `peer`, as a blocking socket with all that sockets have.
 
@@ -314,8 +321,8 @@ class Node:
 
         async def accepted() -> Pipe:
             async with asyncio.timeout(timeout):
-                while (pipe := await self._node.accept()).mode is not Mode.DATAGRAM:
-                    pipe.abort(WANTED[Mode.DATAGRAM])
+                while not _wanted(pipe := await self._node.accept(), Mode.DATAGRAM):
+                    pass
                 return pipe
 
         return Datagrams(self._wait(accepted()), self._wait)
@@ -355,11 +362,8 @@ class Node:
 
     def _taken(self, pipe: Pipe) -> Socket | None:
         """None when it is not to be had: no stream, or gone again."""
-        if pipe.mode is not Mode.STREAM:
-            pipe.abort(WANTED[Mode.STREAM])
-            return None
         try:
-            return self._socket(pipe)
+            return self._socket(pipe) if _wanted(pipe, Mode.STREAM) else None
         except PipeClosed:
             return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from warpgate.transfer.receiver import Consent, Receiver, Rules
 from warpgate.transfer.reports import Advanced, Report, Transferred
 from warpgate.transfer.sender import send
 from warpgate.transfer.source import scan
+
+BLOB = random.Random(1).randbytes(3_000_000)
 
 ALICE, BOB = "a" * 26, "b" * 26  # the sender, the receiver
 FRIENDS = Rules(known={ALICE})
@@ -163,3 +166,13 @@ def tree_of(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def grow_a_tree(folder: Path) -> None:
+    (folder / "tree" / "a" / "deep").mkdir(parents=True)
+    (folder / "tree" / "empty").mkdir()
+    (folder / "tree" / "a" / "deep" / "blob").write_bytes(BLOB[:1_500_000])
+    (folder / "tree" / "a" / "nothing").touch()
+    (folder / "tree" / "naïve ☃ name").write_bytes(b"unicode")
+    for number in range(150):
+        (folder / "tree" / f"small{number}").write_bytes(BLOB[: number * 7])
