@@ -191,6 +191,9 @@ class FakeAttempt(Attempt):
         if refused := self.forbidden.intersection(endpoints):
             raise AttemptFailed(f"not the peer's: {', '.join(map(str, refused))}")
 
+    def primes_surely(self, base: Endpoint) -> bool:
+        return False
+
     def priming_ttl(self, base: Endpoint) -> int:
         return PRIMING_TTL
 
