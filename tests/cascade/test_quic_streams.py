@@ -14,6 +14,7 @@ from warpgate.core.pipes.quic import LINGER
 from warpgate.core.pipes.subscription import Subscription
 from warpgate.core.search.quic_link import TIE
 from warpgate.errors import ConfigError, ConnectFailed, PipeClosed
+from warpgate.events import StrangerRefused
 from warpgate.model.endpoint import Mode, Transport
 
 r = HOP
@@ -92,11 +93,14 @@ def test_where_tcp_does_not_pass_it_is_waited_for_a_part_of_a_round_trip(kind_a:
 def test_many_streams_between_two_nodes_share_a_pair_of_endpoints() -> None:
     async def main() -> None:
         async with World("eim-apdf", "eim-apdf") as world:
+            began = world.now
             pipes = await asyncio.gather(
                 *(world.a.node.connect(world.b.node.address, **OVER_QUIC) for _ in range(12))
             )
+            assert world.now - began == pytest.approx(S + r, abs=1e-6)
             others = {pipe.session: pipe for pipe in [await world.b.node.accept() for _ in pipes]}
             assert len({(pipe.local, pipe.remote) for pipe in pipes}) == 1
+            assert world.b.said(StrangerRefused) == []
             for number, pipe in enumerate(pipes):
                 await pipe.send(b"%d" % number)
             for number, pipe in enumerate(pipes):

@@ -159,7 +159,7 @@ class Connections:
         seeker = self._equip(connection, plugins, transport)
         self._shared[wanted] = connection
         connection.begin()
-        self._equipment.udp.ahead.add(engine.id)
+        self._equipment.udp.expect_ahead(engine.id)
         seeker.start(timeout)
         return connection
 
@@ -241,7 +241,7 @@ class Connections:
     def _ended(self, connection: Connection) -> None:
         pipes = self._all.pop(connection, set())
         self._seekers.pop(connection, None)
-        self._equipment.udp.ahead.discard(connection.engine.id)
+        self._equipment.udp.end_ahead(connection.engine.id)
         self._use(connection)
         self._begun.leave(connection)
         self._unproved.leave(connection)
@@ -254,7 +254,7 @@ class Connections:
 
     def _changed(self, connection: Connection) -> None:
         if connection.engine.state is State.OPEN:
-            self._equipment.udp.ahead.discard(connection.engine.id)
+            self._equipment.udp.end_ahead(connection.engine.id)
             self._unproved.leave(connection)
             connection.say_address()
         for pipe in tuple(self._all.get(connection, ())):

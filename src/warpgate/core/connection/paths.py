@@ -204,6 +204,7 @@ class UdpPath(Path):
         routes = self._port.streams.setdefault(self._key, {})
         for connection_id in ids:
             routes[connection_id] = self._take
+            self._early.extend(self._udp.take_ahead(connection_id, self._port, self._key))
         self._unclaim()
 
     def make_way(self, newer: Path) -> None:

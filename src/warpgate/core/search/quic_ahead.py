@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 from warpgate.core.connection.quic_engine import CLOSED
+from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.search.equipment import Equipment
+from warpgate.core.search.links import UdpLink
 
 
 class QuicAhead:
-    """`flight`: what it says first. Until it is taken, what answers it is held for the pair that it comes by."""
+    """`flight`: what it says first. What answers it is held until it goes on, on one pair."""
 
     def __init__(self, equipment: Equipment, peer_key: bytes, session: bytes) -> None:
         context = equipment.context
         now = context.now()
         self._udp = equipment.udp
-        self._stream: QuicStream | None
         self._stream = stream = QuicStream.client(
             context.identity, peer_key, session, now, equipment.quic_holdings
         )
+        self._waits = True
         self.flight = tuple(stream.datagrams(now))
-        self._udp.ahead.add(stream.id)
+        self._udp.expect_ahead(stream.id)
 
-    def take(self) -> QuicStream | None:
-        """The client, once; whoever takes it closes it."""
-        taken, self._stream = self._stream, None
-        if taken is not None:
-            self._udp.ahead.discard(taken.id)
-        return taken
+    def go_on(self, link: UdpLink) -> QuicFlow | None:
+        """On this pair, once; whoever gets the flow closes it. NetworkError when its socket is closed."""
+        if not self._waits:
+            return None
+        port = self._udp.port(link.local)
+        flow = QuicFlow(self._stream, port, link.remote, relayed=link.relayed)
+        for data in self._udp.take_ahead(self._stream.id, port, link.remote.sockaddr):
+            flow.deliver(data)
+        self._end()
+        return flow
+
+    def _end(self) -> None:
+        self._waits = False
+        self._udp.end_ahead(self._stream.id)
 
     def close(self) -> None:
-        """Idempotent; nobody needs it any more."""
-        if (stream := self.take()) is not None:
-            stream.close(CLOSED, "not used")
+        """Idempotent; nobody needs it any more, unless it has gone on."""
+        if self._waits:
+            self._end()
+            self._stream.close(CLOSED, "not used")

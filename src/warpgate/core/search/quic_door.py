@@ -42,8 +42,9 @@ AHEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """A connection that an offer has begun, by these packets; `first_id` is where they go to."""
+    """A connection that a session's offer has begun, by these packets; `first_id` is where they go to."""
 
+    session: Session
     stream: QuicStream
     first_id: bytes
     flight: tuple[bytes, ...]
@@ -87,7 +88,7 @@ class QuicDoor:
         first_id, now = connection_id_of(first), self._context.now()
         stream = self._server(first_id, self._key_finder(lambda named: named is session))
         stream.receive(list(flight), now)
-        self._ahead[session.id] = Ahead(stream, first_id, tuple(flight))
+        self._ahead[session.id] = Ahead(session, stream, first_id, tuple(flight))
         session.stack.callback(self._forget, session.id)
         session.checks.greet(tuple(stream.datagrams(now)))
 
@@ -98,29 +99,32 @@ class QuicDoor:
 
     def admit(self, port: Port, data: bytes, source: SockAddr) -> bool:
         """Whether a packet of a plain pipe's client, on no flow yet, was ours to take."""
-        remote = Endpoint.from_sockaddr(source)
+        remote, to = Endpoint.from_sockaddr(source), connection_id_of(data)
+        for ahead in self._ahead.values():
+            if to in (ahead.first_id, ahead.stream.id) and ahead.session.knows(port.base, remote):
+                self._go_on(ahead, port, data, remote)
+                return True
         session = self._sessions.hosted_from(port.base, remote, Mode.STREAM)
-        if session is None:
+        if session is None or not is_first_packet(data):
             return False
-        ahead, to = self._ahead.get(session.id), connection_id_of(data)
-        if ahead is not None and to == ahead.first_id:
-            self._say_again(ahead, port, data, remote)
-        elif ahead is not None and to == ahead.stream.id:
-            if self._make_room(session.peer_key, remote):
-                del self._ahead[session.id]
-                self._take(session, QuicFlow(ahead.stream, port, remote, ahead.first_id), data)
-        elif not is_first_packet(data):
-            return False
-        elif self._make_room(session.peer_key, remote):
+        if self._make_room(session.peer_key, remote):
             stream = self._server(to, self._key_finder(lambda named: named.knows(port.base, remote)))
             self._take(session, QuicFlow(stream, port, remote, to), data)
         return True
 
+    def _go_on(self, ahead: Ahead, port: Port, data: bytes, remote: Endpoint) -> None:
+        """The client does, on this pair, or it repeats itself because it knows nothing of our answer yet."""
+        session = ahead.session
+        if connection_id_of(data) == ahead.first_id:
+            self._say_again(ahead, port, data, remote)
+        elif self._make_room(session.peer_key, remote):
+            del self._ahead[session.id]
+            self._take(session, QuicFlow(ahead.stream, port, remote, ahead.first_id), data)
+
     def _say_again(self, ahead: Ahead, port: Port, data: bytes, remote: Endpoint) -> None:
-        """To a client that knows nothing of our answer: if it repeats itself, that was lost."""
         stream, now = ahead.stream, self._context.now()
         if data in ahead.flight:
-            return  # it is with the client's checks, too
+            return  # it follows the client's checks, too: our answer is on its way
         stream.receive([data], now)
         if stream.deadline is not None and stream.deadline <= now:
             stream.handle_timeout(now)

@@ -58,16 +58,14 @@ async def open_quic(session: Session, link: UdpLink) -> QuicLink:
 
     On the first link it goes on with what has travelled with the offer and the checks, and has been answered perhaps.
     """
-    context, udp = session.context, session.equipment.udp
+    context = session.context
     await loaded()
-    port = udp.port(link.local)
-    ahead = None if session.ahead is None else session.ahead.take()
-    stream = ahead or QuicStream.client(
-        context.identity, session.peer_key, session.id, context.now(), session.equipment.quic_holdings
-    )
-    flow = QuicFlow(stream, port, link.remote, relayed=link.relayed)
-    for data in udp.take_early(port, link.remote.sockaddr):
-        flow.deliver(data)
+    flow = None if session.ahead is None else session.ahead.go_on(link)
+    if flow is None:
+        stream = QuicStream.client(
+            context.identity, session.peer_key, session.id, context.now(), session.equipment.quic_holdings
+        )
+        flow = QuicFlow(stream, session.equipment.udp.port(link.local), link.remote, relayed=link.relayed)
     began = context.now()
     try:
         await flow.opened()

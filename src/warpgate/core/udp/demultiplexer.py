@@ -76,7 +76,9 @@ class Port:
             is_of_handshake(data) and self._udp.admit(self, data, source)
         ):
             return
-        elif (deliver := self.flows.get(key)) is not None and not (ahead and connection_id_of(data) in ahead):
+        elif ahead and (held := ahead.get(connection_id_of(data))) is not None:
+            self._udp.hold_ahead(held, self, key, data)
+        elif (deliver := self.flows.get(key)) is not None:
             deliver(data)
         elif (early := self.early.get(key)) is not None:
             self._udp.hold(early, data)
@@ -235,8 +237,8 @@ class Demultiplexer:
         self._ports: dict[Endpoint, Port] = {}
         self.sessions: dict[bytes, SessionChecks] = {}
         self.kept = KeptPorts(self._close_idle)
-        # Of QUIC clients of ours that have begun, and are answered before they have a flow.
-        self.ahead: set[bytes] = set()
+        # By connection id: what answers QUIC clients of ours that have begun, and have no flow yet, and where it came.
+        self.ahead: dict[bytes, deque[tuple[Port, FlowKey, bytes]]] = {}
         self._past: OrderedDict[bytes, None] = OrderedDict()
         self._held = 0  # bytes of early datagrams on all ports
         self.strays = 0  # datagrams that belonged to nothing
@@ -322,6 +324,27 @@ class Demultiplexer:
         if len(early) < EARLY_LIMIT and self._held + len(data) <= EARLY_BYTES:
             early.append(data)
             self._held += len(data)
+
+    def expect_ahead(self, connection_id: bytes) -> None:
+        """Hold what comes under this id, until `end_ahead`; it is no datagram of a pipe that is there already."""
+        self.ahead[connection_id] = deque()
+
+    def hold_ahead(
+        self, held: deque[tuple[Port, FlowKey, bytes]], port: Port, key: FlowKey, data: bytes
+    ) -> None:
+        """As `hold`."""
+        if len(held) < EARLY_LIMIT and self._held + len(data) <= EARLY_BYTES:
+            held.append((port, key, data))
+            self._held += len(data)
+
+    def take_ahead(self, connection_id: bytes, port: Port, key: FlowKey) -> list[bytes]:
+        """What has come under this id by this flow."""
+        held = self.ahead.get(connection_id, ())
+        return [data for at, source, data in held if at is port and source == key]
+
+    def end_ahead(self, connection_id: bytes) -> None:
+        """Idempotent."""
+        self._held -= sum(len(data) for _, _, data in self.ahead.pop(connection_id, ()))
 
     def take_early(self, port: Port, key: FlowKey) -> deque[bytes]:
         """What was held of this flow; nothing is from now on."""
