@@ -72,7 +72,7 @@ def test_addresses_are_remembered_when_the_server_has_done_its_part(machine: Mac
     first.heard("stun.example", (ip_address("203.0.113.3"),))
     assert first.recall("one.example") == ()
     first.observe(BrokerConnected(ONE, 0.03))
-    first.observe(RelayAllocated("turn:relay.example:5349?transport=tls", "tls", (), 0.1))
+    first.observe(RelayAllocated("turn:relay.example?transport=tls", "tls", (), 0.1))
     first.observe(NameFound("bob", "x", 1, "https://names.example", 0.1))
     first.observe(MappingLearnt("udp", "192.168.1.20:1", "198.51.100.1:1", "203.0.113.3:3478", 0.02))
     first.save()

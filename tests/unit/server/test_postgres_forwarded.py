@@ -88,4 +88,5 @@ def test_psql_through_a_forward(cluster: Cluster, tmp_path: Path, how: tuple[str
             listener.kill()
             listener.wait()
             gone = psql(port, database, "select 1;")
-            assert (gone.returncode, b"server closed the connection" in gone.stderr) == (2, True)
+            told = b"server closed the connection", b"reset by peer"  # as what it said first was read or not
+            assert (gone.returncode, any(words in gone.stderr for words in told)) == (2, True), gone.stderr

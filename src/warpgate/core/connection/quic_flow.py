@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from warpgate.core.connection.quic_driver import QuicDriver
 from warpgate.core.connection.quic_engine import State
 from warpgate.core.connection.quic_stream import QuicStream
@@ -48,6 +50,11 @@ class QuicFlow(QuicDriver):
         if self.stream.state is not State.OPEN:
             raise self.stream.failure or NetworkError("the QUIC connection was given up")
 
+    def say_again(self, datagrams: Sequence[bytes]) -> None:
+        """What was said before there was a flow, if none of it seems to have arrived."""
+        self._unproved -= len(datagrams)
+        self._outflow.send(list(datagrams))
+
     def _send(self) -> None:
         if self._outflow.full:
             return
@@ -55,7 +62,7 @@ class QuicFlow(QuicDriver):
         # Only the end of the handshake shows that somebody with the key is there: the peer may have forged its check
         # with somebody else's address. A server is bounded by what came (RFC 9000 section 8.1).
         if self.stream.is_client and self.stream.state is State.OPENING:
-            datagrams = datagrams[: self._unproved]
+            datagrams = datagrams[: max(0, self._unproved)]
             self._unproved -= len(datagrams)
         self._outflow.send([data for data in datagrams if len(data) <= self._largest])
 

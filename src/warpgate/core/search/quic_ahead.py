@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from warpgate.core.connection.quic_engine import CLOSED
+from warpgate.core.connection.quic_engine import CLOSED, State
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import UdpLink
+
+# The server's answer comes so long after its check at most, seconds: it has a handshake to compute. Later, and it is
+# lost: a NAT or a relay did not let it in yet.
+COMPUTING = 0.03
 
 
 class QuicAhead:
@@ -15,7 +19,7 @@ class QuicAhead:
     def __init__(self, equipment: Equipment, peer_key: bytes, session: bytes) -> None:
         context = equipment.context
         now = context.now()
-        self._udp = equipment.udp
+        self._udp, self._loop = equipment.udp, context.loop
         self._stream = stream = QuicStream.client(
             context.identity, peer_key, session, now, equipment.quic_holdings
         )
@@ -29,10 +33,17 @@ class QuicAhead:
             return None
         port = self._udp.port(link.local)
         flow = QuicFlow(self._stream, port, link.remote, relayed=link.relayed)
-        for data in self._udp.take_ahead(self._stream.id, port, link.remote.sockaddr):
+        held = self._udp.take_ahead(self._stream.id, port, link.remote.sockaddr)
+        for data in held:
             flow.deliver(data)
+        if not held:
+            self._loop.call_later(COMPUTING, self._say_again, flow)
         self._end()
         return flow
+
+    def _say_again(self, flow: QuicFlow) -> None:
+        if self._stream.state is State.OPENING:
+            flow.say_again(self.flight)
 
     def _end(self) -> None:
         self._waits = False

@@ -20,7 +20,7 @@ from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.session import Session
 from warpgate.core.search.sessions import Sessions
-from warpgate.core.udp.demultiplexer import Port
+from warpgate.core.udp.demultiplexer import GREETED_PAIRS, Port
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
 from warpgate.events import StrangerRefused
 from warpgate.lazy_dataclass import dataclass
@@ -42,12 +42,16 @@ AHEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """A connection that a session's offer has begun, by these packets; `first_id` is where they go to."""
+    """A connection that a session's offer has begun, by these packets; `first_id` is where they go to, `said` our
+    answer. `greeted`: from where the packets came with the client's checks.
+    """
 
     session: Session
     stream: QuicStream
     first_id: bytes
     flight: tuple[bytes, ...]
+    said: tuple[bytes, ...]
+    greeted: set[tuple[Endpoint, Endpoint]]
 
 
 class QuicDoor:
@@ -85,12 +89,13 @@ class QuicDoor:
         known = session.id in self._ahead or len(self._ahead) >= AHEAD
         if known or not is_loaded() or not is_first_packet(first) or is_durable(first):
             return
-        first_id, now = connection_id_of(first), self._context.now()
-        stream = self._server(first_id, self._key_finder(lambda named: named is session))
+        first_id, session_id, now = connection_id_of(first), session.id, self._context.now()
+        stream = self._server(first_id, self._key_finder(lambda named: named.id == session_id))
         stream.receive(list(flight), now)
-        self._ahead[session.id] = Ahead(session, stream, first_id, tuple(flight))
+        said = tuple(stream.datagrams(now))
+        self._ahead[session.id] = Ahead(session, stream, first_id, tuple(flight), said, set())
         session.stack.callback(self._forget, session.id)
-        session.checks.greet(tuple(stream.datagrams(now)))
+        session.checks.greet(said)
 
     def _forget(self, session: bytes) -> None:
         """It is over, and its client has gone on nowhere."""
@@ -102,7 +107,7 @@ class QuicDoor:
         remote, to = Endpoint.from_sockaddr(source), connection_id_of(data)
         for ahead in self._ahead.values():
             if to in (ahead.first_id, ahead.stream.id) and ahead.session.knows(port.base, remote):
-                self._go_on(ahead, port, data, remote)
+                self._hear(ahead, port, data, remote)
                 return True
         session = self._sessions.hosted_from(port.base, remote, Mode.STREAM)
         if session is None or not is_first_packet(data):
@@ -112,24 +117,20 @@ class QuicDoor:
             self._take(session, QuicFlow(stream, port, remote, to), data)
         return True
 
-    def _go_on(self, ahead: Ahead, port: Port, data: bytes, remote: Endpoint) -> None:
-        """The client does, on this pair, or it repeats itself because it knows nothing of our answer yet."""
-        session = ahead.session
-        if connection_id_of(data) == ahead.first_id:
-            self._say_again(ahead, port, data, remote)
+    def _hear(self, ahead: Ahead, port: Port, data: bytes, remote: Endpoint) -> None:
+        """Its client goes on here if it answers us, or repeats itself because nothing of ours has arrived; but what it
+        says first follows its checks on every pair.
+        """
+        session, pair = ahead.session, (port.base, remote)
+        if data in ahead.flight and (data != ahead.flight[0] or pair not in ahead.greeted):
+            if len(ahead.greeted) < GREETED_PAIRS:
+                ahead.greeted.add(pair)
         elif self._make_room(session.peer_key, remote):
             del self._ahead[session.id]
-            self._take(session, QuicFlow(ahead.stream, port, remote, ahead.first_id), data)
-
-    def _say_again(self, ahead: Ahead, port: Port, data: bytes, remote: Endpoint) -> None:
-        stream, now = ahead.stream, self._context.now()
-        if data in ahead.flight:
-            return  # it follows the client's checks, too: our answer is on its way
-        stream.receive([data], now)
-        if stream.deadline is not None and stream.deadline <= now:
-            stream.handle_timeout(now)
-        for datagram in stream.datagrams(now):
-            port.socket.send(datagram, remote.sockaddr)
+            flow = QuicFlow(ahead.stream, port, remote, ahead.first_id)
+            if connection_id_of(data) == ahead.first_id:
+                flow.say_again(ahead.said)
+            self._take(session, flow, data)
 
     def _make_room(self, key: bytes, remote: Endpoint) -> bool:
         """Whether there may be one more that is not proved."""
