@@ -17,7 +17,8 @@ from warpgate.core.connection.quic_channels import QuicChannels
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.connections import AHEAD
 from warpgate.core.search.equipment import Equipment
-from warpgate.core.udp.demultiplexer import GREETED_PAIRS, UNVALIDATED_DATAGRAMS
+from warpgate.core.search.quic_ahead import COMPUTING
+from warpgate.core.udp.demultiplexer import GREETED_PAIRS, UNVALIDATED_DATAGRAMS, SessionChecks
 from warpgate.events import StrangerRefused
 from warpgate.model.address import BrokerRef
 from warpgate.proto.signals import PluginMessage, Signal
@@ -87,6 +88,27 @@ def test_an_offer_without_room_for_it_goes_without(monkeypatch: pytest.MonkeyPat
             monkeypatch.setattr(Equipment, "publish", crowded)
             near, far, waited = await connected(world, durable=True)
             assert waited == pytest.approx(S + r + R, abs=1e-6)
+            await exchange(near, far)
+            await near.close()
+            await far.close()
+
+    virtual(main)
+
+
+def test_an_answer_that_a_nat_or_relay_does_not_let_in_yet_is_said_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            greet = SessionChecks.greet
+
+            def lost(self: SessionChecks, greeting: tuple[bytes, ...]) -> None:
+                if self not in world.b.run.udp.sessions.values():
+                    greet(self, greeting)
+
+            monkeypatch.setattr(SessionChecks, "greet", lost)
+            near, far, waited = await connected(world, transport="udp")
+            assert waited == pytest.approx(S + r + COMPUTING + R, abs=1e-6)
             await exchange(near, far)
             await near.close()
             await far.close()
