@@ -46,7 +46,4 @@ def is_first_packet(data: bytes) -> bool:
 
 def is_of_handshake(data: bytes) -> bool:
     """Whether it looks like the first of a client's, or like one of those that follow until both have their keys."""
-    if data[1:5] != _VERSION:
-        return False
-    kind = data[0] & _TYPE_MASK
-    return kind == _HANDSHAKE or (kind == _FIRST and len(data) >= FIRST_PACKET_SIZE)
+    return is_first_packet(data) or (data[1:5] == _VERSION and data[0] & _TYPE_MASK == _HANDSHAKE)

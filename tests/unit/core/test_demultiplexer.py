@@ -216,3 +216,24 @@ def test_what_is_remembered_of_the_past_is_bounded() -> None:
         side.udp.close()
 
     virtually(main)
+
+
+def test_what_answers_a_client_ahead_is_given_out_once_by_the_flow_it_came_by() -> None:
+    async def main() -> None:
+        internet = MemoryInternet()
+        side = Side(internet.host("one", "198.51.100.1"), controlling=True)
+        client, flight = b"clientid", [b"\xe0\0\0\0\1\x08clientid" + bytes((number,)) for number in range(3)]
+        other = Endpoint.of("198.51.100.9", 10)
+        side.udp.expect_ahead(client)
+        for data in flight:
+            side.port._received(data, PEER.sockaddr)
+        side.port._received(flight[0], other.sockaddr)
+        assert side.udp.take_ahead(client, side.port, PEER.sockaddr) == flight
+        assert side.udp.take_ahead(client, side.port, PEER.sockaddr) == []
+        assert side.udp._held == len(flight[0])
+        side.udp.end_ahead(client)
+        assert side.udp._held == 0
+        assert side.udp.strays == 0
+        side.udp.close()
+
+    virtually(main)

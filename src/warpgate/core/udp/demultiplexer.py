@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from warpgate.core.udp.kept_ports import KeptPorts
 from warpgate.errors import NetworkError, ProtocolError
@@ -42,6 +43,7 @@ Deliver = Callable[[bytes], None]
 Claim = Callable[[bytes], bool]
 OpenSocket = Callable[[DatagramReceiver], UdpSocket]
 FlowKey = tuple[str, int]
+Held = TypeVar("Held")
 
 
 class Port:
@@ -77,7 +79,7 @@ class Port:
         ):
             return
         elif ahead and (held := ahead.get(connection_id_of(data))) is not None:
-            self._udp.hold_ahead(held, self, key, data)
+            self._udp.keep(held, (self, key, data), len(data))
         elif (deliver := self.flows.get(key)) is not None:
             deliver(data)
         elif (early := self.early.get(key)) is not None:
@@ -321,26 +323,26 @@ class Demultiplexer:
 
     def hold(self, early: deque[bytes], data: bytes) -> None:
         """Keep a datagram that came before its pipe; lost where too much is held, as UDP may."""
-        if len(early) < EARLY_LIMIT and self._held + len(data) <= EARLY_BYTES:
-            early.append(data)
-            self._held += len(data)
+        self.keep(early, data, len(data))
+
+    def keep(self, held: deque[Held], item: Held, size: int) -> None:
+        """The same for what is more than the `size` bytes of the datagram."""
+        if len(held) < EARLY_LIMIT and self._held + size <= EARLY_BYTES:
+            held.append(item)
+            self._held += size
 
     def expect_ahead(self, connection_id: bytes) -> None:
         """Hold what comes under this id, until `end_ahead`; it is no datagram of a pipe that is there already."""
         self.ahead[connection_id] = deque()
 
-    def hold_ahead(
-        self, held: deque[tuple[Port, FlowKey, bytes]], port: Port, key: FlowKey, data: bytes
-    ) -> None:
-        """As `hold`."""
-        if len(held) < EARLY_LIMIT and self._held + len(data) <= EARLY_BYTES:
-            held.append((port, key, data))
-            self._held += len(data)
-
     def take_ahead(self, connection_id: bytes, port: Port, key: FlowKey) -> list[bytes]:
-        """What has come under this id by this flow."""
-        held = self.ahead.get(connection_id, ())
-        return [data for at, source, data in held if at is port and source == key]
+        """What has come under this id by this flow, once."""
+        if not (held := self.ahead.get(connection_id)):
+            return []
+        taken = [data for at, source, data in held if at is port and source == key]
+        self.ahead[connection_id] = deque(item for item in held if item[:2] != (port, key))
+        self._held -= sum(map(len, taken))
+        return taken
 
     def end_ahead(self, connection_id: bytes) -> None:
         """Idempotent."""
