@@ -6,13 +6,13 @@ import asyncio
 import re
 
 import pytest
-from cascade_world import World, connected, virtual
-from durable_kit import Counters, Fault, moved
+from cascade_world import World, connected, exchange, virtual
+from durable_kit import Counters, Fault, darkness, moved
 from test_relays import RelayWorld
 
 from warpgate.cli.pages.explanation import Witness
 from warpgate.cli.pages.history import history
-from warpgate.events import PathLost
+from warpgate.events import PathChosen, PathLost, PathsMissing, PathsWork
 
 
 def drawn(world: World, fault: Fault | None) -> str:
@@ -67,3 +67,27 @@ def test_a_move_is_a_path_lost_an_outage_and_another_path() -> None:
 @pytest.mark.parametrize("moments", [[], [(0.1, PathLost("c", "p", "direct", "1.2.3.4:5", "why"))]])
 def test_nothing_to_draw(moments: list) -> None:
     assert rows(history(moments, 3.0)) == []
+
+
+def test_what_was_never_there_is_not_told_to_be_lost() -> None:
+    """A path is found and falls dark before the first answer comes by it."""
+
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf+noudp") as world:
+            chosen = asyncio.Event()
+            world.a.run.context.observers.append(lambda event: isinstance(event, PathChosen) and chosen.set())
+            opening = asyncio.ensure_future(connected(world, durable=True))
+            await chosen.wait()
+            darkness(3.0)(world)
+            near, far, seconds = await opening
+            assert seconds > 3.0
+            await exchange(near, far)
+            for seat in (world.a, world.b):
+                assert (seat.said(PathsMissing), seat.said(PathsWork)) == ([], [])
+            darkness(3.0)(world)
+            await exchange(near, far)
+            assert len(world.a.said(PathsMissing)) == len(world.a.said(PathsWork)) == 1
+            await near.close()
+            await far.close()
+
+    virtual(main)

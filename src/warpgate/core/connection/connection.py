@@ -23,20 +23,21 @@ from itertools import groupby
 from typing import Protocol
 
 from warpgate.core.connection.errand import Errand
+from warpgate.core.connection.first_words import FirstWords, Greet
+from warpgate.core.connection.outage import Outage
 from warpgate.core.connection.paths import Origin, Path
 from warpgate.core.connection.quic_channels import NEWS_AT_ONCE, NEWS_RATE, Channel, QuicChannels
 from warpgate.core.connection.quic_driver import QuicDriver
 from warpgate.core.connection.quic_engine import CLOSED, State
 from warpgate.core.context import Context
 from warpgate.errors import DecodeError, PipeClosed
-from warpgate.events import PathChosen, PathLost, PathOpened, PathsMissing, PathsWork
+from warpgate.events import PathChosen, PathLost, PathOpened
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.identity import node_id_of
 from warpgate.plan.ages import Ages
 from warpgate.plan.paths import UNKNOWN_ROUND_TRIP, best, knock_after, suspicion
 from warpgate.proto.bucket import TokenBucket
-from warpgate.proto.signals import FLIGHT_PACKETS
 
 # A peer has a few: more than these at once are of no use to it.
 PATHS = 8
@@ -51,9 +52,6 @@ QUESTION_GAP = 0.05
 HASTE = 3
 # Until a client's first word that has not been answered is said again, and doubled each time.
 FIRST_PAUSE = 0.2
-
-# Sends datagrams along with a search's first checks, in place of what was to be sent before.
-Greet = Callable[[tuple[bytes, ...]], None]
 
 
 class Seeker(Protocol):
@@ -93,9 +91,7 @@ class Connection(QuicDriver):
         self.opened_channels = 0  # by this end, so far
         self.moves = 0  # how often another path was chosen
         self.current: Origin | None = None  # the chosen path, or the last one that was
-        self.flight: tuple[bytes, ...] = ()  # what this end said before there was a path
-        self._begun_by: list[bytes] = []  # the peer's first packets, where they came before a path
-        self._greets: list[Greet] = []  # of the searches for the first path
+        self.first_words = FirstWords()
         self._context = context
         self._on_end = on_end
         self._paths: list[Path] = []
@@ -110,7 +106,7 @@ class Connection(QuicDriver):
         self._ping: tuple[int, float] | None = None  # the one that is not answered yet, and when it was sent
         self._answered_at = context.now()
         self._looking: asyncio.TimerHandle | None = None  # for an answer that should have come
-        self._outage: asyncio.TimerHandle | None = None
+        self._outage = Outage(context, engine.session.hex(), self.peer, self.finish)
         self._said: NodeAddress | None = None  # what the peer knows to be our address
         self._news = TokenBucket(NEWS_RATE / 2, NEWS_AT_ONCE / 4, context.now())
         self._saying: asyncio.TimerHandle | None = None
@@ -164,7 +160,7 @@ class Connection(QuicDriver):
     def errand(self) -> Errand:
         """Of a search that begins now."""
         if self.current is None:
-            return Errand(flight=self.flight, invited=self.invited)
+            return Errand(flight=self.first_words.flight, invited=self.invited)
         # The peer must know it by now, or else say that it does not: it takes no longer to prove a client.
         old = self._context.now() - self.began > self._context.config.budgets.hello_patience
         known = self.engine.confirmed or (self.engine.state is State.OPEN and old)
@@ -181,38 +177,32 @@ class Connection(QuicDriver):
     # -- before the first path -----------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """At the client: what it says first is in `flight`."""
-        self.flight = tuple(self.engine.datagrams(self._loop.time()))
+        """At the client: what it says first is in `first_words`."""
+        self.first_words.say(self.engine.datagrams(self._loop.time()))
 
     @property
     def ahead(self) -> bool:
         """Whether a client has begun it that has no path yet."""
-        return bool(self._begun_by) and self.current is None
+        return bool(self.first_words.heard) and self.current is None
 
     def begun(self, first: Sequence[bytes], greet: Greet) -> None:
         """At the server: what the client said first has come, or a part of it, by a search to which `greet` belongs."""
-        news = [data for data in first if data not in self._begun_by][: FLIGHT_PACKETS - len(self._begun_by)]
-        if news:
-            self._begun_by += news
+        if news := self.first_words.hear(first):
             self.engine.receive(news, self._loop.time())
             self.soon()
-        if self.current is None and self.engine.state is State.OPENING and greet not in self._greets:
-            self._greets.append(greet)
-            if self.flight:
-                greet(self.flight)
+        if self.current is None and self.engine.state is State.OPENING:
+            self.first_words.greet_by(greet)
 
     def _send_ahead(self) -> None:
         """There is no path: what is said goes with checks."""
-        if self._greets and self.engine.state is State.OPENING:
-            self.flight += tuple(self.engine.datagrams(self._loop.time()))
-            for greet in self._greets:
-                greet(self.flight)
+        if self.first_words.leaves and self.engine.state is State.OPENING:
+            self.first_words.say(self.engine.datagrams(self._loop.time()))
 
     def _insist(self, pause: float) -> None:
         """The client's part: a server that knows no path yet can do nothing about what it has said and was lost."""
         if self.engine.state is State.OPENING and not self._over:
             for path in self._paths:
-                path.send(self.flight)
+                path.send(self.first_words.flight)
             self._looking = self._loop.call_later(2 * pause, self._insist, 2 * pause)
 
     # -- paths ---------------------------------------------------------------------------------------------------
@@ -281,21 +271,13 @@ class Connection(QuicDriver):
 
     def _missed(self) -> None:
         """No path works from now on."""
-        if self._outage is None:
-            self._context.emit(PathsMissing(self.id.hex(), self.peer))
-            patience = self._context.config.timing.outage_patience
-            gone = f"node {self.peer} could not be reached for {patience:g} s"
-            self._outage = self._loop.call_later(patience, self.finish, gone)
+        self._outage.begin(worked=self.engine.state is State.OPEN)
         if self.seeker is not None:
             self.seeker.lost()
 
     def _settled(self, gap: float) -> None:
         """A path works, as far as is known; `gap`: for how long the peer had not answered."""
-        if self._outage is not None:
-            self._outage.cancel()
-            self._outage = None
-            plugin = "" if self.current is None else self.current.plugin
-            self._context.emit(PathsWork(self.id.hex(), self.peer, plugin, gap))
+        self._outage.end("" if self.current is None else self.current.plugin, gap)
         if self.seeker is not None:
             self.seeker.settled()
 
@@ -304,7 +286,7 @@ class Connection(QuicDriver):
         self._chosen = self._last = path
         if last is not None and (self._suspected or last.lost):
             self._ages.died(last.life, path.life)
-        self._greets.clear()
+        self.first_words.over()
         gap = 0.0 if before is None else self.silence
         self.current = path.origin
         if before is not None:
@@ -356,8 +338,9 @@ class Connection(QuicDriver):
     # -- datagrams -----------------------------------------------------------------------------------------------
 
     def _heard(self, path: Path, data: bytes) -> bool:
-        if self._begun_by and data == self._begun_by[0] and self.engine.state is State.OPENING:
-            path.send(self.flight)
+        heard = self.first_words.heard
+        if heard and data == heard[0] and self.engine.state is State.OPENING:
+            path.send(self.first_words.flight)
         if data:
             self._came_by.append(path)
             self.deliver(data)
@@ -450,7 +433,7 @@ class Connection(QuicDriver):
             for path in self._paths:
                 if self.engine.is_client and not path.begun:
                     path.begun = True
-                    path.send(self.flight)
+                    path.send(self.first_words.flight)
                     if self._looking is None:
                         self._looking = self._loop.call_later(FIRST_PAUSE, self._insist, FIRST_PAUSE)
             return list(self._paths)
@@ -589,7 +572,8 @@ class Connection(QuicDriver):
             self._on_end(self)
         if self.seeker is not None:
             self.seeker.close()
-        for timer in (self._outage, self._looking, self._saying):
+        self._outage.close()
+        for timer in (self._looking, self._saying):
             if timer is not None:
                 timer.cancel()
         self._closing, self._paths = self._paths, []
