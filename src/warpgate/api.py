@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from typing import Literal, Self, overload
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Literal, Self, Unpack, overload
 
 from warpgate.core.names.destination import Destination
-from warpgate.core.node import Node
+from warpgate.core.node import ConnectOptions, Node
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.plain_datagram import DatagramPipe
 from warpgate.core.pipes.streams import READ_LIMIT
@@ -24,12 +24,7 @@ async def auto_connect(
     dest: Destination,
     mode: Literal[Mode.DATAGRAM, "datagram"],
     transport: Transport | str | None = None,
-    *,
-    plugins: Sequence[str] | None = None,
-    timeout: float | None = None,
-    secure: bool = False,
-    service: str = "",
-    durable: bool | None = None,
+    **options: Unpack[ConnectOptions],
 ) -> tuple[DatagramPipe, str]: ...
 
 
@@ -39,12 +34,7 @@ async def auto_connect(
     dest: Destination,
     mode: Mode | str = Mode.STREAM,
     transport: Transport | str | None = None,
-    *,
-    plugins: Sequence[str] | None = None,
-    timeout: float | None = None,
-    secure: bool = False,
-    service: str = "",
-    durable: bool | None = None,
+    **options: Unpack[ConnectOptions],
 ) -> tuple[Pipe, str]: ...
 
 
@@ -53,44 +43,24 @@ async def auto_connect(
     dest: Destination,
     mode: Mode | str = Mode.STREAM,
     transport: Transport | str | None = None,
-    *,
-    plugins: Sequence[str] | None = None,
-    timeout: float | None = None,
-    secure: bool = False,
-    service: str = "",
-    durable: bool | None = None,
+    **options: Unpack[ConnectOptions],
 ) -> tuple[Pipe, str]:
     """The pipe to `dest` (address bytes, text or nickname) and the name of the strategy that won.
 
     Arguments and errors as for `Node.connect`.
     """
-    pipe = await node.connect(
-        dest,
-        mode=mode,
-        transport=transport,
-        plugins=plugins,
-        timeout=timeout,
-        secure=secure,
-        service=service,
-        durable=durable,
-    )
+    pipe = await node.connect(dest, mode=mode, transport=transport, **options)
     return pipe, pipe.plugin
 
 
 async def open_connection(
-    node: Node,
-    dest: Destination,
-    *,
-    timeout: float | None = None,
-    secure: bool = False,
-    service: str = "",
-    durable: bool | None = None,
+    node: Node, dest: Destination, **options: Unpack[ConnectOptions]
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Like `asyncio.open_connection`, but to a node: a stream reader and writer on the punched socket, QUIC or TLS.
 
     Arguments and errors as for `Node.connect`.
     """
-    pipe = await node.connect(dest, timeout=timeout, secure=secure, service=service, durable=durable)
+    pipe = await node.connect(dest, **options)
     if pipe.secure:  # QUIC or TLS: what the socket carries is not what the user reads
         return pipe.open_streams()
     sock = pipe.detach()

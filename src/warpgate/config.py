@@ -113,9 +113,8 @@ class Config:
     ice_token: str | None = field(default=None, repr=False)
     # Nodes that lend their machine as a relay (`listen --relay`): addresses or nicknames.
     relay_peers: tuple[str, ...] = ()
-    ca_file: str | None = (
-        None  # PEM; trusted for relays over TLS and https name servers, besides the system's (SSL_CERT_FILE works, too)
-    )
+    # PEM; trusted for brokers and relays over TLS and https servers, besides the system's (SSL_CERT_FILE works, too).
+    ca_file: str | None = None
     names: tuple[str, ...] = ()  # name servers: http(s)://host[:port][/prefix]
     # The contact book, which pins nicknames to keys. None: `known_peers` in the user's data directory; in memory for a
     # program that gives its node an identity of its own.

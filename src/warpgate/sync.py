@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from warpgate.config import Config
 from warpgate.core import node as core
@@ -266,27 +266,13 @@ class Node:
         self,
         dest: Destination,
         *,
-        service: str = "",
         transport: Transport | str | None = None,
-        plugins: Sequence[str] | None = None,
-        timeout: float | None = None,
-        secure: bool = False,
-        durable: bool | None = None,
+        **options: Unpack[core.ConnectOptions],
     ) -> Socket:
         """A stream to the node that `dest` names. Arguments and errors as for `warpgate.Node.connect`."""
 
         async def connected() -> Socket:
-            return self._socket(
-                await self._node.connect(
-                    dest,
-                    service=service,
-                    transport=transport,
-                    plugins=plugins,
-                    timeout=timeout,
-                    secure=secure,
-                    durable=durable,
-                )
-            )
+            return self._socket(await self._node.connect(dest, transport=transport, **options))
 
         return self._wait(connected())
 
@@ -447,12 +433,8 @@ def connect(
     dest: Destination,
     *,
     config: Config | None = None,
-    service: str = "",
     transport: Transport | str | None = None,
-    plugins: Sequence[str] | None = None,
-    timeout: float | None = None,
-    secure: bool = False,
-    durable: bool | None = None,
+    **options: Unpack[core.ConnectOptions],
 ) -> Socket:
     """One stream, by a node of its own, which ends with it; more than one are quicker by one `Node`.
 
@@ -460,15 +442,7 @@ def connect(
     """
     node = Node(replace(Config() if config is None else config, accept=False))
     try:
-        sock = node.connect(
-            dest,
-            service=service,
-            transport=transport,
-            plugins=plugins,
-            timeout=timeout,
-            secure=secure,
-            durable=durable,
-        )
+        sock = node.connect(dest, transport=transport, **options)
     except BaseException:
         node.close()
         raise

@@ -12,10 +12,9 @@ from cascade_world import HOP, Options, R, S, Seat, World, connected, exchange, 
 from strangers_kit import Stranger
 
 from warpgate.config import Config
-from warpgate.core.connection.quic_bounds import Holdings
+from warpgate.core.connection.quic_bounds import AHEAD, Holdings
 from warpgate.core.connection.quic_channels import QuicChannels
 from warpgate.core.connection.quic_stream import QuicStream
-from warpgate.core.connections import AHEAD
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.quic_ahead import COMPUTING
 from warpgate.core.udp.demultiplexer import GREETED_PAIRS, UNVALIDATED_DATAGRAMS, SessionChecks

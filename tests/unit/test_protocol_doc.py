@@ -13,11 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.config import Budgets, Timing
-from warpgate.core import connections
 from warpgate.core.connection import quic_bounds, quic_stream
 from warpgate.core.disk import claim
 from warpgate.core.pipes import plain_datagram, tls
-from warpgate.core.search import links, quic_door, relays, responder, session, twins
+from warpgate.core.search import links, relays, responder, session, twins
 from warpgate.core.udp import demultiplexer
 from warpgate.errors import AuthenticationError
 from warpgate.model.address import (
@@ -216,7 +215,7 @@ def test_what_is_said_before_there_is_a_path() -> None:
     assert f"each of the first {demultiplexer.GREETED_PAIRS} pairs" in words
     assert f"has proved itself, {demultiplexer.EXPECTED_LIMIT} at most; and count" in words
     assert f"among the {demultiplexer.UNVALIDATED_DATAGRAMS} to a pair" in words
-    assert f"answers {connections.AHEAD} connections at once" in words
+    assert f"answers {quic_bounds.AHEAD} connections at once" in words
 
 
 def test_session_key() -> None:
@@ -411,7 +410,7 @@ def test_limits() -> None:
     assert row("HELLO nonces") == f"{4 * session.BACKLOG}"
     assert row("pairs of endpoints") == f"{MAX_PAIRS_UNINVITED} for each transport"
     window = f"{quic_stream.WINDOW // 2**20} MiB beyond the credit given"
-    assert row("stream over") == f"{window}; {quic_door.UNPROVED} unproved connections, 5 s each"
+    assert row("stream over") == f"{window}; {quic_bounds.UNPROVED} unproved connections, 5 s each"
     unproved = quic_bounds.UNPROVED_BYTES // 2**10, quic_bounds.UNPROVED_TOTAL // 2**20
     assert row("datagrams of a QUIC") == f"{unproved[0]} KiB a connection, {unproved[1]} MiB in all"
     assert row("pieces of streams") == f"{quic_bounds.PIECES} a connection, {quic_bounds.PIECES_TOTAL} in all"

@@ -70,7 +70,7 @@ async def _ping(shell: Shell, journey: Journey, count: int) -> int:
         told(node, shell, "connect"),
         owned(await journey.connect(node)) as pipe,
     ):
-        shell.output.show(PipeOpen.of(pipe))
+        shell.output.show(PipeOpen.of_pipe(pipe))
         await ping(pipe, count, shell.output.show)
     return 0
 
@@ -82,7 +82,7 @@ async def _join(shell: Shell, journey: Journey) -> int:
         owned(await journey.connect(node)) as pipe,
     ):
         if shell.output.json or shell.output.verbose:
-            shell.output.show(PipeOpen.of(pipe))
+            shell.output.show(PipeOpen.of_pipe(pipe))
         await join_stdio(pipe, shell.output, linger=DATAGRAM_LINGER)
     return 0
 
@@ -104,7 +104,7 @@ async def _forward(shell: Shell, journey: Journey, entrances: Sequence[tuple[Ent
             durable = journey.durable and mode is Mode.STREAM
             async with attempts:
                 pipe = await replace(journey, mode=mode, durable=durable).connect(node, service)
-            shell.output.show(PipeOpen.of(pipe))
+            shell.output.show(PipeOpen.of_pipe(pipe))
             return pipe
 
         def accepted(service: str, visit: Visit) -> None:

@@ -83,6 +83,7 @@ async def _check_list(shell: Shell) -> tuple[list[Finding], None]:
     """
     from warpgate.model.servers import BrokerUrl, StunServer  # noqa: PLC0415 - slow imports, only where needed
     from warpgate.net.system import SystemNetwork  # noqa: PLC0415
+    from warpgate.net.tls import Trust  # noqa: PLC0415
     from warpgate.services.mqtt import MqttConnector  # noqa: PLC0415
     from warpgate.services.server_check import check_servers  # noqa: PLC0415
 
@@ -92,7 +93,7 @@ async def _check_list(shell: Shell) -> tuple[list[Finding], None]:
     public = told.used
     brokers = public.brokers if config.brokers is None else tuple(map(BrokerUrl.parse, config.brokers))
     stun = public.stun if config.stun is None else tuple(map(StunServer.parse, config.stun))
-    checks = await check_servers(network, MqttConnector(network), brokers, stun)
+    checks = await check_servers(network, MqttConnector(network, Trust(config.ca_file)), brokers, stun)
     day = time.strftime("%Y-%m-%d", time.gmtime())
     findings = [
         Finding(section, "missing" if check.error else "ok", f"{check.entry}: {check.error or check.words}")

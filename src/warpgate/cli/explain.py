@@ -54,7 +54,7 @@ async def _connect(
         shell.output.heading(explain_report(in_one_line(error.report)))
         raise
     async with owned(pipe):
-        opened = PipeOpen.of(pipe)
+        opened = PipeOpen.of_pipe(pipe)
         shell.output.show(opened)
         shell.output.show(Explained(pipe.report))
         if watch:

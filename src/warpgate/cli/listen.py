@@ -208,7 +208,7 @@ class Serving:
         self._begun = True
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self._output.show(PipeOpen.of(pipe))
+        self._output.show(PipeOpen.of_pipe(pipe))
         try:
             async with owned(pipe):
                 await handler(pipe)
@@ -228,7 +228,7 @@ async def _join_first(node: Node, shell: Shell) -> int:
         pipe = await node.accept()
         stack.push_async_callback(cancel_all, {asyncio.create_task(_turn_away(node))})
         async with owned(pipe):
-            shell.output.show(PipeOpen.of(pipe))
+            shell.output.show(PipeOpen.of_pipe(pipe))
             await join_stdio(pipe, shell.output)
     return 0
 

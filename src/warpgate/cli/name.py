@@ -54,16 +54,17 @@ async def _show(shell: Shell, name: str) -> int:
     """Needs no node, and pins nothing."""
     from warpgate.core.names.known_peers import FileKnownPeers  # noqa: PLC0415 - only here
     from warpgate.net.system import SystemNetwork  # noqa: PLC0415
+    from warpgate.net.tls import Trust  # noqa: PLC0415
     from warpgate.services.names import NameServers  # noqa: PLC0415
 
     config = shell.settings.config
     contacts = FileKnownPeers(contact_book(config).path)
-    servers = NameServers(SystemNetwork(), config.names, shell.output.observe, ca_file=config.ca_file)
+    servers = NameServers(SystemNetwork(), config.names, shell.output.observe, trust=Trust(config.ca_file))
     try:
         found = await servers.look_up(name, contacts.find(name))
     finally:
         await servers.close()
-    shell.output.show(NameShown.of(found, await contacts.find(name)))
+    shell.output.show(NameShown.of_found(found, await contacts.find(name)))
     return 0
 
 

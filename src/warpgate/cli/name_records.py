@@ -84,15 +84,11 @@ class NameShown(Record):
     pinned: bool
 
     @classmethod
-    def of(cls, found: Found, known: Contact | None) -> NameShown:
-        record = found.record
-        return cls(
-            name=record.name,
+    def of_found(cls, found: Found, known: Contact | None) -> NameShown:
+        return cls.of(
+            found.record,
             node_id=found.address.node_id,
             address=found.address.to_text(),
-            sequence=record.sequence,
-            issued=record.issued,
-            expires=record.expires,
             server=found.server,
             seconds=round(found.seconds, 6),
             pinned=known is not None,

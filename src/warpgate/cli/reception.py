@@ -106,7 +106,7 @@ class Reception:
                 self.failed.set()
         else:
             if done.text is None:
-                output.show(ReceivedShown.of(done, str(self.folder / done.name)))
+                output.show(ReceivedShown.of(done, path=str(self.folder / done.name)))
             else:
                 output.show(TextShown(done.peer, tuple(done.text.splitlines())))
             if not done.more:

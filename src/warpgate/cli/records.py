@@ -6,14 +6,14 @@ them.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from warpgate.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from warpgate.core.pipes.base import Pipe
-    from warpgate.events import PathChosen, PluginReport
+    from warpgate.events import PluginReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,15 @@ class Record:
     """Base of all records; `event` is the value of the JSON object's "event"."""
 
     event: ClassVar[str]
+
+    @classmethod
+    def of(cls, told: object, **more: Any) -> Self:
+        """From the attributes that have the fields' names, but for those in `more`; times in whole microseconds."""
+        taken = {each.name: getattr(told, each.name) for each in fields(cls) if each.name not in more}
+        whole = {
+            name: round(value, 6) if isinstance(value, float) else value for name, value in taken.items()
+        }
+        return cls(**whole, **more)
 
     def members(self) -> dict[str, Any]:
         """The JSON object, its "event" aside."""
@@ -143,19 +152,13 @@ class PipeOpen(Record):
         return told
 
     @classmethod
-    def of(cls, pipe: Pipe) -> PipeOpen:
-        return cls(
-            plugin=pipe.plugin,
+    def of_pipe(cls, pipe: Pipe) -> PipeOpen:
+        return cls.of(
+            pipe,
             mode=pipe.mode.value,
             transport=pipe.transport.value,
-            relayed=pipe.relayed,
-            seconds=round(pipe.seconds, 6),
             local=str(pipe.local),
             remote=str(pipe.remote),
-            peer=pipe.peer,
-            secure=pipe.secure,
-            durable=pipe.durable,
-            service=pipe.service,
         )
 
     def text(self) -> str:
@@ -182,19 +185,6 @@ class PathTaken(Record):
     seconds: float
     gap: float
     reason: str
-
-    @classmethod
-    def of(cls, event: PathChosen) -> PathTaken:
-        return cls(
-            event.plugin,
-            event.transport,
-            event.relayed,
-            event.local,
-            event.remote,
-            round(event.seconds, 6),
-            round(event.gap, 6),
-            event.reason,
-        )
 
     def text(self) -> str:
         how = f"by {self.plugin} over {self.transport.upper()}{', relayed' * self.relayed}"

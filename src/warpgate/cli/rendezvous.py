@@ -22,6 +22,7 @@ from warpgate.lazy_dataclass import dataclass
 from warpgate.model.scope import IPNetwork
 from warpgate.net.network import Interface
 from warpgate.net.system import SystemNetwork
+from warpgate.net.tls import server_context
 from warpgate.proto.relay_limits import MEGABIT, RelayLimits
 from warpgate.server.broker import Tls, choose_broker
 from warpgate.server.broker_process import BrokerProcess
@@ -231,14 +232,7 @@ def tls_files(arguments: argparse.Namespace) -> Tls | None:
 
 def tls_context(files: Tls | None) -> ssl.SSLContext | None:
     """For the HTTP part. ConfigError when the files do not make one."""
-    if files is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(files.certificate, files.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"TLS files {files.certificate}, {files.key}: {error.strerror or error}") from error
-    return context
+    return None if files is None else server_context(files.certificate, files.key)
 
 
 def _found_host(shell: Shell, found: tuple[str, str]) -> str:

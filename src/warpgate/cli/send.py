@@ -145,5 +145,5 @@ async def _send_one(
     sent = await send(
         source, lambda: journey.connect(node), patience=patience, watcher=view.watch, more=more, text=text
     )
-    shell.output.show(SentShown.of(sent, time.monotonic() - began))
+    shell.output.show(SentShown.of(sent, seconds=round(time.monotonic() - began, 3)))
     return not sent.left_out

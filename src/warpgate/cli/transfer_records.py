@@ -7,7 +7,7 @@ from typing import Any
 from warpgate.cli.records import Record
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.text import printable
-from warpgate.transfer.reports import Advanced, Announced, Interrupted, Transferred
+from warpgate.transfer.reports import Advanced, Announced, Interrupted
 
 _UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 
@@ -24,19 +24,8 @@ class CodeShown(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class OfferedShown(Record):
-    """`files` and `size` (bytes) are totals; `peer` is the other side's node id."""
-
+class OfferedShown(Announced, Record):
     event = "offered"
-    peer: str
-    name: str
-    directory: bool
-    files: int
-    size: int
-
-    @classmethod
-    def of(cls, told: Announced) -> OfferedShown:
-        return cls(told.peer, told.name, told.directory, told.files, told.size)
 
     def text(self) -> str:
         what = f"{self.files} files, " if self.directory else ""
@@ -44,48 +33,30 @@ class OfferedShown(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class ProgressShown(Record):
-    """At most two a second. `resumed` of the `done` bytes were there from an earlier try."""
+class ProgressShown(Advanced, Record):
+    """At most two a second."""
 
     event = "progress"
-    peer: str
-    name: str
-    current: str
-    done: int
-    size: int
-    resumed: int
-
-    @classmethod
-    def of(cls, told: Advanced) -> ProgressShown:
-        return cls(told.peer, told.name, told.current, told.done, told.size, told.resumed)
 
     def text(self) -> str:
         raise NotImplementedError("people get a bar")
 
 
 @dataclass(frozen=True, slots=True)
-class InterruptedShown(Record):
+class InterruptedShown(Interrupted, Record):
     event = "interrupted"
-    name: str
-    error: str
-    wait: float
-
-    @classmethod
-    def of(cls, told: Interrupted) -> InterruptedShown:
-        return cls(told.name, told.error, told.wait)
 
     def text(self) -> str:
         return f"{self.error}; trying again in {self.wait:g} s"
 
 
 @dataclass(frozen=True, slots=True)
-class SentShown(Record):
-    """Complete and verified on the other side. `sha256` is hexadecimal, "" for a directory.
+class Moved(Record):
+    """Complete and verified. `sha256` is hexadecimal, "" for a directory.
 
-    `left_out`: files that could not be read to their end. `identical`: the other side had it all before.
+    `left_out`: files that could not be read to their end. `identical`: the receiver had it all before.
     """
 
-    event = "sent"
     peer: str
     name: str
     directory: bool
@@ -93,66 +64,38 @@ class SentShown(Record):
     size: int
     resumed: int
     sha256: str
-    seconds: float
     left_out: int
     identical: bool
 
-    @classmethod
-    def of(cls, told: Transferred, seconds: float) -> SentShown:
-        return cls(
-            told.peer,
-            told.name,
-            told.directory,
-            told.files,
-            told.size,
-            told.resumed,
-            told.sha256,
-            round(seconds, 3),
-            told.left_out,
-            told.identical,
-        )
+    @property
+    def summary(self) -> str:
+        again = f" ({in_bytes(self.resumed)} of it were there already)" if self.resumed else ""
+        verified = f"SHA-256 {self.sha256[:16]}..." if self.sha256 else "verified"
+        return f"{in_bytes(self.size)}{again}, {verified}"
+
+
+@dataclass(frozen=True, slots=True)
+class SentShown(Moved):
+    event = "sent"
+    seconds: float
 
     def text(self) -> str:
         if self.identical:
             return f"{printable(self.name)} is there already, identical"
-        return f"sent {printable(self.name)}: {_summary(self.size, self.resumed, self.sha256)}, {self.seconds:.1f} s"
+        return f"sent {printable(self.name)}: {self.summary}, {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)
-class ReceivedShown(Record):
-    """Complete, verified, and at `path`."""
+class ReceivedShown(Moved):
+    """It is at `path`."""
 
     event = "received"
-    peer: str
-    name: str
-    directory: bool
-    files: int
-    size: int
-    resumed: int
-    sha256: str
     path: str
-    left_out: int
-    identical: bool
-
-    @classmethod
-    def of(cls, told: Transferred, path: str) -> ReceivedShown:
-        return cls(
-            told.peer,
-            told.name,
-            told.directory,
-            told.files,
-            told.size,
-            told.resumed,
-            told.sha256,
-            path,
-            told.left_out,
-            told.identical,
-        )
 
     def text(self) -> str:
         if self.identical:
             return f"{printable(self.path)} was there already, identical, says {self.peer}"
-        return f"received {printable(self.path)}: {_summary(self.size, self.resumed, self.sha256)}, from {self.peer}"
+        return f"received {printable(self.path)}: {self.summary}, from {self.peer}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +144,3 @@ def in_bytes(count: int) -> str:
         return f"{count} bytes"
     power = min(len(_UNITS), (len(str(count)) - 1) // 3)
     return f"{count / 1000**power:.1f} {_UNITS[power - 1]}"
-
-
-def _summary(size: int, resumed: int, sha256: str) -> str:
-    again = f" ({in_bytes(resumed)} of it were there already)" if resumed else ""
-    verified = f"SHA-256 {sha256[:16]}..." if sha256 else "verified"
-    return f"{in_bytes(size)}{again}, {verified}"

@@ -56,6 +56,7 @@ from warpgate.model.identity import Identity, listen_port_of
 from warpgate.model.servers import BrokerUrl, NameServerUrl
 from warpgate.model.turn_server import TurnServer
 from warpgate.net.network import Interface, Watch
+from warpgate.net.tls import Trust
 from warpgate.net.translated import TranslatedNetwork
 from warpgate.net.uplinks import leads_out
 from warpgate.plan.targets import broker_refusal
@@ -66,7 +67,6 @@ from warpgate.proto.quic_wire import is_durable
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.defaults import public_servers
 from warpgate.services.discovery import Discovery
-from warpgate.services.http_client import Trust
 from warpgate.services.nat64 import PrefixDiscovery
 from warpgate.services.relay import Relays
 from warpgate.services.signaling import SignalChannel
@@ -112,6 +112,7 @@ class Assembly:
         config: Config,
         identity: Identity,
         network: TranslatedNetwork,
+        trust: Trust,
         broker_connector: BrokerConnector,
         observer: Observer | None,
         registry: Registry,
@@ -124,20 +125,19 @@ class Assembly:
         ask_peer: Callable[[str], Awaitable[bytes]],
     ) -> None:
         self._config, self._network, self._services, self._ask_peer = config, network, services, ask_peer
-        self._since = sources.wall_clock()
+        self._memory, self._since = memory, sources.wall_clock()
         self._counts: Counter[str] = Counter()
         self._failures: dict[tuple[str, str], ServerFailed] = {}
         self.tasks = Tasks(lambda name, error: self.context.emit(ServerFailed("task", name, str(error))))
         self.context = context = Context(
             identity, config, network, registry, observer, self.tasks, sources, instances
         )
-        self._memory = memory
         context.observers += [self._count, memory.observe]
         rng = random.Random()
-        stun = tuple(map(str, public_servers().stun)) if config.stun is None else config.stun
-        self.discovery = Discovery(network, stun, config.timing, context.emit, self._update_address, rng)
+        stun, moved = self._stun_servers, self._update_address
+        self.discovery = Discovery(network, stun, config.timing, context.emit, moved, rng)
         self.udp = Demultiplexer(network, self._introduce, self._garbage, self._admit, self.discovery.receive)
-        self.relays = self._open_relays()
+        self.relays = self._open_relays(trust)
         self.channel = self._open_channel(broker_connector, rng)
         self.tcp_door = TcpDoor(context, self._find_key, self._find_session, self._take_link)
         self.equipment = equipment = Equipment.of(
@@ -157,9 +157,9 @@ class Assembly:
         )
         self._reader = SignalReader(equipment, sessions, self.responder, self.twins)
         self.sockets = Sockets(equipment)
-        self.port_mapping = PortMapping(context, self._update_address, rng)
+        self.port_mapping = PortMapping(context, moved, rng)
         self._more_mappings: dict[int, PortMapping] = {}
-        self.names = Names(context, contacts, rng)
+        self.names = Names(context, contacts, rng, trust)
         self.initiators: set[Initiator[Pipe]] = set()
         self.interfaces: tuple[Interface, ...] = ()
         self._nat64 = PrefixDiscovery(network, context.emit, self._translation_changed, rng)
@@ -168,15 +168,19 @@ class Assembly:
         self._known: tuple[tuple[str, float], ...] = ()
 
     @property
+    def _stun_servers(self) -> tuple[str, ...]:
+        stun = self._config.stun
+        return tuple(map(str, public_servers().stun)) if stun is None else stun
+
+    @property
     def _broker_urls(self) -> tuple[str, ...]:
         """Canonical, without what their settings may hold of log-ins."""
         brokers = self._config.brokers
         parsed = public_servers().brokers if brokers is None else map(BrokerUrl.parse, brokers)
         return tuple(map(str, parsed))
 
-    def _open_relays(self) -> Relays:
+    def _open_relays(self, trust: Trust) -> Relays:
         config, context = self._config, self.context
-        trust = Trust(config.ca_file)
         providers = [
             Provider(self._network, url, config.ice_token, trust) for url in dict.fromkeys(config.ice_servers)
         ]
@@ -194,7 +198,7 @@ class Assembly:
             self._network,
             config.turn,
             context.emit,
-            ca_file=config.ca_file,
+            trust=trust,
             limit=config.budgets.relay_allocations,
             wall_clock=context.wall_clock,
             accounts=self.accounts or None,

@@ -8,6 +8,7 @@ from functools import partial
 
 from warpgate.core.connection.connection import Connection
 from warpgate.core.connection.paths import Origin, Path, TcpPath, UdpPath
+from warpgate.core.connection.quic_bounds import AHEAD, UNPROVED
 from warpgate.core.connection.quic_channels import Channel, QuicChannels
 from warpgate.core.connection.quic_engine import State
 from warpgate.core.connection.quic_library import loaded
@@ -47,10 +48,6 @@ CONNECTIONS_PER_PEER = 8
 CONNECTIONS = 1024
 # Those that peers began and that carry no pipe: just opened, or lingering. 55 KB each, in the library alone.
 IDLE = 128
-# As in `quic_door`: each costs 2 ms of handshake, and an honest one is proved after a round trip.
-UNPROVED = 64
-# Begun with an offer or a check, and without a path yet: for as long as the search may last. They keep nobody out.
-AHEAD = 64
 # At the bounds who has been out of reach for so long makes room: a peer that was restarted does not say good-bye.
 GONE = 30.0
 # Nominated and not used: the initiator of a path uses it at once.

@@ -11,7 +11,7 @@ import contextlib
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
-from typing import Literal, Self, overload
+from typing import Literal, Self, TypedDict, Unpack, overload
 
 from warpgate.config import Config
 from warpgate.core.assembly import Assembly, NodeStatus
@@ -45,6 +45,7 @@ from warpgate.model.wanted import INSTANCE_SIZE, RELAY_SERVICE, checked_service
 from warpgate.net.network import Network
 from warpgate.net.remembered import RememberedNames
 from warpgate.net.system import SystemNetwork
+from warpgate.net.tls import Trust
 from warpgate.net.translated import TranslatedNetwork
 from warpgate.plugins.registry import REGISTRY, Registry
 from warpgate.proto.instances import Instances
@@ -55,6 +56,16 @@ from warpgate.services.relay import RelayCheck
 from warpgate.services.turn_accounts import AccountCheck
 
 EVENTS_KEPT = 1024
+
+
+class ConnectOptions(TypedDict, total=False):
+    """What every call that connects takes by name, with these defaults; `Node.connect` tells what they mean."""
+
+    plugins: Sequence[str] | None  # None
+    timeout: float | None  # None
+    secure: bool  # False
+    service: str  # ""
+    durable: bool | None  # None
 
 
 class Node:
@@ -120,11 +131,13 @@ class Node:
         self._network_names = RememberedNames(lists.guarded(outside.resolve), memory.recall, memory.heard)
         network = TranslatedNetwork(outside, self._network_names.resolve)
         config, self._claim, instances = self._place(settings)
+        trust = Trust(config.ca_file)
         running = Assembly(
             config,
             identity,
             network,
-            self._broker_connector or MqttConnector(network, logins=logins_of(config.brokers)),
+            trust,
+            self._broker_connector or MqttConnector(network, trust, logins=logins_of(config.brokers)),
             self._observer,
             self._registry,
             self._services,
@@ -316,11 +329,7 @@ class Node:
         *,
         mode: Literal[Mode.DATAGRAM, "datagram"],
         transport: Transport | str | None = None,
-        plugins: Sequence[str] | None = None,
-        timeout: float | None = None,
-        secure: bool = False,
-        service: str = "",
-        durable: bool | None = None,
+        **options: Unpack[ConnectOptions],
     ) -> DatagramPipe: ...
 
     @overload
@@ -330,11 +339,7 @@ class Node:
         *,
         mode: Mode | str = Mode.STREAM,
         transport: Transport | str | None = None,
-        plugins: Sequence[str] | None = None,
-        timeout: float | None = None,
-        secure: bool = False,
-        service: str = "",
-        durable: bool | None = None,
+        **options: Unpack[ConnectOptions],
     ) -> Pipe: ...
 
     async def connect(

@@ -24,8 +24,8 @@ from warpgate.model.server_list import ServerList, open_list
 from warpgate.net.network import Network
 from warpgate.net.reach import on_the_internet
 from warpgate.net.remembered import Resolve
+from warpgate.net.tls import Trust
 from warpgate.services.defaults import ListKeys, list_keys, public_servers
-from warpgate.services.http_client import Trust
 from warpgate.services.list_places import fetch_list
 
 SERVICE = "server-list"

@@ -6,32 +6,43 @@ Not asyncio's own TLS: that wants transports, and this must also run over stream
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
+import threading
 from typing import cast
 
 from warpgate.errors import ConfigError, NetworkError
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import TcpStream
+from warpgate.net.threads import in_thread
 
 # What is decrypted or encrypted in one go; smaller costs calls, larger only memory.
 CHUNK = 128 * 1024
 
 
 class TlsStream:
-    """A `TcpStream` whose bytes travel encrypted; made by `secure`. The peer's key updates are followed while we read.
+    """A `TcpStream` whose bytes travel encrypted, after its `handshake`. The peer's key updates are followed while we
+    read.
 
     One task may receive and one may send at a time, as on other streams. A cancelled `recv` loses nothing; a cancelled
     `send` may have sent a part: what is encrypted goes out nevertheless, a record cut in two would end the stream.
     """
 
     def __init__(
-        self, stream: TcpStream, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+        self,
+        stream: TcpStream,
+        context: ssl.SSLContext,
+        server_name: str | None = None,
+        *,
+        server: bool = False,
     ) -> None:
+        """`server_name`: what the other side's certificate must hold, of a context that checks it."""
         self._stream = stream
-        self._tls = tls
-        self._incoming = incoming
-        self._outgoing = outgoing
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server, server_hostname=server_name
+        )
         self._plain = bytearray(CHUNK)
         self._pushing: asyncio.Task[None] | None = None
         self._unsent: NetworkError | None = None  # why what is encrypted could not be sent
@@ -167,38 +178,66 @@ async def secure(stream: TcpStream, context: ssl.SSLContext, server_name: str) -
 
     Takes over the stream: aborted on failure. NetworkError.
     """
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = context.wrap_bio(incoming, outgoing, server_hostname=server_name)
-    return await _handshaken(TlsStream(stream, tls, incoming, outgoing), stream)
+    return await _handshaken(TlsStream(stream, context, server_name))
 
 
 async def serve_tls(stream: TcpStream, context: ssl.SSLContext) -> TlsStream:
     """Become the TLS server of an accepted stream, which it takes over: aborted on failure. NetworkError."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = context.wrap_bio(incoming, outgoing, server_side=True)
-    return await _handshaken(TlsStream(stream, tls, incoming, outgoing), stream)
+    return await _handshaken(TlsStream(stream, context, server=True))
 
 
-async def _handshaken(secured: TlsStream, stream: TcpStream) -> TlsStream:
+async def _handshaken(secured: TlsStream) -> TlsStream:
     try:
         await secured.handshake()
     except BaseException:
-        stream.abort()
+        secured.abort()
         raise
     return secured
 
 
-def client_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """What clients of outside servers trust: the system's authorities, and those of a PEM file. Takes 20 ms.
+class Trust:
+    """Whom a node trusts to vouch for outside servers: the system's authorities, and those of a PEM file.
 
-    ConfigError when the file holds none.
+    One for everything that the node asks over TLS: the authorities take 20 ms to load, and a megabyte.
     """
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{ca_file} holds no certificates to trust: {error}") from error
+
+    def __init__(self, ca_file: str | None = None) -> None:
+        """ConfigError when the file holds no certificates."""
+        self._ca_file = ca_file
+        self._context: ssl.SSLContext | None = None
+        self._loading = threading.Lock()
+        if ca_file is not None:
+            _add_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca_file)
+
+    async def context(self) -> ssl.SSLContext:
+        """Loaded in a thread, when it is first asked for. ConfigError when the file is another one by now."""
+        return await in_thread(self._load) if self._context is None else self._context
+
+    def _load(self) -> ssl.SSLContext:
+        with self._loading:  # else who asks meanwhile would load a second one
+            if self._context is not None:
+                return self._context
+            context = ssl.create_default_context()
+            if self._ca_file is not None:
+                _add_authorities(context, self._ca_file)
+            self._context = context
+            return context
+
+
+def _add_authorities(context: ssl.SSLContext, ca_file: str) -> None:
+    try:
+        context.load_verify_locations(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{ca_file} holds no certificates to trust: {error}") from error
+
+
+def server_context(certificate: str | os.PathLike[str], key: str | os.PathLike[str]) -> ssl.SSLContext:
+    """Of a server with this certificate chain and the key that belongs to it, PEM files. ConfigError."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"TLS files {certificate}, {key}: {error.strerror or error}") from error
     return context
 
 

@@ -25,6 +25,7 @@ from amqtt.errors import NoDataError
 from amqtt.plugins.base import BaseTopicPlugin
 from amqtt.session import Session
 
+from warpgate.net.tls import server_context
 from warpgate.platform import PROCESSES
 from warpgate.proto.bucket import TokenBucket
 from warpgate.server.broker import MEMORY, MESSAGE_SIZE, QUEUED_BYTES, TOPICS
@@ -232,10 +233,7 @@ async def _until_terminated(
 
 def main() -> None:
     parent, user, port, connections, files, *addresses = sys.argv[1:]
-    tls = None
-    if files:
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(*files.split(","))
+    tls = server_context(*files.split(",")) if files else None
     become_child(int(parent), user)
     PROCESSES.limit_memory(ADDRESS_SPACE)
     logging.basicConfig(level=logging.CRITICAL)  # amqtt has a line for every stranger's mistake

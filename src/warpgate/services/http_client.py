@@ -6,7 +6,6 @@ Redirects are not followed: whoever names a server means that server. Why not ai
 from __future__ import annotations
 
 import asyncio
-import ssl
 import sys
 from functools import partial
 from importlib import import_module
@@ -17,7 +16,7 @@ from warpgate.model.servers import NameServerUrl
 from warpgate.net.network import Network, TcpStream
 from warpgate.net.reach import dial_first, in_order
 from warpgate.net.threads import in_thread
-from warpgate.net.tls import client_context, secure
+from warpgate.net.tls import Trust, secure
 from warpgate.services.proxy import Proxies, tunnel
 
 if TYPE_CHECKING:
@@ -36,20 +35,6 @@ async def connection_class() -> type[HttpConnection]:
     from warpgate.services.http_connection import HttpConnection  # noqa: PLC0415 - just imported
 
     return HttpConnection
-
-
-class Trust:
-    """The authorities that https servers are checked against; loaded once, in a thread."""
-
-    def __init__(self, ca_file: str | None = None) -> None:
-        self._ca_file = ca_file
-        self._context: ssl.SSLContext | None = None
-
-    async def context(self) -> ssl.SSLContext:
-        """ConfigError when the file holds no certificates."""
-        if self._context is None:
-            self._context = await in_thread(partial(client_context, self._ca_file))
-        return self._context
 
 
 class HttpClient:

@@ -7,7 +7,8 @@ import asyncio
 from warpgate.errors import NetworkError, ServiceError
 from warpgate.model.servers import list_place
 from warpgate.net.network import Network
-from warpgate.services.http_client import HttpClient, Trust
+from warpgate.net.tls import Trust
+from warpgate.services.http_client import HttpClient
 from warpgate.services.proxy import Proxies
 
 # TCP, TLS, and 3 kB over a satellite.

@@ -17,6 +17,7 @@ from warpgate.model.servers import BrokerUrl
 from warpgate.net.network import Network, TcpStream
 from warpgate.net.reach import dial_first, in_order
 from warpgate.net.threads import in_thread
+from warpgate.net.tls import Trust
 from warpgate.net.uplinks import other_uplinks
 from warpgate.services.broker import Judge, MessageReceiver, VersionRefused, no_matter
 from warpgate.services.defaults import public_login
@@ -38,17 +39,16 @@ class MqttConnector:
     def __init__(
         self,
         network: Network,
-        tls_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        trust: Trust | None = None,
         *,
         proxies: Proxies | None = None,
         logins: LogIns = public_login,
     ) -> None:
-        """`tls_context` makes what verifies brokers over TLS. `proxies`: None for the system's."""
+        """`trust`: whom to believe what broker this is, over TLS. None, as for `proxies`: the system's."""
         self._network = network
         self._proxies = Proxies() if proxies is None else proxies
         self._logins = logins
-        self._make_tls_context = tls_context
-        self._tls: ssl.SSLContext | None = None
+        self._trust = Trust() if trust is None else trust
         self._link_type: type[MqttLink] | None = None
         self._speak_old: set[BrokerUrl] = set()
 
@@ -90,23 +90,23 @@ class MqttConnector:
             raise
         on_step()
         try:
-            link_type, login = await loading
+            link_type, tls, login = await loading
         except BaseException:
             stream.abort()
             raise
-        tls = self._tls if broker.tls else None
         broker = replace(broker, login=login)
         return await link_type.open(stream.detach(), tls, broker, topic, on_message, on_step, mqtt5=mqtt5)
 
-    async def _load(self, broker: BrokerUrl) -> tuple[type[MqttLink], tuple[str, str] | None]:
+    async def _load(
+        self, broker: BrokerUrl
+    ) -> tuple[type[MqttLink], ssl.SSLContext | None, tuple[str, str] | None]:
         """What takes long, in a thread: paho 23 to 130 ms, the authorities' certificates 20 ms, and the file that has
         what everybody logs in with.
         """
         if self._link_type is None:
             self._link_type = await in_thread(_import_link)
-        if broker.tls and self._tls is None:
-            self._tls = await in_thread(self._make_tls_context)
-        return self._link_type, broker.login or await in_thread(partial(self._logins, str(broker)))
+        tls = await self._trust.context() if broker.tls else None
+        return self._link_type, tls, broker.login or await in_thread(partial(self._logins, str(broker)))
 
     async def _dial(self, broker: BrokerUrl, judge: Judge | None, on_step: Callable[[], None]) -> TcpStream:
         proxy = None if broker.path is None else await self._proxies.find(broker.host, tls=broker.tls)

@@ -23,7 +23,8 @@ from warpgate.model.contact import Contact
 from warpgate.model.servers import NameServerUrl
 from warpgate.model.text import printable
 from warpgate.net.network import Network
-from warpgate.services.http_client import HttpClient, Trust
+from warpgate.net.tls import Trust
+from warpgate.services.http_client import HttpClient
 from warpgate.services.name_answers import Found, NameAnswers
 from warpgate.services.proxy import Proxies
 
@@ -141,11 +142,11 @@ class NameServers:
         urls: Sequence[str],
         emit: Observer,
         *,
-        ca_file: str | None = None,
+        trust: Trust | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """ConfigError for what is no URL of a name server."""
-        trust = Trust(ca_file)
+        """`trust`: None for the system's authorities. ConfigError for what is no URL of a name server."""
+        trust = Trust() if trust is None else trust
         parsed = dict.fromkeys(NameServerUrl.parse(url) for url in urls)
         self.servers = tuple(NameServer(network, url, trust) for url in parsed)
         self._emit = emit

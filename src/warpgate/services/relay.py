@@ -23,8 +23,7 @@ from warpgate.model.turn_server import TurnServer, TurnTransport
 from warpgate.net.network import Acceptor, Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
 from warpgate.net.reach import ATTEMPT_DELAY, in_order, on_the_internet
-from warpgate.net.threads import in_thread
-from warpgate.net.tls import client_context
+from warpgate.net.tls import Trust
 from warpgate.net.uplinks import other_uplinks
 from warpgate.proto.turn_wire import RelayRequest
 from warpgate.services.proxy import Proxies
@@ -75,13 +74,13 @@ class Relays:
         servers: Sequence[str],
         emit: Observer,
         *,
-        ca_file: str | None = None,
+        trust: Trust | None = None,
         limit: int = 256,
         wall_clock: Callable[[], float] = time.time,
         accounts: TurnAccounts | None = None,
         proxies: Proxies | None = None,
     ) -> None:
-        """`servers`: see `model.turn_server`; `ca_file`: PEM, trusted besides the system's. ConfigError for either.
+        """`servers`: see `model.turn_server`; `trust`: None for the system's authorities. ConfigError.
 
         `accounts`: where more servers come from while the node runs, and log-ins for those that have a desk. `proxies`:
         None for the system's.
@@ -97,7 +96,7 @@ class Relays:
         self._limit = limit
         # One for each node, and not its id, which others on the way to the server would see.
         self._user = secrets.token_hex(4)
-        self._context = None if ca_file is None else client_context(ca_file)
+        self._trust = Trust() if trust is None else trust
         self._allocations: set[Allocation] = set()
         self._reserve: asyncio.Task[Allocation] | None = None
         self._restocking: asyncio.TimerHandle | None = None
@@ -357,9 +356,7 @@ class Relays:
     async def _dial(self, route: Route) -> TcpStream:
         if route.transport is not TurnTransport.TLS:
             return await dial(self._network, route, None)
-        if self._context is None:
-            self._context = await in_thread(client_context)
-        return await dial(self._network, route, self._context)
+        return await dial(self._network, route, await self._trust.context())
 
     def _lost(self, allocation: Allocation, reason: str) -> None:
         self._emit(ServerFailed("turn", str(allocation.route.server), f"the relay is lost: {reason}"))

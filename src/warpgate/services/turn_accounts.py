@@ -21,8 +21,9 @@ from warpgate.model.identity import Identity
 from warpgate.model.servers import NameServerUrl
 from warpgate.model.turn_server import TurnServer
 from warpgate.net.network import Network
+from warpgate.net.tls import Trust
 from warpgate.proto.relay_ticket import open_ticket
-from warpgate.services.http_client import HttpClient, Trust
+from warpgate.services.http_client import HttpClient
 from warpgate.services.proxy import Proxies
 
 # TCP, TLS, and what the provider does: it may have to ask others.

@@ -34,12 +34,12 @@ from warpgate.model.servers import NameServerUrl
 from warpgate.model.turn_server import TurnServer
 from warpgate.net.network import Interface
 from warpgate.net.system import SystemNetwork
+from warpgate.net.tls import Trust
 from warpgate.proto.relay_limits import RelayLimits
 from warpgate.proto.stun import Attribute, Method, StunClass, StunMessage, decode, encode
 from warpgate.server.addresses import announced_address, is_public
 from warpgate.server.coturn import find_coturn
 from warpgate.server.relay_setup import group_secret, relay_addresses
-from warpgate.services.http_client import Trust
 from warpgate.services.relay import Relays
 from warpgate.services.relay_allocation import Allocation
 from warpgate.services.turn_accounts import Desk, TurnAccount, TurnAccounts

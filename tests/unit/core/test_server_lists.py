@@ -30,9 +30,9 @@ from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import Identity
 from warpgate.model.server_list import LARGEST_LIST, signed
 from warpgate.net.system import SystemNetwork
+from warpgate.net.tls import Trust
 from warpgate.services import list_places
 from warpgate.services.defaults import ListKeys, list_keys, public_servers
-from warpgate.services.http_client import Trust
 from warpgate.services.list_places import fetch_list
 from warpgate.services.proxy import Proxies
 from warpgate_testing.clock import run_virtual

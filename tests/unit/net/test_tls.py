@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from warpgate.errors import NetworkError
-from warpgate.lab.certificate import write_certificate
+from warpgate.errors import ConfigError, NetworkError
+from warpgate.lab.certificate import CERTIFICATE_FILE, write_certificate
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.system import SystemNetwork
-from warpgate.net.tls import TlsStream, secure
+from warpgate.net.tls import TlsStream, Trust, secure
 
 LOCALHOST = ip_address("127.0.0.1")
 
@@ -78,6 +78,22 @@ async def test_a_certificate_of_nobody_we_trust_is_refused(tmp_path: Path) -> No
     async with asyncio.timeout(20), echo(tmp_path) as (endpoint, _):
         with pytest.raises(NetworkError, match="certificate not trusted: self-signed certificate"):
             await dial(endpoint, ssl.create_default_context())
+
+
+async def test_all_who_ask_at_once_get_one_context_with_the_file_s_authorities(tmp_path: Path) -> None:
+    async with asyncio.timeout(20), echo(tmp_path) as (endpoint, _):
+        trust = Trust(str(tmp_path / CERTIFICATE_FILE))
+        first, second = await asyncio.gather(trust.context(), trust.context())
+        assert first is second is await trust.context()
+        (await dial(endpoint, first)).abort()
+
+
+def test_a_file_without_certificates_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    for place, written in (("absent", None), ("empty", b"")):
+        if written is not None:
+            (tmp_path / place).write_bytes(written)
+        with pytest.raises(ConfigError, match=f"{place} holds no certificates to trust"):
+            Trust(str(tmp_path / place))
 
 
 async def test_a_certificate_for_another_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from warpgate.lab.servers import SEARCH
 from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.system import SystemNetwork
+from warpgate.net.tls import Trust
 from warpgate.server import broker as broker_module
 from warpgate.server.broker import MESSAGE_SIZE, BrokerSettings, Tls, choose_broker
 from warpgate.server.broker_process import BrokerProcess
@@ -223,10 +224,7 @@ class TestLife:
         certificate, key = write_certificate(tmp_path, (Endpoint.of(HOST, 0).ip,))
         key.chmod(0o600)
         async with running(kind, tls=Tls(certificate, key)) as broker:
-            import ssl  # noqa: PLC0415
-
-            context = ssl.create_default_context(cafile=str(certificate))
-            connector = MqttConnector(SystemNetwork(), lambda: context)
+            connector = MqttConnector(SystemNetwork(), Trust(str(certificate)))
             async with asyncio.timeout(10):
                 link = await connector.connect(f"mqtts://{HOST}:{broker.port}", ME, lambda _data: None)
                 await link.close()

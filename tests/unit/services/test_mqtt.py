@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import struct
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from services_kit import free_port, until
 
+from warpgate.config import Config
+from warpgate.core.node import Node
 from warpgate.errors import ConfigError, NetworkError, ServiceError, WarpgateError
+from warpgate.events import BrokerConnected, Event, ServerFailed
+from warpgate.model.identity import Identity
 from warpgate.net.system import SystemNetwork
+from warpgate.net.tls import Trust
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.mqtt import MqttConnector
 from warpgate.services.mqtt_link import READ_BURST, READ_RATE, SMALLEST, Ration
@@ -249,15 +255,30 @@ async def test_tls(mosquitto: Any, tmp_path: Path) -> None:
     make_certificate(tmp_path)
     broker = mosquitto(f"certfile {tmp_path}/cert.pem\nkeyfile {tmp_path}/key.pem\n")
     url = broker.url.replace("mqtt:", "mqtts:")
-    trusting = MqttConnector(
-        SystemNetwork(), lambda: ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
-    )
+    trusting = MqttConnector(SystemNetwork(), Trust(str(tmp_path / "cert.pem")))
     async with link_to(url, connector=trusting) as (link, inbox):
         link.publish(TOPIC, b"to myself")
         await until(lambda: inbox)
     with pytest.raises(ServiceError, match="certificate"):
         async with link_to(url):
             pass
+
+
+async def test_a_node_s_file_of_authorities_is_for_brokers_too(mosquitto: Any, tmp_path: Path) -> None:
+    make_certificate(tmp_path)
+    broker = mosquitto(f"certfile {tmp_path}/cert.pem\nkeyfile {tmp_path}/key.pem\n")
+    settings = Config(
+        brokers=(broker.url.replace("mqtt:", "mqtts:"),), stun=(), interfaces=("lo",), port_map=False
+    )
+    seen: list[Event] = []
+    trusting = replace(settings, ca_file=str(tmp_path / "cert.pem"))
+    for config, told in ((trusting, BrokerConnected), (settings, ServerFailed)):
+        async with Node(config, identity=Identity.generate(), observer=seen.append):
+            await until(partial(_has, seen, told))
+
+
+def _has(events: list[Event], kind: type[Event]) -> bool:
+    return any(isinstance(event, kind) for event in events)
 
 
 async def test_cancelling_at_any_moment_leaves_no_connection_open(mosquitto: Any) -> None:

@@ -22,6 +22,7 @@ from warpgate.errors import ConfigError, NetworkError, ServiceError
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net.remembered import RememberedNames
 from warpgate.net.system import SystemNetwork
+from warpgate.net.tls import Trust
 from warpgate.net.translated import TranslatedNetwork
 from warpgate.services.mqtt import MqttConnector, logins_of
 from warpgate.services.mqtt_link import MqttLink
@@ -48,7 +49,7 @@ class Network(SystemNetwork):
 
 
 @pytest.fixture
-def certified(tmp_path: Path) -> Callable[[], ssl.SSLContext]:
+def certified(tmp_path: Path) -> Trust:
     subprocess.run(
         f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=broker"
         f" -addext subjectAltName=IP:127.0.0.1,DNS:{HOST} -keyout {tmp_path}/key.pem"
@@ -56,7 +57,7 @@ def certified(tmp_path: Path) -> Callable[[], ssl.SSLContext]:
         check=True,
         capture_output=True,
     )
-    return lambda: ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    return Trust(str(tmp_path / "cert.pem"))
 
 
 @pytest.fixture

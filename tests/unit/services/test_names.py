@@ -24,6 +24,7 @@ from warpgate.model.contact import Contact
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import Identity
 from warpgate.net.system import SystemNetwork
+from warpgate.net.tls import Trust
 from warpgate.proto.name_record import NameRecord, RecordKind, seal
 from warpgate.services import names
 from warpgate.services.names import NameServers
@@ -135,7 +136,7 @@ def said(text: bytes) -> Talk:
 @asynccontextmanager
 async def client(*urls: str, ca_file: str | None = None) -> AsyncIterator[tuple[NameServers, list[Event]]]:
     events: list[Event] = []
-    servers = NameServers(SystemNetwork(), urls, events.append, ca_file=ca_file)
+    servers = NameServers(SystemNetwork(), urls, events.append, trust=Trust(ca_file))
     try:
         yield servers, events
     finally:

@@ -18,6 +18,7 @@ from warpgate.errors import NetworkError, ServiceError
 from warpgate.events import Event
 from warpgate.model.endpoint import Endpoint, Family
 from warpgate.net.system import SystemNetwork
+from warpgate.net.tls import Trust
 from warpgate.server.relay import RelayAddress, RelayService, RelaySettings
 from warpgate.services.proxy import Proxies
 from warpgate.services.relay import Relays
@@ -87,7 +88,7 @@ async def test_an_allocation_through_the_systems_proxy(tmp_path: Path, certifica
             Network(),
             [SERVER],
             lambda event: None,
-            ca_file=str(tmp_path / "cert.pem"),
+            trust=Trust(str(tmp_path / "cert.pem")),
             proxies=Proxies(lambda scheme, host: proxy.url),
         )
         allocation = await relays.open_udp([Family.V4])

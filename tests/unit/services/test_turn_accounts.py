@@ -19,7 +19,7 @@ from warpgate.errors import ServiceError
 from warpgate.events import Event, ServerFailed
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.system import SystemNetwork
-from warpgate.services.http_client import Trust
+from warpgate.net.tls import Trust
 from warpgate.services.proxy import Proxies
 from warpgate.services.relay import Relays
 from warpgate.services.turn_accounts import BACKOFF, Provider, TurnAccount, TurnAccounts

@@ -16,6 +16,12 @@ from warpgate.core.connection.pool import Pool
 from warpgate.errors import NetworkError, ProtocolError
 from warpgate.proto.quic_frames import STREAM_FIRST, STREAM_LAST, PacketOpener, frames
 
+# Connections of each kind whose client has not proved its key: 2 ms of handshake and 100 KB each, and an honest one is
+# proved after a round trip. Beyond that whoever has most of them makes room.
+UNPROVED = 64
+# Those begun by an offer or a check whose client has no path yet, for as long as its search may last: they keep nobody
+# out, and beyond that a client is answered when it has one.
+AHEAD = 64
 # Of datagrams until the peer has proved its key, and in handshake packets after that: a handshake is 4 KiB, and what a
 # client may send with its proof FIRST_CREDIT. As one-byte pieces they make 1 MB.
 UNPROVED_BYTES = 64 * 1024

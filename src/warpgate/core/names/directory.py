@@ -16,6 +16,7 @@ from warpgate.events import ContactPinned, NameFound, NameReleased, PluginReport
 from warpgate.model.address import NodeAddress
 from warpgate.model.contact import Contact
 from warpgate.model.nickname import fold
+from warpgate.net.tls import Trust
 from warpgate.proto.name_record import RecordKind
 from warpgate.services.name_answers import Found
 from warpgate.services.names import SERVICE, NameServer, NameServerCheck, NameServers
@@ -27,7 +28,7 @@ Attempt = Callable[[NodeAddress, float, tuple[PluginReport, ...]], Awaitable[Pip
 class Names:
     """Life: made with the node, `start`, `close`. Without servers it refuses everything and does nothing."""
 
-    def __init__(self, context: Context, contacts: KnownPeers, rng: random.Random) -> None:
+    def __init__(self, context: Context, contacts: KnownPeers, rng: random.Random, trust: Trust) -> None:
         """ConfigError for what is no URL of a name server."""
         self._context = context
         self._contacts = contacts
@@ -36,7 +37,7 @@ class Names:
             context.network,
             context.config.names,
             context.emit,
-            ca_file=context.config.ca_file,
+            trust=trust,
             wall_clock=self._wall_clock,
         )
         self._registrations: dict[str, Registration] = {}

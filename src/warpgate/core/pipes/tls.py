@@ -56,10 +56,10 @@ class TlsEnds:
 class SecuredStream(TlsStream):
     """A `TlsStream` between two nodes: each direction ends by itself, and nothing can be cut off unnoticed."""
 
-    def __init__(
-        self, stream: TcpStream, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
-    ) -> None:
-        super().__init__(stream, tls, incoming, outgoing)
+    def __init__(self, stream: TcpStream, ends: TlsEnds, early: bytes = b"") -> None:
+        """`early` was received already. ConfigError when there is no room for a temporary file."""
+        super().__init__(stream, make_context(ends), server=not ends.client)
+        self._incoming.write(early)
         self._held = bytearray()
         self._eof_sent = False
 
@@ -145,11 +145,7 @@ async def start_tls(stream: TcpStream, ends: TlsEnds, patience: float, early: by
     this), NetworkError (it ended, or took longer than `patience` seconds), ConfigError (no room for a temporary file).
     """
     try:
-        context = make_context(ends)
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        incoming.write(early)
-        tls = context.wrap_bio(incoming, outgoing, server_side=not ends.client)
-        secured = SecuredStream(stream, tls, incoming, outgoing)
+        secured = SecuredStream(stream, ends, early)
         async with asyncio.timeout(patience):
             await secured.handshake()
         secured.check(ends)

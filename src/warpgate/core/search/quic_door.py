@@ -12,7 +12,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 
-from warpgate.core.connection.quic_bounds import Holdings
+from warpgate.core.connection.quic_bounds import AHEAD, UNPROVED, Holdings
 from warpgate.core.connection.quic_engine import REFUSED, FindKey, State
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connection.quic_library import is_loaded, loaded
@@ -33,11 +33,6 @@ from warpgate.proto.relay_limits import user_of
 
 # Without servers to wait for, a node's start is over by then, and is not held up by our thread.
 START_FIRST = 0.03
-# Each costs 2 ms of handshake and 100 KB (`quic_bounds` limits what its client adds); an honest one is proved after a
-# round trip. Beyond that whoever has most of them makes room.
-UNPROVED = 64
-# That were begun by an offer, and whose client has not gone on anywhere; beyond that it is answered when it has.
-AHEAD = 64
 
 
 @dataclass(frozen=True, slots=True)
