@@ -63,6 +63,13 @@ class UdpSocket(Protocol):
         """A new non-blocking OS socket on our endpoint, connected to `remote`: it gets that flow from now on."""
         ...
 
+    def watch_refusals(self, remote: Endpoint, on_refused: Callable[[], object]) -> Watch | None:
+        """Call `on_refused` whenever the machine at `remote` says that nobody listens there (ICMP port unreachable).
+
+        None where the system does not tell. It is a hint: anybody who knows both endpoints can forge it.
+        """
+        ...
+
     def close(self) -> None: ...
 
 

@@ -196,6 +196,12 @@ class _TranslatedUdp:
             raise NetworkError(f"{remote} is not to be reached through the NAT64 prefix {self._prefix}")
         return self._socket.detach(Endpoint(IPv6Address(host), remote.port))
 
+    def watch_refusals(self, remote: Endpoint, on_refused: Callable[[], object]) -> Watch | None:
+        host = self._outer(str(remote.ip))
+        if host is None:
+            return None
+        return self._socket.watch_refusals(Endpoint(IPv6Address(host), remote.port), on_refused)
+
     def close(self) -> None:
         self._socket.close()
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family, SockAddr
-from warpgate.net.network import DatagramReceiver, each_alone
+from warpgate.net.network import DatagramReceiver, Watch, each_alone
 from warpgate.net.sockets import Readiness, address_family, network_error
 from warpgate.platform import SOCKETS
 from warpgate.platform.readiness import watch_of
@@ -44,13 +44,21 @@ class SystemUdpSocket:
     `send_errors` and `receive_errors` count what the kernel refused (unreachable, too long, forbidden).
     """
 
-    def __init__(self, sock: socket.socket, receiver: DatagramReceiver) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        receiver: DatagramReceiver,
+        on_refused: Callable[[], object] | None = None,
+    ) -> None:
+        """`on_refused`: of a connected socket, which alone is told that nobody listens at the other end."""
         self.send_errors = 0
         self.receive_errors = 0
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._local = Endpoint.from_sockaddr(sock.getsockname())
         self._receiver = receiver
+        self._on_refused = on_refused
+        self._twins: dict[Endpoint, SystemUdpSocket] = {}  # of flows that are watched
         self._open = True
         self._writable = Readiness.to_write(self._loop, sock)
         self._most_segments = SOCKETS.most_segments
@@ -115,9 +123,13 @@ class SystemUdpSocket:
                 data, source, size = SOCKETS.receive(self._sock, LARGEST_DATAGRAM)
             except BlockingIOError:
                 return
-            except OSError:  # an ICMP error about an earlier datagram: reading it clears it
+            except OSError as error:  # an ICMP error about an earlier datagram: reading it clears it
                 self.receive_errors += 1
                 left -= 1
+                if error.errno == errno.ECONNREFUSED and self._on_refused is not None:
+                    self._on_refused()
+                    if not self._open:
+                        return
                 continue
             left -= self._give(data, source, size)
             if not self._open:
@@ -142,6 +154,8 @@ class SystemUdpSocket:
 
         Datagrams of that flow that are queued already still come to the receiver. NetworkError when refused.
         """
+        if (watched := self._twins.pop(remote, None)) is not None:
+            watched.close()
         try:
             sock = _bound_twin(self._sock, self._local)
             try:
@@ -163,11 +177,24 @@ class SystemUdpSocket:
                 return
             self._loop.call_soon(self._receiver, data, source)
 
+    def watch_refusals(self, remote: Endpoint, on_refused: Callable[[], object]) -> Watch | None:
+        """The flow is received by a connected twin from now on; what is sent still leaves from here."""
+        if not SOCKETS.tells_refusals or not isinstance(self._loop, asyncio.SelectorEventLoop):
+            return None  # uvloop takes an error of a socket for its end
+        try:
+            sock = self.detach(remote)
+        except NetworkError:
+            return None
+        twin = self._twins[remote] = SystemUdpSocket(sock, self._receiver, on_refused)
+        return twin
+
     def close(self) -> None:
         """Idempotent; nothing is received after it."""
         if not self._open:
             return
         self._open = False
+        for twin in self._twins.values():
+            twin.close()
         self._watch.remove_reader(self._sock.fileno())
         self._writable.wake()
         self._sock.close()

@@ -94,6 +94,7 @@ class LinuxSockets(PosixSockets):
         sock.sendmsg([data], [(*_TTL_ANCILLARY[family], struct.pack("i", hops))], 0, to)
 
     most_segments = _MOST_SEGMENTS
+    tells_refusals = True  # an ICMP error is for the socket that a datagram from there would be for
 
     def send_segments(self, sock: socket.socket, datagrams: Sequence[bytes], to: SockAddr) -> None:
         size = struct.pack("=H", len(datagrams[0]))

@@ -37,6 +37,7 @@ from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.model.wanted import ANYTHING, Wanted
 from warpgate.proto.check_wire import CheckCodec, OpenedCheck
 from warpgate.proto.machine import Transmit
+from warpgate.proto.refusals import Refusals
 from warpgate.proto.stun import Attribute, StunClass
 
 # RFC 8489 section 6.2.1 wants 500 ms before the first retransmission over unknown paths; a nomination travels a
@@ -45,6 +46,7 @@ NOMINATION_OFFSETS = (0.0, 0.06, 0.15, 0.3, 0.6, 1.0, 1.6, 2.4, 3.4, 4.6)
 CLOSE_OFFSETS = (0.0, 0.1, 0.3, 0.7)
 # While one is not answered: 20 tries till the time-out, so that 30 % loss each way ends none of 700,000 silences.
 CONSENT_REPEAT = 0.75
+DOUBT_REPEAT = 0.4  # while its machine says that nobody listens at the other end
 LAST_ANSWER = 1.0  # how long the last repeat waits for its answer
 MAX_PAIRS = 4096  # birthday probing uses at most 2048 a peer; a hostile peer can add only by valid checks
 MAX_OUTSTANDING = 4096
@@ -162,6 +164,7 @@ class CheckAgent:
         "_outbox",
         "_outstanding",
         "_pairs",
+        "_refusals",
         "_repeats",
         "_scheduled",
         "_settings",
@@ -209,6 +212,7 @@ class CheckAgent:
         self._consented = 0.0  # when a check of ours on the selected pair was answered last
         self._next_consent: float | None = None
         self._give_up: float | None = None
+        self._refusals: Refusals | None = None
 
     # -- what the owner asks for -------------------------------------------------------------------------------
 
@@ -261,6 +265,21 @@ class CheckAgent:
     def abandon(self, reason: str) -> None:
         """End without a word to the peer; `CheckingEnded` follows."""
         self._end(reason, by_peer=False)
+
+    def refused(self, now: float) -> None:
+        """Nobody listens at the selected pair's other end, its machine says: consent is asked for. See `refusals`.
+
+        Not to be told of a peer behind a router, which may say so of a mapping that the peer renews in a moment.
+        """
+        if self.selected is None or self.phase not in (Phase.NOMINATING, Phase.SELECTED):
+            return
+        if self._refusals is None:
+            self._refusals = Refusals()
+        self._refusals.heard(now)
+        if self._refusals.believed(now):
+            self._end(f"nobody listens at {self.selected[1]} any more", by_peer=False)
+        elif self._next_consent is not None and self._next_consent > now + CONSENT_REPEAT:
+            self._next_consent = now
 
     @property
     def undecided(self) -> bool:
@@ -361,6 +380,7 @@ class CheckAgent:
         self._validated(pair)
         if self.selected == (pair.base, pair.remote):
             self._consented = now
+            self._refusals = None
         if self.phase is Phase.CLOSING:
             self._end("closed", by_peer=False)
         elif nominating and self.phase is Phase.NOMINATING:
@@ -430,9 +450,9 @@ class CheckAgent:
             self._end(f"no answer from the peer for {silence:.0f} s", by_peer=False)
             return
         due = self._consented + self._settings.consent_silence
-        if now >= due and self.selected is not None:
+        if (now >= due or self._refusals is not None) and self.selected is not None:
             self._send_check(self._pairs[self.selected], None)
-            due = now + CONSENT_REPEAT
+            due = now + (CONSENT_REPEAT if self._refusals is None else DOUBT_REPEAT)
         self._next_consent = due
 
     # -- small parts ---------------------------------------------------------------------------------------------

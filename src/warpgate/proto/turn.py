@@ -25,6 +25,7 @@ from warpgate.errors import DecodeError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
 from warpgate.model.turn_server import Credentials
+from warpgate.proto.refusals import Refusals
 from warpgate.proto.stun import Attribute, ErrorCode, Method, StunClass, StunMessage, decode, is_stun
 from warpgate.proto.turn_auth import LongTermAuth
 from warpgate.proto.turn_events import (
@@ -55,6 +56,7 @@ RETRY = 5.0
 # Below the 30 s after which the quickest common NATs drop a UDP mapping (references), refreshed from inside only.
 KEEPALIVE = 20.0
 MAX_LIFETIME = 3600.0  # a server that promises more is asked again all the same
+ASKING_PAUSE = 1.0
 TRY_ALTERNATE = 300
 SERVER_ERRORS = range(500, 600)
 
@@ -128,6 +130,8 @@ class TurnClient:
         self._channels = Channels()
         self._refresh_at = self._expires = now
         self._keepalive_at = now + KEEPALIVE
+        self._refusals = Refusals()
+        self._asks_again_at = now  # a forger of refusals gets no more questions asked
         self._requests.begin(_Allocate(), Method.ALLOCATE, wanted.attributes, now)
 
     # -- what the owner asks for ---------------------------------------------------------------------------------
@@ -163,6 +167,13 @@ class TurnClient:
             self._requests.begin(_Refresh(), Method.REFRESH, (), now)
             self._spoke(now)
 
+    def refused(self, now: float) -> None:
+        """Nobody listens there, the server's machine says: it is asked, and gone if it is silent. See `refusals`."""
+        self._refusals.heard(now)
+        if now >= self._asks_again_at:
+            self._asks_again_at = now + ASKING_PAUSE
+            self.renew(now)
+
     def close(self, now: float) -> None:
         """Give the allocation back (section 8: a Refresh with lifetime 0); `AllocationEnded` follows, soon."""
         if self.state in (State.CLOSING, State.ENDED):
@@ -186,6 +197,7 @@ class TurnClient:
         elif is_stun(data):
             answered = self._requests.take(data, now)
             if answered is not None:
+                self._refusals.answered()
                 self._answered(answered, now)
             else:
                 self._indication(data, now)
@@ -291,6 +303,8 @@ class TurnClient:
             self._events.append(AllocationRenewed())
         elif error is not None and error.code not in SERVER_ERRORS:
             self._end(f"the server {explain(error)}", lost=True)
+        elif error is None and self._refusals.believed(now):
+            self._end("nobody listens there any more", lost=True)
         # Silence and the server's own errors: `_refresh_at` is RETRY away, and the allocation has not expired yet.
 
     def _renewed(self, lifetime: float, now: float) -> None:

@@ -27,8 +27,8 @@ from warpgate.net.tls import Trust
 from warpgate.net.uplinks import other_uplinks
 from warpgate.proto.turn_wire import RelayRequest
 from warpgate.services.proxy import Proxies
-from warpgate.services.relay_allocation import Allocation, NoSuchFamily, Redirected
-from warpgate.services.relay_carrier import Carrier, Route, StreamCarrier, UdpCarrier, dial
+from warpgate.services.relay_allocation import Allocation, MakeCarrier, NoSuchFamily, Redirected
+from warpgate.services.relay_carrier import Route, StreamCarrier, UdpCarrier, dial
 from warpgate.services.relay_tcp import TcpRelay
 from warpgate.services.service_records import service_endpoints
 from warpgate.services.turn_accounts import TurnAccounts
@@ -345,13 +345,11 @@ class Relays:
         await allocation.ready()
         return allocation
 
-    async def _carrier_to(
-        self, route: Route
-    ) -> Callable[[Callable[[bytes], None], Callable[[str], None]], Carrier]:
+    async def _carrier_to(self, route: Route) -> MakeCarrier:
         if route.transport is TurnTransport.UDP:
-            return lambda on_frame, _: UdpCarrier(self._network, route, on_frame)
+            return lambda on_frame, _, on_refused: UdpCarrier(self._network, route, on_frame, on_refused)
         stream = await self._dial(route)
-        return partial(StreamCarrier, stream)
+        return lambda on_frame, on_broken, _: StreamCarrier(stream, on_frame, on_broken)
 
     async def _dial(self, route: Route) -> TcpStream:
         if route.transport is not TurnTransport.TLS:

@@ -31,14 +31,14 @@ from warpgate.proto.turn_events import (
     TurnEvent,
 )
 from warpgate.proto.turn_wire import RelayRequest
-from warpgate.services.relay_carrier import Carrier, Route
+from warpgate.services.relay_carrier import Carrier, OnBroken, OnFrame, OnRefused, Route
 
 # UDP and IPv6 headers, and what a Send indication adds to a datagram (RFC 8656 section 11.1), with some room.
 OVERHEAD = 100
 UNSUPPORTED_FAMILY = 440
 LARGEST_DATAGRAM = 65507 - OVERHEAD
 
-MakeCarrier = Callable[[Callable[[bytes], None], Callable[[str], None]], Carrier]
+MakeCarrier = Callable[[OnFrame, OnBroken, OnRefused], Carrier]
 TcpEvent = PeerConnected | ConnectRefused
 
 
@@ -82,7 +82,7 @@ class Allocation:
         self._receivers: dict[int, DatagramReceiver] = {}
         self._answer: asyncio.Future[None] = loop.create_future()
         self._refused: dict[IPAddress, str] = {}
-        self._carrier = make_carrier(self._received, self._broken)
+        self._carrier = make_carrier(self._received, self._broken, self._nobody_listens)
         self._client = TurnClient(
             credentials,
             wanted,
@@ -212,6 +212,11 @@ class Allocation:
         self._settle(ServiceError(f"{self.route.endpoint}: {reason}"))
         self._over(reason)
 
+    def _nobody_listens(self) -> None:
+        """Nobody listens where the server was, its machine says."""
+        self._client.refused(self._driver.now())
+        self._driver.drain()
+
     def _happened(self, event: TurnEvent) -> None:
         match event:
             case DataReceived(peer=peer, data=data):
@@ -288,6 +293,9 @@ class RelaySocket:
     def detach(self, remote: Endpoint) -> socket.socket:
         """NetworkError: what reaches the relay reaches this machine inside TURN messages."""
         raise NetworkError(f"a relayed path to {remote} has no OS socket of its own")
+
+    def watch_refusals(self, remote: Endpoint, on_refused: Callable[[], object]) -> None:
+        """The relay is told, not we."""
 
     def close(self) -> None:
         """Idempotent."""

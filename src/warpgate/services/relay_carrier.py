@@ -28,6 +28,7 @@ DIAL_PATIENCE = 5.0
 
 OnFrame = Callable[[bytes], None]
 OnBroken = Callable[[str], None]
+OnRefused = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +76,15 @@ class UdpCarrier:
 
     reliable = False
 
-    def __init__(self, network: Network, route: Route, on_frame: OnFrame) -> None:
-        """NetworkError when there is no way to the server."""
+    def __init__(self, network: Network, route: Route, on_frame: OnFrame, on_refused: OnRefused) -> None:
+        """NetworkError when there is no way to the server. `on_refused`: nobody listens there, its machine says."""
         source = route.source or network.route_source(route.endpoint)
         if source is None:
             raise NetworkError(f"no route to {route.endpoint}")
         self._target = route.endpoint.sockaddr
         self._on_frame = on_frame
         self._socket = network.open_udp(Endpoint(source, 0), self._received)
+        self._socket.watch_refusals(route.endpoint, on_refused)
 
     def _received(self, data: bytes, source: SockAddr) -> None:
         if source[:2] == self._target:

@@ -85,6 +85,9 @@ class MemoryUdpSocket:
     def detach(self, remote: Endpoint) -> socket.socket:
         raise NetworkError(f"give {self._local} a socket of its own for {remote}: there are none in memory")
 
+    def watch_refusals(self, remote: Endpoint, on_refused: Callable[[], object]) -> None:
+        """There is no ICMP in memory."""
+
     def close(self) -> None:
         if self._open:
             self._open = False

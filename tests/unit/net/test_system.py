@@ -8,6 +8,7 @@ import fcntl
 import os
 import resource
 import socket
+import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from warpgate.net.network import TcpStream
 from warpgate.net.system import SystemNetwork
 from warpgate.net.tcp import SystemTcpListener
 from warpgate.net.udp import bind_udp
+from warpgate.platform import SOCKETS
 
 pytestmark = pytest.mark.filterwarnings("error")
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -210,6 +212,32 @@ def test_errors_of_earlier_datagrams_do_not_kill_a_udp_socket(
     system.run(main)
 
 
+def test_who_watches_a_flow_is_told_when_nobody_listens_there_any_more(system: World) -> None:
+    """The flow goes on as before; others are not watched, and cost nothing."""
+
+    async def main() -> None:
+        inbox, refused = Datagrams(), asyncio.Queue[None]()
+        a, b, other = (system.a.open_udp(ANY, inbox) for _ in range(3))
+        watch = a.watch_refusals(b.local, lambda: refused.put_nowait(None))
+        stock = isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
+        assert (watch is not None) == (stock and SOCKETS.tells_refusals)
+        for source in (b, other):
+            source.send(b"here", a.local.sockaddr)
+            assert await inbox.received.get() == (b"here", source.local)
+        a.send(b"there", b.local.sockaddr)
+        assert await inbox.received.get() == (b"there", a.local)
+        b.close()
+        other.close()
+        a.send(b"lost", other.local.sockaddr)
+        for _ in range(3 if watch is not None else 0):
+            assert a.send(b"lost", b.local.sockaddr)
+            await refused.get()
+        assert refused.empty()
+        a.close()
+
+    system.run(main)
+
+
 def test_multicast_leaves_by_the_interface_of_the_address() -> None:
     with bind_udp(Endpoint.parse("127.0.0.1:0")) as sock:
         chosen = sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, 4)
@@ -349,7 +377,7 @@ def test_a_stream_gets_through_where_large_packets_vanish_without_a_word(first: 
     def test() -> None:
         narrow("meta length > 1280 drop")
         for ip in (first, second):
-            command("ip", "address", "add", ip, "dev", "lo", *(("nodad",) if ":" in ip else ()))
+            own(ip)
         asyncio.run(main())
 
     in_namespace(test)
@@ -374,7 +402,7 @@ def test_datagrams_may_be_fragmented_on_the_way() -> None:
     def test() -> None:
         narrow("ip frag-off & 0x4000 != 0 meta l4proto udp drop")
         for ip in ("192.0.2.1", "192.0.2.2"):
-            command("ip", "address", "add", ip, "dev", "lo")
+            own(ip)
         asyncio.run(main())
 
     in_namespace(test)
@@ -385,3 +413,10 @@ def narrow(rule: str) -> None:
     command("nft", "add table inet t")
     command("nft", "add chain inet t out { type filter hook output priority 0; }")
     command("nft", f"add rule inet t out {rule}")
+
+
+def own(ip: str) -> None:
+    """An address of ours, as soon as the kernel has its route: for IPv6 it makes that in the background."""
+    command("ip", "address", "add", ip, "dev", "lo", *(("nodad",) if ":" in ip else ()))
+    while subprocess.run(("ip", "route", "get", ip), check=False, capture_output=True).returncode:
+        pass

@@ -637,3 +637,44 @@ def test_a_refusal_counts_for_who_knows_the_key_and_only_while_checking() -> Non
     a.abandon("over")
     a.receive(answer, HERE, THERE, 0.2)
     assert not isinstance(a.poll_event(), PeerRefused)
+
+
+# -- what the other end's machine says ---------------------------------------------------------------------------
+
+
+def test_a_port_that_its_machine_refuses_again_and_again_is_over_within_four_seconds() -> None:
+    pair = connected()
+    pair.b.abandon("killed")
+    pair.lose = lambda *_: True
+    began, asked = pair.now, len(pair.sent)
+    pair.a.refused(pair.now)
+    while pair.a.phase is not Phase.ENDED:
+        before = len(pair.sent)
+        pair.run(pair.now + 0.05)
+        if len(pair.sent) > before:  # each question is refused
+            pair.a.refused(pair.now)
+    pair.settle()
+    assert 3.0 <= pair.now - began < 4.0
+    assert 5 <= len(pair.sent) - asked <= 10
+    assert pair.events_a[-1] == CheckingEnded(f"nobody listens at {THERE} any more", by_peer=False)
+
+
+def test_a_refusal_that_is_forged_ends_nothing_and_asks_little() -> None:
+    """A hundred a second, for a minute, and every fourth datagram is lost."""
+    pair = connected()
+    asked = len(pair.sent)
+    pair.lose = lambda number, _: number % 4 == 0
+    for _ in range(6_000):
+        pair.a.refused(pair.now)
+        pair.run(pair.now + 0.01)
+    assert pair.agreed
+    assert len(pair.sent) - asked < 2.2 * 60 / 0.4
+
+
+def test_before_a_pair_is_chosen_refusals_mean_nothing() -> None:
+    pair = Pair(nominate_at_once=False)
+    pair.probe(pair.a)
+    for _ in range(10):
+        pair.a.refused(pair.now)
+        pair.run(pair.now + 0.5)
+    assert pair.a.phase is Phase.CHECKING

@@ -498,3 +498,42 @@ class TestStreams:
     def test_a_udp_relay_connects_nobody(self, ready: Server) -> None:
         ready.client.connect(PEER, 0.0)
         assert isinstance(ready.events()[0], ConnectRefused)
+
+
+# -- what the server's machine says ------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_gone_is_over_within_four_seconds() -> None:
+    server = Server()
+    server.allocate()
+    server.events()
+    server.client.refused(0.0)
+    for _ in server.requests():
+        server.client.refused(0.0)
+    while server.client.state is not State.ENDED:
+        if server.wait(server.now + 0.05):
+            server.client.refused(server.now)
+    assert 3.0 <= server.now < 4.0
+    assert server.events() == [AllocationEnded("nobody listens there any more", lost=True)]
+
+
+def test_silence_without_refusals_is_borne_until_the_allocation_expires() -> None:
+    server = Server()
+    server.allocate()
+    server.client.refused(0.0)
+    server.wait(500.0)
+    assert server.client.state is State.READY
+
+
+def test_a_server_that_answers_is_not_gone_whatever_is_forged() -> None:
+    server = Server()
+    server.allocate()
+    questions = 0
+    for _ in range(6_000):
+        server.client.refused(server.now)
+        server.now += 0.01
+        for request in server.requests():
+            questions += 1
+            server.succeed(request, (Attribute.LIFETIME, 600))
+    assert server.client.state is State.READY
+    assert questions <= 61

@@ -193,7 +193,7 @@ class UdpPath(Path):
         self._early = udp.take_early(self._port, self._key)
         checks.stop_expecting()
         self._port.unclaimed[self._key] = self._arrived
-        checks.hand_over(self._check_event)
+        checks.hand_over(self._check_event, relayed=origin.relayed)
 
     def start(self) -> None:
         while self._early:

@@ -133,14 +133,14 @@ class PipeMaker:
             self.ended,
             own_port,
         )
-        link.checks.hand_over(pipe.check_event)
+        link.checks.hand_over(pipe.check_event, relayed=link.relayed)
         return pipe
 
     def _quic(self, session: Session, link: QuicLink, info: PipeInfo) -> QuicPipe:
         self._udp.port(link.local)
         own_port = session.keep_port(link.local)
         pipe = QuicPipe(info, self._udp, link.udp.checks, link.flow, self.ended, own_port)
-        link.udp.checks.hand_over(pipe.check_event)
+        link.udp.checks.hand_over(pipe.check_event, relayed=link.relayed)
         return pipe
 
     def ended(self, pipe: Pipe, reason: str) -> None:

@@ -94,7 +94,10 @@ class SessionRelays:
         def open_socket(receiver: DatagramReceiver) -> UdpSocket:
             return allocation.socket(relayed, receiver)
 
-        self._session.adopt_port(self._equipment.udp.adopt(open_socket).base)
+        udp = self._equipment.udp
+        base = self._session.adopt_port(udp.adopt(open_socket).base)
+        gone = f"the relay {allocation.route.endpoint} does not relay for us any more"
+        allocation.ended.add_done_callback(lambda _: udp.lose(base, gone))
         self._session.checks.agent.trust(relayed)
         self._relayed.add(relayed)
         return relayed

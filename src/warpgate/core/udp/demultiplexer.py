@@ -16,7 +16,7 @@ from warpgate.core.udp.kept_ports import KeptPorts
 from warpgate.errors import NetworkError, ProtocolError
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.net.driver import MachineDriver
-from warpgate.net.network import DatagramReceiver, Network, UdpSocket
+from warpgate.net.network import DatagramReceiver, Network, UdpSocket, Watch
 from warpgate.proto.check import CheckAgent, CheckEvent
 from warpgate.proto.check_wire import session_of
 from warpgate.proto.machine import Transmit
@@ -95,6 +95,7 @@ class SessionChecks:
         "_greeting",
         "_listener",
         "_udp",
+        "_watch",
         "agent",
         "driver",
         "expected",
@@ -120,6 +121,7 @@ class SessionChecks:
             tuple[Endpoint, Endpoint], int
         ] = {}  # how many datagrams, besides checks, went there
         self._listener = on_event
+        self._watch: Watch | None = None
         self.driver: MachineDriver[CheckEvent, Transmit] = MachineDriver(agent, self._transmit, self._tell)
 
     def _tell(self, event: CheckEvent) -> None:
@@ -146,9 +148,27 @@ class SessionChecks:
         if len(self.greeted) < (EXPECTED_LIMIT if known else GREETED_PAIRS):
             self._greet(transmit.base, transmit.remote)
 
-    def hand_over(self, listener: Callable[[CheckEvent], None]) -> None:
-        """What is told from now on is told to `listener` alone: a pipe, which outlives the session."""
+    def hand_over(self, listener: Callable[[CheckEvent], None], *, relayed: bool = False) -> None:
+        """What is told from now on is told to `listener` alone: a pipe, which outlives the session.
+
+        A relay that is gone never comes back with the same endpoints, so where it is the other end its machine's word
+        counts.
+        """
         self._listener = listener
+        if relayed and self.agent.selected is not None:
+            base, remote = self.agent.selected
+            self._watch = self._udp.port(base).socket.watch_refusals(remote, self._refused)
+
+    def _refused(self) -> None:
+        self.agent.refused(self.driver.now())
+        self.driver.drain()
+
+    def end(self) -> None:
+        """Nothing is sent or noticed any more."""
+        self.driver.close()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     def probe(
         self,
@@ -278,9 +298,16 @@ class Demultiplexer:
             port.flows.clear()
             port.socket.close()
 
+    def lose(self, base: Endpoint, reason: str) -> None:
+        """This socket leads nowhere any more: what has been found on it is over, and nobody can be told by it."""
+        for session in tuple(self.sessions.values()):
+            if session.agent.selected is not None and session.agent.selected[0] == base:
+                session.abandon(reason)
+        self.close_port(base)
+
     def close(self) -> None:
         for session in list(self.sessions.values()):
-            session.driver.close()
+            session.end()
         self.sessions.clear()
         for base in list(self._ports):
             self.close_port(base)
@@ -392,7 +419,7 @@ class Demultiplexer:
 
     def forget(self, session: SessionChecks) -> None:
         """Stop routing for a session; its pipe's flow, if any, is the pipe's own."""
-        session.driver.close()
+        session.end()
         session.disown()
         session.stop_expecting()
         self.sessions.pop(session.agent.session, None)
