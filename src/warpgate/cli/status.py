@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import time
 from pathlib import Path
@@ -13,13 +12,10 @@ from typing import Any
 from warpgate.cli.records import Record, milliseconds, span
 from warpgate.cli.shell import Shell
 from warpgate.cli.status_door import PATIENCE, socket_file
+from warpgate.cli.status_place import ask
 from warpgate.core.disk.claim import holder
 from warpgate.errors import NetworkError, ServiceError
 from warpgate.lazy_dataclass import dataclass
-from warpgate.net.unix import dial_unix, remove_left_over
-from warpgate.platform import FILES
-
-LARGEST_ANSWER = 8 * 1024 * 1024  # 400 bytes for a pipe: 20,000 of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,31 +90,13 @@ async def running(identity: str) -> list[dict[str, Any]]:
 
 
 async def _ask(path: Path) -> dict[str, Any] | None:
-    """None when nobody answers; what a killed process has left behind is removed."""
-    with FILES.short_path(path) as reachable:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                answer = await _all_from(reachable)
-        except (NetworkError, TimeoutError):
-            with contextlib.suppress(OSError):
-                remove_left_over(reachable)
-            return None
+    """None when nobody answers."""
     try:
-        told = json.loads(answer)
-    except ValueError:
+        async with asyncio.timeout(PATIENCE):
+            told = json.loads(await ask(path))
+    except (NetworkError, TimeoutError, ValueError):
         return None
     return told if isinstance(told, dict) else None
-
-
-async def _all_from(path: str) -> bytes:
-    stream = await dial_unix(path)
-    try:
-        answer = b""
-        while len(answer) < LARGEST_ANSWER and (more := await stream.recv(65536)):
-            answer += more
-        return answer
-    finally:
-        stream.abort()
 
 
 def _relay(relay: dict[str, Any]) -> str:

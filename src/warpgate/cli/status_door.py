@@ -1,7 +1,8 @@
-"""What a running command tells of its node: to `warpgate status` by a socket beside the key, to Prometheus over HTTP.
+"""What a running command tells of its node: to `warpgate status` at a socket beside the key, to Prometheus over HTTP.
 
-The socket is the user's alone (mode 600, in a folder of mode 700) and named after identity and process. Who connects
-gets one JSON object and the end; nothing is read. Metrics hold no peers, and their labels come from closed sets.
+The socket is the user's alone (mode 600, in a folder of mode 700; `status_place` has what is there instead on Windows)
+and named after identity and process. Who asks there gets one JSON object and the end. Metrics hold no peers, and their
+labels come from closed sets.
 """
 
 from __future__ import annotations
@@ -15,16 +16,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from warpgate.cli.ends import cancel_all
+from warpgate.cli.status_place import HERE, Stream, answering
 from warpgate.core.disk.identity_store import identity_file
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint
-from warpgate.net.stream import SocketStream
 from warpgate.net.system import SystemNetwork
-from warpgate.net.unix import UnixListener
-from warpgate.platform import FILES
 from warpgate.plugins.registry import registered_names
 
 if TYPE_CHECKING:
@@ -37,14 +36,6 @@ if TYPE_CHECKING:
 PATIENCE = 5.0
 ASKING_AT_ONCE = 8
 LONGEST_REQUEST = 8192
-_HERE = "127.0.0.1"
-
-
-class Stream(Protocol):
-    async def recv(self, limit: int) -> bytes: ...
-    async def send(self, data: bytes) -> None: ...
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
 
 
 @contextlib.asynccontextmanager
@@ -55,32 +46,31 @@ async def told(
 
     NetworkError when that port is taken. Where there can be no socket, `status` does not see this process.
     """
-    answering: set[asyncio.Task[None]] = set()
+    tasks: set[asyncio.Task[None]] = set()
 
     def accepted(answer: Callable[[Stream], Awaitable[None]], stream: Stream) -> None:
-        if len(answering) >= ASKING_AT_ONCE:
+        if len(tasks) >= ASKING_AT_ONCE:
             stream.abort()
             return
         task = asyncio.create_task(_within_patience(answer, stream))
-        answering.add(task)
-        task.add_done_callback(answering.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     identity = shell.settings.config.identity
     with contextlib.ExitStack() as stack:
         if metrics is not None:
             asked = partial(accepted, partial(_answer_http, node))
-            stack.callback(SystemNetwork().listen_tcp(Endpoint.of(_HERE, metrics), asked).close)
+            stack.callback(SystemNetwork().listen_tcp(Endpoint.of(HERE, metrics), asked).close)
         try:
-            path = stack.enter_context(FILES.short_path(socket_file(identity, os.getpid())))
-            asked = partial(accepted, partial(_answer_status, node, identity, command, relay))
-            stack.callback(UnixListener(path, asked).close)
+            place, tell = socket_file(identity, os.getpid()), partial(_told, node, identity, command, relay)
+            stack.enter_context(answering(place, tell, accepted))
         except (NetworkError, OSError) as error:
             if shell.output.verbose:
                 shell.output.note(f"warpgate status will not see this process: {error}")
         try:
             yield
         finally:
-            await cancel_all(answering)
+            await cancel_all(tasks)
 
 
 def socket_file(identity: str, process: int | str) -> Path:
@@ -102,10 +92,8 @@ async def _within_patience(answer: Callable[[Stream], Awaitable[None]], stream: 
         stream.close()
 
 
-async def _answer_status(
-    node: Node, identity: str, command: str, relay: PeerRelay | None, stream: SocketStream
-) -> None:
-    await stream.send(json.dumps(snapshot(node, identity, command, relay)).encode("ascii"))
+def _told(node: Node, identity: str, command: str, relay: PeerRelay | None) -> bytes:
+    return json.dumps(snapshot(node, identity, command, relay)).encode("ascii")
 
 
 async def _answer_http(node: Node, stream: Stream) -> None:

@@ -25,6 +25,8 @@ class PosixSockets(Sockets):
         super().share_port(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
+    in_file_system = True
+
     def unix_socket(self) -> socket.socket:
         return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 

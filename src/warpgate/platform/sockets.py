@@ -165,6 +165,8 @@ class Sockets:
 
     # -- sockets in the file system
 
+    in_file_system = False  # whether there are any
+
     def unix_socket(self) -> socket.socket:
         """Not bound. OSError where there are none."""
         raise OSError(errno.EAFNOSUPPORT, "this system has no sockets in the file system")
