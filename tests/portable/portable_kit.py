@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from warpgate.platform import INTERFACES, PROCESSES
 
 PATIENCE = 60.0
 WINDOWS = os.name == "nt"
-# Wine shuts a socket down before it closes it, so that there is no reset, and gives no port to two sockets.
+# Wine shuts a socket down before it closes it, so that there is no reset.
 WINE = WINDOWS and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 
 
@@ -36,22 +35,65 @@ def quiet_config(**more: Any) -> Config:
     return Config(brokers=(), stun=(), interfaces=(loopback(),), port_map=False, **more)
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """Of a program that is not to leave this machine."""
+    found = {
+        **os.environ,
+        "WARPGATE_DATA": str(folder),
+        "WARPGATE_INTERFACE": loopback(),
+        "WARPGATE_BROKER": "",
+        "WARPGATE_STUN": "",
+        "WARPGATE_PORT_MAP": "no",
+    }
+    found.pop("WARPGATE_CONFIG", None)
+    return found
+
+
+# Tells its child to end, once that has said something. Ctrl-C is for all programs of a console but those in a group of
+# their own, Ctrl-Break for a group.
+TELLER = """
+import os, signal, subprocess, sys
+how, *command = sys.argv[1:]
+pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if how == "CTRL_BREAK_EVENT" else {}
+child = subprocess.Popen(command, **pipes, **group)
+child.stdin.write(b"up\\n")
+child.stdin.flush()
+child.stdout.readline()
+signal.signal(signal.SIGINT, lambda *_: None)  # we are told, too
+os.kill(0 if how == "CTRL_C_EVENT" else child.pid, getattr(signal, how))
+child.wait(30)
+sys.stderr.buffer.write(child.stderr.read())
+sys.exit(child.returncode)
+"""
+
+
+def told_to_end(folder: Path, *words: str, by_user: bool) -> tuple[int, bytes]:
+    """Status and stderr of a program that Ctrl-C ends, or else whoever ends programs. On Windows it has a console."""
+    how = (
+        ("CTRL_C_EVENT" if by_user else "CTRL_BREAK_EVENT")
+        if WINDOWS
+        else ("SIGINT" if by_user else "SIGTERM")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", TELLER, how, sys.executable, "-m", "warpgate", *words],
+        env=environment(folder),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PATIENCE,
+        creationflags=getattr(subprocess, "CREATE_NEW_CONSOLE", 0),
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
 class Program:
     """One warpgate process with a key of its own."""
 
     def __init__(self, folder: Path, *words: str) -> None:
-        environment = {
-            **os.environ,
-            "WARPGATE_DATA": str(folder),
-            "WARPGATE_INTERFACE": loopback(),
-            "WARPGATE_BROKER": "",
-            "WARPGATE_STUN": "",
-            "WARPGATE_PORT_MAP": "no",
-        }
-        environment.pop("WARPGATE_CONFIG", None)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "warpgate", *words],
-            env=environment,
+            env=environment(folder),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -75,9 +117,6 @@ class Program:
     def finish(self, data: bytes | None = None) -> tuple[int, bytes, bytes]:
         output, errors = self.process.communicate(data, timeout=PATIENCE)
         return self.process.returncode, output, errors
-
-    def interrupt(self) -> None:
-        self.process.send_signal(signal.SIGINT)
 
 
 @pytest.fixture

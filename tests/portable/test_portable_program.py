@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from portable_kit import PATIENCE, WINDOWS
+from portable_kit import PATIENCE, WINDOWS, WINE, told_to_end
 
 from warpgate.proto.transfer_names import partial_name
 
@@ -19,6 +19,12 @@ pytestmark = pytest.mark.long
 BLOB = random.Random(14).randbytes(2_000_000)
 PROGRAM = "import sys; print(*sorted(sys.stdin.read().split()))"
 SORT = f'"{sys.executable}" -c "{PROGRAM}"'
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def test_id_address_and_doctor_say_nothing_false(start) -> None:
@@ -56,11 +62,23 @@ def test_exec(start) -> None:
     assert (status, output.split(), errors) == (0, [b"a", b"b"], b"")
 
 
+def test_a_name_is_registered_looked_up_and_connected_to(start) -> None:
+    server = start("s", "serve", "--host", "127.0.0.1", "--port", str(free_port()), "--json").read_event()
+    known = ("--names", server["url"], "--json")
+    listener = start("b", "listen", "--echo", "--name", "bea", *known)
+    address = listener.ready()
+    named = listener.read_event()
+    assert (named["event"], named["name"], named["servers"]) == ("named", "bea", [server["url"]])
+    status, output, errors = start("a", "name", "show", "bea", *known).finish(b"")
+    shown = json.loads(output)
+    assert (status, errors, shown["node_id"], shown["address"]) == (0, b"", named["node_id"], address)
+    status, output, errors = start("a", "connect", "bea", "--ping", "1", *known).finish(b"")
+    assert (status, [json.loads(line)["event"] for line in output.splitlines()][-1]) == (0, "pong"), errors
+
+
 def test_a_forwarded_port(start) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as service, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as service:
         listener = start("b", "listen", "--forward", f"127.0.0.1:{service.getsockname()[1]}", "--json")
         connector = start("a", "connect", listener.ready(), "--listen", str(port), "--json")
         assert connector.read_event()["event"] == "listening"
@@ -104,14 +122,31 @@ def partial_of(start, name: str) -> str:
     return partial_name(name, json.loads(start("a", "id", "--json").finish(b"")[1])["node_id"])
 
 
-@pytest.mark.skipif(
-    WINDOWS, reason="Ctrl-C goes to a whole console there, and the tests have none of their own"
+def test_status_tells_what_runs_and_nothing_of_what_was_killed(start) -> None:
+    listener = start("b", "listen", "--echo", "--json")
+    address = listener.ready()
+    status, output, errors = start("b", "status", "--json").finish(b"")
+    assert (status, errors) == (0, b"")
+    told = json.loads(output)
+    assert (told["pid"], told["address"], told["pipes"]) == (listener.process.pid, address, [])
+    assert start("b", "address").finish(b"")[1].decode().strip() == address
+    listener.process.kill()
+    listener.finish()
+    status, output, _ = start("b", "status", "--json").finish(b"")
+    assert (status, json.loads(output)["error"]) == (1, "nothing runs with the identity 'default'")
+
+
+@pytest.mark.parametrize(
+    ("command", "by_user", "status"),
+    [("listen", True, 130), ("connect", True, 130), ("listen", False, 0), ("connect", False, 143)],
 )
-def test_ctrl_c_has_its_status(start) -> None:
-    listener = start("b", "listen", "--json")
-    listener.ready()
-    listener.interrupt()
-    assert listener.finish()[0] == 130
+def test_who_is_told_to_end_does(start, tmp_path: Path, command: str, by_user: bool, status: int) -> None:
+    """Without a word, also while a thread waits for more of stdin. A listener that is told so has done its work."""
+    if WINE and not by_user:
+        pytest.skip("its consoles have no Ctrl-Break")
+    listener = start("b", "listen", "--echo", "--json")
+    words = ("listen", "--json") if command == "listen" else ("connect", listener.ready())
+    assert told_to_end(tmp_path / "a", *words, by_user=by_user) == (status, b"")
 
 
 @pytest.mark.parametrize("words", [("demo",), ("lab", "up", "--a", "eim-apdf", "--b", "eim-apdf")])

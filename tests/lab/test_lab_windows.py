@@ -1,0 +1,171 @@
+"""A Windows program and a Linux one behind different NATs: CPython for Windows under Wine, in the lab.
+
+`make test-windows` runs these; they take minutes, most of which Windows' Python needs to start under Wine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from asyncio import timeout
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import PATIENCE, Seat, events, script, seats
+from windows_kit import on_windows, with_windows
+
+from warpgate.lab.topology import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.long, pytest.mark.timeout(600)]
+
+BLOB = random.Random(8).randbytes(500_000)
+SIZE = 16_000_000
+# What is asked for, and what is then to be seen of the pipe. Both NATs filter by endpoint: all is punched.
+WAYS = {
+    ("--transport", "tcp"): ("stream", "tcp", "tcp_punch", False, False),
+    ("--transport", "tcp", "--tls"): ("stream", "tcp", "tcp_punch", True, False),
+    ("--transport", "udp"): ("stream", "udp", "udp_punch", True, False),
+    ("--datagram",): ("datagram", "udp", "udp_punch", False, False),
+    ("--durable", "--transport", "udp"): ("stream", "udp", "udp_punch", True, True),
+}
+SERVICE = """\
+import socket
+with socket.create_server(("127.0.0.1", 9000)) as server:
+    print("up", flush=True)
+    while True:
+        with server.accept()[0] as client:
+            client.sendall(client.makefile("rb").read()[::-1])
+"""
+CLIENT = """\
+import socket
+with socket.create_connection(("127.0.0.1", 8000), timeout=50) as client:
+    client.sendall(b"forward")
+    client.shutdown(socket.SHUT_WR)
+    print(client.makefile("rb").read().decode())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Systems:
+    windows: Seat
+    linux: Seat
+
+    def both_ways(self) -> list[tuple[Seat, Seat]]:
+        return [(self.windows, self.linux), (self.linux, self.windows)]
+
+    def named(self, path: Path, seat: Seat) -> str:
+        """The path as programs of this seat write it."""
+        return on_windows(path) if seat is self.windows else str(path)
+
+
+@pytest.fixture
+async def systems(lab: Lab, tmp_path: Path) -> AsyncIterator[Systems]:
+    a, linux = await seats(lab, tmp_path)
+    async with with_windows(a, tmp_path / "windows") as windows:
+        yield Systems(windows, linux)
+
+
+@pytest.mark.parametrize("towards", ["linux", "windows"])
+async def test_every_kind_of_pipe(systems: Systems, towards: str) -> None:
+    there, here = (systems.linux, systems.windows)[:: 1 if towards == "linux" else -1]
+    found = {}
+    async with there.running("warpgate", "listen", "--echo", "--json", says=b"ready") as (_, ready):
+        address = json.loads(ready)["address"]
+        for words in WAYS:
+            done = await here.run("warpgate", "connect", address, "--ping", "2", "--json", *words)
+            assert done.returncode == 0, (words, done)
+            pipe, *pongs = [each for each in events(done.stdout) if each["event"] in ("pipe", "pong")]
+            assert len(pongs) == 2, done
+            found[words] = tuple(pipe[key] for key in ("mode", "transport", "plugin", "secure", "durable"))
+        # Without a word: a durable stream for stdin and stdout.
+        done = await here.host.run(
+            ["warpgate", "connect", address], env=here.env, given=BLOB, timeout=PATIENCE
+        )
+        assert (done.returncode, done.stdout == BLOB) == (0, True), done.stderr
+    assert found == WAYS
+
+
+async def started(seat: Seat, *words: str) -> Process:
+    """A warpgate that speaks JSON."""
+    return await seat.host.popen(["warpgate", *words, "--json"], env=seat.env, stdout=PIPE, stderr=STDOUT)
+
+
+async def next_event(process: Process, *kinds: str) -> dict[str, Any]:
+    assert process.stdout is not None
+    heard = []
+    async with timeout(PATIENCE):
+        while line := await process.stdout.readline():
+            found: dict[str, Any] = json.loads(line)
+            if found["event"] in kinds:
+                return found
+            heard.append(found)
+    raise AssertionError(heard)
+
+
+async def test_a_file_arrives_although_its_receiver_was_killed(systems: Systems, tmp_path: Path) -> None:
+    """Over TCP, where its kernel says so at once."""
+    sent = random.Random(4).randbytes(SIZE)
+    digest = hashlib.sha256(sent).hexdigest()
+    (tmp_path / "blob").write_bytes(sent)
+    for here, there in systems.both_ways():
+        incoming = tmp_path / f"at-{there.host.name}"
+        incoming.mkdir()
+        words = ("receive", systems.named(incoming, there))
+        receiver = await started(there, *words)
+        address = (await next_event(receiver, "ready"))["address"]
+        blob = systems.named(tmp_path / "blob", here)
+        sender = await started(here, "send", blob, address, "--transport", "tcp")
+        progress = await next_event(sender, "progress")
+        while progress["done"] < SIZE // 4:
+            progress = await next_event(sender, "progress")
+        await there.host.stop(receiver, kill=True)
+        receiver = await started(there, *words)
+        await next_event(receiver, "ready")
+        done, received = await next_event(sender, "sent"), await next_event(receiver, "received")
+        assert await sender.wait() == 0
+        assert done["sha256"] == received["sha256"] == digest
+        assert done["resumed"] == received["resumed"] >= 1_000_000
+        assert [path.name for path in incoming.iterdir()] == ["blob"]
+        assert hashlib.sha256((incoming / "blob").read_bytes()).hexdigest() == digest
+        await there.host.stop(receiver)
+        await here.host.stop(sender)
+
+
+async def test_a_forwarded_port(systems: Systems) -> None:
+    for here, there in systems.both_ways():
+        listen = ("warpgate", "listen", "--forward", "127.0.0.1:9000", "--json")
+        async with (
+            there.running(*script(SERVICE), says=b"up"),
+            there.running(*listen, says=b"ready") as (_, ready),
+        ):
+            address = json.loads(ready)["address"]
+            connect = ("warpgate", "connect", address, "--listen", "8000", "--json")
+            async with here.running(*connect, says=b"listening"):
+                done = await here.run(*script(CLIENT))
+        assert (done.returncode, done.stdout) == (0, b"drawrof\n"), done
+
+
+async def test_doctor_says_of_the_lab_what_it_is(systems: Systems) -> None:
+    """The router and the address on the only interface are Windows' to know; the rest is learned from servers."""
+    host = systems.windows.host
+    done = await systems.windows.run("warpgate", "doctor", "--json")
+    assert done.returncode == 0, done
+    found = {section: [] for section in ("interfaces", "NAT", "port mapping", "brokers", "STUN")}
+    for each in events(done.stdout):
+        found.setdefault(each["section"], []).append((each["state"], each["message"]))
+    assert found["interfaces"] == [("ok", f"net0: {host.ipv4}/24 (IPv4)")]
+    words = " ".join(message for _, message in found["NAT"])
+    assert "endpoint-independent mapping" in words
+    assert "address-and-port-dependent filtering" in words
+    gateway = host.ipv4 - 1
+    assert found["port mapping"][0] == (
+        "missing",
+        f"{gateway} maps no ports for this node. Where it is your router, switch on UPnP or NAT-PMP/PCP there: then "
+        "anybody can connect to this node directly",
+    )
+    assert {state for state, _ in (*found["brokers"], *found["STUN"])} == {"ok"}

@@ -1,0 +1,67 @@
+"""A host of the lab with Windows: CPython for Windows under Wine, in the host's network namespace.
+
+`tools/windows.sh` has set it up in the folder that WINDOWS names. Wine's server makes the sockets of all its
+programs, and there is one server for a prefix: so each host has a prefix of its own, of hard links.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from asyncio.subprocess import DEVNULL
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from needs import missing
+from programs import Seat
+
+ROOT = Path(__file__).parents[2]
+WINE = Path("/usr/lib/wine")
+# A loader that is asked for `warpgate` like any other program: Wine takes pipes for standard streams, and neither files
+# nor /dev/null nor what asyncio gives a child for its stdin, a socket.
+PROGRAM = """#!/bin/bash
+exec {wine} {python} -m warpgate "$@" < <(cat)
+"""
+
+
+def on_windows(path: Path) -> str:
+    return "Z:" + str(path).replace("/", "\\")
+
+
+@asynccontextmanager
+async def with_windows(seat: Seat, folder: Path) -> AsyncIterator[Seat]:
+    """The same seat at a Windows machine, `warpgate` on its path; `folder` is for what it needs, and made here."""
+    if "WINDOWS" not in os.environ:
+        missing("WINDOWS names no folder that tools/windows.sh has set up")
+    cache = Path(os.environ["WINDOWS"])
+    prefix, programs = folder / "prefix", folder / "programs"
+    programs.mkdir(parents=True)
+    await seat.run("cp", "--archive", "--link", cache / "prefix", prefix)
+    python = cache / "python" / "cp313" / "python.exe"
+    words = {"wine": shlex.quote(str(WINE / "wine64")), "python": shlex.quote(str(python))}
+    (programs / "warpgate").write_text(PROGRAM.format(**words))
+    (programs / "warpgate").chmod(0o755)
+    env = {
+        **seat.env,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "WINEPREFIX": str(prefix),
+        "LD_PRELOAD": str(cache / "wine_ports.so"),
+        "WINEDEBUG": "-all",
+        "WINEDLLOVERRIDES": "mscoree,mshtml,winemenubuilder.exe=",
+        "PYTHONPATH": f"{on_windows(ROOT / 'src')};{on_windows(cache / 'packages')}",
+        "PYTHONPYCACHEPREFIX": on_windows(cache / "pycache"),
+        "WARPGATE_DATA": on_windows(Path(seat.env["WARPGATE_DATA"])),
+    }
+    windows = replace(seat, env=env)
+    # Kept running, or it would end with the last program, and its services would start anew with the next one. They are
+    # started by a program without pipes, which they would keep open.
+    server = await seat.host.popen(
+        [WINE / "wineserver64", "--foreground", "--persistent"], env=env, stdout=DEVNULL, stderr=DEVNULL
+    )
+    try:
+        await windows.run("sh", "-c", 'exec "$0" wineboot </dev/null >/dev/null 2>&1', WINE / "wine64")
+        yield windows
+    finally:
+        await seat.host.stop(server)
