@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from cascade_world import OVER_UDP, World, connected, exchange, virtual
 
 from warpgate.errors import ConnectFailed, NetworkError
 from warpgate.events import PluginNoted, ServerFailed
+from warpgate.lab.spec import Lifetimes
+from warpgate.model.endpoint import Endpoint, Family
 
 
 def notes(world: World, name: str) -> list[str]:
@@ -36,14 +39,55 @@ def test_a_search_stops_while_our_router_has_no_mappings_left() -> None:
 
     async def main() -> None:
         async with World("eim-apdf+small", "edm", seed=8) as world:
-            scarce(world.b.network, 3)  # three sockets are hardly ever found
-            with pytest.raises(ConnectFailed):
+            scarce(world.b.network, 11)  # the three that are not given back are hardly ever found
+            with pytest.raises(ConnectFailed, match="our router had no mappings left for it"):
                 await world.a.node.connect(
                     world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=15.0
                 )
             lost = dict(world.routers["a"].counters().dropped).get("table full", 0)
             assert 0 < lost < 400
             assert any("leaving it alone" in note for note in notes(world, "a"))
+
+    virtual(main)
+
+
+def test_a_search_ends_when_the_peer_has_no_sockets_for_it() -> None:
+    """It has said that they are open, since that takes longer to arrive than they take to be opened."""
+
+    async def main() -> None:
+        async with World("eim-apdf", "edm", seed=8) as world:
+            scarce(world.b.network, 3)
+            began, before = world.now, world.routers["a"].counters().flows_created
+            with pytest.raises(
+                ConnectFailed, match="the peer refused: no sockets for guessing: Too many open"
+            ):
+                await world.a.node.connect(
+                    world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=15.0
+                )
+            assert world.now - began < 1.0
+            assert world.routers["a"].counters().flows_created - before < 100
+
+    virtual(main)
+
+
+def test_a_spread_that_found_the_table_full_comes_through_when_there_is_room() -> None:
+    """By then the other side has tried all 240 ports of the set, so it lets in what comes from them."""
+
+    async def main() -> None:
+        async with World("mape", "eim-apdf", seed=1) as world:
+            router = world.routers["a"]
+            nat = router.router.nats[Family.V4]
+            limit = router.counters().flows_live + 20
+            nat.spec = replace(nat.spec, table_limit=limit, lifetimes=Lifetimes(udp_unreplied=4.0))
+            neighbour = world.internet.host("neighbour", "192.168.1.9", behind=router)
+            sock = neighbour.open_udp(Endpoint.of("192.168.1.9", 999), lambda data, source: None)
+            for port in range(limit):
+                sock.send(b"", ("203.0.113.9", 1000 + port))
+            one, other, waited = await connected(world, **OVER_UDP, plugins=["random_probe"])
+            assert 4.0 < waited < 12.0
+            await exchange(one, other)
+            assert any("leaving it alone" in note for note in notes(world, "a"))
+            sock.close()
 
     virtual(main)
 

@@ -164,6 +164,7 @@ SUFFIXES: Final[dict[str, Callable[[tuple[Layer, ...]], tuple[Layer, ...]]]] = {
     "exclusive": _outermost(lambda nat: replace(nat, overloading=False)),
     "aged": _outermost(lambda nat: replace(nat, lifetimes=Lifetimes(absolute=60.0))),
     "small": _outermost(lambda nat: replace(nat, table_limit=512)),
+    "paced": _outermost(lambda nat: replace(nat, new_flows_per_second=110.0)),
     "noudp": _outermost(lambda nat: replace(nat, udp_blocked=True)),
     "no-tcp": _outermost(lambda nat: replace(nat, tcp_ports=BROKER_PORTS)),
     "cgn": lambda layers: (*layers, Layer(CARRIER, None)),

@@ -42,6 +42,7 @@ from warpgate.lab.table import FlowTable
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.model.nat import Assignment, Filtering, Mapping
+from warpgate.proto.bucket import TokenBucket
 
 __all__ = [
     "ACK",
@@ -75,6 +76,7 @@ DESTINATION_KEY: Final[dict[Mapping, Callable[[Endpoint], object]]] = {
 
 UNSOLICITED: Final = Drop("unsolicited")
 TABLE_FULL: Final = Drop("table full")
+TOO_FAST: Final = Drop("too many new flows")
 NO_PORT: Final = Drop("no free port")
 UDP_BLOCKED: Final = Drop("udp blocked")
 PORT_BLOCKED: Final = Drop("tcp port blocked")
@@ -111,6 +113,8 @@ class Nat:
         self._ports = PortChooser(spec.assignment, spec.block_size, spec.others, rng)
         self._paired: dict[IPAddress, IPAddress] = {}
         self._table = FlowTable()
+        pace = spec.new_flows_per_second
+        self._pace = None if pace is None else TokenBucket(pace, pace, 0.0)
         self._packets_out = self._packets_in = self._unsolicited = 0
         self._dropped: Counter[str] = Counter()
 
@@ -120,6 +124,8 @@ class Nat:
         entry = self._still_open(self._table.sent(flow), flags)
         if entry is None:
             refusal = self._policy(flow, flags)
+            if refusal is None and self._pace is not None and not self._pace.take(now):
+                refusal = TOO_FAST
             if refusal is not None:
                 return self._refused(refusal)
             mapping = self._mapping_for(flow, now)

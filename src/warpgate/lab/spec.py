@@ -61,7 +61,7 @@ class NatSpec:
     different remote endpoints at once (Linux does so; RFC 4787 REQ-3 forbids it with EIM).
     `refresh_inbound`: traffic from outside keeps a flow alive (RFC 4787 REQ-6 lets a NAT choose).
     `table_limit` counts flows (what a router's memory is made of), `host_limit` the mappings of one inside
-    host (RFC 6888 REQ-4).
+    host (RFC 6888 REQ-4), `new_flows_per_second` is what its processor or its carrier allows, a second's worth at once.
     `tcp_ports`: destinations that TCP may be opened to; None means all. Raises ConfigError for what cannot
     be.
     """
@@ -78,6 +78,7 @@ class NatSpec:
     tcp_ports: frozenset[int] | None = None
     table_limit: int | None = None
     host_limit: int | None = None
+    new_flows_per_second: float | None = None
     block_size: int = 1024
     others: int = 0
     pooling: Pooling = Pooling.PAIRED

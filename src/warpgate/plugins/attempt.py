@@ -93,11 +93,31 @@ class RandomPunch(Protocol):
         """One check to a guessed endpoint, as soon as the node's rate allows it and nothing holds it back."""
         ...
 
-    async def maps_anew(self, near: Endpoint) -> bool:
-        """Whether a fresh socket on this interface gets a mapping of our router's: a STUN server sees it before long.
+    async def repeat(self, remote: Endpoint, ttl: int | None) -> None:
+        """Once more from each of `open_towards`, at the node's rate: it costs a mapping only where there was none.
 
-        It costs a mapping. True where no server can be asked, or none is left of the budget.
+        Nothing once it is over.
         """
+        ...
+
+    async def maps_anew(self, near: Endpoint) -> float | None:
+        """Seconds until a STUN server has seen a fresh socket on this interface; None: our router has no mapping.
+
+        It costs a mapping. 0.0 where no server can be asked, or none is left of the budget.
+        """
+        ...
+
+    @property
+    def rate(self) -> float:
+        """Probes a second."""
+        ...
+
+    def slow_down(self) -> None:
+        """Half as many probes a second from now on, an eighth of the node's rate at least."""
+        ...
+
+    def speed_up(self) -> None:
+        """An eighth of the node's rate more, up to that."""
         ...
 
     def hold_back(self) -> None:

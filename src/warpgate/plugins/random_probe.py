@@ -19,6 +19,7 @@ Routers suffer from this strategy, so it starts when nothing simpler can work or
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ from warpgate.plugins.base import (
 # they may claim tuples on the peer's router. (Seconds after the priming, TTL.) Where it was measured how far is enough,
 # none goes further.
 LATER = ((1.0, 5), (6.0, None))
+# Once more where our router lost some of them. (Seconds after the priming.)
+ONCE_MORE = 12.0
 # Plain punches are done after a signal and a round trip, which is about as long as one over a broker; then an early
 # repeat of a lost packet.
 SIMPLER_SIGNALS = 3
@@ -77,8 +80,13 @@ OWN_NOISE = 0.005
 # (at least; twice as long each time, 8 s at most). Seconds.
 CARE_INTERVAL = 1.0
 BACK_OFF = Backoff(1.0, 8.0)
-# Probes of the last two intervals: a full table is noticed so late.
-DOUBTFUL = 200
+# A server's answer that is so much later than the fastest one came to a repeated question (the first repetition leaves
+# after 0.25 s): the router dropped the first. Seconds.
+LATE = 0.2
+# How often the spread waits for its router: then its sockets are tried, since those that do have mappings need it.
+SPREAD_WAITS = 2
+# A full table is noticed so late that this is sent in vain: two seconds at the rate that was halved then.
+DOUBTFUL = 2 * 2.0
 
 OPEN, OPENED, MEET, REFUSED = "open", "opened", "meet", "refused"
 
@@ -260,13 +268,22 @@ async def _spread(attempt: Attempt, part: Guessing, target: Endpoint) -> None:
             sockets=count if counted else 0,
         )
     )
-    rate = attempt.config.budgets.random_probes_per_second
     ttl, sure = attempt.priming_ttl(near), attempt.primes_surely(near)
-    later = tuple((after, ttl if sure else further) for after, further in LATER)
-    schedules = [((0.0, ttl), *((after + n / rate, hops) for after, hops in later)) for n in range(count)]
-    opened = await _open(attempt, punch, near, target, schedules, parity)
+    later = [(after, ttl if sure else further) for after, further in LATER]
+    over = attempt.now() + attempt.config.timing.attempt_timeout  # the peer searches no longer
+    care = _Care(attempt, punch, near)
+    unburdened = beside(attempt, care.ask())
+    began = attempt.now()
+    opened = await _open(attempt, punch, near, target, [((0.0, ttl),)] * count, parity)
     attempt.note(f"{opened} sockets towards {target}; the peer looks for them in {_in_words(ports)}")
-    await asyncio.sleep(attempt.config.timing.attempt_timeout)  # the peer searches no longer
+    await unburdened
+    for after, hops in [*later, (ONCE_MORE, None)]:
+        waited = await care.room(SPREAD_WAITS)
+        await asyncio.sleep(began + after - attempt.now())
+        if after < ONCE_MORE or care.lost:
+            # The peer has probed meanwhile: its NAT lets in what comes from a port that was tried in vain.
+            await punch.repeat(target, None if waited else hops)
+    await asyncio.sleep(over - attempt.now())
     punch.close()
     if opened < count:
         raise AttemptFailed(f"only {opened} of {count} sockets could be opened: {punch.shortage}")
@@ -346,27 +363,73 @@ def _in_words(ports: PortRange) -> str:
     return f"{ports.size} of {among}" if ports.fixed else among
 
 
-async def _look_after_router(attempt: Attempt, near: Endpoint, punch: RandomPunch) -> None:
-    """Hold the punch back while our router has no mapping for a fresh socket.
+class _Care:
+    """What a punch does to our router, as far as that shows: whether a fresh socket gets a mapping, and how soon.
 
-    Its table may be full, of ours or of those of another node behind it, of which nothing else is seen from here. How
-    long is drawn, so that two that have filled it together do not go on together.
+    Its table may be full, or it makes no more mappings a second: of ours, or of those of another node behind it, of
+    which nothing else is seen from here. Where there is no mapping, nothing is sent for a while; where the first packet
+    was lost, half as many a second, and an eighth more after each answer in time, so that two nodes share what there
+    is. How long is drawn, so that two that have filled a table together do not go on together.
     """
-    failures = 0
-    rng = random.Random(attempt.session)
-    while True:
-        await asyncio.sleep(CARE_INTERVAL)
-        if await punch.maps_anew(near):
-            punch.go_on()
-            failures = 0
-            continue
-        punch.hold_back()
-        failures += 1
-        pause = BACK_OFF.after(failures)
-        attempt.note(
+
+    def __init__(self, attempt: Attempt, punch: RandomPunch, near: Endpoint) -> None:
+        self._attempt = attempt
+        self._punch = punch
+        self._near = near
+        self._rng = random.Random(attempt.session)
+        self._fastest = math.inf
+        self._failures = 0
+        self.lost = False  # something that was sent, at any time
+
+    async def ask(self) -> bool:
+        """Whether there is a mapping for a fresh socket."""
+        took = await self._punch.maps_anew(self._near)
+        if took is None:
+            self._failures += 1
+        elif took > self._fastest + LATE:
+            self._punch.go_on()
+            self._slow_down()
+            self._attempt.note(
+                f"our router lost what a fresh socket sent first: {self._punch.rate:g} probes a second"
+            )
+        else:
+            self._failures = 0
+            self._punch.go_on()
+            self._punch.speed_up()
+            self._fastest = min(self._fastest, took)
+        return took is not None
+
+    async def rest(self) -> None:
+        """After a failure."""
+        self._punch.hold_back()
+        self._slow_down()
+        pause = BACK_OFF.after(self._failures)
+        self._attempt.note(
             f"our router has no mapping for a fresh socket: leaving it alone for {pause:g} s or more"
         )
-        await asyncio.sleep(pause * rng.uniform(1.0, 2.0))
+        await asyncio.sleep(pause * self._rng.uniform(1.0, 2.0))
+
+    async def room(self, waits: int) -> bool:
+        """Wait until there is a mapping, so many times at most; whether it was necessary."""
+        for tried in range(waits):
+            if await self.ask():
+                return tried > 0
+            await self.rest()
+        return True
+
+    def _slow_down(self) -> None:
+        self.lost = True
+        self._punch.slow_down()
+
+
+async def _look_after_router(attempt: Attempt, near: Endpoint, punch: RandomPunch) -> None:
+    """Hold the punch back while our router has no mapping for a fresh socket."""
+    care = _Care(attempt, punch, near)
+    while True:
+        if await care.ask():
+            await asyncio.sleep(CARE_INTERVAL)
+        else:
+            await care.rest()
 
 
 async def _sampled(attempt: Attempt, mine: Attachment) -> NatProfile:
@@ -403,23 +466,29 @@ async def _search(attempt: Attempt, message: Guess) -> None:
         order = ports.drawn(draw, most)
     shown = "/".join(map(str, addresses))
     attempt.note(f"probing up to {len(order) * len(addresses)} of {_in_words(ports)} of {shown} from {base}")
-    await _probe_all(punch, base, [Endpoint(ip, port) for port in order for ip in addresses])
+    targets = [Endpoint(ip, port) for port in order for ip in addresses]
+    probing = beside(attempt, _probe_all(punch, base, targets))
+    listening = beside(attempt, _answer(attempt, REFUSED))  # returns by raising the refusal
+    await asyncio.wait({probing, listening}, return_when=asyncio.FIRST_COMPLETED)
+    (listening if listening.done() else probing).result()
+    listening.cancel()
     punch.close()
 
 
 async def _probe_all(punch: RandomPunch, base: Endpoint, targets: Sequence[Endpoint]) -> None:
     """What was sent when our router had no mapping for it is sent again in the end."""
     waiting = deque(targets)
-    recent: deque[Endpoint] = deque(maxlen=DOUBTFUL)
+    sent: list[Endpoint] = []
     held = punch.times_held
     while waiting:
         target = waiting.popleft()
         await punch.probe(base, target)
-        recent.append(target)
+        sent.append(target)
         if punch.times_held > held:
             held = punch.times_held
-            waiting.extend(recent)
-            recent.clear()
+            doubtful = sent[-int(DOUBTFUL * punch.rate) :]
+            waiting.extend(doubtful)
+            del sent[-len(doubtful) :]
 
 
 def _addresses_of(attempt: Attempt, ip: IPAddress) -> tuple[IPAddress, ...]:

@@ -178,6 +178,17 @@ class TestLimits:
         assert send(nat, Y2A, 30.5)  # nine have expired
         assert nat.counters(31.0).dropped == (("table full", 1),)
 
+    def test_a_slow_router_makes_so_many_flows_a_second(self) -> None:
+        nat = make(NatSpec(new_flows_per_second=10.0))
+        opened = [
+            nat.outbound(Flow(Protocol.UDP, INSIDE, Endpoint(Y1A.ip, port)), 0.0) for port in range(1, 16)
+        ]
+        assert [isinstance(verdict, Forward) for verdict in opened] == [True] * 10 + [False] * 5
+        assert opened[-1] == Drop("too many new flows")
+        assert send(nat, Endpoint(Y1A.ip, 1), 0.05)  # what is open goes on
+        assert nat.outbound(Flow(Protocol.UDP, INSIDE, Y2A), 0.05) == Drop("too many new flows")
+        assert send(nat, Y2A, 0.11)
+
     def test_a_host_limit_does_not_touch_other_hosts(self) -> None:
         nat = make(NatSpec(host_limit=4))
         for port in range(4):

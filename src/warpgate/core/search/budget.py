@@ -24,6 +24,10 @@ TURN = 5.0
 # Sockets given back when the system has no more: for brokers, accepted connections, and files of the program.
 SPARED = 8
 PARITY_DRAWS = 32
+# Of the rate, however much our router loses, and by which it grows again.
+LEAST_SHARE = 1 / 8
+# What the report says.
+NO_MAPPINGS = "our router had no mappings left for it"
 # A server's answer, and that to a second request should the first be lost: seconds, and signals where those are slow.
 MAPPED_WITHIN = 1.5, 3.0
 
@@ -47,6 +51,8 @@ class Clock(Protocol):
 
 class Punching(Protocol):
     """What a punch needs of its session."""
+
+    setbacks: dict[str, list[str]]
 
     @property
     def peer_key(self) -> bytes: ...
@@ -111,13 +117,17 @@ class RandomPunches:
         if self._current is punch:
             self._current = None
 
-    def next_slot(self, now: float) -> float:
-        """When the next probe may leave: slots are handed out at the node's rate, and unused ones are lost.
+    @property
+    def rate(self) -> float:
+        return self._budgets.random_probes_per_second
+
+    def next_slot(self, now: float, share: float = 1.0) -> float:
+        """When the next probe may leave: slots are handed out at a share of the node's rate, and unused ones are lost.
 
         Who comes late for a slot by less than half the interval still has it: timers are always a little late, and
         that must not add up.
         """
-        interval = 1.0 / self._budgets.random_probes_per_second
+        interval = 1.0 / (self.rate * share)
         slot = self._next_probe if self._next_probe >= now - interval / 2 else now
         self._next_probe = slot + interval
         return slot
@@ -141,12 +151,23 @@ class RandomPunch:
         self._opened: list[Endpoint] = []
         self._clear = asyncio.Event()  # unset while our router has no mappings left
         self._clear.set()
+        self._share = 1.0  # of the node's rate: less while our router loses what is sent
         self.shortage = ""
         self.times_held = 0
 
     @property
     def sockets(self) -> int:
         return len(self._opened)
+
+    @property
+    def rate(self) -> float:
+        return self._punches.rate * self._share
+
+    def slow_down(self) -> None:
+        self._share = max(LEAST_SHARE, self._share / 2)
+
+    def speed_up(self) -> None:
+        self._share = min(1.0, self._share + LEAST_SHARE)
 
     def open_towards(
         self,
@@ -183,37 +204,50 @@ class RandomPunch:
         await self._slot()
         self._session.checks.probe(base, remote, self._plugin, (0.0,), None)
 
-    async def maps_anew(self, near: Endpoint) -> bool:
+    async def repeat(self, remote: Endpoint, ttl: int | None) -> None:
+        for base in tuple(self._opened):
+            await self._turn()
+            if self._open:
+                self._session.checks.probe(base, remote, self._plugin, (0.0,), ttl)
+
+    async def maps_anew(self, near: Endpoint) -> float | None:
         if self.mappings_left <= 0 or not self._session.can_be_mapped(near):
-            return True
+            return 0.0
         try:
             base = self._session.open_port(near)
         except NetworkError:
-            return True  # that is our own shortage, not the router's
+            return 0.0  # that is our own shortage, not the router's
         try:
             await self._slot()
+            asked = self._session.context.now()
             async with asyncio.timeout(self._session.patience(*MAPPED_WITHIN)):
                 await self._session.map_port(base)
         except (ServiceError, TimeoutError):
-            return False
+            return None
         except AttemptFailed:
-            return True  # the budget is used up
+            return 0.0  # the budget is used up
         finally:
             self._session.drop_port(base)
-        return True
+        return self._session.context.now() - asked
 
     def hold_back(self) -> None:
         if self._clear.is_set():
             self._clear.clear()
             self.times_held += 1
+            told = self._session.setbacks.setdefault(self._plugin, [])
+            if NO_MAPPINGS not in told:
+                told.append(NO_MAPPINGS)
 
     def go_on(self) -> None:
         self._clear.set()
 
     async def _slot(self) -> None:
-        now = self._session.context.now()
-        await asyncio.sleep(self._punches.next_slot(now) - now)
+        await self._turn()
         self._spend()
+
+    async def _turn(self) -> None:
+        now = self._session.context.now()
+        await asyncio.sleep(self._punches.next_slot(now, self._share) - now)
 
     def _spend(self) -> None:
         if not self._open:
