@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from warpgate.core.assembly import NodeStatus
     from warpgate.core.node import Node
     from warpgate.core.pipes.base import Pipe
-    from warpgate.core.pipes.plain_datagram import DatagramPipe
+    from warpgate.core.pipes.datagrams import DatagramPipe
     from warpgate.core.pipes.plain_tcp import StreamPipe
     from warpgate.core.pipes.subscription import SUB_ALL, Subscription
     from warpgate.errors import (
@@ -55,7 +55,7 @@ _HOMES = {
     "warpgate.core.node": ("Node",),
     "warpgate.core.assembly": ("NodeStatus",),
     "warpgate.core.pipes.base": ("Pipe",),
-    "warpgate.core.pipes.plain_datagram": ("DatagramPipe",),
+    "warpgate.core.pipes.datagrams": ("DatagramPipe",),
     "warpgate.core.pipes.plain_tcp": ("StreamPipe",),
     "warpgate.core.pipes.subscription": ("SUB_ALL", "Subscription"),
     "warpgate.errors": (

@@ -10,7 +10,7 @@ from typing import Literal, Self, Unpack, overload
 from warpgate.core.names.destination import Destination
 from warpgate.core.node import ConnectOptions, Node
 from warpgate.core.pipes.base import Pipe
-from warpgate.core.pipes.plain_datagram import DatagramPipe
+from warpgate.core.pipes.datagrams import DatagramPipe
 from warpgate.core.pipes.streams import READ_LIMIT
 from warpgate.errors import ConfigError, PipeClosed
 from warpgate.model.endpoint import Mode, Transport

@@ -283,9 +283,12 @@ class Node:
         service: str = "",
         plugins: Sequence[str] | None = None,
         timeout: float | None = None,
+        durable: bool | None = None,
     ) -> Datagrams:
         """A datagram pipe to the node that `dest` names. Arguments and errors as for `warpgate.Node.connect`."""
-        work = self._node.connect(dest, mode=Mode.DATAGRAM, service=service, plugins=plugins, timeout=timeout)
+        work = self._node.connect(
+            dest, mode=Mode.DATAGRAM, service=service, plugins=plugins, timeout=timeout, durable=durable
+        )
         return Datagrams(self._wait(work), self._wait)
 
     def accept(self, timeout: float | None = None) -> Socket:

@@ -28,6 +28,7 @@ from warpgate.events import Event, ServerFailed
 from warpgate.model.endpoint import Endpoint, Family, Mode
 from warpgate.services.relay import Relays
 from warpgate.services.relay_allocation import Allocation
+from warpgate.services.relay_carrier import UdpCarrier
 from warpgate_testing.internet import MemoryInternet, OpenSocket
 from warpgate_testing.turn import MemoryTurn
 
@@ -61,7 +62,8 @@ class RelayWorld(World):
         await self.turn.close()
 
     def strays(self) -> list[OpenSocket]:
-        kept = {allocation._carrier._socket.local for allocation in self.reserves if allocation.mapped}
+        carriers = [allocation._carrier for allocation in self.reserves if allocation.mapped]
+        kept = {carrier._socket.local for carrier in carriers if isinstance(carrier, UdpCarrier)}
         return [entry for entry in super().strays() if entry.host != "turn" and entry.local not in kept]
 
     @property

@@ -40,7 +40,9 @@ from warpgate.proto.channel_wire import (
     NewsReader,
     PipeHeadReader,
     ReplyReader,
+    decode_datagram,
     encode_credit,
+    encode_datagram,
     encode_news,
     encode_pipe_head,
     encode_refusal,
@@ -324,7 +326,19 @@ def _frames(data: bytes) -> None:
     assert b"".join(map(encode_frame, found)) + reader._partial == data
 
 
+def _datagram(data: bytes) -> None:
+    stream, rest = decode_datagram(data)
+    assert 0 <= stream < 1 << 62
+    assert len(rest) < len(data)
+
+
 DECODERS = (
+    Target(
+        "durable_datagram",
+        _datagram,
+        (DecodeError,),
+        (encode_datagram(4, b"x"), encode_datagram(1 << 40, b"")),
+    ),
     Target("durable_pipe_head", _pipe_head, (DecodeError,), PIPE_HEADS),
     Target("durable_credit", _credit, (), (encode_credit(4, 1 << 20) * 2,)),
     Target("durable_news", _news, (ProtocolError, AddressError), (NEWS,)),

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from warpgate.config import Budgets, Timing
-from warpgate.core.connection import quic_bounds, quic_stream
+from warpgate.core.connection import quic_bounds, quic_channels, quic_stream
 from warpgate.core.disk import claim
 from warpgate.core.pipes import plain_datagram, tls
 from warpgate.core.search import links, relays, responder, session, twins
@@ -42,10 +42,18 @@ from warpgate.plugins.random_probe import Guess
 from warpgate.plugins.reverse import CallBack
 from warpgate.plugins.turn import Relayed
 from warpgate.proto import check, gate, hello, instances, signals
+from warpgate.proto.channel_wire import (
+    DATAGRAMS,
+    LARGEST_DATAGRAM,
+    decode_datagram,
+    encode_datagram,
+    encode_pipe_head,
+)
 from warpgate.proto.check_wire import CheckCodec, introduction_of
 from warpgate.proto.envelope import MAX_ENVELOPE, open_envelope
 from warpgate.proto.hello import Authenticated, Handshake, Nominated, Refused, Role
 from warpgate.proto.quic_proof import ALPN, HEAD_SIZE, check_head, session_of
+from warpgate.proto.quic_wire import FIRST_PACKET_SIZE
 from warpgate.proto.signals import PluginMessage, Signal, SignalKind, decode_signal, encode_signal
 from warpgate.proto.stun import Attribute
 
@@ -83,6 +91,10 @@ HEX_NAMES = {
     "punch-0",
     "punch-1",
     "punch-2",
+    "durable-pipe",
+    "durable-datagrams",
+    "durable-datagram-4",
+    "durable-datagram-16384",
     "quic-head",
     "relayed",
     "relayed-pending",
@@ -305,6 +317,20 @@ def test_head_of_a_stream_over_udp() -> None:
     assert f"| {quic_stream.USER} | both |" in PAGE
     assert f"| {quic_stream.CLIENT_CREDIT} | client to server |" in PAGE
     assert f"| {quic_stream.SERVER_CREDIT} | server to client |" in PAGE
+
+
+def test_pipes_of_a_durable_connection() -> None:
+    assert encode_pipe_head("voice") == example("durable-pipe")
+    assert encode_pipe_head("voice", datagrams=True) == example("durable-datagrams")
+    assert decode_datagram(example("durable-datagram-4")) == (4, b"hello")
+    assert encode_datagram(16384, b"hello") == example("durable-datagram-16384")
+    for words in (
+        f"{LARGEST_DATAGRAM:,} bytes at most, is a DATAGRAM frame",
+        f"begins with {DATAGRAMS} more",
+        f"are kept, {quic_channels.HELD} of a connection",
+        f"`max_datagram_frame_size` {FIRST_PACKET_SIZE};",
+    ):
+        assert words in PAGE
 
 
 @pytest.mark.parametrize(

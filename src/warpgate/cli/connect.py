@@ -100,8 +100,8 @@ async def _forward(shell: Shell, journey: Journey, entrances: Sequence[tuple[Ent
         attempts = asyncio.Semaphore(ATTEMPTS_AT_ONCE)
 
         async def connect(service: str, mode: Mode) -> Pipe:
-            # A datagram pipe is never durable: what is lost stays lost, with its path too.
-            durable = journey.durable and mode is Mode.STREAM
+            # Those of programs may be longer than a durable pipe takes: as UDP has them, unless asked for.
+            durable = journey.durable if mode is Mode.STREAM else journey.durable_datagrams
             async with attempts:
                 pipe = await replace(journey, mode=mode, durable=durable).connect(node, service)
             shell.output.show(PipeOpen.of_pipe(pipe))

@@ -30,6 +30,7 @@ class Journey:
     secure: bool = False
     service: str = ""
     durable: bool = False
+    durable_datagrams: bool = False  # of those that programs here send, too
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, config: Config) -> Journey:
@@ -43,13 +44,21 @@ class Journey:
         plugins = parse_via(arguments.via)
         text, service = (None, "") if arguments.target is None else split_service(arguments.target)
         target = None if text is None else parse_target(text, config)
-        can_last = mode is Mode.STREAM and transport is not Transport.TCP
-        if arguments.durable and not can_last:
-            raise UsageError(
-                "--durable is for streams on any path, it goes with neither --datagram nor --transport tcp"
-            )
-        durable = can_last if arguments.durable is None else arguments.durable
-        return cls(target, mode, transport, plugins, arguments.timeout, arguments.tls, service, durable)
+        asked = arguments.durable
+        if asked and transport is Transport.TCP:
+            raise UsageError("--durable takes whatever path there is, it cannot go with --transport tcp")
+        durable = mode is Mode.STREAM and transport is not Transport.TCP if asked is None else asked
+        return cls(
+            target,
+            mode,
+            transport,
+            plugins,
+            arguments.timeout,
+            arguments.tls,
+            service,
+            durable,
+            asked is True,
+        )
 
     async def connect(self, node: Node, service: str = "") -> Pipe:
         """`service`: another one than the target's. Raises as `Node.connect`; UsageError when the target is the node

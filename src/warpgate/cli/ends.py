@@ -152,9 +152,10 @@ class PipeEnd:
             with contextlib.suppress(ConfigError):
                 await self._pipe.send(data)
             return
+        size = min(DATAGRAM, self._pipe.largest or DATAGRAM)
         # At least once: an empty datagram is a datagram.
-        for start in range(0, max(len(data), 1), DATAGRAM):
-            await self._pipe.send(data[start : start + DATAGRAM])
+        for start in range(0, max(len(data), 1), size):
+            await self._pipe.send(data[start : start + size])
 
     async def end(self) -> None:
         if not self._datagrams:

@@ -242,8 +242,9 @@ def _add_connect(parser: Parser) -> None:
     parser.add_argument(
         "--durable",
         action=argparse.BooleanOptionalAction,
-        help="a stream that outlives its path: it is encrypted, and goes on when either side changes its network. The "
-        "default, but with --datagram, --transport tcp and --ping; --no-durable: a plain stream, as fast as its path",
+        help="a pipe that outlives its path: it is encrypted, and goes on when either side changes its network. The "
+        "default, but with --datagram (1,150 bytes each then), --transport tcp and --ping; --no-durable: a plain "
+        "stream, as fast as its path",
     )
     parser.add_argument(
         "--ping", type=positive_count, metavar="N", help="measure N echoes of a `listen --echo` peer"

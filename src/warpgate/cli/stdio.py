@@ -71,7 +71,7 @@ async def join_stdio(pipe: Pipe, output: Output, linger: float = 0.0) -> None:
     """
     datagrams = pipe.mode is Mode.DATAGRAM
     far = PipeEnd(pipe, linger)
-    near = StdioEnd(output, DATAGRAM if datagrams else CHUNK)
+    near = StdioEnd(output, CHUNK if pipe.largest is None else min(DATAGRAM, pipe.largest))
     final: list[End] = []
     if datagrams or near.interactive:
         final.append(far)

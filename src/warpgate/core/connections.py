@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 
+from warpgate.core.connection.channel import Channel, DatagramChannel
 from warpgate.core.connection.connection import Connection
 from warpgate.core.connection.paths import Origin, Path, TcpPath, UdpPath
 from warpgate.core.connection.quic_bounds import AHEAD, UNPROVED
-from warpgate.core.connection.quic_channels import Channel, QuicChannels
+from warpgate.core.connection.quic_channels import QuicChannels
 from warpgate.core.connection.quic_engine import State
 from warpgate.core.connection.quic_library import loaded
 from warpgate.core.pipes.base import Pipe, PipeInfo
-from warpgate.core.pipes.durable import DurablePipe
+from warpgate.core.pipes.durable import DurableDatagramPipe, DurablePipe
 from warpgate.core.pipes.maker import PipeMaker
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.hosted import check_invited
@@ -89,7 +90,7 @@ class Connections:
         self._certificate = certificate
         # By whose they are and the ids in datagrams: peers choose the first ones, perhaps those of others.
         self._by_id: dict[tuple[bytes, bytes], Connection] = {}
-        self._all: dict[Connection, set[DurablePipe]] = {}
+        self._all: dict[Connection, set[DurablePipe | DurableDatagramPipe]] = {}
         self._shared: dict[Wanted, Connection] = {}  # those that further pipes of ours go on
         self._unclaimed: dict[Path, asyncio.TimerHandle] = {}
         self._seekers: dict[Connection, PathSeeker] = {}
@@ -109,7 +110,8 @@ class Connections:
         transport: Transport | None,
         timeout: float,
         service: str = "",
-    ) -> DurablePipe:
+        mode: Mode = Mode.STREAM,
+    ) -> Pipe:
         """A pipe on the connection that there is, or on a new one. ConfigError, ConnectFailed."""
         began = self._context.now()
         await loaded()
@@ -127,7 +129,9 @@ class Connections:
         try:
             async with asyncio.timeout(timeout + LAST_WORD):
                 await connection.answering(FRESH, silences)
-                channel = await connection.open_channel(service)
+                if mode is Mode.DATAGRAM and connection.engine.largest_datagram <= 0:
+                    raise PipeClosed(f"node {connection.peer} takes no datagrams on durable connections")
+                channel = await connection.open_channel(service, datagrams=mode is Mode.DATAGRAM)
                 while service and not channel.taken:  # else it is as if there were one: nothing is waited for
                     if (end := channel.failure_of(connection.peer) or connection.end) is not None:
                         raise PipeClosed(end)
@@ -173,7 +177,7 @@ class Connections:
         needed = any(failure.relay_needed for failure in seeker.failures)
         return ConnectFailed(str(told.args[0]), seeker.report, relay_needed=needed)
 
-    def _pipe(self, connection: Connection, channel: Channel, began: float) -> DurablePipe:
+    def _pipe(self, connection: Connection, channel: Channel, began: float) -> Pipe:
         origin, seeker = connection.current, self._seekers.get(connection)
         assert origin is not None
         info = PipeInfo(
@@ -188,7 +192,12 @@ class Connections:
             () if seeker is None else seeker.report,
             channel.service or "",
         )
-        pipe = DurablePipe(info, connection, channel, self._pipe_ended)
+        pipe: DurablePipe | DurableDatagramPipe
+        if isinstance(channel, DatagramChannel):
+            queue = self._context.config.receive_queue
+            pipe = DurableDatagramPipe(info, connection, channel, queue, self._pipe_ended)
+        else:
+            pipe = DurablePipe(info, connection, channel, self._pipe_ended)
         self._all[connection].add(pipe)
         self._use(connection)
         self._pipes.add(pipe)
@@ -196,7 +205,7 @@ class Connections:
 
     def _pipe_ended(self, pipe: Pipe, reason: str) -> None:
         self._pipes.ended(pipe, reason)
-        assert isinstance(pipe, DurablePipe)
+        assert isinstance(pipe, DurablePipe | DurableDatagramPipe)
         connection = pipe.connection
         if connection in self._all:
             self._all[connection].discard(pipe)

@@ -27,7 +27,7 @@ from warpgate.core.names.destination import Destination, parse_destination
 from warpgate.core.names.known_peers import known_peers_at
 from warpgate.core.peer_relays import read_answer
 from warpgate.core.pipes.base import Pipe
-from warpgate.core.pipes.plain_datagram import DatagramPipe
+from warpgate.core.pipes.datagrams import DatagramPipe
 from warpgate.core.port_mapping import PortMapping
 from warpgate.core.search.initiator import Initiator
 from warpgate.core.search.probe import BrokerCheck, OtherProcess
@@ -359,8 +359,8 @@ class Node:
         `mode`: a member of Mode or its word ("datagram"), `transport` likewise ("tcp"). `plugins`: only these
         strategies, by name. `timeout` in seconds (default: `attempt_timeout`). `secure`: an encrypted stream, whatever
         wins: QUIC is one, TCP gets TLS on it (on both sides, see `Pipe.start_tls`). `service`: which of those that the
-        peer offers by name. `durable`: the pipe outlives the path it begins on (default: `Config.durable`); it is a
-        stream, always `secure`, and shares one connection with the other durable pipes to that node.
+        peer offers by name. `durable`: the pipe outlives the path it begins on (default: `Config.durable` for streams);
+        it is always `secure`, and shares one connection with the other durable pipes to that node.
 
         AddressError, ConfigError (an argument of the wrong kind, unknown plugin, impossible mode), ConnectFailed with a
         report (where the peer has no such service the message lists what it has). For a nickname also NicknameError,
@@ -378,7 +378,7 @@ class Node:
             if address.public_key == self.public_key:
                 raise ConfigError("that is this node's own address")
             if lasting:
-                return await run.connections.connect(address, plugins, carrier, seconds, service)
+                return await run.connections.connect(address, plugins, carrier, seconds, service, mode)
             initiator = Initiator(
                 run.equipment,
                 run.sessions,
@@ -402,11 +402,7 @@ class Node:
         return await run.names.connect(remote, patience, attempt)
 
     def _lasting(self, mode: Mode, durable: bool | None) -> bool:
-        """Whether a durable pipe is asked for. ConfigError for one of datagrams."""
-        if durable and mode is Mode.DATAGRAM:
-            raise ConfigError(
-                "a durable pipe is a stream: ask for one, or for plain datagrams (durable=False)"
-            )
+        """Whether a durable pipe is asked for; datagrams are as UDP has them unless somebody says otherwise."""
         return self._config.durable and mode is Mode.STREAM if durable is None else durable
 
     # -- one-time codes ------------------------------------------------------------------------------------------

@@ -7,8 +7,10 @@
     4, 8 ... and 1, 5 ...  one pipe each, opened by the client and the server: pipe head, then the users' bytes; FIN is
                         end of stream. pipe head = length(1) name of the service, UTF-8, "" for the one without a
                         name. Who takes the pipe says 0 first, who does not 1 and why (UTF-8, up to FIN)
+    DATAGRAM frames     of a pipe whose head says length + 128: the id of its stream, as a variable-length integer
+                        (RFC 9000 section 16), then one datagram of the user's. On the stream nothing of users' is sent
 
-Integers are big-endian. Nothing here is secret or proved: QUIC has done that.
+Other integers are big-endian. Nothing here is secret or proved: QUIC has done that.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from warpgate.errors import DecodeError
 from warpgate.model.address import MAX_ADDRESS_SIZE
 from warpgate.model.text import printable
 from warpgate.model.wanted import MAX_SERVICE, is_service_name
+from warpgate.proto.quic_wire import encode_integer, integer_at
 
 # RFC 7301; a change of the rules in this file needs another name.
 ALPN = "warpgate-paths/1"
@@ -25,6 +28,11 @@ CLIENT_CREDIT, SERVER_CREDIT = 2, 3
 ALL = (1 << 64) - 1
 TAKEN, NOT_TAKEN = b"\0", b"\1"
 MAX_REASON = 200
+# Added to the first byte of the head: the pipe is one of datagrams.
+DATAGRAMS = 0x80
+# A packet of 1,200 bytes less its header with a connection id of 9 bytes (14 at most), its tag (16), the type and
+# length of the frame (3) and the id of the stream (8 at most).
+LARGEST_DATAGRAM = 1150
 
 _CREDIT_SIZE = 16
 
@@ -46,10 +54,30 @@ def encode_news(address: bytes) -> bytes:
     return len(address).to_bytes(2, "big") + address
 
 
-def encode_pipe_head(service: str) -> bytes:
+def encode_pipe_head(service: str, *, datagrams: bool = False) -> bytes:
     """`service` is a name as in `model.wanted`, or ""."""
     name = service.encode()
-    return bytes((len(name),)) + name
+    return bytes((len(name) + (DATAGRAMS if datagrams else 0),)) + name
+
+
+def begins_datagrams(head: bytes) -> bool:
+    """Whether a pipe that begins so is one of datagrams."""
+    return head[:1] >= bytes((DATAGRAMS,))
+
+
+def encode_datagram(stream: int, data: bytes) -> bytes:
+    return encode_integer(stream) + data
+
+
+def decode_datagram(frame: bytes) -> tuple[int, bytes]:
+    """The stream and the user's datagram. DecodeError."""
+    stream, at = integer_at(frame, 0)
+    return stream, frame[at:]
+
+
+def largest_datagram(frame: int) -> int:
+    """Bytes of the user's in a DATAGRAM frame of `frame` bytes."""
+    return frame - 11
 
 
 def encode_refusal(reason: str) -> bytes:
@@ -106,7 +134,7 @@ class PipeHeadReader:
         if self.service is not None:
             return data
         self._partial += data
-        size = self._partial[0] if self._partial else 0
+        size = self._partial[0] % DATAGRAMS if self._partial else 0
         if size > MAX_SERVICE:
             raise DecodeError(f"a service's name of {size} bytes")
         if not self._partial or len(self._partial) < 1 + size:

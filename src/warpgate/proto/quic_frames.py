@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from warpgate.errors import ProtocolError
 from warpgate.lazy_dataclass import dataclass
-from warpgate.proto.quic_wire import CONNECTION_ID_SIZE
+from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, integer_at
 
 STREAM_FIRST, STREAM_LAST = 0x08, 0x0F
 _PADDING, _CLOSE, _APPLICATION_CLOSE = 0x00, 0x1C, 0x1D
@@ -144,11 +144,8 @@ class _Reader:
 
     def integer(self) -> int:
         """RFC 9000 section 16."""
-        first = self.byte()
-        more = (1 << (first >> 6)) - 1
-        self.skip(more)
-        rest = int.from_bytes(self._data[self.at - more : self.at], "big")
-        return (first & 0x3F) << (8 * more) | rest
+        value, self.at = integer_at(self._data, self.at)
+        return value
 
     def integers(self, count: int) -> None:
         if count > self.left:

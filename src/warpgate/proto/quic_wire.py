@@ -1,6 +1,10 @@
-"""What can be told of a QUIC packet without its keys (RFC 8999, RFC 9000 section 17): whose it is, if anybody's."""
+"""What can be told of a QUIC packet without its keys (RFC 8999, RFC 9000 section 17): whose it is, if anybody's. And
+its integers.
+"""
 
 from __future__ import annotations
+
+from warpgate.errors import DecodeError
 
 # Of our connections (RFC 9000 section 5.1: at least 8 bytes are needed in a first packet anyway).
 CONNECTION_ID_SIZE = 8
@@ -47,3 +51,19 @@ def is_first_packet(data: bytes) -> bool:
 def is_of_handshake(data: bytes) -> bool:
     """Whether it looks like the first of a client's, or like one of those that follow until both have their keys."""
     return is_first_packet(data) or (data[1:5] == _VERSION and data[0] & _TYPE_MASK == _HANDSHAKE)
+
+
+def encode_integer(value: int) -> bytes:
+    """RFC 9000 section 16; `value` below 2^62."""
+    for form, size in enumerate((1, 2, 4, 8)):
+        if value < 1 << (8 * size - 2):
+            return (form << (8 * size - 2) | value).to_bytes(size, "big")
+    raise ValueError(f"{value} does not fit an integer of QUIC's")
+
+
+def integer_at(data: bytes, at: int) -> tuple[int, int]:
+    """The integer there, and where it ends. DecodeError when it is cut short."""
+    size = 1 << (data[at] >> 6) if at < len(data) else 1
+    if at + size > len(data):
+        raise DecodeError("a QUIC frame that is cut short")
+    return int.from_bytes(data[at : at + size], "big") & ((1 << (8 * size - 2)) - 1), at + size

@@ -30,6 +30,7 @@ class FakePipe:
         self.relayed = False
         self.secure = False
         self.durable = False
+        self.largest = None if mode is Mode.STREAM else 65_507
         self.service = ""
         self.plugin = "direct"
         self.peer = peer

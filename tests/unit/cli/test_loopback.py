@@ -102,6 +102,11 @@ def test_datagrams_from_stdin(start):
     listener = start("b", "listen", "--echo", "--json")
     address = listener.ready()
     assert start("a", "connect", address, "--datagram").finish(b"hello")[:2] == (0, b"hello")
+    long = bytes(range(256)) * 10  # more than one carries
+    assert start("a", "connect", address, "--datagram", "--durable").finish(long)[:2] == (0, long)
+    for kind in (False, True):
+        pipe = listener.read_event()
+        assert (pipe["mode"], pipe["durable"], pipe["secure"]) == ("datagram", kind, kind)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +141,7 @@ def test_explain_watches_the_paths_of_a_durable_pipe(start, tmp_path):
     assert {event["event"] for event in told} == {"path", "pipe", "explained", "page"}
     assert [event["durable"] for event in told if event["event"] == "pipe"] == [True]
     assert "The paths it went by" in page.read_text("utf-8")
-    assert start("a", "explain", "wg1x", "--watch", "1", "--datagram").finish()[0] == 2
+    assert start("a", "explain", "wg1x", "--watch", "1", "--transport", "tcp").finish()[0] == 2
 
 
 def test_nobody_there_is_a_failure_with_a_report(start):

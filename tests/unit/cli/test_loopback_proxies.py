@@ -79,7 +79,10 @@ def test_dig_asks_a_dns_server(start, unused_udp_port_factory):
         assert connector.finish()[0] == 0
 
 
-def test_datagrams_are_not_cut_and_each_program_has_its_own_flow(start, unused_udp_port_factory):
+@pytest.mark.parametrize(("words", "longest"), [((), 9000), (("--durable",), 1147)])
+def test_datagrams_are_not_cut_and_each_program_has_its_own_flow(
+    start, unused_udp_port_factory, words, longest
+):
     here = unused_udp_port_factory()
     with contextlib.ExitStack() as stack:
         service, one, other = (
@@ -88,17 +91,19 @@ def test_datagrams_are_not_cut_and_each_program_has_its_own_flow(start, unused_u
         service.bind(("127.0.0.1", 0))
         service.settimeout(PATIENCE)
         listener = start("b", "listen", "--forward", f"udp:127.0.0.1:{service.getsockname()[1]}", "--json")
-        connector = start("a", "connect", listener.ready(), "-L", f"udp:{here}", "--json")
+        connector = start("a", "connect", listener.ready(), "-L", f"udp:{here}", "--json", *words)
         assert connector.read_event()["event"] == "listening"
-        for client, question in ((one, b"1" * 9000), (other, b""), (one, b"3")):
+        if words:
+            one.sendto(bytes(1151), ("127.0.0.1", here))  # lost, and the flow goes on
+        for client, question in ((one, b"1" * longest), (other, b""), (one, b"3")):
             client.settimeout(PATIENCE)
             client.sendto(question, ("127.0.0.1", here))
             asked, source = service.recvfrom(65536)
             assert asked == question
             service.sendto(b"to " + question, source)
             assert client.recvfrom(65536) == (b"to " + question, ("127.0.0.1", here))
-        pipes = [connector.read_event() for _ in range(2)]
-        assert [pipe["mode"] for pipe in pipes] == ["datagram", "datagram"]
+        pipes = [pipe for _ in range(2 + len(words)) if (pipe := connector.read_event())["event"] == "pipe"]
+        assert [(pipe["mode"], pipe["durable"]) for pipe in pipes] == 2 * [("datagram", bool(words))]
 
 
 def test_curl_through_a_socks_proxy(start, unused_tcp_port, web):

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from warpgate.config import Config, Timing
 from warpgate.core.pipes.base import Pipe, PipeInfo
-from warpgate.core.pipes.plain_datagram import DatagramPipe
+from warpgate.core.pipes.plain_datagram import PlainDatagramPipe
 from warpgate.core.pipes.plain_tcp import StreamPipe
 from warpgate.core.pipes.tls import TlsEnds
 from warpgate.core.udp.demultiplexer import Demultiplexer, SessionChecks
@@ -69,7 +69,7 @@ class Side:
             introduction=bytes(33) if controlling else None,
             trust_heard=True,
         )
-        self.pipe: DatagramPipe | None = None
+        self.pipe: PlainDatagramPipe | None = None
         self.checks = SessionChecks(self.udp, agent, PEER_KEY, self._event)
         self.udp.sessions[session] = self.checks
 
@@ -89,7 +89,7 @@ class Side:
     def _make(self, base: Endpoint, remote: Endpoint) -> None:
         limit = Config(receive_queue=8).receive_queue
         made = info(Transport.UDP, base, remote)
-        self.pipe = DatagramPipe(
+        self.pipe = PlainDatagramPipe(
             made,
             self.udp,
             self.udp.port(base),
@@ -119,12 +119,12 @@ class Datagrams:
         assert self.internet.open_sockets() == ()
 
     @property
-    def a(self) -> DatagramPipe:
+    def a(self) -> PlainDatagramPipe:
         assert self.one.pipe is not None
         return self.one.pipe
 
     @property
-    def b(self) -> DatagramPipe:
+    def b(self) -> PlainDatagramPipe:
         assert self.other.pipe is not None
         return self.other.pipe
 

@@ -10,13 +10,13 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 from qh3.quic.crypto import derive_key_iv_hp
 
-from warpgate.core.connection.quic_stream import QuicStream
+from warpgate.core.connection.quic_engine import QuicEngine
 
 
 class Forger:
     """Seals 1-RTT packets for `target` under the traffic secret of its peer."""
 
-    def __init__(self, target: QuicStream, secret: bytes) -> None:
+    def __init__(self, target: QuicEngine, secret: bytes) -> None:
         suite = target._quic.get_cipher()
         assert suite is not None
         key, iv, hp = derive_key_iv_hp(cipher_suite=suite, secret=secret, version=1)
@@ -26,7 +26,7 @@ class Forger:
 
     def seal(self, payload: bytes) -> bytes:
         number = self.number.to_bytes(4, "big")
-        header = b"\x43" + self._target.id + number
+        header = b"\x43" + self._target._quic.host_cid + number
         nonce = (self._iv ^ self.number).to_bytes(12, "big")
         sealed = self._aead.encrypt(nonce, payload.ljust(4, b"\0"), header)
         self.number += 1

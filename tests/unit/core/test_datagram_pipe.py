@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from pipe_kit import HOP, TIMING, Datagrams, virtually
 
-from warpgate.core.pipes.plain_datagram import DatagramPipe
+from warpgate.core.pipes.plain_datagram import PlainDatagramPipe
 from warpgate.core.pipes.subscription import Subscription
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
 from warpgate.model.endpoint import Endpoint, Mode, Transport
@@ -254,7 +254,7 @@ def test_until_the_peer_has_answered_from_there_an_address_gets_a_few_datagrams(
         one.udp.close()
         other.udp.close()
 
-    async def flood(pipe: DatagramPipe) -> None:
+    async def flood(pipe: PlainDatagramPipe) -> None:
         while True:
             await pipe.send(b"d" * 1200)
 

@@ -6,17 +6,17 @@ import gc
 import random
 
 import pytest
-from quic_kit import DELAY, OTHER, SESSION, A, B
+from channels_kit import Two
+from quic_kit import DELAY, OTHER, A
 
 from warpgate.core.connection.byte_stream import FIRST_WINDOW, WINDOW
+from warpgate.core.connection.channel import UNASKED
 from warpgate.core.connection.pool import FLOOR
 from warpgate.core.connection.quic_bounds import PARTS, UNSENT_TOTAL, Holdings
 from warpgate.core.connection.quic_channels import (
     AHEAD,
     NEWS_AT_ONCE,
     TOTAL_WINDOW,
-    UNASKED,
-    Channel,
     Finished,
     QuicChannels,
 )
@@ -24,59 +24,8 @@ from warpgate.core.connection.quic_engine import FIRST_CREDIT, State
 from warpgate.errors import AuthenticationError
 from warpgate.model.address import NodeAddress
 from warpgate.proto.channel_wire import SERVER_CREDIT, encode_credit
-from warpgate.proto.quic_wire import first_id_of, is_durable, is_first_packet
 
 NOISE = random.Random(3).randbytes(300_000)
-
-
-class Two:
-    """A client and a server, joined by a path of DELAY that loses nothing."""
-
-    def __init__(self, key: bytes = A.public_key, holdings: Holdings | None = None) -> None:
-        """`holdings`: the server's."""
-        self.now = 0.0
-        self.client = QuicChannels.client(A, B.public_key, SESSION, 0.0, Holdings())
-        first = self.client.datagrams(0.0)
-        assert is_first_packet(first[0])
-        assert is_durable(first[0])
-        self.server = QuicChannels.server(
-            B,
-            B.certificate(),
-            first_id_of(first[0]),
-            lambda _session: key,
-            Holdings() if holdings is None else holdings,
-        )
-        self.opened: list[Channel] = []
-        self.news: list[bytes] = []
-        for end in (self.client, self.server):
-            end.on_channel = self.opened.append
-            end.on_news = self.news.append
-        self._forth, self._back = first, list[bytes]()
-
-    def step(self) -> None:
-        self.now += DELAY
-        forth, self._forth = self._forth, []
-        back, self._back = self._back, []
-        for end, flight in ((self.server, forth), (self.client, back)):
-            if flight and end.state is not State.ENDED:
-                end.receive(flight, self.now)
-            if end.deadline is not None and end.deadline <= self.now:
-                end.handle_timeout(self.now)
-        self._forth, self._back = self.client.datagrams(self.now), self.server.datagrams(self.now)
-
-    def steps(self, count: int = 8) -> None:
-        for _ in range(count):
-            self.step()
-
-    def open(self) -> Two:
-        self.steps()
-        assert (self.client.state, self.server.state) == (State.OPEN, State.OPEN)
-        return self
-
-    def pipe(self, service: str = "") -> tuple[Channel, Channel]:
-        near = self.client.open(service)
-        self.steps(2)
-        return near, self.opened[-1]
 
 
 def test_pipes_of_both_ends_with_their_services() -> None:

@@ -17,12 +17,16 @@ from warpgate.proto.channel_wire import (
     NewsReader,
     PipeHeadReader,
     ReplyReader,
+    begins_datagrams,
+    decode_datagram,
     encode_credit,
+    encode_datagram,
     encode_news,
     encode_pipe_head,
     encode_refusal,
 )
 from warpgate.proto.datagram_frames import LARGEST, SMALLEST, FrameReader, encode_frame
+from warpgate.proto.quic_wire import encode_integer
 
 numbers = st.integers(0, ALL)
 
@@ -54,14 +58,48 @@ def test_news_of_an_impossible_size(size: int) -> None:
         NewsReader().feed(size.to_bytes(2, "big") + b"...")
 
 
-@given(st.sampled_from(["", "ssh", "ä" * 16]), st.binary(max_size=50), cuts)
-def test_the_head_of_a_pipe(service: str, rest: bytes, places: list[int]) -> None:
-    reader = PipeHeadReader()
-    assert b"".join(map(reader.feed, cut(encode_pipe_head(service) + rest, places))) == rest
+@given(st.sampled_from(["", "ssh", "ä" * 16]), st.booleans(), st.binary(max_size=50), cuts)
+def test_the_head_of_a_pipe(service: str, datagrams: bool, rest: bytes, places: list[int]) -> None:
+    reader, head = PipeHeadReader(), encode_pipe_head(service, datagrams=datagrams)
+    assert begins_datagrams(head) is datagrams
+    assert b"".join(map(reader.feed, cut(head + rest, places))) == rest
     assert reader.service == service
 
 
-@pytest.mark.parametrize("head", [b"\x21" + b"a" * 33, b"\xff", b"\x03a b", b"\x02\xff\xfe", b"\x01\n"])
+@given(st.integers(0, (1 << 62) - 1), st.binary(max_size=50))
+def test_a_datagram_of_a_pipe(stream: int, data: bytes) -> None:
+    assert decode_datagram(encode_datagram(stream, data)) == (stream, data)
+
+
+@pytest.mark.parametrize(  # RFC 9000 appendix A.1
+    ("octets", "value"),
+    [
+        ("c2197c5eff14e88c", 151288809941952652),
+        ("9d7f3e7d", 494878333),
+        ("7bbd", 15293),
+        ("25", 37),
+        ("4025", 37),
+    ],
+)
+def test_integers_of_quic(octets: str, value: int) -> None:
+    assert decode_datagram(bytes.fromhex(octets) + b"x") == (value, b"x")
+    assert octets == "4025" or encode_integer(value).hex() == octets
+
+
+@pytest.mark.parametrize("frame", [b"", b"\x40", b"\x80\0\0", b"\xc0" + bytes(6)])
+def test_a_datagram_that_is_of_no_pipe(frame: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_datagram(frame)
+
+
+def test_an_integer_that_is_none_of_quic() -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        encode_integer(1 << 62)
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x21" + b"a" * 33, b"\xa1" + b"a" * 33, b"\xff", b"\x03a b", b"\x02\xff\xfe", b"\x01\n"]
+)
 def test_a_head_that_names_no_service(head: bytes) -> None:
     with pytest.raises(DecodeError):
         PipeHeadReader().feed(head)

@@ -22,11 +22,12 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
 
+from warpgate.core.connection.channel import Channel
 from warpgate.core.connection.errand import Errand
 from warpgate.core.connection.first_words import FirstWords, Greet
 from warpgate.core.connection.outage import Outage
 from warpgate.core.connection.paths import Origin, Path
-from warpgate.core.connection.quic_channels import NEWS_AT_ONCE, NEWS_RATE, Channel, QuicChannels
+from warpgate.core.connection.quic_channels import NEWS_AT_ONCE, NEWS_RATE, QuicChannels
 from warpgate.core.connection.quic_driver import QuicDriver
 from warpgate.core.connection.quic_engine import CLOSED, State
 from warpgate.core.context import Context
@@ -537,12 +538,12 @@ class Connection(QuicDriver):
             await self.changed()
         raise PipeClosed(self.end)
 
-    async def open_channel(self, service: str) -> Channel:
+    async def open_channel(self, service: str, *, datagrams: bool = False) -> Channel:
         """As soon as the peer takes one more. PipeClosed when the connection is over."""
         while self.end is None:
             if self.engine.may_open:
                 self.opened_channels += 1
-                channel = self.engine.open(service)
+                channel = self.engine.open(service, datagrams=datagrams)
                 self.soon()
                 return channel
             await self.changed()

@@ -36,7 +36,7 @@ PIECES_IN_PACKET = 64
 PIECES = 65_536
 PIECES_TOTAL = 262_144
 # Frames that make the library keep or send something and that few are needed of (connection ids, challenges, stream
-# ends, CRYPTO, DATAGRAM): so many at once, and a second.
+# ends, CRYPTO): so many at once, and a second.
 CONTROL = 16_384
 CONTROL_RATE = 4.0
 
@@ -47,8 +47,8 @@ UNSENT_TOTAL = 24 * 1024 * 1024
 PARTS = 6
 
 _LONG_HEADER = 0x80
-# PING, ACK, MAX_DATA, MAX_STREAM_DATA, *_BLOCKED, CONNECTION_CLOSE, HANDSHAKE_DONE: cost nothing that lasts.
-_FREE = frozenset((0x01, 0x02, 0x03, 0x10, 0x11, 0x14, 0x15, 0x16, 0x17, 0x1C, 0x1D, 0x1E))
+# PING, ACK, MAX_DATA, MAX_STREAM_DATA, *_BLOCKED, CONNECTION_CLOSE, HANDSHAKE_DONE, DATAGRAM: cost nothing that lasts.
+_FREE = frozenset((0x01, 0x02, 0x03, 0x10, 0x11, 0x14, 0x15, 0x16, 0x17, 0x1C, 0x1D, 0x1E, 0x30, 0x31))
 
 Delivered = Callable[[int], int]
 

@@ -1,38 +1,52 @@
 """One QUIC connection that carries many pipes, sans-I/O (`proto.channel_wire` has what is on its streams).
 
 What all channels together may make us hold is bounded by what they share (`pool`): TOTAL_WINDOW, and for each
-UNASKED, which the other side may send before any credit.
+UNASKED, which the other side may send before any credit, or FLOOR of datagrams that nobody reads.
+
+Datagrams leave here only as far as the congestion window has room: the library (qh3 2.1) minds it for streams alone,
+and keeps what it cannot send without a bound. While streams wait as well, each kind gets half, and datagrams that are
+few go first.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
-from warpgate.core.connection.byte_stream import WINDOW, ByteStream
-from warpgate.core.connection.pool import FLOOR, Pool
+from warpgate.core.connection.byte_stream import WINDOW
+from warpgate.core.connection.channel import EACH, Channel, DatagramChannel
+from warpgate.core.connection.pool import Pool
 from warpgate.core.connection.quic_bounds import Holdings
-from warpgate.core.connection.quic_engine import ABORTED, CLOSED, FIRST_CREDIT, FindKey, QuicEngine, State
-from warpgate.core.connection.quic_library import SecretLog, make_client, make_server
+from warpgate.core.connection.quic_engine import ABORTED, FIRST_CREDIT, FindKey, QuicEngine, State
+from warpgate.core.connection.quic_library import (
+    SecretLog,
+    has_sent_all,
+    largest_frame,
+    make_client,
+    make_server,
+    window_room,
+)
 from warpgate.errors import NetworkError, WarpgateError
 from warpgate.model.identity import Identity
 from warpgate.proto.channel_wire import (
-    ALL,
     ALPN,
     CLIENT_CREDIT,
     CONTROL,
+    LARGEST_DATAGRAM,
     SERVER_CREDIT,
-    TAKEN,
     CreditReader,
     NewsReader,
-    PipeHeadReader,
-    ReplyReader,
+    begins_datagrams,
+    decode_datagram,
     encode_credit,
+    encode_datagram,
     encode_news,
     encode_pipe_head,
-    encode_refusal,
     is_pipe,
+    largest_datagram,
     opened_by_client,
 )
 from warpgate.proto.quic_wire import DURABLE_ID_SIZE
@@ -41,166 +55,20 @@ if TYPE_CHECKING:
     from qh3.quic.connection import QuicConnection
     from qh3.quic.events import QuicEvent
 
-UNASKED = FLOOR
 TOTAL_WINDOW = 2 * WINDOW
 # News of addresses; a node's changes a few times when it moves. What comes faster is a flood.
 NEWS_AT_ONCE = 32
 NEWS_RATE = 1.0  # a second
 # Pipes whose credit comes before they do; the library lets the peer open 100 at once.
 AHEAD = 128
-
-_WHY = {CLOSED: "closed by the peer", ABORTED: "reset by the peer"}
+# Datagrams of pipes that are still to come: their first bytes were lost, or overtaken.
+HELD = 8
+# Bytes of datagrams that go before those of streams when there were none for a while.
+BURST = 16 * 1024
 
 
 def _ignore(_address: bytes) -> None:
     return
-
-
-class Channel(ByteStream):
-    """One pipe's stream. `failure` says why it ended before its time."""
-
-    def __init__(self, engine: QuicChannels, stream: int, service: str | None) -> None:
-        """`service` None: the peer has opened it, and says."""
-        super().__init__(UNASKED, UNASKED, engine.unread.share())
-        self._engine = engine
-        self.stream = stream
-        self._head = PipeHeadReader()
-        self._head.service = service
-        self._reply = ReplyReader()
-        self._reply.taken = True if service is None else None  # the one who opens it waits for a word
-        self.failure: str | None = None
-        self.refused: str | None = None  # the peer takes no more, but what it sent is to be had
-        self._left = False  # nobody here reads it any more
-
-    @property
-    def service(self) -> str | None:
-        return self._head.service
-
-    @property
-    def taken(self) -> bool:
-        """Whether the peer has said that it takes the pipe."""
-        return self._reply.taken is True
-
-    def failure_of(self, peer: str) -> str | None:
-        """`failure` as the user is told: with the node id of whose word it is, where it is one."""
-        if self.failure is None or self._reply.taken is not False:
-            return self.failure
-        return f"{self.failure}, says node {peer}"
-
-    def take_pipe(self) -> None:
-        """Tell who opened it that it has found whom it wants."""
-        self._carry(TAKEN)
-
-    def turn_away(self, reason: str) -> None:
-        """Tell who opened it why not, and that is all."""
-        self._carry(encode_refusal(reason), end=True)
-        self.finished = True
-        self.leave()
-
-    @property
-    def over(self) -> bool:
-        """Nothing comes or goes any more."""
-        sent = self.refused is not None or (self.finished and self.delivered)
-        return self.failure is not None or (sent and self.peer_finished)
-
-    @property
-    def room(self) -> int:
-        if self.refused is not None or self.failure is not None:
-            return 0
-        return min(super().room, self._engine.unconfirmed_room)
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._engine.unconfirmed_room -= len(data)
-        super().write(data)
-
-    def leave(self) -> None:
-        """Nobody reads any more: what comes is dropped, and the peer is told."""
-        if not self._left and not self.over:
-            self._left = True
-            self._unread.clear()
-            self._share.release()
-            if not self.peer_finished:
-                self._engine.stop(self.stream, CLOSED)
-
-    def reset(self) -> None:
-        """Nothing more is sent or taken; what is on its way may be lost."""
-        if not self.over:
-            self._engine.reset(self.stream)
-            self.fail("reset on this side")
-
-    def fail(self, reason: str) -> None:
-        if self.failure is None:
-            self.failure = reason
-            self._engine.forget(self)
-            self._account()
-
-    def account(self) -> None:
-        """After the end of the connection."""
-        self._account()
-
-    # -- for the engine ------------------------------------------------------------------------------------------
-
-    def arrived(self, data: bytes, end: bool) -> bool:
-        """Whether it may be shown to somebody for the first time: the head is whole now."""
-        waiting = self.service is None
-        rest = self._reply.feed(self._head.feed(data))
-        if self._left:
-            self._received += len(rest)
-        else:
-            self._take(rest)
-        if end and self.service is None:
-            raise NetworkError("the peer opened a pipe and said nothing")
-        if end and self._reply.taken is False:
-            self.reset()
-            self.failure = f"refused: {self._reply.reason}"
-        elif end:
-            self._ended_by_peer()
-        return waiting and self.service is not None
-
-    def cut(self, code: int) -> None:
-        """The peer sends nothing more. Where it closed the pipe, that is all; else what it sent is lost."""
-        if code == CLOSED or self._left:
-            self.peer_finished = True
-            self.refuse(code)
-        else:
-            self.reset()
-            self.failure = _WHY.get(code, "reset by the peer")
-
-    def refuse(self, code: int) -> None:
-        """The peer takes nothing more: our end goes with it."""
-        if self.refused is None:
-            self.refused = _WHY.get(code, "reset by the peer")
-            if not self.finished:
-                self._engine.cut(self.stream, code)
-
-    def credited(self, total: int) -> None:
-        if total == ALL:
-            self.delivered = True
-        else:
-            self._credited(total)
-
-    # -- the byte stream -----------------------------------------------------------------------------------------
-
-    @property
-    def _open(self) -> bool:
-        return self._engine.state is State.OPEN and self.failure is None and self.refused is None
-
-    @property
-    def _waiting(self) -> int:
-        return self._engine.waiting(self.stream)
-
-    @property
-    def _send_limit(self) -> int:
-        return self._engine.send_limit
-
-    def _carry(self, data: bytes | memoryview, *, end: bool = False) -> None:
-        self._engine.carry(self.stream, data, end=end)
-
-    def _say_granted(self, total: int) -> None:
-        self._engine.say_credit(self.stream, total)
-
-    def _say_delivered(self) -> None:
-        self._engine.say_credit(self.stream, ALL)
 
 
 class Finished:
@@ -248,6 +116,10 @@ class QuicChannels(QuicEngine):
             False  # the peer knows this connection as ours: a client's proof may still be on its way
         )
         self.wrote = False  # something was written since the owner last looked
+        self._held: deque[tuple[int, bytes]] = deque(maxlen=HELD)  # datagrams that have overtaken their pipe
+        self._senders: deque[DatagramChannel] = deque()  # with datagrams to be sent; the first one is next
+        self._given = 0  # bytes of datagrams that the library may not have sent yet
+        self._debt = 0  # how many bytes more than streams they have had, while both waited
         self._pings = 0
         self.answered = 0  # the number of the last ping that came back
         self.on_channel: Callable[[Channel], None] = lambda channel: channel.reset()
@@ -300,17 +172,28 @@ class QuicChannels(QuicEngine):
         quic = self._quic
         return self.state is State.OPEN and quic.open_outbound_streams < quic.max_concurrent_bidi_streams
 
-    def open(self, service: str) -> Channel:
+    @property
+    def largest_datagram(self) -> int:
+        """Bytes; negative when the peer takes none."""
+        return min(LARGEST_DATAGRAM, largest_datagram(largest_frame(self._quic)))
+
+    def open(self, service: str, *, datagrams: bool = False) -> Channel:
         """While it `may_open`."""
-        channel = self._add(self._quic.get_next_available_stream_id(), service)
-        self.carry(channel.stream, encode_pipe_head(service))
+        channel = self._add(self._quic.get_next_available_stream_id(), service, datagrams)
+        self.carry(channel.stream, encode_pipe_head(service, datagrams=datagrams))
         return channel
 
-    def _add(self, stream: int, service: str | None) -> Channel:
-        channel = self._channels[stream] = Channel(self, stream, service)
+    def _add(self, stream: int, service: str | None, datagrams: bool) -> Channel:
+        kind = DatagramChannel if datagrams else Channel
+        channel = self._channels[stream] = kind(self, stream, service)
         channel.credited(self._ahead.pop(stream, 0))
         self._delivered[stream] = 0
-        channel._grant(channel._window)
+        if isinstance(channel, DatagramChannel):
+            held, self._held = self._held, deque(maxlen=HELD)
+            for of, data in held:
+                self._take_datagram(of, data)
+        else:
+            channel._grant(channel._window)
         return channel
 
     def forget(self, channel: Channel) -> None:
@@ -358,6 +241,73 @@ class QuicChannels(QuicEngine):
         self.stop(stream, ABORTED)
         self.cut(stream, ABORTED)
 
+    # -- datagrams -----------------------------------------------------------------------------------------------
+
+    def has_datagrams(self, channel: DatagramChannel) -> None:
+        if channel not in self._senders:
+            self._senders.append(channel)
+
+    def datagrams(self, now: float) -> list[bytes]:
+        if not self._senders or self.state is not State.OPEN:
+            return self._sent(now)
+        self._give()
+        sent = self._sent(now)
+        if self._senders and has_sent_all(
+            self._quic
+        ):  # streams left something, or heads of pipes had to go first
+            self._debt = min(self._debt, 0)
+            self._give()
+            sent += self._sent(now)
+        return sent
+
+    def _sent(self, now: float) -> list[bytes]:
+        sent = super().datagrams(now)
+        if self._given:
+            left = sum(map(len, sent))  # the library sends datagrams before streams
+            self._given = 0 if has_sent_all(self._quic) else max(0, self._given - left)
+            self._debt = max(-BURST, self._debt - left)
+        return sent
+
+    def _give(self) -> None:
+        """To the library what it can send now, one of each pipe in turn."""
+        room = min(window_room(self._quic) - self._given, self.unconfirmed_room)
+        contended = self._quic.get_send_buffer_size() > 0
+        if not contended:
+            self._debt = min(self._debt, 0)
+        turns = len(self._senders)
+        while self._senders and turns and not (contended and self._debt > 0):
+            channel = self._senders[0]
+            if not channel.sending:
+                self._senders.popleft()
+            elif self._queued(channel.stream):
+                turns -= (
+                    1  # its head goes first: the peer keeps few datagrams of a pipe that it does not know
+                )
+                self._senders.rotate(-1)
+            else:
+                cost = len(channel.first) + EACH
+                if cost > room:
+                    return
+                self._guard(
+                    partial(self._quic.send_datagram_frame, encode_datagram(channel.stream, channel.next()))
+                )
+                self.wrote = True
+                self.unconfirmed_room -= cost
+                room -= cost
+                self._given += cost
+                self._debt += 2 * cost
+                turns = len(self._senders)
+                self._senders.rotate(-1)
+
+    def _take_datagram(self, stream: int, data: bytes) -> None:
+        channel = self._channels.get(stream)
+        if isinstance(channel, DatagramChannel):
+            channel.receive(data)
+        elif channel is not None:
+            raise NetworkError("the peer sent a datagram on a stream of bytes")
+        elif self._may_be_opened(stream):
+            self._held.append((stream, data))
+
     # -- whether the peer answers --------------------------------------------------------------------------------
 
     def ping(self) -> int:
@@ -370,7 +320,9 @@ class QuicChannels(QuicEngine):
     def waits_for_answer(self, now: float) -> bool:
         """Whether something is on its way, or waits to be sent."""
         return self.state is State.OPEN and (
-            self._quic.should_wait_for_ack(now) or self._quic.get_send_buffer_size() > 0
+            self._quic.should_wait_for_ack(now)
+            or self._quic.get_send_buffer_size() > 0
+            or any(channel.sending for channel in self._senders)
         )
 
     # -- the engine ----------------------------------------------------------------------------------------------
@@ -405,11 +357,11 @@ class QuicChannels(QuicEngine):
             self._early.append((stream, data, end))
             return
         self.confirmed = True  # a server says nothing before it has its client's proof
+        self.unconfirmed_room = 1 << 62
         if stream == CONTROL:
             for address in self._news.feed(data):
                 self._heard_news(address)
         elif stream == self._peer_credit_stream:
-            self.unconfirmed_room = 1 << 62
             for credited, total in self._credits.feed(data):
                 self._credit(credited, total)
         elif is_pipe(stream):
@@ -444,7 +396,7 @@ class QuicChannels(QuicEngine):
         if channel is None:
             if not self._may_be_opened(stream):
                 return  # of one that was reset here
-            channel = self._add(stream, None)
+            channel = self._add(stream, None, begins_datagrams(data))
             self._delivered[stream] = len(data)
         if channel.arrived(data, end):
             self.on_channel(channel)
@@ -471,3 +423,5 @@ class QuicChannels(QuicEngine):
     def _other_event(self, event: QuicEvent) -> None:
         if isinstance(event, self._kinds.PingAcknowledged):
             self.answered = max(self.answered, event.uid)
+        elif isinstance(event, self._kinds.DatagramFrameReceived):
+            self._take_datagram(*decode_datagram(event.data))

@@ -140,6 +140,26 @@ def in_flight(quic: QuicConnection) -> int:
     return 0 if quic._core is None else quic._core.bytes_in_flight
 
 
+def largest_frame(quic: QuicConnection) -> int:
+    """Bytes of the largest DATAGRAM frame that the peer takes (RFC 9221 section 3); 0 before the handshake."""
+    return quic._remote_max_datagram_frame_size or 0
+
+
+def window_room(quic: QuicConnection) -> int:
+    """Bytes that the congestion window has room for."""
+    core = quic._core
+    return 0 if core is None else core.congestion_window - core.bytes_in_flight
+
+
+def has_sent_all(quic: QuicConnection) -> bool:
+    """Right after `to_send`: whether neither the congestion window nor pacing can have kept anything back."""
+    core = quic._core
+    if core is None:
+        return False
+    timer = core.get_timer()
+    return window_room(quic) >= FIRST_PACKET_SIZE and (timer is None or timer[0] != "pacing")
+
+
 def closing(quic: QuicConnection) -> tuple[int, str] | None:
     """Error code and reason, as soon as either side has closed or an error has ended the connection.
 
@@ -187,6 +207,7 @@ def _configuration(
         initial_rtt=INITIAL_RTT,
         is_client=is_client,
         max_data=QUIC_WINDOW,
+        max_datagram_frame_size=FIRST_PACKET_SIZE if any_path else 0,
         max_datagram_size=FIRST_PACKET_SIZE,  # qh3's client then looks for more (RFC 8899)
         probe_datagram_size=not any_path,
         max_stream_data=QUIC_WINDOW,

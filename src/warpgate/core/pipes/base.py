@@ -113,6 +113,11 @@ class Pipe(ABC):
         return False
 
     @property
+    def largest(self) -> int | None:
+        """Bytes of the longest datagram that `send` takes; None: a stream takes any."""
+        return None
+
+    @property
     def closed(self) -> bool:
         return self._end is not None
 

@@ -1,32 +1,37 @@
-"""A pipe that outlives the path it began on: one stream of the connection that two nodes share."""
+"""Pipes that outlive the path they began on: one stream each of the connection that two nodes share, or datagrams."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from abc import abstractmethod
 from collections.abc import Callable
 
+from warpgate.core.connection.channel import Channel, DatagramChannel
 from warpgate.core.connection.connection import Connection
 from warpgate.core.connection.paths import Origin
-from warpgate.core.connection.quic_channels import Channel
 from warpgate.core.pipes.base import ABORTED, Pipe, PipeInfo
+from warpgate.core.pipes.datagrams import DatagramPipe
 from warpgate.core.pipes.quic import LINGER, BytesOverQuic
 from warpgate.errors import ConfigError, PipeClosed
 from warpgate.events import PluginReport
 from warpgate.model.endpoint import Endpoint, Transport
 
+# What waits to be sent when a pipe of datagrams is closed leaves within so many seconds, or is lost.
+LAST_DATAGRAMS = 1.0
 
-class DurablePipe(BytesOverQuic):
-    """As a `QuicPipe`; `plugin`, `transport`, `relayed`, `local` and `remote` tell the path it takes now."""
 
-    def __init__(
-        self, info: PipeInfo, connection: Connection, channel: Channel, on_end: Callable[[Pipe, str], None]
-    ) -> None:
-        super().__init__(info, channel, connection, on_end)
-        self._connection = connection
-        self._channel = channel
+class OnConnection(Pipe):
+    """`plugin`, `transport`, `relayed`, `local` and `remote` tell the path it takes now."""
+
+    _connection: Connection
 
     @property
     def durable(self) -> bool:
+        return True
+
+    @property
+    def secure(self) -> bool:
         return True
 
     @property
@@ -66,6 +71,25 @@ class DurablePipe(BytesOverQuic):
     def report(self) -> tuple[PluginReport, ...]:
         return self._info.report
 
+    @abstractmethod
+    def changed(self) -> None:
+        """After each step of the connection's."""
+
+    def detach(self) -> socket.socket:
+        """ConfigError: its bytes are some of many on paths that come and go."""
+        raise ConfigError("a durable pipe has no socket of its own: ask for a plain one (durable=False)")
+
+
+class DurablePipe(OnConnection, BytesOverQuic):
+    """As a `QuicPipe`."""
+
+    def __init__(
+        self, info: PipeInfo, connection: Connection, channel: Channel, on_end: Callable[[Pipe, str], None]
+    ) -> None:
+        super().__init__(info, channel, connection, on_end)
+        self._connection = connection
+        self._channel = channel
+
     def changed(self) -> None:
         """After each step of the connection's."""
         if self.closed:
@@ -102,6 +126,83 @@ class DurablePipe(BytesOverQuic):
             self._channel.reset()
             self._connection.soon()
 
-    def detach(self) -> socket.socket:
-        """ConfigError: the stream is one of many on paths that come and go."""
-        raise ConfigError("a durable pipe has no socket of its own: ask for a plain one (durable=False)")
+
+class DurableDatagramPipe(OnConnection, DatagramPipe):
+    """Datagrams that are encrypted and take whatever path there is; each may be lost, none comes twice."""
+
+    def __init__(
+        self,
+        info: PipeInfo,
+        connection: Connection,
+        channel: DatagramChannel,
+        queue_limit: int,
+        on_end: Callable[[Pipe, str], None],
+    ) -> None:
+        """`queue_limit`: datagrams that wait to be read. What is more, or more than all pipes may hold, is lost."""
+        super().__init__(info, channel.queue, on_end)
+        channel.limit = queue_limit
+        self._connection = connection
+        self._channel = channel
+
+    @property
+    def dropped(self) -> int:
+        return self._channel.dropped
+
+    @property
+    def largest(self) -> int:
+        """What fits a packet of the size that every path carries: 1,150 bytes, or fewer if the peer takes no more."""
+        return self._connection.engine.largest_datagram
+
+    def _took(self, data: bytes) -> None:
+        self._channel.took(data)
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """ConfigError for more than `largest` bytes. Waits while more is sent than the path takes. While no path works
+        the newest (64 KiB) are kept and sent when one does; older ones are lost.
+        """
+        payload, channel = self._checked(data), self._channel
+        while channel.refused is None:
+            if channel.offer(payload, displace=not self._connection.works):
+                break
+            await self._connection.changed()
+            self._check_open()
+        else:
+            raise PipeClosed(channel.refused)
+        self._connection.soon()
+
+    def changed(self) -> None:
+        """After each step of the connection's."""
+        channel = self._channel
+        if not self.closed:
+            reason = channel.failure_of(self.peer) or self._connection.end
+            if reason is None and channel.peer_finished:
+                reason = "closed by the peer"
+            if reason is not None and self._finish(reason):
+                channel.finish()
+                self._connection.soon()
+        if self._queue or self.closed:
+            self._wake()
+
+    async def close(self) -> None:
+        """The peer is told when what was sent before has left, or after a second."""
+        if not self._finish("closed on this side"):
+            return
+        channel, connection = self._channel, self._connection
+        try:
+            async with asyncio.timeout(LAST_DATAGRAMS):
+                while channel.sending and connection.works:
+                    await connection.changed()
+        except TimeoutError:
+            pass
+        finally:
+            channel.finish()
+            channel.leave()
+            self._wake()
+            connection.soon()
+
+    def abort(self, reason: str = ABORTED) -> None:
+        if self._finish(reason):
+            self._channel.leave()
+            self._channel.reset()
+            self._wake()
+            self._connection.soon()

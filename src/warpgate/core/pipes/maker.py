@@ -6,7 +6,7 @@ import asyncio
 
 from warpgate.core.context import Context
 from warpgate.core.pipes.base import Pipe, PipeInfo
-from warpgate.core.pipes.plain_datagram import DatagramPipe
+from warpgate.core.pipes.plain_datagram import PlainDatagramPipe
 from warpgate.core.pipes.plain_tcp import StreamPipe
 from warpgate.core.pipes.quic import QuicPipe
 from warpgate.core.search.links import TcpLink, UdpLink
@@ -120,11 +120,11 @@ class PipeMaker:
             return self._quic(session, link, info)
         return self._datagram(session, link, info)
 
-    def _datagram(self, session: Session, link: UdpLink, info: PipeInfo) -> DatagramPipe:
+    def _datagram(self, session: Session, link: UdpLink, info: PipeInfo) -> PlainDatagramPipe:
         udp = self._udp
         port = udp.port(link.local)
         own_port = session.keep_port(link.local)
-        pipe = DatagramPipe(
+        pipe = PlainDatagramPipe(
             info,
             udp,
             port,

@@ -1,20 +1,18 @@
 """Datagrams over UDP as they are.
 
-A `DatagramPipe` shares the node's UDP socket; only STUN that verifies under its session is kept back.
+A `PlainDatagramPipe` shares the node's UDP socket; only STUN that verifies under its session is kept back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable
 
-from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo, bytes_like
-from warpgate.core.pipes.subscription import SUB_ALL, Subscription, checked
+from warpgate.core.pipes.base import ABORTED, Pipe, PipeInfo
+from warpgate.core.pipes.datagrams import DatagramPipe
 from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS, Demultiplexer, Port, SessionChecks
-from warpgate.errors import ConfigError, NetworkError, PipeClosed
-from warpgate.model.endpoint import Mode
+from warpgate.errors import NetworkError, PipeClosed
 from warpgate.proto.check import CheckEvent, CheckingEnded, PathValidated
 
 # RFC 8085 section 3.2: without path MTU discovery stay below the smallest that IPv6 guarantees; but a user who knows
@@ -23,10 +21,8 @@ LARGEST_DATAGRAM = 65507
 UNVALIDATED_BYTES = UNVALIDATED_DATAGRAMS * 1200
 
 
-class DatagramPipe(Pipe):
+class PlainDatagramPipe(DatagramPipe):
     """UDP as it is: datagrams may be lost, doubled or reordered; none is cut or merged."""
-
-    mode = Mode.DATAGRAM
 
     def __init__(
         self,
@@ -39,16 +35,14 @@ class DatagramPipe(Pipe):
         own_port: bool = False,
     ) -> None:
         """`own_port`: the socket was opened for this pipe alone and is left with it."""
-        super().__init__(info, on_end)
+        super().__init__(info, udp.take_early(port, info.remote.sockaddr), on_end)
         self._own_port = own_port
-        self.dropped = 0  # datagrams lost because nobody received them fast enough
+        self._dropped = 0
         self._udp = udp
         self._port = port
         self._checks = checks
         self._target = info.remote.sockaddr
         self._limit = queue_limit
-        self._queue: deque[bytes] = udp.take_early(port, self._target)
-        self._waiters: set[asyncio.Future[None]] = set()
         # The peer may have named, or forged, somebody else's address: until it has answered from there, that gets no
         # more than this. Usually it has, or the answer is on its way; `send` waits for it.
         self._unvalidated_datagrams, self._unvalidated_bytes = UNVALIDATED_DATAGRAMS, UNVALIDATED_BYTES
@@ -57,27 +51,25 @@ class DatagramPipe(Pipe):
         checks.disown(keep=info.remote)
         port.flows[self._target] = self._deliver
 
+    @property
+    def dropped(self) -> int:
+        return self._dropped
+
+    @property
+    def largest(self) -> int:
+        """As long as UDP allows; what is longer than about 1,200 bytes may not pass every path."""
+        return LARGEST_DATAGRAM
+
     def _deliver(self, data: bytes) -> None:
         if len(self._queue) >= self._limit:
-            self.dropped += 1
+            self._dropped += 1
             return
         self._queue.append(data)
-        if self._waiters:
-            self._wake()
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._wake()
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """ConfigError for more than 65,507 bytes; more than about 1,200 may not pass every path."""
-        if self._end is not None:
-            raise PipeClosed(self._end)
-        payload = data if isinstance(data, bytes) else bytes(bytes_like(data))
-        if len(payload) > LARGEST_DATAGRAM:
-            raise ConfigError(f"{len(payload)} bytes do not fit a UDP datagram ({LARGEST_DATAGRAM} at most)")
+        payload = self._checked(data)
         if self._validation is not None:
             await self._await_validation(self._validation, len(payload))
         if self._port.socket.send(payload, self._target):
@@ -96,49 +88,6 @@ class DatagramPipe(Pipe):
             return
         await validation.wait()
         self._check_open()
-
-    async def recv(self, sub: Subscription | int = SUB_ALL, timeout: float | None = None) -> bytes:
-        """ConfigError for a datagram that is longer than the given number of bytes; it stays to be received."""
-        if timeout is not None:
-            async with asyncio.timeout(timeout):
-                return await self.recv(sub)
-        if sub is not SUB_ALL:
-            checked(sub)
-        while True:
-            if self._queue and (data := self._pick(sub)) is not None:
-                return data
-            self._check_open()
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:  # a receive that timed out leaves nothing behind, however often it is tried
-                self._waiters.discard(waiter)
-
-    def _pick(self, sub: Subscription | int) -> bytes | None:
-        if not isinstance(sub, Subscription):
-            if (size := len(self._queue[0])) > sub:
-                raise ConfigError(f"recv({sub}) would cut a datagram of {size} bytes: give it more room")
-            return self._queue.popleft()
-        if sub.takes_all:
-            return self._queue.popleft()
-        if sub.sender is not None and sub.sender != self.remote:
-            return None
-        pattern = sub.pattern
-        for index, data in enumerate(self._queue):
-            if pattern is None or pattern.search(data):
-                del self._queue[index]
-                return data
-        return None
-
-    async def recv_n(self, count: int) -> bytes:
-        raise ConfigError("recv_n counts bytes of a stream; this pipe carries datagrams")
-
-    async def start_tls(self, timeout: float = TLS_PATIENCE) -> None:
-        raise ConfigError("TLS needs a stream; this pipe carries datagrams")
-
-    def write_eof(self) -> None:
-        raise ConfigError("a datagram pipe has no end of stream; close it")
 
     def _validated(self) -> None:
         validation, self._validation = self._validation, None
