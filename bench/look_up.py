@@ -20,7 +20,7 @@ from warpgate.lab.host import Host
 COUNT = 9
 PORT = 8421
 IMPORT = """
-import time, warpgate.core.node
+import time, warpgate.core.launch
 began = time.process_time()
 import warpgate.services.http_connection
 print(time.process_time() - began)

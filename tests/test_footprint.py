@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -46,3 +48,25 @@ def test_the_base_install_is_small() -> None:
     assert all(sizes.values())
     assert sum(sizes.values()) < LARGEST, sizes
     assert 0 < own < LARGEST_OWN
+
+
+LOADED = "import sys; {}; print(*sys.modules)"
+
+
+def loaded(program: str) -> set[str]:
+    ran = subprocess.run(
+        [sys.executable, "-c", LOADED.format(program)], capture_output=True, text=True, check=True
+    )
+    return set(ran.stdout.split())
+
+
+def test_importing_the_node_loads_what_a_program_needs_to_make_one() -> None:
+    """The rest, most of warpgate and what it needs, is loaded by `Node.start`."""
+    more = loaded("from warpgate import Config, Node") - loaded("import asyncio")
+    assert not {"cryptography", "msgspec", "qh3", "ifaddr", "h11", "paho"} & more
+    assert len([name for name in more if name.startswith("warpgate.")]) < 20, sorted(more)
+
+
+def test_a_node_starts_without_what_only_some_need() -> None:
+    more = loaded("import warpgate.core.launch, warpgate.plugins.registry as at; at.REGISTRY.all()")
+    assert not {"qh3", "paho", "h11", "importlib.metadata", "difflib", "email", "json", "ifaddr"} & more

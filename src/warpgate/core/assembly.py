@@ -6,19 +6,21 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from warpgate.config import Config
-from warpgate.core.codes import CodeExchange
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connections import Connections
 from warpgate.core.context import Context, Sources
 from warpgate.core.found_pairs import FoundPairs
+from warpgate.core.names.destination import Destination, parse_destination
 from warpgate.core.names.directory import Names
 from warpgate.core.names.known_peers import KnownPeers
-from warpgate.core.peer_relays import peer_name
+from warpgate.core.offered import Services
+from warpgate.core.peer_relays import peer_name, read_answer
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.maker import PipeMaker
 from warpgate.core.port_mapping import PortMapping, PortMapStatus
@@ -35,7 +37,7 @@ from warpgate.core.search.sessions import Sessions
 from warpgate.core.search.tcp_door import TcpDoor
 from warpgate.core.search.twins import Twins
 from warpgate.core.server_memory import ServerMemory
-from warpgate.core.serving import Reception, Services
+from warpgate.core.serving import Reception
 from warpgate.core.sockets import Sockets, usable_interfaces
 from warpgate.core.tasks import Tasks
 from warpgate.core.udp.demultiplexer import Demultiplexer, Port
@@ -46,15 +48,17 @@ from warpgate.events import (
     NodeStarted,
     Observer,
     PluginBroken,
+    PluginReport,
     ServerFailed,
     StrangerRefused,
 )
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, NodeAddress
-from warpgate.model.endpoint import Endpoint, SockAddr
+from warpgate.model.endpoint import Endpoint, Mode, SockAddr, Transport
 from warpgate.model.identity import Identity, listen_port_of
 from warpgate.model.servers import BrokerUrl, NameServerUrl
 from warpgate.model.turn_server import TurnServer
+from warpgate.model.wanted import RELAY_SERVICE, checked_service
 from warpgate.net.network import Interface, Watch
 from warpgate.net.tls import Trust
 from warpgate.net.translated import TranslatedNetwork
@@ -71,6 +75,9 @@ from warpgate.services.nat64 import PrefixDiscovery
 from warpgate.services.relay import Relays
 from warpgate.services.signaling import SignalChannel
 from warpgate.services.turn_accounts import Desk, Provider, TurnAccount, TurnAccounts
+
+if TYPE_CHECKING:
+    from warpgate.core.codes import CodeExchange
 
 # A NAT that gives out its addresses at random is seen elsewhere now and then; that is no move.
 MOVE_GAP = 5.0
@@ -122,9 +129,9 @@ class Assembly:
         instances: Instances,
         memory: ServerMemory,
         found: FoundPairs,
-        ask_peer: Callable[[str], Awaitable[bytes]],
     ) -> None:
-        self._config, self._network, self._services, self._ask_peer = config, network, services, ask_peer
+        self._config, self._network, self._services = config, network, services
+        self._started = asyncio.Event()
         self._memory, self._since = memory, sources.wall_clock()
         self._counts: Counter[str] = Counter()
         self._failures: dict[tuple[str, str], ServerFailed] = {}
@@ -143,7 +150,7 @@ class Assembly:
         self.equipment = equipment = Equipment.of(
             context, self.udp, self.discovery, self.channel, self.relays, self.tcp_door.accept, found
         )
-        self.new_exchange = partial(CodeExchange, context, broker_connector, self._broker_urls)
+        self._broker_connector = broker_connector
         self.new_probe = partial(BrokerProbe, context, broker_connector, self._broker_urls)
         self.sessions = sessions = Sessions()
         self.pipes = pipes = PipeMaker(context, self.udp)
@@ -189,7 +196,8 @@ class Assembly:
         ]
         asked += [(str(url), desk.ask) for url, desk in self._desks(trust)]
         asked += [
-            (peer_name(peer), partial(self._ask_peer, peer)) for peer in dict.fromkeys(config.relay_peers)
+            (peer_name(peer), partial(self._ask_for_relay, peer))
+            for peer in dict.fromkeys(config.relay_peers)
         ]
         self.accounts = TurnAccounts(
             [TurnAccount(name, ask, context.emit, context.wall_clock, random.Random()) for name, ask in asked]
@@ -270,6 +278,7 @@ class Assembly:
         self._watch = self._network.watch_interfaces(self._interfaces_changed)
         if usable_interfaces(self._network, config.interfaces) != self.interfaces:
             self._interfaces_changed()  # while nobody watched
+        self._started.set()
         context.emit(NodeStarted(context.identity.node_id, self.sockets.port, time.perf_counter() - began))
 
     async def _keep_servers(self) -> None:
@@ -408,6 +417,65 @@ class Assembly:
 
     def _take_envelope(self, data: bytes) -> None:
         self._reader.receive(data)
+
+    # -- for the node's user -------------------------------------------------------------------------------------
+
+    async def connect(
+        self,
+        dest: Destination,
+        mode: Mode | str,
+        transport: Transport | str | None,
+        plugins: Sequence[str] | None,
+        timeout: float,
+        secure: bool,
+        service: str,
+        durable: bool | None,
+    ) -> Pipe:
+        """As `Node.connect`."""
+        remote, mode, service = parse_destination(dest), Mode.of(mode), checked_service(service)
+        carrier = None if transport is None else Transport.of(transport)
+        lasting = self._lasting(mode, durable)
+
+        async def attempt(
+            address: NodeAddress, seconds: float, before: tuple[PluginReport, ...] = ()
+        ) -> Pipe:
+            if address.public_key == self.context.identity.public_key:
+                raise ConfigError("that is this node's own address")
+            if lasting:
+                return await self.connections.connect(address, plugins, carrier, seconds, service, mode)
+            make = self.pipes.make
+            initiator = Initiator(
+                self.equipment, self.sessions, make, address, mode, carrier, plugins, secure, service, before
+            )
+            self.initiators.add(initiator)
+            try:
+                return await initiator.run(seconds)
+            finally:
+                self.initiators.discard(initiator)
+
+        if isinstance(remote, NodeAddress):
+            return await attempt(remote, timeout)
+        return await self.names.connect(remote, timeout, attempt)
+
+    def _lasting(self, mode: Mode, durable: bool | None) -> bool:
+        """Whether a durable pipe is asked for; datagrams are as UDP has them unless somebody says otherwise."""
+        return self._config.durable and mode is Mode.STREAM if durable is None else durable
+
+    async def _ask_for_relay(self, peer: str) -> bytes:
+        """Of a node that lends its machine (`listen --relay`), and is reached without a relay. WarpgateError."""
+        await self._started.wait()
+        direct = [plugin.name for plugin in self.context.registry.select(None) if not plugin.relays]
+        patience = self._config.timing.attempt_timeout
+        pipe = await self.connect(peer, Mode.STREAM, None, direct, patience, True, RELAY_SERVICE, False)
+        return await read_answer(pipe)
+
+    def exchange(self, told: str | None = None) -> CodeExchange:
+        """By a new one-time code, or by the one that we were told."""
+        from warpgate.core.codes import OFFER, TAKE, CodeExchange, new_code  # noqa: PLC0415 - few nodes need it
+        from warpgate.model.code import OneTimeCode  # noqa: PLC0415
+
+        code, side = (new_code(), OFFER) if told is None else (OneTimeCode.parse(told), TAKE)
+        return CodeExchange(self.context, self._broker_connector, self._broker_urls, code, side)
 
     # -- peers ---------------------------------------------------------------------------------------------------
 

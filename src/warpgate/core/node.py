@@ -8,52 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
-from dataclasses import replace
-from typing import Literal, Self, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack, overload
 
 from warpgate.config import Config
-from warpgate.core.assembly import Assembly, NodeStatus
-from warpgate.core.codes import OFFER, TAKE, CodeExchange, new_code
-from warpgate.core.context import Sources
-from warpgate.core.disk.claim import REMEMBERED, UNCLAIMED, Claim, claim
-from warpgate.core.disk.identity_store import load_or_create
-from warpgate.core.disk.list_store import list_store_of
-from warpgate.core.disk.pair_store import pair_store_of
-from warpgate.core.disk.server_store import server_store_of
-from warpgate.core.found_pairs import FoundPairs
-from warpgate.core.names.destination import Destination, parse_destination
-from warpgate.core.names.known_peers import known_peers_at
-from warpgate.core.peer_relays import read_answer
-from warpgate.core.pipes.base import Pipe
-from warpgate.core.pipes.datagrams import DatagramPipe
-from warpgate.core.port_mapping import PortMapping
-from warpgate.core.search.initiator import Initiator
-from warpgate.core.search.probe import BrokerCheck, OtherProcess
-from warpgate.core.server_lists import ServerLists
-from warpgate.core.server_memory import ServerMemory, servers_of
-from warpgate.core.serving import AcceptQueue, MessageHandler, PipeHandler, Services
+from warpgate.core.offered import MessageHandler, PipeHandler, Services
 from warpgate.core.tasks import running_loop
 from warpgate.errors import ConfigError, IdentityInUse, PipeClosed
-from warpgate.events import AddressChanged, Event, Observer, PluginReport
-from warpgate.model.address import NodeAddress
-from warpgate.model.code import OneTimeCode
 from warpgate.model.endpoint import Mode, Transport
-from warpgate.model.identity import Identity
-from warpgate.model.wanted import INSTANCE_SIZE, RELAY_SERVICE, checked_service
-from warpgate.net.network import Network
-from warpgate.net.remembered import RememberedNames
-from warpgate.net.system import SystemNetwork
-from warpgate.net.tls import Trust
-from warpgate.net.translated import TranslatedNetwork
-from warpgate.plugins.registry import REGISTRY, Registry
-from warpgate.proto.instances import Instances
-from warpgate.services.broker import BrokerConnector
-from warpgate.services.mqtt import MqttConnector, logins_of
-from warpgate.services.names import NameServerCheck
-from warpgate.services.relay import RelayCheck
-from warpgate.services.turn_accounts import AccountCheck
+from warpgate.net.threads import imported
+
+if TYPE_CHECKING:
+    from warpgate.core.assembly import Assembly, NodeStatus
+    from warpgate.core.codes import CodeExchange
+    from warpgate.core.context import Sources
+    from warpgate.core.launch import Launched
+    from warpgate.core.names.destination import Destination
+    from warpgate.core.pipes.base import Pipe
+    from warpgate.core.pipes.datagrams import DatagramPipe
+    from warpgate.core.port_mapping import PortMapping
+    from warpgate.core.search.probe import BrokerCheck, OtherProcess
+    from warpgate.core.serving import AcceptQueue
+    from warpgate.events import Event, Observer
+    from warpgate.model.address import NodeAddress
+    from warpgate.model.identity import Identity
+    from warpgate.net.network import Network
+    from warpgate.plugins.registry import Registry
+    from warpgate.services.broker import BrokerConnector
+    from warpgate.services.names import NameServerCheck
+    from warpgate.services.relay import RelayCheck
+    from warpgate.services.turn_accounts import AccountCheck
 
 EVENTS_KEPT = 1024
 
@@ -79,12 +63,13 @@ class Node:
         network: Network | None = None,
         brokers: BrokerConnector | None = None,
         observer: Observer | None = None,
-        registry: Registry = REGISTRY,
+        registry: Registry | None = None,
         sources: Sources | None = None,
     ) -> None:
         """`identity` None: loaded from (or made in) the user's data directory by `config.identity`.
 
-        `network`, `brokers` and `sources` replace the real ones (the lab, tests); `observer` is given every event.
+        `network`, `brokers`, `registry` (of strategies) and `sources` replace the usual ones (the lab, tests);
+        `observer` is given every event.
         """
         if not isinstance(config, Config | None):
             raise ConfigError(f"a node's settings are a warpgate.Config, not {config!r}")
@@ -92,12 +77,11 @@ class Node:
         self._identity = identity
         self._network = network
         self._broker_connector = brokers
-        self._observer = observer
         self._registry = registry
-        self._sources = Sources() if sources is None else sources
-        self._running: Assembly | None = None
-        self._started, self._closed = asyncio.Event(), asyncio.Event()
-        self._claim = UNCLAIMED
+        self._sources = sources
+        self._observer = observer
+        self._running: Launched | None = None
+        self._closed = asyncio.Event()
         self._earlier: tuple[bytes, ...] = ()  # our own instances before this start
         self._in_use: IdentityInUse | None = None  # why nobody is accepted, where that was left to us
         self._services = Services()
@@ -120,75 +104,31 @@ class Node:
         if self._running is not None:
             raise ConfigError("the node runs already")
         running_loop()
-        identity = load_or_create(self._config.identity) if self._identity is None else self._identity
-        own_identity = self._identity is not None
-        lists = ServerLists(self._config, list_store_of(own_identity=own_identity), self._sources.wall_clock)
-        settings = lists.applied()
-        memory = ServerMemory(
-            server_store_of(own_identity=own_identity), self._sources.wall_clock, servers_of(settings)
-        )
-        outside = SystemNetwork() if self._network is None else self._network
-        self._network_names = RememberedNames(lists.guarded(outside.resolve), memory.recall, memory.heard)
-        network = TranslatedNetwork(outside, self._network_names.resolve)
-        config, self._claim, instances = self._place(settings)
-        trust = Trust(config.ca_file)
-        running = Assembly(
-            config,
-            identity,
-            network,
-            trust,
-            self._broker_connector or MqttConnector(network, trust, logins=logins_of(config.brokers)),
-            self._observer,
-            self._registry,
-            self._services,
-            known_peers_at(self._config.known_peers, own_identity=own_identity),
-            self._sources,
-            instances,
-            memory,
-            FoundPairs(
-                identity.public_key, pair_store_of(own_identity=own_identity), self._sources.wall_clock
-            ),
-            self._ask_for_relay,
-        )
-        try:
-            await running.start()
-        except BaseException:
-            await running.close()
-            self._network_names.close()
-            self._claim.release()
-            raise
-        running.tasks.spawn("server list", lists.run(network, running.context.emit, random.Random()))
-        self._running = running
-        self._closed.clear()
-        self._started.set()
+        await imported("warpgate.core.launch")
+        from warpgate.core.launch import launch  # noqa: PLC0415 - just imported
 
-    def _place(self, config: Config) -> tuple[Config, Claim, Instances]:
-        """Which of the processes of its identity this one is: the settings say now whether it accepts peers."""
-        place, self._in_use = UNCLAIMED, None
-        instance = self._sources.random_bytes(INSTANCE_SIZE)
-        accept = config.accept is not False
-        if accept and not config.beside and self._identity is None:
-            try:
-                place = claim(config.identity, instance)
-            except IdentityInUse as error:
-                if config.accept or self._services.wanted:
-                    raise
-                accept, self._in_use = False, error
-        beside = not accept if config.beside is None else config.beside
-        instances = Instances(instance if accept else b"", (*place.earlier, *self._earlier), beside=beside)
-        self._earlier = (instance, *self._earlier)[:REMEMBERED]
-        return replace(config, accept=accept, beside=beside), place, instances
+        self._in_use = None
+        launched = await launch(
+            self._config,
+            self._identity,
+            self._network,
+            self._broker_connector,
+            self._registry,
+            self._sources,
+            self._observer,
+            self._services,
+            self._earlier,
+        )
+        self._running, self._in_use, self._earlier = launched, launched.in_use, launched.instances
+        self._closed.clear()
 
     async def close(self) -> None:
         """Close every pipe and socket; idempotent."""
         running, self._running = self._running, None
-        self._started.clear()
         if running is not None:
             try:
                 await running.close()
             finally:
-                self._network_names.close()
-                self._claim.release()
                 for reader in self._readers:
                     reader.put_nowait(None)
                 self._closed.set()
@@ -202,7 +142,7 @@ class Node:
     def _run(self) -> Assembly:
         if self._running is None:
             raise ConfigError("the node does not run: call start(), or use it in `async with`")
-        return self._running
+        return self._running.assembly
 
     @property
     def _run_here(self) -> Assembly:
@@ -260,14 +200,6 @@ class Node:
         """Have routers pass another port of this machine on as well, while the node runs; what came of it is there."""
         return self._run.map_also(port)
 
-    async def _ask_for_relay(self, peer: str) -> bytes:
-        """Of a node that lends its machine (`listen --relay`), and is reached without a relay. WarpgateError."""
-        await self._started.wait()
-        direct = [plugin.name for plugin in self._registry.select(None) if not plugin.relays]
-        return await read_answer(
-            await self.connect(peer, plugins=direct, secure=True, service=RELAY_SERVICE, durable=False)
-        )
-
     async def events(self) -> AsyncGenerator[Event, None]:
         """Every event from now on, as the observer gets them, until the node is closed.
 
@@ -292,6 +224,8 @@ class Node:
 
     async def address_changed(self) -> NodeAddress:
         """The next address: waits until it is another one than now. PipeClosed when the node is closed meanwhile."""
+        from warpgate.events import AddressChanged  # noqa: PLC0415 - loaded by `start`
+
         async with contextlib.aclosing(self.events()) as events:
             async for event in events:
                 if isinstance(event, AddressChanged):
@@ -366,44 +300,10 @@ class Node:
         report (where the peer has no such service the message lists what it has). For a nickname also NicknameError,
         NameNotFound, ServiceError (look-up), and PeerKeyChanged when it had another key before.
         """
-        run = self._run_here
         patience = self._config.timing.attempt_timeout if timeout is None else _seconds(timeout)
-        remote, mode, service = parse_destination(dest), Mode.of(mode), checked_service(service)
-        carrier = None if transport is None else Transport.of(transport)
-        lasting = self._lasting(mode, durable)
-
-        async def attempt(
-            address: NodeAddress, seconds: float, before: tuple[PluginReport, ...] = ()
-        ) -> Pipe:
-            if address.public_key == self.public_key:
-                raise ConfigError("that is this node's own address")
-            if lasting:
-                return await run.connections.connect(address, plugins, carrier, seconds, service, mode)
-            initiator = Initiator(
-                run.equipment,
-                run.sessions,
-                run.pipes.make,
-                address,
-                mode,
-                carrier,
-                plugins,
-                secure,
-                service,
-                before,
-            )
-            run.initiators.add(initiator)
-            try:
-                return await initiator.run(seconds)
-            finally:
-                run.initiators.discard(initiator)
-
-        if isinstance(remote, NodeAddress):
-            return await attempt(remote, patience)
-        return await run.names.connect(remote, patience, attempt)
-
-    def _lasting(self, mode: Mode, durable: bool | None) -> bool:
-        """Whether a durable pipe is asked for; datagrams are as UDP has them unless somebody says otherwise."""
-        return self._config.durable and mode is Mode.STREAM if durable is None else durable
+        return await self._run_here.connect(
+            dest, mode, transport, plugins, patience, secure, service, durable
+        )
 
     # -- one-time codes ------------------------------------------------------------------------------------------
 
@@ -413,13 +313,13 @@ class Node:
         That is the other node's address, which then may be connected to. The block raises ServiceError when no broker
         can be reached, `agreed` CodeFailed when somebody tries a wrong code, or nobody comes within an hour.
         """
-        return self._run.new_exchange(new_code(), OFFER)
+        return self._run.exchange()
 
     def take_code(self, text: str) -> CodeExchange:
         """The other end of it; AddressError for what is no code. Whoever has made the code is let in from then on,
         whatever `Config.allow` says. `agreed` raises CodeFailed for a code that is wrong, used or unknown.
         """
-        return self._run.new_exchange(OneTimeCode.parse(text), TAKE)
+        return self._run.exchange(text)
 
     async def accept(self) -> Pipe:
         """The next pipe that a peer opened to us. PipeClosed when the node is closed meanwhile; IdentityInUse when

@@ -6,7 +6,6 @@ guess (`proto/code_talk.py`).
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from base64 import b32encode
@@ -48,6 +47,8 @@ class OneTimeCode:
             )
         for word in words:
             if word not in _KNOWN:
+                import difflib  # noqa: PLC0415 - only for who has mistyped
+
                 like = difflib.get_close_matches(word, WORDS, n=1)
                 hint = f": is it {like[0]!r}?" if like else ""
                 raise AddressError(f"no one-time code has {word!r} in it{hint}")

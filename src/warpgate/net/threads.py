@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from importlib import import_module
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,6 +28,12 @@ async def in_thread(function: Callable[[], T], *, daemon: bool = True) -> T:
     run, outcome = _carried(function)
     threading.Thread(target=run, daemon=daemon, name="warpgate").start()
     return await outcome
+
+
+async def imported(name: str) -> None:
+    """The module is imported, in a thread if it was not yet: what else the loop has to do goes on."""
+    if name not in sys.modules:
+        await in_thread(partial(import_module, name))
 
 
 class SerialThread:

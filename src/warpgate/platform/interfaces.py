@@ -7,8 +7,6 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
-import ifaddr
-
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
 
@@ -48,6 +46,8 @@ class Interfaces:
 
     def assigned(self) -> tuple[AssignedAddress, ...]:
         """All addresses of all interfaces, in the system's order."""
+        import ifaddr  # noqa: PLC0415 - 30 ms, and Linux is asked in another way
+
         return tuple(
             AssignedAddress(
                 adapter.nice_name, address_of(each.ip), each.network_prefix, index=adapter.index or 0

@@ -15,15 +15,14 @@ import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from fcntl import ioctl
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from termios import TIOCOUTQ
 
-import ifaddr
-
-from warpgate.model.endpoint import Family, IPAddress, SockAddr
-from warpgate.platform.interfaces import AssignedAddress, DefaultRoute, Interfaces, address_of
+from warpgate.model.endpoint import Family, SockAddr
+from warpgate.platform.interfaces import AssignedAddress, DefaultRoute, Interfaces
 from warpgate.platform.posix import PosixSockets
 from warpgate.platform.readiness import watch_of
 from warpgate.platform.sockets import Flight
@@ -65,7 +64,15 @@ _IFF_RUNNING = (
     0x40  # has a carrier: an unplugged interface keeps its addresses, and nobody can be reached there
 )
 
+# linux/netlink.h, linux/rtnetlink.h
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLMSG_ERROR, _NLMSG_DONE, _RTM_NEWADDR, _RTM_GETADDR = 2, 3, 20, 22
+_NLMSGHDR = struct.Struct("=IH10x")
+_LARGEST_ANSWER = 65536
+_KERNEL_PATIENCE = 1.0  # it answers at once
+
 # linux/if_addr.h
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_FLAGS = 1, 2, 3, 8
 _TEMPORARY = 0x01
 _DAD_FAILED = 0x08
 _DEPRECATED = 0x20
@@ -177,26 +184,16 @@ class LinuxInterfaces(Interfaces):
     """Android denies its programs /proc/net and to bind netlink sockets: there it knows less, and says so."""
 
     def assigned(self) -> tuple[AssignedAddress, ...]:
-        v6_flags = {(name, ip): bits for name, ip, bits in _v6_flags()}
-        found = []
-        for adapter in ifaddr.get_adapters():
-            running = _is_running(adapter.name)
-            for assigned in adapter.ips:
-                ip = address_of(assigned.ip)
-                flags = v6_flags.get((adapter.nice_name, ip), 0)
-                found.append(
-                    AssignedAddress(
-                        name=adapter.nice_name,
-                        ip=ip,
-                        prefix=assigned.network_prefix,
-                        running=running,
-                        temporary=bool(flags & _TEMPORARY),
-                        deprecated=bool(flags & _DEPRECATED),
-                        tentative=bool(flags & (_TENTATIVE | _DAD_FAILED)),
-                        index=adapter.index or 0,
-                    )
-                )
-        return tuple(found)
+        try:
+            found = [
+                address for message in _address_messages() if (address := _assigned(message)) is not None
+            ]
+        except OSError:
+            return super().assigned()
+        running = {name: _is_running(name) for name in dict.fromkeys(each.name for each in found)}
+        order = list(running)
+        found.sort(key=lambda each: order.index(each.name))
+        return tuple(replace(each, running=running[each.name]) for each in found)
 
     def default_routes(self) -> tuple[DefaultRoute, ...]:
         found: list[tuple[int, int, DefaultRoute]] = []
@@ -250,11 +247,60 @@ def _is_running(name: str) -> bool:
     return flags & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING
 
 
-def _v6_flags() -> list[tuple[str, IPAddress, int]]:
-    return [
-        (name, IPv6Address(bytes.fromhex(address)), int(bits, 16))
-        for address, _, _, _, bits, name in _proc_table("if_inet6")
-    ]
+def _address_messages() -> Iterator[bytes]:
+    """What the kernel answers to RTM_GETADDR: a `struct ifaddrmsg` and its attributes for each address. OSError."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        sock.settimeout(_KERNEL_PATIENCE)
+        sock.send(
+            struct.pack("=IHHIIBBBBI", 24, _RTM_GETADDR, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0, 0, 0, 0, 0, 0)
+        )
+        while True:
+            answer = sock.recv(_LARGEST_ANSWER)
+            while len(answer) >= _NLMSGHDR.size:
+                length, kind = _NLMSGHDR.unpack_from(answer)
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR or length < _NLMSGHDR.size:
+                    raise OSError("the kernel does not list its addresses")
+                if kind == _RTM_NEWADDR:
+                    yield answer[_NLMSGHDR.size : length]
+                answer = answer[_aligned(length) :]
+
+
+def _assigned(message: bytes) -> AssignedAddress | None:
+    """None when its interface has just gone."""
+    family, prefix, flags, _, index = struct.unpack_from("=BBBBI", message)
+    attributes: dict[int, bytes] = {}
+    rest = message[8:]
+    while len(rest) >= 4:
+        length, kind = struct.unpack_from("=HH", rest)
+        attributes[kind] = rest[4:length]
+        rest = rest[max(4, _aligned(length)) :]
+    # IFA_ADDRESS is the other end's where a link has two; an IPv4 address may have a label beside the interface's name.
+    told = attributes.get(_IFA_LOCAL, attributes.get(_IFA_ADDRESS, b""))
+    label = attributes.get(_IFA_LABEL, b"").rstrip(b"\0").decode(errors="replace")
+    try:
+        name = label or socket.if_indextoname(index)
+        ip = ip_address(told)
+    except (OSError, ValueError):
+        return None
+    if _IFA_FLAGS in attributes:
+        (flags,) = struct.unpack("=I", attributes[_IFA_FLAGS])
+    if family == socket.AF_INET:
+        flags = 0  # which say other things there
+    return AssignedAddress(
+        name,
+        ip,
+        prefix,
+        temporary=bool(flags & _TEMPORARY),
+        deprecated=bool(flags & _DEPRECATED),
+        tentative=bool(flags & (_TENTATIVE | _DAD_FAILED)),
+        index=index,
+    )
+
+
+def _aligned(length: int) -> int:
+    return length + -length % 4
 
 
 def _leads_out(flags: str, destination: str) -> bool:

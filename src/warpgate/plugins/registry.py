@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence, Set
-from importlib import metadata
-from typing import TypeVar
+import sys
+from collections.abc import Iterable, Iterator, Sequence, Set
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -15,6 +17,9 @@ from warpgate.model.endpoint import Transport
 from warpgate.model.text import MAX_PLUGIN_NAME, is_plugin_name
 from warpgate.plugins.base import Plugin
 from warpgate.plugins.builtin import BUILTIN
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINTS = "warpgate.plugins"
 
@@ -58,11 +63,11 @@ class Registry:
             registered, self._plugins = self._plugins, {plugin.name: plugin for plugin in BUILTIN}
             for plugin in registered.values():
                 self.add(plugin)
-            for entry in metadata.entry_points(group=ENTRY_POINTS):
+            for entry in _installed():
                 self._load(entry)
         return dict(self._plugins)
 
-    def _load(self, entry: metadata.EntryPoint) -> None:
+    def _load(self, entry: EntryPoint) -> None:
         package = _package(entry)
         before = set(self._plugins)
         try:
@@ -107,6 +112,32 @@ class Registry:
         )
 
 
+def _installed() -> Iterable[EntryPoint]:
+    """`importlib.metadata` takes 20 ms and 1.2 MB: it is loaded where some package has our group, or may have it."""
+    if not (_finds_elsewhere() or any(map(_names_us, sys.path))):
+        return ()
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
+    return entry_points(group=ENTRY_POINTS)
+
+
+def _finds_elsewhere() -> bool:
+    """Whether packages are found by other means than folders: a frozen program's, a tool's."""
+    return any(hasattr(finder, "find_distributions") for finder in sys.meta_path if finder is not PathFinder)
+
+
+def _names_us(place: str) -> bool:
+    """Whether a package in this folder has plugins; for an archive, whether it could."""
+    folder = Path(place)
+    if folder.is_file():
+        return True
+    try:
+        written = (*folder.glob("*.dist-info/entry_points.txt"), *folder.glob("*.egg-info/entry_points.txt"))
+        return any(ENTRY_POINTS.encode() in file.read_bytes() for file in written)
+    except OSError:  # not for us to read
+        return False
+
+
 def _faults(plugin: type[Plugin]) -> Iterator[str]:
     """What is missing or wrong in a plugin's class; the core relies on the rest."""
     name = getattr(plugin, "name", None)
@@ -134,7 +165,7 @@ def _decodable(message: type) -> bool:
         return False
 
 
-def _package(entry: metadata.EntryPoint) -> str:
+def _package(entry: EntryPoint) -> str:
     distribution = entry.dist
     return "an unknown package" if distribution is None else f"{distribution.name} {distribution.version}"
 

@@ -6,16 +6,13 @@ Redirects are not followed: whoever names a server means that server. Why not ai
 from __future__ import annotations
 
 import asyncio
-import sys
-from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from warpgate.errors import NetworkError
 from warpgate.model.servers import NameServerUrl
 from warpgate.net.network import Network, TcpStream
 from warpgate.net.reach import dial_first, in_order
-from warpgate.net.threads import in_thread
+from warpgate.net.threads import imported
 from warpgate.net.tls import Trust, secure
 from warpgate.services.proxy import Proxies, tunnel
 
@@ -25,13 +22,11 @@ if TYPE_CHECKING:
 # Shorter than servers keep idle connections (aiohttp and nginx: 75 s): who closes first is never surprised by it.
 IDLE_LIFE = 60.0
 OCTETS = "application/octet-stream"
-_CONNECTION = "warpgate.services.http_connection"
 
 
 async def connection_class() -> type[HttpConnection]:
     """`HttpConnection`, imported in a thread the first time: 6 ms for h11."""
-    if _CONNECTION not in sys.modules:
-        await in_thread(partial(import_module, _CONNECTION))
+    await imported("warpgate.services.http_connection")
     from warpgate.services.http_connection import HttpConnection  # noqa: PLC0415 - just imported
 
     return HttpConnection

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import random
 from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
 
 from warpgate.errors import ServiceError, WarpgateError
 from warpgate.events import Observer, ServerFailed
@@ -186,7 +187,7 @@ class Desk:
             "username": ticket.login.user,
             "credential": ticket.login.password,
         }
-        return json.dumps({"ttl": ticket.lifetime, "iceServers": [given]}).encode()
+        return msgspec.json.encode({"ttl": ticket.lifetime, "iceServers": [given]})
 
 
 class TurnAccounts:

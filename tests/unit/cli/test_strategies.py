@@ -27,7 +27,7 @@ class Entry:
 
 
 def test_doctor_lists_those_there_are_and_what_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [Entry])
+    monkeypatch.setattr(registry, "_installed", lambda: [Entry])
     good, bad = strategy_findings(Registry())
     assert (good.section, good.state) == ("strategies", "ok")
     assert good.message.startswith("direct, reverse, ")

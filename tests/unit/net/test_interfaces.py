@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from warpgate.net.interfaces import (
 )
 from warpgate.net.network import Interface
 from warpgate.platform import INTERFACES, linux
-from warpgate.platform.interfaces import AssignedAddress
+from warpgate.platform.interfaces import AssignedAddress, Interfaces
 
 LOOPBACK = 2  # 127.0.0.1 and ::1
 
@@ -103,6 +105,35 @@ def test_in_a_namespace_flags_and_gateways_are_seen() -> None:
         )
 
     in_namespace(test)
+
+
+def test_the_kernel_s_own_list_is_the_c_library_s_with_flags() -> None:
+    def test() -> None:
+        command("ip", "link", "add", "one", "type", "veth", "peer", "name", "two")
+        command("ip", "addr", "add", "10.9.0.2/16", "dev", "one", "label", "one:alias")
+        command("ip", "addr", "add", "10.9.0.3/16", "dev", "one")  # a second one, which is no temporary one
+        command("ip", "addr", "add", "10.9.1.1", "peer", "10.9.1.2/31", "dev", "two")
+        command("ip", "addr", "add", "2001:db8::5/64", "dev", "two", "preferred_lft", "0")
+        many = "".join(f"addr add fd00::{number:x}/64 dev two nodad\n" for number in range(1, 1500))
+        subprocess.run(["ip", "-batch", "-"], input=many.encode(), check=True)
+        told = INTERFACES.assigned()
+        plain = [
+            replace(each, running=True, temporary=False, deprecated=False, tentative=False) for each in told
+        ]
+        assert plain == list(Interfaces().assigned())
+        assert len(told) > 1500
+        flagged = {str(each.ip) for each in told if each.temporary or each.deprecated}
+        assert flagged == {"2001:db8::5"}
+
+    in_namespace(test)
+
+
+def test_where_netlink_is_denied_the_c_library_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied() -> Iterator[bytes]:
+        raise PermissionError
+
+    monkeypatch.setattr(linux, "_address_messages", denied)
+    assert INTERFACES.assigned() == Interfaces().assigned() != ()
 
 
 def test_without_proc_there_are_no_gateways_and_it_says_so(

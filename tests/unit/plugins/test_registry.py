@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import Distribution
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
+from zipfile import ZipFile
 
 import pytest
 
@@ -101,25 +106,78 @@ def test_the_decorator_registers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_installed_entry_points_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    asked: list[None] = []
 
-    def entry_points(group: str) -> list[Entry]:
-        asked.append(group)
+    def installed() -> list[Entry]:
+        asked.append(None)
         return [Entry("mine", lambda: Mine)]
 
-    monkeypatch.setattr(registry_module.metadata, "entry_points", entry_points)
+    monkeypatch.setattr(registry_module, "_installed", installed)
     registry = Registry()
     assert registry.all()["mine"] is Mine
     assert (registry.package_of("mine"), registry.package_of("direct")) == ("pigeons 1.0", "")
     registry.all()
-    assert (asked, registry.broken) == (["warpgate.plugins"], ())
+    assert (asked, registry.broken) == ([None], ())
+
+
+def write_package(folder: Path, entries: str, suffix: str = "dist-info") -> None:
+    written = folder / f"{folder.name}-1.0.{suffix}"
+    written.mkdir(parents=True)
+    (written / "entry_points.txt").write_text(entries)
+    (written / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {folder.name}\nVersion: 1.0\n")
+
+
+OURS = "[console_scripts]\na = b:c\n\n[warpgate.plugins]\nmine = pigeons:Mine\n"
+FIND = (
+    "import sys; sys.path += sys.argv[1:]; from warpgate.plugins.registry import _installed;"
+    "print([entry.name for entry in _installed()], 'importlib.metadata' in sys.modules)"
+)
+
+
+def found(*places: Path) -> str:
+    program = [sys.executable, "-c", FIND, *map(str, places)]
+    return subprocess.run(program, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_packages_are_looked_through_only_where_one_has_our_group(tmp_path: Path) -> None:
+    write_package(tmp_path / "other", "[console_scripts]\na = b:c\n")
+    write_package(tmp_path / "ours", OURS)
+    write_package(tmp_path / "old", OURS.replace("mine", "old"), "egg-info")
+    with ZipFile(tmp_path / "pigeons.zip", "w") as archive:
+        archive.writestr(
+            "pigeons-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: pigeons\nVersion: 1.0\n"
+        )
+        archive.writestr("pigeons-1.0.dist-info/entry_points.txt", OURS.replace("mine", "zipped"))
+    assert found(tmp_path / "other", tmp_path / "absent") == "[] False"
+    assert found(tmp_path / "other", tmp_path / "ours") == "['mine'] True"
+    assert found(tmp_path / "old") == "['old'] True"
+    assert found(tmp_path / "pigeons.zip") == "['zipped'] True"
+
+
+def test_a_frozen_program_s_packages_are_asked_of_its_finder(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Frozen:
+        def find_spec(self, *_: object) -> None:
+            return None
+
+        def find_distributions(self, context: object) -> Iterator[Distribution]:
+            yield Packed()
+
+    class Packed(Distribution):
+        def read_text(self, filename: str) -> str | None:
+            return {"entry_points.txt": OURS, "METADATA": "Name: packed"}.get(filename)
+
+        def locate_file(self, path: object) -> Path:
+            return Path("/nowhere")
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Frozen()])
+    assert "mine" in [entry.name for entry in registry_module._installed()]
 
 
 class TestBroken:
     """A package that somebody installed must not keep the others from working."""
 
     def loaded(self, monkeypatch: pytest.MonkeyPatch, load: Callable[[], object]) -> Registry:
-        monkeypatch.setattr(registry_module.metadata, "entry_points", lambda group: [Entry("theirs", load)])
+        monkeypatch.setattr(registry_module, "_installed", lambda: [Entry("theirs", load)])
         registry = Registry()
         assert "direct" in registry.all()
         return registry
@@ -150,7 +208,7 @@ class TestBroken:
             registry.select(["theirs"])
 
     def test_a_module_may_register_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(registry_module.metadata, "entry_points", lambda group: [Entry("theirs", load)])
+        monkeypatch.setattr(registry_module, "_installed", lambda: [Entry("theirs", load)])
         registry = Registry()
 
         def load() -> object:

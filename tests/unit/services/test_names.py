@@ -151,7 +151,7 @@ def reasons(events: list[Event]) -> str:
 
 
 def test_a_node_without_names_does_not_pay_for_the_client() -> None:
-    program = "import sys, warpgate.core.node; print({'h11', 'aiohttp'} & set(sys.modules))"
+    program = "import sys, warpgate.core.launch; print({'h11', 'aiohttp'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"
 
