@@ -187,9 +187,7 @@ class PortMapClient:
         """What was granted is of no use: delete it, and ask again later, after ever longer pauses."""
         for entry in self._entries:
             if entry.wish == wish and entry.phase is _Phase.HELD:
-                entry.declined += 1
-                entry.again = now + DECLINED.after(entry.declined)
-                entry.phase, entry.due, entry.sends, entry.external = _Phase.LEAVING, now, 0, None
+                self._decline(entry, now)
         self.handle_timeout(now)
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
@@ -319,7 +317,11 @@ class PortMapClient:
             self._speak_pmp(now)
         if response.result != PmpResult.SUCCESS or response.external is None:
             for entry in self._entries:
-                self._refuse(entry, _name(PmpResult, response.result), 0, now)
+                if entry.phase not in (_Phase.LEAVING, _Phase.GONE):
+                    # The request to map left beside this question: what it made is of no use, and must not stay.
+                    self._events.append(Refused(entry.wish, _name(PmpResult, response.result), self._dialect))
+                    self._decline(entry, now)
+            self.handle_timeout(now)
         else:
             question.answer = response.external
 
@@ -361,7 +363,12 @@ class PortMapClient:
             if lifetime == 0:
                 self._deleted(entry)
             return
-        if entry.phase is _Phase.GONE or not external.port:
+        if entry.phase is _Phase.GONE:
+            return
+        if not external.port:
+            self._events.append(Refused(entry.wish, "the gateway granted port 0", self._dialect))
+            self._decline(entry, now)
+            self.handle_timeout(now)
             return
         if lifetime < SHORTEST_LEASE:
             self._refuse(entry, f"the gateway granted a lease of {lifetime} seconds", 0, now)
@@ -379,6 +386,12 @@ class PortMapClient:
         entry.phase, entry.external = _Phase.REFUSED, None
         entry.due = now + min(max(lifetime, SHORTEST_REFUSAL), LONGEST_REFUSAL)
         self._events.append(Refused(entry.wish, reason, self._dialect))
+
+    def _decline(self, entry: _Entry, now: float) -> None:
+        """Delete what may be there, and ask again after ever longer pauses."""
+        entry.declined += 1
+        entry.again = now + DECLINED.after(entry.declined)
+        entry.phase, entry.due, entry.sends, entry.external = _Phase.LEAVING, now, 0, None
 
     def _deleted(self, entry: _Entry) -> None:
         entry.phase = _Phase.GONE

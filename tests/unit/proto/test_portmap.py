@@ -301,6 +301,52 @@ def test_a_nat_pmp_gateway_that_does_not_know_its_address_is_not_asked_without_e
         assert events == [Granted(TCP, Endpoint(IPv4Address(0), 5007), float(LEASE), Dialect.NAT_PMP)]
 
 
+@pytest.mark.parametrize("address_first", [True, False])
+def test_what_nat_pmp_maps_while_the_gateway_has_no_address_is_deleted_again(address_first: bool) -> None:
+    """RFC 6886 section 3.5, result 3: a network failure. The question and the request to map left together."""
+    inner = PmpGateway()
+    late: list[bytes] = []
+
+    def gateway(data: bytes, now: float) -> list[bytes]:
+        if data == bytes(2):
+            failed = encode_response(PmpAddress(3, 1000 + int(now), None))
+            if address_first:
+                return [failed]
+            late.append(failed)
+            return []
+        return [*inner(data, now), *late]
+
+    scene = world(gateway, TCP, stale=(UDP,))
+    events = scene.run(20.0)
+    assert events == [Refused(TCP, "NETWORK_FAILURE", Dialect.NAT_PMP)]
+    lifetimes = [int.from_bytes(data[8:12], "big") for data in inner.sent if data[:2] == b"\0\2"]
+    assert lifetimes[0] == LEASE
+    assert lifetimes[-1] == 0
+    assert scene.client.poll_timeout() == pytest.approx(30.0, abs=1.0)
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_a_mapping_at_port_0_is_none_and_that_is_told(dialect: Dialect) -> None:
+    inner: Gateway = PcpGateway() if dialect is Dialect.PCP else PmpGateway()
+    lifetimes = []
+
+    def gateway(data: bytes, now: float) -> list[bytes]:
+        answers = inner(data, now)
+        if data[0] == 2 and dialect is Dialect.PCP:
+            request = decode_request(data)
+            lifetimes.append(request.lifetime)
+            nowhere = replace(request.mapping, external=Endpoint(OUTSIDE, 0))
+            return [encode_response(PcpResponse(0, request.lifetime, 5000 + int(now), nowhere))]
+        if data[:2] == b"\0\2":
+            lifetimes.append(int.from_bytes(data[8:12], "big"))
+            return [encode_response(PmpMapped(0, 1000 + int(now), Transport.TCP, 5000, 0, lifetimes[-1]))]
+        return answers
+
+    scene = world(gateway, TCP)
+    assert scene.run(20.0) == [Refused(TCP, "the gateway granted port 0", dialect)]
+    assert lifetimes == [LEASE, 0]
+
+
 def test_a_gateway_that_has_always_just_restarted_is_not_asked_without_end() -> None:
     inner = PcpGateway()
 
