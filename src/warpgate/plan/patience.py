@@ -10,6 +10,9 @@ from __future__ import annotations
 # A TCP connection over a relay and two satellites in a row takes 10 s to be proved. The delay is measured with a peer
 # who may be anybody: holding its answers back must not keep anything of ours open for long.
 LONGEST = 15.0
+# One signal, s: over two satellites in a row it takes 2.5. How far a peer is from its broker is what it says itself,
+# and how long an answer took is up to it, too; what goes by a signal's delay alone must not be moved beyond an attempt.
+LONGEST_SIGNAL = 5.0
 
 
 def patience_of(least: float, signals: float, signal_delay: float | None) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -30,7 +30,7 @@ from warpgate.model.identity import node_id_of
 from warpgate.model.text import printable
 from warpgate.model.wanted import ANYTHING, Wanted
 from warpgate.net.threads import in_thread
-from warpgate.plan.patience import patience_of
+from warpgate.plan.patience import LONGEST_SIGNAL, patience_of
 from warpgate.plan.relay import Hope, direct_hope
 from warpgate.plan.targets import names_a_stranger, refusal
 from warpgate.proto.check import (
@@ -165,9 +165,7 @@ class Session:
         self.relays = SessionRelays(self)
         self.stack = contextlib.ExitStack()
         self.stack.callback(self.relays.close)
-        soonest = SIGNAL_ROUND_TRIPS * 2 * (self.signal_delay or 0.0)
-        repeats = [offset for offset in context.config.timing.offer_offsets if offset >= soonest]
-        self.outbox = Outbox(self._post, repeats, partial(self.note, "signals"))
+        self.outbox = Outbox(self._post, self._repeats(), partial(self.note, "signals"))
         self.stack.callback(self.outbox.close)
 
     @property
@@ -262,10 +260,11 @@ class Session:
 
     @property
     def signal_delay(self) -> float | None:
-        """Estimated one-way time of a signal to the peer, seconds."""
-        if self.measured_delay is not None:
-            return self.measured_delay
-        return self.equipment.channel.one_way(self.remote.brokers)
+        """Estimated one-way time of a signal to the peer, seconds: as far as the peer's word for it is taken."""
+        delay = self.measured_delay
+        if delay is None:
+            delay = self.equipment.channel.one_way(self.remote.brokers)
+        return None if delay is None else min(delay, LONGEST_SIGNAL)
 
     def patience(self, least: float, signals: float) -> float:
         """Seconds to wait for something of the peer's: `least`, or what so many signals take where they are slow."""
@@ -351,6 +350,12 @@ class Session:
         while self.remote_version <= version:
             await asyncio.shield(self._remote_changed)
         return self.remote_version
+
+    def _repeats(self) -> Sequence[float]:
+        """When a signal is repeated, seconds after the first: once in any case."""
+        soonest = SIGNAL_ROUND_TRIPS * 2 * (self.signal_delay or 0.0)
+        offsets = self.context.config.timing.offer_offsets
+        return [offset for offset in offsets if offset >= soonest] or offsets[-1:]
 
     def _measure(self, signal: Signal) -> None:
         """From a message that was repeated the first copy counts, until there is a better one: brokers delay more than
