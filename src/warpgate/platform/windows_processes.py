@@ -71,6 +71,9 @@ class WindowsProcesses(Processes):
 
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGBREAK, told)
+            # The console's thread wakes the loop by a byte on a socket, and one that is not taken is no news: the loop
+            # is being woken right now. Python would print a traceback about it.
+            signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
 
 class WindowsTerminal(Terminal):
