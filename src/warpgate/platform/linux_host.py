@@ -50,6 +50,8 @@ class LinuxProcesses(PosixProcesses):
         if libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
 
+    has_memory_files = True
+
     def memory_file(self, name: str, content: bytes) -> int:
         descriptor = os.memfd_create(name)
         with open(descriptor, "wb", closefd=False) as file:

@@ -53,6 +53,8 @@ class Processes(ABC):
     def limit_memory(self, size: int) -> None:
         """Of this process, in bytes of address space. OSError."""
 
+    has_memory_files = False
+
     def memory_file(self, name: str, content: bytes) -> int:
         """The descriptor of a file that is nowhere on disk and readable by the program we start, whoever it runs as.
 
@@ -60,7 +62,8 @@ class Processes(ABC):
         thing.
         """
         raise ConfigError(
-            "a broker can be run on Linux only: start mosquitto by yourself (deploy/mosquitto.conf)"
+            f"this system has no way to hand {name} to a program with fewer rights: start mosquitto by yourself "
+            "(deploy/mosquitto.conf)"
         )
 
 

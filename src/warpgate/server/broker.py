@@ -78,13 +78,18 @@ class Broker:
 def choose_broker(settings: BrokerSettings, *, embedded: bool | None = None) -> Broker:
     """mosquitto when it is installed (not when `embedded`), otherwise the embedded one (not when `embedded` is False).
 
-    ConfigError says what to install when there is neither.
+    mosquitto is told all by files in memory, so it is for systems that have such. ConfigError says what to install when
+    there is neither.
     """
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path=SERVER_PATHS)
+    program = None
+    if PROCESSES.has_memory_files:
+        program = shutil.which("mosquitto") or shutil.which("mosquitto", path=SERVER_PATHS)
     if program is not None and not embedded:
         return Broker("mosquitto", settings.listens_on, lambda: _launch_mosquitto(program, settings))
     if embedded is not False and importlib.util.find_spec("amqtt") is not None:
         return Broker("amqtt", settings.listens_on, lambda: _launch_embedded(settings))
+    if not PROCESSES.has_memory_files:
+        raise ConfigError("no MQTT broker: install the embedded one with pip install 'warpgate[broker]'")
     raise ConfigError(
         "no MQTT broker: install mosquitto, or the embedded one with pip install 'warpgate[broker]'"
     )

@@ -32,7 +32,9 @@ DENIED_LOW = ip_network("::/3")
 
 
 def find_coturn() -> str | None:
-    """Its path, when it is installed."""
+    """Its path, when it is installed, and can be told its settings by a file in memory."""
+    if not PROCESSES.has_memory_files:
+        return None
     return shutil.which("turnserver") or shutil.which("turnserver", path=SERVER_PATHS)
 
 

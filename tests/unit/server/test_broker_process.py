@@ -23,10 +23,12 @@ from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.system import SystemNetwork
 from warpgate.net.tls import Trust
+from warpgate.platform import PROCESSES
 from warpgate.server import broker as broker_module
 from warpgate.server.broker import MESSAGE_SIZE, BrokerSettings, Tls, choose_broker
 from warpgate.server.broker_process import BrokerProcess
 from warpgate.server.child import readable_by_all
+from warpgate.server.coturn import find_coturn
 from warpgate.services.mqtt import MqttConnector
 
 HOST = "127.0.0.1"
@@ -327,6 +329,18 @@ class TestChoice:
     def test_without_mosquitto_the_embedded_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(broker_module.shutil, "which", lambda *_, **__: None)
         assert choose_broker(BrokerSettings()).name == "amqtt"
+
+    def test_where_there_are_no_files_in_memory_our_own_servers_serve(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """mosquitto and coturn are told all by such files."""
+        monkeypatch.setattr(broker_module.shutil, "which", lambda *_, **__: "/usr/sbin/program")
+        monkeypatch.setattr(PROCESSES, "has_memory_files", False)
+        assert choose_broker(BrokerSettings()).name == "amqtt"
+        assert find_coturn() is None
+        monkeypatch.setattr(broker_module.importlib.util, "find_spec", lambda _: None)
+        with pytest.raises(ConfigError, match=r"^no MQTT broker: install the embedded one"):
+            choose_broker(BrokerSettings())
 
     async def test_a_certificate_that_is_not_there(self, tmp_path: Path) -> None:
         settings = BrokerSettings((HOST,), free_port(), Tls(tmp_path / "no.pem", tmp_path / "no.key"))
