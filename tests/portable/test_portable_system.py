@@ -32,6 +32,15 @@ def test_the_loopback_is_an_interface_and_no_way_out() -> None:
     assert loopback() not in [route.interface for route in INTERFACES.default_routes()]
 
 
+def test_the_systems_name_servers_are_known() -> None:
+    found = INTERFACES.resolvers()
+    assert not [ip for ip in found if ip.is_unspecified or ip.is_link_local]
+    if WINE:  # it asks Linux
+        lines = Path("Z:/etc/resolv.conf").read_text().splitlines()
+        told = [words[1] for words in map(str.split, lines) if words[:1] == ["nameserver"]]
+        assert [str(ip) for ip in found] == told
+
+
 async def test_signs_of_change_can_be_asked_for_and_given_up() -> None:
     stop = INTERFACES.watch(lambda: None)
     if stop is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import IPAddress
 
+RESOLVER_FILE = Path("/etc/resolv.conf")
 LARGEST_RESOLVER_FILE = 64 * 1024
 
 
@@ -40,8 +41,6 @@ class Interfaces:
 
     may_set_proxy = False  # whether a web proxy can be set elsewhere than in variables, where urllib finds it
 
-    resolver_file: str | None = "/etc/resolv.conf"  # None: the system keeps them elsewhere
-
     signs_are_sure = True  # whether every change has a sign; else the state is compared now and then as well
 
     def assigned(self) -> tuple[AssignedAddress, ...]:
@@ -62,10 +61,8 @@ class Interfaces:
 
     def resolvers(self) -> tuple[IPAddress, ...]:
         """Name servers of the system, the first choice first; () where that is not to be read."""
-        if self.resolver_file is None:
-            return ()
         try:
-            with Path(self.resolver_file).open(encoding="utf-8", errors="replace") as file:
+            with RESOLVER_FILE.open(encoding="utf-8", errors="replace") as file:
                 lines = file.read(LARGEST_RESOLVER_FILE).splitlines()
         except OSError:
             return ()

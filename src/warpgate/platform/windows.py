@@ -147,14 +147,14 @@ _Unicast._fields_ = (
 )
 
 
-class _Gateway(Structure):
-    pass
+class _Server(Structure):
+    """IP_ADAPTER_GATEWAY_ADDRESS and IP_ADAPTER_DNS_SERVER_ADDRESS."""
 
 
-_Gateway._fields_ = (
+_Server._fields_ = (
     ("length", c_ulong),
     ("reserved", c_ulong),
-    ("next", POINTER(_Gateway)),
+    ("next", POINTER(_Server)),
     ("address", _SocketAddress),
 )
 
@@ -171,7 +171,7 @@ _Adapter._fields_ = (
     ("unicast", POINTER(_Unicast)),
     ("anycast", c_void_p),
     ("multicast", c_void_p),
-    ("dns", c_void_p),
+    ("dns", POINTER(_Server)),
     ("dns_suffix", c_wchar_p),
     ("description", c_wchar_p),
     ("friendly_name", c_wchar_p),
@@ -187,12 +187,12 @@ _Adapter._fields_ = (
     ("transmit_speed", c_ulonglong),
     ("receive_speed", c_ulonglong),
     ("wins", c_void_p),
-    ("gateways", POINTER(_Gateway)),
+    ("gateways", POINTER(_Server)),
     ("ipv4_metric", c_ulong),
     ("ipv6_metric", c_ulong),
 )
 
-_SKIP = 0x2 | 0x4 | 0x8  # GAA_FLAG_SKIP_ANYCAST, _MULTICAST, _DNS_SERVER
+_SKIP = 0x2 | 0x4  # GAA_FLAG_SKIP_ANYCAST, _MULTICAST
 _INCLUDE_GATEWAYS = 0x80
 _BUFFER_OVERFLOW = 111
 _FIRST_BUFFER = 16 * 1024  # what the documentation recommends
@@ -234,7 +234,6 @@ def _ip_of(address: _SocketAddress, scope: str = "") -> IPAddress | None:
 
 
 class WindowsInterfaces(Interfaces):
-    resolver_file = None
     may_set_proxy = True
     signs_are_sure = False  # an address without a change of its interface, Wine
 
@@ -257,16 +256,30 @@ class WindowsInterfaces(Interfaces):
 
     def default_routes(self) -> tuple[DefaultRoute, ...]:
         found: list[tuple[int, int, DefaultRoute]] = []
-        for adapter in _adapters():
-            if adapter.oper_status != _UP:
-                continue
-            for gateway in _chain(adapter.gateways):
-                ip = _ip_of(gateway.address, str(adapter.ipv6_index))
-                if ip is not None and not ip.is_unspecified:
-                    metric = adapter.ipv4_metric if ip.version == 4 else adapter.ipv6_metric
-                    found.append((ip.version, metric, DefaultRoute(adapter.friendly_name, ip)))
+        for adapter, ip in self._servers("gateways"):
+            if not ip.is_unspecified:
+                found.append((ip.version, _metric(adapter, ip), DefaultRoute(adapter.friendly_name, ip)))
         found.sort(key=lambda route: route[:2])
         return tuple(dict.fromkeys(route for _, _, route in found))
+
+    def resolvers(self) -> tuple[IPAddress, ...]:
+        """Those of the adapter with the lowest metric first, as Windows itself asks them."""
+        found = [
+            (_metric(adapter, ip), ip)
+            for adapter, ip in self._servers("dns")
+            # Site-local ones (fec0:0:0:ffff::1 to 3) are what an adapter has that was told of none.
+            if not (ip.is_link_local or (isinstance(ip, IPv6Address) and ip.is_site_local))
+        ]
+        found.sort(key=lambda each: each[0])
+        return tuple(dict.fromkeys(ip for _, ip in found))
+
+    def _servers(self, kind: str) -> Iterator[tuple[_Adapter, IPAddress]]:
+        """What is in this list of each adapter that is up."""
+        for adapter in _adapters():
+            for each in _chain(getattr(adapter, kind)) if adapter.oper_status == _UP else ():
+                ip = _ip_of(each.address, str(adapter.ipv6_index))
+                if ip is not None:
+                    yield adapter, ip
 
     def watch(self, notify: Callable[[], None]) -> Callable[[], None] | None:
         loop = asyncio.get_running_loop()
@@ -300,3 +313,8 @@ def _chain(first: object) -> Iterator[ctypes.Structure]:
     while here:
         yield here.contents  # type: ignore[attr-defined]
         here = here.contents.next  # type: ignore[attr-defined]
+
+
+def _metric(adapter: _Adapter, ip: IPAddress) -> int:
+    found: int = adapter.ipv4_metric if ip.version == 4 else adapter.ipv6_metric
+    return found
