@@ -1,6 +1,6 @@
 """A Windows program and a Linux one behind different NATs: CPython for Windows under Wine, in the lab.
 
-`make test-windows` runs these; they take minutes, most of which Windows' Python needs to start under Wine.
+`make test-windows` runs these. They take minutes, most of which Windows' Python needs to start under Wine.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import sys
 from asyncio import timeout
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
@@ -148,6 +149,55 @@ async def test_a_forwarded_port(systems: Systems) -> None:
             async with here.running(*connect, says=b"listening"):
                 done = await here.run(*script(CLIENT))
         assert (done.returncode, done.stdout) == (0, b"drawrof\n"), done
+
+
+async def test_a_durable_stream_goes_on_when_either_side_moves(lab: Lab, systems: Systems) -> None:
+    """Which Windows notices by comparing addresses, if not by a sign."""
+    windows, linux = systems.windows, systems.linux
+    async with linux.running("warpgate", "listen", "--echo", "--json", says=b"ready") as (_, ready):
+        address = json.loads(ready)["address"]
+        command = ("warpgate", "connect", address)
+        process = await windows.host.popen(command, env=windows.env, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for mover in (None, windows.host, linux.host):
+            if mover is not None:
+                lab.move(mover, "eim-apdf")
+            process.stdin.write(line := f"moved: {mover and mover.name}\n".encode())
+            async with timeout(PATIENCE):
+                assert await process.stdout.readline() == line
+        process.stdin.close()
+        async with timeout(PATIENCE):
+            assert (await process.wait(), await process.stdout.read()) == (0, b"")
+        await windows.host.stop(process)
+
+
+async def test_a_name_is_registered_and_looked_up(lab: Lab, systems: Systems, tmp_path: Path) -> None:
+    server = lab.add_host("names")
+    url = f"http://{server.ipv4}:8421"
+    env = {"WARPGATE_DATA": str(tmp_path / "names")}
+    process = await server.popen((sys.executable, "-m", "warpgate", "serve", "--json"), env=env, stdout=PIPE)
+    await next_event(process, "ready")
+    for here, there in systems.both_ways():
+        name = f"at-{there.host.name}"
+        listen = ("warpgate", "listen", "--echo", "--name", name, "--names", url, "--json")
+        async with there.running(*listen, says=b"named"):
+            done = await here.run("warpgate", "connect", name, "--names", url, "--ping", "1", "--json")
+        assert (done.returncode, events(done.stdout)[-1]["event"]) == (0, "pong"), done
+    await server.stop(process)
+
+
+@pytest.mark.parametrize("kind", ["edm-block", "eim-apdf"])
+async def test_many_sockets_guess_the_ports_of_a_symmetric_nat(lab: Lab, tmp_path: Path, kind: str) -> None:
+    """`kind` is Windows' NAT. The side of the symmetric one opens the sockets, the other sends to many ports."""
+    a, linux = await seats(lab, tmp_path, kind, "eim-apdf" if kind == "edm-block" else "edm-block")
+    async with with_windows(a, tmp_path / "windows") as windows:
+        listen = ("warpgate", "listen", "--echo", "--json")
+        async with linux.running(*listen, says=b"ready") as (_, ready):
+            address = json.loads(ready)["address"]
+            done = await windows.run("warpgate", "connect", address, "--datagram", "--ping", "1", "--json")
+    assert done.returncode == 0, done
+    assert {each["plugin"] for each in events(done.stdout) if each["event"] == "pipe"} == {"random_probe"}
 
 
 async def test_doctor_says_of_the_lab_what_it_is(systems: Systems) -> None:

@@ -3,14 +3,21 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
 from network_worlds import uvloop
 
 from warpgate.net.sockets import Readiness, network_error
+from warpgate.platform.readiness import watch_of
 
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.SelectorEventLoop, uvloop.new_event_loop]
+
+
+@pytest.mark.parametrize("factory", LOOPS)
+def test_a_loop_that_can_waits_itself(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    with closing(factory()) as loop:
+        assert watch_of(loop) is loop
 
 
 @pytest.mark.parametrize("factory", LOOPS)
