@@ -141,7 +141,7 @@ def test_one_that_is_wrong_does_not_spoil_the_others() -> None:
 
 
 def test_bounds() -> None:
-    many = [entry(urls=[f"turn:h{n}-{m}.example" for m in range(100)])[0] for n in range(1000)]
+    many = [entry(urls=[f"turn:h{n}-{m}.example" for m in range(20)])[0] for n in range(200)]
     assert len(parsed(many).turn) == MOST_KEPT
     assert parsed({"ttl": 1e308, "iceServers": entry()}).lifetime == LONGEST_LIFE
     for ttl in (True, None, [], "soon", "9" * 40):
