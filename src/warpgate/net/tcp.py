@@ -42,17 +42,9 @@ class SystemTcpStream(SocketStream):
     def __init__(self, sock: socket.socket, local: Endpoint, remote: Endpoint) -> None:
         """Takes over a connected, non-blocking socket."""
         super().__init__(sock, remote)
-        self._local = local
-        self._remote = remote
+        self.local = local
+        self.remote = remote
         self._in_flight: _InFlight | None = None
-
-    @property
-    def local(self) -> Endpoint:
-        return self._local
-
-    @property
-    def remote(self) -> Endpoint:
-        return self._remote
 
     def stalled(self) -> float:
         """To be asked every few seconds: silence is counted from the first time it was seen. 0.0 where the system
@@ -77,7 +69,7 @@ class SystemTcpStream(SocketStream):
     def detach(self) -> socket.socket:
         """RuntimeError while a task receives or sends, NetworkError when it is closed already."""
         if self._receiving or self._sending:
-            raise RuntimeError(f"the connection to {self._remote} is in use and cannot be handed over")
+            raise RuntimeError(f"the connection to {self.remote} is in use and cannot be handed over")
         sock = self._usable()
         self._release("handed over")
         return sock
@@ -91,11 +83,7 @@ class SystemTcpListener(SocketListener[SystemTcpStream]):
         super().__init__(
             sock, lambda sock, remote: _connected(sock, Endpoint.from_sockaddr(remote)), acceptor
         )
-        self._local = Endpoint.from_sockaddr(sock.getsockname())
-
-    @property
-    def local(self) -> Endpoint:
-        return self._local
+        self.local = Endpoint.from_sockaddr(sock.getsockname())
 
 
 def listen(local: Endpoint) -> socket.socket:

@@ -172,11 +172,7 @@ class _TranslatedUdp:
         self._outer = lru_cache(REMEMBERED)(self._embedded)
         self._inner = lru_cache(REMEMBERED)(self._extracted)
         self._socket = network.open_udp(behind, self._received)
-        self._local = Endpoint(own, self._socket.local.port)
-
-    @property
-    def local(self) -> Endpoint:
-        return self._local
+        self.local = Endpoint(own, self._socket.local.port)
 
     def send(self, data: bytes, to: SockAddr, ttl: int | None = None) -> bool:
         host = self._outer(to[0])
@@ -225,11 +221,7 @@ class _TranslatedUdp:
 class _TranslatedListener:
     def __init__(self, listener: TcpListener, own: IPAddress) -> None:
         self._listener = listener
-        self._local = Endpoint(own, listener.local.port)
-
-    @property
-    def local(self) -> Endpoint:
-        return self._local
+        self.local = Endpoint(own, listener.local.port)
 
     def close(self) -> None:
         self._listener.close()
@@ -239,8 +231,8 @@ class _TranslatedStream:
     """An IPv6 connection under the names that its ends have in IPv4."""
 
     def __init__(self, stream: TcpStream, local: Endpoint, remote: Endpoint) -> None:
-        self._local = local
-        self._remote = remote
+        self.local = local
+        self.remote = remote
         self.recv = stream.recv  # as they are: what a pipe does most must not cost a second call
         self.send = stream.send
         self.stalled = stream.stalled
@@ -250,11 +242,3 @@ class _TranslatedStream:
         self.abort = stream.abort
         self.close = stream.close
         self.detach = stream.detach
-
-    @property
-    def local(self) -> Endpoint:
-        return self._local
-
-    @property
-    def remote(self) -> Endpoint:
-        return self._remote

@@ -55,7 +55,7 @@ class SystemUdpSocket:
         self.receive_errors = 0
         self._loop = asyncio.get_running_loop()
         self._sock = sock
-        self._local = Endpoint.from_sockaddr(sock.getsockname())
+        self.local = Endpoint.from_sockaddr(sock.getsockname())
         self._receiver = receiver
         self._on_refused = on_refused
         self._twins: dict[Endpoint, SystemUdpSocket] = {}  # of flows that are watched
@@ -66,17 +66,13 @@ class SystemUdpSocket:
         self._watch = watch_of(self._loop)
         self._watch.add_reader(sock.fileno(), self._drain)
 
-    @property
-    def local(self) -> Endpoint:
-        return self._local
-
     def send(self, data: bytes, to: SockAddr, ttl: int | None = None) -> bool:
         """False when the datagram was not taken; after a full buffer `writable` tells when to go on."""
         try:
             if ttl is None:
                 self._sock.sendto(data, to)
             else:
-                SOCKETS.send_with_ttl(self._sock, self._local.family, data, to, ttl)
+                SOCKETS.send_with_ttl(self._sock, self.local.family, data, to, ttl)
         except OSError as error:
             if error.errno not in _FULL:
                 self.send_errors += 1
@@ -114,7 +110,7 @@ class SystemUdpSocket:
         if self._open:
             await self._writable.wait()
         if not self._open:
-            raise NetworkError(f"UDP socket {self._local} is closed")
+            raise NetworkError(f"UDP socket {self.local} is closed")
 
     def _drain(self) -> None:
         left = DRAIN
@@ -157,7 +153,7 @@ class SystemUdpSocket:
         if (watched := self._twins.pop(remote, None)) is not None:
             watched.close()
         try:
-            sock = _bound_twin(self._sock, self._local)
+            sock = _bound_twin(self._sock, self.local)
             try:
                 sock.connect(remote.sockaddr)
                 self._return_strays(sock)
@@ -165,7 +161,7 @@ class SystemUdpSocket:
                 sock.close()
                 raise
         except OSError as error:
-            raise network_error(f"give {self._local} a socket of its own for {remote}", error) from error
+            raise network_error(f"give {self.local} a socket of its own for {remote}", error) from error
         return sock
 
     def _return_strays(self, sock: socket.socket) -> None:

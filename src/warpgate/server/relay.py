@@ -80,7 +80,7 @@ class RelayService:
         self._settings = settings
         salt = secrets.token_bytes(SALT_SIZE)
         announced = {family: each.announced for family, each in settings.addresses.items()}
-        self._machine = RelayServer(
+        self.machine = RelayServer(
             Admission(settings.secret, salt=salt, wall_clock=wall_clock),
             announced,
             PeerPolicy(settings.own | frozenset(announced.values()), settings.allowed),
@@ -89,11 +89,11 @@ class RelayService:
             limits=settings.limits,
         )
         self._driver: MachineDriver[RelayEvent, RelayOutput] = MachineDriver(
-            self._machine, self._transmit, self._happened
+            self.machine, self._transmit, self._happened
         )
         self._inside = {each.announced: each.local for each in settings.addresses.values()}
         self._outside = {each.local: each.announced for each in settings.addresses.values()}
-        self._places: tuple[Endpoint, ...] = ()
+        self.places: tuple[Endpoint, ...] = ()
         self._udp: list[UdpSocket | None] = []
         self._listeners: list[TcpListener] = []
         self._streams: dict[int, ClientStream] = {}
@@ -117,7 +117,7 @@ class RelayService:
     ) -> RelayService:
         """Binds UDP (with `datagrams`) and TCP on all `places` or on none: NetworkError when one is taken."""
         self = cls(network, settings, wall_clock)
-        self._places = tuple(places)
+        self.places = tuple(places)
         try:
             for index, place in enumerate(places):
                 receive = partial(self._datagram, index)
@@ -130,17 +130,9 @@ class RelayService:
         return self
 
     @property
-    def places(self) -> tuple[Endpoint, ...]:
-        return self._places
-
-    @property
     def takes_datagrams(self) -> bool:
         """From clients; otherwise another program has the UDP port."""
         return any(sock is not None for sock in self._udp)
-
-    @property
-    def machine(self) -> RelayServer:
-        return self._machine
 
     @property
     def connections(self) -> int:
@@ -149,7 +141,7 @@ class RelayService:
 
     def readings(self) -> tuple[Reading, ...]:
         """For `Metrics.others`."""
-        counters, machine = self._machine.counters, self._machine
+        counters, machine = self.machine.counters, self.machine
         return (
             ("relay_allocations", "gauge", "Allocations on the relay now.", len(machine.allocations)),
             ("relay_calls", "gauge", "Relayed TCP connections now.", len(machine.calls)),
@@ -174,7 +166,7 @@ class RelayService:
         """Idempotent."""
         self._stop_listening()
         self._driver.close()
-        for allocation in tuple(self._machine.allocations.values()):
+        for allocation in tuple(self.machine.allocations.values()):
             self._close_ports(ClosePorts(allocation))
         for client in tuple(self._streams.values()):
             client.abort()
@@ -221,7 +213,7 @@ class RelayService:
                 del self._sources[source]
             client.abort()
             if client.call is None:
-                self._machine.gone(path)
+                self.machine.gone(path)
                 self._driver.drain()
 
     async def _carry(self, client: ClientStream, call: Call) -> None:
@@ -231,7 +223,7 @@ class RelayService:
             return
 
         async def spend(size: int, *, to_peer: bool) -> None:
-            wait = self._machine.stream_wait(call, size, self._loop.time(), to_peer=to_peer)
+            wait = self.machine.stream_wait(call, size, self._loop.time(), to_peer=to_peer)
             if wait:
                 await asyncio.sleep(wait)
 
@@ -244,7 +236,7 @@ class RelayService:
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(SWEEP, self._sweep)
         now = self._loop.time()
-        busy = {path.stream for path in self._machine.allocations}
+        busy = {path.stream for path in self.machine.allocations}
         for number, client in self._streams.items():
             if number in busy or client.call is not None:
                 client.since = now
@@ -271,7 +263,7 @@ class RelayService:
     def _happened(self, event: RelayEvent) -> None:
         match event:
             case OpenPorts(allocation=allocation):
-                self._machine.opened(allocation, self._open_ports(allocation))
+                self.machine.opened(allocation, self._open_ports(allocation))
             case ClosePorts():
                 self._close_ports(event)
             case DialPeer(call=call):
@@ -320,13 +312,13 @@ class RelayService:
     # -- peers ---------------------------------------------------------------------------------------------------
 
     def _from_peer(self, allocation: Allocation, data: bytes, source: SockAddr) -> None:
-        self._machine.from_peer(allocation, data, source, self._loop.time())
+        self.machine.from_peer(allocation, data, source, self._loop.time())
         self._driver.drain()
 
     def _called(self, allocation: Allocation, stream: TcpStream) -> None:
         remote = stream.remote
         peer = Endpoint(self._outside.get(remote.ip, remote.ip), remote.port)
-        call = self._machine.called(allocation, peer, self._loop.time())
+        call = self.machine.called(allocation, peer, self._loop.time())
         if call is None:
             stream.abort()
             return
@@ -343,13 +335,13 @@ class RelayService:
             async with asyncio.timeout(DIAL_PATIENCE):
                 stream = await self._network.dial_tcp(peer, local)
         except (NetworkError, TimeoutError):
-            self._machine.dialled(call, self._loop.time(), connected=False)
+            self.machine.dialled(call, self._loop.time(), connected=False)
         else:
-            if call.number not in self._machine.calls:
+            if call.number not in self.machine.calls:
                 stream.abort()
                 return
             self._peers[call] = stream
-            self._machine.dialled(call, self._loop.time(), connected=True)
+            self.machine.dialled(call, self._loop.time(), connected=True)
         self._driver.drain()
 
     def _drop(self, call: Call) -> None:
@@ -360,7 +352,7 @@ class RelayService:
             client = self._streams.get(call.path.stream)
             if client is not None:
                 client.abort()
-        self._machine.ended(call)
+        self.machine.ended(call)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work, name="relay")

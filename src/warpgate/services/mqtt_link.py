@@ -81,7 +81,7 @@ class MqttLink:
         self._end: asyncio.Future[str] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._connected = False
-        self._rtt = 0.0
+        self.rtt = 0.0
         self.dropped = 0  # messages that `publish` could not take
         self._ration = Ration(time.monotonic())
         self._waking: asyncio.TimerHandle | None = None
@@ -106,16 +106,12 @@ class MqttLink:
         link = cls(broker, topic, on_message, version)
         try:
             await link._establish(sock, tls, on_step)
-            SOCKETS.give_up_after(sock, max(USER_TIMEOUT, ROUND_TRIPS * link._rtt))
+            SOCKETS.give_up_after(sock, max(USER_TIMEOUT, ROUND_TRIPS * link.rtt))
         except BaseException:
             link._answer.add_done_callback(_heed)  # nobody else may have got as far as to wait for it
             link._wire.abort()
             raise
         return link
-
-    @property
-    def rtt(self) -> float:
-        return self._rtt
 
     def publish(self, topic: str, data: bytes) -> None:
         if self._end.done() or self._wire.unsent > SEND_BOUND:
@@ -156,7 +152,7 @@ class MqttLink:
         self._answer = self._loop.create_future()
         self._send_subscribe()
         await self._answer
-        self._rtt = min(connected - started, time.monotonic() - connected)
+        self.rtt = min(connected - started, time.monotonic() - connected)
         self._timer = self._loop.call_later(HOUSEKEEPING, self._keep_alive)
 
     def _send_connect(self) -> None:

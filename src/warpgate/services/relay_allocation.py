@@ -268,17 +268,13 @@ class RelaySocket:
 
     def __init__(self, allocation: Allocation, relayed: Endpoint) -> None:
         self._allocation = allocation
-        self._relayed = relayed
+        self.local = relayed
         self._open = True
-
-    @property
-    def local(self) -> Endpoint:
-        return self._relayed
 
     def send(self, data: bytes, to: SockAddr, ttl: int | None = None) -> bool:
         """With a `ttl` it is not sent: a relay cannot see to it that a datagram dies on the way."""
         peer = Endpoint.from_sockaddr(to)
-        if not self._open or ttl is not None or peer.family is not self._relayed.family:
+        if not self._open or ttl is not None or peer.family is not self.local.family:
             return False
         return self._allocation.send(data, peer)
 
@@ -287,7 +283,7 @@ class RelaySocket:
 
     async def writable(self) -> None:
         if not self._open:
-            raise NetworkError(f"the relayed socket {self._relayed} is closed")
+            raise NetworkError(f"the relayed socket {self.local} is closed")
         await self._allocation.writable()
 
     def detach(self, remote: Endpoint) -> socket.socket:
@@ -301,5 +297,5 @@ class RelaySocket:
         """Idempotent."""
         if self._open:
             self._open = False
-            self._allocation.forget(self._relayed)
+            self._allocation.forget(self.local)
             self._allocation.drop()

@@ -45,17 +45,9 @@ class RelayedStream:
         allocation.retain()
         self._stream = stream
         self._early = early
-        self._local = local
-        self._remote = remote
+        self.local = local
+        self.remote = remote
         self._allocation: Allocation | None = allocation
-
-    @property
-    def local(self) -> Endpoint:
-        return self._local
-
-    @property
-    def remote(self) -> Endpoint:
-        return self._remote
 
     async def recv(self, limit: int) -> bytes:
         if self._early:
@@ -107,9 +99,7 @@ class RelayedStream:
     def detach(self) -> socket.socket:
         """The data connection; the allocation then lives until the node is closed. NetworkError over TLS."""
         if self._early:
-            raise NetworkError(
-                f"{len(self._early)} bytes of {self._remote} must be received before detaching"
-            )
+            raise NetworkError(f"{len(self._early)} bytes of {self.remote} must be received before detaching")
         sock = self._stream.detach()
         self._allocation = None
         return sock

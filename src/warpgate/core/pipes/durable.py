@@ -14,7 +14,6 @@ from warpgate.core.pipes.base import ABORTED, Pipe, PipeInfo
 from warpgate.core.pipes.datagrams import DatagramPipe
 from warpgate.core.pipes.quic import LINGER, BytesOverQuic
 from warpgate.errors import ConfigError, PipeClosed
-from warpgate.events import PluginReport
 from warpgate.model.endpoint import Endpoint, Transport
 
 # What waits to be sent when a pipe of datagrams is closed leaves within so many seconds, or is lost.
@@ -66,10 +65,6 @@ class OnConnection(Pipe):
     @property
     def remote(self) -> Endpoint:
         return self._path.remote
-
-    @property
-    def report(self) -> tuple[PluginReport, ...]:
-        return self._info.report
 
     @abstractmethod
     def changed(self) -> None:

@@ -6,23 +6,18 @@ and `detach` can hand the socket to any other library; unless it was turned into
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
 
 from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo, bytes_like
-from warpgate.core.pipes.reading import FilteredReader
-from warpgate.core.pipes.subscription import SUB_ALL, Subscription, checked
+from warpgate.core.pipes.reading import BytePipe
 from warpgate.core.pipes.tls import SecuredStream, TlsEnds, start_tls
 from warpgate.errors import ConfigError, NetworkError, PipeClosed
-from warpgate.model.endpoint import Mode
 from warpgate.net.network import TcpStream
 
 
-class StreamPipe(Pipe):
+class StreamPipe(BytePipe):
     """Reliable ordered bytes over TCP."""
-
-    mode = Mode.STREAM
 
     def __init__(
         self, info: PipeInfo, stream: TcpStream, ends: TlsEnds, on_end: Callable[[Pipe, str], None]
@@ -30,7 +25,6 @@ class StreamPipe(Pipe):
         super().__init__(info, on_end)
         self._stream = stream
         self._ends = ends
-        self._reader = FilteredReader(self._read, info.remote)
         self._ended = False
         self._eof_sent = False
 
@@ -43,19 +37,6 @@ class StreamPipe(Pipe):
             await self._stream.send(bytes_like(data))
         except NetworkError as error:
             raise self._broken(error) from error
-
-    async def recv(self, sub: Subscription | int = SUB_ALL, timeout: float | None = None) -> bytes:
-        if timeout is not None:
-            async with asyncio.timeout(timeout):
-                return await self.recv(sub)
-        if sub is not SUB_ALL:
-            checked(sub)
-        self._check_open()
-        return await self._reader.next(sub)
-
-    async def recv_n(self, count: int) -> bytes:
-        self._check_open()
-        return await self._reader.exactly(count)
 
     async def _read(self, limit: int) -> bytes:
         if self._ended:

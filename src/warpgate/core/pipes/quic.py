@@ -13,21 +13,17 @@ from warpgate.core.connection.quic_engine import ABORTED as RESET
 from warpgate.core.connection.quic_engine import CLOSED, State
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.pipes.base import ABORTED, TLS_PATIENCE, Pipe, PipeInfo, bytes_like
-from warpgate.core.pipes.reading import FilteredReader
-from warpgate.core.pipes.subscription import SUB_ALL, Subscription, checked
+from warpgate.core.pipes.reading import BytePipe
 from warpgate.core.udp.demultiplexer import Demultiplexer, SessionChecks
 from warpgate.errors import ConfigError, PipeClosed
-from warpgate.model.endpoint import Mode
 from warpgate.proto.check import CheckEvent, CheckingEnded
 
 # How long `close` waits for a peer that takes nothing more of what was sent; a lossy path repeats within that.
 LINGER = 5.0
 
 
-class BytesOverQuic(Pipe):
+class BytesOverQuic(BytePipe):
     """Reliable ordered bytes in a stream of QUIC's. `send` returns when they are in a bounded buffer (1 MiB)."""
-
-    mode = Mode.STREAM
 
     def __init__(
         self,
@@ -39,7 +35,6 @@ class BytesOverQuic(Pipe):
         super().__init__(info, on_end)
         self._stream = stream
         self._driver = driver
-        self._reader = FilteredReader(self._read, info.remote)
         self._sending = asyncio.Lock()  # a large `send` waits in the middle; another one must not cut in
         self._left = False  # closed, aborted: nothing is received any more
 
@@ -84,19 +79,6 @@ class BytesOverQuic(Pipe):
         self._driver.soon()
 
     # -- receiving -----------------------------------------------------------------------------------------------
-
-    async def recv(self, sub: Subscription | int = SUB_ALL, timeout: float | None = None) -> bytes:
-        if timeout is not None:
-            async with asyncio.timeout(timeout):
-                return await self.recv(sub)
-        if sub is not SUB_ALL:
-            checked(sub)
-        self._check_here()
-        return await self._reader.next(sub)
-
-    async def recv_n(self, count: int) -> bytes:
-        self._check_here()
-        return await self._reader.exactly(count)
 
     def _check_here(self) -> None:
         """What came before the peer closed is still to be had; not so after a close on this side."""

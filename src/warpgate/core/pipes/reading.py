@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 
-from warpgate.core.pipes.subscription import Subscription
+from warpgate.core.pipes.base import Pipe, PipeInfo
+from warpgate.core.pipes.subscription import SUB_ALL, Subscription, checked
 from warpgate.errors import PipeClosed
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, Mode
 
 # One read: larger gains nothing on loopback, smaller costs turns of the event loop.
 CHUNK = 256 * 1024
@@ -78,3 +81,34 @@ class FilteredReader:
         data = bytes(self._held[:count])
         del self._held[:count]
         return data
+
+
+class BytePipe(Pipe):
+    """A pipe of ordered bytes, which may be read ahead for a filter."""
+
+    mode = Mode.STREAM
+
+    def __init__(self, info: PipeInfo, on_end: Callable[[Pipe, str], None]) -> None:
+        super().__init__(info, on_end)
+        self._reader = FilteredReader(self._read, info.remote)
+
+    async def recv(self, sub: Subscription | int = SUB_ALL, timeout: float | None = None) -> bytes:
+        if timeout is not None:
+            async with asyncio.timeout(timeout):
+                return await self.recv(sub)
+        if sub is not SUB_ALL:
+            checked(sub)
+        self._check_here()
+        return await self._reader.next(sub)
+
+    async def recv_n(self, count: int) -> bytes:
+        self._check_here()
+        return await self._reader.exactly(count)
+
+    def _check_here(self) -> None:
+        """PipeClosed when nothing more is to be had."""
+        self._check_open()
+
+    @abstractmethod
+    async def _read(self, limit: int) -> bytes:
+        """What comes next, b"" at the end. PipeClosed."""

@@ -144,20 +144,12 @@ class UdpLink:
         self.relayed = relayed
         self.checks = checks
         self.plugin = plugin
-        self._base = base
-        self._remote = remote
-
-    @property
-    def local(self) -> Endpoint:
-        return self._base
-
-    @property
-    def remote(self) -> Endpoint:
-        return self._remote
+        self.local = base
+        self.remote = remote
 
     def abort(self) -> None:
         """Nothing is held that the session does not close."""
 
     def nominate(self) -> None:
         """Choose this pair (initiator): USE-CANDIDATE leaves now, and again until acknowledged."""
-        self.checks.nominate(self._base, self._remote)
+        self.checks.nominate(self.local, self.remote)
