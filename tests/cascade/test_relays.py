@@ -26,6 +26,7 @@ from warpgate.config import Config
 from warpgate.errors import RELAY_ADVICE, AttemptFailed, ConnectFailed
 from warpgate.events import Event, ServerFailed
 from warpgate.model.endpoint import Endpoint, Family, Mode
+from warpgate.net.reach import ATTEMPT_DELAY
 from warpgate.services.relay import Relays
 from warpgate.services.relay_allocation import Allocation
 from warpgate.services.relay_carrier import UdpCarrier
@@ -410,6 +411,31 @@ def test_a_peer_cannot_aim_us_at_third_parties_for_long() -> None:
                 seat.close()
 
     virtual(story)
+
+
+def seconds_to_allocate(*addresses: str) -> float:
+    """From a server at the last of these; nobody listens at the others."""
+
+    async def story() -> float:
+        internet = MemoryInternet()
+        client = internet.host("client", "203.0.113.2")
+        hosts = [internet.host(f"h{address}", address) for address in addresses]
+        turn = MemoryTurn(hosts[-1], Endpoint.of(addresses[-1], 3478))
+        internet.name("turn.test", *addresses)
+        relays = Relays(client, ["turn:user:password@turn.test:3478?transport=tcp"], lambda _: None)
+        began = asyncio.get_running_loop().time()
+        (await relays.open_udp([Family.V4])).drop()
+        seconds = asyncio.get_running_loop().time() - began
+        await relays.close()
+        await turn.close()
+        return seconds
+
+    return virtual(story)
+
+
+def test_an_address_that_refuses_makes_room_for_the_next_at_once() -> None:
+    refused_first = seconds_to_allocate("203.0.113.5", "203.0.113.6")
+    assert refused_first - seconds_to_allocate("203.0.113.6") < ATTEMPT_DELAY / 2  # the refusal's round trip
 
 
 def test_a_server_without_ipv4_is_asked_for_ipv6_alone() -> None:

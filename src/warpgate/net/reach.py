@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
@@ -14,6 +14,7 @@ from warpgate.model.scope import Scope, scope_of
 from warpgate.net.network import TcpStream
 from warpgate.net.race import RaceLost, first_of
 
+T = TypeVar("T")
 StreamT = TypeVar("StreamT", bound=TcpStream)
 
 # Section 5, Connection Attempt Delay: "250 milliseconds is recommended".
@@ -45,6 +46,23 @@ def on_the_internet(found: tuple[Endpoint, ...], whose: str) -> tuple[Endpoint, 
     return public
 
 
+def in_turn(ways: Mapping[str, Callable[[], Awaitable[T]]]) -> dict[str, Callable[[], Awaitable[T]]]:
+    """Runners for a race: each begins as soon as the one before it has failed, or not succeeded for `ATTEMPT_DELAY`."""
+    failed = [asyncio.Event() for _ in ways]
+
+    async def run(place: int, way: Callable[[], Awaitable[T]]) -> T:
+        for earlier in failed[:place]:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ATTEMPT_DELAY):
+                    await earlier.wait()
+        try:
+            return await way()
+        finally:
+            failed[place].set()
+
+    return {name: partial(run, place, way) for place, (name, way) in enumerate(ways.items())}
+
+
 async def dial_first(
     dial: Callable[[Endpoint, Endpoint | None], Awaitable[StreamT]],
     ways: Sequence[tuple[Endpoint, Endpoint | None]],
@@ -52,30 +70,19 @@ async def dial_first(
 ) -> StreamT:
     """The stream of the first way (remote, local) that answers; NetworkError with every reason when none does.
 
-    Each is tried as soon as the one before it has failed, or not answered for `ATTEMPT_DELAY` (section 5), and given
-    up after `patience` seconds.
+    They are tried `in_turn`, and each is given up after `patience` seconds.
     """
-    failed = [asyncio.Event() for _ in ways]
 
-    async def in_turn(place: int, remote: Endpoint, local: Endpoint | None) -> StreamT:
-        for earlier in failed[:place]:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ATTEMPT_DELAY):
-                    await earlier.wait()
+    async def answered(remote: Endpoint, local: Endpoint | None) -> StreamT:
         try:
             async with asyncio.timeout(patience):
                 return await dial(remote, local)
         except TimeoutError:
             raise NetworkError(f"connect to {remote}: no answer") from None
-        finally:
-            failed[place].set()
 
-    runners = {
-        f"{remote} from {local or 'here'}": partial(in_turn, place, remote, local)
-        for place, (remote, local) in enumerate(ways)
-    }
+    runners = {f"{remote} from {local or 'here'}": partial(answered, remote, local) for remote, local in ways}
     try:
-        return await first_of(runners, lambda late: late.abort())
+        return await first_of(in_turn(runners), lambda late: late.abort())
     except RaceLost as lost:
         reasons = "; ".join(str(error) for error in lost.failures.values())
         raise NetworkError(reasons or "no address to connect to") from None

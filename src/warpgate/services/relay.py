@@ -22,7 +22,7 @@ from warpgate.model.scope import carried_by, misnamed
 from warpgate.model.turn_server import TurnServer, TurnTransport
 from warpgate.net.network import Acceptor, Network, TcpStream
 from warpgate.net.race import RaceLost, first_of
-from warpgate.net.reach import ATTEMPT_DELAY, in_order, on_the_internet
+from warpgate.net.reach import in_order, in_turn, on_the_internet
 from warpgate.net.tls import Trust
 from warpgate.net.uplinks import other_uplinks
 from warpgate.proto.turn_wire import RelayRequest
@@ -258,18 +258,11 @@ class Relays:
         """One server over one transport, at the first of its addresses that answers (RFC 8305)."""
         try:
             routes = await self._routes(server, transport)
-            others = [
-                replace(route, source=ip)
-                for route in routes
-                for ip in other_uplinks(self._network, route.endpoint)[:OTHER_UPLINKS]
-            ]
-            ways = {
-                str(route.endpoint): partial(self._allocate, route, wanted, place * ATTEMPT_DELAY)
-                for place, route in enumerate(routes)
-            }
-            for route in others:
-                name = f"{route.endpoint} from {route.source}"
-                ways[name] = partial(self._allocate, route, wanted, UPLINK_DELAY)
+            ways = in_turn({str(route.endpoint): partial(self._allocate, route, wanted) for route in routes})
+            for route in routes:
+                for ip in other_uplinks(self._network, route.endpoint)[:OTHER_UPLINKS]:
+                    other = partial(self._allocate, replace(route, source=ip), wanted, UPLINK_DELAY)
+                    ways[f"{route.endpoint} from {ip}"] = other
             return await first_of(ways, Allocation.drop)
         except (RaceLost, WarpgateError) as error:
             self._emit(ServerFailed("turn", str(server), f"over {transport.name}: {error}"))

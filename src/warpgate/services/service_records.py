@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from warpgate.errors import DecodeError, NetworkError
@@ -17,7 +17,7 @@ from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.model.scope import Scope, scope_of
 from warpgate.net.network import Network
 from warpgate.net.race import RaceLost, first_of
-from warpgate.net.reach import ATTEMPT_DELAY
+from warpgate.net.reach import in_turn
 from warpgate.proto.dns_srv import (
     ID_SIZE,
     LARGEST_ANSWER,
@@ -76,21 +76,15 @@ async def _found(network: Network, name: str, targets: Sequence[ServiceTarget]) 
 
 async def _ask(network: Network, resolvers: Sequence[Endpoint], name: str) -> tuple[ServiceTarget, ...]:
     """() also when nobody says anything of use: then there is the name itself."""
-    asked: dict[str, Callable[[], Awaitable[tuple[ServiceTarget, ...]]]] = {
-        str(resolver): partial(_ask_one, network, resolver, name, place * ATTEMPT_DELAY)
-        for place, resolver in enumerate(resolvers)
-    }
+    asked = {str(resolver): partial(_ask_one, network, resolver, name) for resolver in resolvers}
     try:
         async with asyncio.timeout(PATIENCE):
-            return await first_of(asked, lambda _: None)
+            return await first_of(in_turn(asked), lambda _: None)
     except (TimeoutError, RaceLost):
         return ()
 
 
-async def _ask_one(
-    network: Network, resolver: Endpoint, name: str, delay: float
-) -> tuple[ServiceTarget, ...]:
-    await asyncio.sleep(delay)
+async def _ask_one(network: Network, resolver: Endpoint, name: str) -> tuple[ServiceTarget, ...]:
     message_id = secrets.token_bytes(ID_SIZE)
     question = encode_question(message_id, name)
     answer: asyncio.Future[tuple[ServiceTarget, ...] | None] = asyncio.get_running_loop().create_future()
