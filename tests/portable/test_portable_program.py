@@ -149,11 +149,26 @@ def test_who_is_told_to_end_does(start, tmp_path: Path, command: str, by_user: b
     assert told_to_end(tmp_path / "a", *words, by_user=by_user) == (status, b"")
 
 
-@pytest.mark.parametrize("words", [("demo",), ("lab", "up", "--a", "eim-apdf", "--b", "eim-apdf")])
+NO_LAB = b"the lab is made of Linux's network namespaces: it runs on Linux only"
+NO_SYSTEMD = (
+    b"this system has no systemd: have what starts programs here run the command (--show prints the unit)"
+)
+NO_SUCH_SOCKETS = (
+    b"argument --forward: '/run/app': this system has no sockets in the file system "
+    b"(see warpgate listen --help)"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("demo",), NO_LAB),
+        (("lab", "up", "--a", "eim-apdf", "--b", "eim-apdf"), NO_LAB),
+        (("install-service", "listen", "--echo"), NO_SYSTEMD),
+        (("listen", "--forward", "/run/app"), NO_SUCH_SOCKETS),
+    ],
+)
 @pytest.mark.skipif(not WINDOWS, reason="Linux has what these need")
-def test_what_does_not_exist_here_is_said_in_one_sentence(start, words: tuple[str, ...]) -> None:
+def test_what_does_not_exist_here_is_said_in_one_sentence(start, words: tuple[str, ...], said: bytes) -> None:
     status, _, errors = start("a", *words).finish(b"")
-    assert status == 2
-    assert errors.splitlines() == [
-        b"warpgate: the lab is made of Linux's network namespaces: it runs on Linux only"
-    ]
+    assert (status, errors.splitlines()) == (2, [b"warpgate: " + said])

@@ -12,6 +12,7 @@ from warpgate.cli.parser import build_parser
 from warpgate.cli.records import UnitInstalled
 from warpgate.cli.shell import Shell
 from warpgate.core.disk.whole_file import replace_file
+from warpgate.platform import PROCESSES
 
 WAITING = ("listen", "receive", "serve")
 # RestartSec: a broker that is away is not called more often by us than by others. No ProtectHome: keys and received
@@ -43,6 +44,10 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
     if arguments.show:
         print(unit, end="")
         return 0
+    if not PROCESSES.may_have_systemd:
+        raise UsageError(
+            "this system has no systemd: have what starts programs here run the command (--show prints the unit)"
+        )
     place = unit_folder(os.environ.get("XDG_CONFIG_HOME", "")) / f"{arguments.unit}.service"
     if place.exists() and not arguments.replace:
         raise UsageError(f"{place} is there already: --replace, or another --unit NAME")

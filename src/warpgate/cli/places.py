@@ -166,8 +166,14 @@ def _path(text: str) -> str | None:
     if text.startswith("unix:"):
         if text == "unix:":
             raise argparse.ArgumentTypeError("'unix:' names no socket")
-        return text.removeprefix("unix:")
-    return text if "/" in text else None
+    elif "/" not in text:
+        return None
+
+    from warpgate.platform import SOCKETS  # noqa: PLC0415 - for such places alone
+
+    if not SOCKETS.in_file_system:
+        raise argparse.ArgumentTypeError(f"{text!r}: this system has no sockets in the file system")
+    return text.removeprefix("unix:")
 
 
 def _host_and_port(text: str) -> tuple[str | None, int]:

@@ -35,6 +35,8 @@ class LinuxFiles(PosixFiles):
 
 
 class LinuxProcesses(PosixProcesses):
+    may_have_systemd = True
+
     def _exists(self, uid: int) -> bool:
         """In our user namespace: root of a small one can become nobody else."""
         try:

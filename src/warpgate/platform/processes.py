@@ -37,6 +37,8 @@ class Processes(ABC):
         Outside the main thread nobody can be told: there the system ends the program.
         """
 
+    may_have_systemd = False
+
     # -- for what `warpgate serve` runs beside itself
 
     def user_to_become(self, *names: str) -> str | None:

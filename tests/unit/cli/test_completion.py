@@ -19,6 +19,7 @@ from warpgate.cli.grammar import all_commands
 from warpgate.cli.install_service import quoted, unit_text
 from warpgate.cli.main import main
 from warpgate.cli.options import UsageError
+from warpgate.platform import PROCESSES
 
 COMPLETED = [
     ("warpgate lis", "warpgate listen "),
@@ -155,6 +156,13 @@ def test_the_unit_passes_systemds_own_check(tmp_path, words):
         env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_systemd_no_unit_is_written(own_home, monkeypatch, capsys):
+    monkeypatch.setattr(PROCESSES, "may_have_systemd", False)
+    assert main(["install-service", "receive", ".", "--yes"]) == 2
+    assert "this system has no systemd" in capsys.readouterr().err
+    assert not (own_home / "config" / "systemd").exists()
 
 
 def test_the_unit_is_written_once_and_runs_this_program(tmp_path, capsys, monkeypatch):

@@ -18,6 +18,17 @@ from warpgate.cli.places import (
     service_place,
     socks_to_service,
 )
+from warpgate.platform import SOCKETS
+
+
+@pytest.mark.parametrize("text", ["/run/app.sock", "unix:app.sock"])
+def test_where_there_are_no_sockets_in_the_file_system_that_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(SOCKETS, "in_file_system", False)
+    for parse in (service_place, entrance_place):
+        with pytest.raises(argparse.ArgumentTypeError, match="has no sockets in the file system"):
+            parse(text)
 
 
 @pytest.mark.parametrize(
