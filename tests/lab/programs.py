@@ -68,6 +68,46 @@ async def line_with(process: Process, words: bytes) -> bytes:
     return line
 
 
+async def started(seat: Seat, *words: str) -> Process:
+    """A warpgate that speaks JSON."""
+    command = ("warpgate", *words, "--json")
+    return await seat.host.popen(command, env=seat.env, stdout=PIPE, stderr=STDOUT)
+
+
+async def next_event(process: Process, *kinds: str) -> dict[str, Any]:
+    """The next of these; a failure, or the end, before it fails the test."""
+    assert process.stdout is not None
+    async with asyncio.timeout(PATIENCE):
+        while line := await process.stdout.readline():
+            found: dict[str, Any] = json.loads(line)
+            if found["event"] in kinds:
+                return found
+            assert found["event"] != "failed", found
+    raise AssertionError(f"ended without {kinds}")
+
+
+async def sent_although_the_receiver_is_killed(
+    here: Seat, there: Seat, file: str, folder: str, size: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Its events "sent" and "received" at the end. `file` and `folder` as each seat writes them.
+
+    Over TCP, where its kernel says so at once; over UDP its silence would be noticed after 30 s.
+    """
+    receiver = await started(there, "receive", folder)
+    address = (await next_event(receiver, "ready"))["address"]
+    sender = await started(here, "send", file, address, "--transport", "tcp")
+    while (await next_event(sender, "progress"))["done"] < size // 4:
+        pass
+    await there.host.stop(receiver, kill=True)
+    receiver = await started(there, "receive", folder)
+    await next_event(receiver, "ready")
+    sent, received = await next_event(sender, "sent"), await next_event(receiver, "received")
+    assert await sender.wait() == 0
+    await there.host.stop(receiver)
+    await here.host.stop(sender)
+    return sent, received
+
+
 def events(output: bytes) -> list[dict[str, Any]]:
     """The objects that --json has printed."""
     return [json.loads(line) for line in output.splitlines()]

@@ -10,14 +10,21 @@ import json
 import random
 import sys
 from asyncio import timeout
-from asyncio.subprocess import PIPE, STDOUT, Process
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from programs import PATIENCE, Seat, events, script, seats
+from programs import (
+    PATIENCE,
+    Seat,
+    events,
+    next_event,
+    script,
+    seats,
+    sent_although_the_receiver_is_killed,
+)
 from windows_kit import on_windows, with_windows
 
 from warpgate.lab.topology import Lab
@@ -91,50 +98,18 @@ async def test_every_kind_of_pipe(systems: Systems, towards: str) -> None:
     assert found == WAYS
 
 
-async def started(seat: Seat, *words: str) -> Process:
-    """A warpgate that speaks JSON."""
-    return await seat.host.popen(["warpgate", *words, "--json"], env=seat.env, stdout=PIPE, stderr=STDOUT)
-
-
-async def next_event(process: Process, *kinds: str) -> dict[str, Any]:
-    assert process.stdout is not None
-    heard = []
-    async with timeout(PATIENCE):
-        while line := await process.stdout.readline():
-            found: dict[str, Any] = json.loads(line)
-            if found["event"] in kinds:
-                return found
-            heard.append(found)
-    raise AssertionError(heard)
-
-
 async def test_a_file_arrives_although_its_receiver_was_killed(systems: Systems, tmp_path: Path) -> None:
-    """Over TCP, where its kernel says so at once."""
-    sent = random.Random(4).randbytes(SIZE)
-    digest = hashlib.sha256(sent).hexdigest()
-    (tmp_path / "blob").write_bytes(sent)
+    content = random.Random(4).randbytes(SIZE)
+    digest = hashlib.sha256(content).hexdigest()
+    (tmp_path / "blob").write_bytes(content)
     for here, there in systems.both_ways():
-        incoming = tmp_path / f"at-{there.host.name}"
-        incoming.mkdir()
-        words = ("receive", systems.named(incoming, there))
-        receiver = await started(there, *words)
-        address = (await next_event(receiver, "ready"))["address"]
-        blob = systems.named(tmp_path / "blob", here)
-        sender = await started(here, "send", blob, address, "--transport", "tcp")
-        progress = await next_event(sender, "progress")
-        while progress["done"] < SIZE // 4:
-            progress = await next_event(sender, "progress")
-        await there.host.stop(receiver, kill=True)
-        receiver = await started(there, *words)
-        await next_event(receiver, "ready")
-        done, received = await next_event(sender, "sent"), await next_event(receiver, "received")
-        assert await sender.wait() == 0
-        assert done["sha256"] == received["sha256"] == digest
-        assert done["resumed"] == received["resumed"] >= 1_000_000
+        (incoming := tmp_path / f"at-{there.host.name}").mkdir()
+        file, folder = systems.named(tmp_path / "blob", here), systems.named(incoming, there)
+        sent, received = await sent_although_the_receiver_is_killed(here, there, file, folder, SIZE)
+        assert sent["sha256"] == received["sha256"] == digest
+        assert sent["resumed"] == received["resumed"] >= 1_000_000
         assert [path.name for path in incoming.iterdir()] == ["blob"]
         assert hashlib.sha256((incoming / "blob").read_bytes()).hexdigest() == digest
-        await there.host.stop(receiver)
-        await here.host.stop(sender)
 
 
 async def test_a_forwarded_port(systems: Systems) -> None:
