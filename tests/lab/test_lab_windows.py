@@ -74,7 +74,7 @@ class Systems:
 @pytest.fixture
 async def systems(lab: Lab, tmp_path: Path) -> AsyncIterator[Systems]:
     a, linux = await seats(lab, tmp_path)
-    async with with_windows(a, tmp_path / "windows") as windows:
+    async with with_windows(a) as windows:
         yield Systems(windows, linux)
 
 
@@ -166,7 +166,7 @@ async def test_a_name_is_registered_and_looked_up(lab: Lab, systems: Systems, tm
 async def test_many_sockets_guess_the_ports_of_a_symmetric_nat(lab: Lab, tmp_path: Path, kind: str) -> None:
     """`kind` is Windows' NAT. The side of the symmetric one opens the sockets, the other sends to many ports."""
     a, linux = await seats(lab, tmp_path, kind, "eim-apdf" if kind == "edm-block" else "edm-block")
-    async with with_windows(a, tmp_path / "windows") as windows:
+    async with with_windows(a) as windows:
         listen = ("warpgate", "listen", "--echo", "--json")
         async with linux.running(*listen, says=b"ready") as (_, ready):
             address = json.loads(ready)["address"]

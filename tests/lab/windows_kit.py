@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
+import tempfile
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,21 +32,16 @@ def on_windows(path: Path) -> str:
     return "Z:" + str(path).replace("/", "\\")
 
 
-@asynccontextmanager
-async def with_windows(seat: Seat, folder: Path) -> AsyncIterator[Seat]:
-    """The same seat at a Windows machine, `warpgate` on its path; `folder` is for what it needs, and made here."""
-    if "WINDOWS" not in os.environ:
-        missing("WINDOWS names no folder that tools/windows.sh has set up")
-    cache = Path(os.environ["WINDOWS"])
+def _machine(cache: Path, folder: Path) -> dict[str, str]:
+    """Made in `folder`; what programs there find in their environment."""
     prefix, programs = folder / "prefix", folder / "programs"
-    programs.mkdir(parents=True)
-    await seat.run("cp", "--archive", "--link", cache / "prefix", prefix)
+    subprocess.run(["cp", "--archive", "--link", cache / "prefix", prefix], check=True)
     python = cache / "python" / "cp313" / "python.exe"
     words = {"wine": shlex.quote(str(WINE / "wine64")), "python": shlex.quote(str(python))}
+    programs.mkdir()
     (programs / "warpgate").write_text(PROGRAM.format(**words))
     (programs / "warpgate").chmod(0o755)
-    env = {
-        **seat.env,
+    return {
         "PATH": f"{programs}:{os.environ['PATH']}",
         "WINEPREFIX": str(prefix),
         "LD_PRELOAD": str(cache / "wine_ports.so"),
@@ -52,16 +49,27 @@ async def with_windows(seat: Seat, folder: Path) -> AsyncIterator[Seat]:
         "WINEDLLOVERRIDES": "mscoree,mshtml,winemenubuilder.exe=",
         "PYTHONPATH": f"{on_windows(ROOT / 'src')};{on_windows(cache / 'packages')}",
         "PYTHONPYCACHEPREFIX": on_windows(cache / "pycache"),
-        "WARPGATE_DATA": on_windows(Path(seat.env["WARPGATE_DATA"])),
     }
-    windows = replace(seat, env=env)
-    # Kept running, or it would end with the last program, and its services would start anew with the next one. They are
-    # started by a program without pipes, which they would keep open.
-    server = await seat.host.popen(
-        [WINE / "wineserver64", "--foreground", "--persistent"], env=env, stdout=DEVNULL, stderr=DEVNULL
-    )
-    try:
-        await windows.run("sh", "-c", 'exec "$0" wineboot </dev/null >/dev/null 2>&1', WINE / "wine64")
-        yield windows
-    finally:
-        await seat.host.stop(server)
+
+
+@asynccontextmanager
+async def with_windows(seat: Seat) -> AsyncIterator[Seat]:
+    """The same seat at a Windows machine, `warpgate` on its path."""
+    if "WINDOWS" not in os.environ:
+        missing("WINDOWS names no folder that tools/windows.sh has set up")
+    cache = Path(os.environ["WINDOWS"])
+    # Beside the original: hard links stay in one file system.
+    with tempfile.TemporaryDirectory(prefix="host-", dir=cache) as folder:
+        data = on_windows(Path(seat.env["WARPGATE_DATA"]))
+        env = {**seat.env, **_machine(cache, Path(folder)), "WARPGATE_DATA": data}
+        windows = replace(seat, env=env)
+        # Kept running, or it would end with the last program, and its services would start anew with the next one. They
+        # are started by a program without pipes, which they would keep open.
+        server = await seat.host.popen(
+            [WINE / "wineserver64", "--foreground", "--persistent"], env=env, stdout=DEVNULL, stderr=DEVNULL
+        )
+        try:
+            await windows.run("sh", "-c", 'exec "$0" wineboot </dev/null >/dev/null 2>&1', WINE / "wine64")
+            yield windows
+        finally:
+            await seat.host.stop(server)
