@@ -62,6 +62,16 @@ class Output:
         else:
             self._tell(in_one_line(record).text())
 
+    def notice(self, event: Event, text: str) -> None:
+        """One that whoever waits for peers must know of: for people in these words, for programs as with -v."""
+        if self.json and not self.verbose:
+            self._show_event(event)
+        else:
+            self.note(text)
+
+    def _show_event(self, event: Event) -> None:
+        _print_line(sys.stdout, _json_line(_snake_case(type(event).__name__), asdict(event)))
+
     def observe(self, event: Event) -> None:
         """The node's observer: with -v, every event as it happens."""
         if not self.verbose:
@@ -69,7 +79,7 @@ class Output:
         from warpgate.cli.words import describe  # noqa: PLC0415 - only for -v
 
         if self.json:
-            _print_line(sys.stdout, _json_line(_snake_case(type(event).__name__), asdict(event)))
+            self._show_event(event)
         else:
             now = datetime.now().strftime("%H:%M:%S.%f")[:-3]
             self._tell(f"{now} {describe(in_one_line(event))}")

@@ -102,7 +102,7 @@ class Shell:
                 (isinstance(event, SignalRefused) and event.told)
                 or (isinstance(event, StrangerRefused) and event.peer)
             ) and turned_away.may_tell(event.peer, time.monotonic()):
-                self.output.note(words.turned_away(event.peer, event.reason))
+                self.output.notice(event, words.turned_away(event.peer, event.reason))
             if isinstance(event, ContactPinned):
                 self.output.note(f"{event.name} is {event.node_id}: from now on it must have this key")
             if observer is not None:

@@ -54,6 +54,19 @@ def test_events_are_silent_without_v(capsys):
     assert captured.out == captured.err == ""
 
 
+def test_what_the_owner_must_know_is_told_once_to_people_and_to_programs(capsys):
+    refused = events.StrangerRefused("192.0.2.1:7", "not wanted", "someone")
+    for verbose in (False, True):
+        output = Output(json=True, verbose=verbose)
+        output.observe(refused)
+        output.notice(refused, "turned away")
+        told = capsys.readouterr()
+        assert json.loads(told.out) == {"event": "stranger_refused", **dataclasses.asdict(refused)}
+        assert told.err == ""
+    Output().notice(refused, "turned away")
+    assert capsys.readouterr() == ("", "warpgate: turned away\n")
+
+
 def test_stdout_that_belongs_to_a_pipe_stays_clean(capsys):
     Output(bytes_on_stdout=True).show(Ready("id", "wg1x"))
     captured = capsys.readouterr()
