@@ -270,7 +270,7 @@ class PluginEnded(Event):
     session: str
     plugin: str
     at: float
-    outcome: str  # "won", "lost", "failed", "crashed"
+    outcome: str  # "won", "lost", "failed", "timed out", "crashed"
     reason: str
 
 
@@ -383,7 +383,7 @@ class PluginReport:
     """One row of a report: what a plugin did, when (seconds after the attempt's start), and why it ended."""
 
     plugin: str
-    outcome: str  # "won", "lost", "failed", "crashed", "skipped", "timed out"
+    outcome: str  # "won", "lost", "failed", "timed out", "crashed", "skipped"
     reason: str
     started: float | None
     ended: float | None

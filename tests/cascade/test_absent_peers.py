@@ -10,8 +10,9 @@ import pytest
 from cascade_world import LASTING, OVER_TCP, OVER_UDP, URLS, World, virtual
 
 from warpgate.config import Config
+from warpgate.core.search.report import AT_WORK
 from warpgate.errors import ConnectFailed
-from warpgate.events import PeerSilent, SignalRefused, StrangerRefused
+from warpgate.events import PeerSilent, PluginEnded, SignalRefused, StrangerRefused
 
 ABSENT = r"node {peer} answered none of \d+ offers over broker {url}: it is not running, or not at these brokers \("
 
@@ -171,5 +172,31 @@ def test_the_late_checks_of_a_punch_are_no_failure(options: dict[str, Any]) -> N
                 if isinstance(event, StrangerRefused)
             ]
             assert strangers == []
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_network_without_udp_is_named_as_soon_as_it_is_known(name: str) -> None:
+    """The nodes have just started: that nothing gets out over UDP shows while the first volley is on its way."""
+    kinds = {"a": "eim-apdf", "b": "eim-apdf"} | {name: "eim-apdf+noudp"}
+
+    async def main() -> None:
+        async with World(kinds["a"], kinds["b"], settle=0.0) as world:
+            error, seconds = await failure(world, world.b.node.address, **OVER_UDP)
+            side = "our" if name == "a" else "the peer's"
+            assert f"{side} network blocks UDP" in str(error)
+            assert seconds < 8.0
+
+    virtual(main)
+
+
+def test_who_was_stopped_was_not_slower_than_others() -> None:
+    async def main() -> None:
+        async with World("edm", "edm") as world:
+            await failure(world, world.b.node.address, timeout=3.0)
+            ends = {event.plugin: event for event in world.a.said(PluginEnded)}
+            assert (ends["udp_punch"].outcome, ends["udp_punch"].reason) == ("timed out", AT_WORK)
+            assert not any("faster" in event.reason for event in ends.values())
 
     virtual(main)

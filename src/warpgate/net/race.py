@@ -52,6 +52,11 @@ class Race(Generic[T]):
         self._deadline = 0.0
         self._news: asyncio.Future[None] | None = None
 
+    @property
+    def won(self) -> bool:
+        """Whether somebody has succeeded, who may still wait for a better one."""
+        return self._best is not None
+
     def reconsider(self) -> None:
         """What `patience` goes by has changed: how long a result that waits is to wait from now on is asked again."""
         if self._news is not None and not self._news.done():

@@ -128,6 +128,8 @@ class UdpPunch(Plugin):
         for volley in range(2, VOLLEYS + 1):
             self._start_predicting(attempt, volley)
             faces = await _fresh(attempt)
+            if why := self.unsuitable(attempt.local, attempt.remote):  # known since the first one
+                raise AttemptFailed(why)
             for base, peer in routes_between(faces, await talk.exchange(volley, faces)):
                 attempt.probe(base, peer)
             await asyncio.sleep(patient(attempt, VOLLEY_PATIENCE, VOLLEY_SIGNALS))

@@ -309,7 +309,8 @@ class Initiator(Generic[Made]):
         except asyncio.CancelledError:
             unequipped = plugin.relays and not self._equipment.relays.configured
             reason = "no TURN server is configured here" if unequipped else "another strategy was faster"
-            context.emit(say(context.now(), "lost", reason))
+            outcome = ("lost", reason) if self._race.won else ("timed out", AT_WORK)
+            context.emit(say(context.now(), *outcome))
             raise
         except WarpgateError as error:
             context.emit(say(context.now(), "failed", str(error)))
