@@ -45,6 +45,12 @@ class LinuxProcesses(PosixProcesses):
             return True
         return any(int(first) <= uid < int(first) + int(count) for first, _, count in map(str.split, ranges))
 
+    def become(self, user: str) -> None:
+        # `end_with_parent` comes next: from then on a Python in root's home is out of reach.
+        import ctypes  # noqa: F401, PLC0415 - for servers alone
+
+        super().become(user)
+
     def end_with_parent(self) -> None:
         import ctypes  # noqa: PLC0415 - for servers alone
 
