@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 
-from warpgate.errors import NetworkError, ServiceError
 from warpgate.model.endpoint import Endpoint, SockAddr, Transport
 from warpgate.net.driver import MachineDriver
 from warpgate.net.network import Network, UdpSocket
@@ -148,18 +147,3 @@ class GatewayClient:
         if other is None or other.external.port != event.external.port:
             self._machine.drop(wish, self._driver.now())
             self._driver.drain()
-
-
-def open_client(
-    network: Network,
-    board: Board,
-    lease: int,
-    random_bytes: Callable[[int], bytes],
-    rng: random.Random,
-    on_refusal: Callable[[str], None],
-) -> GatewayClient:
-    """ServiceError when no socket can be had on that interface (it has just gone, most likely)."""
-    try:
-        return GatewayClient(network, board, lease, random_bytes, rng, on_refusal)
-    except NetworkError as error:
-        raise ServiceError(str(error)) from error

@@ -16,12 +16,12 @@ from functools import partial
 from ipaddress import IPv6Network
 from typing import Any
 
-from warpgate.errors import ServiceError
+from warpgate.errors import NetworkError, ServiceError
 from warpgate.events import Observer, PortMapped, PortUnmapped, ServerFailed
 from warpgate.model.endpoint import IPAddress, Transport
 from warpgate.net.network import Interface, Network
 from warpgate.services.portmap_board import Board, LeaseStore, Mapped, Route
-from warpgate.services.portmap_gateway import GatewayClient, open_client
+from warpgate.services.portmap_gateway import GatewayClient
 from warpgate.services.portmap_igd import IgdClient
 
 # Absence is trusted this long at first (Tailscale's portmapper: 5 s), as the network may just be coming up;
@@ -195,7 +195,7 @@ class _RouteMapper:
         self.board = board
         self._refused = on_refusal
         told = partial(on_refusal, "PCP")
-        self._open = partial(open_client, network, board, lease, random_bytes, rng, told)
+        self._open = partial(GatewayClient, network, board, lease, random_bytes, rng, told)
         self._client: GatewayClient | None = None
         self._igd = IgdClient(network, board, lease, rng)
         self._woken = asyncio.Event()
@@ -206,7 +206,7 @@ class _RouteMapper:
         while True:
             try:
                 client = self._client = self._open()
-            except ServiceError as error:  # the interface has just gone: the watcher will tell
+            except NetworkError as error:  # the interface has just gone: the watcher will tell
                 self._refused("PCP", str(error))
             else:
                 await client.silent()

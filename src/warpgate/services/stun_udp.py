@@ -6,6 +6,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable
+from typing import TypeVar
 
 from warpgate.config import Timing
 from warpgate.errors import ServiceError
@@ -17,8 +18,10 @@ from warpgate.plan.classify import Observation
 from warpgate.plan.realm import prevailing
 from warpgate.proto.binding import BindingClient, BindingEvent, Mapped, OtherAddress, ServerSilent
 from warpgate.proto.filtering import FilteringMeasured, FilteringTest
-from warpgate.proto.machine import Transmit
-from warpgate.proto.opening import Opened, OpeningTest
+from warpgate.proto.machine import Machine, Transmit
+from warpgate.proto.opening import OpeningTest
+
+R = TypeVar("R")
 
 TRANSACTION_ID_SIZE = 12
 # When one server has told, the others get as long again, but at least this (jitter).
@@ -182,27 +185,11 @@ async def measure_filtering(network: Network, near: Endpoint, server: Endpoint) 
 
     On a socket of its own; takes two to nine round trips. NetworkError when the socket cannot be opened.
     """
-    done: asyncio.Future[FilteringMeasured] = asyncio.get_running_loop().create_future()
-
-    def happened(event: FilteringMeasured) -> None:
-        if not done.done():
-            done.set_result(event)
-
-    sock = network.open_udp(
-        Endpoint(near.ip, 0), lambda data, source: driver.receive(data, Endpoint.from_sockaddr(source))
+    return await _result(
+        network,
+        near,
+        lambda base, now: FilteringTest(base, server, now, new_transaction_id=new_transaction_id),
     )
-    machine = FilteringTest(
-        sock.local, server, asyncio.get_running_loop().time(), new_transaction_id=new_transaction_id
-    )
-    driver: MachineDriver[FilteringMeasured, Transmit] = MachineDriver(
-        machine, lambda transmit: sock.send(transmit.data, transmit.remote.sockaddr), happened
-    )
-    try:
-        driver.drain()
-        return await done
-    finally:
-        driver.close()
-        sock.close()
 
 
 async def measure_opening(network: Network, near: Endpoint, measured: FilteringMeasured) -> int | None:
@@ -211,31 +198,39 @@ async def measure_opening(network: Network, near: Endpoint, measured: FilteringM
     On a socket of its own; takes one round trip behind one router, and five more for each further hop. NetworkError
     when the socket cannot be opened.
     """
-    if measured.other is None:
+    if (other := measured.other) is None:
         return None
-    done: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
+    server, rtt = measured.server, measured.round_trip
+    opened = await _result(
+        network,
+        near,
+        lambda base, now: OpeningTest(base, server, other, rtt, now, new_transaction_id=new_transaction_id),
+    )
+    return opened.ttl
 
-    def happened(event: Opened) -> None:
+
+async def _result(
+    network: Network, near: Endpoint, make: Callable[[Endpoint, float], Machine[R, Transmit]]
+) -> R:
+    """The one event of a machine, `make(base, now)`, that has a fresh socket beside `near`."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[R] = loop.create_future()
+
+    def happened(event: R) -> None:
         if not done.done():
             done.set_result(event)
 
     sock = network.open_udp(
         Endpoint(near.ip, 0), lambda data, source: driver.receive(data, Endpoint.from_sockaddr(source))
     )
-    machine = OpeningTest(
-        sock.local,
-        measured.server,
-        measured.other,
-        measured.round_trip,
-        asyncio.get_running_loop().time(),
-        new_transaction_id=new_transaction_id,
-    )
-    driver: MachineDriver[Opened, Transmit] = MachineDriver(
-        machine, lambda transmit: sock.send(transmit.data, transmit.remote.sockaddr, transmit.ttl), happened
+    driver: MachineDriver[R, Transmit] = MachineDriver(
+        make(sock.local, loop.time()),
+        lambda transmit: sock.send(transmit.data, transmit.remote.sockaddr, transmit.ttl),
+        happened,
     )
     try:
         driver.drain()
-        return (await done).ttl
+        return await done
     finally:
         driver.close()
         sock.close()
