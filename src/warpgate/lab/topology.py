@@ -18,7 +18,7 @@ import random
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypedDict, TypeVar, Unpack
 
 from warpgate.errors import ConfigError
 from warpgate.lab.host import Attached, Host
@@ -92,6 +92,16 @@ class Site:
         return inmost.prefix if isinstance(inmost, Nat64Router) else None
 
 
+class Wanted(TypedDict, total=False):
+    """`ipv4` and `ipv6` say how many addresses of each family an interface gets; one of IPv4 when they do not, behind a
+    NAT64 one of IPv6. `link` is the new site's line.
+    """
+
+    ipv4: int | None
+    ipv6: int | None
+    link: Quality | None
+
+
 class Lab:
     """An internet with hosts. `seed` decides ports, losses and jitter; `link` is the line of every site by default.
 
@@ -138,21 +148,17 @@ class Lab:
         self,
         name: str,
         behind: str | Sequence[str] | Site = "public",
-        *,
-        ipv4: int | None = None,
-        ipv6: int | None = None,
-        link: Quality | None = None,
+        **wanted: Unpack[Wanted],
     ) -> Host:
         """A host behind a new site of this kind (several: from the inside out), or behind one that exists.
 
-        `ipv4` and `ipv6` say how many addresses of each family it gets; one of IPv4 when they do not, behind a NAT64
-        one of IPv6. `link` is the new site's line. Raises ConfigError.
+        Raises ConfigError.
         """
         if name in self._hosts:
             raise ConfigError(f"there is a host {name!r} already")
         host = Host(name)
         try:
-            self.add_uplink(host, behind, ipv4=ipv4, ipv6=ipv6, link=link)
+            self.add_uplink(host, behind, **wanted)
         except BaseException:
             host.namespace.close()
             raise
@@ -217,10 +223,7 @@ class Lab:
         self,
         host: Host,
         behind: str | Sequence[str] | Site = "public",
-        *,
-        ipv4: int | None = None,
-        ipv6: int | None = None,
-        link: Quality | None = None,
+        **wanted: Unpack[Wanted],
     ) -> Attached:
         """Take all interfaces of a host away and give it one elsewhere, as when a laptop changes its Wi-Fi.
 
@@ -228,7 +231,7 @@ class Lab:
         """
         for attached in host.attached:
             self.remove_uplink(host, attached)
-        return self.add_uplink(host, behind, ipv4=ipv4, ipv6=ipv6, link=link)
+        return self.add_uplink(host, behind, **wanted)
 
     def renumber(self, attached: Attached) -> None:
         """Give the outermost router other public addresses, and no mappings: hosts behind it are told nothing."""
