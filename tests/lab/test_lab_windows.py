@@ -40,6 +40,7 @@ WAYS = {
     ("--transport", "udp"): ("stream", "udp", "udp_punch", True, False),
     ("--datagram",): ("datagram", "udp", "udp_punch", False, False),
     ("--durable", "--transport", "udp"): ("stream", "udp", "udp_punch", True, True),
+    ("--durable", "--datagram"): ("datagram", "udp", "udp_punch", True, True),
 }
 SERVICE = """\
 import socket
