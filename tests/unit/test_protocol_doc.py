@@ -45,6 +45,7 @@ from warpgate.proto import check, gate, hello, instances, signals
 from warpgate.proto.channel_wire import (
     DATAGRAMS,
     LARGEST_DATAGRAM,
+    SEEN,
     decode_datagram,
     encode_datagram,
     encode_pipe_head,
@@ -325,6 +326,7 @@ def test_pipes_of_a_durable_connection() -> None:
     assert decode_datagram(example("durable-datagram-4")) == (4, b"hello")
     assert encode_datagram(16384, b"hello") == example("durable-datagram-16384")
     for words in (
+        f"the error code {SEEN:,} + n",
         f"{LARGEST_DATAGRAM:,} bytes at most, is a DATAGRAM frame",
         f"begins with {DATAGRAMS} more",
         f"are kept, {quic_channels.HELD} of a connection",

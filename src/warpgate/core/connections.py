@@ -116,35 +116,56 @@ class Connections:
         began = self._context.now()
         await loaded()
         wanted = (remote.public_key, remote.instance, None if plugins is None else tuple(plugins), transport)
-        connection = self._shared.get(wanted)
-        if connection is None or connection.end is not None:
-            connection = self._begin(wanted, remote, timeout)
-        connection.meet(remote)
-        self._use(connection)
-        seeker = self._seekers[connection]
+        open_one = partial(self._open, wanted, remote, service, mode)
+        connection, channel = await open_one(timeout)
+        pipe = self._pipe(connection, channel, began)
+        pipe.again = partial(open_one, self._context.config.timing.attempt_timeout)
+        return pipe
+
+    async def _open(
+        self, wanted: Wanted, remote: NodeAddress, service: str, mode: Mode, timeout: float
+    ) -> tuple[Connection, Channel]:
+        """On another connection, where one that was there before ends and the peer never knew of the channel."""
+        until = self._context.now() + timeout
+        while True:
+            patience = until - self._context.now()
+            connection = self._shared.get(wanted)
+            new = connection is None or connection.end is not None
+            if connection is None or new:
+                connection = self._begin(wanted, remote, patience)
+            connection.meet(remote)
+            self._use(connection)
+            seeker, channel = self._seekers[connection], None
+            try:
+                async with asyncio.timeout(patience + LAST_WORD):
+                    await self._answering(connection, seeker, mode)
+                    channel = await connection.open_channel(service, datagrams=mode is Mode.DATAGRAM)
+                    while (
+                        service and not channel.taken
+                    ):  # else it is as if there were one: nothing is waited for
+                        if (end := channel.failure_of(connection.peer) or connection.end) is not None:
+                            raise PipeClosed(end)
+                        await connection.changed()
+                    return connection, channel
+            except TimeoutError:
+                silence = f"node {connection.peer} did not answer within {timeout:g} s"
+                raise self._failure(connection, seeker, silence) from None
+            except PipeClosed as over:
+                unheard = channel is None or connection.engine.unseen(channel.stream)
+                if new or connection.end is None or not unheard:
+                    raise self._failure(connection, seeker, str(over)) from None
+            finally:
+                self._linger(connection)
+
+    async def _answering(self, connection: Connection, seeker: PathSeeker, mode: Mode) -> None:
+        """Until it can be used. PipeClosed; raises what says that the peer is not there."""
         silences: Sequence[Exception] = ()
         if connection.current is not None and not connection.works:
             silences = seeker.silences
             seeker.hurry()
-        try:
-            async with asyncio.timeout(timeout + LAST_WORD):
-                await connection.answering(FRESH, silences)
-                if mode is Mode.DATAGRAM and connection.engine.largest_datagram <= 0:
-                    raise PipeClosed(f"node {connection.peer} takes no datagrams on durable connections")
-                channel = await connection.open_channel(service, datagrams=mode is Mode.DATAGRAM)
-                while service and not channel.taken:  # else it is as if there were one: nothing is waited for
-                    if (end := channel.failure_of(connection.peer) or connection.end) is not None:
-                        raise PipeClosed(end)
-                    await connection.changed()
-        except TimeoutError:
-            raise self._failure(
-                connection, seeker, f"node {connection.peer} did not answer within {timeout:g} s"
-            ) from None
-        except PipeClosed as over:
-            raise self._failure(connection, seeker, str(over)) from None
-        finally:
-            self._linger(connection)
-        return self._pipe(connection, channel, began)
+        await connection.answering(FRESH, silences)
+        if mode is Mode.DATAGRAM and connection.engine.largest_datagram <= 0:
+            raise PipeClosed(f"node {connection.peer} takes no datagrams on durable connections")
 
     def _begin(self, wanted: Wanted, remote: NodeAddress, timeout: float) -> Connection:
         context = self._context
@@ -177,7 +198,9 @@ class Connections:
         needed = any(failure.relay_needed for failure in seeker.failures)
         return ConnectFailed(str(told.args[0]), seeker.report, relay_needed=needed)
 
-    def _pipe(self, connection: Connection, channel: Channel, began: float) -> Pipe:
+    def _pipe(
+        self, connection: Connection, channel: Channel, began: float
+    ) -> DurablePipe | DurableDatagramPipe:
         origin, seeker = connection.current, self._seekers.get(connection)
         assert origin is not None
         info = PipeInfo(
@@ -256,6 +279,18 @@ class Connections:
         for wanted in [wanted for wanted, other in self._shared.items() if other is connection]:
             del self._shared[wanted]
         for pipe in pipes:
+            if pipe.unseen:
+                pipe.suspend()
+                if self._context.tasks.spawn(f"pipe to {pipe.peer}", self._resume(pipe)) is None:
+                    pipe.abort(connection.end or "")
+            pipe.changed()
+
+    async def _resume(self, pipe: DurablePipe | DurableDatagramPipe) -> None:
+        await pipe.resume()
+        if not pipe.closed:
+            if pipe.connection in self._all:
+                self._all[pipe.connection].add(pipe)
+                self._use(pipe.connection)
             pipe.changed()
 
     def _changed(self, connection: Connection) -> None:

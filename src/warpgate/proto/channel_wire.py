@@ -34,6 +34,10 @@ DATAGRAMS = 0x80
 # length of the frame (3) and the id of the stream (8 at most).
 LARGEST_DATAGRAM = 1150
 
+# The application error code of an orderly end, plus how many pipes of the other side were seen (`nth_pipe`): those
+# beyond may be opened again on another connection.
+SEEN = 1 << 16
+
 _CREDIT_SIZE = 16
 
 
@@ -44,6 +48,11 @@ def is_pipe(stream: int) -> bool:
 
 def opened_by_client(stream: int) -> bool:
     return stream % 2 == 0
+
+
+def nth_pipe(stream: int) -> int:
+    """The how many-th of its opener's pipes it is, from 1 on."""
+    return (stream + 3) // 4
 
 
 def encode_credit(stream: int, total: int) -> bytes:

@@ -20,7 +20,7 @@ from warpgate.core.connection.quic_channels import (
     Finished,
     QuicChannels,
 )
-from warpgate.core.connection.quic_engine import FIRST_CREDIT, State
+from warpgate.core.connection.quic_engine import BROKEN, CLOSED, FIRST_CREDIT, State
 from warpgate.errors import AuthenticationError
 from warpgate.model.address import NodeAddress
 from warpgate.proto.channel_wire import SERVER_CREDIT, encode_credit
@@ -42,6 +42,30 @@ def test_pipes_of_both_ends_with_their_services() -> None:
         two.steps(3)
         assert sink.read() == data
     assert near.taken
+
+
+@pytest.mark.parametrize("by_client", [True, False])
+def test_an_orderly_end_says_which_pipes_were_never_seen(by_client: bool) -> None:
+    two = Two().open()
+    one, other = (two.client, two.server) if by_client else (two.server, two.client)
+    seen = one.open("seen")
+    two.steps(3)
+    back = other.open("on its way back")
+    late = [one.open("") for _ in range(3)]
+    other.close(CLOSED, "going")
+    two.steps(3)
+    assert one.state is State.ENDED
+    assert [one.unseen(channel.stream) for channel in (seen, *late)] == [False, True, True, True]
+    assert not other.unseen(back.stream)  # it was this side's own word
+
+
+def test_a_connection_that_breaks_says_nothing_of_pipes() -> None:
+    two = Two().open()
+    late = two.client.open("")
+    two.server.close(BROKEN, "a fault")
+    two.steps(3)
+    assert two.client.state is State.ENDED
+    assert not two.client.unseen(late.stream)
 
 
 def test_what_is_read_is_new_credit_and_nothing_more_is_held() -> None:

@@ -69,6 +69,8 @@ class Channel(ByteStream):
         self.failure: str | None = None
         self.refused: str | None = None  # the peer takes no more, but what it sent is to be had
         self._left = False  # nobody here reads it any more
+        # What was written while the peer has not said that it knows of the pipe: it may have to be said again.
+        self.unheard: bytearray | None = None if service is None else bytearray()
 
     @property
     def service(self) -> str | None:
@@ -108,6 +110,8 @@ class Channel(ByteStream):
         return min(super().room, self._engine.unconfirmed_room)
 
     def write(self, data: bytes | memoryview) -> None:
+        if self.unheard is not None:
+            self.unheard += data
         self._engine.unconfirmed_room -= len(data)
         super().write(data)
 
@@ -142,6 +146,7 @@ class Channel(ByteStream):
         """Whether it may be shown to somebody for the first time: the head is whole now."""
         waiting = self.service is None
         rest = self._reply.feed(self._head.feed(data))
+        self.unheard = None
         if self._left:
             self._received += len(rest)
         else:
@@ -172,6 +177,7 @@ class Channel(ByteStream):
                 self._engine.cut(self.stream, code)
 
     def credited(self, total: int) -> None:
+        self.unheard = None
         if total == ALL:
             self.delivered = True
         else:

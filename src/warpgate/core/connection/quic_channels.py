@@ -20,7 +20,7 @@ from warpgate.core.connection.byte_stream import WINDOW
 from warpgate.core.connection.channel import EACH, Channel, DatagramChannel
 from warpgate.core.connection.pool import Pool
 from warpgate.core.connection.quic_bounds import Holdings
-from warpgate.core.connection.quic_engine import ABORTED, FIRST_CREDIT, FindKey, QuicEngine, State
+from warpgate.core.connection.quic_engine import ABORTED, CLOSED, FIRST_CREDIT, FindKey, QuicEngine, State
 from warpgate.core.connection.quic_library import (
     SecretLog,
     has_sent_all,
@@ -36,6 +36,7 @@ from warpgate.proto.channel_wire import (
     CLIENT_CREDIT,
     CONTROL,
     LARGEST_DATAGRAM,
+    SEEN,
     SERVER_CREDIT,
     CreditReader,
     NewsReader,
@@ -47,6 +48,7 @@ from warpgate.proto.channel_wire import (
     encode_pipe_head,
     is_pipe,
     largest_datagram,
+    nth_pipe,
     opened_by_client,
 )
 from warpgate.proto.quic_wire import DURABLE_ID_SIZE
@@ -116,6 +118,7 @@ class QuicChannels(QuicEngine):
             False  # the peer knows this connection as ours: a client's proof may still be on its way
         )
         self.wrote = False  # something was written since the owner last looked
+        self._pipes_seen = 0  # how many the peer has opened
         self._held: deque[tuple[int, bytes]] = deque(maxlen=HELD)  # datagrams that have overtaken their pipe
         self._senders: deque[DatagramChannel] = deque()  # with datagrams to be sent; the first one is next
         self._given = 0  # bytes of datagrams that the library may not have sent yet
@@ -146,6 +149,16 @@ class QuicChannels(QuicEngine):
         engine = cls(quic, secrets, holdings, client=False)
         engine.await_client(find_key)
         return engine
+
+    def close(self, code: int, reason: str) -> None:
+        """An orderly end tells the peer which of its pipes have come to be known here."""
+        in_order = code == CLOSED and self.state is State.OPEN
+        super().close(SEEN + self._pipes_seen if in_order else code, reason)
+
+    def unseen(self, stream: int) -> bool:
+        """Whether the peer has ended it all without ever knowing of this pipe of ours."""
+        code = self.closed_with
+        return code is not None and code >= SEEN and nth_pipe(stream) > code - SEEN
 
     def _end(self, failure: WarpgateError) -> None:
         super()._end(failure)
@@ -186,7 +199,8 @@ class QuicChannels(QuicEngine):
     def _add(self, stream: int, service: str | None, datagrams: bool) -> Channel:
         kind = DatagramChannel if datagrams else Channel
         channel = self._channels[stream] = kind(self, stream, service)
-        channel.credited(self._ahead.pop(stream, 0))
+        if (total := self._ahead.pop(stream, None)) is not None:
+            channel.credited(total)
         self._delivered[stream] = 0
         if isinstance(channel, DatagramChannel):
             held, self._held = self._held, deque(maxlen=HELD)
@@ -397,6 +411,7 @@ class QuicChannels(QuicEngine):
             if not self._may_be_opened(stream):
                 return  # of one that was reset here
             channel = self._add(stream, None, begins_datagrams(data))
+            self._pipes_seen = max(self._pipes_seen, nth_pipe(stream))
             self._delivered[stream] = len(data)
         if channel.arrived(data, end):
             self.on_channel(channel)

@@ -74,6 +74,7 @@ class QuicEngine(ABC):
         self._certain: Callable[[], None] = lambda: None  # tries to turn OPENING into OPEN
         self.state = State.OPENING
         self.failure: WarpgateError | None = None  # why it ended, when it ended
+        self.closed_with: int | None = None  # the error code by which the peer, or an error, ended it
         self.session = b""
         self._head = bytearray()  # server: what came before the head was whole and checked
 
@@ -210,7 +211,8 @@ class QuicEngine(ABC):
                 self.failure = error
                 self.close(REFUSED if isinstance(error, AuthenticationError) else BROKEN, str(error))
         if self.state is not State.ENDED and (end := closing(self._quic)) is not None:
-            code, reason = end
+            self.closed_with = code = end[0]
+            reason = end[1]
             reason = printable(reason) or f"QUIC error {code:#x}"
             if self.state is State.OPENING and code in _TLS_ALERTS:
                 self._end(AuthenticationError(f"the QUIC handshake proved no key: {reason}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from warpgate.core.connection.channel import Channel, DatagramChannel
 from warpgate.core.connection.connection import Connection
@@ -13,8 +13,10 @@ from warpgate.core.connection.paths import Origin
 from warpgate.core.pipes.base import ABORTED, Pipe, PipeInfo
 from warpgate.core.pipes.datagrams import DatagramPipe
 from warpgate.core.pipes.quic import LINGER, BytesOverQuic
-from warpgate.errors import ConfigError, PipeClosed
+from warpgate.errors import ConfigError, PipeClosed, WarpgateError
 from warpgate.model.endpoint import Endpoint, Transport
+
+Again = Callable[[], Awaitable[tuple[Connection, Channel]]]
 
 # What waits to be sent when a pipe of datagrams is closed leaves within so many seconds, or is lost.
 LAST_DATAGRAMS = 1.0
@@ -24,6 +26,68 @@ class OnConnection(Pipe):
     """`plugin`, `transport`, `relayed`, `local` and `remote` tell the path it takes now."""
 
     _connection: Connection
+    _channel: Channel
+    # How it is opened anew on another connection, once, when the peer has ended this one and never knew of the pipe.
+    again: Again | None = None
+    _resumed: asyncio.Event | None = None  # it is being opened anew
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it may be opened anew: nothing of it has reached the user of the other side."""
+        return (
+            self.again is not None
+            and not self.closed
+            and self._connection.engine.unseen(self._channel.stream)
+        )
+
+    def suspend(self) -> None:
+        """Whoever sends or receives waits from now on, until `resume` has come to an end."""
+        self._resumed = asyncio.Event()
+
+    async def resume(self) -> None:
+        """Open it anew, with what was written so far."""
+        assert self.again is not None
+        assert self._resumed is not None
+        again, self.again, over = self.again, None, self._resumed
+        try:
+            connection, channel = await again()
+            await self._repeat(connection, channel)
+        except WarpgateError as error:
+            self._finish(f"{self._connection.end}; it could not be opened anew: {error}")
+        except BaseException:
+            self._finish(ABORTED)
+            raise
+        finally:
+            self._resumed = None
+            over.set()
+
+    async def _repeat(self, connection: Connection, channel: Channel) -> None:
+        """What was written before, on another channel, which takes the place of the old one. PipeClosed."""
+        rest = memoryview(bytes(self._channel.unheard or b""))
+        while rest and not self.closed and (end := channel.failure or connection.end) is None:
+            if (room := channel.room) > 0:
+                channel.write(rest[:room])
+                rest = rest[room:]
+                connection.soon()
+            else:
+                await connection.changed()
+        if self.closed:
+            channel.reset()
+            connection.soon()
+        elif rest:
+            raise PipeClosed(str(end))
+        else:
+            if self._channel.finished:
+                channel.finish()
+            self._go_on(connection, channel)
+
+    @abstractmethod
+    def _go_on(self, connection: Connection, channel: Channel) -> None:
+        """From now on by these."""
+
+    @property
+    def session(self) -> bytes:
+        return self._connection.id
 
     @property
     def durable(self) -> bool:
@@ -85,9 +149,19 @@ class DurablePipe(OnConnection, BytesOverQuic):
         self._connection = connection
         self._channel = channel
 
+    def _go_on(self, connection: Connection, channel: Channel) -> None:
+        self._driver = self._connection = connection
+        self._stream = self._channel = channel
+
+    async def _changed(self) -> None:
+        if self._resumed is not None:
+            await self._resumed.wait()
+        else:
+            await super()._changed()
+
     def changed(self) -> None:
         """After each step of the connection's."""
-        if self.closed:
+        if self.closed or self._resumed is not None:
             return
         reason = self._channel.failure_of(self.peer) or self._connection.end
         if reason is not None:
@@ -125,6 +199,8 @@ class DurablePipe(OnConnection, BytesOverQuic):
 class DurableDatagramPipe(OnConnection, DatagramPipe):
     """Datagrams that are encrypted and take whatever path there is; each may be lost, none comes twice."""
 
+    _channel: DatagramChannel
+
     def __init__(
         self,
         info: PipeInfo,
@@ -138,6 +214,14 @@ class DurableDatagramPipe(OnConnection, DatagramPipe):
         channel.limit = queue_limit
         self._connection = connection
         self._channel = channel
+
+    def _go_on(self, connection: Connection, channel: Channel) -> None:
+        assert isinstance(channel, DatagramChannel)
+        before, self._channel, self._connection = self._channel, channel, connection
+        channel.limit, self._queue = before.limit, channel.queue
+        while before.sending:
+            channel.offer(before.next(), displace=True)
+        connection.soon()
 
     @property
     def dropped(self) -> int:
@@ -168,7 +252,7 @@ class DurableDatagramPipe(OnConnection, DatagramPipe):
     def changed(self) -> None:
         """After each step of the connection's."""
         channel = self._channel
-        if not self.closed:
+        if not self.closed and self._resumed is None:
             reason = channel.failure_of(self.peer) or self._connection.end
             if reason is None and channel.peer_finished:
                 reason = "closed by the peer"

@@ -38,6 +38,10 @@ class BytesOverQuic(BytePipe):
         self._sending = asyncio.Lock()  # a large `send` waits in the middle; another one must not cut in
         self._left = False  # closed, aborted: nothing is received any more
 
+    async def _changed(self) -> None:
+        """Until anything may have happened."""
+        await self._driver.changed()
+
     @property
     @abstractmethod
     def _alive(self) -> bool:
@@ -58,7 +62,7 @@ class BytesOverQuic(BytePipe):
                     view = view[room:]
                     if not view:
                         return
-                await self._driver.changed()
+                await self._changed()
 
     def _check_writable(self) -> None:
         self._check_open()
@@ -95,7 +99,7 @@ class BytesOverQuic(BytePipe):
             if self._stream.peer_finished:
                 return b""
             self._check_open()
-            await self._driver.changed()
+            await self._changed()
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -134,13 +138,13 @@ class QuicPipe(BytesOverQuic):
         self._flow = flow
         self._own_port = own_port
         self._base = flow.base
-        flow.on_change = self._changed
+        flow.on_change = self._flow_changed
 
     @property
     def _alive(self) -> bool:
         return self._flow.stream.state is State.OPEN
 
-    def _changed(self) -> None:
+    def _flow_changed(self) -> None:
         """After each step of the flow."""
         if self._flow.stream.state is State.ENDED and not self.closed:
             self._finish(str(self._flow.stream.failure))
