@@ -115,6 +115,9 @@ async def sample_tcp(
         await asyncio.wait(dialling, timeout=OTHERS)
     except WarpgateError as error:
         raise ServiceError(f"no STUN server tells what it sees of TCP {ip}: {error}") from error
+    except BaseException:  # nobody gets the connection that may be there already
+        dialling[-1].add_done_callback(_abort)
+        raise
     finally:
         for task in dialling[:-1]:
             task.add_done_callback(_abort)

@@ -87,6 +87,12 @@ class Owner:
     def told(self, kind: type[Event]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
+    @property
+    def open_streams(self) -> list[Endpoint | None]:
+        """To whom, in order."""
+        open_now = [entry for entry in self.world.internet.open_sockets() if entry.host == "laptop"]
+        return sorted((entry.remote for entry in open_now if entry.kind == "stream"), key=str)
+
     async def close(self) -> None:
         self.listener.close()
         self.task.cancel()
@@ -308,6 +314,30 @@ def test_a_name_s_second_address_is_asked_when_the_first_is_dead(transport: str)
             assert world.servers[0].requests["udp"] == before, (
                 "the first answers: the second is the same server"
             )
+
+    run_virtual(story())
+
+
+@pytest.mark.parametrize("slow", ["first_host", "second_host"])
+def test_who_gives_up_a_sample_of_tcp_at_any_moment_leaves_no_connection(slow: str) -> None:
+    """One server is slow, so that it is waited for when the other one has answered."""
+
+    async def story() -> None:
+        world = World(NatSpec())
+        world.serve()
+        world.internet.set_path(world.site, getattr(world, slow), PathSpec(delay=10 * DELAY))
+        async with owner(world) as me:
+            await asyncio.sleep(5)
+            before = me.open_streams
+            for hundredths in range(1, 60, 2):
+                asking = asyncio.ensure_future(me.discovery.sample_tcp(LOCAL.ip))
+                await asyncio.sleep(hundredths / 100)
+                asking.cancel()
+                await asyncio.wait([asking])
+                if not asking.cancelled():
+                    asking.result()[1].abort()
+            await asyncio.sleep(3)
+            assert me.open_streams == before
 
     run_virtual(story())
 
