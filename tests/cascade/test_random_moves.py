@@ -14,7 +14,7 @@ from typing import Any
 
 from cascade_world import HOP, Seat, World, virtual
 from durable_kit import darkness, forgotten, moved, renumbered
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_relays import RelayWorld
 
@@ -141,6 +141,19 @@ def lose_a_path(seat: Seat) -> None:
     st.booleans(),
     st.integers(0, 1 << 16),
     st.lists(st.tuples(pauses, events), min_size=4, max_size=14),
+)
+# The end of the handshake is lost, and so is all that the client says then: qh3's congestion window was full for ever.
+@example(
+    ("eim-adf", "eim-apdf"),
+    False,
+    39130,
+    [
+        (0.0, ("darkness", 20.0)),
+        (0.0, ("routers forget",)),
+        (0.2, ("is renumbered", "a")),
+        (0.05, ("is renumbered", "a")),
+        (4.0, ("moves", "a", "masquerade")),
+    ],
 )
 def test_whatever_happens_nothing_is_lost_doubled_or_reordered(
     behind: tuple[str, str], relay: bool, seed: int, happens: list[tuple[float, Event]]

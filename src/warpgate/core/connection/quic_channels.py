@@ -23,6 +23,7 @@ from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_engine import ABORTED, CLOSED, FIRST_CREDIT, FindKey, QuicEngine, State
 from warpgate.core.connection.quic_library import (
     SecretLog,
+    confirm,
     has_sent_all,
     largest_frame,
     make_client,
@@ -438,5 +439,7 @@ class QuicChannels(QuicEngine):
     def _other_event(self, event: QuicEvent) -> None:
         if isinstance(event, self._kinds.PingAcknowledged):
             self.answered = max(self.answered, event.uid)
+            if self.is_client:
+                confirm(self._quic)
         elif isinstance(event, self._kinds.DatagramFrameReceived):
             self._take_datagram(*decode_datagram(event.data))

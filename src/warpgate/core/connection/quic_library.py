@@ -160,6 +160,16 @@ def has_sent_all(quic: QuicConnection) -> bool:
     return window_room(quic) >= FIRST_PACKET_SIZE and (timer is None or timer[0] != "pacing")
 
 
+def confirm(quic: QuicConnection) -> None:
+    """At a client whose 1-RTT packet was acknowledged: the handshake is confirmed (RFC 9001 section 4.1.2), also where
+    the server's HANDSHAKE_DONE is lost. qh3 (2.1) waits for that one: it says its last handshake packet over and over,
+    to a server that has no keys for it any more, and what is never acknowledged fills the congestion window.
+    """
+    if quic._core is not None and not quic._handshake_confirmed:
+        quic._handshake_confirmed = True
+        quic._core.handshake_confirmed()
+
+
 def closing(quic: QuicConnection) -> tuple[int, str] | None:
     """Error code and reason, as soon as either side has closed or an error has ended the connection.
 
