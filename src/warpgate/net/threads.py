@@ -33,7 +33,7 @@ async def in_thread(function: Callable[[], T], *, daemon: bool = True) -> T:
 async def imported(name: str) -> None:
     """The module is imported, in a thread if it was not yet: what else the loop has to do goes on."""
     if name not in sys.modules:
-        await in_thread(partial(import_module, name))
+        await in_thread(partial(import_module, name), daemon=False)  # some are Rust: see there
 
 
 class SerialThread:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +54,22 @@ asyncio.run(main())
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == ("" if daemon else "done\n")
+
+
+def test_a_program_that_ends_while_it_loads_waits_for_that(tmp_path: Path) -> None:
+    """A thread that is cut off in the middle of native code takes the process along (Rust aborts)."""
+    (tmp_path / "slow.py").write_text("import time; time.sleep(0.3); print('loaded', flush=True)")
+    program = """
+import asyncio
+from warpgate.net.threads import imported
+async def main():
+    loading = asyncio.ensure_future(imported("slow"))
+    await asyncio.sleep(0.05)
+    loading.cancel()
+asyncio.run(main())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert (ran.stdout, ran.stderr) == ("loaded\n", "")
