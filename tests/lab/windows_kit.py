@@ -24,6 +24,7 @@ WINE = Path("/usr/lib/wine")
 # A loader that is asked for `warpgate` like any other program: Wine takes pipes for standard streams, and neither files
 # nor /dev/null nor what asyncio gives a child for its stdin, a socket.
 PROGRAM = """#!/bin/bash
+export PYTHONPATH={path} PYTHONPYCACHEPREFIX={compiled}
 exec {wine} {python} -m warpgate "$@" < <(cat)
 """
 
@@ -37,9 +38,15 @@ def _machine(cache: Path, folder: Path) -> dict[str, str]:
     prefix, programs = folder / "prefix", folder / "programs"
     subprocess.run(["cp", "--archive", "--link", cache / "prefix", prefix], check=True)
     python = cache / "python" / "cp313" / "python.exe"
-    words = {"wine": shlex.quote(str(WINE / "wine64")), "python": shlex.quote(str(python))}
+    words = {
+        "wine": str(WINE / "wine64"),
+        "python": str(python),
+        "path": f"{on_windows(ROOT / 'src')};{on_windows(cache / 'packages')}",
+        "compiled": on_windows(cache / "pycache"),
+    }
     programs.mkdir()
-    (programs / "warpgate").write_text(PROGRAM.format(**words))
+    quoted = {name: shlex.quote(word) for name, word in words.items()}
+    (programs / "warpgate").write_text(PROGRAM.format(**quoted))
     (programs / "warpgate").chmod(0o755)
     return {
         "PATH": f"{programs}:{os.environ['PATH']}",
@@ -47,8 +54,6 @@ def _machine(cache: Path, folder: Path) -> dict[str, str]:
         "LD_PRELOAD": str(cache / "wine_ports.so"),
         "WINEDEBUG": "-all",
         "WINEDLLOVERRIDES": "mscoree,mshtml,winemenubuilder.exe=",
-        "PYTHONPATH": f"{on_windows(ROOT / 'src')};{on_windows(cache / 'packages')}",
-        "PYTHONPYCACHEPREFIX": on_windows(cache / "pycache"),
     }
 
 
