@@ -95,22 +95,25 @@ async def _say_to_who_knows(key: bytes, answer: Callable[[], bytes], stream: Str
 
 
 async def _ask_at_port(path: Path) -> bytes:
+    """The file stays where the process only has no time, or may have."""
     where, key = _place(path)
     try:
         stream = await SystemNetwork().dial_tcp(where)
-        try:
-            ours = secrets.token_bytes(_NONCE_SIZE)
-            nonces = await _exactly(stream, _NONCE_SIZE) + ours
-            await stream.send(ours + _proof(key, b"ask", nonces))
-            proof = await _exactly(stream, _PROOF_SIZE)
-            answer = await _all_from(stream)
-        finally:
-            stream.abort()
-        if not hmac.compare_digest(proof, _proof(key, b"answer", nonces + answer)):
-            raise NetworkError("another program has the port")
-    except NetworkError:
-        _remove(path)
+    except NetworkError as error:
+        if isinstance(error.__cause__, ConnectionRefusedError):  # nobody listens there
+            _remove(path)
         raise
+    try:
+        ours = secrets.token_bytes(_NONCE_SIZE)
+        nonces = await _exactly(stream, _NONCE_SIZE) + ours
+        await stream.send(ours + _proof(key, b"ask", nonces))
+        proof = await _exactly(stream, _PROOF_SIZE)
+        answer = await _all_from(stream)
+    finally:
+        stream.abort()
+    if not hmac.compare_digest(proof, _proof(key, b"answer", nonces + answer)):
+        _remove(path)
+        raise NetworkError("another program has the port")
     return answer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import stat
@@ -61,6 +62,24 @@ async def test_who_may_read_the_file_gets_the_answer(in_file_system: bool, tmp_p
     assert os.listdir(tmp_path) == []
     with pytest.raises(NetworkError):
         await ask(path)
+
+
+async def test_a_process_that_has_no_time_can_be_asked_again(in_file_system: bool, tmp_path: Path) -> None:
+    path = tmp_path / "place.sock"
+    process = Process()
+    busy = True
+
+    def accepted(answer, stream) -> None:
+        if busy:
+            stream.abort()
+        else:
+            process.accepted(answer, stream)
+
+    with answering(path, lambda: ANSWER, accepted):
+        with contextlib.suppress(NetworkError):  # an end without a word, where a socket is asked
+            assert await ask(path) == b""
+        busy = False
+        assert await ask(path) == ANSWER
 
 
 def port_in(path: Path) -> int:
