@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from warpgate.cli.output import Output
-from warpgate.cli.records import PathTaken, milliseconds
+from warpgate.cli.records import PathTaken
 from warpgate.events import Event, PathChosen, PathsMissing, PathsWork
 
 
@@ -23,4 +23,4 @@ class Outages:
             output.note("connection lost, searching ...")
         elif isinstance(event, PathsWork) and event.connection in self._missing:
             self._missing.discard(event.connection)
-            output.note(f"back after {milliseconds(event.gap)}, by {event.plugin}")
+            output.note(f"back after {event.gap:.1f} s, by {event.plugin}")

@@ -34,7 +34,7 @@ def test_people_are_told_of_outages(capsys: pytest.CaptureFixture[str]) -> None:
     assert told.out == ""
     assert told.err.splitlines() == [
         "warpgate: connection lost, searching ...",
-        "warpgate: back after 400.0 ms, by udp_punch",
+        "warpgate: back after 0.4 s, by udp_punch",
     ]
 
 
