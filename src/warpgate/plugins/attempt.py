@@ -328,6 +328,12 @@ class Attempt(Protocol):
         """
         ...
 
+    async def connect(
+        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
+    ) -> TcpStream:
+        """As `dial`, but nobody has proved anything on it yet; for `adopt`. NetworkError."""
+        ...
+
     async def adopt(self, stream: TcpStream) -> Link:
         """Let the peer prove its key on a stream that the plugin opened by its own means; we speak first."""
         ...

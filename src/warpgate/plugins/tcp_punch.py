@@ -29,6 +29,7 @@ from warpgate.errors import AttemptFailed, NetworkError, ServiceError, WarpgateE
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
+from warpgate.net.network import TcpStream
 from warpgate.net.race import RaceLost, first_of
 from warpgate.plan.counting import (
     both_count,
@@ -310,15 +311,26 @@ def _patience(attempt: Attempt) -> float:
 async def _dial(
     attempt: Attempt, remote: Endpoint, local: Endpoint, prime: bool, not_before: float = 0.0
 ) -> Link:
-    """The responder returns none: several may come through, and the initiator says which is the one."""
+    """The responder returns none: several may come through, and the initiator says which is the one.
+
+    It may say so before the responder knows: where the HELLO of one was lost, that of the other is proof enough for the
+    initiator. So at the responder the end of a volley ends the dials, but no connection that is there.
+    """
     if not_before:
         await asyncio.sleep(not_before - attempt.now())
-    link = await attempt.dial(remote, local, attempt.priming_ttl(local) if prime else None)
-    if not attempt.initiator:
-        attempt.keep(link)
-        await asyncio.sleep(_patience(attempt))
-        raise AttemptFailed("it was not chosen")
-    return link
+    first_ttl = attempt.priming_ttl(local) if prime else None
+    if attempt.initiator:
+        return await attempt.dial(remote, local, first_ttl)
+    proving = beside(attempt, _keep(attempt, await attempt.connect(remote, local, first_ttl)))
+    await asyncio.wait({proving})
+    proving.result()
+    await asyncio.sleep(_patience(attempt))
+    raise AttemptFailed("it was not chosen")
+
+
+async def _keep(attempt: Attempt, stream: TcpStream) -> None:
+    """As soon as the peer has proved itself on it, which has time of its own."""
+    attempt.keep(await attempt.adopt(stream))
 
 
 async def _fresh(attempt: Attempt) -> list[Face]:

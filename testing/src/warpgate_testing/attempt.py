@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from warpgate.config import Config
 from warpgate.errors import AttemptFailed, ServiceError
@@ -264,8 +264,14 @@ class FakeAttempt(Attempt):
     async def inbound(self) -> Link:
         return await self.inbound_links.get()
 
+    async def connect(
+        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
+    ) -> TcpStream:
+        """What `dialled` has for it; `adopt` makes no other link of that."""
+        return cast(TcpStream, await self.dial(remote, local, first_ttl))
+
     async def adopt(self, stream: TcpStream) -> Link:
-        return FakeLink(stream.local, stream.remote)
+        return stream if isinstance(stream, FakeLink) else FakeLink(stream.local, stream.remote)
 
     def _open(self, near: Endpoint) -> Endpoint:
         self._fresh_ports += 1

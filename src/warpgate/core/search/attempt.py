@@ -265,7 +265,12 @@ class PluginAttempt:
     async def dial(
         self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
     ) -> TcpLink:
-        return await self.adopt(await self._context.network.dial_tcp(remote, local, first_ttl))
+        return await self.adopt(await self.connect(remote, local, first_ttl))
+
+    async def connect(
+        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
+    ) -> TcpStream:
+        return await self._context.network.dial_tcp(remote, local, first_ttl)
 
     async def adopt(self, stream: TcpStream) -> TcpLink:
         session, context = self._session, self._context
