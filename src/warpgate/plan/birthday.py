@@ -133,8 +133,13 @@ def _obstacle(mine: Attachment, theirs: Attachment) -> str | None:
                 if preserving
                 else None
             )
-    if Mapping.UNKNOWN in (mine.nat.mapping, theirs.nat.mapping) or can_meet(mine.nat, theirs.nat):
+    both = (mine.nat, theirs.nat)
+    if any(nat.mapping is Mapping.UNKNOWN for nat in both) or can_meet(*both):
         return None
+    if all(nat.mapping.endpoint_dependent for nat in both) and any(
+        nat.assignment.kind is Assignment.UNKNOWN for nat in both
+    ):
+        return None  # they may have few ports
     if mine.nat.mapping.endpoint_dependent:
         ports, other_ports = ports_to_guess(mine.nat).size, ports_to_guess(theirs.nat).size
         chance = mutual_probability(ports, other_ports)

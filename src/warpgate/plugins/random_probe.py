@@ -31,13 +31,14 @@ from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
-from warpgate.model.nat import Assignment, Filtering, NatProfile
+from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile
 from warpgate.net.link import Link
 from warpgate.plan.birthday import Guessing, Part, guessing, own_port_to_meet, sockets_for, why_not
 from warpgate.plan.classify import MAX_GAP
-from warpgate.plan.counting import counts, foretold
+from warpgate.plan.counting import being_measured, counts, foretold
 from warpgate.plan.predict import LAST_PORT, PortRange, of_parity, ports_to_guess
 from warpgate.plugins.base import (
+    MEASURING,
     Attempt,
     Plugin,
     RandomPunch,
@@ -180,16 +181,16 @@ class RandomProbe(Plugin):
     async def _spread_for(self, attempt: Attempt, message: Guess) -> None:
         target = _parse(message.target)
         attempt.check_targets([target])
-        part = guessing(attempt.local, attempt.remote)
-        if part is None or part.part is not Part.SPREAD or target.family is not part.mine.family:
+        part = await _measured(attempt, Part.SPREAD)
+        if part is None or target.family is not part.mine.family:
             raise AttemptFailed(
                 "our NAT is not known to map each destination to another port: many sockets would not help"
             )
         await _spread(attempt, part, target)
 
     async def _meet_with(self, attempt: Attempt, message: Guess) -> None:
-        part = guessing(attempt.local, attempt.remote)
-        if part is None or part.part is not Part.MEET:
+        part = await _measured(attempt, Part.MEET)
+        if part is None:
             raise AttemptFailed("our NAT is not known to map each destination to another of a few ports")
         wait = signal_delay(attempt) + 2 * MEETING_OPENS
         if counts(part.mine):
@@ -199,6 +200,29 @@ class RandomProbe(Plugin):
         if not message.target:  # the peer counts: it can name its port when it knows ours
             message, wait = await _answer(attempt, MEET), MEETING_OPENS
         await _meet(attempt, part, _parse(message.target), wait)
+
+
+async def _measured(attempt: Attempt, wanted: Part) -> Guessing | None:
+    """The responder's part, if it is this one. What the initiator knows of us may be from before a restart: then it is
+    waited for until we know as much.
+    """
+
+    def part() -> Guessing | None:
+        found = guessing(attempt.local, attempt.remote)
+        return found if found is not None and found.part is wanted else None
+
+    def settled() -> bool:
+        return part() is not None or all(
+            _is_known(at.nat) for at in attempt.local.attachments if not at.host.is_loopback
+        )
+
+    await until(attempt, settled, patient(attempt, *KNOWING_PATIENCE))
+    return part()
+
+
+def _is_known(nat: NatProfile) -> bool:
+    sampled = nat.assignment.kind is not Assignment.UNKNOWN
+    return nat.mapping is not Mapping.UNKNOWN and (sampled or not nat.mapping.endpoint_dependent)
 
 
 async def _worth_guessing(attempt: Attempt, found: bool) -> Guessing:
@@ -230,7 +254,9 @@ def _patience(attempt: Attempt, part: Guessing) -> float:
     sequential = part.spreading.nat.assignment.kind is Assignment.SEQUENTIAL
     if sequential or searching.nat.filtering in (Filtering.EIF, Filtering.ADF):
         return patient(attempt, *LIKELY_PATIENCE)
-    return SIMPLER_SIGNALS * signal_delay(attempt) + SIMPLER_REPEAT
+    simpler = SIMPLER_SIGNALS * signal_delay(attempt) + SIMPLER_REPEAT
+    # Our own NAT may turn out to be the one that has to spread, or that has to meet.
+    return max(simpler, MEASURING) if being_measured(attempt.local) else simpler
 
 
 async def _answer(attempt: Attempt, kind: str) -> Guess:
@@ -446,7 +472,7 @@ async def _sampled(attempt: Attempt, mine: Attachment) -> NatProfile:
 
 async def _search(attempt: Attempt, message: Guess) -> None:
     """Probe the ports in random order, none twice, as long as the budget lasts."""
-    base = _searching_base(attempt, _parse(message.target))
+    base = await _searching_base(attempt, _parse(message.target))
     ports = PortRange(message.low, message.high, message.fixed, message.bits)
     if not 1 <= ports.low <= ports.high <= LAST_PORT or not ports.size or abs(message.step) > MAX_GAP:
         raise AttemptFailed(f"no ports lie from {ports.low} to {ports.high}")
@@ -497,13 +523,25 @@ def _addresses_of(attempt: Attempt, ip: IPAddress) -> tuple[IPAddress, ...]:
     return tuple(dict.fromkeys((ip, *(other for pool in pools for other in pool))))
 
 
-def _searching_base(attempt: Attempt, target: Endpoint) -> Endpoint:
-    """Our socket that the outside sees as `target`."""
-    for at in attempt.local.attachments:
-        base = at.host_endpoint(Transport.UDP)
-        if base is not None and target in (base, at.reflexive_endpoint(Transport.UDP)):
-            return base
-    raise AttemptFailed(f"{target} is no endpoint of ours")
+async def _searching_base(attempt: Attempt, target: Endpoint) -> Endpoint:
+    """Our socket that the outside sees as `target`; after a restart that is seen again before long."""
+
+    def base() -> Endpoint | None:
+        for at in attempt.local.attachments:
+            own = at.host_endpoint(Transport.UDP)
+            if own is not None and target in (own, at.reflexive_endpoint(Transport.UDP)):
+                return own
+        return None
+
+    def settled() -> bool:
+        own = [at for at in attempt.local.attachments if not at.host.is_loopback]
+        return base() is not None or all(at.reflexive_endpoint(Transport.UDP) is not None for at in own)
+
+    await until(attempt, settled, patient(attempt, *KNOWING_PATIENCE))
+    found = base()
+    if found is None:
+        raise AttemptFailed(f"{target} is no endpoint of ours")
+    return found
 
 
 def _parse(text: str) -> Endpoint:
