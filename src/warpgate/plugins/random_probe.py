@@ -298,11 +298,9 @@ async def _spread(attempt: Attempt, part: Guessing, target: Endpoint) -> None:
     later = [(after, ttl if sure else further) for after, further in LATER]
     over = attempt.now() + attempt.config.timing.attempt_timeout  # the peer searches no longer
     care = _Care(attempt, punch, near)
-    unburdened = beside(attempt, care.ask())
     began = attempt.now()
     opened = await _open(attempt, punch, near, target, [((0.0, ttl),)] * count, parity)
     attempt.note(f"{opened} sockets towards {target}; the peer looks for them in {_in_words(ports)}")
-    await unburdened
     for after, hops in [*later, (ONCE_MORE, None)]:
         waited = await care.room(SPREAD_WAITS)
         await asyncio.sleep(began + after - attempt.now())
@@ -452,9 +450,8 @@ async def _look_after_router(attempt: Attempt, near: Endpoint, punch: RandomPunc
     """Hold the punch back while our router has no mapping for a fresh socket."""
     care = _Care(attempt, punch, near)
     while True:
-        if await care.ask():
-            await asyncio.sleep(CARE_INTERVAL)
-        else:
+        await asyncio.sleep(CARE_INTERVAL)
+        while not await care.ask():
             await care.rest()
 
 
