@@ -77,4 +77,6 @@ async def with_windows(seat: Seat) -> AsyncIterator[Seat]:
             await windows.run("sh", "-c", 'exec "$0" wineboot </dev/null >/dev/null 2>&1', WINE / "wine64")
             yield windows
         finally:
+            # Ends its services first, which outlive a server that is only stopped.
+            await windows.run(WINE / "wineserver64", "-k")
             await seat.host.stop(server)
