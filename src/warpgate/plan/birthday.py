@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection
+from dataclasses import replace
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile
-from warpgate.plan.predict import Draw, ports_to_guess
+from warpgate.plan.predict import FULL_RANGE, Draw, ports_to_guess
 
 # Birthday arithmetic: 256 sockets x 1024 probes over all ports meet with 98 %, 32 x 128 in a block of
 # 1024 (59 of 60 measured).
@@ -82,6 +83,16 @@ def sockets_for(nat: NatProfile) -> int:
         return SOCKETS_IN_A_ROW
     ports = ports_to_guess(nat).size
     return min(POOLED_SOCKETS if nat.pooled else MANY_SOCKETS, max(FEWEST_SOCKETS, ports // PORTS_A_SOCKET))
+
+
+def sockets_to_meet(nat: NatProfile) -> int:
+    """How many sockets surely have the port that was named among theirs: as many as the NAT has ports.
+
+    The outermost runs of a port set are easily missing among the samples; all that there can be are few more.
+    """
+    ports = ports_to_guess(nat)
+    all_runs = replace(FULL_RANGE, fixed=ports.fixed, bits=ports.bits).size
+    return all_runs if all_runs <= MANY_SOCKETS else ports.size
 
 
 def guessing(local: NodeAddress, remote: NodeAddress) -> Guessing | None:

@@ -33,7 +33,15 @@ from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile
 from warpgate.net.link import Link
-from warpgate.plan.birthday import Guessing, Part, guessing, own_port_to_meet, sockets_for, why_not
+from warpgate.plan.birthday import (
+    Guessing,
+    Part,
+    guessing,
+    own_port_to_meet,
+    sockets_for,
+    sockets_to_meet,
+    why_not,
+)
 from warpgate.plan.classify import MAX_GAP
 from warpgate.plan.counting import being_measured, counts, foretold
 from warpgate.plan.predict import LAST_PORT, PortRange, of_parity, ports_to_guess
@@ -346,7 +354,7 @@ async def _meet(attempt: Attempt, part: Guessing, target: Endpoint, wait: float)
     attempt.check_targets([target])
     near = _endpoint_of(part.mine.host_endpoint(Transport.UDP))
     punch = attempt.random_punch()
-    count = min(ports_to_guess(part.mine.nat).size, punch.mappings_left)
+    count = min(sockets_to_meet(part.mine.nat), punch.mappings_left)
     rate = attempt.config.budgets.random_probes_per_second
     checks = [[wait + (n + turn * count) / rate for turn in range(MEETING_ROUNDS)] for n in range(count)]
     schedules = [((0.0, attempt.priming_ttl(near)), *((after, None) for after in times)) for times in checks]

@@ -18,6 +18,7 @@ from warpgate.plan.birthday import (
     mutual_probability,
     own_port_to_meet,
     sockets_for,
+    sockets_to_meet,
     why_not,
 )
 from warpgate.plan.predict import ports_to_guess
@@ -105,6 +106,15 @@ def test_the_port_to_meet_at_is_in_the_set_and_free() -> None:
     drawn = {own_port_to_meet(SET, taken, Random(seed).sample) for seed in range(500)}
     assert drawn <= {port for port in ports_to_guess(SET).ports if 5696 < port < 63050} - taken
     assert len(drawn) > 100
+
+
+def test_there_are_sockets_for_the_runs_that_no_sample_was_in() -> None:
+    """Two runs at each end were missed; the whole port set has 15 runs of 16 ports."""
+    seen = replace(SET, assignment=PortAssignment(Assignment.BLOCK, low=0x3290, high=0xD29F, fixed=0x0FF0))
+    assert ports_to_guess(seen).size < 240
+    assert sockets_to_meet(seen) == 240
+    block = NatProfile(Mapping.APDM, Filtering.APDF, BLOCK, assignment_samples=16)
+    assert sockets_to_meet(block) == ports_to_guess(block).size == 1024
 
 
 @pytest.mark.parametrize("assignment", [RANDOM, BLOCK, PortAssignment()])
