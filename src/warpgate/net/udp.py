@@ -181,7 +181,9 @@ class SystemUdpSocket:
             sock = self.detach(remote)
         except NetworkError:
             return None
-        twin = self._twins[remote] = SystemUdpSocket(sock, self._receiver, on_refused)
+        twin = SystemUdpSocket(sock, self._receiver, on_refused)
+        watched = {at: other for at, other in self._twins.items() if other._open}
+        self._twins = {**watched, remote: twin}  # those that are not watched any more have been closed
         return twin
 
     def close(self) -> None:

@@ -238,6 +238,19 @@ def test_who_watches_a_flow_is_told_when_nobody_listens_there_any_more(system: W
     system.run(main)
 
 
+def test_a_socket_keeps_nothing_of_flows_that_are_not_watched_any_more(system: World) -> None:
+    async def main() -> None:
+        socket_ = system.a.open_udp(ANY, ignore)
+        for port in range(20_000, 20_020):
+            watch = socket_.watch_refusals(Endpoint.of("127.0.0.1", port), lambda: None)
+            if watch is not None:
+                watch.close()
+        assert len(socket_._twins) <= 1  # type: ignore[attr-defined]
+        socket_.close()
+
+    system.run(main)
+
+
 def test_multicast_leaves_by_the_interface_of_the_address() -> None:
     with bind_udp(Endpoint.parse("127.0.0.1:0")) as sock:
         chosen = sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, 4)
