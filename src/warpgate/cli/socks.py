@@ -17,6 +17,7 @@ from warpgate.cli.places import SocksPlace
 from warpgate.errors import NetworkError, PipeClosed, ProtocolError
 from warpgate.model.endpoint import IPAddress, Mode
 from warpgate.model.scope import Scope, scope_of
+from warpgate.net.network import read_exactly
 from warpgate.net.reach import dial_first, in_order
 from warpgate.net.system import SystemNetwork
 from warpgate.net.tcp import SystemTcpStream
@@ -106,16 +107,7 @@ async def ask_peer(pipe: Pipe, wanted: Destination) -> bytes:
 
 
 def _reader(stream: LocalStream) -> Read:
-    async def read(count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            piece = await stream.recv(count - len(data))
-            if not piece:
-                raise NetworkError("the SOCKS client has gone")
-            data += piece
-        return data
-
-    return read
+    return lambda count: read_exactly(stream.recv, count, NetworkError("the SOCKS client has gone"))
 
 
 async def _dial(wanted: Destination, place: SocksPlace) -> SystemTcpStream:

@@ -22,6 +22,7 @@ from typing import Protocol
 from warpgate.core.disk.whole_file import read_small, replace_file
 from warpgate.errors import AddressError, NetworkError
 from warpgate.model.endpoint import Endpoint
+from warpgate.net.network import read_exactly
 from warpgate.net.system import SystemNetwork
 from warpgate.net.unix import UnixListener, dial_unix, remove_left_over
 from warpgate.platform import FILES, SOCKETS
@@ -135,13 +136,7 @@ def _proof(key: bytes, what: bytes, said: bytes) -> bytes:
 
 
 async def _exactly(stream: Stream, size: int) -> bytes:
-    found = b""
-    while len(found) < size:
-        more = await stream.recv(size - len(found))
-        if not more:
-            raise NetworkError("the connection ended")
-        found += more
-    return found
+    return await read_exactly(stream.recv, size, NetworkError("the connection ended"))
 
 
 async def _all_from(stream: Stream) -> bytes:

@@ -7,10 +7,11 @@ Errors are mapped here, once: an implementation raises NetworkError for whatever
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import field
 from typing import Protocol
 
+from warpgate.errors import NetworkError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 
@@ -124,6 +125,17 @@ class TcpStream(Protocol):
     def detach(self) -> socket.socket:
         """Hand over the non-blocking OS socket; this object is unusable afterwards."""
         ...
+
+
+async def read_exactly(recv: Callable[[int], Awaitable[bytes]], count: int, gone: NetworkError) -> bytes:
+    """So many bytes by `recv`, and none beyond; raises `gone` when the stream ends before."""
+    data = b""
+    while len(data) < count:
+        more = await recv(count - len(data))
+        if not more:
+            raise gone
+        data += more
+    return data
 
 
 class TcpListener(Protocol):

@@ -8,7 +8,7 @@ from warpgate.core.pipes.tls import TlsEnds, start_tls
 from warpgate.core.udp.demultiplexer import SessionChecks
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
 from warpgate.model.endpoint import Endpoint, Transport
-from warpgate.net.network import TcpStream
+from warpgate.net.network import TcpStream, read_exactly
 from warpgate.proto.hello import HEADER_SIZE, Authenticated, Handshake, Nominated, rest_of_message
 
 # No honest session has more: endpoints tried on a peer's word are 8 for each transport.
@@ -65,19 +65,10 @@ class TcpLink:
 
 async def read_message(stream: TcpStream, handshake: Handshake) -> None:
     """Feed exactly one handshake message: reading further would take bytes that belong to the user."""
-    header = await _read_exactly(stream, HEADER_SIZE)
+    gone = NetworkError(f"{stream.remote} closed the connection before it had proved its key")
+    header = await read_exactly(stream.recv, HEADER_SIZE, gone)
     handshake.receive(header)
-    handshake.receive(await _read_exactly(stream, rest_of_message(header)))
-
-
-async def _read_exactly(stream: TcpStream, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        more = await stream.recv(count - len(data))
-        if not more:
-            raise NetworkError(f"{stream.remote} closed the connection before it had proved its key")
-        data += more
-    return data
+    handshake.receive(await read_exactly(stream.recv, rest_of_message(header), gone))
 
 
 async def prove(
