@@ -123,16 +123,21 @@ def test_pipes_at_every_moment_of_a_restart_are_heard_once(opening: Opening) -> 
     virtual(main)
 
 
+async def opened_too_late(world: World) -> Pipe:
+    """On the connection that there was, by who does not know yet that b has closed it."""
+    near, far, _ = await connected(world, durable=True)
+    await exchange(near, far)
+    await near.close()
+    await far.close()
+    there = world.b.node.address
+    await world.b.node.close()
+    return await world.a.node.connect(there, durable=True)
+
+
 def test_what_was_said_before_is_said_again_and_the_end_too() -> None:
     async def main() -> None:
         async with World("eim-apdf", "eim-apdf") as world:
-            near, far, _ = await connected(world, durable=True)
-            await exchange(near, far)
-            await near.close()
-            await far.close()
-            there = world.b.node.address
-            await world.b.node.close()
-            pipe = await world.a.node.connect(there, durable=True)
+            pipe = await opened_too_late(world)
             data = bytes(range(256)) * 240  # what may be sent without an answer
             await pipe.send(data)
             pipe.write_eof()
@@ -154,12 +159,7 @@ def test_what_was_said_before_is_said_again_and_the_end_too() -> None:
 def test_a_peer_that_does_not_come_back_ends_it() -> None:
     async def main() -> None:
         async with World("eim-apdf", "eim-apdf") as world:
-            near, far, _ = await connected(world, durable=True)
-            await near.close()
-            await far.close()
-            there = world.b.node.address
-            await world.b.node.close()
-            pipe = await world.a.node.connect(there, durable=True)
+            pipe = await opened_too_late(world)
             await pipe.send(b"anybody?")
             reading = asyncio.ensure_future(pipe.recv())
             with pytest.raises(PipeClosed, match=r"the node was closed.*could not be opened anew"):
@@ -175,12 +175,7 @@ def test_a_peer_that_does_not_come_back_ends_it() -> None:
 def test_it_may_be_given_up_meanwhile(how: str) -> None:
     async def main() -> None:
         async with World("eim-apdf", "eim-apdf") as world:
-            near, far, _ = await connected(world, durable=True)
-            await near.close()
-            await far.close()
-            there = world.b.node.address
-            await world.b.node.close()
-            pipe = await world.a.node.connect(there, durable=True)
+            pipe = await opened_too_late(world)
             await pipe.send(b"x")
             await asyncio.sleep(0.5)
             assert not pipe.closed

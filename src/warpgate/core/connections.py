@@ -140,9 +140,8 @@ class Connections:
                 async with asyncio.timeout(patience + LAST_WORD):
                     await self._answering(connection, seeker, mode)
                     channel = await connection.open_channel(service, datagrams=mode is Mode.DATAGRAM)
-                    while (
-                        service and not channel.taken
-                    ):  # else it is as if there were one: nothing is waited for
+                    # Without a name it is as if there were one: nothing is waited for.
+                    while service and not channel.taken:
                         if (end := channel.failure_of(connection.peer) or connection.end) is not None:
                             raise PipeClosed(end)
                         await connection.changed()

@@ -27,7 +27,6 @@ from warpgate.proto.turn_events import (
     ConnectRefused,
     DataReceived,
     PeerConnected,
-    PeerRefused,
     TurnEvent,
 )
 from warpgate.proto.turn_wire import RelayRequest
@@ -81,7 +80,6 @@ class Allocation:
         self._lingering: set[asyncio.Task[None]] = set()
         self._receivers: dict[int, DatagramReceiver] = {}
         self._answer: asyncio.Future[None] = loop.create_future()
-        self._refused: dict[IPAddress, str] = {}
         self._carrier = make_carrier(self._received, self._broken, self._nobody_listens)
         self._client = TurnClient(
             credentials,
@@ -238,8 +236,6 @@ class Allocation:
             case PeerConnected() | ConnectRefused():
                 if self.on_tcp is not None:
                     self.on_tcp(event)
-            case PeerRefused(ip=ip, reason=reason):
-                self._refused[ip] = reason
 
     def _settle(self, failure: ServiceError | None) -> None:
         if self._answer.done():

@@ -267,9 +267,8 @@ class QuicChannels(QuicEngine):
             return self._sent(now)
         self._give()
         sent = self._sent(now)
-        if self._senders and has_sent_all(
-            self._quic
-        ):  # streams left something, or heads of pipes had to go first
+        # Streams left something, or heads of pipes had to go first.
+        if self._senders and has_sent_all(self._quic):
             self._debt = min(self._debt, 0)
             self._give()
             sent += self._sent(now)
@@ -295,9 +294,8 @@ class QuicChannels(QuicEngine):
             if not channel.sending:
                 self._senders.popleft()
             elif self._queued(channel.stream):
-                turns -= (
-                    1  # its head goes first: the peer keeps few datagrams of a pipe that it does not know
-                )
+                # Its head goes first: the peer keeps few datagrams of a pipe that it does not know.
+                turns -= 1
                 self._senders.rotate(-1)
             else:
                 cost = len(channel.first) + EACH
