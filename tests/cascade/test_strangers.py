@@ -613,6 +613,30 @@ def test_a_message_that_names_the_peers_own_endpoint_is_followed() -> None:
     virtual(main)
 
 
+@pytest.mark.parametrize("plugin", MESSAGES)
+@pytest.mark.parametrize("what", [what for what in TARGETS if what != "no endpoint"])
+def test_what_is_not_the_peers_own_is_left_out_and_the_rest_is_followed(what: str, plugin: str) -> None:
+    target, reason = TARGETS[what]
+    mode, _ = MESSAGES[plugin]
+
+    async def main() -> None:
+        async with World(kind_b="eim-apdf") as world:
+            mallory = Stranger(world)
+            packets = world.internet.capture()
+            message = Punch(2, (target, f"{mallory.ip}:5000", target), 0.0)
+            mallory.publish(mallory.offer((plugin, message), mode=mode))
+            await asyncio.sleep(PATIENCE + 2)
+            aimed = sent_by(packets, "b")
+            assert Endpoint.of(mallory.ip, 5000) in aimed
+            assert target not in map(str, aimed)
+            [refused] = world.b.said(SignalRefused)
+            assert reason in refused.reason
+            mallory.close()
+            await nobody_got_in(world)
+
+    virtual(main)
+
+
 ADDRESSES = {
     "our own network": {"host": "192.168.2.50"},
     "our own network, from outside": {"host": "198.51.100.66", "reflexive": "192.168.2.50"},

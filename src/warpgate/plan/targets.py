@@ -172,10 +172,9 @@ def refusals(
     return tuple(reasons)
 
 
-def names_a_stranger(endpoints: Iterable[Endpoint], peer: NodeAddress) -> Endpoint | None:
-    """The first endpoint whose IP address is not one of the peer's own, as its sealed address gives them."""
-    theirs = {ip for at in peer.attachments for ip in (at.host, *at.outside)}
-    return next((endpoint for endpoint in endpoints if endpoint.ip not in theirs), None)
+def names_a_stranger(endpoint: Endpoint, peer: NodeAddress) -> bool:
+    """Whether its IP address is not one of the peer's own, as its sealed address gives them."""
+    return all(endpoint.ip not in (at.host, *at.outside) for at in peer.attachments)
 
 
 def _attachment_pairs(

@@ -40,6 +40,16 @@ def parse_endpoints(texts: Sequence[str]) -> list[Endpoint]:
     return [Endpoint.parse(text) for text in texts[:ENDPOINTS]]
 
 
+def with_pool(named: Sequence[Endpoint], peer: NodeAddress) -> list[Endpoint]:
+    """The endpoints of one message, and the other addresses that the peer's packets may come from instead, which a
+    filter of ours by address must know; the port is any.
+    """
+    known = {endpoint.ip for endpoint in named}
+    pools = [at.outside for at in peer.attachments if at.pool and at.nat.mapping.endpoint_dependent]
+    further = dict.fromkeys(ip for pool in pools for ip in pool if ip not in known)
+    return [*named, *(Endpoint(ip, named[0].port) for ip in further)][:ENDPOINTS] if named else []
+
+
 def routes_between(faces: Sequence[Face], peers: Sequence[Endpoint]) -> list[Route]:
     return [(face.local, peer) for face in faces for peer in peers if peer.family is face.local.family]
 

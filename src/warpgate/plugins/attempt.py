@@ -210,7 +210,7 @@ class Attempt(Protocol):
     async def receive(self) -> Any:
         """The next message of the peer's half, decoded as the plugin's `message_type`; DecodeError for anything else.
 
-        The peer may be anybody: what is in it is a claim (`check_targets`).
+        The peer may be anybody: what is in it is a claim (`admit`).
         """
         ...
 
@@ -230,8 +230,11 @@ class Attempt(Protocol):
         """Our listening sockets x the peer's endpoints, as far as policy lets them be tried, best first."""
         ...
 
-    def check_targets(self, endpoints: Sequence[Endpoint]) -> None:
-        """AttemptFailed (and a refusal is counted) when these are not the peer's own, or not allowed."""
+    def admit(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+        """Those that are the peer's own and may be tried, in the same order; of what is left out a refusal is counted.
+
+        AttemptFailed, with the reason, when none of them may.
+        """
         ...
 
     def probe(

@@ -15,7 +15,7 @@ from warpgate.errors import AddressError, AttemptFailed, ProtocolError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 from warpgate.plan.counting import both_count, crosswise
-from warpgate.plan.volley import Face, as_text, parse_endpoints
+from warpgate.plan.volley import Face, as_text, parse_endpoints, with_pool
 from warpgate.plugins.base import Attempt, signal_delay
 
 VOLLEYS = 4
@@ -81,7 +81,9 @@ class Conversation:
                 self._attempt.note(f"predicted endpoints refused: {error}")
 
     async def exchange(self, volley: int, faces: Sequence[Face]) -> list[Endpoint]:
-        """Initiator: tell the fresh ports of a volley; the peer's. AddressError, AttemptFailed."""
+        """Initiator: tell the fresh ports of a volley; the peer's. AddressError; AttemptFailed when none may be tried,
+        which is the end of this volley.
+        """
         delay = self._attempt.signal_delay
         self._tell(Punch(volley, as_text(faces), -1.0 if delay is None else delay))
         while (answer := await self.volley()).volley != volley:
@@ -89,8 +91,14 @@ class Conversation:
         return self._targets(answer)
 
     def asked(self, message: Punch) -> list[Endpoint]:
-        """Responder: the fresh ports that a volley is to go to. AddressError, AttemptFailed."""
-        return self._targets(message)
+        """Responder: the fresh ports that a volley is to go to. AddressError; AttemptFailed when none may be tried: the
+        initiator is told, and goes on to its next volley.
+        """
+        try:
+            return self._targets(message)
+        except AttemptFailed:
+            self.answer(message, ())
+            raise
 
     def answer(self, message: Punch, faces: Sequence[Face]) -> None:
         """Responder: tell ours."""
@@ -101,9 +109,8 @@ class Conversation:
         self._attempt.note(f"volley {message.volley} from fresh ports: {', '.join(message.endpoints)}")
 
     def _targets(self, message: Punch) -> list[Endpoint]:
-        peers = parse_endpoints(message.endpoints)
-        self._attempt.check_targets(peers)
-        return peers
+        named = parse_endpoints(message.endpoints)
+        return self._attempt.admit(with_pool(named, self._attempt.remote))
 
 
 def in_step(attempt: Attempt, peers: list[Endpoint]) -> list[Endpoint]:

@@ -188,7 +188,7 @@ class RandomProbe(Plugin):
 
     async def _spread_for(self, attempt: Attempt, message: Guess) -> None:
         target = _parse(message.target)
-        attempt.check_targets([target])
+        attempt.admit([target])
         part = await _measured(attempt, Part.SPREAD)
         if part is None or target.family is not part.mine.family:
             raise AttemptFailed(
@@ -279,7 +279,7 @@ async def _answer(attempt: Attempt, kind: str) -> Guess:
 
 async def _spread(attempt: Attempt, part: Guessing, target: Endpoint) -> None:
     """Open the sockets; tell the peer first, which needs longer to hear of it. Returns when the peer has searched."""
-    attempt.check_targets([target])
+    attempt.admit([target])
     nat = await _sampled(attempt, part.mine)
     ports, assignment = ports_to_guess(nat), nat.assignment
     parity = 0 if assignment.parity else None
@@ -351,7 +351,7 @@ async def _meet(attempt: Attempt, part: Guessing, target: Endpoint, wait: float)
     """Sockets towards the port that the peer has named, as many as our NAT has ports: one of them gets the port that we
     have named, and then its checks, or the peer's, come through. `wait` (s): until the peer has opened its own.
     """
-    attempt.check_targets([target])
+    attempt.admit([target])
     near = _endpoint_of(part.mine.host_endpoint(Transport.UDP))
     punch = attempt.random_punch()
     count = min(sockets_to_meet(part.mine.nat), punch.mappings_left)
@@ -368,7 +368,7 @@ async def _meet_by_count(attempt: Attempt, part: Guessing, target: Endpoint, wai
     """A few sockets towards the port that the peer has named; they get the next ports of our count, one of which we
     name. `wait` (s): until the peer has opened its sockets towards that one.
     """
-    attempt.check_targets([target])
+    attempt.admit([target])
     near = _endpoint_of(part.mine.host_endpoint(Transport.UDP))
     punch = attempt.random_punch()
     await asyncio.sleep(OWN_NOISE)
@@ -485,7 +485,11 @@ async def _search(attempt: Attempt, message: Guess) -> None:
         addresses = _addresses_of(attempt, Endpoint.of(message.spread, ports.low).ip)
     except AddressError as error:
         raise AttemptFailed(f"a message that is none of ours: {error}") from None
-    attempt.check_targets([Endpoint(ip, port) for ip in addresses for port in (ports.low, ports.high)])
+    ends = {ip: {Endpoint(ip, ports.low), Endpoint(ip, ports.high)} for ip in addresses}
+    admitted = frozenset(attempt.admit([end for ip in addresses for end in ends[ip]]))
+    addresses = tuple(ip for ip in addresses if ends[ip] <= admitted)
+    if not addresses:
+        raise AttemptFailed(f"ports {ports.low} to {ports.high} may not be searched")
     punch = attempt.random_punch()
     beside(attempt, _look_after_router(attempt, base, punch))
     # Drawn from the session id, which is random itself: another order each time, and the same where that is replayed.

@@ -110,8 +110,8 @@ class TcpPunch(Plugin):
             attempt.note(f"first volley: {error}")
         for volley in range(2, VOLLEYS + 1):
             faces = await _fresh(attempt)
-            peers = await talk.exchange(volley, faces)
             try:
+                peers = await talk.exchange(volley, faces)
                 return await _fire(
                     attempt, routes_between(faces, peers), prime=primes(volley, initiator=True)
                 )

@@ -130,7 +130,12 @@ class UdpPunch(Plugin):
             faces = await _fresh(attempt)
             if why := self.unsuitable(attempt.local, attempt.remote):  # known since the first one
                 raise AttemptFailed(why)
-            for base, peer in routes_between(faces, await talk.exchange(volley, faces)):
+            try:
+                peers = await talk.exchange(volley, faces)
+            except AttemptFailed as error:
+                attempt.note(f"volley {volley}: {error}")
+                continue
+            for base, peer in routes_between(faces, peers):
                 attempt.probe(base, peer)
             await asyncio.sleep(patient(attempt, VOLLEY_PATIENCE, VOLLEY_SIGNALS))
         await asyncio.sleep(attempt.config.timing.check_offsets[-1])
@@ -165,7 +170,11 @@ class UdpPunch(Plugin):
         attempt.note(f"fired at {shown or 'nothing: none of the initiator endpoints may be tried from here'}")
 
     async def _respond_later(self, attempt: Attempt, talk: Conversation, message: Punch) -> None:
-        peers = talk.asked(message)
+        try:
+            peers = talk.asked(message)
+        except AttemptFailed as error:
+            attempt.note(f"volley {message.volley}: {error}")
+            return
         faces = await _fresh(attempt)
         wait = self._full_after(attempt, delay_told(attempt, message))
         for base, peer in routes_between(faces, in_step(attempt, peers)):

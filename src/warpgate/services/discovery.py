@@ -183,7 +183,7 @@ class Discovery:
         asked = self._questions.setdefault(sock.local, [])
         asked.append(question)
         try:
-            return await question.answers()
+            return self._noticed(sock.local.ip, await question.answers())
         finally:
             asked.remove(question)
             if not asked:
@@ -217,13 +217,24 @@ class Discovery:
             connection, mapped = await first_of(dials, discard=lambda result: result[0].stream.abort())
         except RaceLost as lost:
             raise ServiceError(f"no STUN server tells what it sees of TCP {local}: {lost}") from lost
+        local = connection.stream.local
+        self._noticed(local.ip, (Observation(local, connection.stream.remote, mapped),))
         return mapped, connection.stream
 
     async def sample_tcp(self, ip: IPAddress) -> tuple[tuple[Observation, ...], TcpStream]:
         """What several fresh TCP ports on this interface are seen as, in the order of asking, and a connection that
         keeps the last one's mapping: what a prediction rests on. ServiceError.
         """
-        return await sample_tcp(self._network, self._best(Endpoint(ip, 0), Transport.TCP), ip)
+        seen, stream = await sample_tcp(self._network, self._best(Endpoint(ip, 0), Transport.TCP), ip)
+        return self._noticed(ip, seen), stream
+
+    def _noticed(self, ip: IPAddress, seen: tuple[Observation, ...]) -> tuple[Observation, ...]:
+        """Whoever asked tells a peer, whom our address has to tell first that this is ours."""
+        for place in self._places.values():
+            if place.udp.local.ip == ip:
+                place.notice(seen)
+        self._changed()
+        return seen
 
     def _best(self, local: Endpoint, transport: Transport) -> tuple[Endpoint, ...]:
         """Servers for a question, those that have answered this interface first. ServiceError without any."""

@@ -46,6 +46,9 @@ class Place:
         self.opening_ttl: int | None = None  # the lowest that opens these filters; None: not measured
         self.samples: tuple[Observation, ...] = ()  # of sockets that were thrown away
         self.sampled_for: IPAddress | None = None
+        # At other addresses of the NAT's than were known; they hold while ours is this one.
+        self._noticed: tuple[Observation, ...] = ()
+        self._noticed_for: IPAddress | None = None
         self.essential = False  # the system itself would use it to reach a server
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -61,17 +64,33 @@ class Place:
         reflexive = udp or tcp
         ip = None if reflexive is None else reflexive.ip
         nat = self._profile()
+        noticed = self._noticed if self._noticed_for == ip else ()
+        pool = self._pool(ip, noticed) if nat.pooled or noticed else ()
         return Learnt(
             ip,
             None if udp is None else udp.port,
             tcp.port if tcp is not None and tcp.ip == ip else None,
-            nat,
-            self._pool(ip) if nat.pooled else (),
+            replace(nat, pooled=True) if pool else nat,
+            pool,
         )
 
-    def _pool(self, reflexive: IPAddress | None) -> tuple[IPAddress, ...]:
-        seen = Counter(each.mapped.ip for each in prevailing(self.udp.observations + self.samples))
-        return tuple([ip for ip, _ in seen.most_common() if ip != reflexive][:MAX_POOL])
+    def _pool(self, reflexive: IPAddress | None, noticed: Sequence[Observation]) -> tuple[IPAddress, ...]:
+        """The address where we were seen last is among them: the peer is about to be told an endpoint there."""
+        seen = prevailing((*self.udp.observations, *self.samples, *noticed))
+        latest = [each.mapped.ip for each in reversed(noticed) if each in seen]
+        most = [ip for ip, _ in Counter(each.mapped.ip for each in seen).most_common()]
+        return tuple([ip for ip in dict.fromkeys((*latest, *most)) if ip != reflexive][:MAX_POOL])
+
+    def notice(self, seen: Sequence[Observation]) -> None:
+        """What servers see of a fresh port of ours, UDP or TCP."""
+        learnt = self.learnt
+        if learnt.reflexive is None:
+            return
+        if self._noticed_for != learnt.reflexive:
+            self._noticed, self._noticed_for = (), learnt.reflexive
+        for each in seen:
+            if each.mapped.ip not in (learnt.reflexive, *learnt.pool):
+                self._noticed = (*self._noticed, each)[-MAX_POOL:]
 
     def _profile(self) -> NatProfile:
         over_tcp = () if self.tcp is None else self.tcp.observations

@@ -65,7 +65,7 @@ class FakeAttempt(Attempt):
         self._network, self._relay = network, relay
         self._stack = contextlib.ExitStack()
         self._transports = transports
-        self.forbidden: frozenset[Endpoint] = frozenset()  # `check_targets` refuses these
+        self.forbidden: frozenset[Endpoint] = frozenset()  # `admit` leaves these out
         self.signals: list[tuple[float, Any]] = []
         self.notes: list[tuple[float, str]] = []
         self.probes: list[tuple[float, Endpoint, Endpoint, int | None]] = []
@@ -187,9 +187,11 @@ class FakeAttempt(Attempt):
     def pairs(self, transport: Transport) -> tuple[Pair, ...]:
         return pairs(self._local, self._remote, transport)
 
-    def check_targets(self, endpoints: Sequence[Endpoint]) -> None:
-        if refused := self.forbidden.intersection(endpoints):
-            raise AttemptFailed(f"not the peer's: {', '.join(map(str, refused))}")
+    def admit(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+        admitted = [endpoint for endpoint in endpoints if endpoint not in self.forbidden]
+        if not admitted:
+            raise AttemptFailed(f"not the peer's: {', '.join(map(str, endpoints))}")
+        return admitted
 
     def primes_surely(self, base: Endpoint) -> bool:
         return False

@@ -301,6 +301,46 @@ class TestBothPunches:
 
         play(plugin, story, initiator=False)
 
+    def test_a_volley_of_which_nothing_may_be_tried_is_answered_and_followed_by_the_next(
+        self, plugin: type[Plugin]
+    ) -> None:
+        async def story(it: Story) -> None:
+            victim = "203.0.113.99:53"
+            it.attempt.forbidden = frozenset({Endpoint.parse(victim)})
+            it.attempt.hear(Punch(2, (victim,)))
+            attempt = await it.until(0.1)
+            assert attempt.signals == [(0.0, Punch(2))]
+            it.attempt.hear(Punch(3, (victim, *FRESH)))
+            attempt = await it.until(5.0)
+            assert [(message.volley, bool(message.endpoints)) for _, message in attempt.signals] == [
+                (2, False),
+                (3, True),
+            ]
+            aimed = {remote for _, _, remote, _ in attempt.probes} | {
+                remote for _, remote, *_ in attempt.dials
+            }
+            assert aimed == {Endpoint.parse(FRESH[0])}
+
+        play(plugin, story, initiator=False)
+
+    @pytest.mark.parametrize("named", [(), ("203.0.113.99:53",)], ids=["nothing", "a stranger's"])
+    def test_the_initiator_goes_on_when_nothing_of_the_answer_may_be_tried(
+        self, plugin: type[Plugin], named: tuple[str, ...]
+    ) -> None:
+        async def story(it: Story) -> None:
+            it.attempt.forbidden = frozenset(map(Endpoint.parse, named))
+            attempt = await it.until(5.0)
+            attempt.hear(Punch(2, named))
+            attempt = await it.until(5.5)
+            assert [message.volley for _, message in attempt.signals] == [1, 2, 3]
+            attempt.hear(Punch(3, (*named, *FRESH)))
+            attempt = await it.until(6.0)
+            aimed = {remote for at, _, remote, _ in attempt.probes if at >= 5.0}
+            aimed |= {remote for at, remote, *_ in attempt.dials if at >= 5.0}
+            assert aimed - {THEIRS} == {Endpoint.parse(FRESH[0])}
+
+        play(plugin, story)
+
     @pytest.mark.parametrize("message", ["hello", DecodeError("no message")])
     def test_what_is_no_message_of_theirs_ends_the_responder(
         self, plugin: type[Plugin], message: object

@@ -187,11 +187,17 @@ class PluginAttempt:
             self._session.invited,
         )
 
-    def check_targets(self, endpoints: Sequence[Endpoint]) -> None:
-        reason = self._session.refuse_targets(list(endpoints))
-        if reason is not None:
-            self._context.emit(SignalRefused(self._session.peer, reason))
-            raise AttemptFailed(reason)
+    def admit(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+        refused = {endpoint: self._session.refuse_target(endpoint) for endpoint in endpoints}
+        reasons = "; ".join(dict.fromkeys(reason for reason in refused.values() if reason is not None))
+        if reasons:
+            self._context.emit(SignalRefused(self._session.peer, reasons))
+        admitted = [endpoint for endpoint, reason in refused.items() if reason is None]
+        if not admitted:
+            raise AttemptFailed(reasons or "no endpoint is named")
+        if reasons:
+            self.note(f"left out: {reasons}")
+        return admitted
 
     # -- UDP -----------------------------------------------------------------------------------------------------
 

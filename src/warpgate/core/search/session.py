@@ -534,7 +534,7 @@ class Session:
         addresses = {endpoint.ip for endpoint in own}
         pairs = []
         for base, remote in found:
-            if base.ip not in addresses or self.refuse_targets([remote]) is not None:
+            if base.ip not in addresses or self.refuse_target(remote) is not None:
                 continue
             if base not in own and base not in udp.kept:
                 try:
@@ -555,14 +555,11 @@ class Session:
             write = self.equipment.found.found(self.peer_key, link.local, link.remote)
             self.context.tasks.spawn("found pairs", in_thread(write, daemon=False))
 
-    def refuse_targets(self, endpoints: list[Endpoint]) -> str | None:
-        """Why the peer may not have these endpoints tried, or None."""
-        stranger = names_a_stranger(endpoints, self.remote)
-        if stranger is not None:
-            return f"{stranger} is not one of the peer's own addresses"
-        own, around = self.context.address, self.context.around
-        reasons = (refusal(endpoint, own, self.remote, around, self.invited) for endpoint in endpoints)
-        return next((reason for reason in reasons if reason is not None), None)
+    def refuse_target(self, endpoint: Endpoint) -> str | None:
+        """Why the peer may not have this endpoint tried, or None."""
+        if names_a_stranger(endpoint, self.remote):
+            return f"{endpoint} is not one of the peer's own addresses"
+        return refusal(endpoint, self.context.address, self.remote, self.context.around, self.invited)
 
     def close(self) -> None:
         """Drop everything that no pipe took along; idempotent."""
