@@ -180,7 +180,7 @@ class Tap(Path):
 
     def inject(self, *datagrams: bytes) -> None:
         for data in datagrams:
-            assert self.deliver(self, data)
+            assert self.deliver(self, [data])
 
 
 def carried(packets: Sequence[Captured], by: str, connection_id: bytes) -> list[bytes]:
@@ -382,7 +382,7 @@ def test_a_first_packet_with_a_short_id_is_none(size: int) -> None:
                 expected=UNKNOWN_ROUND_TRIP,
                 origin=SimpleNamespace(peer_key=identity("m").public_key, remote="there"),
             )
-            assert not world.b.run.connections._claim(world.a.node.address, path, data)
+            assert not world.b.run.connections._claim(world.a.node.address, path, [data])
             assert len(world.b.run.connections) == 0
 
     virtual(main)

@@ -374,7 +374,9 @@ class Connections:
         self._lost(path, "")
         path.close()
 
-    def _claim(self, remote: NodeAddress, path: Path, data: bytes) -> bool:
+    def _claim(self, remote: NodeAddress, path: Path, datagrams: list[bytes]) -> bool:
+        """By the first of them; the others are of the same connection, or nobody's."""
+        data = datagrams[0]
         if not data:
             return False
         origin = path.origin
@@ -392,7 +394,7 @@ class Connections:
             return False
         self._lost(path, "")
         connection.add(path)
-        return path.deliver(path, data)
+        return path.deliver(path, datagrams)
 
     def begin(self, session: Session, flight: Sequence[bytes]) -> bool:
         """The first packets of the connection that a session looks for a path for; whether there is one now.

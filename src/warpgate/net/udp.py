@@ -14,7 +14,7 @@ from itertools import groupby
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family, SockAddr
-from warpgate.net.network import DatagramReceiver, Watch, each_alone
+from warpgate.net.network import DatagramReceiver, RunReceiver, Watch, each_alone
 from warpgate.net.sockets import Readiness, address_family, network_error
 from warpgate.platform import SOCKETS
 from warpgate.platform.readiness import watch_of
@@ -57,6 +57,7 @@ class SystemUdpSocket:
         self._sock = sock
         self.local = Endpoint.from_sockaddr(sock.getsockname())
         self._receiver = receiver
+        self._take_run = receiver.take_run if isinstance(receiver, RunReceiver) else None
         self._on_refused = on_refused
         self._twins: dict[Endpoint, SystemUdpSocket] = {}  # of flows that are watched
         self._open = True
@@ -132,7 +133,11 @@ class SystemUdpSocket:
                 return
 
     def _give(self, data: bytes, source: SockAddr, size: int) -> int:
-        """What came at once, datagram by datagram; how many there were. A receiver that fails loses one of them."""
+        """What came at once; how many datagrams. A receiver that takes them one by one and fails loses one of them."""
+        if size < len(data) and self._take_run is not None:
+            run = [data[start : start + size] for start in range(0, len(data), size)]
+            if self._take_run(run, source):
+                return len(run)
         for start in range(0, len(data) or 1, size):
             try:
                 self._receiver(data[start : start + size], source)

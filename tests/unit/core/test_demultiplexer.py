@@ -19,6 +19,7 @@ from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint
 from warpgate.proto.check import CheckAgent, CheckingEnded, CheckSettings
 from warpgate.proto.check_wire import CheckCodec
+from warpgate.proto.stun import COOKIE
 from warpgate_testing.internet import MemoryInternet, PathSpec
 
 PEER = Endpoint.of("198.51.100.9", 9)
@@ -226,14 +227,34 @@ def test_what_answers_a_client_ahead_is_given_out_once_by_the_flow_it_came_by() 
         other = Endpoint.of("198.51.100.9", 10)
         side.udp.expect_ahead(client)
         for data in flight:
-            side.port._received(data, PEER.sockaddr)
-        side.port._received(flight[0], other.sockaddr)
+            side.port(data, PEER.sockaddr)
+        side.port(flight[0], other.sockaddr)
         assert side.udp.take_ahead(client, side.port, PEER.sockaddr) == flight
         assert side.udp.take_ahead(client, side.port, PEER.sockaddr) == []
         assert side.udp._held == len(flight[0])
         side.udp.end_ahead(client)
         assert side.udp._held == 0
         assert side.udp.strays == 0
+        side.udp.close()
+
+    virtually(main)
+
+
+def test_what_arrives_together_is_handed_over_together_but_for_checks_and_other_connections() -> None:
+    async def main() -> None:
+        side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)
+        port, key = side.port, PEER.sockaddr
+        got: list[list[bytes]] = []
+        port.streams[key] = {b"ours-id.": got.append}
+        packets = [b"\x40ours-id." + bytes((number,)) * 30 for number in range(3)]
+        assert port.take_run(packets, key)
+        assert got == [packets]
+        check = b"\0\1\0\x08" + COOKIE + bytes(31)
+        other = b"\x40others-i" + bytes(30)
+        for run in ([packets[0], check], [packets[0], other], [other, packets[0]]):
+            assert not port.take_run(run, key)
+        assert not port.take_run(packets, ("198.51.100.77", 5))
+        assert got == [packets]
         side.udp.close()
 
     virtually(main)

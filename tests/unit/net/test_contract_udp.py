@@ -170,6 +170,41 @@ def test_a_receiver_that_fails_in_a_burst_loses_one_datagram_only(world: World) 
     world.run(main)
 
 
+@pytest.mark.parametrize("takes", [True, False])
+def test_what_arrives_together_may_be_taken_together_and_comes_once_and_in_order(
+    world: World, takes: bool
+) -> None:
+    burst = [b"%03d" % number for number in range(200)]
+
+    async def main() -> None:
+        got: list[bytes] = []
+        whole = asyncio.Event()
+
+        class Receiver:
+            def __call__(self, data: bytes, _source: Any) -> None:
+                self.take([data])
+
+            def take_run(self, datagrams: list[bytes], _source: Any) -> bool:
+                assert len(datagrams) > 1
+                if takes:
+                    self.take(datagrams)
+                return takes
+
+            def take(self, datagrams: list[bytes]) -> None:
+                got.extend(datagrams)
+                if got[-1] == burst[-1]:
+                    whole.set()
+
+        a = world.a.open_udp(world.at_a(), nobody)
+        b = world.b.open_udp(world.at_b(), Receiver())
+        assert a.send_all(burst, b.local.sockaddr) == len(burst)
+        await whole.wait()
+        assert got == burst
+        close_all(a, b)
+
+    world.run(main)
+
+
 def test_nothing_is_received_after_close_even_from_within_the_receiver(world: World) -> None:
     async def main() -> None:
         got: list[bytes] = []

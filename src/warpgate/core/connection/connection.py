@@ -20,6 +20,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
 
 from warpgate.core.connection.channel import Channel
@@ -96,7 +97,9 @@ class Connection(QuicDriver):
         self._context = context
         self._on_end = on_end
         self._paths: list[Path] = []
-        self._came_by: list[Path] = []  # of each datagram that has arrived in this turn
+        self._came_by: list[
+            tuple[Path, int]
+        ] = []  # of the datagrams that have arrived in this turn, how many each
         self._closing: list[Path] = []
         self._count = 0
         self._chosen: Path | None = None
@@ -338,22 +341,19 @@ class Connection(QuicDriver):
 
     # -- datagrams -----------------------------------------------------------------------------------------------
 
-    def _heard(self, path: Path, data: bytes) -> bool:
+    def _heard(self, path: Path, datagrams: list[bytes]) -> bool:
         heard = self.first_words.heard
-        if heard and data == heard[0] and self.engine.state is State.OPENING:
+        if heard and heard[0] in datagrams and self.engine.state is State.OPENING:
             path.send(self.first_words.flight)
-        if data:
-            self._came_by.append(path)
-            self.deliver(data)
-        else:
-            self.soon()
+        self._came_by.append((path, len(datagrams)))
+        self.deliver(datagrams)
         return True
 
     def _take_arrived(self, datagrams: list[bytes]) -> None:
         came_by, self._came_by = self._came_by, []
         at = 0
-        for path, run in groupby(came_by):
-            size = len(list(run))
+        for path, runs in groupby(came_by, itemgetter(0)):
+            size = sum(map(itemgetter(1), runs))
             if self.engine.receive(datagrams[at : at + size], self._loop.time()):
                 self._spoke(path)
             at += size

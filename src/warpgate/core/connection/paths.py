@@ -56,10 +56,10 @@ class Origin:
         return self.plugin, self.transport.value, str(self.local), str(self.remote), self.relayed
 
 
-Deliver = Callable[["Path", bytes], bool]
+Deliver = Callable[["Path", list[bytes]], bool]
 
 
-def _nobody(_path: Path, _data: bytes) -> bool:
+def _nobody(_path: Path, _datagrams: list[bytes]) -> bool:
     return False
 
 
@@ -87,7 +87,7 @@ class Path(ABC):
         self._first_words: list[bytes] | None = []  # None: one of them was answered
         self._said_again = 0
         self.begun = False  # whether a client's first packets have left by it
-        self.deliver: Deliver = _nobody  # whether the datagram was of a connection that we know
+        self.deliver: Deliver = _nobody  # in order; whether they were of a connection that we know
         self.on_lost: Callable[[Path, str], None] = _no_matter
         self.on_room: Callable[[], None] = _nothing  # it was full, and is not any more
         self.lost = False
@@ -157,8 +157,8 @@ class Path(ABC):
     def abandon(self) -> None:
         """Let go of it without a word: it leads nowhere."""
 
-    def _arrived(self, data: bytes) -> bool:
-        return not self.lost and self.deliver(self, data)
+    def _arrived(self, datagrams: list[bytes]) -> bool:
+        return not self.lost and self.deliver(self, datagrams)
 
     def _lose(self, reason: str) -> None:
         if not self.lost:
@@ -197,22 +197,20 @@ class UdpPath(Path):
 
     def start(self) -> None:
         while self._early:
-            self._arrived(self._early.popleft())
+            if data := self._early.popleft():
+                self._arrived([data])
 
     def route(self, ids: tuple[bytes, ...]) -> None:
         self._ids = ids
         routes = self._port.streams.setdefault(self._key, {})
         for connection_id in ids:
-            routes[connection_id] = self._take
+            routes[connection_id] = self._arrived
             self._early.extend(self._udp.take_ahead(connection_id, self._port, self._key))
         self._unclaim()
 
     def make_way(self, newer: Path) -> None:
         if (newer.origin.local, newer.origin.remote) == (self.origin.local, self.origin.remote):
             self._unroute()
-
-    def _take(self, data: bytes) -> None:
-        self._arrived(data)
 
     def _unclaim(self) -> None:
         if self._port.unclaimed.get(self._key) == self._arrived:
@@ -254,7 +252,7 @@ class UdpPath(Path):
         self._unclaim()
         routes = self._port.streams.get(self._key, {})
         for connection_id in self._ids:
-            if routes.get(connection_id) == self._take:  # not of a newer path between the same endpoints
+            if routes.get(connection_id) == self._arrived:  # not of a newer path between the same endpoints
                 del routes[connection_id]
         if not routes:
             self._port.streams.pop(self._key, None)
@@ -306,9 +304,9 @@ class TcpPath(Path):
         reason = "the peer closed the TCP link"
         try:
             while data := await self._stream.recv(READ):
-                for frame in self._frames.feed(data):
-                    if not self._arrived(frame) and not self.lost:
-                        raise ProtocolError("the peer sent what is of no connection")
+                frames = self._frames.feed(data)
+                if frames and not self._arrived(frames) and not self.lost:
+                    raise ProtocolError("the peer sent what is of no connection")
         except WarpgateError as error:
             reason = str(error)
         self._over(reason)

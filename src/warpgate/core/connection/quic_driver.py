@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from warpgate.core.connection.quic_engine import CLOSED, QuicEngine, State
 from warpgate.errors import NetworkError
@@ -54,9 +54,9 @@ class QuicDriver(ABC):
 
     # -- driving -------------------------------------------------------------------------------------------------
 
-    def deliver(self, data: bytes) -> None:
-        """One datagram of the peer's."""
-        self._arrived.append(data)
+    def deliver(self, datagrams: Sequence[bytes]) -> None:
+        """Of the peer's, in order of arrival."""
+        self._arrived += datagrams
         self.soon()
 
     def soon(self) -> None:

@@ -34,8 +34,7 @@ class QuicAhead:
         port = self._udp.port(link.local)
         flow = QuicFlow(self._stream, port, link.remote, relayed=link.relayed)
         held = self._udp.take_ahead(self._stream.id, port, link.remote.sockaddr)
-        for data in held:
-            flow.deliver(data)
+        flow.deliver(held)
         if not held:
             self._loop.call_later(COMPUTING, self._say_again, flow)
         self._end()

@@ -156,7 +156,7 @@ class QuicDoor:
 
     def _take(self, session: Session, flow: QuicFlow, data: bytes) -> None:
         self._unproved.enter(flow, session.peer_key, user_of(flow.remote.ip))
-        flow.deliver(data)
+        flow.deliver([data])
         proving = self._prove(flow, session.hello_patience)
         if self._context.tasks.spawn(f"QUIC from {flow.remote}", proving) is None:
             self._unproved.leave(flow)

@@ -39,8 +39,9 @@ GREETED_PAIRS = 8
 PAST_LIMIT = 1024
 
 Deliver = Callable[[bytes], None]
+DeliverAll = Callable[[list[bytes]], object]
 # Takes a datagram if it is of a connection that the path may carry.
-Claim = Callable[[bytes], bool]
+Claim = Callable[[list[bytes]], bool]
 OpenSocket = Callable[[DatagramReceiver], UdpSocket]
 FlowKey = tuple[str, int]
 Held = TypeVar("Held")
@@ -51,14 +52,14 @@ class Port:
 
     def __init__(self, udp: Demultiplexer, open_socket: OpenSocket) -> None:
         self.flows: dict[FlowKey, Deliver] = {}
-        self.streams: dict[FlowKey, dict[bytes, Deliver]] = {}  # QUIC, by connection id: many on one flow
+        self.streams: dict[FlowKey, dict[bytes, DeliverAll]] = {}  # QUIC, by connection id: many on one flow
         self.unclaimed: dict[FlowKey, Claim] = {}  # paths that no connection has used yet
         # What came from where a peer has proved itself, before its nomination: for the pipe that will be here.
         self.early: dict[FlowKey, deque[bytes]] = {}
         # Whose each flow is: datagrams carry no label, so a pair of endpoints can carry one pipe.
         self.owners: dict[FlowKey, SessionChecks] = {}
         self._udp = udp
-        self.socket = open_socket(self._received)
+        self.socket = open_socket(self)
         self.base = self.socket.local
 
     @property
@@ -66,15 +67,16 @@ class Port:
         """Whether a pipe, a path or a session has a flow here."""
         return bool(self.flows or self.streams or self.unclaimed or self.owners)
 
-    def _received(self, data: bytes, source: SockAddr) -> None:
+    def __call__(self, data: bytes, source: SockAddr) -> None:
+        """A datagram has arrived."""
         # The slice first: for a user's datagram it is all that is looked at.
         if data[4:8] == COOKIE and is_stun(data) and self._udp.take_stun(self, data, source):
             return
         key, ahead = source[:2], self._udp.ahead
         routes = self.streams.get(key)
-        if routes is not None and (deliver := routes.get(connection_id_of(data))) is not None:
-            deliver(data)
-        elif ((claim := self.unclaimed.get(key)) is not None and claim(data)) or (
+        if routes is not None and (deliver_all := routes.get(connection_id_of(data))) is not None:
+            deliver_all([data])
+        elif ((claim := self.unclaimed.get(key)) is not None and claim([data])) or (
             is_of_handshake(data) and self._udp.admit(self, data, source)
         ):
             return
@@ -86,6 +88,20 @@ class Port:
             self._udp.hold(early, data)
         else:
             self._udp.strays += 1
+
+    def take_run(self, datagrams: list[bytes], source: SockAddr) -> bool:
+        """Of a QUIC connection, which has the lengths of data; checks among them have to be looked at by themselves."""
+        routes = self.streams.get(source[:2])
+        if routes is None:
+            return False
+        connection_id = connection_id_of(datagrams[0])
+        deliver_all = routes.get(connection_id)
+        if deliver_all is None or any(
+            data[4:8] == COOKIE or connection_id_of(data) != connection_id for data in datagrams
+        ):
+            return False
+        deliver_all(datagrams)
+        return True
 
 
 class SessionChecks:
