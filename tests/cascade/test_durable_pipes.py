@@ -593,7 +593,7 @@ def test_who_gains_by_naming_a_connection() -> None:
             connection.engine.session = near.session
             stranger = SimpleNamespace(origin=SimpleNamespace(peer_key=identity("c").public_key))
             packet = b"\x40" + connection.engine.id + bytes(30)
-            assert not book._claim(world.a.node.address, stranger, packet)
+            assert not book._claim(world.a.node.address, stranger, [packet])
             assert len(connection.paths) == 1
             await near.close()
             await far.close()
