@@ -23,6 +23,8 @@ from warpgate.services.stun_udp import UdpQuestion
 WANTED = 16
 SOCKETS = 8
 DESTINATIONS = 4
+# The system draws ports; each second one has the parity that is wanted.
+PARITY_DRAWS = 32
 
 
 def worth_sampling(nat: NatProfile) -> bool:
@@ -44,14 +46,16 @@ async def sample_assignment(
 ) -> Sampled:
     """What fresh sockets on the interface of `near` get, all in one tick, in the order of asking.
 
-    As many as make 16 with the `seen` ones, a round trip; fewer where servers or sockets fail.
+    As many as make 16 with the `seen` ones, a round trip; fewer where servers or sockets fail. Parity is kept, or not,
+    only where there was even and odd: one of them differs from `near`.
     """
     asked = tuple(servers[:DESTINATIONS])
     if not asked:
         return Sampled()
     sockets = min(SOCKETS, -(-(WANTED - seen) // len(asked)))
     answers = await asyncio.gather(
-        *(_ask(network, near, asked) for _ in range(sockets)), return_exceptions=True
+        *(_ask(network, near, asked, differs=number == 0) for number in range(sockets)),
+        return_exceptions=True,
     )
     found: list[Observation] = []
     failures: dict[str, None] = {}
@@ -65,11 +69,18 @@ async def sample_assignment(
     return Sampled(tuple(found), tuple(failures))
 
 
-async def _ask(network: Network, near: Endpoint, servers: tuple[Endpoint, ...]) -> tuple[Observation, ...]:
+async def _ask(
+    network: Network, near: Endpoint, servers: tuple[Endpoint, ...], *, differs: bool
+) -> tuple[Observation, ...]:
     def receive(data: bytes, source: SockAddr) -> None:
         question.receive(data, source)
 
     sock = network.open_udp(Endpoint(near.ip, 0), receive)
+    for _ in range(PARITY_DRAWS if differs else 0):
+        if (sock.local.port ^ near.port) & 1:
+            break
+        sock.close()
+        sock = network.open_udp(Endpoint(near.ip, 0), receive)
     question = UdpQuestion(sock, servers, len(servers))
     try:
         return await question.answers()
