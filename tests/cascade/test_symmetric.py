@@ -24,13 +24,14 @@ from cascade_world import (
 )
 
 from warpgate.config import Budgets, Config
+from warpgate.core.search.attempt import PluginAttempt
 from warpgate.errors import ConnectFailed
 from warpgate.events import PluginEnded, PluginSkipped, SignalRefused
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.nat import Assignment, Filtering
 from warpgate.plan.birthday import Guessing
 from warpgate.plugins.base import Attempt
-from warpgate.plugins.random_probe import OPEN, OPENED, Guess
+from warpgate.plugins.guesses import OPEN, OPENED, Guess
 
 STUN = R  # one round trip to a server
 COUNTING = ["edm-seq", "edm-seq-2", "edm-seq-7", "edm-seq--1", "edm-seq--2"]
@@ -199,6 +200,44 @@ def test_two_port_sets_meet(kinds: tuple[str, str], seed: int) -> None:
     assert plugin == "random_probe"
     assert waited < 4.0
     assert max(a, b) <= 256 + 30
+
+
+@pytest.mark.parametrize(("kinds", "held_by"), [(("mape", "mape"), "a"), (("edm-seq", "mape"), "b")])
+def test_where_a_router_still_holds_the_port_that_was_named_another_is(
+    kinds: tuple[str, str], held_by: str
+) -> None:
+    """All ports of a set are in use towards the first port that the other side names: an attempt of half a minute ago,
+    by a program that has forgotten it.
+    """
+
+    async def main() -> None:
+        async with World(*kinds) as world:
+            host, ip = world.hosts[held_by], getattr(world, held_by).node.address.attachments[0].host
+            socks = [host.open_udp(Endpoint(ip, 9000 + n), lambda data, source: None) for n in range(256)]
+            told: list[Endpoint] = []
+
+            def tells(attempt: Attempt, message: Guess) -> None:
+                ours = attempt.initiator is (held_by == "a")
+                if isinstance(message, Guess) and message.target and not ours and not told:
+                    told.append(Endpoint.parse(message.target))
+                    for sock in socks:
+                        sock.send(b"", told[0].sockaddr)
+                signal(attempt, message)
+
+            signal = PluginAttempt.signal
+            with mock.patch.object(PluginAttempt, "signal", tells):
+                one, other, waited = await connected(world, **OVER_UDP)
+            assert one.plugin == "random_probe"
+            assert told
+            assert 3.0 < waited < 7.0
+            await exchange(one, other)
+            for sock in socks:
+                sock.close()
+            await one.close()
+            await other.close()
+            await world.quiet()
+
+    virtual(main)
 
 
 @pytest.mark.parametrize("kind", ["edm-peraddr", "edm-parity", "edm-busy"])

@@ -29,8 +29,8 @@ from warpgate.model.servers import BrokerUrl, NameServerUrl, StunServer
 from warpgate.model.text import printable, printable_lines
 from warpgate.model.turn_server import TurnServer
 from warpgate.model.wanted import MAX_SERVICE
+from warpgate.plugins.guesses import Guess
 from warpgate.plugins.punching import Punch
-from warpgate.plugins.random_probe import Guess
 from warpgate.plugins.reverse import CallBack
 from warpgate.plugins.turn import Relayed
 from warpgate.proto import hello, igd, igd_soap, name_record, ssdp, stun, transfer_wire

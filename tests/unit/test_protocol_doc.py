@@ -37,8 +37,8 @@ from warpgate.model.wanted import ANYTHING, INSTANCE_SIZE, LARGEST, MAX_SERVICE,
 from warpgate.plan import volley
 from warpgate.plan.targets import MAX_PAIRS_UNINVITED
 from warpgate.plugins import base, punching, tcp_punch, turn, udp_punch
+from warpgate.plugins.guesses import Guess
 from warpgate.plugins.punching import Punch
-from warpgate.plugins.random_probe import Guess
 from warpgate.plugins.reverse import CallBack
 from warpgate.plugins.turn import Relayed
 from warpgate.proto import check, gate, hello, instances, signals

@@ -17,8 +17,9 @@ from warpgate.net.link import Link
 from warpgate.plugins.attempt import Attempt
 from warpgate.plugins.base import Plugin
 from warpgate.plugins.direct import DIAL_PATIENCE, Direct
+from warpgate.plugins.guesses import KNOWING_PATIENCE, OPEN, REFUSED, Guess
 from warpgate.plugins.punching import VOLLEYS, Punch
-from warpgate.plugins.random_probe import KNOWING_PATIENCE, OPEN, REFUSED, Guess, RandomProbe
+from warpgate.plugins.random_probe import RandomProbe
 from warpgate.plugins.reverse import CallBack, Reverse
 from warpgate.plugins.tcp_punch import VOLLEY_PATIENCE, TcpPunch
 from warpgate.plugins.udp_punch import LATE_SIGNAL, UdpPunch
