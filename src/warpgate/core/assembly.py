@@ -353,6 +353,8 @@ class Assembly:
         live, self._live_brokers = self._live_brokers, len(self.channel.brokers)
         if self._live_brokers < live:
             self.discovery.look_again()  # a link that breaks may be the first sign of another outside
+            self.relays.ask()  # and often one machine is both broker and relay
+            self.udp.ask_relayed()
         self._update_address()
         self.twins.ask()
 

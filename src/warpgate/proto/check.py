@@ -266,6 +266,11 @@ class CheckAgent:
         """End without a word to the peer; `CheckingEnded` follows."""
         self._end(reason, by_peer=False)
 
+    def ask(self) -> None:
+        """There is a sign that the selected pair's other end may be gone: one check now, besides those that are due."""
+        if self.phase is Phase.SELECTED and self.selected is not None:
+            self._send_check(self._pairs[self.selected], None)
+
     def refused(self, now: float) -> None:
         """Nobody listens at the selected pair's other end, its machine says: consent is asked for. See `refusals`.
 

@@ -182,6 +182,11 @@ class Relays:
         if any(relayed.ip in ips for relayed in reserve.result().relayed):
             self._doubted_until = asyncio.get_running_loop().time() + DOUBTED
 
+    def ask(self) -> None:
+        """Some server is gone, and relays may be with it: each that we use is asked, and ours are over in 4 s if so."""
+        for allocation in tuple(self._allocations):
+            allocation.ask()
+
     def _stocked(self, reserve: asyncio.Task[Allocation]) -> None:
         if reserve.cancelled():
             return

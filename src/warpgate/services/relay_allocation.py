@@ -110,10 +110,14 @@ class Allocation:
             self.drop()
             raise
 
-    async def answering(self) -> None:
-        """Until the server says that it is still there, asked now; ServiceError when it is over."""
+    def ask(self) -> None:
+        """Ask the server whether it is still there; where nobody listens any more, its machine says so."""
         self._client.renew(self._driver.now())
         self._driver.drain()
+
+    async def answering(self) -> None:
+        """Until the server says that it is still there, asked now; ServiceError when it is over."""
+        self.ask()
         await asyncio.wait([self._renewed, self.ended], return_when=asyncio.FIRST_COMPLETED)
         if self.ended.done():
             raise ServiceError(f"the allocation at {self.route.endpoint} is over")

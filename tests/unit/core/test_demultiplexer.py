@@ -44,6 +44,21 @@ def session(side: Side, number: int, ended: list[str], peer_key: bytes = PEER_KE
     return made
 
 
+def test_when_relays_are_in_doubt_only_who_is_reached_by_one_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+    monkeypatch.setattr(CheckAgent, "ask", lambda agent: asked.append(agent.session))
+
+    async def main() -> None:
+        side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)
+        for number, relayed in ((1, False), (2, True), (3, False)):
+            session(side, number, []).hand_over(lambda _: None, relayed=relayed)
+        side.udp.ask_relayed()
+        assert asked == [bytes([2] * 16)]
+        side.udp.close()
+
+    asyncio.run(main())
+
+
 def test_one_pair_of_endpoints_is_one_sessions() -> None:
     async def main() -> None:
         side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)

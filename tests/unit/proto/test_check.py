@@ -672,6 +672,22 @@ def test_a_refusal_that_is_forged_ends_nothing_and_asks_little() -> None:
     assert len(pair.sent) - asked < 2.2 * 20 / 0.4
 
 
+def test_when_the_other_end_is_in_doubt_it_is_asked_once() -> None:
+    pair = connected()
+    before = len(pair.sent)
+    pair.a.ask()
+    pair.run(pair.now + 10.0)  # before the next consent
+    classes = [decode(transmit.data).cls for _, transmit in pair.sent[before:]]
+    assert classes == [StunClass.REQUEST, StunClass.SUCCESS]
+    assert pair.agreed
+
+
+def test_while_nothing_is_chosen_nobody_is_asked() -> None:
+    pair = Pair(nominate_at_once=False)
+    pair.a.ask()
+    assert pair.a.poll_transmit() is None
+
+
 def test_before_a_pair_is_chosen_refusals_mean_nothing() -> None:
     pair = Pair(nominate_at_once=False)
     pair.probe(pair.a)

@@ -118,6 +118,7 @@ class SessionChecks:
         "greeted",
         "owned",
         "peer_key",
+        "relayed",
     )
 
     def __init__(
@@ -136,6 +137,7 @@ class SessionChecks:
         self.greeted: dict[
             tuple[Endpoint, Endpoint], int
         ] = {}  # how many datagrams, besides checks, went there
+        self.relayed = False  # what was handed over goes by a relay
         self._listener = on_event
         self._watch: Watch | None = None
         self.driver: MachineDriver[CheckEvent, Transmit] = MachineDriver(agent, self._transmit, self._tell)
@@ -171,9 +173,15 @@ class SessionChecks:
         counts.
         """
         self._listener = listener
+        self.relayed = relayed
         if relayed and self.agent.selected is not None:
             base, remote = self.agent.selected
             self._watch = self._udp.port(base).socket.watch_refusals(remote, self._refused)
+
+    def ask(self) -> None:
+        """One check on what was chosen: see `CheckAgent.ask`."""
+        self.agent.ask()
+        self.driver.drain()
 
     def _refused(self) -> None:
         self.agent.refused(self.driver.now())
@@ -320,6 +328,12 @@ class Demultiplexer:
             if session.agent.selected is not None and session.agent.selected[0] == base:
                 session.abandon(reason)
         self.close_port(base)
+
+    def ask_relayed(self) -> None:
+        """Relays may be gone: whoever is reached by one is asked, as the answer may be that nobody listens there."""
+        for session in tuple(self.sessions.values()):
+            if session.relayed:
+                session.ask()
 
     def close(self) -> None:
         for session in list(self.sessions.values()):
