@@ -12,7 +12,7 @@ from cascade_world import EPOCH, OVER_TCP, OVER_UDP, Options, World, connected, 
 
 from warpgate.config import Config
 from warpgate.errors import NetworkError
-from warpgate.model.endpoint import Endpoint, Family
+from warpgate.model.endpoint import Endpoint, Family, Mode, Transport
 from warpgate.model.rendezvous import Rendezvous
 from warpgate.server.relay import RelayAddress, RelayService, RelaySettings
 from warpgate.server.relay_desk import RelayDesk
@@ -79,6 +79,18 @@ def test_pairs_without_a_direct_way_are_relayed_in_half_a_second(
             await far.close()
             await world.given_back()
             await world.quiet()
+
+    virtual(story)
+
+
+def test_a_relayed_stream_over_udp_waits_for_no_tcp_that_cannot_come() -> None:
+    """Neither NAT's TCP ports can be told: as soon as QUIC is open it is used, two round trips of 40 ms from the start."""
+
+    async def story() -> None:
+        async with OwnRelayWorld("edm", "edm") as world:
+            near, _, seconds = await connected(world, mode=Mode.STREAM)
+            assert (near.relayed, near.transport) == (True, Transport.UDP)
+            assert seconds < 0.1
 
     virtual(story)
 

@@ -17,6 +17,18 @@ WARPGATE = (sys.executable, "-m", "warpgate")
 PATIENCE = 20.0
 
 
+# Runs what follows where mosquitto and coturn are not installed: nobody can execute what lies on their places.
+WITHOUT_SERVERS = (
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    "for each in mosquitto turnserver; do for folder in /usr/sbin /usr/bin /sbin /bin /usr/local/sbin /usr/local/bin;"
+    " do [ ! -e $folder/$each ] || mount --bind /dev/null $folder/$each || exit 1; done; done; exec \"$@\"",
+    "sh",
+)
+
+
 async def line_of(process: Process) -> str:
     assert process.stdout is not None
     async with asyncio.timeout(PATIENCE):
@@ -32,9 +44,11 @@ async def served(host: Host, folder: Path, *words: str) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def serving(host: Host, folder: Path, *words: str) -> AsyncIterator[tuple[str, Process]]:
-    """The line, and the server's process, which may be killed."""
-    command = [*WARPGATE, "serve", "--stun", "--broker", *words]
+async def serving(
+    host: Host, folder: Path, *words: str, bare: bool = False
+) -> AsyncIterator[tuple[str, Process]]:
+    """The line, and the server's process, which may be killed. `bare`: see `WITHOUT_SERVERS`."""
+    command = [*(WITHOUT_SERVERS if bare else ()), *WARPGATE, "serve", "--stun", "--broker", *words]
     process = await host.popen(command, env={"WARPGATE_DATA": str(folder)}, stdout=PIPE, stderr=PIPE)
     try:
         assert (await line_of(process)).startswith("For the clients' config.toml")

@@ -8,9 +8,10 @@ import secrets
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from needs import need_programs
@@ -19,6 +20,7 @@ from rendezvous_kit import served, serving
 
 from warpgate.core.disk.identity_store import load_or_create
 from warpgate.errors import ServiceError
+from warpgate.events import Event, RelayAllocated
 from warpgate.lab.certificate import write_certificate
 from warpgate.lab.host import Host
 from warpgate.lab.steered import Connected, SteeredNode
@@ -66,9 +68,17 @@ class Group:
 
 @asynccontextmanager
 async def group(
-    folder: Path, kind_a: str, kind_b: str, *words: str, secret: str | None = None, **more: str
+    folder: Path,
+    kind_a: str,
+    kind_b: str,
+    *words: str,
+    secret: str | None = None,
+    bare: bool = False,
+    **more: str,
 ) -> AsyncIterator[Group]:
-    """`secret`: what the nodes take for the group's. `more`: their settings. Each has a directory of its name."""
+    """`secret`: what the nodes take for the group's. `bare`: see `serving`. `more`: the nodes' settings. Each has a
+    directory of its name.
+    """
     async with Lab(seed=5) as lab:
         server = lab.add_host("server", ipv4=1, ipv6=1)
         certificate, key = write_certificate(folder, server.addresses)
@@ -76,7 +86,7 @@ async def group(
         behind = [lab.add_host(name, kind) for name, kind in (("a", kind_a), ("b", kind_b))]
         env = {"SSL_CERT_FILE": str(certificate)}
         command = (*files, "--relay", *DOOR, *words)
-        async with serving(server, folder / "server", *command) as (line, process):
+        async with serving(server, folder / "server", *command, bare=bare) as (line, process):
             a, b = [
                 await SteeredNode.launch(host, env=env | {"WARPGATE_DATA": str(folder / host.name)})
                 for host in behind
@@ -89,9 +99,7 @@ async def group(
                 yield found
 
 
-@pytest.mark.parametrize(
-    "words", [(), ("--embedded-broker", "--embedded-relay")], ids=["installed", "embedded"]
-)
+@pytest.mark.parametrize("bare", [False, True], ids=["installed", "bare"])
 @pytest.mark.parametrize(
     ("kind_a", "kind_b", "relays"),
     [
@@ -105,10 +113,11 @@ async def group(
     ],
 )
 async def test_nothing_but_the_line(
-    privileges: None, tmp_path: Path, kind_a: str, kind_b: str, relays: bool, words: tuple[str, ...]
+    privileges: None, tmp_path: Path, kind_a: str, kind_b: str, relays: bool, bare: bool
 ) -> None:
-    need_programs("mosquitto", "turnserver") if not words else pytest.importorskip("amqtt")
-    async with group(tmp_path, kind_a, kind_b, *words) as two:
+    """`bare`: the machine has neither mosquitto nor coturn."""
+    pytest.importorskip("amqtt") if bare else need_programs("mosquitto", "turnserver")
+    async with group(tmp_path, kind_a, kind_b, bare=bare) as two:
         done = await two.connected("datagram")
         assert done.relayed
         done = await two.connected("stream")
@@ -226,26 +235,61 @@ async def test_datagrams_of_a_member_reach_nothing_inside(
         assert set(refused) <= own_announced  # there the port decides, with each datagram
 
 
+async def test_a_member_who_takes_all_of_coturn_leaves_the_embedded_relay(lab: Lab, tmp_path: Path) -> None:
+    """coturn counts names, of which a member may have many. Who is refused there goes to the port over TCP, where
+    addresses are counted.
+    """
+    need_programs("turnserver", "mosquitto")
+    server, member, other = lab.add_host("server"), lab.add_host("member"), lab.add_host("other")
+    limits = ("--relay-limit", "user-allocations=2", "--relay-limit", "allocations=4")
+    words = ("--relay", *limits, "--public-host", str(server.ipv4))
+    async with served(server, tmp_path / "server", *words) as line:
+        url = Rendezvous.parse(line.split('"')[1]).turn[0]
+        with ExitStack() as stack:
+            codes: dict[str, list[int]] = {"one": [], "two": [], "three": []}
+            for name in ("one", "one", "one", "two", "two", "three"):
+                client = stack.enter_context(closing(TurnTalk(member, url, name)))
+                answer = await client.allocate(Family.V4)
+                codes[name].append(answer.error.code if answer.error else 0)
+            assert codes == {"one": [0, 0, 486], "two": [0, 0], "three": [486]}
+            events: list[Event] = []
+            relays = Relays(HostNetwork(other), [url], events.append)
+            (await relays.open_udp({Family.V4})).drop()
+            await relays.close()
+        (by,) = [event.transport for event in events if isinstance(event, RelayAllocated)]
+        assert by == "tcp"
+
+
+class TurnTalk:
+    """One allocation by hand, over UDP from a port of its own. `name`: see `TurnServer.credentials`."""
+
+    def __init__(self, client: Host, url: str, name: str = "") -> None:
+        self._server = TurnServer.parse(url)
+        self._auth = LongTermAuth(self._server.credentials(time.time(), name))
+        self._heard: asyncio.Queue[bytes] = asyncio.Queue()
+        network, local = HostNetwork(client), Endpoint(client.ipv4, 0)
+        self._socket = network.open_udp(local, lambda data, _: self._heard.put_nowait(data))
+
+    async def ask(self, method: Method, *attributes: tuple[int, Any]) -> StunMessage:
+        request = StunMessage(method, StunClass.REQUEST, secrets.token_bytes(12), attributes)
+        self._socket.send(self._auth.seal(request), (self._server.host, self._server.port))
+        async with asyncio.timeout(5):
+            return decode(await self._heard.get())
+
+    async def allocate(self, family: Family) -> StunMessage:
+        wanted = (Attribute.REQUESTED_TRANSPORT, 17), (Attribute.REQUESTED_ADDRESS_FAMILY, family)
+        self._auth.challenged(await self.ask(Method.ALLOCATE, *wanted))
+        return await self.ask(Method.ALLOCATE, *wanted)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 async def asked(client: Host, url: str, family: Family, peer: Endpoint) -> StunMessage:
     """What a relay says to CreatePermission for this peer."""
-    server = TurnServer.parse(url)
-    auth = LongTermAuth(server.credentials(time.time()))
-    heard: asyncio.Queue[bytes] = asyncio.Queue()
-    sock = HostNetwork(client).open_udp(Endpoint(client.ipv4, 0), lambda data, _: heard.put_nowait(data))
-
-    async def ask(method: Method, *attributes: tuple[int, object]) -> StunMessage:
-        sock.send(
-            auth.seal(StunMessage(method, StunClass.REQUEST, secrets.token_bytes(12), attributes)),
-            (server.host, server.port),
-        )
-        async with asyncio.timeout(5):
-            return decode(await heard.get())
-
-    wanted = (Attribute.REQUESTED_TRANSPORT, 17), (Attribute.REQUESTED_ADDRESS_FAMILY, family)
-    try:
-        auth.challenged(await ask(Method.ALLOCATE, *wanted))
-        assert (await ask(Method.ALLOCATE, *wanted)).cls is StunClass.SUCCESS
-        return await ask(Method.CREATE_PERMISSION, (Attribute.XOR_PEER_ADDRESS, peer))
-    finally:
-        await ask(Method.REFRESH, (Attribute.LIFETIME, 0))
-        sock.close()
+    with closing(TurnTalk(client, url)) as talk:
+        assert (await talk.allocate(family)).cls is StunClass.SUCCESS
+        try:
+            return await talk.ask(Method.CREATE_PERMISSION, (Attribute.XOR_PEER_ADDRESS, peer))
+        finally:
+            await talk.ask(Method.REFRESH, (Attribute.LIFETIME, 0))

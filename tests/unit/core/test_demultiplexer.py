@@ -44,7 +44,9 @@ def session(side: Side, number: int, ended: list[str], peer_key: bytes = PEER_KE
     return made
 
 
-def test_when_relays_are_in_doubt_only_who_is_reached_by_one_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_relays_are_in_doubt_only_who_is_reached_by_one_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[bytes] = []
     monkeypatch.setattr(CheckAgent, "ask", lambda agent: asked.append(agent.session))
 

@@ -37,8 +37,8 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Mode, Transport
 from warpgate.model.wanted import Wanted
 from warpgate.net.race import Race, RaceLost
-from warpgate.plan.cascade import Plan, Verdict, make_plan
-from warpgate.plan.relay import Hope, direct_hope
+from warpgate.plan.cascade import Plan, Step, Verdict, make_plan
+from warpgate.plan.relay import Hope, Outlook, direct_hope
 from warpgate.plan.silence import GIVEN_UP, TOLD, silence_due, silence_words
 from warpgate.plugins.base import Plugin
 from warpgate.proto.check import CheckEvent
@@ -183,8 +183,9 @@ class Initiator(Generic[Made]):
         return False  # we nominate one ourselves
 
     def tcp_may_come(self) -> bool:
-        running = self._session.running
-        return any(Transport.TCP in step.transports and step.plugin in running for step in self._plan.steps)
+        if not any(Transport.TCP in step.transports for step in self._direct_steps()):
+            return False
+        return self._outlook(frozenset({Transport.TCP})).hope is not Hope.NONE
 
     def knowledge_changed(self) -> None:
         """A relayed link that waits may have nothing to wait for any more: look when this has taken effect."""
@@ -282,12 +283,8 @@ class Initiator(Generic[Made]):
         if not link.relayed or self._session.mode is Mode.PATH:
             return NEVER_WAIT
         context, session = self._context, self._session
-        relays = {plugin.name for plugin in self._plugins if plugin.relays}
-        direct = [
-            step for step in self._plan.steps if step.plugin in session.running and step.plugin not in relays
-        ]
-        carriers = frozenset(transport for step in direct for transport in step.transports)
-        outlook = direct_hope(context.address, session.remote, carriers, context.around)
+        carriers = frozenset(transport for step in self._direct_steps() for transport in step.transports)
+        outlook = self._outlook(carriers)
         if outlook.hope is Hope.NONE:
             session.note(link.plugin, f"no direct link to wait for: {outlook.reason}")
             return NEVER_WAIT
@@ -298,6 +295,15 @@ class Initiator(Generic[Made]):
         if outlook.hope is not Hope.FAIR:
             patience *= FAINT_SHARE
         return max(NEVER_WAIT, session.started + patience - context.now())
+
+    def _direct_steps(self) -> list[Step]:
+        """Those still at work; a relay carries a stream over UDP wherever either will do."""
+        relays = {plugin.name for plugin in self._plugins if plugin.relays}
+        running = self._session.running
+        return [step for step in self._plan.steps if step.plugin in running and step.plugin not in relays]
+
+    def _outlook(self, carriers: frozenset[Transport]) -> Outlook:
+        return direct_hope(self._context.address, self._session.remote, carriers, self._context.around)
 
     async def _initiate(self, plugin: type[Plugin], transports: frozenset[Transport]) -> Links:
         session, context = self._session, self._context
