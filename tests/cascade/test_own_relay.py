@@ -84,7 +84,7 @@ def test_pairs_without_a_direct_way_are_relayed_in_half_a_second(
 
 
 def test_a_relayed_stream_over_udp_waits_for_no_tcp_that_cannot_come() -> None:
-    """Neither NAT's TCP ports can be told: as soon as QUIC is open it is used, two round trips of 40 ms from the start."""
+    """Neither NAT's TCP ports can be told. As soon as QUIC is open it is used: two round trips of 40 ms."""
 
     async def story() -> None:
         async with OwnRelayWorld("edm", "edm") as world:

@@ -24,7 +24,7 @@ WITHOUT_SERVERS = (
     "sh",
     "-c",
     "for each in mosquitto turnserver; do for folder in /usr/sbin /usr/bin /sbin /bin /usr/local/sbin /usr/local/bin;"
-    " do [ ! -e $folder/$each ] || mount --bind /dev/null $folder/$each || exit 1; done; done; exec \"$@\"",
+    ' do [ ! -e $folder/$each ] || mount --bind /dev/null $folder/$each || exit 1; done; done; exec "$@"',
     "sh",
 )
 
