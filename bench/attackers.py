@@ -472,10 +472,11 @@ async def stream_holes(victim: Victim) -> None:
                     await asyncio.sleep(STEP)
                 target = SimpleNamespace(_quic=stream._quic, id=recorder.ids[-1])
                 # Our library must not hear of packets acknowledged that it has not sent.
-                flow._port.streams.pop(flow._target, None)
+                there = flow.remote.sockaddr
+                flow._port.streams.pop(there, None)
                 forger = Forger(target, stream._secrets.client_secret or b"")
                 async for number in paced(1000.0):
-                    recorder.send(forger.seal(holes(0, 100_000 + 120 * number, 60)), flow._target)
+                    recorder.send(forger.seal(holes(0, 100_000 + 120 * number, 60)), there)
                     if number == HOLES:
                         break
                 pipe.abort()

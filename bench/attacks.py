@@ -210,12 +210,11 @@ def processor(process: Process) -> float:
 async def _honest(scene: Scene, address: str, folder: Path) -> bool:
     """Whether a peer that plays by the rules gets its echo."""
     env = {"WARPGATE_BROKER": "", "WARPGATE_STUN": "", "WARPGATE_DATA": str(folder / "honest")}
-    done = await scene.honest.run(
-        [sys.executable, "-m", "warpgate", "connect", "--no-port-map", address],
-        env=env,
-        given=b"hello\n",
-        timeout=PATIENCE,
-    )
+    command = [sys.executable, "-m", "warpgate", "connect", "--no-port-map", address]
+    try:
+        done = await scene.honest.run(command, env=env, given=b"hello\n", timeout=PATIENCE)
+    except TimeoutError:
+        return False
     return done.stdout == b"hello\n"
 
 

@@ -481,14 +481,14 @@ class Assembly:
 
     # -- peers ---------------------------------------------------------------------------------------------------
 
-    def _find_key(self, hello: HelloReceived) -> bytes:
+    def _find_key(self, hello: HelloReceived, remote: Endpoint) -> bytes:
         if hello.role is Role.INITIATOR:
-            return self.responder.key_of(hello)
+            return self.responder.key_of(hello, remote)
         return self._own_session(hello).key
 
-    def _find_session(self, hello: HelloReceived, key: bytes) -> Session:
+    def _find_session(self, hello: HelloReceived, key: bytes, remote: Endpoint) -> Session:
         if hello.role is Role.INITIATOR:
-            return self.responder.find(hello, key)
+            return self.responder.find(hello, key, remote)
         return self._own_session(hello)
 
     def _own_session(self, hello: HelloReceived) -> Session:

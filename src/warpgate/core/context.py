@@ -10,11 +10,12 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 from warpgate.config import Config
+from warpgate.core.acquaintances import Acquaintances
 from warpgate.core.tasks import Tasks
 from warpgate.events import Event, Observer
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import NodeAddress
-from warpgate.model.identity import Identity
+from warpgate.model.identity import Identity, node_id_of
 from warpgate.model.translation import Nat64Prefix
 from warpgate.net import descriptors
 from warpgate.net.network import Interface, Network
@@ -59,12 +60,18 @@ class Context:
         self.address = NodeAddress(identity.public_key, (), ())
         self.instances = instances
         self.around = Surroundings()
+        self.acquainted = Acquaintances()
         self.loop = asyncio.get_running_loop()
 
     def admit(self, node_id: str) -> None:
         """Let this node in, too, where only some are: its key was proved by a one-time code."""
         if self.config.allow is not None:
             self.config = replace(self.config, allow=self.config.allow | {node_id})
+
+    def knows(self, peer_key: bytes) -> bool:
+        """Whether the holder of this key comes before strangers where there is not enough for all."""
+        peer = node_id_of(peer_key)
+        return peer in self.acquainted or peer in (self.config.allow or ())
 
     def now(self) -> float:
         return self.loop.time()

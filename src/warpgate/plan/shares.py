@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-T = TypeVar("T", bound=Hashable)
+T = TypeVar("T")
 Crowd = tuple[str, Hashable]
 
 
@@ -57,3 +57,46 @@ class Places(Generic[T]):
             self._sizes[crowd] -= 1
             if not self._sizes[crowd]:
                 del self._sizes[crowd]
+
+
+class Turns(Generic[T]):
+    """`limit` places that whoever is honest leaves within seconds, so that those who came first make room.
+
+    Nobody is kept out. Places are for groups: the largest one makes room, or the comer's own when none is larger than
+    that is with it. Within a group it is the oldest of its largest crowd.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._groups: dict[Hashable, dict[T, tuple[Crowd, ...]]] = {}  # in order of arrival
+
+    def __len__(self) -> int:
+        return sum(map(len, self._groups.values()))
+
+    def enter(self, comer: T, key: Hashable, source: Hashable, group: Hashable = None) -> T | None:
+        """Who made room for it, if anybody had to."""
+        crowds: tuple[Crowd, ...] = (("key", key), ("source", source))
+        leaver = self._leaver(crowds, group) if len(self) >= self._limit else None
+        if leaver is not None:
+            self.leave(leaver)
+        self._groups.setdefault(group, {})[comer] = crowds
+        return leaver
+
+    def _leaver(self, crowds: tuple[Crowd, ...], group: Hashable) -> T:
+        own = self._groups.get(group, {})
+        there = max(self._groups.values(), key=len)
+        if own and len(there) <= len(own) + 1:
+            there = own
+        sizes = Counter(crowd for held in there.values() for crowd in held)
+        if there is own:
+            sizes.update(crowd for crowd in crowds if crowd in sizes)
+        largest = max(sizes, key=sizes.__getitem__)
+        return next(holder for holder, held in there.items() if largest in held)
+
+    def leave(self, holder: T) -> None:
+        """Idempotent."""
+        for name, group in self._groups.items():
+            if group.pop(holder, None) is not None:
+                if not group:
+                    del self._groups[name]
+                return

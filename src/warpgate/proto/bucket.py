@@ -17,9 +17,9 @@ class TokenBucket:
         self._tokens = burst
         self._at = now
 
-    def take(self, now: float) -> bool:
-        """Take one token; False when there is none."""
-        if self.wait(now):
+    def take(self, now: float, floor: float = 0.0) -> bool:
+        """Take one token; False when there is none, or fewer than `floor`."""
+        if self.wait(now) or self._tokens < floor:
             return False
         self._tokens -= 1
         return True

@@ -99,6 +99,7 @@ class PipeMaker:
     def add(self, pipe: Pipe) -> None:
         """It is closed with the node; its owner calls `ended`."""
         self._open[pipe] = self._context.wall_clock()
+        self._context.acquainted.meet(pipe.peer, pipe.remote.ip)
         self._context.emit(
             PipeOpened(
                 pipe.session.hex(),

@@ -13,6 +13,7 @@ from warpgate.core.context import Context
 from warpgate.core.found_pairs import FoundPairs
 from warpgate.core.search.budget import RandomPunches
 from warpgate.core.search.links import UnchosenLinks
+from warpgate.core.search.rations import Ration
 from warpgate.core.udp.demultiplexer import Demultiplexer
 from warpgate.errors import ProtocolError
 from warpgate.lazy_dataclass import dataclass
@@ -27,6 +28,8 @@ from warpgate.services.relay import Relays
 
 TOPIC = "warpgate/2/"
 CLOCKS_REMEMBERED = 256
+# Relayed ones of a peer: one of each family, over UDP and over TCP.
+ENDPOINTS_PER_SESSION = 4
 
 
 class Channel(Protocol):
@@ -69,7 +72,7 @@ class Equipment:
     accept: Callable[[TcpStream], None]  # takes a TCP connection that has proved nothing yet
     unchosen: UnchosenLinks
     random_punches: RandomPunches
-    relay_targets: TokenBucket
+    relay_targets: Ration
     peer_searches: TokenBucket  # for peers that our user did not ask for
     clocks: Clocks
     quic_holdings: Holdings
@@ -98,7 +101,7 @@ class Equipment:
             accept,
             UnchosenLinks(context.within_descriptors(budgets.unchosen_links)),
             RandomPunches(budgets),
-            TokenBucket(rate, 4 * rate, context.now()),
+            Ration(rate, 4 * rate, context.now(), ENDPOINTS_PER_SESSION),
             TokenBucket(budgets.searches_per_second, budgets.searches_at_once, context.now()),
             Clocks(),
             Holdings(),

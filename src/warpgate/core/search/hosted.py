@@ -158,7 +158,7 @@ class HostedSession:
     def take_link(self, link: TcpLink) -> None:
         """A TCP link that the initiator dialled and proved."""
         self.session.say_verified(link)
-        self.session.equipment.unchosen.add(self.session.id, link)
+        self.session.equipment.unchosen.add(self.session.id, link, ours=False)
         self.keep_link(link)
 
     def keep_link(self, link: TcpLink) -> bool:

@@ -9,7 +9,9 @@ from warpgate.core.udp.demultiplexer import SessionChecks
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.network import TcpStream, read_exactly
+from warpgate.plan.shares import Turns
 from warpgate.proto.hello import HEADER_SIZE, Authenticated, Handshake, Nominated, rest_of_message
+from warpgate.proto.relay_limits import user_of
 
 # No honest session has more: endpoints tried on a peer's word are 8 for each transport.
 LINKS_A_SESSION = 8
@@ -99,29 +101,37 @@ class UnchosenLinks:
 
     def __init__(self, limit: int) -> None:
         """`limit`: how many there may be in all sessions together."""
-        self._limit = limit
+        self._places: Turns[TcpLink] = Turns(limit)
         self._links: dict[TcpLink, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._links)
 
-    def add(self, session: bytes, link: TcpLink) -> None:
-        """Where there are too many, the oldest is aborted: of its session, else of all."""
-        self._links[link] = session
+    def add(self, session: bytes, link: TcpLink, *, ours: bool) -> None:
+        """Where there are too many, the oldest is aborted: of its session, else of those who have most.
+
+        `ours`: of a session that we began. What peers begin leaves room for these.
+        """
         own = [other for other, owner in self._links.items() if owner == session]
-        if len(own) > LINKS_A_SESSION:
+        if len(own) >= LINKS_A_SESSION:
             self._evict(own[0])
-        elif len(self._links) > self._limit:
-            self._evict(next(iter(self._links)))
+        leaver = self._places.enter(link, session, user_of(link.remote.ip), ours)
+        self._links[link] = session
+        if leaver is not None:
+            self._evict(leaver)
 
     def _evict(self, link: TcpLink) -> None:
-        del self._links[link]
+        self._drop(link)
         link.abort()
+
+    def _drop(self, link: TcpLink) -> None:
+        self._places.leave(link)
+        del self._links[link]
 
     def forget(self, session: bytes) -> None:
         """The session is over: what is left of its links is its own to drop."""
         for link in [link for link, owner in self._links.items() if owner == session]:
-            del self._links[link]
+            self._drop(link)
 
 
 class UdpLink:

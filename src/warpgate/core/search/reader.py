@@ -6,13 +6,13 @@ import asyncio
 from contextlib import suppress
 
 from warpgate.core.search.equipment import Equipment
+from warpgate.core.search.rations import Ration, claimed_place
 from warpgate.core.search.responder import NotMeant, Overloaded, Responder, Unsure
 from warpgate.core.search.sessions import Sessions
 from warpgate.core.search.twins import Twins
 from warpgate.errors import AuthenticationError, ProtocolError, WarpgateError
 from warpgate.events import ClocksDiffer, SignalReceived, SignalRefused
 from warpgate.model.identity import node_id_of
-from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.envelope import Opened, open_envelope
 from warpgate.proto.gate import WINDOW, Duplicate, EnvelopeGate, Stale
 from warpgate.proto.instances import PATIENCE
@@ -36,7 +36,7 @@ class SignalReader:
         # To sign, seal and publish costs more than to open. Apart: who may not come in uses up no challenges.
         budgets = context.config.budgets
         self._answers = {
-            kind: TokenBucket(budgets.offers_per_second, budgets.offers_at_once, context.now())
+            kind: Ration(budgets.offers_per_second, budgets.offers_at_once, context.now())
             for kind in (SignalKind.REFUSAL, SignalKind.CHALLENGE)
         }
 
@@ -116,7 +116,8 @@ class SignalReader:
     def _answer(self, opened: Opened, kind: SignalKind, *, reason: str = "", token: bytes = b"") -> None:
         """Unless there are too many just now: an honest peer says its offer again."""
         context = self._context
-        if not self._answers[kind].take(context.now()):
+        crowds = opened.sender, claimed_place(opened.address)
+        if not self._answers[kind].take(context.now(), context.knows(opened.sender), *crowds):
             return
         signal = Signal(
             kind=kind,

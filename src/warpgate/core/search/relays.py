@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from warpgate.core.search.equipment import Equipment
+from warpgate.core.search.equipment import ENDPOINTS_PER_SESSION, Equipment
 from warpgate.core.udp.demultiplexer import SessionChecks
 from warpgate.errors import AttemptFailed, ServiceError
 from warpgate.events import SignalRefused
@@ -26,8 +26,6 @@ from warpgate.plan.targets import WELL_KNOWN_PORTS, refusal
 from warpgate.services.relay_allocation import Allocation
 from warpgate.services.relay_tcp import TcpRelay
 
-# One of each family, over UDP and over TCP.
-ENDPOINTS_PER_SESSION = 4
 # Let in to our relay: the addresses that the peer has now, and those of a few moves.
 PERMITTED_PER_SESSION = 4 * MAX_TARGETS
 
@@ -41,6 +39,8 @@ class RelayUser(Protocol):
     def remote(self) -> NodeAddress: ...
     @property
     def peer(self) -> str: ...
+    @property
+    def peer_key(self) -> bytes: ...
     @property
     def invited(self) -> bool: ...
     @property
@@ -171,11 +171,12 @@ class SessionRelays:
     def _refusal(self, endpoint: Endpoint, obstacle: str | None) -> str | None:
         if len(self._admitted) >= ENDPOINTS_PER_SESSION:
             return f"the peer names more than {ENDPOINTS_PER_SESSION} relayed endpoints"
-        context = self._context
+        context, session = self._context, self._session
         own_relay = endpoint.ip in self._equipment.relays.addresses and endpoint.port >= WELL_KNOWN_PORTS
         if obstacle is not None and not own_relay:
             return obstacle
-        taken = self._equipment.relay_targets.take(context.now())
+        known = session.invited or context.knows(session.peer_key)
+        taken = self._equipment.relay_targets.take(context.now(), known, session.peer_key)
         return None if taken else "too many relayed endpoints to try at once"
 
     def _obstacle(self, endpoint: Endpoint) -> str | None:

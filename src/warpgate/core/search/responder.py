@@ -7,7 +7,7 @@ policy. It hands out a pipe only for the one link that the initiator nominates; 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
 from warpgate.core.connection.quic_flow import QuicFlow
@@ -25,6 +25,7 @@ from warpgate.core.search.hosted import (
 )
 from warpgate.core.search.links import TcpLink
 from warpgate.core.search.outbox import TURNS
+from warpgate.core.search.rations import Ration, claimed_place
 from warpgate.core.search.session import Session
 from warpgate.core.search.sessions import Sessions
 from warpgate.core.udp.demultiplexer import Port
@@ -34,12 +35,14 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
 from warpgate.model.wanted import Wanted
+from warpgate.plan.shares import Turns
 from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.check_wire import introduction_of, refusal_of, verify_introduction
 from warpgate.proto.envelope import Opened
 from warpgate.proto.gate import Freshness
 from warpgate.proto.hello import HelloReceived
 from warpgate.proto.instances import Whose
+from warpgate.proto.relay_limits import user_of
 from warpgate.proto.signals import Signal
 
 PEERS_REMEMBERED = 1024
@@ -129,12 +132,11 @@ class Responder:
         self._over: OrderedDict[bytes, None] = OrderedDict()
         self._offers: OrderedDict[bytes, deque[float]] = OrderedDict()
         budgets, now = context.config.budgets, context.now()
-        self._introductions = TokenBucket(
-            budgets.introductions_per_second, budgets.introductions_per_second, now
-        )
+        self._places: Turns[bytes] = Turns(budgets.sessions_at_once)
+        self._introductions = Ration(budgets.introductions_per_second, budgets.introductions_per_second, now)
         self._uninvited = TokenBucket(REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, now)
         self._freshness = Freshness(context.random_bytes(32), now)
-        self._all_offers = TokenBucket(budgets.offers_per_second, budgets.offers_at_once, now)
+        self._all_offers = Ration(budgets.offers_per_second, budgets.offers_at_once, now)
 
     # -- three ways in -------------------------------------------------------------------------------------------
     #
@@ -158,25 +160,26 @@ class Responder:
         self._check_secrecy(mode)
         if self._needs_tls(mode, signal):
             raise AuthenticationError(f"{ONLY_ENCRYPTED}: ask for TLS (secure=True, --tls)")
-        hosted, now = self._hosted.get(signal.session), self._context.now()
+        hosted = self._hosted.get(signal.session)
         if hosted is None:
             self._check_welcome(signal.session, opened.sender, mode)
             if signal.connection and not self.expects(opened):
                 if not wanted.instance:
                     raise NotMeant("for a connection of another process with this key, which accepts nobody")
                 raise AuthenticationError(UNKNOWN_CONNECTION)
-            self._freshness.check(opened, self._context.wall_clock(), now)
-            self._ration(opened.sender)
+            self._freshness.check(opened, self._context.wall_clock(), self._context.now())
+            self._ration(opened)
             self._check_service(wanted, mode)
             key = self._session_key(opened.sender, signal.session)
-            hosted = self._begin(Claim(signal.session, opened.sender, key, mode, opened.address, wanted))
+            claim = Claim(signal.session, opened.sender, key, mode, opened.address, wanted)
+            hosted = self._begin(claim, claimed_place(opened.address))
             self._paths.sought(opened.sender, signal.connection, opened.address)
         elif hosted.session.peer_key != opened.sender:
             raise AuthenticationError("somebody else's session")
         elif (hosted.session.mode is Mode.PATH) != (mode is Mode.PATH):
             raise AuthenticationError("a session for a path is none for a pipe")  # nor are both let in alike
-        elif hosted.session.news_in(signal, opened.address) and not self._all_offers.take(now):
-            raise Overloaded(TOO_MANY)
+        elif hosted.session.news_in(signal, opened.address):
+            self._ration_all(opened)
         hosted.session.mode = mode
         hosted.session.secure = signal.secure
         hosted.offered(opened)
@@ -200,7 +203,7 @@ class Responder:
         """What a sender whose offer was `Stale` has to give back."""
         return self._freshness.token(opened.sender, opened.signal.session, self._context.now())
 
-    def key_of(self, hello: HelloReceived) -> bytes:
+    def key_of(self, hello: HelloReceived, remote: Endpoint) -> bytes:
         """The session key by which a HELLO must be proved. AuthenticationError when its sender may have no session."""
         if self._context.config.secure_only and not (hello.secure or hello.mode is Mode.PATH):
             raise AuthenticationError(f"{ONLY_ENCRYPTED}, and this TCP link is not to be one")
@@ -209,16 +212,17 @@ class Responder:
             if hosted.session.peer_key != hello.key:
                 raise AuthenticationError("somebody else's session")
             return hosted.session.key
-        return self._key_of_stranger(hello.session, hello.key, hello.mode)
+        return self._key_of_stranger(hello.session, hello.key, hello.mode, remote)
 
-    def find(self, hello: HelloReceived, key: bytes) -> Session:
+    def find(self, hello: HelloReceived, key: bytes, remote: Endpoint) -> Session:
         """The session of a HELLO proved under `key`, new if need be. AuthenticationError when it may not have one."""
         hosted = self._hosted.get(hello.session)
         if hosted is None:  # it may have been begun, or have ended, since `key_of`
             self._check_not_anothers(hello.wanted)
             self._check_welcome(hello.session, hello.key, hello.mode)
             self._check_service(hello.wanted, hello.mode)
-            hosted = self._begin(Claim(hello.session, hello.key, key, hello.mode, None, hello.wanted))
+            claim = Claim(hello.session, hello.key, key, hello.mode, None, hello.wanted)
+            hosted = self._begin(claim, user_of(remote.ip))
         elif hosted.session.peer_key != hello.key:
             raise AuthenticationError("somebody else's session")
         return hosted.session
@@ -248,22 +252,20 @@ class Responder:
                 False  # of a session that is over, mostly: a punch's last checks arrive when it has succeeded
             )
         try:
-            key = self._key_of_stranger(introduction.session, introduction.public_key, introduction.mode)
+            session_id, peer_key, mode = introduction.session, introduction.public_key, introduction.mode
+            key = self._key_of_stranger(session_id, peer_key, mode, remote)
             wanted = verify_introduction(data, key)
             self._check_not_anothers(wanted)
-            self._check_welcome(introduction.session, introduction.public_key, introduction.mode)
-            self._check_service(wanted, introduction.mode)
-            hosted = self._begin(
-                Claim(introduction.session, introduction.public_key, key, introduction.mode, None, wanted)
-            )
+            self._check_welcome(session_id, peer_key, mode)
+            self._check_service(wanted, mode)
+            hosted = self._begin(Claim(session_id, peer_key, key, mode, None, wanted), user_of(remote.ip))
             checks = hosted.session.checks
             checks.driver.receive(data, port.base, remote)
         except SessionOver:
             return False
         except ToldWhy as error:
             port.socket.send(refusal_of(data, key, str(error)), remote.sockaddr)
-            peer = node_id_of(introduction.public_key)
-            self._context.emit(StrangerRefused(str(remote), str(error), peer))
+            self._context.emit(StrangerRefused(str(remote), str(error), node_id_of(peer_key)))
             return True
         except ProtocolError as error:
             self._context.emit(StrangerRefused(str(remote), str(error)))
@@ -273,17 +275,19 @@ class Responder:
 
     # -- book-keeping --------------------------------------------------------------------------------------------
 
-    def _key_of_stranger(self, session_id: bytes, peer_key: bytes, mode: Mode) -> bytes:
+    def _key_of_stranger(self, session_id: bytes, peer_key: bytes, mode: Mode, remote: Endpoint) -> bytes:
         """The key of a session that a HELLO or a first check claims to begin. AuthenticationError.
 
         Also for who is not allowed in: once that is proved, `_check_welcome` says so.
         """
-        bucket = self._introductions
+        now = self._context.now()
         try:
             self._check_welcome(session_id, peer_key, mode)
+            known = self._context.knows(peer_key)
+            taken = self._introductions.take(now, known, user_of(remote.ip))
         except Uninvited:
-            bucket = self._uninvited
-        if not bucket.take(self._context.now()):
+            taken = self._uninvited.take(now)
+        if not taken:
             raise AuthenticationError("too many introductions a second")
         return self._session_key(peer_key, session_id)
 
@@ -328,12 +332,15 @@ class Responder:
         if reason:
             raise NoSuchService(reason)
 
-    def _begin(self, claim: Claim) -> HostedSession:
+    def _begin(self, claim: Claim, place: Hashable) -> HostedSession:
         """For a peer that has proved its key and is welcome. AuthenticationError for datagrams where none are taken."""
         self._check_secrecy(claim.mode)
-        if len(self._hosted) >= self._context.config.budgets.sessions_at_once:
-            # The oldest: an honest session is over within a second or two.
-            next(iter(self._hosted.values())).end()
+        # Introductions come fifty times as fast as offers can, and in any address's name.
+        way = "introduced" if claim.address is None else "offered"
+        group = "known" if self._context.knows(claim.peer_key) else way
+        leaver = self._places.enter(claim.session, claim.peer_key, place, group)
+        if leaver is not None:
+            self._hosted[leaver].end()
         hosted = HostedSession(claim, self._equipment, self._sessions, self._chosen, self._ended)
         self._hosted[claim.session] = hosted
         return hosted
@@ -350,17 +357,22 @@ class Responder:
         offered = [plugins[message.name] for message in signal.messages if message.name in plugins]
         return bool(offered) and not any(Transport.UDP in plugin.transports for plugin in offered)
 
-    def _ration(self, sender: bytes) -> None:
+    def _ration(self, opened: Opened) -> None:
         limit, now = self._context.config.budgets.offers_per_peer_per_minute, self._context.now()
-        times = self._offers.setdefault(sender, deque(maxlen=limit))
-        self._offers.move_to_end(sender)
+        times = self._offers.setdefault(opened.sender, deque(maxlen=limit))
+        self._offers.move_to_end(opened.sender)
         if len(self._offers) > PEERS_REMEMBERED:
             self._offers.popitem(last=False)
         if len(times) == limit and now - times[0] < 60.0:
             raise AuthenticationError(f"more than {limit} offers a minute")
-        if not self._all_offers.take(now):
-            raise Overloaded(TOO_MANY)
+        self._ration_all(opened)
         times.append(now)
+
+    def _ration_all(self, opened: Opened) -> None:
+        known = self._context.knows(opened.sender)
+        place = claimed_place(opened.address)
+        if not self._all_offers.take(self._context.now(), known, opened.sender, place):
+            raise Overloaded(TOO_MANY)
 
     def _chosen(self, session: Session, link: Chosen) -> None:
         try:
@@ -375,6 +387,7 @@ class Responder:
 
     def _ended(self, session: Session) -> None:
         self._hosted.pop(session.id, None)
+        self._places.leave(session.id)
         self._over[session.id] = None
         if len(self._over) > SESSIONS_REMEMBERED:
             self._over.popitem(last=False)

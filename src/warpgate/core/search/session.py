@@ -409,7 +409,7 @@ class Session:
         """A TCP link that the peer dialled, already proved."""
         self.peer_heard()
         self.say_verified(link)
-        self.equipment.unchosen.add(self.id, link)
+        self.equipment.unchosen.add(self.id, link, ours=self.initiator)
         self.inbound.put(self._taker(link.plugin), link)
 
     def _taker(self, plugin: str) -> str:

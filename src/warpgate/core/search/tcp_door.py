@@ -11,14 +11,17 @@ from warpgate.core.search.links import TcpLink, read_message
 from warpgate.core.search.session import Session
 from warpgate.errors import AuthenticationError, NetworkError, ProtocolError
 from warpgate.events import StrangerRefused
+from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import node_id_of
 from warpgate.net.network import TcpStream
+from warpgate.plan.shares import Turns
 from warpgate.proto.hello import Handshake, HelloReceived
+from warpgate.proto.relay_limits import user_of
 
-# The session key by which a HELLO must be proved; AuthenticationError when it may have no session.
-FindKey = Callable[[HelloReceived], bytes]
+# The session key by which a HELLO from there must be proved; AuthenticationError when it may have no session.
+FindKey = Callable[[HelloReceived, Endpoint], bytes]
 # The session of a HELLO that was proved under this key, new if need be; AuthenticationError likewise.
-FindSession = Callable[[HelloReceived, bytes], Session]
+FindSession = Callable[[HelloReceived, bytes, Endpoint], Session]
 
 
 class TcpDoor:
@@ -32,24 +35,26 @@ class TcpDoor:
         deliver: Callable[[Session, TcpLink], None],
     ) -> None:
         self._context = context
-        self._limit = context.within_descriptors(context.config.budgets.unauthenticated_connections)
+        self._places: Turns[TcpStream] = Turns(
+            context.within_descriptors(context.config.budgets.unauthenticated_connections)
+        )
         self._find_key = find_key
         self._find_session = find_session
         self._deliver = deliver
-        self._waiting: dict[TcpStream, asyncio.Task[None]] = {}  # in order of arrival
+        self._waiting: dict[TcpStream, asyncio.Task[None]] = {}
 
     def accept(self, stream: TcpStream) -> None:
         """When there are too many, the longest silent one goes: an honest HELLO comes within a round trip."""
-        if len(self._waiting) >= self._limit:
-            oldest = next(iter(self._waiting))
-            self._waiting.pop(oldest).cancel()
-            oldest.abort()
-            self._refuse(oldest, "too many connections that proved nothing")
         task = self._context.tasks.spawn(f"stranger {stream.remote}", self._admit(stream))
         if task is None:
             stream.abort()
-        else:
-            self._waiting[stream] = task
+            return
+        self._waiting[stream] = task
+        leaver = self._places.enter(stream, stream.remote, user_of(stream.remote.ip))
+        if leaver is not None:
+            self._waiting.pop(leaver).cancel()
+            leaver.abort()
+            self._refuse(leaver, "too many connections that proved nothing")
 
     def _refuse(self, stream: TcpStream, reason: str, peer: str = "") -> None:
         self._context.emit(StrangerRefused(str(stream.remote), reason, peer))
@@ -74,6 +79,7 @@ class TcpDoor:
             self._deliver(session, link)
         finally:
             self._waiting.pop(stream, None)
+            self._places.leave(stream)
 
     async def _prove(self, stream: TcpStream) -> tuple[Session, TcpLink]:
         handshake = Handshake.accept(self._context.random_bytes(16))
@@ -81,10 +87,10 @@ class TcpDoor:
         hello = handshake.next_event()
         if not isinstance(hello, HelloReceived):
             raise AuthenticationError("the connection does not begin with a HELLO")
-        key = self._find_key(hello)
+        key = self._find_key(hello, stream.remote)
         handshake.prove(key)  # before anything is made for it
         try:
-            session = self._find_session(hello, key)
+            session = self._find_session(hello, key, stream.remote)
         except ToldWhy as error:
             self._refuse(stream, str(error), node_id_of(hello.key))
             handshake.refuse(str(error))

@@ -1,0 +1,238 @@
+"""Nobody has all of a node: who comes late finds room beside one stranger, and whom we know beside any number."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from cascade_world import BOTH_WAYS, OVER_TCP, OVER_UDP, Options, World, connected, identity, virtual
+from strangers_kit import Stranger, fresh_bytes, read_answer
+
+from warpgate.config import Budgets, Config
+from warpgate.errors import NetworkError
+from warpgate.events import SignalRefused, StrangerRefused
+from warpgate.plugins.udp_punch import Punch
+
+_numbers = itertools.count()
+# Small, so that little is enough to use them up.
+FEW = Config(budgets=Budgets(offers_per_second=4.0, offers_at_once=8.0, introductions_per_second=20.0))
+
+
+def renew(mallory: Stranger) -> None:
+    """With another key from now on, which costs nothing."""
+    mallory.identity = identity(f"m{next(_numbers)}")
+
+
+def offer(mallory: Stranger, *, elsewhere: bool = False) -> None:
+    """Claims to be where it is, or `elsewhere`, each time in another network."""
+    at = mallory.attachment()
+    if elsewhere:
+        number = next(_numbers)
+        at = mallory.attachment(reflexive=f"20.{number // 250 % 250}.{number % 250}.1")
+    mallory.publish(mallory.offer(("udp_punch", Punch(1)), address=mallory.address(at)))
+
+
+def introduce(mallory: Stranger) -> None:
+    codec = mallory.codec(fresh_bytes(16))
+    mallory.send(codec.request(fresh_bytes(12), "direct", mallory.target, introduce=True))
+
+
+@asynccontextmanager
+async def flood(world: World, once: Callable[[], None], rate: float, before: float) -> AsyncIterator[None]:
+    """`once`, `rate` times a second, for `before` seconds and then as long as the body takes."""
+
+    async def go_on() -> None:
+        while True:
+            once()
+            await asyncio.sleep(1 / rate)
+
+    flooding = asyncio.ensure_future(go_on())
+    await asyncio.sleep(before)
+    yield
+    flooding.cancel()
+    with suppress(asyncio.CancelledError):
+        await flooding
+
+
+def refused(world: World, reason: str) -> int:
+    kinds = (SignalRefused, StrangerRefused)
+    return sum(reason in event.reason for kind in kinds for event in world.b.said(kind))
+
+
+# -- rates ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keys", ["three keys", "a key each time"])
+def test_a_stranger_that_offers_without_end_leaves_room_for_newcomers(keys: str) -> None:
+    async def main() -> None:
+        async with World(kind_b="eim-apdf", config_b=FEW) as world:
+            mallory = Stranger(world)
+
+            def once() -> None:
+                if keys == "a key each time" or not next(_numbers) % 30:
+                    renew(mallory)
+                offer(mallory)
+
+            async with flood(world, once, 50, before=3.0):
+                one, other, seconds = await connected(world, **OVER_UDP)
+                assert seconds < 0.5
+            assert refused(world, "more offers from all peers") > 80
+            await one.close()
+            await other.close()
+            mallory.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_whom_we_know_has_offers_left_whatever_strangers_make_up() -> None:
+    async def main() -> None:
+        async with World(kind_b="eim-apdf", config_b=FEW) as world:
+            one, other, _ = await connected(world, **OVER_UDP)
+            await one.close()
+            await other.close()
+            mallory = Stranger(world)
+
+            def once() -> None:
+                renew(mallory)
+                offer(mallory, elsewhere=True)
+
+            async with flood(world, once, 50, before=3.0):
+                for _ in range(5):
+                    one, other, seconds = await connected(world, **OVER_UDP)
+                    assert seconds < 0.5
+                    await one.close()
+                    await other.close()
+            assert refused(world, "more offers from all peers") > 80
+            mallory.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("options", BOTH_WAYS)
+def test_introductions_from_one_place_leave_room_for_others(options: Options) -> None:
+    async def main() -> None:
+        async with World("public", "public", config_b=FEW) as world:
+            mallory = Stranger(world)
+
+            def once() -> None:
+                renew(mallory)
+                introduce(mallory)
+
+            async with flood(world, once, 300, before=2.0):
+                one, other, seconds = await connected(world, plugins=["direct"], **options)
+                assert seconds < 0.2
+            assert refused(world, "too many introductions") > 200
+            await one.close()
+            await other.close()
+            mallory.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+# -- places -----------------------------------------------------------------------------------------------------------
+
+
+def test_sessions_of_one_place_make_room_before_others() -> None:
+    """Eight sessions, and 50 a second of fresh keys: an honest one may need longer than these take to go round."""
+
+    async def main() -> None:
+        config = Config(budgets=Budgets(sessions_at_once=8))
+        async with World("public", "public", config_b=config) as world:
+            mallory, slow = Stranger(world), Stranger(world, "slow", "203.0.113.40")
+            session = fresh_bytes(16)
+            offered = slow.offer(("udp_punch", Punch(1)), session=session)
+            slow.publish(offered)
+            await asyncio.sleep(0.1)
+            assert session in world.b.run.sessions
+
+            def once() -> None:
+                renew(mallory)
+                introduce(mallory)
+
+            async with flood(world, once, 50, before=2.0):
+                assert session in world.b.run.sessions
+                assert len(world.b.run.sessions) <= 8
+            mallory.close()
+            slow.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_a_slow_hello_is_waited_for_while_somebody_else_fills_the_door() -> None:
+    async def main() -> None:
+        config = Config(budgets=Budgets(unauthenticated_connections=16))
+        async with World("public", "public", config_b=config) as world:
+            mallory, slow = Stranger(world), Stranger(world, "slow", "203.0.113.40")
+            waiting = await slow.dial()
+            streams = [await mallory.dial() for _ in range(40)]
+            handshake = slow.handshake(fresh_bytes(16))
+            await waiting.send(handshake.data_to_send())
+            await read_answer(waiting, handshake)  # NetworkError if it was hung up on
+            for stream in (waiting, *streams):
+                stream.abort()
+            mallory.close()
+            slow.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_a_link_that_waits_for_its_nomination_is_kept_while_somebody_else_proves_hundreds() -> None:
+    async def main() -> None:
+        config = Config(budgets=Budgets(unchosen_links=24))
+        async with World("public", "public", config_b=config) as world:
+            mallory, slow = Stranger(world), Stranger(world, "slow", "203.0.113.40")
+            session = fresh_bytes(16)
+            handshake = slow.handshake(session)
+            streams = [await slow.authenticate(handshake)]
+            for _ in range(40):
+                renew(mallory)
+                with suppress(NetworkError):
+                    streams.append(await mallory.authenticate(mallory.handshake(fresh_bytes(16))))
+            assert len(world.b.run.equipment.unchosen) == 24
+            handshake.nominate()
+            await streams[0].send(handshake.data_to_send())
+            async with asyncio.timeout(1.0):
+                pipe = await world.b.node.accept()
+            assert pipe.peer == slow.identity.node_id
+            pipe.abort()
+            for stream in streams:
+                stream.abort()
+            mallory.close()
+            slow.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_who_opens_pipes_with_many_keys_is_known_as_few() -> None:
+    """Else a stranger would have a share of those whom we know for each key."""
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, other, _ = await connected(world, **OVER_TCP)
+            mallory = Stranger(world)
+            for _ in range(40):
+                renew(mallory)
+                handshake = mallory.handshake(fresh_bytes(16))
+                stream = await mallory.authenticate(handshake)
+                handshake.nominate()
+                await stream.send(handshake.data_to_send())
+                (await world.b.node.accept()).abort()
+                stream.abort()
+            known = world.b.run.context.acquainted
+            assert world.a.node.node_id in known
+            assert len(known) == 1 + 16
+            await one.close()
+            await other.close()
+            mallory.close()
+            await world.quiet()
+
+    virtual(main)
