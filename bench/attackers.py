@@ -470,7 +470,8 @@ async def stream_holes(victim: Victim) -> None:
                 await pipe.send(b"x")
                 while not recorder.ids:  # noqa: ASYNC110 - it is sent in the next turn
                     await asyncio.sleep(STEP)
-                target = SimpleNamespace(_quic=stream._quic, id=recorder.ids[-1])
+                cipher, theirs = stream._quic.get_cipher, recorder.ids[-1]
+                target = SimpleNamespace(_quic=SimpleNamespace(get_cipher=cipher, host_cid=theirs))
                 # Our library must not hear of packets acknowledged that it has not sent.
                 there = flow.remote.sockaddr
                 flow._port.streams.pop(there, None)

@@ -140,7 +140,7 @@ ATTACKS = (
         first=True,
     ),
     Attack("a stream over UDP full of holes", "stream_holes", core=100.0),
-    Attack("400 durable pipes, filled and not read", "hoarder", core=100.0, serves=False, seconds=20.0),
+    Attack("400 durable pipes, filled and not read", "hoarder", core=100.0, serves=False, seconds=60.0),
     Attack(
         "receive: transfers and pipes that only wait",
         "held_receiver",

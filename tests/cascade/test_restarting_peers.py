@@ -138,7 +138,7 @@ def test_what_was_said_before_is_said_again_and_the_end_too() -> None:
     async def main() -> None:
         async with World("eim-apdf", "eim-apdf") as world:
             pipe = await opened_too_late(world)
-            data = bytes(range(256)) * 240  # what may be sent without an answer
+            data = bytes(range(256)) * 60  # what may be sent without an answer
             await pipe.send(data)
             pipe.write_eof()
             session = pipe.session

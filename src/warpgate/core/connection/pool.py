@@ -6,13 +6,14 @@ was allowed cannot be taken back: it counts until it has been used.
 
 from __future__ import annotations
 
-FLOOR = 64 * 1024
+# A first flight of QUIC is no more (RFC 9002 section 7.2), and credit comes a round trip after it.
+FLOOR = 16 * 1024
 
 
 class Pool:
     """`within`: a larger one that this is a part of."""
 
-    def __init__(self, total: int, parts: int, within: Pool | None = None) -> None:
+    def __init__(self, total: int, parts: float, within: Pool | None = None) -> None:
         """One may hold `total` / `parts`, all together `total` and FLOOR for each."""
         self._total = total
         self._parts = parts
@@ -29,7 +30,7 @@ class Pool:
 
     def limit(self, own: int) -> int:
         """For one that holds `own` of it, above its floor."""
-        limit = FLOOR + max(0, self._total - self.held + own) // self._parts
+        limit = FLOOR + int(max(0, self._total - self.held + own) / self._parts)
         return limit if self._within is None else min(limit, self._within.limit(own))
 
 

@@ -58,7 +58,8 @@ if TYPE_CHECKING:
     from qh3.quic.connection import QuicConnection
     from qh3.quic.events import QuicEvent
 
-TOTAL_WINDOW = 2 * WINDOW
+# Of one connection: less than all of a node's, so that others have something left; WINDOW for one pipe alone.
+TOTAL_WINDOW = WINDOW + WINDOW // 8
 # News of addresses; a node's changes a few times when it moves. What comes faster is a flood.
 NEWS_AT_ONCE = 32
 NEWS_RATE = 1.0  # a second
@@ -105,7 +106,7 @@ class QuicChannels(QuicEngine):
         self._peer_credit_stream = SERVER_CREDIT if client else CLIENT_CREDIT
         self._delivered |= {CONTROL: 0, self._peer_credit_stream: 0}
         self._credits, self._news = CreditReader(), NewsReader()
-        self.unread = Pool(TOTAL_WINDOW, 2, holdings.unread)
+        self.unread = Pool(TOTAL_WINDOW, TOTAL_WINDOW / WINDOW, holdings.unread)
         self._news_left = float(NEWS_AT_ONCE)
         self._now = 0.0
         self._channels: dict[int, Channel] = {}
