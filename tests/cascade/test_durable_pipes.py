@@ -121,20 +121,6 @@ def test_a_further_pipe_costs_nothing_and_each_is_a_stream_of_its_own() -> None:
     virtual(main)
 
 
-def test_the_one_who_was_called_opens_pipes_on_the_same_connection_when_it_accepts_and_calls() -> None:
-    async def main() -> None:
-        async with World() as world:
-            near, far, _ = await durable(world)
-            back = await world.b.node.connect(world.a.node.address, durable=True)
-            other = await world.a.node.accept()
-            await exchange(back, other)
-            for pipe in (near, far, back, other):
-                await pipe.close()
-            await gone(world)
-
-    virtual(main)
-
-
 def test_how_durable_pipes_end() -> None:
     async def main() -> None:
         async with World() as world:

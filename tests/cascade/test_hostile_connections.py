@@ -14,18 +14,13 @@ from strangers_kit import Stranger, fresh_bytes, ips, sent_by
 
 from warpgate.config import Budgets, Config
 from warpgate.core.connection.connection import Connection
+from warpgate.core.connection.guests import IDLE, PER_PEER
 from warpgate.core.connection.paths import GREETINGS, Origin, Path, TcpPath
-from warpgate.core.connection.quic_bounds import Holdings
+from warpgate.core.connection.quic_bounds import UNPROVED, Holdings
 from warpgate.core.connection.quic_channels import QuicChannels
 from warpgate.core.connection.quic_engine import State
-from warpgate.core.connections import (
-    CONNECTIONS_PER_PEER,
-    IDLE,
-    UNCLAIMED,
-    UNCLAIMED_PER_PEER,
-    UNPROVED,
-    Connections,
-)
+from warpgate.core.connection.unclaimed import UNCLAIMED, UNCLAIMED_PER_PEER
+from warpgate.core.connections import Connections
 from warpgate.core.pipes.durable import DurablePipe
 from warpgate.core.search.seeker import AT_ONCE, RATE, PathSeeker
 from warpgate.core.search.session import Session
@@ -275,7 +270,11 @@ class Newcomers:
             Endpoint.of("198.51.100.2", 1), Endpoint.of(ip, 1), relayed=False,
         )  # fmt: skip
         connection = self.book._accept(origin.peer_key, remote, origin.remote, data, 5.0)
-        return connection if connection is not None and self.book._seat(connection, origin.remote) else None
+        return (
+            connection
+            if connection is not None and self.book._guests.seat(connection, origin.remote)
+            else None
+        )
 
 
 def test_keys_cost_nothing_but_connections_do() -> None:
@@ -289,7 +288,7 @@ def test_keys_cost_nothing_but_connections_do() -> None:
             for number in range(2 * IDLE):
                 for connection in taken:
                     connection.engine.state = State.OPEN  # as if all had proved themselves
-                    crowd.book._unproved.leave(connection)
+                    crowd.book._guests.proved(connection)
                 latest = crowd.come(f"n{number}")
                 assert latest is not None  # the oldest without a pipe makes room
                 taken.append(latest)
@@ -320,9 +319,9 @@ def test_one_peer_has_eight_connections() -> None:
     async def main() -> None:
         async with World("public", "public") as world:
             crowd = Newcomers(world)
-            for number in range(2 * CONNECTIONS_PER_PEER):
+            for number in range(2 * PER_PEER):
                 connection = crowd.come("mallory")
-                assert (connection is not None) == (number < CONNECTIONS_PER_PEER)
+                assert (connection is not None) == (number < PER_PEER)
             assert crowd.come("somebody else") is not None
 
     virtual(main)
@@ -331,7 +330,7 @@ def test_one_peer_has_eight_connections() -> None:
 def test_a_peer_that_never_says_good_bye_gets_in_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its old connections wait for an hour, and it accepts nobody, so it cannot be asked."""
     few = 2
-    monkeypatch.setattr("warpgate.core.connections.CONNECTIONS_PER_PEER", few)
+    monkeypatch.setattr("warpgate.core.connection.guests.PER_PEER", few)
 
     async def main() -> None:
         async with World("public", "public", config_a=Config(accept=False)) as world:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from warpgate.core.connection.channel import Channel, DatagramChannel
-from warpgate.core.connection.connection import Connection
+from warpgate.core.connection.connection import HANDSHAKE_ROUND_TRIPS, Connection
+from warpgate.core.connection.guests import Guests
 from warpgate.core.connection.paths import Origin, Path, TcpPath, UdpPath
-from warpgate.core.connection.quic_bounds import AHEAD, UNPROVED
+from warpgate.core.connection.quic_bounds import AHEAD
 from warpgate.core.connection.quic_channels import QuicChannels
 from warpgate.core.connection.quic_engine import State
 from warpgate.core.connection.quic_library import loaded
+from warpgate.core.connection.unclaimed import UnclaimedPaths
 from warpgate.core.pipes.base import Pipe, PipeInfo
 from warpgate.core.pipes.durable import DurableDatagramPipe, DurablePipe
 from warpgate.core.pipes.maker import PipeMaker
@@ -30,9 +32,9 @@ from warpgate.events import StrangerRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Mode, SockAddr, Transport
 from warpgate.model.identity import node_id_of
+from warpgate.plan.collision import settle
 from warpgate.plan.paths import UNKNOWN_ROUND_TRIP
 from warpgate.plan.patience import patience_of
-from warpgate.plan.shares import Places
 from warpgate.proto.quic_wire import (
     CONNECTION_ID_SIZE,
     connection_id_of,
@@ -40,25 +42,13 @@ from warpgate.proto.quic_wire import (
     is_durable,
     is_first_packet,
 )
-from warpgate.proto.relay_limits import user_of
 
 # How long a connection waits for its next pipe: a program that opens one after the other pays for one search.
 LINGERING = 60.0
-# Both nodes may have begun one at once, and a program may have asked for certain strategies.
-CONNECTIONS_PER_PEER = 8
-CONNECTIONS = 1024
-# Those that peers began and that carry no pipe: just opened, or lingering. 55 KB each, in the library alone.
-IDLE = 128
-# At the bounds who has been out of reach for so long makes room: a peer that was restarted does not say good-bye.
-GONE = 30.0
-# Nominated and not used: the initiator of a path uses it at once.
-UNCLAIMED = 64
-UNCLAIMED_PER_PEER = 8
-UNCLAIMED_PATIENCE = 30.0
+# One that both have begun and that carried nothing: what the peer has just opened on it is there by then.
+SUPERSEDED = 3.0
 # A path's round trip, as expected from that of signals: there and back over a relay, which is as far as a broker.
 ROUND_TRIP_SIGNALS = 2
-# Until a client has proved its key: one, and what is lost once more.
-HANDSHAKE_ROUND_TRIPS = 2
 # The searches end in time by themselves, and know why they have failed.
 LAST_WORD = 0.5
 # A connection whose peer has answered so recently is believed to be alive.
@@ -92,11 +82,13 @@ class Connections:
         self._by_id: dict[tuple[bytes, bytes], Connection] = {}
         self._all: dict[Connection, set[DurablePipe | DurableDatagramPipe]] = {}
         self._shared: dict[Wanted, Connection] = {}  # those that further pipes of ours go on
-        self._unclaimed: dict[Path, asyncio.TimerHandle] = {}
+        self._unclaimed = UnclaimedPaths()
         self._seekers: dict[Connection, PathSeeker] = {}
         self._lingering: dict[Connection, asyncio.TimerHandle] = {}
-        self._begun: Places[Connection] = Places(CONNECTIONS)  # by peers
-        self._unproved: Places[Connection] = Places(UNPROVED)
+        self._waiting: dict[
+            bytes, list[asyncio.Future[None]]
+        ] = {}  # for news of connections with these peers
+        self._guests = Guests(self._all)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -129,42 +121,117 @@ class Connections:
         until = self._context.now() + timeout
         while True:
             patience = until - self._context.now()
-            connection = self._shared.get(wanted)
-            new = connection is None or connection.end is not None
-            if connection is None or new:
-                connection = self._begin(wanted, remote, patience)
-            connection.meet(remote)
-            self._use(connection)
+            own, theirs, new = self._own(wanted), self._theirs(wanted), False
+            if own is None and (theirs is None or not theirs.usable):
+                own, new = self._begin(wanted, remote, patience), True
+            if own is not None:
+                own.meet(remote)
+                self._use(own)
+            connection = own or theirs
+            assert connection is not None
             seeker, channel = self._seekers[connection], None
             try:
                 async with asyncio.timeout(patience + LAST_WORD):
-                    await self._answering(connection, seeker, mode)
-                    channel = await connection.open_channel(service, datagrams=mode is Mode.DATAGRAM)
-                    # Without a name it is as if there were one: nothing is waited for.
-                    while service and not channel.taken:
-                        if (end := channel.failure_of(connection.peer) or connection.end) is not None:
-                            raise PipeClosed(end)
-                        await connection.changed()
+                    if (reached := await self._reach(wanted, own)) is None:
+                        continue
+                    connection, seeker = reached, self._seekers[reached]
+                    if connection is not own:
+                        self._prefer(connection, own)
+                    channel = await self._open_on(connection, service, mode)
                     return connection, channel
             except TimeoutError:
                 silence = f"node {connection.peer} did not answer within {timeout:g} s"
                 raise self._failure(connection, seeker, silence) from None
             except PipeClosed as over:
                 unheard = channel is None or connection.engine.unseen(channel.stream)
-                if new or connection.end is None or not unheard:
+                if (new and connection is own) or connection.end is None or not unheard:
                     raise self._failure(connection, seeker, str(over)) from None
             finally:
                 self._linger(connection)
+                if own is not None and own is not connection:
+                    self._linger(own, LINGERING if own.used else SUPERSEDED)
 
-    async def _answering(self, connection: Connection, seeker: PathSeeker, mode: Mode) -> None:
-        """Until it can be used. PipeClosed; raises what says that the peer is not there."""
-        silences: Sequence[Exception] = ()
-        if connection.current is not None and not connection.works:
-            silences = seeker.silences
-            seeker.hurry()
-        await connection.answering(FRESH, silences)
+    async def _open_on(self, connection: Connection, service: str, mode: Mode) -> Channel:
+        """PipeClosed with the peer's word, or when it is over. Without a name it is as if there were one: nothing is
+        waited for.
+        """
         if mode is Mode.DATAGRAM and connection.engine.largest_datagram <= 0:
             raise PipeClosed(f"node {connection.peer} takes no datagrams on durable connections")
+        channel = await connection.open_channel(service, datagrams=mode is Mode.DATAGRAM)
+        while service and not channel.taken:
+            if (end := channel.failure_of(connection.peer) or connection.end) is not None:
+                raise PipeClosed(end)
+            await connection.changed()
+        return channel
+
+    async def _reach(self, wanted: Wanted, own: Connection | None) -> Connection | None:
+        """The connection to be used, when the peer is known to be there: our own, or one that the peer has begun. None:
+        there is none to wait for. PipeClosed when ours is over; raises what says that the peer is not there.
+        """
+        silences: Sequence[Exception] = ()
+        if own is not None and own.current is not None and not own.works:
+            silences = self._seekers[own].silences
+            self._seekers[own].hurry()
+        key, context = wanted[0], self._context
+        ours_first = context.identity.node_id < node_id_of(key)
+        while True:
+            theirs = self._theirs(wanted)
+            ours = None if own is None or own.end is not None else own
+            chosen, until = settle(*((ours, theirs) if ours_first else (theirs, ours)), context.now())
+            if chosen is not None and chosen.answers(FRESH):
+                return chosen
+            if chosen is None and ours is None:
+                if own is None:
+                    return None
+                raise PipeClosed(own.end or "")
+            if silences and own is not None and not own.works:
+                raise silences[0]
+            await self._news_of(key, until)
+
+    async def _news_of(self, peer_key: bytes, until: float | None) -> None:
+        """Until something has happened to a connection with it, or that instant."""
+        waiter = self._context.new_future()
+        waiters = self._waiting.setdefault(peer_key, [])
+        waiters.append(waiter)
+        try:
+            async with asyncio.timeout_at(until):
+                await waiter
+        except TimeoutError:
+            waiters.remove(waiter)
+
+    def _tell(self, connection: Connection) -> None:
+        for waiter in self._waiting.pop(connection.peer_key, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _own(self, wanted: Wanted) -> Connection | None:
+        connection = self._shared.get(wanted)
+        return None if connection is None or connection.end is not None else connection
+
+    def _theirs(self, wanted: Wanted) -> Connection | None:
+        """The best of those that this very process of the peer's has begun, where nothing is asked of the paths. While
+        one is being proved it may not have been said whose it is.
+        """
+        key, instance, plugins, transport = wanted
+        if plugins is not None or transport is not None or not instance:
+            return None
+        fits = [
+            other
+            for other in self._all
+            if not other.engine.is_client
+            and other.peer_key == key
+            and other.end is None
+            and (other.remote.instance == instance or (other.opening and not other.remote.instance))
+        ]
+        return min(fits, key=_rank, default=None)
+
+    def _prefer(self, theirs: Connection, own: Connection | None) -> None:
+        """Our user asks for this peer: it is no stranger's from now on. `own` has come second."""
+        theirs.invited = True
+        self._guests.leave(theirs)
+        self._use(theirs)
+        if own is not None and own.opening:
+            own.finish("the peer has connected to us meanwhile")
 
     def _begin(self, wanted: Wanted, remote: NodeAddress, timeout: float) -> Connection:
         context = self._context
@@ -237,11 +304,11 @@ class Connections:
         if (timer := self._lingering.pop(connection, None)) is not None:
             timer.cancel()
 
-    def _linger(self, connection: Connection) -> None:
+    def _linger(self, connection: Connection, seconds: float = LINGERING) -> None:
         self._use(connection)
         if connection in self._all and not self._all[connection]:
             self._lingering[connection] = self._context.loop.call_later(
-                LINGERING, self._close_idle, connection, connection.opened_channels
+                seconds, self._close_idle, connection, connection.opened_channels
             )
 
     def _close_idle(self, connection: Connection, opened: int) -> None:
@@ -271,12 +338,12 @@ class Connections:
         self._seekers.pop(connection, None)
         self._equipment.udp.end_ahead(connection.engine.id)
         self._use(connection)
-        self._begun.leave(connection)
-        self._unproved.leave(connection)
+        self._guests.leave(connection)
         for key in [key for key, other in self._by_id.items() if other is connection]:
             del self._by_id[key]
         for wanted in [wanted for wanted, other in self._shared.items() if other is connection]:
             del self._shared[wanted]
+        self._tell(connection)
         for pipe in pipes:
             if pipe.unseen:
                 pipe.suspend()
@@ -293,20 +360,24 @@ class Connections:
             pipe.changed()
 
     def _changed(self, connection: Connection) -> None:
+        self._tell(connection)  # first: a pipe that waits is opened by the packet that also has our address
         if connection.engine.state is State.OPEN:
             self._equipment.udp.end_ahead(connection.engine.id)
-            self._unproved.leave(connection)
+            self._guests.proved(connection)
             connection.say_address()
         for pipe in tuple(self._all.get(connection, ())):
             pipe.changed()
 
     def _take_channel(self, connection: Connection, channel: Channel) -> None:
+        if connection.engine.is_client:
+            for other in self._all:
+                if other.peer_key == connection.peer_key and other.opening and not other.engine.is_client:
+                    other.superseded = True
         try:
             check_invited(self._context.config, connection.peer_key)
-        except AuthenticationError:
-            channel.reset()
-            return
-        reason = self._refusal(channel.service or "")
+            reason = self._refusal(channel.service or "")
+        except AuthenticationError as error:
+            reason = str(error)
         if reason:
             channel.turn_away(reason)
         else:
@@ -338,16 +409,7 @@ class Connections:
         for connection in self._all:
             if connection.peer_key == session.peer_key:
                 connection.meet(session.remote)
-                connection.make_way(path)
-        own = [other for other in self._unclaimed if other.origin.peer_key == session.peer_key]
-        if len(own) >= UNCLAIMED_PER_PEER:
-            self._drop(own[0])
-        elif len(self._unclaimed) >= UNCLAIMED:
-            self._drop(next(iter(self._unclaimed)))
-        self._unclaimed[path] = self._context.loop.call_later(UNCLAIMED_PATIENCE, self._drop, path)
-        path.deliver = partial(self._claim, session.remote)
-        path.on_lost = self._lost
-        path.start()
+        self._unclaimed.add(path, partial(self._claim, session.remote), self._share)
 
     def _path(self, session: Session, link: Links) -> Path:
         """NetworkError when its socket is closed; nothing is left then."""
@@ -365,15 +427,6 @@ class Connections:
             udp.forget(session.checks)
             raise
 
-    def _lost(self, path: Path, _reason: str) -> None:
-        timer = self._unclaimed.pop(path, None)
-        if timer is not None:
-            timer.cancel()
-
-    def _drop(self, path: Path) -> None:
-        self._lost(path, "")
-        path.close()
-
     def _claim(self, remote: NodeAddress, path: Path, datagrams: list[bytes]) -> bool:
         """By the first of them; the others are of the same connection, or nobody's."""
         data = datagrams[0]
@@ -390,11 +443,30 @@ class Connections:
                 data,
                 patience_of(hello, HANDSHAKE_ROUND_TRIPS, path.expected),
             )
-        if connection is None or connection.end is not None or not self._seat(connection, origin.remote):
+        if (
+            connection is None
+            or connection.end is not None
+            or not self._guests.seat(connection, origin.remote)
+        ):
             return False
-        self._lost(path, "")
+        self._unclaimed.take(path)
         connection.add(path)
         return path.deliver(path, datagrams)
+
+    def _share(self, path: Path) -> bool:
+        """Whether a connection has a path between the same endpoints, and takes this one too: the one that has been
+        without an answer for longest.
+        """
+        pair = (path.origin.transport, path.origin.local, path.origin.remote)
+        sharing = [
+            other
+            for other in self._all
+            if other.peer_key == path.origin.peer_key
+            and any((origin.transport, origin.local, origin.remote) == pair for origin in other.paths)
+        ]
+        if sharing:
+            max(sharing, key=lambda other: other.silence).add(path)
+        return bool(sharing)
 
     def begin(self, session: Session, flight: Sequence[bytes]) -> bool:
         """The first packets of the connection that a session looks for a path for; whether there is one now.
@@ -437,7 +509,7 @@ class Connections:
         except AuthenticationError as error:
             self._context.emit(StrangerRefused(where, str(error)))
             return None
-        if not self._make_room(key, source):
+        if not self._guests.make_room(key, source):
             self._context.emit(StrangerRefused(where, "too many connections"))
             return None
         engine = QuicChannels.server(
@@ -448,48 +520,17 @@ class Connections:
             self._equipment.quic_holdings,
         )
         connection = self._add(engine, remote, (first_id[:CONNECTION_ID_SIZE],))
-        self._begun.enter(connection, key, _place(key, source))  # room was made
+        self._guests.enter(connection, source)
+        # Its offer may have left just before the peer came to know ours.
+        connection.superseded = any(
+            other.peer_key == key and other.engine.is_client and other.usable and other.engine.pipes_seen
+            for other in self._all
+        )
         self._equip(connection)
         proving = self._prove(connection, patience)
         if self._context.tasks.spawn(f"connection of {node_id_of(key)}", proving) is None:
             connection.close()
         return connection
-
-    def _make_room(self, key: bytes, source: Endpoint | None) -> bool:
-        """Whether a peer may have one more. Who is out of reach makes room, who has no pipe, and who has most."""
-        place = _place(key, source)
-        begun = [connection for connection in self._all if not connection.invited]
-        own = [connection for connection in begun if connection.peer_key == key]
-        for crowd, most in ((own, CONNECTIONS_PER_PEER), (begun, CONNECTIONS)):
-            if len(crowd) >= most:
-                spare: Connection | None = max(crowd, key=lambda connection: connection.silence)
-                if spare is not None and spare.silence < GONE:
-                    spare = next(iter(self._idle(crowd)), None)
-                if spare is None and crowd is begun:
-                    spare = self._begun.leaver(key, place)
-                if spare is None:
-                    return False
-                spare.close(reason="too many connections")
-        if len(idle := self._idle(begun)) >= IDLE:
-            idle[0].close(reason="not used")
-        return source is None or not self._unproved.full or self._unproved.leaver(key, place) is not None
-
-    def _seat(self, connection: Connection, source: Endpoint) -> bool:
-        """A path from there leads to it, its first perhaps: whether it may stay."""
-        if connection.invited:
-            return True
-        key, place = connection.peer_key, _place(connection.peer_key, source)
-        self._begun.enter(connection, key, place)
-        if connection.engine.state is not State.OPENING:
-            return True
-        if (leaver := self._unproved.enter(connection, key, place)) is not None:
-            leaver.finish("too many that are not proved")
-        return leaver is not connection
-
-    def _idle(self, connections: Sequence[Connection]) -> list[Connection]:
-        """Those without a pipe, the oldest first."""
-        proved = [connection for connection in connections if connection.engine.state is State.OPEN]
-        return [connection for connection in proved if not self._all.get(connection)]
 
     async def _prove(self, connection: Connection, patience: float) -> None:
         try:
@@ -523,12 +564,11 @@ class Connections:
         connections = tuple(self._all)
         for connection in connections:
             connection.close(reason="the node was closed")
-        for path in tuple(self._unclaimed):
-            self._drop(path)
+        self._unclaimed.close()
         for connection in connections:
             await connection.closed()
 
 
-def _place(key: bytes, source: Endpoint | None) -> Hashable:
-    """Where a connection comes from, as its crowd; before it has a path nobody knows."""
-    return key if source is None else user_of(source.ip)
+def _rank(connection: Connection) -> tuple[bool, bool, bool, float]:
+    """Of those that a peer has begun, the best first."""
+    return (not connection.usable, not connection.opening, not connection.used, connection.began)

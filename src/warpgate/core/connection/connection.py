@@ -17,6 +17,7 @@ datagrams leave, noticed when that one is dead, and asked for another. Rules, wh
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -38,7 +39,9 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.identity import node_id_of
 from warpgate.plan.ages import Ages
+from warpgate.plan.collision import HEAD_START
 from warpgate.plan.paths import UNKNOWN_ROUND_TRIP, best, knock_after, suspicion
+from warpgate.plan.patience import patience_of
 from warpgate.proto.bucket import TokenBucket
 
 # A peer has a few: more than these at once are of no use to it.
@@ -52,6 +55,8 @@ FOLLOW = 0.1
 QUESTION_GAP = 0.05
 # So many such gaps without an answer are enough where there is another reason for doubt.
 HASTE = 3
+# Until a client has proved its key: one, and what is lost once more.
+HANDSHAKE_ROUND_TRIPS = 2
 # Until a client's first word that has not been answered is said again, and doubled each time.
 FIRST_PAUSE = 0.2
 
@@ -89,7 +94,10 @@ class Connection(QuicDriver):
         self.ids = (engine.id, *first_ids)
         self.seeker: Seeker | None = None
         self.began = context.now()
+        self._proved_at = math.inf
         self.end: str | None = None
+        self.invited = engine.is_client  # our user asked for this peer; else it came
+        self.superseded = False  # at the server: its client has gone on with another one, as it seems
         self.opened_channels = 0  # by this end, so far
         self.moves = 0  # how often another path was chosen
         self.current: Origin | None = None  # the chosen path, or the last one that was
@@ -124,11 +132,6 @@ class Connection(QuicDriver):
         return self.engine.session
 
     @property
-    def invited(self) -> bool:
-        """Whether our user asked for this peer; else it came."""
-        return self.engine.is_client
-
-    @property
     def peer_key(self) -> bytes:
         return self.remote.public_key
 
@@ -152,6 +155,24 @@ class Connection(QuicDriver):
     def works(self) -> bool:
         """Whether there is a path that is not under suspicion."""
         return self._chosen is not None and not self._suspected
+
+    @property
+    def opening(self) -> bool:
+        return self.engine.state is State.OPENING and self.end is None and not self.superseded
+
+    @property
+    def usable(self) -> bool:
+        return self.engine.state is State.OPEN and self.works and self.end is None
+
+    @property
+    def used(self) -> bool:
+        """Whether either end has opened a pipe."""
+        return self.opened_channels > 0 or self.engine.pipes_seen > 0
+
+    @property
+    def settled_at(self) -> float:
+        """Until when another connection that both have begun is waited for."""
+        return self._proved_at + patience_of(HEAD_START, HANDSHAKE_ROUND_TRIPS, self._round_trip)
 
     @property
     def silence(self) -> float:
@@ -232,10 +253,6 @@ class Connection(QuicDriver):
             self._choose(path, "direct instead of relayed" if upgrade else "a newer path")
         else:
             self._knock()
-
-    def make_way(self, newer: Path) -> None:
-        for path in self._paths:
-            path.make_way(newer)
 
     def vanished(self, addresses: frozenset[IPAddress]) -> None:
         """These addresses of ours are no more."""
@@ -359,6 +376,8 @@ class Connection(QuicDriver):
             at += size
         if not datagrams:
             super()._take_arrived(datagrams)
+        if self.engine.state is State.OPEN:
+            self._proved_at = min(self._proved_at, self._loop.time())
 
     def _spoke(self, path: Path) -> None:
         """The peer, by this path, now. Whoever sees its datagrams can repeat them, and forge some with our id."""
@@ -520,23 +539,13 @@ class Connection(QuicDriver):
 
     # -- pipes ---------------------------------------------------------------------------------------------------
 
-    async def answering(self, within: float, unless: Sequence[Exception] = ()) -> None:
-        """Until both ends are proved, and the peer has answered within so many seconds. PipeClosed when it is over.
-
-        Raises what comes to be in `unless` meanwhile.
-        """
-        asked = False
-        while self.end is None:
-            if unless and not self.works:
-                raise unless[0]
-            if self.engine.state is State.OPEN and self.works:
-                if self._context.now() - self._answered_at <= within:
-                    return
-                if not asked:
-                    asked = True
-                    self._knock()
-            await self.changed()
-        raise PipeClosed(self.end)
+    def answers(self, within: float) -> bool:
+        """Whether the peer has answered within so many seconds, while it is `usable`; else it is asked."""
+        if self._context.now() - self._answered_at <= within:
+            return True
+        if self._ping is None:
+            self._knock()
+        return False
 
     async def open_channel(self, service: str, *, datagrams: bool = False) -> Channel:
         """As soon as the peer takes one more. PipeClosed when the connection is over."""

@@ -118,11 +118,6 @@ class Path(ABC):
     def route(self, ids: tuple[bytes, ...]) -> None:
         """Datagrams with these connection ids are for its connection from now on; before, what nobody else takes."""
 
-    def make_way(self, newer: Path) -> None:
-        """The peer has nominated a newer one. Between the same endpoints, since only a NAT of ours may have changed,
-        what comes is for that one to claim: here it would look as if nobody used it.
-        """
-
     @property
     @abstractmethod
     def full(self) -> bool:
@@ -207,10 +202,6 @@ class UdpPath(Path):
             routes[connection_id] = self._arrived
             self._early.extend(self._udp.take_ahead(connection_id, self._port, self._key))
         self._unclaim()
-
-    def make_way(self, newer: Path) -> None:
-        if (newer.origin.local, newer.origin.remote) == (self.origin.local, self.origin.remote):
-            self._unroute()
 
     def _unclaim(self) -> None:
         if self._port.unclaimed.get(self._key) == self._arrived:

@@ -120,7 +120,7 @@ class QuicChannels(QuicEngine):
             False  # the peer knows this connection as ours: a client's proof may still be on its way
         )
         self.wrote = False  # something was written since the owner last looked
-        self._pipes_seen = 0  # how many the peer has opened
+        self.pipes_seen = 0  # how many the peer has opened
         self._held: deque[tuple[int, bytes]] = deque(maxlen=HELD)  # datagrams that have overtaken their pipe
         self._senders: deque[DatagramChannel] = deque()  # with datagrams to be sent; the first one is next
         self._given = 0  # bytes of datagrams that the library may not have sent yet
@@ -155,7 +155,7 @@ class QuicChannels(QuicEngine):
     def close(self, code: int, reason: str) -> None:
         """An orderly end tells the peer which of its pipes have come to be known here."""
         in_order = code == CLOSED and self.state is State.OPEN
-        super().close(SEEN + self._pipes_seen if in_order else code, reason)
+        super().close(SEEN + self.pipes_seen if in_order else code, reason)
 
     def unseen(self, stream: int) -> bool:
         """Whether the peer has ended it all without ever knowing of this pipe of ours."""
@@ -411,7 +411,7 @@ class QuicChannels(QuicEngine):
             if not self._may_be_opened(stream):
                 return  # of one that was reset here
             channel = self._add(stream, None, begins_datagrams(data))
-            self._pipes_seen = max(self._pipes_seen, nth_pipe(stream))
+            self.pipes_seen = max(self.pipes_seen, nth_pipe(stream))
             self._delivered[stream] = len(data)
         if channel.arrived(data, end):
             self.on_channel(channel)

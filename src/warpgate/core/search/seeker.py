@@ -56,8 +56,7 @@ class PathSeeker:
         self._direct = [plugin.name for plugin in chosen if not plugin.relays]
         self._relayed = [plugin.name for plugin in chosen if plugin.relays]
         self._news = self._context.new_future()
-        own = TokenBucket(RATE, AT_ONCE, self._context.now())
-        self._books = (own,) if connection.invited else (own, equipment.peer_searches)
+        self._book = TokenBucket(RATE, AT_ONCE, self._context.now())
         self._running: set[Initiator[Path]] = set()
         self._outdated: set[Initiator[Path]] = set()  # those of them that are of a network that we have left
         self._tasks: list[asyncio.Task[None]] = []
@@ -154,7 +153,8 @@ class PathSeeker:
 
     async def _turn(self) -> None:
         """Until one more search may begin."""
-        for book in self._books:
+        every = self._equipment.peer_searches
+        for book in (self._book,) if self._connection.invited else (self._book, every):
             while not book.take(self._context.now()):  # noqa: ASYNC110 - the time is known
                 await asyncio.sleep(book.wait(self._context.now()))
 
