@@ -166,6 +166,11 @@ class ReplyReader:
         self._reason = b""
 
     @property
+    def full(self) -> bool:
+        """Whether no more of the reason is taken."""
+        return len(self._reason) == MAX_REASON
+
+    @property
     def reason(self) -> str:
         """Why it is not taken, for people."""
         return printable(self._reason.decode(errors="replace"))

@@ -100,7 +100,7 @@ class Channel(ByteStream):
     @property
     def over(self) -> bool:
         """Nothing comes or goes any more."""
-        sent = self.refused is not None or (self.finished and self.delivered)
+        sent = self.refused is not None or (self.finished and (self.delivered or self._left))
         return self.failure is not None or (sent and self.peer_finished)
 
     @property
@@ -119,10 +119,13 @@ class Channel(ByteStream):
         """Nobody reads any more: what comes is dropped, and the peer is told."""
         if not self._left and not self.over:
             self._left = True
+            self.unheard = None
             self._unread.clear()
             self._share.release()
             if not self.peer_finished:
                 self._engine.stop(self.stream, CLOSED)
+            elif self.over:
+                self._engine.forget(self)
 
     def reset(self) -> None:
         """Nothing more is sent or taken; what is on its way may be lost."""
@@ -153,7 +156,7 @@ class Channel(ByteStream):
             self._take(rest)
         if end and self.service is None:
             raise NetworkError("the peer opened a pipe and said nothing")
-        if end and self._reply.taken is False:
+        if self._reply.taken is False and (end or self._reply.full):
             self.reset()
             self.failure = f"refused: {self._reply.reason}"
         elif end:
@@ -162,6 +165,7 @@ class Channel(ByteStream):
 
     def cut(self, code: int) -> None:
         """The peer sends nothing more. Where it closed the pipe, that is all; else what it sent is lost."""
+        self.unheard = None
         if code == CLOSED or self._left:
             self.peer_finished = True
             self.refuse(code)
@@ -171,13 +175,17 @@ class Channel(ByteStream):
 
     def refuse(self, code: int) -> None:
         """The peer takes nothing more: our end goes with it."""
+        self.unheard = None
         if self.refused is None:
             self.refused = _WHY.get(code, "reset by the peer")
             if not self.finished:
                 self._engine.cut(self.stream, code)
 
     def credited(self, total: int) -> None:
+        """NetworkError: it cannot be true."""
         self.unheard = None
+        if total == ALL and not self.finished:
+            raise NetworkError("the peer has the end of a stream that has none")
         if total == ALL:
             self.delivered = True
         else:

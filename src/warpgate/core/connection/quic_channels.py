@@ -63,6 +63,8 @@ TOTAL_WINDOW = WINDOW + WINDOW // 8
 # News of addresses; a node's changes a few times when it moves. What comes faster is a flood.
 NEWS_AT_ONCE = 32
 NEWS_RATE = 1.0  # a second
+# Pipes of one connection, however many more the peer would take, and never end: one holds 2 KB when it is closed.
+CHANNELS = 1024
 # Pipes whose credit comes before they do; the library lets the peer open 100 at once.
 AHEAD = 128
 # Datagrams of pipes that are still to come: their first bytes were lost, or overtaken.
@@ -183,9 +185,10 @@ class QuicChannels(QuicEngine):
 
     @property
     def may_open(self) -> bool:
-        """Whether the peer takes one more channel now."""
-        quic = self._quic
-        return self.state is State.OPEN and quic.open_outbound_streams < quic.max_concurrent_bidi_streams
+        """Whether the peer takes one more channel now; its limit counts those that are over (RFC 9000 section 4.6)."""
+        so_far = self._quic.get_next_available_stream_id() // 4
+        few = len(self._channels) < CHANNELS
+        return few and self.state is State.OPEN and so_far < self._quic.max_concurrent_bidi_streams
 
     @property
     def largest_datagram(self) -> int:

@@ -98,6 +98,8 @@ class QuicStream(QuicEngine, ByteStream):
             self._credited(int.from_bytes(data[start : start + _CREDIT_SIZE], "big"))
         self._partial_credit = data[whole:]
         if end:
+            if not self.finished:
+                raise NetworkError("the peer has the end of a stream that has none")
             self.delivered = True
 
     def _end(self, failure: WarpgateError) -> None:

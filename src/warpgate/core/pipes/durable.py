@@ -37,6 +37,7 @@ class OnConnection(Pipe):
         return (
             self.again is not None
             and not self.closed
+            and self._channel.unheard is not None  # whatever the peer says now, it has answered on the pipe
             and self._connection.engine.unseen(self._channel.stream)
         )
 
