@@ -13,27 +13,24 @@ from warpgate.model.endpoint import Endpoint
 from warpgate.model.scope import Scope, scope_of
 from warpgate.net.network import TcpStream
 from warpgate.net.race import RaceLost, first_of
+from warpgate.plan.alternating import alternating
 
 T = TypeVar("T")
 StreamT = TypeVar("StreamT", bound=TcpStream)
 
 # Section 5, Connection Attempt Delay: "250 milliseconds is recommended".
 ATTEMPT_DELAY = 0.25
-# Of all the addresses a name has: both families and a spare each.
+# Of all the addresses a name has in one family: the other may lead nowhere.
 ADDRESSES_TRIED = 4
 
 
 def in_order(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
     """Which to try, the first at once and each further one when the last has not answered for `ATTEMPT_DELAY`: the
-    families in turn, the resolver's favourite first (section 4); not more than four.
+    families in turn, the resolver's favourite first (section 4); not more than four of a family.
     """
     first = [endpoint for endpoint in endpoints if endpoint.family is endpoints[0].family]
     others = [endpoint for endpoint in endpoints if endpoint.family is not endpoints[0].family]
-    merged: list[Endpoint] = []
-    while first or others:
-        merged += first[:1] + others[:1]
-        del first[:1], others[:1]
-    return tuple(merged[:ADDRESSES_TRIED])
+    return tuple(alternating((first[:ADDRESSES_TRIED], others[:ADDRESSES_TRIED])))
 
 
 def on_the_internet(found: tuple[Endpoint, ...], whose: str) -> tuple[Endpoint, ...]:

@@ -117,7 +117,11 @@ def crosswise(peers: Sequence[Endpoint]) -> list[Endpoint]:
 
     The n-th packet of one side meets the n-th of the other when nobody else's mapping came in between. Each that did
     moves one side's count by one; so the answering side aims ahead of its own count by 0 to 3 in turn, and three
-    such mappings on both sides together do no harm. The asking side sends in order.
+    such mappings on both sides together do no harm. The asking side sends in order. Each address counts alone.
     """
-    ahead = ((number, number + _AHEAD[number % len(_AHEAD)]) for number in range(len(peers)))
-    return [peers[aim] for _, aim in ahead if aim < len(peers)]
+    found: list[Endpoint] = []
+    for ip in dict.fromkeys(peer.ip for peer in peers):
+        counted = [peer for peer in peers if peer.ip == ip]
+        ahead = (number + _AHEAD[number % len(_AHEAD)] for number in range(len(counted)))
+        found += [counted[aim] for aim in ahead if aim < len(counted)]
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import ip_network
+from itertools import groupby
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, LearntBy, NodeAddress
@@ -17,6 +18,7 @@ from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Mapping
 from warpgate.model.scope import IPNetwork, Scope, carried_by, is_private, scope_of, site_of
 from warpgate.model.translation import Nat64Prefix
+from warpgate.plan.alternating import alternating
 
 WELL_KNOWN_PORTS = 1024
 MAX_PAIRS = 24
@@ -138,7 +140,10 @@ def pairs(
     around: Surroundings | None = None,
     invited: bool = True,
 ) -> tuple[Pair, ...]:
-    """All pairs worth trying, nearby first, then IPv6, then the rest; at most 24, on a stranger's word 8."""
+    """All pairs worth trying, nearby first, then IPv6, then the rest; at most 24, on a stranger's word 8.
+
+    Where there are more, each of these kinds keeps its share.
+    """
     around = Surroundings.of(own) if around is None else around
     found: dict[tuple[Endpoint, Endpoint], Pair] = {}
     for mine in own.attachments:
@@ -155,7 +160,21 @@ def pairs(
         found.values(),
         key=lambda pair: (not pair.nearby, pair.remote.ip in pools, pair.remote.ip.version != 6),
     )
-    return tuple(ordered[: MAX_PAIRS if invited else MAX_PAIRS_UNINVITED])
+    most = MAX_PAIRS if invited else MAX_PAIRS_UNINVITED
+    if len(ordered) <= most:
+        return tuple(ordered)
+    by_kind = groupby(
+        ordered, key=lambda pair: (pair.nearby, pair.remote.ip in pools, pair.remote.ip.version)
+    )
+    kept = frozenset(alternating([_crosswise(tuple(alike)) for _, alike in by_kind])[:most])
+    return tuple(pair for pair in ordered if pair in kept)
+
+
+def _crosswise(alike: Sequence[Pair]) -> list[Pair]:
+    """Those of the first of our sockets and of the peer's first endpoint first, so that a limit leaves some of each."""
+    bases = list(dict.fromkeys(pair.base for pair in alike))
+    remotes = list(dict.fromkeys(pair.remote for pair in alike))
+    return sorted(alike, key=lambda pair: bases.index(pair.base) + remotes.index(pair.remote))
 
 
 def refusals(

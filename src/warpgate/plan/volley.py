@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint
+from warpgate.plan.alternating import alternating
 from warpgate.plan.counting import hidden
 
 # In one message; what a prediction names.
@@ -31,8 +32,8 @@ class Face:
 
 
 def as_text(faces: Sequence[Face]) -> tuple[str, ...]:
-    """What the peer is told of them."""
-    return tuple([str(endpoint) for face in faces for endpoint in face.seen][:ENDPOINTS])
+    """What the peer is told of them: where one of them alone foretells as many as fit, the others are not cut off."""
+    return tuple(map(str, alternating([face.seen for face in faces])))[:ENDPOINTS]
 
 
 def parse_endpoints(texts: Sequence[str]) -> list[Endpoint]:

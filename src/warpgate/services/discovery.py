@@ -11,7 +11,7 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
-from itertools import count, zip_longest
+from itertools import count
 
 from warpgate.config import Timing
 from warpgate.errors import AddressError, NetworkError, ServiceError
@@ -23,6 +23,7 @@ from warpgate.model.servers import StunServer
 from warpgate.net.network import Network, TcpStream, UdpSocket
 from warpgate.net.race import RaceLost, first_of
 from warpgate.net.reach import ATTEMPT_DELAY, in_order
+from warpgate.plan.alternating import alternating
 from warpgate.plan.classify import Observation
 from warpgate.plan.realm import outside
 from warpgate.proto.binding import BindingEvent, Mapped, OtherAddress, ServerSilent
@@ -237,22 +238,29 @@ class Discovery:
         return seen
 
     def _best(self, local: Endpoint, transport: Transport) -> tuple[Endpoint, ...]:
-        """Servers for a question, those that have answered this interface first. ServiceError without any."""
+        """Servers for a question, those that have answered this interface first. ServiceError without any.
+
+        What one inside our NAT, or between two, tells is of no use to a peer, and it would be the first to answer.
+        """
         answered: list[Endpoint] = []
+        nearer: set[Endpoint] = set()
         for place in self._places.values():
             probe = place.udp if transport is Transport.UDP else place.tcp
             if probe is not None and probe.local.ip == local.ip:
                 answered += probe.servers
+            if place.udp.local.ip == local.ip:
+                nearer |= place.nearer_servers
         of_family = [
             [endpoint for endpoint in endpoints if endpoint.family is local.family]
             for server, endpoints in self._endpoints.items()
             if server.serves(transport)
         ]
-        others = [endpoint for nth in zip_longest(*of_family) for endpoint in nth if endpoint is not None]
-        usable = tuple(dict.fromkeys((*answered, *others)))
+        usable = dict.fromkeys(
+            each for each in (*answered, *alternating(of_family)) if each not in nearer or each in answered
+        )
         if not usable:
             raise ServiceError(f"no STUN server for {transport.name} from {local.ip}")
-        return usable[:QUESTIONED]
+        return tuple(usable)[:QUESTIONED]
 
     # -- asking --------------------------------------------------------------------------------------------------
 

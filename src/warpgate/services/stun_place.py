@@ -53,6 +53,16 @@ class Place:
         self.tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def nearer_servers(self) -> frozenset[Endpoint]:
+        """Those that see us otherwise than the outside does, over either transport."""
+        told = [(self.udp.latest, self.udp.servers)]
+        if self.tcp is not None:
+            told.append((self.tcp.observations, self.tcp.servers))
+        return frozenset(
+            seen.server for all_seen, outer in told for seen in all_seen if seen.server not in outer
+        )
+
+    @property
     def learnt(self) -> Learnt:
         return self.learnt_with(())
 

@@ -22,6 +22,12 @@ def test_families_take_turns_and_few_are_tried() -> None:
     assert len(in_order(four * 10)) == ADDRESSES_TRIED
 
 
+def test_a_family_that_leads_nowhere_costs_the_other_no_address() -> None:
+    six = tuple(Endpoint.of(f"2001:db8::{i}", 1) for i in range(1, 9))
+    four = tuple(Endpoint.of(f"192.0.2.{i}", 1) for i in range(ADDRESSES_TRIED))
+    assert set(four) <= set(in_order((*six, *four)))
+
+
 WAYS = [(Endpoint.of(f"192.0.2.{last}", 80), None) for last in range(4)]
 
 

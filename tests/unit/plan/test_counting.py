@@ -131,6 +131,12 @@ def test_crosswise_stays_within_what_was_foretold() -> None:
         assert set(crosswise(peers[:count])) <= set(peers[:count])
 
 
+def test_crosswise_is_told_of_each_interface_alone() -> None:
+    counted = [Endpoint.of("198.51.100.1", 1000 + number) for number in range(7)]
+    plain = Endpoint.of("2001:db8::1", 5000)
+    assert crosswise([counted[0], plain, *counted[1:]]) == [*crosswise(counted), plain]
+
+
 def test_both_count_only_when_there_is_no_other_way() -> None:
     assert both_count(behind(1, counting(1)), behind(2, counting(-2)))
     assert not both_count(behind(1, counting(1)), behind(2, eim()))

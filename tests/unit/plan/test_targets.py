@@ -286,6 +286,24 @@ def test_pairs_are_bounded_and_more_so_on_a_strangers_word() -> None:
     assert len(pairs(we, peer, UDP, None, False)) == MAX_PAIRS_UNINVITED
 
 
+@pytest.mark.parametrize("invited", [True, False])
+def test_many_pairs_of_one_kind_leave_room_for_the_others(invited: bool) -> None:
+    """Bridges of two developers' machines in one household; and many IPv6 addresses, which may lead nowhere."""
+    bridges = [f"172.{number}.0.1" for number in range(17, 24)]
+    we = own(at("192.168.1.2", "198.51.100.1", nat=EIM), *map(at, bridges))
+    peer = node(at("192.168.1.9", "198.51.100.1", mapped=6000, nat=EIM), *map(at, bridges))
+    found = [str(pair.remote) for pair in pairs(we, peer, UDP, None, invited)]
+    assert found[0] == "192.168.1.9:5000"
+    assert "198.51.100.1:6000" in found
+
+    six = [at(f"2001:db8:1::{number}", nat=NONE) for number in range(1, 8)]
+    we = own(*six, at("192.168.1.2", "198.51.100.1", nat=EIM))
+    six = [at(f"2001:db8:2::{number}", nat=NONE) for number in range(1, 8)]
+    found = [str(pair.remote) for pair in pairs(we, node(*six, *STRANGER.attachments), UDP, None, invited)]
+    assert found[-1] == "203.0.113.9:5000"
+    assert len(set(found)) >= 4, "not one of our addresses to all of theirs, nor the other way round"
+
+
 def test_the_same_pair_is_listed_once() -> None:
     assert len(pairs(HOME, node(at("203.0.113.9"), at("203.0.113.9")), UDP)) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -21,6 +22,7 @@ from warpgate.plan.volley import (
     primes,
     routes_again,
     routes_between,
+    with_pool,
 )
 
 HERE, THERE = Endpoint.parse("192.168.1.2:4000"), Endpoint.parse("203.0.113.7:5000")
@@ -34,11 +36,29 @@ def seen_as(mapping: Mapping, kind: Assignment) -> NodeAddress:
 
 def test_a_peer_is_told_and_heard_only_so_much() -> None:
     ports = tuple(Endpoint(THERE.ip, port) for port in range(5000, 5020))
-    told = as_text([Face(HERE, ports[:5]), Face(SIX, ports[5:])])
-    assert told == tuple(map(str, ports[:ENDPOINTS]))
+    assert as_text([Face(HERE, ports)]) == tuple(map(str, ports[:ENDPOINTS]))
     assert parse_endpoints([str(port) for port in ports]) == list(ports[:ENDPOINTS])
     with pytest.raises(AddressError):
         parse_endpoints(["203.0.113.7"])
+
+
+def test_a_port_that_foretells_many_endpoints_leaves_room_for_the_other_interfaces() -> None:
+    ports = tuple(Endpoint(THERE.ip, port) for port in range(5000, 5020))
+    told = as_text([Face(HERE, ports[:8]), Face(SIX, (SIX,))])
+    assert told == tuple(map(str, (ports[0], SIX, *ports[1:7])))
+
+
+def test_a_pool_is_aimed_at_beside_what_is_named() -> None:
+    pool = tuple(ip_address(f"198.51.100.{last}") for last in (1, 2, 3))
+    nat = NatProfile(Mapping.APDM)
+    peer = NodeAddress(bytes(33), (), (Attachment(HERE.ip, pool[0], nat=nat, pool=pool[1:]),))
+    named = [Endpoint(pool[1], 5000)]
+    assert with_pool(named, peer) == [*named, Endpoint(pool[0], 5000), Endpoint(pool[2], 5000)]
+    beyond = [Endpoint.parse(f"198.51.100.9:{port}") for port in range(5000, 5008)]
+    assert with_pool(beyond, peer) == beyond
+    assert with_pool([], peer) == []
+    steady = replace(peer, attachments=(replace(peer.attachments[0], nat=NatProfile(Mapping.EIM)),))
+    assert with_pool(named, steady) == named
 
 
 def test_routes_stay_within_a_family() -> None:

@@ -422,8 +422,23 @@ def test_servers_of_nearer_realms_are_not_compared_with_those_outside(where: str
             asked = [server.requests["udp"] - was for server, was in zip(world.servers, before, strict=True)]
             assert sum(asked[:2]) >= 4, "the mapping outside is kept open"
             assert max(asked[2:]) <= 1
+            await fresh_ports_are_seen_outside(me, "198.51.100.8")
+            world.servers[1].close()  # one server outside is left, and is further away
+            await asyncio.sleep(60)
+            await fresh_ports_are_seen_outside(me, "198.51.100.8")
 
     run_virtual(story())
+
+
+async def fresh_ports_are_seen_outside(me: Owner, outside: str) -> None:
+    """What a server inside our NAT sees of them, which is the first to answer, is of no use to a peer."""
+    mapped, stream = await me.discovery.map_tcp(Endpoint(me.sock.local.ip, 0))
+    stream.abort()
+    assert str(mapped.ip) == outside
+    seen, stream = await me.discovery.sample_tcp(me.sock.local.ip)
+    stream.abort()
+    assert {str(each.mapped.ip) for each in seen} == {outside}
+    assert {str(each.mapped.ip) for each in await me.discovery.sample_udp(me.sock)} == {outside}
 
 
 def test_a_slow_name_delays_nobody_and_a_name_that_comes_up_is_used() -> None:
