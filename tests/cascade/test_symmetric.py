@@ -31,7 +31,7 @@ from warpgate.model.endpoint import Endpoint
 from warpgate.model.nat import Assignment, Filtering
 from warpgate.plan.birthday import Guessing
 from warpgate.plugins.base import Attempt
-from warpgate.plugins.guesses import OPEN, OPENED, Guess
+from warpgate.plugins.guesses import MEET, OPEN, OPENED, Guess
 
 STUN = R  # one round trip to a server
 COUNTING = ["edm-seq", "edm-seq-2", "edm-seq-7", "edm-seq--1", "edm-seq--2"]
@@ -388,8 +388,10 @@ def test_one_random_punch_at_a_time() -> None:
         Guess(OPENED, "198.51.100.2:1", "198.51.100.1", 9, 3),
         Guess(OPENED, "198.51.100.2:1", "198.51.100.1", 0, 700_000),
         Guess(OPENED, "no endpoint", "nor this", -5, 5),
+        Guess(OPENED, "198.51.100.2:1", "198.51.100.1", 2000, 65535, fixed=1 << 20, bits=1 << 20),
         Guess(OPEN, "203.0.113.1:3478"),
         Guess(OPEN, "192.168.2.1:80"),
+        Guess(MEET, "203.0.113.1:3478"),
         Guess("what"),
     ],
 )
@@ -411,5 +413,61 @@ def test_hostile_messages_cost_nothing(message: Guess) -> None:
             assert world.routers["b"].counters().flows_created == before
             ended = [event for event in world.b.said(PluginEnded) if event.plugin == "random_probe"]
             assert [event.outcome for event in ended] == ["failed"]
+
+    virtual(main)
+
+
+@pytest.mark.parametrize(
+    "target", ["203.0.113.1:3478", "192.168.2.1:5351", "127.0.0.1:22", "198.51.100.1:22", "nowhere"]
+)
+def test_a_meeting_leads_to_no_place_but_the_peers_own(target: str) -> None:
+    async def says(attempt: Attempt, part: Guessing) -> None:
+        attempt.signal(Guess(MEET, target))
+        await asyncio.sleep(5.0)
+
+    async def main() -> None:
+        async with World("mape", "mape") as world:
+            before = world.routers["b"].counters().flows_created
+            with (
+                mock.patch("warpgate.plugins.random_probe.initiate_meeting", says),
+                pytest.raises(ConnectFailed),
+            ):
+                await world.a.node.connect(
+                    world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=3.0
+                )
+            assert world.routers["b"].counters().flows_created == before
+            ended = [event for event in world.b.said(PluginEnded) if event.plugin == "random_probe"]
+            assert [event.outcome for event in ended] == ["failed"]
+
+    virtual(main)
+
+
+def test_a_peer_that_asks_for_meetings_without_end_gets_two_of_few_sockets() -> None:
+    """Each at the place that it says is its own, which nobody can check beforehand."""
+
+    async def says(attempt: Attempt, part: Guessing) -> None:
+        for number in range(20):
+            attempt.signal(Guess(MEET, f"198.51.100.1:{5000 + number}"))
+            await asyncio.sleep(1.0)
+
+    async def main() -> None:
+        async with World("mape", "mape") as world:
+            packets = world.internet.capture()
+            with (
+                mock.patch("warpgate.plugins.random_probe.initiate_meeting", says),
+                pytest.raises(ConnectFailed),
+            ):
+                await world.a.node.connect(
+                    world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=20.0
+                )
+            await asyncio.sleep(30.0)
+            sent = [
+                seen.packet.flow
+                for seen in packets
+                if seen.sent and seen.host == "b" and 5000 <= seen.packet.flow.destination.port < 5020
+            ]
+            assert 0 < len({flow.source for flow in sent}) <= 2 * 256
+            assert len(sent) <= 2 * 3 * 256
+            assert len({flow.destination for flow in sent}) == 2
 
     virtual(main)

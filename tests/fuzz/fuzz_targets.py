@@ -5,5 +5,6 @@ from __future__ import annotations
 from fuzz_decoders import DECODERS
 from fuzz_machines import MACHINES
 from fuzz_servers import SERVERS
+from fuzz_services import SERVICES
 
-TARGETS = {target.name: target for target in (*DECODERS, *MACHINES, *SERVERS)}
+TARGETS = {target.name: target for target in (*DECODERS, *MACHINES, *SERVERS, *SERVICES)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -67,11 +68,12 @@ class PortRange:
         return list(dict.fromkeys((*draw(surely, len(surely)), *draw(perhaps, len(perhaps)))))
 
 
-@lru_cache(maxsize=64)
+# Peers name ranges, so what is kept of them is small: 128 KiB each.
+@lru_cache(maxsize=32)
 def _ports(low: int, high: int, fixed: int, bits: int) -> Sequence[int]:
     if not fixed:
         return range(low, high + 1)
-    return tuple(port for port in range(low, high + 1) if port & fixed == bits)
+    return array("H", (port for port in range(low, high + 1) if port & fixed == bits))
 
 
 def _loosened(fixed: int) -> list[int]:

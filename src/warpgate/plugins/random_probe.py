@@ -36,7 +36,7 @@ from warpgate.plan.birthday import (
 )
 from warpgate.plan.classify import MAX_GAP
 from warpgate.plan.counting import being_measured
-from warpgate.plan.predict import LAST_PORT, PortRange, of_parity, ports_to_guess
+from warpgate.plan.predict import FIRST_PORT, LAST_PORT, PortRange, of_parity, ports_to_guess
 from warpgate.plugins.base import (
     MEASURING,
     Attempt,
@@ -253,9 +253,15 @@ async def _sampled(attempt: Attempt, mine: Attachment) -> NatProfile:
 async def _search(attempt: Attempt, message: Guess) -> None:
     """Probe the ports in random order, none twice, as long as the budget lasts."""
     base = await _searching_base(attempt, parse(message.target))
-    ports = PortRange(message.low, message.high, message.fixed, message.bits)
-    if not 1 <= ports.low <= ports.high <= LAST_PORT or not ports.size or abs(message.step) > MAX_GAP:
-        raise AttemptFailed(f"no ports lie from {ports.low} to {ports.high}")
+    # Below are others' services, also where the peer says that it listens on one of these ports itself.
+    low = max(FIRST_PORT, message.low)
+    ports = PortRange(low, message.high, message.fixed, message.bits)
+    if (
+        not 1 <= message.low <= low <= ports.high <= LAST_PORT
+        or not ports.size
+        or abs(message.step) > MAX_GAP
+    ):
+        raise AttemptFailed(f"no ports lie from {message.low} to {message.high}")
     try:
         addresses = _addresses_of(attempt, Endpoint.of(message.spread, ports.low).ip)
     except AddressError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 
@@ -12,7 +13,16 @@ from warpgate.lab.spec import NatSpec
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.plan.classify import Observation, classify
-from warpgate.plan.predict import CANDIDATES, FULL_RANGE, PortRange, likely_block, next_ports, ports_to_guess
+from warpgate.plan.predict import (
+    CANDIDATES,
+    FULL_RANGE,
+    LAST_PORT,
+    PortRange,
+    _ports,
+    likely_block,
+    next_ports,
+    ports_to_guess,
+)
 
 SERVERS = [Endpoint.parse(text) for text in ("198.51.100.1:3478", "198.51.100.2:3478", "198.51.100.2:3479")]
 PEER = Endpoint.parse("203.0.113.99:4000")
@@ -103,3 +113,12 @@ def test_a_block_is_widened_to_where_its_ends_are_likely() -> None:
 def test_without_a_block_all_ports_are_guessed() -> None:
     assert ports_to_guess(NatProfile()) == FULL_RANGE
     assert ports_to_guess(NatProfile(assignment=PortAssignment(Assignment.RANDOM))).size == 64_512
+
+
+def test_ranges_that_peers_name_are_kept_in_little() -> None:
+    """Whoever names one range after the other, each with almost all ports in it, has few of them stay."""
+    largest = PortRange(1, LAST_PORT, 1 << 16, 0).ports
+    assert len(largest) == LAST_PORT
+    most = _ports.cache_info().maxsize
+    assert most is not None
+    assert most * sys.getsizeof(largest) < 8 * 2**20
