@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 
 from fuzz_corpus import BOB
@@ -52,6 +53,7 @@ def _service_records(data: bytes) -> None:
     assert len(targets) <= dns_srv.MOST_RECORDS
     for target in dns_srv.by_priority(targets, lambda low, high: (low + high) / 2):
         assert 0 < len(target.host) <= 255
+        assert re.fullmatch("[a-z0-9_.-]+", target.host)
 
 
 _LIST = (

@@ -77,7 +77,7 @@ class SystemNetwork:
             pass
         try:
             found = await in_thread(partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:  # UnicodeError: a label that IDNA cannot express
+        except (OSError, ValueError) as error:  # a label that IDNA cannot express, or a NUL
             reason = error.strerror if isinstance(error, OSError) else "not a host name"
             raise NetworkError(f"resolve {host!r}: {reason}") from error
         return tuple(dict.fromkeys(Endpoint.of(str(entry[4][0]), port) for entry in found))

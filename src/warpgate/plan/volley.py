@@ -15,6 +15,8 @@ ENDPOINTS = 8
 # Passes the own router, dies at the provider's first hop: 20/20 punches against accepting routers, 0/20 without. It is
 # more where more hops were measured to filter on our side (`proto/opening.py`). See docs/decisions/priming-ttl-2.md.
 PRIMING_TTL = 2
+# The volley of UDP that is primed by this whatever a server told of our filters: it may have lied.
+DOUBTING = 3
 # Volleys of TCP in which one side connects first, with a SYN that goes so far.
 RESPONDER_PRIMES = 2
 INITIATOR_PRIMES = 3

@@ -32,7 +32,7 @@ from warpgate.plan.counting import (
     target_to_foretell,
 )
 from warpgate.plan.targets import Pair, pairs
-from warpgate.plan.volley import Face, routes_between
+from warpgate.plan.volley import DOUBTING, PRIMING_TTL, Face, routes_between
 from warpgate.plugins.base import (
     Attempt,
     Plugin,
@@ -178,7 +178,8 @@ class UdpPunch(Plugin):
         faces = await _fresh(attempt)
         wait = self._full_after(attempt, delay_told(attempt, message))
         for base, peer in routes_between(faces, in_step(attempt, peers)):
-            attempt.probe(base, peer, offsets=(0.0,), ttl=attempt.priming_ttl(base))
+            ttl = PRIMING_TTL if message.volley == DOUBTING else attempt.priming_ttl(base)
+            attempt.probe(base, peer, offsets=(0.0,), ttl=ttl)
             attempt.probe(base, peer, offsets=_later(attempt, wait))
         talk.answer(message, faces)
 

@@ -6,6 +6,7 @@ compressed names, and in what is kept of it. Where the targets lead is judged by
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -32,6 +33,7 @@ _POINTER = 0xC0
 _MOST_JUMPS = 16
 _LONGEST_NAME = 255
 _LONGEST_LABEL = 63
+_LABEL = re.compile(rb"[A-Za-z0-9_-]+")  # of hosts and services; resolvers read more out of other characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ def _read_name(data: bytes, at: int) -> tuple[str, int]:
         if not size:
             return ".".join(labels), end or at + 1
         label = data[at + 1 : at + 1 + size]
-        if not label.isascii() or b"." in label:
+        if _LABEL.fullmatch(label) is None:
             raise DecodeError("a DNS label that no host has")
         labels.append(label.decode("ascii").lower())
         at += 1 + size

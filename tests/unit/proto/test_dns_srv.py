@@ -54,6 +54,15 @@ def test_a_question() -> None:
     ).replace(" ", "")
 
 
+@pytest.mark.parametrize(
+    "host", ["*", "127.0.0.1\0.example", "\x1b[2J.example", "a b.example", "fe80::1%eth0", "ü.x"]
+)
+def test_a_target_that_is_no_host_name(host: str) -> None:
+    """Resolvers read loopback out of the first two."""
+    with pytest.raises(DecodeError, match="no host has"):
+        decode_answer(answer(record(wire(host))), ID, NAME)
+
+
 def test_an_answer() -> None:
     data = answer(record(wire("r1.Example.org")), record(wire("r2.example.org"), 443, 20, 0))
     assert decode_answer(data, ID, NAME) == (
