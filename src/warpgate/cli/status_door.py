@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PATIENCE = 5.0
 ASKING_AT_ONCE = 8
 LONGEST_REQUEST = 8192
+LOCAL_NAMES = (b"127.0.0.1", b"localhost")
 
 
 @contextlib.asynccontextmanager
@@ -103,9 +104,9 @@ async def _answer_http(node: Node, stream: Stream) -> None:
         request += more
         if not more or len(request) > LONGEST_REQUEST:
             raise NetworkError("no HTTP request")
-    head = request.split(b"\r\n", 1)[0].split(b" ")
-    found = head[:2] == [b"GET", b"/metrics"]
-    body = metrics_text(node).encode() if found else b"ask for GET /metrics\n"
+    first, *fields = request.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    found = first.split(b" ")[:2] == [b"GET", b"/metrics"] and _is_for_us(fields)
+    body = metrics_text(node).encode() if found else b"ask this machine for GET /metrics\n"
     await stream.send(
         (
             f"HTTP/1.1 {'200 OK' if found else '404 Not Found'}\r\n"
@@ -114,6 +115,13 @@ async def _answer_http(node: Node, stream: Stream) -> None:
         ).encode("ascii")
         + body
     )
+
+
+def _is_for_us(fields: list[bytes]) -> bool:
+    """A web page whose name has been made to lead here could read the answer: its browser says that name (Host)."""
+    split = [field.partition(b":") for field in fields]
+    hosts = [value.strip().lower() for name, _, value in split if name.strip().lower() == b"host"]
+    return all(host.rpartition(b":")[0] in LOCAL_NAMES or host in LOCAL_NAMES for host in hosts)
 
 
 def snapshot(node: Node, identity: str, command: str, relay: PeerRelay | None = None) -> dict[str, Any]:

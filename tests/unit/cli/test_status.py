@@ -13,6 +13,7 @@ import pytest
 from loopback_kit import PATIENCE
 
 from warpgate.cli.status import Running
+from warpgate.cli.status_door import _is_for_us
 
 
 def free_port() -> int:
@@ -213,8 +214,10 @@ def test_metrics(start):
     )
     assert 'warpgate_events_total{event="PipeOpened"} 1' in lines
     assert not any(listener.process.args[0] in line or "wg1" in line for line in lines)
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE)
+    elsewhere = urllib.request.Request(url, headers={"Host": "pages.example"})
+    for asked in (f"http://127.0.0.1:{port}/", elsewhere):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(asked, timeout=PATIENCE)
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
         client.sendall(b"x" * 20000)
         try:
@@ -223,6 +226,23 @@ def test_metrics(start):
         except ConnectionResetError:
             pass
     assert visitor.finish(b"")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("127.0.0.1:{}", True),
+        ("LocalHost:{}", True),
+        ("127.0.0.1", True),
+        ("pages.example:{}", False),
+        ("", False),
+    ],
+)
+def test_a_web_page_whose_name_leads_here_reads_no_metrics(host: str, told: bool) -> None:
+    fields = [b"Accept: */*", f"Host: {host.format(9100)}".encode()]
+    assert _is_for_us(fields) == told
+    assert _is_for_us([*fields, b"host: pages.example"]) is False
+    assert _is_for_us(fields[:1])  # a program of its own that speaks HTTP/1.0
 
 
 def test_metrics_at_a_port_that_is_taken(start):
