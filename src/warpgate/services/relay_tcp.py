@@ -30,6 +30,8 @@ BIND_PATIENCE = 10.0
 # After our FIN the server passes on what is left and closes; the allocation must not go before.
 LINGER = 10.0
 CHUNK = 16 * 1024
+# On a data connection before it is the peer's: the answer, perhaps after one with a fresh nonce.
+LARGEST_ANSWER, MOST_OTHERS = 2048, 8
 # Peers that call at once: a peer has one call to make, a stranger behind the same address gets no more than this.
 MAX_CALLS = 8
 
@@ -214,8 +216,8 @@ async def bind_connection(stream: TcpStream, allocation: Allocation, connection_
     now = asyncio.get_running_loop().time
     attributes = ((Attribute.CONNECTION_ID, connection_id),)
     requests.begin(connection_id, Method.CONNECTION_BIND, attributes, now())
-    decoder = StreamDecoder()
-    while True:
+    decoder, others = StreamDecoder(limit=LARGEST_ANSWER), 0
+    while others <= MOST_OTHERS:
         while outbox:
             await stream.send(outbox.popleft())
         data = await stream.recv(CHUNK)
@@ -223,15 +225,17 @@ async def bind_connection(stream: TcpStream, allocation: Allocation, connection_
             raise ServiceError(f"{allocation.route.endpoint} hung up on a data connection")
         decoder.feed(data)
         try:
-            frame = decoder.next_frame()
+            while others <= MOST_OTHERS and (frame := decoder.next_frame()) is not None:
+                answered = requests.take(frame, now())
+                if answered is None:
+                    others += 1
+                elif answered.error is not None:
+                    raise ServiceError(f"{allocation.route.endpoint} {explain(answered.error)}")
+                else:
+                    return decoder.leftover()
         except DecodeError as error:
             raise ServiceError(f"{allocation.route.endpoint}: {error}") from error
-        answered = None if frame is None else requests.take(frame, now())
-        if answered is None:
-            continue
-        if answered.error is not None:
-            raise ServiceError(f"{allocation.route.endpoint} {explain(answered.error)}")
-        return decoder.leftover()
+    raise ServiceError(f"{allocation.route.endpoint} talks on a data connection, and does not answer")
 
 
 def _abandon(spare: asyncio.Task[TcpStream]) -> None:

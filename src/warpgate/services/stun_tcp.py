@@ -35,6 +35,7 @@ OTHERS = 0.05
 BACKOFF = Backoff(1.0, 60.0)
 # A Binding answer has about 100 bytes; SOFTWARE and the like may add some hundreds.
 LARGEST_ANSWER = 2048
+MOST_ANSWERS = 8  # to a question: the last one's may be late
 
 
 class StunStream:
@@ -66,7 +67,7 @@ class StunStream:
         """What the server sees of this connection. ServiceError, NetworkError."""
         request = StunMessage(BINDING, StunClass.REQUEST, new_transaction_id())
         await self.stream.send(encode(request))
-        while True:
+        for _ in range(MOST_ANSWERS):
             answer = await self._next()
             if answer.transaction_id != request.transaction_id:
                 continue
@@ -77,6 +78,7 @@ class StunStream:
                     raise ServiceError(f"of no use: {reason}")
                 return answer.mapped
             raise ServiceError(f"answered {answer.error}" if answer.error else "answered without an address")
+        raise ServiceError("the server talks, and does not answer")
 
     async def idle(self, seconds: float) -> None:
         """Wait, watching the connection: ServiceError when the server ends it, NetworkError when it breaks."""
