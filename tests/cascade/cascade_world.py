@@ -29,6 +29,7 @@ from warpgate.core.search.links import TcpLink
 from warpgate.core.search.session import Session
 from warpgate.errors import PipeClosed
 from warpgate.events import Event
+from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import Identity
 from warpgate.plugins.registry import REGISTRY, Registry
@@ -319,10 +320,12 @@ async def exchange(one: Pipe, other: Pipe) -> None:
         assert await receiver.recv(timeout=5.0) == data
 
 
-async def connected(world: World, **options: Any) -> tuple[Pipe, Pipe, float]:
-    """a connects to b: both ends, and the seconds that a's user waited."""
+async def connected(
+    world: World, address: NodeAddress | None = None, **options: Any
+) -> tuple[Pipe, Pipe, float]:
+    """a connects to b, by another address than b has now if given: both ends, and the seconds that a's user waited."""
     began = world.now
-    pipe = await world.a.node.connect(world.b.node.address, **options)
+    pipe = await world.a.node.connect(world.b.node.address if address is None else address, **options)
     seconds = world.now - began
     async with asyncio.timeout(10):
         other = await world.b.node.accept()

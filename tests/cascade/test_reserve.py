@@ -12,6 +12,7 @@ from test_durable_pipes import durable
 from test_relays import RelayWorld
 
 from warpgate.core.connections import LINGERING
+from warpgate.core.search.seeker import NO_RELAY_KNOWN
 from warpgate.events import RelayAllocated
 from warpgate.model.endpoint import Endpoint, Family
 from warpgate.services.relay import RESERVE_PAUSE
@@ -26,6 +27,24 @@ def test_a_durable_pipe_opens_over_the_relay_after_a_signal_and_the_way(kinds: t
             near, far, seconds = await connected(world, durable=True)
             assert near.relayed
             assert seconds == pytest.approx(S + 2 * HOP, abs=1e-6)
+            await exchange(near, far)
+            await near.close()
+            await far.close()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_whose_relay_the_address_tells_of_is_asked_at_once_and_any_other_a_little_later(told: bool) -> None:
+    async def main() -> None:
+        async with RelayWorld("edm", "edm", a=False) as world:
+            address = world.b.node.address
+            assert address.relay
+            near, far, seconds = await connected(world, replace(address, relay=told), durable=True)
+            assert near.relayed
+            late = 0.0 if told else NO_RELAY_KNOWN
+            # An offer, its answer, and the first check there and back.
+            assert seconds == pytest.approx(late + 2 * S + 2 * R, abs=1e-6)
             await exchange(near, far)
             await near.close()
             await far.close()

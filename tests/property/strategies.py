@@ -14,6 +14,7 @@ from warpgate.model.endpoint import Endpoint, Family, IPAddress
 from warpgate.model.identity import Identity
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.model.text import is_plugin_name, printable
+from warpgate.model.wanted import INSTANCE_SIZE
 from warpgate.proto.signals import PluginMessage, Signal, SignalKind
 from warpgate.proto.stun import (
     Attribute,
@@ -102,6 +103,8 @@ addresses = st.builds(
     st.sampled_from((ALICE.public_key, BOB.public_key)),
     st.lists(brokers, max_size=4).map(tuple),
     st.lists(_attachments(v4) | _attachments(v6), max_size=8).map(tuple),
+    st.just(b"") | st.binary(min_size=INSTANCE_SIZE, max_size=INSTANCE_SIZE),
+    st.booleans(),
 )
 
 _errors = st.builds(ErrorCode, st.integers(300, 699), st.text(max_size=40))

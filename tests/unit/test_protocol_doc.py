@@ -193,6 +193,14 @@ def test_address() -> None:
     address = alice_address()
     assert NodeAddress.decode(example("address")) == address
     assert address.encode() == example("address")
+    relayed = replace(address, relay=True)
+    assert f"with a relay it begins `{relayed.encode()[:1].hex()}`" in PAGE
+    assert relayed.encode()[1:] == address.encode()[1:]
+    assert NodeAddress.decode(relayed.encode()) == relayed
+    assert (relayed.reach_digest, relayed.plan_digest(address)) == (
+        address.reach_digest,
+        address.plan_digest(address),
+    )
     assert encode_broker(BrokerRef.of("wss://broker.example/")) == example("web-broker")
     assert values("address") == {
         "reach-digest": address.reach_digest.hex(),

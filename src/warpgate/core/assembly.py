@@ -364,7 +364,11 @@ class Assembly:
         context = self.context
         attachments = tuple(self._attachment(interface) for interface in self.interfaces)
         address = NodeAddress(
-            context.identity.public_key, self.channel.for_address, attachments, context.instances.own
+            context.identity.public_key,
+            self.channel.for_address,
+            attachments,
+            context.instances.own,
+            self.relays.configured,
         )
         if address != context.address:
             before, context.address = context.address, address

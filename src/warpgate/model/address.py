@@ -36,6 +36,7 @@ MAX_ATTACHMENTS = 8
 MAX_ADDRESS_SIZE = 1024
 DIGEST_SIZE = 8
 HALF_DIGEST = DIGEST_SIZE // 2
+_HAS_RELAY = 0x80
 _HAS_INSTANCE = 0x80
 
 # A mangled paste passes unnoticed once in 2^32.
@@ -48,12 +49,14 @@ class NodeAddress:
     """Everything a peer needs to reach a node.
 
     `instance` tells the processes of one key apart: 4 bytes, b"" where the address is of no process in particular.
+    `relay`: the node has a relay that its peers can be reached by.
     """
 
     public_key: bytes
     brokers: tuple[BrokerRef, ...] = ()
     attachments: tuple[Attachment, ...] = ()
     instance: bytes = b""
+    relay: bool = False
 
     def __hash__(self) -> int:
         return hash(self.public_key)  # cheap; few addresses of one key are remembered at a time
@@ -107,9 +110,9 @@ class NodeAddress:
         """Raises AddressError for anything that `encode` did not make."""
         if not data or len(data) > MAX_ADDRESS_SIZE:
             raise AddressError(f"an address has 1 to {MAX_ADDRESS_SIZE} bytes, not {len(data)}")
-        if data[0] != ADDRESS_VERSION:
+        if (version := data[0] & ~_HAS_RELAY) != ADDRESS_VERSION:
             raise AddressError(
-                f"the address is of version {data[0]}; this program knows version {ADDRESS_VERSION}"
+                f"the address is of version {version}; this program knows version {ADDRESS_VERSION}"
             )
         reader = Reader(data, offset=1)
         public_key = reader.take(PUBLIC_KEY_SIZE)
@@ -121,7 +124,7 @@ class NodeAddress:
         instance = reader.take(INSTANCE_SIZE) if counts & _HAS_INSTANCE else b""
         brokers = tuple([decode_broker(reader) for _ in range(counts >> 4 & 7)])
         attachments = tuple([decode_attachment(reader) for _ in range(counts & 15)])
-        address = cls(public_key, brokers, attachments, instance)
+        address = cls(public_key, brokers, attachments, instance, bool(data[0] & _HAS_RELAY))
         if address.encode() != data:
             raise AddressError("the address is not encoded canonically, or bytes follow it")
         return address
@@ -188,7 +191,7 @@ class NodeAddress:
 
 @lru_cache(maxsize=32)  # one attempt asks for that of the same two addresses half a dozen times
 def _encoded(address: NodeAddress) -> bytes:
-    out = bytearray((ADDRESS_VERSION,)) + address.public_key
+    out = bytearray((ADDRESS_VERSION | (_HAS_RELAY if address.relay else 0),)) + address.public_key
     flag = _HAS_INSTANCE if address.instance else 0
     out.append(flag | len(address.brokers) << 4 | len(address.attachments))
     out += address.instance

@@ -1,6 +1,7 @@
 """Keeps a connection supplied with paths: searches that begin when one is missing, and again when there is news.
 
 Direct paths and relayed ones are looked for side by side, each by a search of its own, which ends with its first path.
+That for relayed ones begins a little later where neither side is known to have a relay.
 The connection goes on by whichever is there first; a relayed one is left for a direct one when that is found.
 """
 
@@ -25,6 +26,9 @@ from warpgate.proto.bucket import TokenBucket
 
 # In a new network: a few round trips to the STUN servers, or there are none.
 MEASURING = 0.3
+# A direct path is mostly there by then: where no relay is known of, the search for one would only cost both sides
+# signals. It comes later all the same, since the peer's address may be older than its relay.
+NO_RELAY_KNOWN = 0.3
 # Of one connection, so many at once, and a second: a peer that ends each path as soon as it is there, or says every
 # second that it is somewhere else, would have us search without end.
 AT_ONCE = 16
@@ -135,6 +139,10 @@ class PathSeeker:
     def _relay_wanted(self) -> bool:
         return not self._connection.works
 
+    def _relay_known(self) -> bool:
+        """Or there is nothing else to look for."""
+        return self._connection.remote.relay or self._equipment.relays.configured or not self._direct
+
     async def _keep(self, plugins: list[str], wanted: Callable[[], bool]) -> None:
         failures = 0
         while self._connection.end is None:
@@ -142,6 +150,10 @@ class PathSeeker:
                 failures = 0
                 await asyncio.shield(self._news)
                 continue
+            if plugins is self._relayed and not self._relay_known():
+                await self._pause(NO_RELAY_KNOWN)
+                if not wanted():
+                    continue
             await self._turn()
             if not wanted() or await self._search(plugins, wanted):
                 continue
