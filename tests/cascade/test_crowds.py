@@ -90,7 +90,8 @@ def test_a_stranger_that_offers_without_end_leaves_room_for_newcomers(keys: str)
 
 def test_whom_we_know_has_offers_left_whatever_strangers_make_up() -> None:
     async def main() -> None:
-        async with World(kind_b="eim-apdf", config_b=FEW) as world:
+        config = Config(budgets=Budgets(offers_per_second=8.0, offers_at_once=32.0))
+        async with World(kind_b="eim-apdf", config_b=config) as world:
             one, other, _ = await connected(world, **OVER_UDP)
             await one.close()
             await other.close()
@@ -107,6 +108,38 @@ def test_whom_we_know_has_offers_left_whatever_strangers_make_up() -> None:
                     await one.close()
                     await other.close()
             assert refused(world, "more offers from all peers") > 80
+            mallory.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_who_is_known_by_pipes_of_its_own_takes_no_more_than_others() -> None:
+    """Anybody may open a pipe here, with three keys, and then offer without end."""
+
+    async def main() -> None:
+        async with World("public", "public", config_b=FEW) as world:
+            mallory = Stranger(world)
+            keys = [identity(f"known {number}") for number in range(3)]
+            for mallory.identity in keys:
+                handshake = mallory.handshake(fresh_bytes(16))
+                stream = await mallory.authenticate(handshake)
+                handshake.nominate()
+                await stream.send(handshake.data_to_send())
+                (await world.b.node.accept()).abort()
+                stream.abort()
+                assert world.b.run.context.knows(mallory.identity.public_key)
+
+            def once() -> None:
+                mallory.identity = keys[next(_numbers) % 3]
+                offer(mallory, elsewhere=True)
+
+            async with flood(world, once, 50, before=3.0):
+                one, other, seconds = await connected(world, plugins=["udp_punch"], **OVER_UDP)
+                assert seconds < 0.5
+            assert refused(world, "more offers from all peers") > 80
+            await one.close()
+            await other.close()
             mallory.close()
             await world.quiet()
 

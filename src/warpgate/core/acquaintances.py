@@ -25,6 +25,10 @@ class Acquaintances:
     def __contains__(self, peer: str) -> bool:
         return peer in self._met
 
+    def place_of(self, peer: str) -> Hashable:
+        """None for who is none of them."""
+        return self._met.get(peer)
+
     def meet(self, peer: str, ip: IPAddress) -> None:
         """There is a pipe with it, at this address."""
         place = self._met[peer] = user_of(ip)

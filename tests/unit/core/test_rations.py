@@ -16,7 +16,22 @@ def test_who_takes_much_leaves_a_quarter_to_newcomers_and_these_leave_half_to_wh
     ration = Ration(16.0, 64.0, 0.0)
     assert taken(ration, 100, "mallory") == 64 - 48 + 1
     assert [taken(ration, 100, name) for name in ("a", "b", "c", "d", "e")] == [4, 4, 4, 4, 0]
-    assert taken(ration, 100, "friend", known=True) == 64 - 17 - 16
+    assert taken(ration, 100, "friend", known=True) == 16
+    assert taken(ration, 100, "another", known=True) == 64 - 17 - 16 - 16
+
+
+def test_whom_we_know_leaves_the_same_to_others_when_it_takes_much() -> None:
+    ration = Ration(16.0, 64.0, 0.0)
+    assert taken(ration, 100, "a known flooder", known=True) == 17  # 16 are not much, and then there are 48
+    assert taken(ration, 16, "another", known=True) == 16
+    assert taken(ration, 1, "newcomer") == 0
+    assert taken(ration, 1, "newcomer", now=0.1) == 1
+
+
+def test_what_a_stranger_takes_in_the_name_of_a_place_is_not_that_of_whom_we_know() -> None:
+    ration = Ration(16.0, 64.0, 0.0)
+    assert taken(ration, 100, "home") == 17
+    assert taken(ration, 10, "home", known=True) == 10
 
 
 def test_each_of_the_crowds_counts() -> None:
@@ -29,10 +44,10 @@ def test_each_of_the_crowds_counts() -> None:
 
 def test_what_comes_back_is_for_all_and_no_more_than_the_rate() -> None:
     ration = Ration(4.0, 8.0, 0.0)
-    assert taken(ration, 100, "friend", known=True) == 8
+    assert sum(taken(ration, 1, f"friend {number}", known=True) for number in range(100)) == 8
     assert not taken(ration, 1, "mallory", now=0.9)  # that is kept for whom we know
-    assert taken(ration, 100, "mallory", now=2.0) == 3
-    assert taken(ration, 100, "friend", known=True, now=2.0) == 5
+    assert sum(taken(ration, 1, f"new {number}", now=2.0) for number in range(100)) == 5
+    assert sum(taken(ration, 1, f"friend {number}", known=True, now=2.0) for number in range(9)) == 3
 
 
 def test_one_token_is_anybodys() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 from warpgate.core.search.equipment import Equipment
-from warpgate.core.search.rations import Ration, claimed_place
+from warpgate.core.search.rations import Ration, offering
 from warpgate.core.search.responder import NotMeant, Overloaded, Responder, Unsure
 from warpgate.core.search.sessions import Sessions
 from warpgate.core.search.twins import Twins
@@ -116,7 +116,7 @@ class SignalReader:
     def _answer(self, opened: Opened, kind: SignalKind, *, reason: str = "", token: bytes = b"") -> None:
         """Unless there are too many just now: an honest peer says its offer again."""
         context = self._context
-        crowds = opened.sender, claimed_place(opened.address)
+        crowds = offering(context, opened)
         if not self._answers[kind].take(context.now(), context.knows(opened.sender), *crowds):
             return
         signal = Signal(

@@ -175,8 +175,9 @@ class SessionRelays:
         own_relay = endpoint.ip in self._equipment.relays.addresses and endpoint.port >= WELL_KNOWN_PORTS
         if obstacle is not None and not own_relay:
             return obstacle
+        crowds = () if session.invited else (session.peer_key,)
         known = session.invited or context.knows(session.peer_key)
-        taken = self._equipment.relay_targets.take(context.now(), known, session.peer_key)
+        taken = self._equipment.relay_targets.take(context.now(), known, *crowds)
         return None if taken else "too many relayed endpoints to try at once"
 
     def _obstacle(self, endpoint: Endpoint) -> str | None:

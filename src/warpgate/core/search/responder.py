@@ -25,7 +25,7 @@ from warpgate.core.search.hosted import (
 )
 from warpgate.core.search.links import TcpLink
 from warpgate.core.search.outbox import TURNS
-from warpgate.core.search.rations import Ration, claimed_place
+from warpgate.core.search.rations import Ration, claimed_place, offering
 from warpgate.core.search.session import Session
 from warpgate.core.search.sessions import Sessions
 from warpgate.core.udp.demultiplexer import Port
@@ -369,9 +369,9 @@ class Responder:
         times.append(now)
 
     def _ration_all(self, opened: Opened) -> None:
-        known = self._context.knows(opened.sender)
-        place = claimed_place(opened.address)
-        if not self._all_offers.take(self._context.now(), known, opened.sender, place):
+        context = self._context
+        crowds = offering(context, opened)
+        if not self._all_offers.take(context.now(), context.knows(opened.sender), *crowds):
             raise Overloaded(TOO_MANY)
 
     def _chosen(self, session: Session, link: Chosen) -> None:
