@@ -56,8 +56,9 @@ class SystemUdpSocket:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self.local = Endpoint.from_sockaddr(sock.getsockname())
-        self._receiver = receiver
-        self._take_run = receiver.take_run if isinstance(receiver, RunReceiver) else None
+        self._receiver, self._take_run = receiver, None
+        if isinstance(receiver, RunReceiver):  # its methods, as calling an object takes longer
+            self._receiver, self._take_run = receiver.__call__, receiver.take_run
         self._on_refused = on_refused
         self._twins: dict[Endpoint, SystemUdpSocket] = {}  # of flows that are watched
         self._open = True
@@ -114,10 +115,10 @@ class SystemUdpSocket:
             raise NetworkError(f"UDP socket {self.local} is closed")
 
     def _drain(self) -> None:
-        left = DRAIN
+        left, receive, sock = DRAIN, SOCKETS.receive, self._sock
         while left > 0:
             try:
-                data, source, size = SOCKETS.receive(self._sock, LARGEST_DATAGRAM)
+                data, source, size = receive(sock, LARGEST_DATAGRAM)
             except BlockingIOError:
                 return
             except OSError as error:  # an ICMP error about an earlier datagram: reading it clears it
@@ -128,17 +129,21 @@ class SystemUdpSocket:
                     if not self._open:
                         return
                 continue
-            left -= self._give(data, source, size)
+            if size < len(data):
+                left -= self._give(data, source, size)
+            else:  # mostly
+                left -= 1
+                self._receiver(data, source)
             if not self._open:
                 return
 
     def _give(self, data: bytes, source: SockAddr, size: int) -> int:
         """What came at once; how many datagrams. A receiver that takes them one by one and fails loses one of them."""
-        if size < len(data) and self._take_run is not None:
+        if self._take_run is not None:
             run = [data[start : start + size] for start in range(0, len(data), size)]
             if self._take_run(run, source):
                 return len(run)
-        for start in range(0, len(data) or 1, size):
+        for start in range(0, len(data), size):
             try:
                 self._receiver(data[start : start + size], source)
             except BaseException:
@@ -147,7 +152,7 @@ class SystemUdpSocket:
                 raise
             if not self._open:
                 break
-        return max(1, -(-len(data) // size))
+        return -(-len(data) // size)
 
     def detach(self, remote: Endpoint) -> socket.socket:
         """A connected socket on our endpoint. The kernel prefers it for datagrams from `remote`; the rest

@@ -50,7 +50,8 @@ def is_first_packet(data: bytes) -> bool:
 
 def is_of_handshake(data: bytes) -> bool:
     """Whether it looks like the first of a client's, or like one of those that follow until both have their keys."""
-    return is_first_packet(data) or (data[1:5] == _VERSION and data[0] & _TYPE_MASK == _HANDSHAKE)
+    # The version first: for a user's datagram it is all that is looked at.
+    return data[1:5] == _VERSION and (data[0] & _TYPE_MASK == _HANDSHAKE or is_first_packet(data))
 
 
 def encode_integer(value: int) -> bytes:

@@ -42,9 +42,6 @@ class DatagramPipe(Pipe):
             raise ConfigError(f"{len(payload)} bytes do not fit a datagram of this pipe ({largest} at most)")
         return payload
 
-    def _took(self, data: bytes) -> None:
-        """It has left the queue."""
-
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
@@ -60,7 +57,6 @@ class DatagramPipe(Pipe):
             checked(sub)
         while True:
             if self._queue and (data := self._pick(sub)) is not None:
-                self._took(data)
                 return data
             self._check_open()
             waiter = asyncio.get_running_loop().create_future()
@@ -71,6 +67,7 @@ class DatagramPipe(Pipe):
                 self._waiters.discard(waiter)
 
     def _pick(self, sub: Subscription | int) -> bytes | None:
+        """Out of the queue, which is not empty."""
         if not isinstance(sub, Subscription):
             if (size := len(self._queue[0])) > sub:
                 raise ConfigError(f"recv({sub}) would cut a datagram of {size} bytes: give it more room")

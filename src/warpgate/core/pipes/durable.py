@@ -13,6 +13,7 @@ from warpgate.core.connection.paths import Origin
 from warpgate.core.pipes.base import ABORTED, Pipe, PipeInfo
 from warpgate.core.pipes.datagrams import DatagramPipe
 from warpgate.core.pipes.quic import LINGER, BytesOverQuic
+from warpgate.core.pipes.subscription import Subscription
 from warpgate.errors import ConfigError, PipeClosed, WarpgateError
 from warpgate.model.endpoint import Endpoint, Transport
 
@@ -233,8 +234,11 @@ class DurableDatagramPipe(OnConnection, DatagramPipe):
         """What fits a packet of the size that every path carries: 1,150 bytes, or fewer if the peer takes no more."""
         return self._connection.engine.largest_datagram
 
-    def _took(self, data: bytes) -> None:
-        self._channel.took(data)
+    def _pick(self, sub: Subscription | int) -> bytes | None:
+        data = super()._pick(sub)
+        if data is not None:
+            self._channel.took(data)
+        return data
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """ConfigError for more than `largest` bytes. Waits while more is sent than the path takes. While no path works

@@ -65,11 +65,16 @@ class PlainDatagramPipe(DatagramPipe):
             self._dropped += 1
             return
         self._queue.append(data)
-        self._wake()
+        if self._waiters:
+            self._wake()
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """ConfigError for more than 65,507 bytes; more than about 1,200 may not pass every path."""
-        payload = self._checked(data)
+        # Mostly; a call would be a third of what is done here before the system is called.
+        if isinstance(data, bytes) and len(data) <= LARGEST_DATAGRAM and self._end is None:
+            payload = data
+        else:
+            payload = self._checked(data)
         if self._validation is not None:
             await self._await_validation(self._validation, len(payload))
         if self._port.socket.send(payload, self._target):
