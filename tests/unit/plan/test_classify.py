@@ -11,6 +11,7 @@ import pytest
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.plan.classify import Observation, classify
+from warpgate.plan.predict import ports_to_guess
 
 LOCAL = Endpoint.of("192.168.1.2", 20000)
 PUBLIC = "203.0.113.9"
@@ -145,6 +146,60 @@ def test_each_address_of_a_pool_has_its_own_ports() -> None:
         PortAssignment(Assignment.SEQUENTIAL, step=1),
         4,
     )
+
+
+def port_set(offset: int, length: int, number: int) -> list[int]:
+    """RFC 7597 section 5.1: all ports with this PSID of so many bits, behind `offset` bits that are not all 0."""
+    below = 16 - offset - length
+    firsts = range(1, 1 << offset) if offset else [0]
+    return [
+        port
+        for first in firsts
+        for last in range(1 << below)
+        if (port := first << (length + below) | number << below | last) >= 1024
+    ]
+
+
+SHAPES = [(offset, length) for offset in (0, 4, 6) for length in range(2, 13) if offset + length <= 16]
+
+
+@pytest.mark.parametrize(("offset", "length"), SHAPES)
+def test_port_sets_of_all_shapes_are_recognised(offset: int, length: int) -> None:
+    """MAP-E and MAP-T with other offsets than 4, and the contiguous blocks of lightweight 4over6 (offset 0): nearly all
+    of the set is searched, and hardly anything else.
+    """
+    random = Random(offset * 100 + length)
+    for _ in range(10):
+        there = port_set(offset, length, random.randrange(1 << length - 1, 1 << length))
+        drawn = [random.choice(there) for _ in range(16)]
+        nat = classify([saw(S1, port, local=Endpoint(LOCAL.ip, 20000 + n)) for n, port in enumerate(drawn)])
+        assert nat.assignment.kind is Assignment.BLOCK
+        searched = set(ports_to_guess(nat).ports)
+        assert len(searched & set(there)) >= 0.6 * len(there)
+        assert len(searched - set(there)) <= 0.1 * len(there) + 1
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+def test_small_blocks_are_hardly_ever_taken_for_a_count(size: int) -> None:
+    random = Random(size)
+    taken = 0
+    for _ in range(200):
+        drawn = [random.randrange(8192, 8192 + size) for _ in range(16)]
+        seen = [
+            saw((S1, S2, S3)[n % 3], port, local=Endpoint(LOCAL.ip, 20000 + n // 3))
+            for n, port in enumerate(drawn)
+        ]
+        taken += classify(seen).assignment.kind is not Assignment.BLOCK
+    assert taken <= 1
+
+
+@pytest.mark.parametrize("step", [1, 2, -1])
+def test_requests_that_overtake_each_other_do_not_hide_a_count(step: int) -> None:
+    random = Random(step)
+    numbers = [30000 + step * n for n in range(16)]
+    for first in random.sample(range(15), 3):
+        numbers[first : first + 2] = reversed(numbers[first : first + 2])
+    assert classify(ports(*numbers)).assignment == PortAssignment(Assignment.SEQUENTIAL, step=step)
 
 
 @pytest.mark.parametrize("size", [512, 1024, 2048])
