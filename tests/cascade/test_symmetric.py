@@ -27,8 +27,9 @@ from warpgate.config import Budgets, Config
 from warpgate.core.search.attempt import PluginAttempt
 from warpgate.errors import ConnectFailed
 from warpgate.events import PluginEnded, PluginSkipped, SignalRefused
+from warpgate.lab.kinds import BLOCK, EDM, KINDS, Layer
 from warpgate.model.endpoint import Endpoint
-from warpgate.model.nat import Assignment, Filtering
+from warpgate.model.nat import Assignment, Filtering, PortAssignment
 from warpgate.plan.birthday import Guessing
 from warpgate.plugins.base import Attempt
 from warpgate.plugins.guesses import MEET, OPEN, OPENED, Guess
@@ -200,6 +201,22 @@ def test_two_port_sets_meet(kinds: tuple[str, str], seed: int) -> None:
     assert plugin == "random_probe"
     assert waited < 4.0
     assert max(a, b) <= 256 + 30
+
+
+SHAPES = {
+    "lw4o6": replace(EDM, assignment=BLOCK, block_size=64, overloading=True),
+    "offset 6": replace(EDM, assignment=PortAssignment(Assignment.BLOCK, fixed=0x03FC), overloading=True),
+    "15 ports": replace(EDM, assignment=PortAssignment(Assignment.BLOCK, fixed=0x0FFF), overloading=True),
+}
+
+
+@pytest.mark.parametrize("kinds", [("lw4o6", "offset 6"), ("15 ports", "lw4o6"), ("offset 6", "eim-apdf")])
+def test_port_sets_of_other_shapes_are_crossed(kinds: tuple[str, str]) -> None:
+    """RFC 7597 with a PSID behind 6 bits, and one of 12 bits; RFC 7596, whose sets are contiguous."""
+    with mock.patch.dict(KINDS, {name: (Layer(nat, None),) for name, nat in SHAPES.items()}):
+        plugin, waited, *_ = virtual(lambda: crossed(*kinds))
+    assert plugin in ("random_probe", "udp_punch")
+    assert waited < 4.0
 
 
 @pytest.mark.parametrize(("kinds", "held_by"), [(("mape", "mape"), "a"), (("edm-seq", "mape"), "b")])

@@ -88,11 +88,15 @@ def sockets_for(nat: NatProfile) -> int:
 def sockets_to_meet(nat: NatProfile) -> int:
     """How many sockets surely have the port that was named among theirs: as many as the NAT has ports.
 
-    The outermost runs of a port set are easily missing among the samples; all that there can be are few more.
+    The outermost runs of a port set, and the ends of a block, are easily missing among the samples; all that there can
+    be are few more.
     """
-    ports = ports_to_guess(nat)
-    all_runs = replace(FULL_RANGE, fixed=ports.fixed, bits=ports.bits).size
-    return all_runs if all_runs <= MANY_SOCKETS else ports.size
+    ports, assignment = ports_to_guess(nat), nat.assignment
+    if ports.fixed:
+        possible = replace(FULL_RANGE, fixed=ports.fixed, bits=ports.bits).size
+    else:
+        possible = 1 << (assignment.low ^ assignment.high).bit_length()  # of a block aligned to its size
+    return possible if ports.size <= possible <= MANY_SOCKETS else ports.size
 
 
 def guessing(local: NodeAddress, remote: NodeAddress) -> Guessing | None:

@@ -222,7 +222,7 @@ def _step(groups: Sequence[Sequence[int]], least: int) -> int:
 
 
 def _in_order(groups: Sequence[Sequence[int]], up: bool) -> bool:
-    """Whether later ports are higher (lower) ones; true where few gaps are small by chance, and it need not be asked."""
+    """Whether later ports are higher (lower) ones; true where few gaps are small by chance, so that it matters not."""
     ports = [port for group in groups for port in group]
     if max(ports) - min(ports) >= SMALL_BLOCK:
         return True

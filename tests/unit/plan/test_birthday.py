@@ -115,6 +115,9 @@ def test_there_are_sockets_for_the_runs_that_no_sample_was_in() -> None:
     assert sockets_to_meet(seen) == 240
     block = NatProfile(Mapping.APDM, Filtering.APDF, BLOCK, assignment_samples=16)
     assert sockets_to_meet(block) == ports_to_guess(block).size == 1024
+    ends_missed = replace(block, assignment=PortAssignment(Assignment.BLOCK, low=8230, high=8420))
+    assert ports_to_guess(ends_missed).size < 220
+    assert sockets_to_meet(ends_missed) == 256
 
 
 @pytest.mark.parametrize("assignment", [RANDOM, BLOCK, PortAssignment()])
