@@ -128,3 +128,22 @@ def test_random_ports_are_searched_as_between_any_two(kinds: tuple[str, str], wi
             assert waited < 15.0
 
     virtual(main)
+
+
+class Translated(RelayWorld):
+    """Hosts that have the same address inside, as each with a translator of its own does (464XLAT, RFC 6877)."""
+
+    def _site(self, name: str, kind: str, number: int, v6: bool) -> MemoryNetwork:
+        [layer] = kind_of(kind).layers
+        self.routers[name] = self.internet.router(name, f"198.51.100.{number}", layer.nat)
+        return self.internet.host(name, "192.0.0.4", behind=self.routers[name])
+
+
+@pytest.mark.parametrize("options", BOTH_WAYS)
+def test_the_same_address_inside_does_not_make_neighbours(options: Options) -> None:
+    async def main() -> None:
+        async with Translated("eim-apdf", "eim-apdf") as world:
+            plugin, where, _ = await met(world, options)
+            assert (plugin, where) == ("udp_punch" if options is OVER_UDP else "tcp_punch", "198.51.100.2")
+
+    virtual(main)

@@ -23,8 +23,9 @@ import msgspec
 
 from warpgate.errors import ConfigError, DecodeError
 from warpgate.lazy_dataclass import dataclass
+from warpgate.model.alternating import alternating
 from warpgate.model.servers import HTTPS_PORT, NameServerUrl, host_and_port, split_login
-from warpgate.model.turn_server import TurnServer
+from warpgate.model.turn_server import TurnServer, TurnTransport
 
 # Providers name 4 to 8 URLs, for each transport and some ports. All that are kept are asked for an allocation at once.
 MOST_SERVERS = 32
@@ -105,7 +106,16 @@ def parse_ice_servers(data: bytes, now: float) -> IceServers:
     life = min(lives) if lives else None
     if life is not None and life < SHORTEST_LIFE:
         raise DecodeError("its credentials have expired, or are about to (is the clock right?)")
-    return IceServers(tuple(found)[:MOST_KEPT], None if life is None else min(life, LONGEST_LIFE))
+    return IceServers(_kept(tuple(found)), None if life is None else min(life, LONGEST_LIFE))
+
+
+def _kept(found: tuple[TurnServer, ...]) -> tuple[TurnServer, ...]:
+    """Of each transport some: what is listed last may be what gets out of a strict network."""
+    by_transport: dict[TurnTransport | None, list[TurnServer]] = {}
+    for server in found:
+        by_transport.setdefault(server.transport, []).append(server)
+    kept = frozenset(alternating(tuple(by_transport.values()))[:MOST_KEPT])
+    return tuple(server for server in found if server in kept)
 
 
 def _servers(root: Any) -> list[dict[str, Any]]:

@@ -9,11 +9,11 @@ from functools import partial
 from typing import TypeVar
 
 from warpgate.errors import NetworkError
+from warpgate.model.alternating import alternating
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.scope import Scope, scope_of
 from warpgate.net.network import TcpStream
 from warpgate.net.race import RaceLost, first_of
-from warpgate.plan.alternating import alternating
 
 T = TypeVar("T")
 StreamT = TypeVar("StreamT", bound=TcpStream)

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from warpgate.model.alternating import alternating
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net.network import Interface, Network
 
@@ -19,6 +20,8 @@ _MADE_UP = re.compile(
 )
 # More addresses of one interface in one family than this give way to other interfaces.
 _ALIKE = 2
+# Of all pairs of a remote address and an uplink that the system would not choose: bridges and the like can be many.
+OTHER_WAYS = 4
 
 
 def by_use(interfaces: Iterable[Interface], network: Network) -> tuple[Interface, ...]:
@@ -56,6 +59,14 @@ def other_uplinks(network: Network, remote: Endpoint) -> tuple[IPAddress, ...]:
         if interface.ip.version == remote.ip.version and not interface.ip.is_loopback:
             found.setdefault(interface.name, interface.ip)
     return tuple(ip for name, ip in found.items() if name != chosen)
+
+
+def ways_to(endpoints: Sequence[Endpoint], network: Network) -> list[tuple[Endpoint, Endpoint | None]]:
+    """(remote, local) in the order of trying: as the system would, then from other uplinks, each remote in turn."""
+    others = [
+        [(endpoint, Endpoint(ip, 0)) for ip in other_uplinks(network, endpoint)] for endpoint in endpoints
+    ]
+    return [*((endpoint, None) for endpoint in endpoints), *alternating(others)[:OTHER_WAYS]]
 
 
 def leads_out(network: Network) -> bool:

@@ -14,11 +14,11 @@ from itertools import groupby
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, LearntBy, NodeAddress
+from warpgate.model.alternating import alternating
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Mapping
 from warpgate.model.scope import IPNetwork, Scope, carried_by, is_private, scope_of, site_of
 from warpgate.model.translation import Nat64Prefix
-from warpgate.plan.alternating import alternating
 
 WELL_KNOWN_PORTS = 1024
 MAX_PAIRS = 24

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import NodeAddress
+from warpgate.model.alternating import alternating
 from warpgate.model.endpoint import Endpoint
-from warpgate.plan.alternating import alternating
 from warpgate.plan.counting import hidden
 
 # In one message; what a prediction names.

@@ -16,6 +16,7 @@ from itertools import count
 from warpgate.config import Timing
 from warpgate.errors import AddressError, NetworkError, ServiceError
 from warpgate.events import Event, MappingLearnt, Observer, ServerFailed
+from warpgate.model.alternating import alternating
 from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr, Transport
 from warpgate.model.nat import Filtering, NatProfile
@@ -23,7 +24,6 @@ from warpgate.model.servers import StunServer
 from warpgate.net.network import Network, TcpStream, UdpSocket
 from warpgate.net.race import RaceLost, first_of
 from warpgate.net.reach import ATTEMPT_DELAY, in_order
-from warpgate.plan.alternating import alternating
 from warpgate.plan.classify import Observation
 from warpgate.plan.realm import outside
 from warpgate.proto.binding import BindingEvent, Mapped, OtherAddress, ServerSilent

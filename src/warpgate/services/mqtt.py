@@ -18,7 +18,7 @@ from warpgate.net.network import Network, TcpStream
 from warpgate.net.reach import dial_first, in_order
 from warpgate.net.threads import in_thread
 from warpgate.net.tls import Trust
-from warpgate.net.uplinks import other_uplinks
+from warpgate.net.uplinks import ways_to
 from warpgate.services.broker import Judge, MessageReceiver, VersionRefused, no_matter
 from warpgate.services.defaults import public_login
 from warpgate.services.proxy import Proxies, tunnel
@@ -26,8 +26,6 @@ from warpgate.services.proxy import Proxies, tunnel
 if TYPE_CHECKING:
     from warpgate.services.mqtt_link import MqttLink
 
-# Of all pairs of an address and an uplink: bridges and the like can be many.
-WAYS_TRIED = 8
 REMEMBERED_BROKERS = 64
 # What a broker asks for, by its canonical URL: (user, password), or None.
 LogIns = Callable[[str], tuple[str, str] | None]
@@ -129,13 +127,7 @@ class MqttConnector:
         on_step()
         if judge is not None:
             endpoints = _admitted(endpoints, judge)
-        ways: list[tuple[Endpoint, Endpoint | None]] = [(endpoint, None) for endpoint in endpoints]
-        ways += [
-            (endpoint, Endpoint(ip, 0))
-            for endpoint in endpoints
-            for ip in other_uplinks(self._network, endpoint)
-        ]
-        return await dial_first(self._network.dial_tcp, ways[:WAYS_TRIED])
+        return await dial_first(self._network.dial_tcp, ways_to(endpoints, self._network))
 
 
 def logins_of(urls: Sequence[str] | None) -> LogIns:

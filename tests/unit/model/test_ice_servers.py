@@ -140,6 +140,15 @@ def test_one_that_is_wrong_does_not_spoil_the_others() -> None:
     assert len(parsed(entry(urls=["turns:a.example?transport=udp", "turn:a.example"])).turn) == 1
 
 
+def test_many_urls_of_one_transport_leave_room_for_the_others() -> None:
+    """Some networks let out nothing but what looks like the web, which a list may name last."""
+    urls = [f"turn:h{n}.example?transport=udp" for n in range(12)] + ["turns:h.example:443?transport=tcp"]
+    kept = parsed(entry(urls=urls)).turn
+    assert len(kept) == MOST_KEPT
+    assert [server.transport for server in kept].count(TurnTransport.TLS) == 1
+    assert kept[0].host == "h0.example"
+
+
 def test_bounds() -> None:
     many = [entry(urls=[f"turn:h{n}-{m}.example" for m in range(20)])[0] for n in range(200)]
     assert len(parsed(many).turn) == MOST_KEPT

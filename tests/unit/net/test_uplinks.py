@@ -9,7 +9,7 @@ from typing import Any
 from warpgate.core.sockets import MAX_ATTACHMENTS, usable_interfaces
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net.network import Gateway, Interface
-from warpgate.net.uplinks import by_use, other_uplinks
+from warpgate.net.uplinks import OTHER_WAYS, by_use, other_uplinks, ways_to
 
 FOUND = tuple(
     Interface(name, ip_address(text), 24)
@@ -94,3 +94,13 @@ def test_other_ways_out_are_tried_before_bridges() -> None:
         *BRIDGES, *UPLINK, ("wwan0", "10.0.0.2"), gateways=("eth0", "wwan0"), source="192.168.1.2"
     )
     assert str(other_uplinks(network, Endpoint.of("198.51.100.1", 80))[0]) == "10.0.0.2"
+
+
+def test_a_name_with_many_addresses_leaves_room_for_another_way_out() -> None:
+    """The uplink that the system chooses may lead nowhere."""
+    network = machine(*UPLINK, ("wwan0", "10.0.0.2"), gateways=("eth0", "wwan0"), source="192.168.1.2")
+    remotes = [Endpoint.of(f"198.51.100.{last}", 1883) for last in range(1, 9)]
+    ways = ways_to(remotes, network)
+    assert ways[:8] == [(remote, None) for remote in remotes]
+    assert ways[8] == (remotes[0], Endpoint.of("10.0.0.2", 0))
+    assert len(ways) == len(remotes) + OTHER_WAYS
