@@ -149,6 +149,8 @@ class MqttLink:
         await self._answer
         on_step()
         connected = time.monotonic()
+        if self._end.done():  # with what came behind the answer
+            raise ServiceError(self._end.result())
         self._answer = self._loop.create_future()
         self._send_subscribe()
         await self._answer

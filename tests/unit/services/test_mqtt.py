@@ -200,7 +200,15 @@ async def test_a_refused_subscription_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(64), b"\x20\xff\xff\xff\xff\xff", b"\x20\x02\x00\x05"],
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        bytes(64),
+        b"\x20\xff\xff\xff\xff\xff",
+        b"\x20\x02\x00\x05",
+        b"\x20\x03\x00\x00\x00\xe0\x01\x87",  # accepted, and ended at once
+        b"\x20\x03\x00\x00\x00\x90\x04\x00\x01\x00\x05\xe0\x01\x87",  # and answers what nobody has asked
+    ],
 )
 async def test_whatever_is_not_a_broker_is_an_error(answer: bytes) -> None:
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
