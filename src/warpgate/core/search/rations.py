@@ -33,9 +33,8 @@ class Ration:
         self._rate, self._burst = rate, burst
         self._a_few = a_few
         self._all = TokenBucket(rate, burst, now)
-        self._crowds: OrderedDict[tuple[bool, Hashable], TokenBucket] = (
-            OrderedDict()
-        )  # least recently heard first
+        # Least recently heard first.
+        self._crowds: OrderedDict[tuple[bool, Hashable], TokenBucket] = OrderedDict()
 
     def take(self, now: float, known: bool, *crowds: Hashable) -> bool:
         """Whether one of these crowds (a key, a place) may have one; `known`: whether we know who asks.
