@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from cascade_world import World
 
@@ -12,6 +13,7 @@ from warpgate.core.pipes.base import Pipe
 from warpgate.errors import PipeClosed
 from warpgate.lab import counters as lab
 from warpgate.lab.kinds import kind_of
+from warpgate_testing.internet import firewall
 
 Fault = Callable[[World], object]
 
@@ -48,6 +50,30 @@ def moved(name: str, number: int, kind: str = "eim-apdf") -> Fault:
         nat = kind_of(kind).layers[0].nat
         router = world.internet.router(f"{name}{number}", f"198.51.100.{number}", nat)
         world.internet.move(world.hosts[name], f"192.168.{number}.2", behind=router)
+        world.routers[name] = router
+
+    return move
+
+
+def readdressed(name: str, *addresses: str, spare: str = "") -> Fault:
+    """The node has these addresses behind its router; `spare` is deprecated, or a temporary one too many."""
+
+    def change(world: World) -> None:
+        host = world.hosts[name]
+        host.spare = frozenset({ip_address(spare)} if spare else ())
+        world.internet.move(host, *addresses, behind=world.routers[name])
+
+    return change
+
+
+def moved_with_ipv6(name: str, number: int, *families: int, kind: str = "edm") -> Fault:
+    """As `moved`, to a network with these IP versions: a firewall for IPv6, and for IPv4 a NAT."""
+
+    def move(world: World) -> None:
+        nat = kind_of(kind).layers[0].nat
+        router = world.internet.router(f"{name}{number}", f"198.51.100.{number}", nat, v6=firewall())
+        own = {4: f"192.168.{number}.2", 6: f"2001:db8:{number}::2"}
+        world.internet.move(world.hosts[name], *(own[family] for family in families), behind=router)
         world.routers[name] = router
 
     return move

@@ -54,7 +54,7 @@ from warpgate.events import (
 )
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, NodeAddress
-from warpgate.model.endpoint import Endpoint, Mode, SockAddr, Transport
+from warpgate.model.endpoint import Endpoint, IPAddress, Mode, SockAddr, Transport
 from warpgate.model.identity import Identity, listen_port_of
 from warpgate.model.servers import BrokerUrl, NameServerUrl
 from warpgate.model.turn_server import TurnServer
@@ -314,7 +314,7 @@ class Assembly:
         self.channel.reconnect()
         self.relays.stock()
         self._nat64.look()
-        self.connections.moved(frozenset(interface.ip for interface in self.interfaces))
+        self.connections.moved(frozenset(self.sockets.held), frozenset(each.ip for each in self.interfaces))
 
     def _translation_changed(self) -> None:
         """There is, or is no longer, a way to IPv4 on interfaces that have none of their own."""
@@ -323,10 +323,15 @@ class Assembly:
         self.channel.retry()
 
     def _follow_interfaces(self) -> None:
-        before = {interface.ip: interface.index for interface in self.interfaces}
         self.interfaces = usable_interfaces(self._network, self._config.interfaces)
-        now = {interface.ip: interface.index for interface in self.interfaces}
-        gone = frozenset(ip for ip, index in before.items() if now.get(ip) != index)
+        there = {each.ip: each.index for each in (*self._network.interfaces(), *self.interfaces)}
+        usable = {interface.ip for interface in self.interfaces}
+        gone = frozenset(
+            ip
+            for ip, index in self.sockets.held.items()
+            if there.get(ip) != index or not (ip in usable or self._in_use(ip))
+        )
+        self.sockets.held = {ip: there[ip] for ip in (self.sockets.held.keys() - gone) | usable}
         self._look_around()
         self.pipes.vanished(gone)
         self.connections.vanished(gone)
@@ -335,6 +340,10 @@ class Assembly:
         for also, mapping in self._more_mappings.items():
             mapping.follow(self.interfaces, also)
         self._update_address()
+
+    def _in_use(self, ip: IPAddress) -> bool:
+        """Spare addresses last for hours, what is on them as long (RFC 4862 section 5.5.4)."""
+        return self.sockets.in_use(ip) or any(pipe.local.ip == ip for pipe in self.pipes.open_pipes)
 
     def _look_around(self) -> None:
         self._memory.moved(self.interfaces, self._network.gateways())
@@ -390,7 +399,9 @@ class Assembly:
             self._moved_at = now
             self.discovery.refresh()
             self.channel.reconnect(YOUNG)
-            self.connections.moved(frozenset(interface.ip for interface in self.interfaces))
+            self.connections.moved(
+                frozenset(self.sockets.held), frozenset(each.ip for each in self.interfaces)
+            )
 
     def _attachment(self, interface: Interface) -> Attachment:
         local = self.sockets.endpoint(interface.ip)

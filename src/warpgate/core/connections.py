@@ -548,10 +548,10 @@ class Connections:
         for connection in tuple(self._all):
             connection.vanished(addresses)
 
-    def moved(self, own: frozenset[IPAddress]) -> None:
-        """Another network, an address more or less: `own` are those that there are now."""
+    def moved(self, own: frozenset[IPAddress], usable: frozenset[IPAddress]) -> None:
+        """Another network, an address more or less: `own` are those that there are now, and `usable` for new paths."""
         for connection in tuple(self._all):
-            connection.doubt(own)
+            connection.doubt(own, usable)
         for seeker in tuple(self._seekers.values()):
             seeker.moved()
 

@@ -24,7 +24,7 @@ MAX_ATTACHMENTS = 8
 
 def usable_interfaces(network: Network, only: tuple[str, ...] | None) -> tuple[Interface, ...]:
     """Those asked for; else all but loopback; loopback when there is nothing else (offline). By use, see `by_use`."""
-    found = by_use(network.interfaces(), network)
+    found = by_use((interface for interface in network.interfaces() if not interface.spare), network)
     if only is not None:
         return tuple(interface for interface in found if interface.name in only)[:MAX_ATTACHMENTS]
     outside = tuple(interface for interface in found if not interface.ip.is_loopback)
@@ -38,6 +38,8 @@ class Sockets:
         self._equipment = equipment
         self._listeners: dict[IPAddress, TcpListener] = {}
         self.port = 0
+        # Our addresses, each with the number of its interface: the usable ones, and others that are still in use.
+        self.held: dict[IPAddress, int] = {}
 
     def endpoint(self, ip: IPAddress) -> Endpoint:
         """Where we listen on this address; the node's port where we do not (yet)."""
@@ -49,13 +51,13 @@ class Sockets:
 
         What is free over UDP may be taken over TCP: any port means another try.
         """
-        addresses = [interface.ip for interface in interfaces]
+        self.held = {interface.ip: interface.index for interface in interfaces}
         candidates = [port] if exact and port else [port + more if port else 0 for more in range(PORT_TRIES)]
         for tried, candidate in enumerate(candidates, start=1):
             with contextlib.ExitStack() as undo:
                 chosen = candidate
                 try:
-                    for ip in addresses:
+                    for ip in self.held:
                         chosen = self._open_one(Endpoint(ip, chosen), undo)
                 except NetworkError:
                     if tried == len(candidates):
@@ -75,6 +77,10 @@ class Sockets:
         self._listeners[endpoint.ip] = listener
         undo.callback(self._listeners.pop, endpoint.ip, None)
         return base.port
+
+    def in_use(self, ip: IPAddress) -> bool:
+        """Whether something beside the listeners is open on it, over UDP."""
+        return any(port.base.ip == ip and port.in_use for port in self._equipment.udp.ports)
 
     def update(self, interfaces: tuple[Interface, ...], gone: frozenset[IPAddress]) -> None:
         """Follow a change of interfaces: what was open on `gone` addresses is closed, though they may be back by now.

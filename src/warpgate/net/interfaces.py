@@ -34,7 +34,7 @@ def enumerate_interfaces() -> tuple[Interface, ...]:
 
 def usable(addresses: Iterable[AssignedAddress]) -> tuple[Interface, ...]:
     """The addresses others can be given: IPv4 as it is, of IPv6 the best `GLOBAL_V6_PER_INTERFACE`, per
-    interface.
+    interface; and after these the spare ones, which may be in use.
     """
     fit = [
         address
@@ -48,7 +48,11 @@ def usable(addresses: Iterable[AssignedAddress]) -> tuple[Interface, ...]:
         own = list(group)
         chosen += [address for address in own if address.ip.version == 4]
         chosen += _best_v6([address for address in own if address.ip.version == 6])
-    return tuple(Interface(address.name, address.ip, address.prefix, address.index) for address in chosen)
+    spare = [address for address in fit if address not in chosen]
+    return tuple(
+        Interface(address.name, address.ip, address.prefix, address.index, address in spare)
+        for address in (*chosen, *spare)
+    )
 
 
 def _best_v6(addresses: list[AssignedAddress]) -> list[AssignedAddress]:

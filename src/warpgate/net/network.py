@@ -33,13 +33,15 @@ class RunReceiver(Protocol):
 class Interface:
     """One usable address of one network interface: `prefix` is its on-link prefix length in bits.
 
-    `index` is the system's number for the interface: another one when it went away and was made anew.
+    `index` is the system's number for the interface: another one when it went away and was made anew. `spare`: what is
+    open on it goes on, and nothing new is opened there (RFC 4862 section 5.5.4), or there are others enough.
     """
 
     name: str
     ip: IPAddress
     prefix: int
     index: int = field(default=0, compare=False)
+    spare: bool = False
 
 
 @dataclass(frozen=True, slots=True)

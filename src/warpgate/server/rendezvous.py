@@ -37,7 +37,7 @@ def served_interfaces(
     """
     interfaces = tuple(each for each in network.interfaces() if names is None or each.name in names)
     if not _is_one(host):
-        return interfaces
+        return tuple(interface for interface in interfaces if not interface.spare)
     try:
         wanted = Endpoint.of(str(host), 0).ip
     except AddressError:

@@ -84,13 +84,16 @@ class MemoryNetwork:
         self._watches: list[MemoryWatch] = []
         # Who is asked to map ports. The model routers do not do that: a host of the same realm may.
         self.default_gateways: tuple[IPAddress, ...] = ()
+        self.spare: frozenset[IPAddress] = frozenset()  # deprecated, or temporary ones beyond a few
 
     # -- the seam --------------------------------------------------------------------------------------------
 
     def interfaces(self) -> tuple[Interface, ...]:
         addresses = self.host.addresses
         families = sorted({Family(ip.version) for ip in addresses} | {Family.V4})
-        own = tuple(Interface("eth0", ip, _ON_LINK[Family(ip.version)]) for ip in addresses)
+        own = tuple(
+            Interface("eth0", ip, _ON_LINK[Family(ip.version)], spare=ip in self.spare) for ip in addresses
+        )
         return tuple(_LOOPBACK[family] for family in families) + own
 
     def gateways(self) -> tuple[Gateway, ...]:

@@ -31,7 +31,11 @@ def address(text: str, name: str = "eth0", prefix: int = 64, **flags: bool) -> A
 
 
 def chosen(*addresses: AssignedAddress) -> list[str]:
-    return [str(interface.ip) for interface in usable(addresses)]
+    return [str(interface.ip) for interface in usable(addresses) if not interface.spare]
+
+
+def spare(*addresses: AssignedAddress) -> list[str]:
+    return [str(interface.ip) for interface in usable(addresses) if interface.spare]
 
 
 def test_addresses_nobody_can_use_are_left_out() -> None:
@@ -54,6 +58,8 @@ def test_at_most_two_v6_per_interface_current_and_stable_ones_first() -> None:
     assert chosen(old, temporary, stable) == ["2001:db8::1", "2001:db8::2"]
     assert chosen(temporary, local, stable) == ["2001:db8::1", "fd00::1"]
     assert chosen(old) == ["2001:db8::3"]
+    assert spare(old, temporary, stable) == ["2001:db8::3"]  # what is open there goes on
+    assert spare(temporary, local, stable) == ["2001:db8::2"]
     assert chosen(address("2001:db8::9", "eth1"), stable, temporary) == [
         "2001:db8::9",
         "2001:db8::1",
@@ -91,9 +97,10 @@ def test_in_a_namespace_flags_and_gateways_are_seen() -> None:
             time.sleep(0.01)
         own = [interface for interface in enumerate_interfaces() if interface.name == "one"]
         assert Interface("one", ip_address("10.9.0.2"), 16) in own
-        assert {str(interface.ip) for interface in own if interface.ip.version == 6} == {
-            "2001:db8::6",
-            "2001:db8::7",
+        assert {str(interface.ip): interface.spare for interface in own if interface.ip.version == 6} == {
+            "2001:db8::5": True,
+            "2001:db8::6": False,
+            "2001:db8::7": False,
         }
         command("ip", "route", "add", "default", "via", "10.9.0.1", "metric", "20")
         command("ip", "route", "add", "default", "via", "10.9.9.9", "metric", "10")

@@ -97,6 +97,7 @@ class Connection(QuicDriver):
         self._proved_at = math.inf
         self.end: str | None = None
         self.invited = engine.is_client  # our user asked for this peer; else it came
+        self.leaving = False  # the address that its path is on will be gone; another one is there
         self.superseded = False  # at the server: its client has gone on with another one, as it seems
         self.opened_channels = 0  # by this end, so far
         self.moves = 0  # how often another path was chosen
@@ -235,6 +236,7 @@ class Connection(QuicDriver):
     def add(self, path: Path) -> None:
         """A path that is nominated and claimed for this connection."""
         self._count += 1
+        self.leaving = False
         path.number = self._count
         path.deliver = self._heard
         path.on_lost = self._lost
@@ -260,8 +262,8 @@ class Connection(QuicDriver):
             path.abandon()
             self._lost(path, f"the network interface with {path.origin.local.ip} went away")
 
-    def doubt(self, own: frozenset[IPAddress]) -> None:
-        """We are somewhere else, or the world sees us elsewhere; `own` are our addresses now.
+    def doubt(self, own: frozenset[IPAddress], usable: frozenset[IPAddress]) -> None:
+        """We are elsewhere, or the world sees us elsewhere; `own` are our addresses now, `usable` those for new paths.
 
         What leaves from a relay that we reached from before may be dead; of a path from here it shows soon.
         """
@@ -269,6 +271,7 @@ class Connection(QuicDriver):
             self._suspect()
             self._knock()
         else:
+            self.leaving = self._chosen is not None and self._chosen.origin.local.ip in own - usable
             self.question()
 
     def question(self) -> None:

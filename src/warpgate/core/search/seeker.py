@@ -108,6 +108,8 @@ class PathSeeker:
             self._outdated |= self._running
             for initiator in tuple(self._running):
                 initiator.stop("this node has moved")
+        elif self._connection.leaving:
+            self.start()
         self._tell()
 
     def close(self) -> None:
@@ -134,7 +136,7 @@ class PathSeeker:
         connection = self._connection
         renew_at = connection.renew_at
         old = renew_at is not None and self._context.now() >= renew_at
-        return not connection.works or connection.relayed or old
+        return not connection.works or connection.relayed or connection.leaving or old
 
     def _relay_wanted(self) -> bool:
         return not self._connection.works
