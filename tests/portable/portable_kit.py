@@ -49,8 +49,8 @@ def environment(folder: Path) -> dict[str, str]:
     return found
 
 
-# Tells its child to end, once that has said something. Ctrl-C is for all programs of a console but those in a group of
-# their own, Ctrl-Break for a group.
+# Tells its child to end, once that has said something: by a signal, or by making the file of this name. Ctrl-C is for
+# all programs of a console but those in a group of their own, Ctrl-Break for a group.
 TELLER = """
 import os, signal, subprocess, sys
 how, *command = sys.argv[1:]
@@ -61,10 +61,27 @@ child.stdin.write(b"up\\n")
 child.stdin.flush()
 child.stdout.readline()
 signal.signal(signal.SIGINT, lambda *_: None)  # we are told, too
-os.kill(0 if how == "CTRL_C_EVENT" else child.pid, getattr(signal, how))
+if (number := getattr(signal, how, None)) is not None:  # that of Ctrl-C is 0
+    os.kill(0 if how == "CTRL_C_EVENT" else child.pid, number)
+else:
+    open(how, "w").close()
 child.wait(30)
 sys.stderr.buffer.write(child.stderr.read())
 sys.exit(child.returncode)
+"""
+
+
+# Runs warpgate, and does what Windows' C library does at Ctrl-Break when there is a file of this name: it has the
+# signal in a thread of the console's. Wine's consoles know Ctrl-C alone.
+BREAKING = """
+import os, runpy, signal, sys, threading, time
+name = sys.argv.pop(1)
+def wait():
+    while not os.path.exists(name):
+        time.sleep(0.05)
+    signal.raise_signal(signal.SIGBREAK)
+threading.Thread(target=wait, daemon=True).start()
+runpy.run_module("warpgate", run_name="__main__", alter_sys=True)
 """
 
 
@@ -75,8 +92,12 @@ def told_to_end(folder: Path, *words: str, by_user: bool) -> tuple[int, bytes]:
         if WINDOWS
         else ("SIGINT" if by_user else "SIGTERM")
     )
+    program = [sys.executable, "-m", "warpgate"]
+    if WINE and not by_user:
+        how = str(folder) + "-break"
+        program = [sys.executable, "-c", BREAKING, how]
     done = subprocess.run(
-        [sys.executable, "-c", TELLER, how, sys.executable, "-m", "warpgate", *words],
+        [sys.executable, "-c", TELLER, how, *program, *words],
         env=environment(folder),
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from portable_kit import PATIENCE, WINDOWS, WINE, told_to_end
+from portable_kit import PATIENCE, WINDOWS, told_to_end
 
 from warpgate.proto.transfer_names import partial_name
 
@@ -142,8 +142,6 @@ def test_status_tells_what_runs_and_nothing_of_what_was_killed(start) -> None:
 )
 def test_who_is_told_to_end_does(start, tmp_path: Path, command: str, by_user: bool, status: int) -> None:
     """Without a word, also while a thread waits for more of stdin. A listener that is told so has done its work."""
-    if WINE and not by_user:
-        pytest.skip("its consoles have no Ctrl-Break")
     listener = start("b", "listen", "--echo", "--json")
     words = ("listen", "--json") if command == "listen" else ("connect", listener.ready())
     assert told_to_end(tmp_path / "a", *words, by_user=by_user) == (status, b"")
