@@ -35,7 +35,7 @@ from warpgate.services.relay import Relays
 pytestmark = pytest.mark.lab
 
 DOOR = ("--door-port", "443")
-# Without a reserve, which the connect before has used. With one 0.2 to 0.35 s were measured, with 40 ms to everybody,
+# Without a reserve, which the connect before has used. With one 0.15 to 0.42 s were measured, with 40 ms to everybody,
 # but a slow machine computes for as long as it waits; tests/cascade has the exact times.
 LIMIT = 1.0
 
