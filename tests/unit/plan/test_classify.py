@@ -202,6 +202,15 @@ def test_requests_that_overtake_each_other_do_not_hide_a_count(step: int) -> Non
     assert classify(ports(*numbers)).assignment == PortAssignment(Assignment.SEQUENTIAL, step=step)
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_mappings_that_were_asked_for_anew_do_not_hide_a_count(step: int) -> None:
+    """Those of a node's own socket, beside samples of when it began."""
+    own = [506, 506 + 33, 506 + 76, 506 + 143, 506 + 228]
+    samples = list(range(510, 525))
+    seen = ports(*(30000 + step * number for number in (*own, *samples)))
+    assert classify(seen).assignment.kind is Assignment.SEQUENTIAL
+
+
 @pytest.mark.parametrize("size", [512, 1024, 2048])
 def test_a_block_is_hardly_ever_taken_for_a_count(size: int) -> None:
     random = Random(size)
