@@ -231,10 +231,9 @@ class Discovery:
 
     def _noticed(self, ip: IPAddress, seen: tuple[Observation, ...]) -> tuple[Observation, ...]:
         """Whoever asked tells a peer, whom our address has to tell first that this is ours."""
-        for place in self._places.values():
-            if place.udp.local.ip == ip:
-                place.notice(seen)
-        self._changed()
+        news = [place.notice(seen) for place in self._places.values() if place.udp.local.ip == ip]
+        if any(news):
+            self._changed()
         return seen
 
     def _best(self, local: Endpoint, transport: Transport) -> tuple[Endpoint, ...]:

@@ -91,16 +91,16 @@ class Place:
         most = [ip for ip, _ in Counter(each.mapped.ip for each in seen).most_common()]
         return tuple([ip for ip in dict.fromkeys((*latest, *most)) if ip != reflexive][:MAX_POOL])
 
-    def notice(self, seen: Sequence[Observation]) -> None:
-        """What servers see of a fresh port of ours, UDP or TCP."""
+    def notice(self, seen: Sequence[Observation]) -> bool:
+        """What servers see of a fresh port of ours, UDP or TCP: whether one of them is at an address not known yet."""
         learnt = self.learnt
         if learnt.reflexive is None:
-            return
+            return False
         if self._noticed_for != learnt.reflexive:
             self._noticed, self._noticed_for = (), learnt.reflexive
-        for each in seen:
-            if each.mapped.ip not in (learnt.reflexive, *learnt.pool):
-                self._noticed = (*self._noticed, each)[-MAX_POOL:]
+        new = [each for each in seen if each.mapped.ip not in (learnt.reflexive, *learnt.pool)]
+        self._noticed = (*self._noticed, *new)[-MAX_POOL:]
+        return bool(new)
 
     def _profile(self) -> NatProfile:
         over_tcp = () if self.tcp is None else self.tcp.observations
