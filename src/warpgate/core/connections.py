@@ -85,9 +85,8 @@ class Connections:
         self._unclaimed = UnclaimedPaths()
         self._seekers: dict[Connection, PathSeeker] = {}
         self._lingering: dict[Connection, asyncio.TimerHandle] = {}
-        self._waiting: dict[
-            bytes, list[asyncio.Future[None]]
-        ] = {}  # for news of connections with these peers
+        # For news of connections with these peers.
+        self._waiting: dict[bytes, list[asyncio.Future[None]]] = {}
         self._guests = Guests(self._all)
 
     def __len__(self) -> int:

@@ -106,9 +106,8 @@ class Connection(QuicDriver):
         self._context = context
         self._on_end = on_end
         self._paths: list[Path] = []
-        self._came_by: list[
-            tuple[Path, int]
-        ] = []  # of the datagrams that have arrived in this turn, how many each
+        # Of the datagrams that have arrived in this turn, how many each.
+        self._came_by: list[tuple[Path, int]] = []
         self._closing: list[Path] = []
         self._count = 0
         self._chosen: Path | None = None
