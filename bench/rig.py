@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from warpgate.lab.steered import Connected, SteeredNode
 from warpgate.lab.topology import Lab
 
 ROUND_TRIP = 0.040  # host to host and host to server, with the lab's default line of 10 ms one way
+# Seconds from a responder's start to the first offer. As it starts it asks on its own topic who else has its key; while
+# that comes back, the broker holds an offer for a round trip (Nagle's algorithm), so it would be measured instead.
+SETTLED = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Rig:
     ) -> Connected:
         """One connect from a to b between fresh nodes."""
         await self.fresh()
+        await asyncio.sleep(SETTLED)
         return await self.a.connect(
             self.b.address, mode=mode, transport=transport, plugins=plugins, secure=secure
         )
