@@ -9,24 +9,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from warpgate.errors import NetworkError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 
 DatagramReceiver = Callable[[bytes, SockAddr], None]
-
-
-@runtime_checkable
-class RunReceiver(Protocol):
-    """A receiver that would rather have together what arrived together: a bulk of data costs half as much so."""
-
-    def __call__(self, data: bytes, source: SockAddr, /) -> None: ...
-
-    def take_run(self, datagrams: list[bytes], source: SockAddr, /) -> bool:
-        """All from `source`, in order. False: nothing was taken, they are to come one by one."""
-        ...
+# Two or more datagrams, all of one sender, in order. False: nothing was taken, they are to come one by one.
+TakeRun = Callable[[list[bytes], SockAddr], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +58,12 @@ class UdpSocket(Protocol):
 
     def send_all(self, datagrams: Sequence[bytes], to: SockAddr) -> int:
         """Send in order until one is not taken, as `send` would; how many were."""
+        ...
+
+    def gather(self, take_run: TakeRun) -> None:
+        """From now on offer together what arrives together, where the system tells: a bulk of data costs half as much
+        so, and single datagrams a little more.
+        """
         ...
 
     async def writable(self) -> None:

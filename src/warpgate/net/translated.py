@@ -23,6 +23,7 @@ from warpgate.net.network import (
     Gateway,
     Interface,
     Network,
+    TakeRun,
     TcpListener,
     TcpStream,
     UdpSocket,
@@ -181,6 +182,13 @@ class _TranslatedUdp:
     def send_all(self, datagrams: Sequence[bytes], to: SockAddr) -> int:
         host = self._outer(to[0])
         return 0 if host is None else self._socket.send_all(datagrams, (host, to[1]))
+
+    def gather(self, take_run: TakeRun) -> None:
+        def take(datagrams: list[bytes], source: SockAddr) -> bool:
+            host = self._inner(source[0])
+            return host is not None and take_run(datagrams, (host, source[1]))
+
+        self._socket.gather(take)
 
     async def writable(self) -> None:
         await self._socket.writable()

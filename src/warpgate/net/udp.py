@@ -14,7 +14,7 @@ from itertools import groupby
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family, SockAddr
-from warpgate.net.network import DatagramReceiver, RunReceiver, Watch, each_alone
+from warpgate.net.network import DatagramReceiver, TakeRun, Watch, each_alone
 from warpgate.net.sockets import Readiness, address_family, network_error
 from warpgate.platform import SOCKETS
 from warpgate.platform.readiness import watch_of
@@ -56,15 +56,13 @@ class SystemUdpSocket:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self.local = Endpoint.from_sockaddr(sock.getsockname())
-        self._receiver, self._take_run = receiver, None
-        if isinstance(receiver, RunReceiver):  # its methods, as calling an object takes longer
-            self._receiver, self._take_run = receiver.__call__, receiver.take_run
+        self._receiver = receiver
+        self._take_run: TakeRun | None = None
         self._on_refused = on_refused
         self._twins: dict[Endpoint, SystemUdpSocket] = {}  # of flows that are watched
         self._open = True
         self._writable = Readiness.to_write(self._loop, sock)
         self._most_segments = SOCKETS.most_segments
-        SOCKETS.receive_segments(sock)
         self._watch = watch_of(self._loop)
         self._watch.add_reader(sock.fileno(), self._drain)
 
@@ -107,6 +105,12 @@ class SystemUdpSocket:
             )
         return len(run)
 
+    def gather(self, take_run: TakeRun) -> None:
+        """See `UdpSocket.gather`; once is for good."""
+        if self._take_run is None:
+            SOCKETS.receive_segments(self._sock)
+        self._take_run = take_run
+
     async def writable(self) -> None:
         """Until the kernel takes datagrams again; NetworkError if the socket is closed by then."""
         if self._open:
@@ -115,10 +119,13 @@ class SystemUdpSocket:
             raise NetworkError(f"UDP socket {self.local} is closed")
 
     def _drain(self) -> None:
-        left, receive, sock = DRAIN, SOCKETS.receive, self._sock
+        left, sock, receiver, size = DRAIN, self._sock, self._receiver, LARGEST_DATAGRAM
         while left > 0:
             try:
-                data, source, size = receive(sock, LARGEST_DATAGRAM)
+                if self._take_run is None:
+                    data, source = sock.recvfrom(LARGEST_DATAGRAM)
+                else:
+                    data, source, size = SOCKETS.receive(sock, LARGEST_DATAGRAM)
             except BlockingIOError:
                 return
             except OSError as error:  # an ICMP error about an earlier datagram: reading it clears it
@@ -133,7 +140,7 @@ class SystemUdpSocket:
                 left -= self._give(data, source, size)
             else:  # mostly
                 left -= 1
-                self._receiver(data, source)
+                receiver(data, source)
             if not self._open:
                 return
 

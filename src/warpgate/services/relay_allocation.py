@@ -16,7 +16,7 @@ from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 from warpgate.model.scope import unreachable
 from warpgate.model.turn_server import Credentials
 from warpgate.net.driver import MachineDriver
-from warpgate.net.network import DatagramReceiver, each_alone
+from warpgate.net.network import DatagramReceiver, TakeRun, each_alone
 from warpgate.proto.turn import State, TurnClient
 from warpgate.proto.turn_auth import LongTermAuth
 from warpgate.proto.turn_events import (
@@ -280,6 +280,9 @@ class RelaySocket:
 
     def send_all(self, datagrams: Sequence[bytes], to: SockAddr) -> int:
         return each_alone(self.send, datagrams, to)
+
+    def gather(self, take_run: TakeRun) -> None:
+        """A relay wraps each datagram in a message of its own."""
 
     async def writable(self) -> None:
         if not self._open:

@@ -14,7 +14,7 @@ from warpgate.lab.flow import Flow
 from warpgate.lab.flow import Protocol as Layer4
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 from warpgate.net.driver import MachineDriver
-from warpgate.net.network import Acceptor, DatagramReceiver, each_alone
+from warpgate.net.network import Acceptor, DatagramReceiver, TakeRun, each_alone
 from warpgate.net.sockets import network_error
 from warpgate_testing.segment import TcpSegment
 from warpgate_testing.tcp import Connection, News, State
@@ -71,6 +71,9 @@ class MemoryUdpSocket:
 
     def send_all(self, datagrams: Sequence[bytes], to: SockAddr) -> int:
         return each_alone(self.send, datagrams, to)
+
+    def gather(self, take_run: TakeRun) -> None:
+        """In memory each datagram arrives by itself."""
 
     async def writable(self) -> None:
         if not self._open:

@@ -244,8 +244,8 @@ def test_what_answers_a_client_ahead_is_given_out_once_by_the_flow_it_came_by() 
         other = Endpoint.of("198.51.100.9", 10)
         side.udp.expect_ahead(client)
         for data in flight:
-            side.port(data, PEER.sockaddr)
-        side.port(flight[0], other.sockaddr)
+            side.port.receive(data, PEER.sockaddr)
+        side.port.receive(flight[0], other.sockaddr)
         assert side.udp.take_ahead(client, side.port, PEER.sockaddr) == flight
         assert side.udp.take_ahead(client, side.port, PEER.sockaddr) == []
         assert side.udp._held == len(flight[0])
@@ -262,7 +262,7 @@ def test_what_arrives_together_is_handed_over_together_but_for_checks_and_other_
         side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)
         port, key = side.port, PEER.sockaddr
         got: list[list[bytes]] = []
-        port.streams[key] = {b"ours-id.": got.append}
+        port.route(key, [b"ours-id."], got.append)
         packets = [b"\x40ours-id." + bytes((number,)) * 30 for number in range(3)]
         assert port.take_run(packets, key)
         assert got == [packets]
@@ -272,6 +272,11 @@ def test_what_arrives_together_is_handed_over_together_but_for_checks_and_other_
             assert not port.take_run(run, key)
         assert not port.take_run(packets, ("198.51.100.77", 5))
         assert got == [packets]
+        port.unroute(key, [b"ours-id."], [].append)
+        assert port.take_run(packets, key)
+        port.unroute(key, [b"ours-id."], got.append)
+        assert not port.take_run(packets, key)
+        assert not port.in_use
         side.udp.close()
 
     virtually(main)

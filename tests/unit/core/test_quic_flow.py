@@ -11,7 +11,7 @@ from quic_kit import SESSION, A, B
 from warpgate.core.connection.quic_bounds import Holdings
 from warpgate.core.connection.quic_flow import QuicFlow
 from warpgate.core.connection.quic_stream import QuicStream
-from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS
+from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS, Port
 from warpgate.model.endpoint import Endpoint
 from warpgate_testing.clock import run_virtual
 
@@ -28,13 +28,14 @@ def test_a_bystander_gets_no_more_than_a_few_datagrams() -> None:
             sent.extend(datagrams)
             return len(datagrams)
 
-        port = SimpleNamespace(streams={}, base=BYSTANDER, socket=SimpleNamespace(send_all=send_all))
+        socket = SimpleNamespace(local=BYSTANDER, send_all=send_all, gather=lambda _take_run: None)
+        port = Port(cast(Any, None), cast(Any, lambda _receiver: socket))
         stream = QuicStream.client(A, B.public_key, SESSION, asyncio.get_running_loop().time(), Holdings())
-        flow = QuicFlow(stream, cast(Any, port), BYSTANDER)
+        flow = QuicFlow(stream, port, BYSTANDER)
         await asyncio.sleep(300)
         assert 2 <= len(sent) <= UNVALIDATED_DATAGRAMS
         flow.close()
-        assert port.streams == {}
+        assert not port.in_use
         return sent
 
     assert len(run_virtual(main())) <= UNVALIDATED_DATAGRAMS + 1  # and one that it is over

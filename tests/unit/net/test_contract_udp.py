@@ -180,23 +180,20 @@ def test_what_arrives_together_may_be_taken_together_and_comes_once_and_in_order
         got: list[bytes] = []
         whole = asyncio.Event()
 
-        class Receiver:
-            def __call__(self, data: bytes, _source: Any) -> None:
-                self.take([data])
+        def take_run(datagrams: list[bytes], _source: Any) -> bool:
+            assert len(datagrams) > 1
+            if takes:
+                take(datagrams)
+            return takes
 
-            def take_run(self, datagrams: list[bytes], _source: Any) -> bool:
-                assert len(datagrams) > 1
-                if takes:
-                    self.take(datagrams)
-                return takes
-
-            def take(self, datagrams: list[bytes]) -> None:
-                got.extend(datagrams)
-                if got[-1] == burst[-1]:
-                    whole.set()
+        def take(datagrams: list[bytes]) -> None:
+            got.extend(datagrams)
+            if got[-1] == burst[-1]:
+                whole.set()
 
         a = world.a.open_udp(world.at_a(), nobody)
-        b = world.b.open_udp(world.at_b(), Receiver())
+        b = world.b.open_udp(world.at_b(), lambda data, _source: take([data]))
+        b.gather(take_run)
         assert a.send_all(burst, b.local.sockaddr) == len(burst)
         await whole.wait()
         assert got == burst

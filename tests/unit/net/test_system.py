@@ -195,14 +195,18 @@ class Faulty:
         raise OSError(code, os.strerror(code))
 
 
+@pytest.mark.parametrize("gathers", [False, True])
 def test_errors_of_earlier_datagrams_do_not_kill_a_udp_socket(
-    system: World, monkeypatch: pytest.MonkeyPatch
+    system: World, monkeypatch: pytest.MonkeyPatch, gathers: bool
 ) -> None:
     async def main() -> None:
         inbox = Datagrams()
         a, b = system.a.open_udp(ANY, ignore), system.b.open_udp(ANY, inbox)
         real: Any = b._sock  # type: ignore[attr-defined]
-        monkeypatch.setattr(b, "_sock", Faulty(real, "recvmsg", errno.ECONNREFUSED, errno.EHOSTUNREACH))
+        if gathers:
+            b.gather(lambda _datagrams, _source: False)
+        method = "recvmsg" if gathers else "recvfrom"
+        monkeypatch.setattr(b, "_sock", Faulty(real, method, errno.ECONNREFUSED, errno.EHOSTUNREACH))
         a.send(b"alive", b.local.sockaddr)
         assert (await inbox.received.get())[0] == b"alive"
         assert b.receive_errors == 2  # type: ignore[attr-defined]

@@ -197,9 +197,8 @@ class UdpPath(Path):
 
     def route(self, ids: tuple[bytes, ...]) -> None:
         self._ids = ids
-        routes = self._port.streams.setdefault(self._key, {})
+        self._port.route(self._key, ids, self._arrived)
         for connection_id in ids:
-            routes[connection_id] = self._arrived
             self._early.extend(self._udp.take_ahead(connection_id, self._port, self._key))
         self._unclaim()
 
@@ -241,12 +240,9 @@ class UdpPath(Path):
 
     def _unroute(self) -> None:
         self._unclaim()
-        routes = self._port.streams.get(self._key, {})
-        for connection_id in self._ids:
-            if routes.get(connection_id) == self._arrived:  # not of a newer path between the same endpoints
-                del routes[connection_id]
-        if not routes:
-            self._port.streams.pop(self._key, None)
+        self._port.unroute(
+            self._key, self._ids, self._arrived
+        )  # not a newer path's between the same endpoints
 
     def _release(self) -> None:
         self._outflow.close()

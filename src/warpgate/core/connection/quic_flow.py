@@ -34,9 +34,7 @@ class QuicFlow(QuicDriver):
         self._unproved = UNVALIDATED_DATAGRAMS
         self._ids = (stream.id, *other_ids)
         self._outflow = Outflow(port.socket, remote.sockaddr, self._advance)
-        routes = port.streams.setdefault(remote.sockaddr, {})
-        for connection_id in self._ids:
-            routes[connection_id] = self.deliver
+        port.route(remote.sockaddr, self._ids, self.deliver)
         self.soon()
 
     @property
@@ -68,8 +66,4 @@ class QuicFlow(QuicDriver):
 
     def _release(self) -> None:
         self._outflow.close()
-        routes = self._port.streams.get(self.remote.sockaddr, {})
-        for connection_id in self._ids:
-            routes.pop(connection_id, None)
-        if not routes:
-            self._port.streams.pop(self.remote.sockaddr, None)
+        self._port.unroute(self.remote.sockaddr, self._ids, self.deliver)

@@ -8,7 +8,7 @@ introduces a key, which is rationed.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -59,7 +59,7 @@ class Port:
         # Whose each flow is: datagrams carry no label, so a pair of endpoints can carry one pipe.
         self.owners: dict[FlowKey, SessionChecks] = {}
         self._udp = udp
-        self.socket = open_socket(self)
+        self.socket = open_socket(self.receive)
         self.base = self.socket.local
 
     @property
@@ -67,7 +67,23 @@ class Port:
         """Whether a pipe, a path or a session has a flow here."""
         return bool(self.flows or self.streams or self.unclaimed or self.owners)
 
-    def __call__(self, data: bytes, source: SockAddr) -> None:
+    def route(self, key: FlowKey, ids: Iterable[bytes], deliver_all: DeliverAll) -> None:
+        """Packets of this flow with these connection ids go there, until `unroute`."""
+        routes = self.streams.setdefault(key, {})
+        for connection_id in ids:
+            routes[connection_id] = deliver_all
+        self.socket.gather(self.take_run)
+
+    def unroute(self, key: FlowKey, ids: Iterable[bytes], deliver_all: DeliverAll) -> None:
+        """Idempotent; those that go elsewhere by now stay."""
+        routes = self.streams.get(key, {})
+        for connection_id in ids:
+            if routes.get(connection_id) == deliver_all:
+                del routes[connection_id]
+        if not routes:
+            self.streams.pop(key, None)
+
+    def receive(self, data: bytes, source: SockAddr) -> None:
         """A datagram has arrived."""
         # The slice first: for a user's datagram it is all that is looked at.
         if data[4:8] == COOKIE and is_stun(data) and self._udp.take_stun(self, data, source):
