@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
-from cascade_world import World, connected, exchange, virtual
+from cascade_world import R, S, Seat, World, connected, exchange, virtual
+from test_relays import RelayWorld
 
 from warpgate.core.connection.connection import Connection
 from warpgate.core.connection.quic_channels import CHANNELS
@@ -16,7 +19,9 @@ from warpgate.core.connection.quic_engine import CLOSED, QuicEngine, State
 from warpgate.core.connections import LINGERING
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.durable import DurablePipe
+from warpgate.core.search.seeker import NO_RELAY_KNOWN
 from warpgate.errors import ConnectFailed, PipeClosed
+from warpgate.events import PluginSkipped, PluginStarted
 from warpgate.model.endpoint import Mode
 from warpgate.proto.channel_wire import ALL, MAX_REASON, NOT_TAKEN, SEEN, encode_pipe_head
 
@@ -119,6 +124,79 @@ def test_who_ends_each_connection_as_soon_as_a_pipe_is_wanted_gets_few() -> None
             await pipe.send(b"once more, and not for ever")
             assert "the node was closed" in await over(pipe)
             assert len(ended) == 2
+            await gone(world)
+
+    virtual(main)
+
+
+# -- whether it has a relay ---------------------------------------------------------------------------------------
+
+
+def searches(seat: Seat) -> int:
+    return len({event.session for event in (*seat.said(PluginStarted), *seat.said(PluginSkipped))})
+
+
+async def with_claim(relay: bool, kinds: tuple[str, str]) -> tuple[float, int]:
+    """Seconds until it is clear whether there is a pipe, by an address with this claim, and searches. Neither node has
+    a relay.
+    """
+    async with World(*kinds) as world:
+        began, ends = world.now, list[Pipe]()
+        with contextlib.suppress(ConnectFailed):
+            near, far, _ = await connected(world, replace(world.b.node.address, relay=relay), durable=True)
+            ends += near, far
+        took = world.now - began
+        assert bool(ends) is (kinds != ("edm", "edm"))
+        for pipe in ends:
+            pipe.abort()
+        await gone(world)
+        return took, searches(world.a)
+
+
+@pytest.mark.parametrize("kinds", [("eim", "eim"), ("public", "public"), ("edm", "edm")])
+def test_a_relay_that_it_does_not_have_costs_one_search_and_no_time(kinds: tuple[str, str]) -> None:
+    truth, lie = (virtual(partial(with_claim, relay, kinds)) for relay in (False, True))
+    assert lie[0] == pytest.approx(truth[0], abs=1e-6)
+    assert lie[1] <= truth[1] + 1
+
+
+def test_a_relay_that_it_has_and_hides_costs_a_moment() -> None:
+    """Also once the path is lost: what it has said last is what counts then."""
+
+    async def main() -> None:
+        async with RelayWorld("edm", "edm", a=False) as world:
+            hidden = replace(world.b.node.address, relay=False)
+            near, far, seconds = await connected(world, hidden, durable=True)
+            assert seconds == pytest.approx(NO_RELAY_KNOWN + 2 * S + 2 * R, abs=1e-6)
+            of(far).engine.say_news(hidden.encode())
+            await exchange(near, far)
+            assert not of(near).remote.relay
+            for path in tuple(of(far)._paths):
+                path.close()
+            began = world.now
+            await exchange(near, far)
+            assert world.now - began < 5
+            near.abort()
+            far.abort()
+            await gone(world)
+
+    virtual(main)
+
+
+def test_who_claims_and_denies_a_relay_by_turns_starts_no_search() -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, far = await pipes(world)
+            before = searches(world.a), searches(world.b)
+            for number in range(60):
+                of(far).engine.say_news(replace(world.b.node.address, relay=number % 2 == 0).encode())
+                of(far).soon()
+                await asyncio.sleep(1)
+                assert of(near).remote.relay is (number % 2 == 0)
+            assert (searches(world.a), searches(world.b)) == before
+            await exchange(near, far)
+            near.abort()
+            far.abort()
             await gone(world)
 
     virtual(main)

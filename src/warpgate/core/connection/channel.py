@@ -6,6 +6,7 @@ stream; of a pipe of datagrams the stream says only that it is there, and when i
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from warpgate.proto.channel_wire import ALL, TAKEN, PipeHeadReader, ReplyReader,
 UNASKED = FLOOR
 # Datagrams: received and not read, unless the node says otherwise.
 QUEUE = 1024
-# Bytes that wait to be sent on one pipe; and what one takes beside its bytes, in either direction.
+# Bytes that wait to be sent on one pipe, where there are few; and what one takes beside its bytes, in either direction.
 UNSENT = 64 * 1024
 EACH = 64
 
@@ -29,6 +30,7 @@ class Carrier(Protocol):
     """The connection, to its channels."""
 
     unread: Pool
+    unsent: Pool
     unconfirmed_room: int  # what may be written now, by all channels, for want of the peer's answer
 
     @property
@@ -227,6 +229,8 @@ class DatagramChannel(Channel):
         self._queued = 0
         self._outgoing: deque[bytes] = deque()
         self._to_send = 0
+        self._unsent = engine.unsent.share()
+        weakref.finalize(self, self._unsent.release)
 
     # -- the user ------------------------------------------------------------------------------------------------
 
@@ -243,13 +247,14 @@ class DatagramChannel(Channel):
         """Whether it is to be sent. When too much waits already it is not, or, with `displace`, takes an older one's
         place.
         """
-        cost = len(data) + EACH
-        while self._to_send + cost > UNSENT and displace:
+        cost, most = len(data) + EACH, min(UNSENT, self._unsent.limit)
+        while self._to_send + cost > most and displace:
             self.next()
-        if self._to_send + cost > UNSENT:
+        if self._to_send + cost > most:
             return False
         self._outgoing.append(data)
         self._to_send += cost
+        self._account()
         self._engine.has_datagrams(self)
         return True
 
@@ -282,6 +287,7 @@ class DatagramChannel(Channel):
     def next(self) -> bytes:
         data = self._outgoing.popleft()
         self._to_send -= len(data) + EACH
+        self._account()
         return data
 
     def receive(self, data: bytes) -> None:
@@ -298,3 +304,4 @@ class DatagramChannel(Channel):
 
     def _account(self) -> None:
         self._share.set(self._queued)
+        self._unsent.set(self._to_send)

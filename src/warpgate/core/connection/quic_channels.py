@@ -109,6 +109,7 @@ class QuicChannels(QuicEngine):
         self._delivered |= {CONTROL: 0, self._peer_credit_stream: 0}
         self._credits, self._news = CreditReader(), NewsReader()
         self.unread = Pool(TOTAL_WINDOW, TOTAL_WINDOW / WINDOW, holdings.unread)
+        self.unsent = holdings.unsent
         self._news_left = float(NEWS_AT_ONCE)
         self._now = 0.0
         self._channels: dict[int, Channel] = {}

@@ -274,6 +274,7 @@ class QuicEngine(ABC):
 
     def _put(self, stream: int, data: bytes | memoryview, *, end: bool = False) -> None:
         self._guard(lambda: self._quic.send_stream_data(stream, data, end))
+        self._unsent.set(self._held_to_send)  # now: many may be written to before anything is sent
 
     def _guard(self, call: Callable[[], None]) -> None:
         """The library's complaint about a connection that is over ends ours."""

@@ -242,7 +242,7 @@ class DurableDatagramPipe(OnConnection, DatagramPipe):
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """ConfigError for more than `largest` bytes. Waits while more is sent than the path takes. While no path works
-        the newest (64 KiB) are kept and sent when one does; older ones are lost.
+        the newest (64 KiB, 16 among many pipes) are kept and sent when one does; older ones are lost.
         """
         payload, channel = self._checked(data), self._channel
         while channel.refused is None:
