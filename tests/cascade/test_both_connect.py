@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from cascade_world import LASTING, R, S, Seat, World, connected, exchange, identity, virtual
+from cascade_world import HOP, LASTING, R, S, Seat, World, connected, exchange, identity, virtual
 from durable_kit import moved
 from strangers_kit import fresh_bytes
 from test_instances import twin_of_b
@@ -22,8 +24,10 @@ from warpgate.errors import ConnectFailed, PipeClosed
 from warpgate.events import PluginStarted
 from warpgate.model.endpoint import Mode
 from warpgate.plan.collision import HEAD_START
+from warpgate_testing.internet import PathSpec
 
 STEP = 0.002
+COLLISIONS = int(os.environ.get("WARPGATE_COLLISIONS", "50"))
 ONE_WAY = S / 2
 
 
@@ -107,6 +111,49 @@ def test_where_packets_are_lost_both_may_be_used_and_then_the_one_of_the_lower_i
                 await gone(world)
 
     virtual(main, limit=1e4)
+
+
+def troubled(world: World, rng: random.Random) -> None:
+    """Between the two sites a delay, jitter and loss that the nodes could not know of."""
+    path = PathSpec(
+        delay=rng.choice((0.002, HOP, 2 * HOP)),
+        jitter=rng.choice((0.0, HOP, 5 * HOP)),
+        loss=rng.choice((0.0, 0.1, 0.3)),
+    )
+    world.internet.set_path(world.routers["a"], world.routers["b"], path)
+
+
+async def collide(seed: int) -> int:
+    """On how many connections their pipes are, where both connect in trouble; all work, and one lasts."""
+    rng = random.Random(seed)
+    async with World("eim-apdf", "eim-apdf", seed=seed) as world:
+        troubled(world, rng)
+        pipes, _ = await both_connect(world, rng.uniform(-0.4, 0.4), patience=60.0)
+        world.lose(0.0)
+        await asyncio.sleep(2)
+        began = len({pipe.session for pipe in pipes})
+        for one, other in zip(pipes[:2], pipes[2:], strict=True):
+            await exchange(one, other)
+        later = await world.b.node.connect(world.a.node.address, durable=True)
+        end = await world.a.node.accept()
+        for pipe in pipes:
+            await pipe.close()
+        await asyncio.sleep(LINGERING + 1)
+        assert count(world) == (1, 1)
+        await exchange(later, end)
+        for pipe in (later, end):
+            await pipe.close()
+        await gone(world)
+        return began
+
+
+def test_loss_and_reordering_at_the_collision_hardly_ever_part_the_two() -> None:
+    """Two connections are used only where all that one says is lost for half a second; the spare one ends idle."""
+
+    async def main() -> list[int]:
+        return [await collide(seed) for seed in range(COLLISIONS)]
+
+    assert virtual(main, limit=1e5).count(2) <= COLLISIONS // 50
 
 
 # -- the peer's connection ---------------------------------------------------------------------------------------
@@ -240,7 +287,7 @@ def test_who_was_let_in_by_a_code_lets_nobody_in_by_that() -> None:
 
 
 def test_a_connection_in_the_peers_name_that_is_not_proved_carries_nothing() -> None:
-    """Of what claims to be b's, and never proves it; it delays a's own by a head start at most."""
+    """Of what claims to be b's, and never proves it; it delays a's own by two head starts at most."""
 
     async def main() -> None:
         async with World("eim-apdf", "eim-apdf") as world:
@@ -252,7 +299,7 @@ def test_a_connection_in_the_peers_name_that_is_not_proved_carries_nothing() -> 
             )
             assert forged is not None
             pipe, other, seconds = await connected(world, durable=True)
-            assert seconds <= S + ONE_WAY + HEAD_START
+            assert seconds <= S + ONE_WAY + 2 * HEAD_START
             assert pipe.connection is not forged
             await exchange(pipe, other)
 

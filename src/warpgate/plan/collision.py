@@ -1,9 +1,12 @@
 """Which connection is used where two nodes have begun one each: a collision, as in RFC 4271 section 6.8. Pure.
 
 The one that has had a pipe, or that of the node with the lower id where both have, or neither. So that both nodes come
-to the same, the other node waits a little for the first one's where it has heard of it: before a connection is open at
-its client its server has heard of it and answered, so whoever opens a pipe without having heard of another one is
-heard by the peer before that one is open.
+to the same, each waits a little where it has heard of the other's: before a connection is open at its client its server
+has heard of it and answered, so one node at most opens a pipe without having heard of another connection. The node with
+the higher id waits until the first one is proved, and takes it then; the one with the lower id until it sees on which
+of the two the other has opened its pipe, and for longer: so it sees also that the other has given up waiting. Both open
+a pipe on their own only where all that one says is lost for longer than that, which nothing can exclude; new pipes are
+then opened on the first one, and the second ends when its pipes have.
 """
 
 from __future__ import annotations
@@ -16,6 +19,10 @@ HEAD_START = 0.25
 
 class Candidate(Protocol):
     """A connection."""
+
+    @property
+    def by_peer(self) -> bool:
+        """Whether the peer has begun it."""
 
     @property
     def opening(self) -> bool:
@@ -40,11 +47,22 @@ C = TypeVar("C", bound=Candidate)
 def settle(first: C | None, second: C | None, now: float) -> tuple[C | None, float | None]:
     """The one to be used now, or none yet, and then when to ask again at the latest. `first`: that of the lower id."""
     usable = [each for each in (first, second) if each is not None and each.usable]
-    if len(usable) == 2:
-        return next((each for each in usable if each.used), usable[0]), None
     if not usable:
         return None, None
-    coming = usable[0] is second and first is not None and first.opening and not usable[0].used
-    if coming and now < usable[0].settled_at:
-        return None, usable[0].settled_at
-    return usable[0], None
+    chosen = next((each for each in usable if each.used), usable[0])
+    if chosen.used or first is None or second is None:
+        return chosen, None
+    if chosen is second:
+        until = chosen.settled_at if first.opening else now
+    else:
+        until = _deaf_until(first, second) if second.by_peer else now
+    return (None, until) if now < until else (chosen, None)
+
+
+def _deaf_until(first: Candidate, second: Candidate) -> float:
+    """Until when the peer may have opened a pipe on the second one, its own, without having heard of our first one's
+    proof. It opens one on the first as soon as it has, so this takes a round trip where nothing is lost.
+    """
+    if second.opening:
+        return first.settled_at + HEAD_START
+    return min(first.settled_at, second.settled_at) + HEAD_START if second.usable else 0.0

@@ -157,6 +157,10 @@ class Connection(QuicDriver):
         return self._chosen is not None and not self._suspected
 
     @property
+    def by_peer(self) -> bool:
+        return not self.engine.is_client
+
+    @property
     def opening(self) -> bool:
         return self.engine.state is State.OPENING and self.end is None and not self.superseded
 
