@@ -118,6 +118,7 @@ class TurnClient:
         self.auth = LongTermAuth(credentials)
         self.state = State.ALLOCATING
         self.relayed: tuple[Endpoint, ...] = ()
+        self.of_use = 0  # of what the server has sent: answers, and data of peers that are talked to
         self._wanted = wanted
         self._reliable = reliable
         self._new_transaction_id = new_transaction_id
@@ -197,6 +198,7 @@ class TurnClient:
         elif is_stun(data):
             answered = self._requests.take(data, now)
             if answered is not None:
+                self.of_use += 1
                 self._refusals.answered()
                 self._answered(answered, now)
             else:
@@ -346,6 +348,7 @@ class TurnClient:
         self.permit(peer.ip, now)  # it is in use, whoever talks
         if self._channels.use(peer, now):
             self._ask_channel(peer, now)
+        self.of_use += 1
         self._events.append(DataReceived(peer, data))
 
     # -- small parts ---------------------------------------------------------------------------------------------

@@ -195,8 +195,10 @@ class Allocation:
 
     # -- the server's side ---------------------------------------------------------------------------------------
 
-    def _received(self, frame: bytes) -> None:
+    def _received(self, frame: bytes) -> bool:
+        before = self._client.of_use
         self._driver.receive(frame)
+        return self._client.of_use != before
 
     def _allocated(self, relayed: tuple[Endpoint, ...], mapped: Endpoint | None) -> None:
         server = self.route.endpoint

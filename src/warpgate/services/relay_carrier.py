@@ -20,13 +20,16 @@ from warpgate.services.proxy import Proxy, tunnel
 # Datagrams in a stream must not pile up behind a slow one: a quarter of a second at 8 Mbit/s, then they are lost.
 QUEUE_LIMIT = 256 * 1024
 CHUNK = 64 * 1024
+# Bytes a second that are read where nothing of them is of use: from an honest server that is late data of peers that
+# are not talked to any more, from another one the cheapest way to keep us busy.
+USELESS_RATE = 1024 * 1024
 # How long a closed stream may take to be rid of what was still to be sent.
 FLUSHING = 1.0
 # For each of TCP, a proxy's answer and TLS. SYNs are repeated after 1 and 3 s (RFC 6298 section 2), and two satellites
 # answer after 2.5 s.
 DIAL_PATIENCE = 5.0
 
-OnFrame = Callable[[bytes], None]
+OnFrame = Callable[[bytes], bool]  # whether it was of use
 OnBroken = Callable[[str], None]
 OnRefused = Callable[[], None]
 
@@ -162,8 +165,11 @@ class StreamCarrier:
         try:
             while data := await self._stream.recv(CHUNK):
                 decoder.feed(data)
+                of_use = []
                 while (frame := decoder.next_frame()) is not None:
-                    self._on_frame(frame)
+                    of_use.append(self._on_frame(frame))
+                if of_use and not any(of_use):
+                    await asyncio.sleep(len(data) / USELESS_RATE)
             self._on_broken("the server hung up")
         except (NetworkError, DecodeError) as error:
             self._on_broken(str(error))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,13 +13,16 @@ import pytest
 
 from warpgate.errors import ServiceError
 from warpgate.model.endpoint import Endpoint
-from warpgate.model.turn_server import Credentials
+from warpgate.model.turn_server import Credentials, TurnServer, TurnTransport
 from warpgate.net.network import TcpStream
-from warpgate.proto.stun import BINDING, StunClass, StunMessage, encode
+from warpgate.proto.stun import BINDING, Attribute, Method, StunClass, StunMessage, encode
 from warpgate.proto.turn_auth import LongTermAuth
+from warpgate.proto.turn_wire import RelayRequest
 from warpgate.services.relay_allocation import Allocation
+from warpgate.services.relay_carrier import CHUNK, USELESS_RATE, Route, StreamCarrier
 from warpgate.services.relay_tcp import bind_connection
 from warpgate.services.stun_tcp import StunStream
+from warpgate_testing.clock import run_virtual
 
 SERVER = Endpoint.parse("203.0.113.1:3478")
 FOREIGN = encode(StunMessage(BINDING, StunClass.SUCCESS, bytes(12), ()))
@@ -32,6 +37,10 @@ class Talker:
         self.local, self.remote = Endpoint.parse("192.0.2.1:5000"), SERVER
 
     async def send(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
 
     async def recv(self, limit: int) -> bytes:
         assert self.read < 4 * 2**20, "it is listened to for ever"
@@ -64,3 +73,47 @@ def test_a_server_that_talks_and_does_not_answer(ask: Any, word: bytes) -> None:
     with pytest.raises(ServiceError, match=r"does not answer|more than"):
         asyncio.run(ask(talker))
     assert talker.read <= 64 * 1024
+
+
+def data_of(peer: str) -> bytes:
+    attributes = ((Attribute.XOR_PEER_ADDRESS, Endpoint.parse(peer)), (Attribute.DATA, bytes(1000)))
+    return encode(StunMessage(Method.DATA, StunClass.INDICATION, bytes(12), attributes))
+
+
+@pytest.mark.parametrize(
+    "word", [FOREIGN, data_of("203.0.113.7:7")], ids=["answers to others", "data of strangers"]
+)
+def test_an_allocation_whose_server_sends_what_is_of_no_use_reads_it_slowly(word: bytes) -> None:
+    async def main() -> None:
+        talker = Talker(word)
+        route = Route(
+            TurnServer("203.0.113.1", 3478, TurnTransport.TCP, Credentials("u", "p")),
+            SERVER,
+            TurnTransport.TCP,
+            "",
+        )
+        allocation = Allocation(
+            route,
+            Credentials("u", "p"),
+            RelayRequest(),
+            lambda on_frame, on_broken, _: StreamCarrier(talker.stream, on_frame, on_broken),
+            lambda *_: None,
+        )
+        await asyncio.sleep(3.0)
+        assert USELESS_RATE < talker.read <= 3 * USELESS_RATE + CHUNK
+        allocation._over("the test is", lost=False)
+
+    run_virtual(main())
+
+
+def test_what_is_of_use_is_read_as_fast_as_it_comes() -> None:
+    async def main() -> None:
+        talker, broken = Talker(FOREIGN), asyncio.Event()
+        of_use = itertools.cycle([False] * 500 + [True])
+        carrier = StreamCarrier(talker.stream, lambda _: next(of_use), lambda _: broken.set())
+        with contextlib.suppress(AssertionError):  # it has said all that it says
+            await carrier._reading
+        assert asyncio.get_running_loop().time() == 0.0
+        carrier.close()
+
+    run_virtual(main())
