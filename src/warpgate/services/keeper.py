@@ -158,10 +158,13 @@ class Keeper:
         """One link from opening to end; whether to go on with another."""
         self._attempted = self._loop.time()
         self._redialling = False
-        self._dialling = self._loop.create_task(self._dial(), name=f"dialling broker {self.url}")
+        dialling = self._loop.create_task(self._dial(), name=f"dialling broker {self.url}")
+        self._dialling = dialling
         try:
-            link = await self._dialling
+            link = await dialling
         except asyncio.CancelledError:
+            if dialling.done() and not dialling.cancelled() and dialling.exception() is None:
+                await dialling.result().close()  # it came up in the tick in which it was let go
             own = asyncio.current_task()
             if not self._redialling or (own is not None and own.cancelling()):
                 raise
