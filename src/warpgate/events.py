@@ -49,10 +49,21 @@ class ServerFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class ServerListFetched(Event):
-    """A newer list of public servers, signed with a key of the package; it counts from the next start on."""
+    """A newer list of public servers, signed with a key of the package."""
 
     place: str
     sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerListTaken(Event):
+    """A newer list of public servers holds from now on, with so many of them: new servers are asked and stand in for
+    dead brokers. Live brokers that are in our address stay there.
+    """
+
+    sequence: int
+    brokers: int
+    stun: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class Running(Record):
         for broker in told["brokers"]:
             rtt = "" if broker["rtt"] is None else f", round trip {milliseconds(broker['rtt'])}"
             lines.append(f"  broker    {broker['url']}{rtt}")
+        if told.get("server_list"):
+            lines.append(f"  servers   list {told['server_list']} of public servers")
         lines += [f"  pipe      {_pipe(pipe, self.now)}" for pipe in told["pipes"]]
         if told.get("relay"):
             lines.append(f"  relay     {_relay(told['relay'])}")

@@ -139,6 +139,7 @@ def snapshot(node: Node, identity: str, command: str, relay: PeerRelay | None = 
         "services": list(status.services),
         "brokers": [{"url": broker.url, "rtt": broker.rtt} for broker in status.brokers],
         "pipes": [_pipe(pipe, since) for pipe, since in status.pipes],
+        "server_list": status.server_list,
         "twin": status.twin,
         "relay": None if relay is None else asdict(relay.use),
     }

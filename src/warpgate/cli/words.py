@@ -159,16 +159,18 @@ def _server_news(event: events.Event) -> str:
             return f"{service} server {server} failed: {reason}"
         case events.PortMapped() | events.PortUnmapped() | events.DoubleNatFound() | events.Nat64Found():
             return _router_news(event)
-        case events.BrokerConnected() | events.ServerListFetched():
+        case events.BrokerConnected() | events.ServerListFetched() | events.ServerListTaken():
             return _public_news(event)
         case _:
             return str(event)  # an event of a later version or of somebody's plugin
 
 
-def _public_news(event: events.BrokerConnected | events.ServerListFetched) -> str:
+def _public_news(event: events.BrokerConnected | events.ServerListFetched | events.ServerListTaken) -> str:
     if isinstance(event, events.BrokerConnected):
         return f"connected to broker {event.url}, round trip {milliseconds(event.rtt)}"
-    return f"list {event.sequence} of public servers is at {event.place}: used from the next start on"
+    if isinstance(event, events.ServerListFetched):
+        return f"list {event.sequence} of public servers is at {event.place}"
+    return f"list {event.sequence} of public servers is used now: {event.brokers} brokers, {event.stun} STUN servers"
 
 
 def _name_news(

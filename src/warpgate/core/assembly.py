@@ -37,6 +37,7 @@ from warpgate.core.search.sessions import Sessions
 from warpgate.core.search.tcp_door import TcpDoor
 from warpgate.core.search.twins import Twins
 from warpgate.core.server_memory import ServerMemory
+from warpgate.core.servers_in_use import ServersInUse
 from warpgate.core.serving import Reception
 from warpgate.core.sockets import Sockets, usable_interfaces
 from warpgate.core.tasks import Tasks
@@ -50,13 +51,15 @@ from warpgate.events import (
     PluginBroken,
     PluginReport,
     ServerFailed,
+    ServerListTaken,
     StrangerRefused,
 )
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, BrokerRef, LearntBy, Listening, NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Mode, SockAddr, Transport
 from warpgate.model.identity import Identity, listen_port_of
-from warpgate.model.servers import BrokerUrl, NameServerUrl
+from warpgate.model.server_list import ServerList
+from warpgate.model.servers import NameServerUrl
 from warpgate.model.turn_server import TurnServer
 from warpgate.model.wanted import RELAY_SERVICE, checked_service
 from warpgate.net.network import Interface, Watch
@@ -69,7 +72,6 @@ from warpgate.proto.hello import HelloReceived, Role
 from warpgate.proto.instances import Instances
 from warpgate.proto.quic_wire import is_durable
 from warpgate.services.broker import BrokerConnector
-from warpgate.services.defaults import public_servers
 from warpgate.services.discovery import Discovery
 from warpgate.services.nat64 import PrefixDiscovery
 from warpgate.services.relay import Relays
@@ -109,6 +111,7 @@ class NodeStatus:
     routed: bool = True  # whether there is a default route
     # When servers of ours were good at this network before: by URL of a broker, by host of any other, in Unix seconds.
     known: tuple[tuple[str, float], ...] = ()
+    server_list: int = 0  # the number of the list of public servers that holds, 0 where the settings name all
 
 
 class Assembly:
@@ -127,12 +130,13 @@ class Assembly:
         contacts: KnownPeers,
         sources: Sources,
         instances: Instances,
+        servers: ServersInUse,
         memory: ServerMemory,
         found: FoundPairs,
     ) -> None:
         self._config, self._network, self._services = config, network, services
         self._started = asyncio.Event()
-        self._memory, self._since = memory, sources.wall_clock()
+        self._servers, self._memory, self._since = servers, memory, sources.wall_clock()
         self._counts: Counter[str] = Counter()
         self._failures: dict[tuple[str, str], ServerFailed] = {}
         self.tasks = Tasks(lambda name, error: self.context.emit(ServerFailed("task", name, str(error))))
@@ -141,8 +145,8 @@ class Assembly:
         )
         context.observers += [self._count, memory.observe]
         rng = random.Random()
-        stun, moved = self._stun_servers, self._update_address
-        self.discovery = Discovery(network, stun, config.timing, context.emit, moved, rng)
+        moved = self._update_address
+        self.discovery = Discovery(network, servers.stun, config.timing, context.emit, moved, rng)
         self.udp = Demultiplexer(network, self._introduce, self._garbage, self._admit, self.discovery.receive)
         self.relays = self._open_relays(trust)
         self.channel = self._open_channel(broker_connector, rng)
@@ -151,7 +155,6 @@ class Assembly:
             context, self.udp, self.discovery, self.channel, self.relays, self.tcp_door.accept, found
         )
         self._broker_connector = broker_connector
-        self.new_probe = partial(BrokerProbe, context, broker_connector, self._broker_urls)
         self.sessions = sessions = Sessions()
         self.pipes = pipes = PipeMaker(context, self.udp)
         self.twins = Twins(equipment)
@@ -173,18 +176,6 @@ class Assembly:
         self._watch: Watch | None = None
         self._moved_at = context.now()
         self._known: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def _stun_servers(self) -> tuple[str, ...]:
-        stun = self._config.stun
-        return tuple(map(str, public_servers().stun)) if stun is None else stun
-
-    @property
-    def _broker_urls(self) -> tuple[str, ...]:
-        """Canonical, without what their settings may hold of log-ins."""
-        brokers = self._config.brokers
-        parsed = public_servers().brokers if brokers is None else map(BrokerUrl.parse, brokers)
-        return tuple(map(str, parsed))
 
     def _open_relays(self, trust: Trust) -> Relays:
         config, context = self._config, self.context
@@ -225,7 +216,7 @@ class Assembly:
         return SignalChannel(
             connector,
             TOPIC + context.identity.node_id,
-            self._broker_urls,
+            self._servers.brokers,
             home=config.home_brokers,
             timing=config.timing,
             on_envelope=self._take_envelope,
@@ -265,7 +256,7 @@ class Assembly:
         await self._nat64.first(min(patience, NAT64_PATIENCE))
         patience -= context.now() - waiting
         self._known = self._memory.good_here()
-        self.channel.start(self._memory.ranked(self._broker_urls))
+        self.channel.start(self._memory.ranked(self._servers.brokers))
         self.port_mapping.follow(self.interfaces, self.sockets.port)
         self.names.start()
         self.tasks.spawn("QUIC library", self.quic_door.prepare())
@@ -306,6 +297,18 @@ class Assembly:
         self.udp.close()
         mappings = (self.port_mapping, *self._more_mappings.values())
         await asyncio.gather(self.relays.close(), self.names.close(), *(each.close() for each in mappings))
+
+    def take_list(self, listed: ServerList) -> None:
+        """A good list of public servers: if it is newer than ours, everything goes by it from here on. Log-ins and the
+        resolver ask `ServersInUse` themselves; what is connected stays.
+        """
+        servers = self._servers
+        if not servers.take(listed):
+            return
+        self._memory.follow(servers.known)
+        self.discovery.follow(servers.stun)
+        self.channel.follow(self._memory.ranked(servers.brokers))
+        self.context.emit(ServerListTaken(listed.sequence, len(listed.brokers), len(listed.stun)))
 
     def _interfaces_changed(self) -> None:
         """Another network, an address more or less: everything outside is measured anew and announced."""
@@ -486,13 +489,17 @@ class Assembly:
         pipe = await self.connect(peer, Mode.STREAM, None, direct, patience, True, RELAY_SERVICE, False)
         return await read_answer(pipe)
 
+    def new_probe(self) -> BrokerProbe:
+        """Of the brokers that we go by now."""
+        return BrokerProbe(self.context, self._broker_connector, self._servers.brokers)
+
     def exchange(self, told: str | None = None) -> CodeExchange:
         """By a new one-time code, or by the one that we were told."""
         from warpgate.core.codes import OFFER, TAKE, CodeExchange, new_code  # noqa: PLC0415 - few nodes need it
         from warpgate.model.code import OneTimeCode  # noqa: PLC0415
 
         code, side = (new_code(), OFFER) if told is None else (OneTimeCode.parse(told), TAKE)
-        return CodeExchange(self.context, self._broker_connector, self._broker_urls, code, side)
+        return CodeExchange(self.context, self._broker_connector, self._servers.brokers, code, side)
 
     # -- peers ---------------------------------------------------------------------------------------------------
 
@@ -544,6 +551,7 @@ class Assembly:
             self.context.instances.warning,
             leads_out(self._network),
             self._known,
+            self._servers.listed.sequence if self._servers.by_list else 0,
         )
 
 

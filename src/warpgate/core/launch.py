@@ -21,7 +21,8 @@ from warpgate.core.found_pairs import FoundPairs
 from warpgate.core.names.known_peers import known_peers_at
 from warpgate.core.offered import Services
 from warpgate.core.server_lists import ServerLists
-from warpgate.core.server_memory import ServerMemory, servers_of
+from warpgate.core.server_memory import ServerMemory
+from warpgate.core.servers_in_use import ServersInUse
 from warpgate.errors import IdentityInUse
 from warpgate.events import Observer
 from warpgate.lazy_dataclass import dataclass
@@ -35,7 +36,7 @@ from warpgate.net.translated import TranslatedNetwork
 from warpgate.plugins.registry import REGISTRY, Registry
 from warpgate.proto.instances import Instances
 from warpgate.services.broker import BrokerConnector
-from warpgate.services.mqtt import MqttConnector, logins_of
+from warpgate.services.mqtt import MqttConnector
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,29 +92,26 @@ async def launch(
     sources = Sources() if sources is None else sources
     key = load_or_create(given.identity) if identity is None else identity
     lists = ServerLists(given, list_store_of(own_identity=own_identity), sources.wall_clock)
-    settings = lists.applied()
-    memory = ServerMemory(
-        server_store_of(own_identity=own_identity), sources.wall_clock, servers_of(settings)
-    )
+    servers = ServersInUse(given, lists.newest())
+    memory = ServerMemory(server_store_of(own_identity=own_identity), sources.wall_clock, servers.known)
     outside = SystemNetwork() if network is None else network
-    names = RememberedNames(lists.guarded(outside.resolve), memory.recall, memory.heard)
+    names = RememberedNames(servers.guarded(outside.resolve), memory.recall, memory.heard)
     translated = TranslatedNetwork(outside, names.resolve)
-    place = _place(
-        settings, services, sources.random_bytes(INSTANCE_SIZE), earlier, own_identity=own_identity
-    )
+    place = _place(given, services, sources.random_bytes(INSTANCE_SIZE), earlier, own_identity=own_identity)
     trust = Trust(place.config.ca_file)
     assembly = Assembly(
         place.config,
         key,
         translated,
         trust,
-        brokers or MqttConnector(translated, trust, logins=logins_of(place.config.brokers)),
+        brokers or MqttConnector(translated, trust, logins=servers.login),
         observer,
         REGISTRY if registry is None else registry,
         services,
         known_peers_at(given.known_peers, own_identity=own_identity),
         sources,
         place.instances,
+        servers,
         memory,
         FoundPairs(key.public_key, pair_store_of(own_identity=own_identity), sources.wall_clock),
     )
@@ -123,7 +121,8 @@ async def launch(
     except BaseException:
         await launched.close()
         raise
-    assembly.tasks.spawn("server list", lists.run(translated, assembly.context.emit, random.Random()))
+    fetching = lists.run(translated, assembly.context.emit, random.Random(), assembly.take_list)
+    assembly.tasks.spawn("server list", fetching)
     return launched
 
 

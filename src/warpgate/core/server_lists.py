@@ -1,29 +1,26 @@
-"""Which list of public servers a node uses, and where a newer one comes from.
+"""Where newer lists of public servers come from, and which of them are good.
 
-A list that was fetched counts from the next start on, if one of the package's keys has signed it, it is newer than the
-package's, and its last day is not over. Whatever is missing or wrong, the package's is used. The places are asked once
-in a week or two, by programs that run for some minutes, one after the other until one has a good list.
+A list counts if one of the package's keys has signed it, it is newer than the package's, and its last day is not over.
+Whatever is missing or wrong, a node goes on with what it has (`core/servers_in_use.py`). The places are asked once in a
+week or two, by programs that run for some minutes, one after the other until one has a good list, for all processes of
+the user's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import ip_network
 from typing import Protocol
 
 from warpgate.config import Config
-from warpgate.core.server_memory import host_of, servers_of
 from warpgate.errors import AuthenticationError, DecodeError, NetworkError, ServiceError, WarpgateError
 from warpgate.events import Observer, ServerFailed, ServerListFetched
 from warpgate.lazy_dataclass import dataclass
-from warpgate.model.endpoint import Endpoint
 from warpgate.model.server_list import ServerList, open_list
 from warpgate.net.network import Network
-from warpgate.net.reach import on_the_internet
-from warpgate.net.remembered import Resolve
 from warpgate.net.tls import Trust
 from warpgate.services.defaults import ListKeys, list_keys, public_servers
 from warpgate.services.list_places import fetch_list
@@ -38,8 +35,6 @@ RETRY = 86400.0
 FIRST_LOW, FIRST_HIGH = 300.0, 900.0
 # The wall clock may be set, and other processes of the user may have asked meanwhile.
 LOOK_AGAIN = 6 * 3600.0
-# What transparent proxies give every name, and nobody's own network (RFC 2544).
-MADE_UP = ip_network("198.18.0.0/15")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +57,7 @@ class ListStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ListStatus:
-    """For doctor: `used` is what a node that starts now would use; `off`: why no newer one is fetched, "" when it is;
+    """For doctor: `used` is what a node uses now; `off`: why no newer one is fetched, "" when it is;
     `next_at`: when it will be, in Unix seconds.
     """
 
@@ -96,42 +91,20 @@ class ServerLists:
         self._store = store
         self._wall_clock = wall_clock
         self._keys = list_keys if keys is None else keys
+        self._seen: ServerList | None = None  # the newest good one of this run, whatever becomes of the file
 
     # -- what is used --------------------------------------------------------------------------------------------
 
-    def applied(self) -> Config:
-        """The settings, with the servers of a newer list where they leave that to us."""
-        listed = self._newer()
-        if listed is None:
-            return self._config
-        brokers, stun = self._config.brokers, self._config.stun
-        return replace(
-            self._config,
-            brokers=tuple(broker.with_login for broker in listed.brokers) if brokers is None else brokers,
-            stun=tuple(map(str, listed.stun)) if stun is None else stun,
-        )
-
-    def guarded(self, resolve: Resolve) -> Resolve:
-        """`resolve` as it is, but that a fetched list leads nobody to this machine, or into its networks."""
-        config, listed = self._config, self._newer()
-        if listed is None:
-            return resolve
-        hosts = {broker.host for broker in listed.brokers if config.brokers is None}
-        hosts |= {server.host for server in listed.stun if config.stun is None}
-        hosts -= {host_of(text) for text in servers_of(config, public=False)}
-
-        async def outside(host: str, port: int) -> tuple[Endpoint, ...]:
-            found = await resolve(host, port)
-            if host not in hosts:
-                return found
-            made_up = tuple(endpoint for endpoint in found if endpoint.ip in MADE_UP)
-            return made_up or on_the_internet(found, "a fetched list's")
-
-        return outside
+    def newest(self) -> ServerList | None:
+        """What a node uses in the place of the package's; None when that is as new."""
+        stored = self._stored()
+        if stored is None or stored.sequence <= public_servers().sequence:
+            return None
+        return stored if self._wall_clock() < stored.expires else None
 
     def status(self) -> ListStatus:
         """ConfigError for a package that is broken."""
-        newer = self._newer()
+        newer = self.newest()
         next_at = 0.0 if self._store is None else self._store.load().next_at
         return ListStatus(newer or public_servers(), newer is not None, self._off(), next_at)
 
@@ -159,24 +132,24 @@ class ServerLists:
         """The last good list, also one that is no longer used: nothing older than it is believed."""
         if self._store is None or not self._wanted:
             return None
-        data = self._store.load().data
-        if not data:
-            return None
-        try:
-            return open_list(data, self._keys().keys)
-        except (AuthenticationError, DecodeError):  # signed with a key that has gone, or somebody else's file
-            return None
+        if data := self._store.load().data:
+            # Else signed with a key that has gone, or somebody else's file.
+            with contextlib.suppress(AuthenticationError, DecodeError):
+                self._see(open_list(data, self._keys().keys))
+        return self._seen
 
-    def _newer(self) -> ServerList | None:
-        stored = self._stored()
-        if stored is None or stored.sequence <= public_servers().sequence:
-            return None
-        return stored if self._wall_clock() < stored.expires else None
+    def _see(self, listed: ServerList) -> None:
+        if self._seen is None or listed.sequence > self._seen.sequence:
+            self._seen = listed
 
     # -- where newer ones come from ------------------------------------------------------------------------------
 
-    async def run(self, network: Network, emit: Observer, rng: random.Random) -> None:
-        """Until cancelled; returns where none is to be fetched."""
+    async def run(
+        self, network: Network, emit: Observer, rng: random.Random, take: Callable[[ServerList], None]
+    ) -> None:
+        """Until cancelled; returns where none is to be fetched. `take` is given the newest, again and again: those that
+        other processes fetched, too.
+        """
         if self._store is None or not self._wanted:
             return
         await asyncio.sleep(rng.uniform(FIRST_LOW, FIRST_HIGH))  # before any file is read
@@ -185,11 +158,19 @@ class ServerLists:
         while True:
             left = self._store.load().next_at - self._wall_clock()
             if 0 < left <= WEEK + SPREAD:  # more only when the clock was set back
-                await asyncio.sleep(min(left, LOOK_AGAIN))
+                await self._rest(min(left, LOOK_AGAIN), take)
                 continue
             pause = await self._ask(network, emit, rng) + rng.uniform(0.0, SPREAD)
             self._store.save(replace(self._store.load(), next_at=self._wall_clock() + pause))
-            await asyncio.sleep(pause)  # also where nothing can be saved
+            await self._rest(pause, take)  # also where nothing can be saved
+
+    async def _rest(self, seconds: float, take: Callable[[ServerList], None]) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while (left := until - loop.time()) > 0:
+            if (listed := self.newest()) is not None:
+                take(listed)
+            await asyncio.sleep(min(left, LOOK_AGAIN))
 
     async def check(self, network: Network) -> tuple[PlaceCheck, ...]:
         """Ask each place now: for doctor. A newer list is kept."""
@@ -234,5 +215,6 @@ class ServerLists:
         if self._wall_clock() >= listed.expires:
             raise ServiceError(f"the last day of list {listed.sequence} is over")
         if listed.sequence > floor:
+            self._see(listed)
             self._store.save(StoredList(data, self._store.load().next_at))
         return listed

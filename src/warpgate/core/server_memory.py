@@ -22,7 +22,6 @@ from warpgate.model.scope import Scope, scope_of
 from warpgate.model.servers import BrokerUrl, NameServerUrl, StunServer
 from warpgate.model.turn_server import TurnServer
 from warpgate.net.network import Gateway, Interface
-from warpgate.services.defaults import public_servers
 
 T = TypeVar("T")
 
@@ -89,14 +88,18 @@ class ServerMemory:
     def __init__(self, store: ServerStore, wall_clock: Callable[[], float], ours: Collection[str]) -> None:
         self._store = store
         self._wall_clock = wall_clock
-        self._ours = frozenset(ours)
-        self._hosts = frozenset(filter(None, map(host_of, ours)))
+        self.follow(ours)
         self._networks = store.load()
         self._key = bytes(KEY_SIZE)
         self._heard: dict[str, tuple[IPAddress, ...]] = {}  # where names lead now, of our servers alone
         self._failed: dict[str, float] = {}  # since the last move
         self._since = wall_clock()  # when we came to this network
         self._dirty = False
+
+    def follow(self, ours: Collection[str]) -> None:
+        """These are ours from now on."""
+        self._ours = frozenset(ours)
+        self._hosts = frozenset(filter(None, map(host_of, ours)))
 
     # -- what happens --------------------------------------------------------------------------------------------
 
@@ -219,14 +222,10 @@ def host_of(server: str) -> str | None:
     return None
 
 
-def servers_of(config: Config, *, public: bool = True) -> tuple[str, ...]:
-    """All that the settings name, as events write it; `public`: the package's where they name none. ConfigError."""
+def servers_of(config: Config) -> tuple[str, ...]:
+    """All that the settings name, as events write it. ConfigError."""
     brokers = () if config.brokers is None else tuple(map(BrokerUrl.parse, config.brokers))
     stun = () if config.stun is None else tuple(map(StunServer.parse, config.stun))
-    if public and config.brokers is None:
-        brokers = public_servers().brokers
-    if public and config.stun is None:
-        stun = public_servers().stun
     others = *map(TurnServer.parse, config.turn), *map(NameServerUrl.parse, config.names)
     return tuple(map(str, (*brokers, *stun, *others)))
 

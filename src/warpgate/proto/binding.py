@@ -108,6 +108,11 @@ class BindingClient:
             self._servers[server] = _Server()
             self._ask(server, now)
 
+    def remove_server(self, server: Endpoint) -> None:
+        """It is not asked any more, and what it told is forgotten; unknown ones are no matter."""
+        self._servers.pop(server, None)
+        self._transactions.drop(server)
+
     @property
     def mappings(self) -> tuple[tuple[Endpoint, Endpoint], ...]:
         """(server, mapped) of the servers that answered last time they were asked."""

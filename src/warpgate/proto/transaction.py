@@ -58,9 +58,11 @@ class Transactions:
     def waiting_for(self, server: Endpoint) -> bool:
         return any(transaction.server == server for transaction in self._open.values())
 
-    def drop(self) -> None:
-        """Forget all that is outstanding; answers still on their way are nobody's."""
-        self._open.clear()
+    def drop(self, server: Endpoint | None = None) -> None:
+        """Forget all that is outstanding (at this server); answers still on their way are nobody's."""
+        self._open = {
+            id_: each for id_, each in self._open.items() if server is not None and each.server != server
+        }
 
     def owns(self, data: bytes) -> bool:
         """Whether this looks like the answer to an outstanding request."""

@@ -55,8 +55,8 @@ class Discovery:
     ) -> None:
         """`servers`: see `StunServer.parse` (ConfigError). `on_change`: some `learnt` would say something new."""
         self._network = network
-        parsed = map(StunServer.parse, servers)
-        self._servers = tuple(dict.fromkeys(each for server in parsed for each in server.services))
+        self._servers = _services(servers)
+        self._leaving: tuple[StunServer, ...] = ()  # see `follow`
         self._timing = timing
         self._emit = emit
         self._on_change = on_change
@@ -88,6 +88,7 @@ class Discovery:
                 partial(self._failed, local, Transport.TCP),
             )
         self._places[local] = Place(UdpProbe(sock, self._timing, self._rng, self._happened), tcp)
+        self._make_room()
         for server, endpoints in self._endpoints.items():
             self._ask(self._places[local], server, endpoints)
         if not self._asking:
@@ -107,6 +108,20 @@ class Discovery:
         """Names may have other addresses now, and those that had none may have one."""
         _cancel(self._resolving)
         self._look_up(self._servers)
+
+    def follow(self, servers: Sequence[str]) -> None:
+        """Other servers than before are to be asked (`servers` as above), and are at once. Those that are no longer
+        among them leave when others have told as much: who has a list of dead ones knows what it knew before.
+        """
+        self._servers = _services(servers)
+        self._leaving = tuple(server for server in self._endpoints if server not in self._servers)
+        missing = [server for server in self._servers if server not in self._endpoints]
+        self._unresolved = set(missing)
+        _cancel(self._resolving)
+        if self._asking:
+            self._look_up(missing)
+        self._make_room()
+        self._let_go()
 
     def refresh(self) -> None:
         """The network has changed: ask everything again, with connections anew."""
@@ -261,6 +276,41 @@ class Discovery:
             raise ServiceError(f"no STUN server for {transport.name} from {local.ip}")
         return tuple(usable)[:QUESTIONED]
 
+    # -- which servers -------------------------------------------------------------------------------------------
+
+    def _make_room(self) -> None:
+        leaving = frozenset(each for server in self._leaving for each in self._endpoints[server])
+        leaving -= self._staying.get(Transport.TCP, frozenset())
+        for place in self._places.values():
+            if place.tcp is not None:
+                place.tcp.make_room(leaving)
+
+    @property
+    def _staying(self) -> dict[Transport, frozenset[Endpoint]]:
+        """Where the servers are that do not leave, over each transport that there is one for."""
+        serving = {each: [server for server in self._servers if server.serves(each)] for each in Transport}
+        return {
+            transport: frozenset(each for server in servers for each in self._endpoints.get(server, ()))
+            for transport, servers in serving.items()
+            if servers
+        }
+
+    def _let_go(self) -> None:
+        """Of those that leave, when no place would know less, or have to believe the quickest of the others."""
+        asked = self._unresolved or any(place.udp.waiting for place in self._places.values())
+        if not self._leaving or asked:
+            return
+        staying = self._staying
+        told = [each for place in self._places.values() for each in place.told_by(staying)]
+        if not told or not all(told):
+            return
+        for server in self._leaving:
+            del self._endpoints[server]
+        self._leaving = ()
+        for place in self._places.values():
+            place.keep(staying)
+        self._changed()
+
     # -- asking --------------------------------------------------------------------------------------------------
 
     def _look_up(self, servers: Sequence[StunServer]) -> None:
@@ -292,6 +342,7 @@ class Discovery:
 
     def _found(self, server: StunServer, endpoints: tuple[Endpoint, ...]) -> None:
         self._endpoints[server] = endpoints
+        self._make_room()
         self._unresolved.discard(server)
         for place in self._places.values():
             self._ask(place, server, endpoints)
@@ -314,7 +365,7 @@ class Discovery:
         """RFC 8305: one more after each delay, until one has answered over all that this server serves."""
         for number, endpoint in enumerate(endpoints[1:], 1):
             await asyncio.sleep(ATTEMPT_DELAY)
-            if place.answered_by(endpoints[:number], server):
+            if server not in self._endpoints or place.answered_by(endpoints[:number], server):
                 return
             self._ask_at(place, server, endpoint)
 
@@ -328,7 +379,7 @@ class Discovery:
         if server.serves(Transport.UDP):
             place.udp.ask(endpoint)
         if place.tcp is not None and server.serves(Transport.TCP) and place.tcp.claim(endpoint):
-            self._spawn(place.tasks, place.tcp.keep_asking(endpoint))
+            place.dialling[endpoint] = self._spawn(place.tasks, place.tcp.keep_asking(endpoint))
 
     # -- hearing -------------------------------------------------------------------------------------------------
 
@@ -339,9 +390,8 @@ class Discovery:
             case ServerSilent(server=server, reason=reason):
                 self._failed(probe.local, Transport.UDP, server, reason)
             case OtherAddress(server=server, other=other) if probe.other == (server, other):
-                # RFC 5780 section 4.3, on the socket that counts: another address, and another port there.
-                probe.ask(Endpoint(other.ip, server.port))
-                probe.ask(other)
+                probe.ask_others(server, other)
+        self._let_go()
         if (place := self._places.get(probe.local)) is not None:
             self._learn_more(place)
 
@@ -350,6 +400,7 @@ class Discovery:
     ) -> None:
         self._failures.discard((local, transport.value, server))
         self._say(MappingLearnt(transport.value, str(local), str(mapped), str(server), seconds))
+        self._let_go()
 
     def _failed(self, local: Endpoint, transport: Transport, server: Endpoint, reason: str) -> None:
         """Told once: a server that stays silent is asked again and again."""
@@ -424,13 +475,19 @@ class Discovery:
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
-    def _spawn(self, owner: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, owner: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="stun")
         owner.add(task)
         task.add_done_callback(owner.discard)
+        return task
 
     def _tasks(self) -> set[asyncio.Task[None]]:
         return self._resolving.union(*(place.tasks for place in self._places.values()))
+
+
+def _services(servers: Sequence[str]) -> tuple[StunServer, ...]:
+    parsed = map(StunServer.parse, servers)
+    return tuple(dict.fromkeys(each for server in parsed for each in server.services))
 
 
 def _cancel(tasks: set[asyncio.Task[None]]) -> None:

@@ -130,16 +130,6 @@ class MqttConnector:
         return await dial_first(self._network.dial_tcp, ways_to(endpoints, self._network))
 
 
-def logins_of(urls: Sequence[str] | None) -> LogIns:
-    """Those that these URLs hold, and those of the well-known brokers. ConfigError.
-
-    Addresses name brokers without: what is secret must not be in there, and what is public everybody has.
-    """
-    brokers = [BrokerUrl.parse(url) for url in urls or ()]
-    own = {str(broker): broker.login for broker in brokers if broker.login is not None}
-    return lambda url: own.get(url) or public_login(url)
-
-
 def _admitted(endpoints: Sequence[Endpoint], judge: Judge) -> tuple[Endpoint, ...]:
     """Those that may be dialled on somebody else's word; NetworkError when there is none among some."""
     reasons = {endpoint: judge(endpoint) for endpoint in endpoints}

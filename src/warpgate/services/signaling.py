@@ -6,6 +6,9 @@ duplicates.
 
 Homes are chosen once: a broker that is in an address somebody may hold is not given up for a faster one. When
 a home dies another broker takes its place, and hands it back when the old one has returned.
+
+The list that homes are chosen from can become another one (`follow`). A live home stays then, listed or not; one that
+is not listed any more is let go when it is dead and others have taken its place.
 """
 
 from __future__ import annotations
@@ -74,7 +77,7 @@ class SignalChannel:
         self._connector = connector
         self._topic = topic
         self._urls = tuple(dict.fromkeys(str(BrokerUrl.parse(url)) for url in urls))
-        self._home = min(home, len(self._urls))
+        self._wanted = home
         self._timing = timing
         self._on_envelope = on_envelope
         self._emit = emit
@@ -98,6 +101,16 @@ class SignalChannel:
         self._recruit(CONTACTED)
         if not self._home:
             self._decided.set()
+
+    def follow(self, urls: Sequence[str]) -> None:
+        """Another list holds from now on, canonical URLs in order of preference. Links of peers and live homes stay."""
+        self._urls = tuple(dict.fromkeys(urls))
+        for keeper in self._with_role(Role.CANDIDATE):
+            if keeper.url not in self._urls:
+                keeper.become(Role.GUEST)  # an offer may be waiting there; it goes when it fails or idles
+        if self._vacancies:
+            self._recruit(CONTACTED)
+        self._rebalance()
 
     async def first_home(self, patience: float) -> bool:
         """True as soon as a home is up; False when all brokers have failed once or `patience` (s) is over."""
@@ -253,14 +266,22 @@ class SignalChannel:
         for candidate in self._with_role(Role.CANDIDATE):
             self._dismiss(candidate)
         dead = sorted((home for home in homes if not home.live), key=lambda home: home.failures)
-        for home in dead[HOMES_REMEMBERED - self._home :]:
-            self._dismiss(home)
+        kept = [home for home in dead if home.url in self._urls][: HOMES_REMEMBERED - self._home]
+        for home in dead:
+            if home not in kept:
+                self._dismiss(home)
 
     def _list(self) -> None:
         listed = tuple(keeper.ref for keeper in self._with_role(Role.HOME) if keeper.live)
         if listed != self._listed:
             self._listed = listed
             self._on_change()
+
+    @property
+    def _home(self) -> int:
+        """How many homes there are to be: a shorter list than that of before gives up none that is live."""
+        live = {keeper.url for keeper in self._with_role(Role.HOME) if keeper.live}
+        return min(self._wanted, len(live.union(self._urls)))
 
     @property
     def _vacancies(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from warpgate.lazy_dataclass import dataclass
@@ -51,6 +51,7 @@ class Place:
         self._noticed_for: IPAddress | None = None
         self.essential = False  # the system itself would use it to reach a server
         self.tasks: set[asyncio.Task[None]] = set()
+        self.dialling: dict[Endpoint, asyncio.Task[None]] = {}  # by TCP server, of those tasks
 
     @property
     def nearer_servers(self) -> frozenset[Endpoint]:
@@ -118,6 +119,24 @@ class Place:
         udp = not server.serves(Transport.UDP) or any(seen.server in endpoints for seen in self.udp.latest)
         tcp = self.tcp is None or not server.serves(Transport.TCP) or bool(self.tcp.observations)
         return udp and tcp
+
+    def told_by(self, servers: Mapping[Transport, Collection[Endpoint]]) -> list[bool]:
+        """Of each transport over which anybody has told, and `servers` has somebody: whether one of them has, too."""
+        by = (
+            [(self.udp.servers, self.udp.with_others(servers[Transport.UDP]))]
+            if Transport.UDP in servers
+            else []
+        )
+        if self.tcp is not None and Transport.TCP in servers:
+            by.append((self.tcp.servers, frozenset(servers[Transport.TCP])))
+        return [not wanted.isdisjoint(told) for told, wanted in by if told]
+
+    def keep(self, servers: Mapping[Transport, Collection[Endpoint]]) -> None:
+        """Ask none but these."""
+        self.udp.keep(servers.get(Transport.UDP, ()))
+        if self.tcp is not None:
+            for gone in self.tcp.keep(servers.get(Transport.TCP, ())):
+                self.dialling.pop(gone).cancel()
 
     def told(self, unresolved: bool) -> bool:
         """Whether both transports have an answer from the internet, or no server left that could give one."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
 from warpgate.config import Timing
@@ -161,6 +161,7 @@ class TcpProbe:
         self._up: dict[Endpoint, Endpoint] = {}  # server: mapped
         self._asked: set[Endpoint] = set()
         self._down: set[Endpoint] = set()
+        self._leaving: Collection[Endpoint] = ()  # up for as long as no other is
         self._vacancy = asyncio.Event()
         self._vacancy.set()
 
@@ -193,6 +194,21 @@ class TcpProbe:
         self._asked.clear()
         self._down.clear()
         self._vacancy.set()
+
+    def make_room(self, leaving: Collection[Endpoint]) -> None:
+        """These take no place from others any more."""
+        self._leaving = leaving
+        self._look_for_vacancy()
+
+    def keep(self, servers: Collection[Endpoint]) -> tuple[Endpoint, ...]:
+        """None but these count; those whose `keep_asking` is to be cancelled."""
+        gone = tuple(self._asked.difference(servers))
+        for server in gone:
+            self._asked.remove(server)
+            self._down.discard(server)
+            self._up.pop(server, None)
+        self.make_room(())
+        return gone
 
     def claim(self, server: Endpoint) -> bool:
         """Whether somebody has yet to `keep_asking` it."""
@@ -238,10 +254,20 @@ class TcpProbe:
 
     def _wants(self, seen: Observation) -> bool:
         """Whether there is a place for one more, or those that have them are not as far outside as this one."""
-        kept = set(self.servers)
+        kept = self._kept
         return len(kept) < KEPT or kept.isdisjoint(
             one.server for one in prevailing((*self.observations, seen))
         )
+
+    @property
+    def _kept(self) -> set[Endpoint]:
+        return set(self.servers).difference(self._leaving)
+
+    def _look_for_vacancy(self) -> None:
+        if len(self._kept) < KEPT:
+            self._vacancy.set()
+        else:
+            self._vacancy.clear()
 
     async def _keep(self, server: Endpoint, connection: StunStream) -> NoReturn:
         """Until the connection ends, which it says by raising."""
@@ -260,8 +286,7 @@ class TcpProbe:
             return
         self._up[server] = mapped
         self._down.discard(server)
-        if len(self.servers) >= KEPT:
-            self._vacancy.clear()
+        self._look_for_vacancy()
         self._on_mapped(self.local, server, mapped, asyncio.get_running_loop().time() - started)
 
     def _fail(self, server: Endpoint, reason: str) -> None:

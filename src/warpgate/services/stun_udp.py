@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from warpgate.config import Timing
@@ -77,6 +77,23 @@ class UdpProbe:
             self._client.add_server(server, self._driver.now())
             self._driver.drain()
 
+    def keep(self, servers: Collection[Endpoint]) -> None:
+        """Ask none but these, and their second addresses. What others saw stays in the NAT's fingerprint."""
+        staying = self.with_others(servers)
+        for server in [asked for asked in self._asked if asked not in staying]:
+            self._asked.remove(server)
+            self._silent.discard(server)
+            self._others.pop(server, None)
+            self._client.remove_server(server)
+        self._driver.drain()
+        if self.other is not None:
+            self.ask_others(*self.other)
+
+    def ask_others(self, server: Endpoint, other: Endpoint) -> None:
+        """RFC 5780 section 4.3, on the socket that counts: another address, and another port there."""
+        self.ask(Endpoint(other.ip, server.port))
+        self.ask(other)
+
     def measure(self) -> None:
         """Ask all servers again."""
         self._client.measure(self._driver.now())
@@ -114,6 +131,16 @@ class UdpProbe:
         found = ((server, self._others[server]) for server in self.servers if server in self._others)
         return next(found, None)
 
+    def with_others(self, servers: Collection[Endpoint]) -> frozenset[Endpoint]:
+        """These, and what is asked on their word."""
+        named = [(server, self._others[server]) for server in servers if server in self._others]
+        return frozenset(
+            (
+                *servers,
+                *(each for server, other in named for each in (other, Endpoint(other.ip, server.port))),
+            )
+        )
+
     @property
     def waiting(self) -> bool:
         """Somebody who was asked has neither answered nor been given up."""
@@ -140,7 +167,7 @@ class UdpProbe:
                 ordered += group
                 group = []
             before = sent
-            group = sorted([*group, observation], key=lambda seen: places[seen.server])
+            group = sorted([*group, observation], key=lambda seen: places.get(seen.server, -1))
         return (*ordered, *group)
 
     # Between the machine and the socket.

@@ -23,12 +23,20 @@ import pytest
 from warpgate.config import Config
 from warpgate.core import server_lists
 from warpgate.core.disk.list_store import LARGEST_FILE, FileListStore
-from warpgate.core.server_lists import FIRST_HIGH, RETRY, SPREAD, WEEK, ServerLists, StoredList
+from warpgate.core.server_lists import FIRST_HIGH, LOOK_AGAIN, RETRY, SPREAD, WEEK, ServerLists, StoredList
+from warpgate.core.servers_in_use import ServersInUse
 from warpgate.errors import NetworkError, ServiceError, WarpgateError
 from warpgate.events import Event, ServerFailed, ServerListFetched
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import Identity
-from warpgate.model.server_list import LARGEST_LIST, signed
+from warpgate.model.server_list import (
+    LARGEST_LIST,
+    ServerList,
+    open_list,
+    parse_list,
+    signed,
+    without_signatures,
+)
 from warpgate.net.system import SystemNetwork
 from warpgate.net.tls import Trust
 from warpgate.services import list_places
@@ -43,6 +51,7 @@ NOW = 1_800_000_000.0  # 2027-01-15
 PLACE = "https://lists.example.com/servers.toml"
 NO_PROXY = Proxies(lambda scheme, host: None)
 OURS = public_servers().sequence
+NEW_BROKER, NEW_STUN = "wss://new.example.com:443/mqtt", "stun.example.com:3478?transport=udp"
 
 
 def listed(sequence: int = OURS + 1, expires: str = "2027-12-31", *keys: Identity, extra: str = "") -> bytes:
@@ -63,6 +72,7 @@ class Machine:
         self.asked: list[tuple[str, float]] = []
         self.events: list[Event] = []
         self.started: float | None = None
+        self.taken: list[int] = []
         monkeypatch.setattr(server_lists, "fetch_list", self._fetch)
 
     async def _fetch(self, network: object, place: str, trust: object) -> bytes:
@@ -82,14 +92,22 @@ class Machine:
         known = ListKeys(tuple(key.public_key for key in keys), tuple(self.places))
         return ServerLists(config or Config(), self.store, self.clock, lambda: known)
 
+    def servers(self, config: Config | None = None, keys: tuple[Identity, ...] = (KEY,)) -> ServersInUse:
+        """As a node that starts now has them."""
+        return ServersInUse(config or Config(), self.lists(config, keys).newest())
+
     def run(self, seconds: float, config: Config | None = None, keys: tuple[Identity, ...] = (KEY,)) -> None:
         """A node of the user's runs for so long."""
+        lists = self.lists(config, keys)
+        servers = ServersInUse(config or Config(), lists.newest())
+
+        def take(listed: ServerList) -> None:
+            if servers.take(listed):
+                self.taken.append(servers.listed.sequence)
 
         async def story() -> None:
             self.started = asyncio.get_running_loop().time()
-            running = self.lists(config, keys).run(
-                SystemNetwork(), self.events.append, random.Random(len(self.asked))
-            )
+            running = lists.run(SystemNetwork(), self.events.append, random.Random(len(self.asked)), take)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await running
@@ -108,32 +126,105 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
 
 
-def test_a_newer_list_counts_from_the_next_start_on(machine: Machine) -> None:
+def test_a_newer_list_counts_at_once_and_for_those_that_start_later(machine: Machine) -> None:
     machine.places = {PLACE: listed()}
-    assert machine.lists().applied() == Config()
+    assert machine.servers().listed is public_servers()
     machine.run(FIRST_HIGH)
     assert machine.events == [ServerListFetched(PLACE, OURS + 1)]
-    applied = machine.lists().applied()
-    assert applied.brokers == ("wss://u:p@new.example.com:443/mqtt",)
-    assert applied.stun == ("stun.example.com:3478?transport=udp",)
+    assert machine.taken == [OURS + 1]
+    servers = machine.servers()
+    assert servers.brokers == (NEW_BROKER,)
+    assert servers.login(NEW_BROKER) == ("u", "p")
+    assert servers.stun == (NEW_STUN,)
     assert machine.lists().status().fetched
+
+
+def test_a_list_that_another_process_fetched_is_taken_over_too(machine: Machine) -> None:
+    machine.places = {PLACE: ServiceError("it answers 500")}
+    machine.run(FIRST_HIGH)
+    machine.now += 86400
+    machine.store.save(replace(machine.store.load(), data=listed(OURS + 3)))
+    machine.run(FIRST_HIGH)
+    assert machine.taken == [], "what is there at the start is used from the start"
+
+    def fetched_elsewhere() -> float:
+        if machine.started is not None and machine.store.load().data != listed_later:
+            machine.store.save(replace(machine.store.load(), data=listed_later))
+        return clock()
+
+    listed_later, clock = listed(OURS + 4), machine.clock
+    machine.clock = fetched_elsewhere  # type: ignore[method-assign]
+    machine.run(LOOK_AGAIN + FIRST_HIGH)
+    assert len(machine.asked) == 1
+    assert machine.taken == [OURS + 4]
+
+
+def test_a_running_node_takes_no_older_list_wherever_it_is_from(machine: Machine) -> None:
+    """Its file is replaced by an older one, and gone; a place repeats itself."""
+    machine.places = {PLACE: listed(OURS + 5)}
+    machine.run(FIRST_HIGH)
+    lists, servers = machine.lists(), machine.servers()
+    assert lists.newest() == servers.listed
+    for older in (listed(OURS + 4), b"", listed(OURS + 5)):
+        machine.store.save(StoredList(older))
+        newest = lists.newest()
+        assert newest is not None
+        assert not servers.take(newest)
+        assert servers.listed.sequence == OURS + 5
+    assert not servers.take(public_servers())
+    assert servers.brokers == (NEW_BROKER,)
+
+
+def test_a_list_that_ends_while_it_is_used_goes_on_until_the_next(machine: Machine) -> None:
+    machine.places = {PLACE: listed(OURS + 1, "2027-02-20"), PLACE + "2": listed(OURS + 1, "2027-02-20")}
+    machine.run(20 * WEEK)
+    assert machine.taken == [OURS + 1]
+    assert machine.lists().status().used is public_servers()
+    machine.places[PLACE] = listed(OURS + 2)
+    machine.run(3 * WEEK)
+    assert machine.taken == [OURS + 1, OURS + 2]
+
+
+def test_names_that_a_later_list_has_left_keep_their_meaning_while_the_node_runs(machine: Machine) -> None:
+    """A live home is kept, and dialled anew after a break: with its log-in, its address remembered, and guarded."""
+    machine.store.save(StoredList(listed()))
+    servers = machine.servers()
+    body, _ = without_signatures(listed(OURS + 2))
+    other = body.replace(b"wss://u:p@new.example.com:443/mqtt", b"mqtts://other.example.com")
+    assert servers.take(parse_list(other))
+    assert servers.brokers == ("mqtts://other.example.com:8883",)
+    assert servers.login(NEW_BROKER) == ("u", "p")
+    assert {NEW_BROKER, NEW_STUN, "mqtts://other.example.com:8883"} <= servers.known
+
+    async def inside(host: str, port: int) -> tuple[Endpoint, ...]:
+        return (Endpoint(ip_address("10.0.0.1"), port),)
+
+    for host in ("new.example.com", "other.example.com"):
+        with pytest.raises(NetworkError, match="not asked"):
+            run_virtual(servers.guarded(inside)(host, 1))
 
 
 def test_what_the_settings_name_is_not_touched(machine: Machine) -> None:
     machine.store.save(StoredList(listed()))
     own = Config(brokers=("mqtt://mine.example",))
-    assert machine.lists(own).applied() == replace(own, stun=("stun.example.com:3478?transport=udp",))
+    servers = machine.servers(own)
+    assert (servers.brokers, servers.stun) == (("mqtt://mine.example:1883",), (NEW_STUN,))
+    assert servers.login(NEW_BROKER) is None
     all_own = replace(own, stun=())
-    assert machine.lists(all_own).applied() is all_own
+    assert machine.servers(all_own).stun == ()
+    machine.places = {PLACE: listed(OURS + 2)}
+    machine.run(30 * WEEK, all_own)
+    assert machine.taken == []
+    assert not machine.servers(all_own).take(open_list(listed(OURS + 2), (KEY.public_key,)))
 
 
 def test_one_switch_leaves_all_as_it_was(machine: Machine) -> None:
     machine.places = {PLACE: listed()}
     machine.store.save(StoredList(listed()))
     off = Config(server_lists=())
-    assert machine.lists(off).applied() is off
+    assert machine.servers(off).listed is public_servers()
     machine.run(30 * WEEK, off)
-    assert machine.asked == []
+    assert (machine.asked, machine.taken) == ([], [])
 
 
 @pytest.mark.parametrize("places", [{}, {PLACE: listed()}])
@@ -142,7 +233,7 @@ def test_without_a_key_in_the_package_nothing_is_fetched(machine: Machine, place
     machine.store.save(StoredList(listed()))
     machine.run(30 * WEEK, keys=())
     assert machine.asked == []
-    assert machine.lists(keys=()).applied() == Config()
+    assert machine.servers(keys=()).listed is public_servers()
     assert machine.lists(keys=()).status().off == "this package has no key to verify one with"
 
 
@@ -153,9 +244,10 @@ def test_this_package_has_no_key() -> None:
 def test_a_program_with_an_identity_of_its_own_asks_nobody(machine: Machine) -> None:
     known = ListKeys((KEY.public_key,), (PLACE,))
     lists = ServerLists(Config(), None, machine.clock, lambda: known)
-    run_virtual(lists.run(SystemNetwork(), machine.events.append, random.Random(1)), limit=1e9)
+    taken = list[ServerList]()
+    run_virtual(lists.run(SystemNetwork(), machine.events.append, random.Random(1), taken.append), limit=1e9)
     assert machine.asked == []
-    assert lists.applied() == Config()
+    assert (lists.newest(), taken) == (None, [])
 
 
 def test_a_program_that_is_over_soon_asks_nobody(machine: Machine) -> None:
@@ -181,6 +273,8 @@ def test_also_where_nothing_can_be_kept(machine: Machine) -> None:
     machine.places = {PLACE: listed()}
     machine.run(26 * WEEK)
     assert len(machine.asked) <= 27
+    assert machine.taken == [OURS + 1], "it is used all the same"
+    assert len(machine.events) == 1, "and told once"
 
 
 def test_who_reached_nobody_asks_again_on_another_day(machine: Machine) -> None:
@@ -189,7 +283,7 @@ def test_who_reached_nobody_asks_again_on_another_day(machine: Machine) -> None:
     assert len(machine.asked) == 2
     machine.run(3 * WEEK)
     assert len(machine.asked) >= 4
-    assert machine.lists().applied() == Config(), "never required"
+    assert machine.servers().listed is public_servers(), "never required"
 
 
 def test_a_clock_that_was_set_back_does_not_end_it(machine: Machine) -> None:
@@ -218,8 +312,10 @@ def test_a_place_that_has_no_good_list_changes_nothing(machine: Machine, there: 
     machine.run(FIRST_HIGH)
     assert reason in machine.failures[0]
     assert machine.lists().status().used.sequence == good
+    assert machine.taken == []
     machine.places[PLACE + "2"] = listed(good + 1)
     machine.run(3 * WEEK)
+    assert machine.taken == [good + 1]
     assert machine.lists().status().used.sequence == good + 1
 
 
@@ -227,10 +323,10 @@ def test_an_old_list_is_not_taken_again_when_the_new_one_is_over(machine: Machin
     """Whoever keeps the present list away cannot bring back one that names a server that has gone."""
     machine.store.save(StoredList(listed(OURS + 5, "2027-01-10")))
     machine.places = {PLACE: listed(OURS + 4)}
-    assert machine.lists().applied() == Config()
+    assert machine.servers().listed is public_servers()
     machine.run(FIRST_HIGH)
     assert "known already" in machine.failures[0]
-    assert machine.lists().applied() == Config()
+    assert machine.servers().listed is public_servers()
 
 
 def test_a_key_that_leaves_the_package_takes_its_lists_along(machine: Machine) -> None:
@@ -241,7 +337,7 @@ def test_a_key_that_leaves_the_package_takes_its_lists_along(machine: Machine) -
 
 def test_a_list_that_the_package_has_caught_up_with_is_not_used(machine: Machine) -> None:
     machine.store.save(StoredList(listed(OURS)))
-    assert machine.lists().applied() == Config()
+    assert machine.servers().listed is public_servers()
 
 
 @pytest.mark.parametrize(
@@ -268,9 +364,9 @@ async def test_names_of_a_fetched_list_lead_to_the_internet_alone(machine: Machi
     async def made_up(host: str, port: int) -> tuple[Endpoint, ...]:
         return tuple(Endpoint(ip_address(ip), port) for ip in ("127.0.0.1", "198.18.0.9"))
 
-    assert machine.lists().guarded(resolve) is resolve
+    assert len(await machine.servers().guarded(resolve)("new.example.com", 1)) == 3
     machine.store.save(StoredList(listed()))
-    guarded = machine.lists().guarded
+    guarded = machine.servers().guarded
     assert [str(found.ip) for found in await guarded(resolve)("new.example.com", 1)] == ["203.0.113.7"]
     with pytest.raises(NetworkError, match="not asked on a fetched list's word"):
         await guarded(inside)("new.example.com", 1)
@@ -278,7 +374,7 @@ async def test_names_of_a_fetched_list_lead_to_the_internet_alone(machine: Machi
     # A proxy that makes addresses up for all names; nothing else comes along with that.
     assert [str(found.ip) for found in await guarded(made_up)("new.example.com", 1)] == ["198.18.0.9"]
     own = Config(turn=("turn:u:p@new.example.com",))
-    assert await machine.lists(own).guarded(inside)("new.example.com", 1), "what the user names is his"
+    assert await machine.servers(own).guarded(inside)("new.example.com", 1), "what the user names is his"
 
 
 # -- the places --------------------------------------------------------------------------------------------------
@@ -414,7 +510,9 @@ def test_a_key_is_made_and_a_list_signed_that_clients_take(
     for key in known.keys:
         only = ListKeys((key,), ())
         lists = ServerLists(Config(), machine.store, lambda: NOW - 4_000_000, lambda only=only: only)
-        assert lists.applied().brokers == tuple(each.with_login for each in public_servers().brokers)
+        listed = lists.newest()
+        assert listed is not None
+        assert listed.brokers == public_servers().brokers
     monkeypatch.setattr(tool, "list_keys", lambda: known)
     assert tool.main(["check", str(tool.OUT)]) == 0
     assert "11 brokers and 8 STUN servers, signed by" in capsys.readouterr().out

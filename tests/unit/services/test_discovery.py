@@ -695,6 +695,135 @@ def test_closing_at_any_moment_leaves_nothing_open(moment: float, servers: str) 
     run_virtual(story())
 
 
+# -- other servers -----------------------------------------------------------------------------------------------
+
+FIRST, SECOND, THIRD, DEAD = "203.0.113.1", "203.0.114.1", "203.0.115.1", "203.0.116.1"
+SLOW = "203.0.117.1", "203.0.117.2"
+
+
+def with_a_third(spec: NatSpec | None) -> World:
+    world = World(spec)
+    third = world.internet.host("stun3", THIRD)
+    world.internet.host("nobody", DEAD)
+    world.serve()
+    world.servers.append(StunServer(third, THIRD))
+    return world
+
+
+@pytest.mark.parametrize("spec", [NatSpec(), edm(Mapping.APDM)], ids=["eim", "apdm"])
+def test_servers_that_leave_are_asked_until_others_have_told(spec: NatSpec) -> None:
+    async def story() -> None:
+        world = with_a_third(spec)
+        async with owner(world, FIRST, SECOND) as me:
+            await asyncio.sleep(8)
+            before, told = me.learnt, len(me.changes)
+            assert before.nat.filtering is Filtering.APDF
+            me.discovery.follow([THIRD])
+            assert me.learnt == before
+            await asyncio.sleep(6)
+            assert all(learnt.reflexive and learnt.udp_mapped for learnt in me.changes[told:])
+            assert (me.learnt.reflexive, me.learnt.nat.mapping, me.learnt.nat.filtering) == (
+                before.reflexive,
+                before.nat.mapping,
+                before.nat.filtering,
+            )
+            assert me.open_streams == [Endpoint.of(THIRD, PORT)]
+            asked = [dict(server.requests) for server in world.servers[:2]]
+            await asyncio.sleep(300)
+            assert [dict(server.requests) for server in world.servers[:2]] == asked, "left alone"
+            assert world.servers[2].requests["udp"] >= 10
+            if spec.mapping is Mapping.EIM:
+                assert (me.learnt.udp_mapped, me.learnt.tcp_mapped) == (20000, 20000)
+
+    run_virtual(story())
+
+
+def test_dead_servers_take_nobodys_place() -> None:
+    async def story() -> None:
+        world = with_a_third(NatSpec())
+        async with owner(world, FIRST, SECOND) as me:
+            await asyncio.sleep(8)
+            before = me.learnt
+            me.discovery.follow([DEAD, "gone.test"])
+            await asyncio.sleep(300)
+            assert me.learnt == before
+            world.router.renumber("198.51.100.9")  # type: ignore[union-attr]
+            me.discovery.refresh()
+            await asyncio.sleep(30)
+            assert str(me.learnt.reflexive) == "198.51.100.9"
+            me.discovery.follow([DEAD, THIRD])
+            await asyncio.sleep(30)
+            assert me.open_streams == [Endpoint.of(THIRD, PORT)]
+            assert str(me.learnt.reflexive) == "198.51.100.9"
+
+    run_virtual(story())
+
+
+def test_a_server_that_both_lists_have_goes_on_as_it_was() -> None:
+    """Also by another name, or for one transport alone."""
+
+    async def story() -> None:
+        world = with_a_third(NatSpec())
+        world.internet.name("second.test", SECOND)
+        async with owner(world, FIRST, SECOND) as me:
+            await asyncio.sleep(8)
+            changes, streams = len(me.changes), list(world.servers[1].connections)
+            me.discovery.follow(["second.test", f"{FIRST}:{PORT}?transport=udp"])
+            await asyncio.sleep(60)
+            assert world.servers[1].connections == streams, "the same connection"
+            assert me.open_streams == [Endpoint.of(SECOND, PORT)]
+            assert len(me.changes) == changes
+            assert world.servers[0].requests["tcp"] <= world.servers[1].requests["tcp"]
+
+    run_virtual(story())
+
+
+def test_a_list_of_servers_that_only_udp_reaches_lets_the_others_go() -> None:
+    async def story() -> None:
+        world = with_a_third(NatSpec())
+        async with owner(world, FIRST, SECOND) as me:
+            await asyncio.sleep(8)
+            me.discovery.follow([f"{THIRD}:{PORT}?transport=udp"])
+            await asyncio.sleep(6)
+            assert me.open_streams == []
+            assert me.learnt.udp_mapped == 20000
+
+    run_virtual(story())
+
+
+def test_the_quickest_of_the_new_ones_is_not_believed_alone() -> None:
+    async def story() -> None:
+        world = with_a_third(NatSpec())
+        for ip in SLOW:
+            host = world.internet.host(ip, ip)
+            world.internet.set_path(host, world.site, PathSpec(delay=0.3))
+            world.servers.append(StunServer(host, ip))
+        world.servers[2].lie = Endpoint.of("198.51.100.66", 66)
+        async with owner(world, SECOND, tcp=False) as me:
+            await asyncio.sleep(8)
+            told = len(me.changes)
+            me.discovery.follow([THIRD, *SLOW])
+            await asyncio.sleep(60)
+            assert {str(learnt.reflexive) for learnt in me.changes[told:]} <= {OUTSIDE}
+            asked = world.servers[1].requests["udp"]
+            await asyncio.sleep(60)
+            assert world.servers[1].requests["udp"] == asked
+
+    run_virtual(story())
+
+
+@pytest.mark.parametrize("moment", [0.0, DELAY, RTT, 2 * RTT, 3.0])
+def test_closing_in_the_middle_of_a_change_leaves_nothing_open(moment: float) -> None:
+    async def story() -> None:
+        world = with_a_third(NatSpec())
+        async with owner(world, FIRST, SECOND) as me:
+            await asyncio.sleep(8)
+            me.discovery.follow([THIRD, "nowhere.test"])
+            await asyncio.sleep(moment)
+
+    run_virtual(story())
+
+
 def test_nonsense_is_refused() -> None:
     with pytest.raises(ConfigError):
         Discovery(

@@ -18,13 +18,15 @@ from connect_proxy import connect_proxy
 from services_kit import until
 from web_gateway import web_gateway
 
+from warpgate.config import Config
+from warpgate.core.servers_in_use import ServersInUse
 from warpgate.errors import ConfigError, NetworkError, ServiceError
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net.remembered import RememberedNames
 from warpgate.net.system import SystemNetwork
 from warpgate.net.tls import Trust
 from warpgate.net.translated import TranslatedNetwork
-from warpgate.services.mqtt import MqttConnector, logins_of
+from warpgate.services.mqtt import MqttConnector
 from warpgate.services.mqtt_link import MqttLink
 from warpgate.services.proxy import Proxies, Proxy, system_proxy
 
@@ -167,7 +169,8 @@ async def test_a_broker_that_asks_for_a_login(mosquitto: Any, passwords: Path) -
     url = mosquitto(f"password_file {passwords}\nallow_anonymous false\n").url
     written = url.replace("mqtt://", "mqtt://user:p%40ss@")
     await told_to_itself(MqttConnector(SystemNetwork()), written)
-    await told_to_itself(MqttConnector(SystemNetwork(), logins=logins_of([written])), url)
+    logins = ServersInUse(Config(brokers=(written,)), None).login
+    await told_to_itself(MqttConnector(SystemNetwork(), logins=logins), url)
     with pytest.raises(ServiceError, match="refused"):
         await told_to_itself(MqttConnector(SystemNetwork()), url)
 

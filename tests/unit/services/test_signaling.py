@@ -502,6 +502,150 @@ def test_what_was_dialled_a_moment_ago_may_be_of_the_network_of_now() -> None:
     run_virtual(story())
 
 
+def test_a_link_that_comes_up_in_the_tick_in_which_it_is_let_go_is_closed() -> None:
+    async def story() -> None:
+        world = World(a=0.05, b=0.05, c=0.01)  # c has settled it by then
+        async with Owner(world, [A, B, C]) as me:
+            await pause(1)
+            assert world.up() == set(me.homes)
+            assert len(me.homes) == 2
+
+    run_virtual(story())
+
+
+# -- another list ------------------------------------------------------------------------------------------------
+
+
+def test_live_homes_stay_whatever_the_next_list_names() -> None:
+    async def story() -> None:
+        world = World(a=0.05, b=0.05, c=0.01, d=0.01)
+        async with Owner(world, [A, B]) as me:
+            await me.channel.first_home(1)
+            await pause(1)
+            me.channel.follow([C, D])
+            await pause(600)
+            assert me.homes == (A, B)
+            assert world.up() == {A, B}, "nobody else is needed"
+            assert len(me.changes) == 2, "the address has not changed"
+
+    run_virtual(story())
+
+
+def test_a_home_that_has_left_the_list_is_let_go_when_it_is_dead_and_another_lives() -> None:
+    async def story() -> None:
+        world = World(a=0.05, b=0.05, c=0.01)
+        async with Owner(world, [A, B]) as me:
+            await me.channel.first_home(1)
+            await pause(1)
+            me.channel.follow([B, C])
+            world.kill(A)
+            await pause(5)
+            assert me.homes == (B, C)
+            dialled = [url for _, url in world.dialled]
+            await pause(600)
+            assert [url for _, url in world.dialled] == dialled, "nobody calls A again"
+
+    run_virtual(story())
+
+
+def test_a_dead_home_that_has_left_the_list_is_let_go_at_once() -> None:
+    async def story() -> None:
+        world = World(a=0.05, b=0.05, c=0.01)
+        async with Owner(world, [A, B, C]) as me:
+            await me.channel.first_home(1)
+            await pause(1)
+            world.kill(A)
+            await pause(5)
+            assert set(me.homes) == {B, C}
+            me.channel.follow([C, B])
+            assert [state.url for state in me.channel.status() if not state.live] == []
+            await pause(600)
+            assert set(me.homes) == {B, C}
+
+    run_virtual(story())
+
+
+def test_with_a_list_of_dead_brokers_a_node_stays_at_its_homes_and_returns_to_them() -> None:
+    async def story() -> None:
+        world = World(a=0.05, b=0.05)
+        world.refusing = {C, D}
+        async with Owner(world, [A, B]) as me:
+            await me.channel.first_home(1)
+            await pause(1)
+            me.channel.follow([C, D])
+            for home in (A, B):
+                world.kill(home)
+            await pause(120)
+            assert me.homes == ()
+            world.refusing = {C, D}
+            await pause(70)
+            assert set(me.homes) == {A, B}
+            me.channel.reconnect()
+            await pause(1)
+            assert set(me.homes) == {A, B}
+
+    run_virtual(story())
+
+
+def test_a_shorter_list_makes_no_home_a_guest_and_a_longer_one_fills_what_lacks() -> None:
+    async def story() -> None:
+        world = World(a=0.05, b=0.05, c=0.01)
+        async with Owner(world, [A, B]) as me:
+            await me.channel.first_home(1)
+            await pause(1)
+            me.channel.follow([C])
+            await pause(200)
+            assert set(me.homes) == {A, B}
+            world.kill(A)
+            await pause(5)
+            assert me.homes == (B, C)
+        async with Owner(world, [C]) as me:
+            await me.channel.first_home(1)
+            assert me.homes == (C,)
+            me.channel.follow([C, B])
+            await pause(1)
+            assert me.homes == (C, B)
+
+    run_virtual(story())
+
+
+def test_a_node_that_reaches_nobody_goes_to_the_brokers_of_the_next_list() -> None:
+    async def story() -> None:
+        world = World(c=0.05, d=0.05)
+        world.refusing, world.silent = {A}, {B}
+        async with Owner(world, [A, B]) as me:
+            await pause(20)
+            me.channel.follow([C, D])
+            await pause(1)
+            assert set(me.homes) == {C, D}
+            assert world.up() == {C, D}
+            await pause(100)
+            calls = len(world.dialled)
+            await pause(600)
+            assert len(world.dialled) == calls, "the list of before is called no more"
+
+    run_virtual(story())
+
+
+def test_an_offer_that_waits_for_a_broker_goes_out_though_that_leaves_the_list() -> None:
+    """A connect in the middle of the change: the broker is the peer's, and was a candidate of ours."""
+
+    async def story() -> None:
+        world = World(a=0.2, b=0.2, c=0.01, d=0.01)
+        async with Owner(world, [A, B]) as me, Owner(world, [A], topic="warpgate/2/you") as you:
+            await pause(0.1)
+            me.channel.publish([A], "warpgate/2/you", b"offer")
+            me.channel.follow([C, D])
+            await pause(1)
+            assert you.received == [b"offer"]
+            assert set(me.homes) == {C, D}
+            await pause(100)
+            assert world.links[A][0].topic == "warpgate/2/you"
+            assert len(world.links[A]) == 1
+
+    run_virtual(story())
+
+
 def test_events_tell_of_connections() -> None:
     async def story() -> None:
         async with Owner(World(a=0.01), [A]) as me:
