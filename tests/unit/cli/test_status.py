@@ -262,11 +262,14 @@ def test_times_are_told_in_their_two_largest_units():
     told = {
         "command": "listen", "node_id": "n", "identity": "i", "pid": os.getpid(), "since": 0.0, "accepts": True,
         "services": ["web"], "address": "wg1", "brokers": [], "pipes": [pipe], "twin": "another node",
+        "server_list": 7,
     }  # fmt: skip
     text = Running(told, 100_000.0).text()
     assert "(1 d 3 h)" in text
     assert "for web by direct over UDP, encrypted, relayed: l - r, for 1 d 3 h" in text
     assert "warning   another node" in text
+    assert "servers   list 7 of public servers" in text
+    assert "servers" not in Running({**told, "server_list": 0}, 100_000.0).text()
 
 
 def test_a_lent_machine_tells_its_owner_who_uses_it(start):
