@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -19,7 +20,7 @@ from warpgate.proto.stun import BINDING, Attribute, Method, StunClass, StunMessa
 from warpgate.proto.turn_auth import LongTermAuth
 from warpgate.proto.turn_wire import RelayRequest
 from warpgate.services.relay_allocation import Allocation
-from warpgate.services.relay_carrier import CHUNK, USELESS_RATE, Route, StreamCarrier
+from warpgate.services.relay_carrier import CHUNK, USELESS_RATE, Route, StreamCarrier, UdpCarrier
 from warpgate.services.relay_tcp import bind_connection
 from warpgate.services.stun_tcp import StunStream
 from warpgate_testing.clock import run_virtual
@@ -117,3 +118,15 @@ def test_what_is_of_use_is_read_as_fast_as_it_comes() -> None:
         carrier.close()
 
     run_virtual(main())
+
+
+def test_a_relay_over_udp_is_heard_only_from_its_own_endpoint() -> None:
+    socket, frames, network = Mock(), list[bytes](), Mock()
+    network.open_udp.return_value = socket
+    server = TurnServer("203.0.113.1", 3478, TurnTransport.UDP, Credentials("u", "p"))
+    route = Route(server, SERVER, TurnTransport.UDP, "", Endpoint.parse("192.0.2.1:1").ip)
+    UdpCarrier(network, route, lambda frame: frames.append(frame) is None, lambda: None)
+    received = network.open_udp.call_args.args[1]
+    for source in ("203.0.113.1:3479", "203.0.113.2:3478", "203.0.113.1:3478"):
+        received(source.encode(), Endpoint.parse(source).sockaddr)
+    assert frames == [b"203.0.113.1:3478"]
