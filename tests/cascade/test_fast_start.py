@@ -8,7 +8,7 @@ from collections import Counter
 
 import msgspec
 import pytest
-from cascade_world import HOP, Options, R, S, Seat, World, connected, exchange, virtual
+from cascade_world import HOP, Options, R, S, Seat, World, connected, ends, exchange, virtual
 from strangers_kit import Stranger
 
 from warpgate.config import Config
@@ -235,5 +235,31 @@ def test_who_is_not_allowed_gets_no_answer_to_what_it_says_first(mode: str) -> N
             assert begun(world.b) == 0
             assert stranger.received == []
             stranger.close()
+
+    virtual(main)
+
+
+# -- the last word on a path that is not validated yet ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [0.001, 0.01, r])
+def test_who_leaves_before_its_path_is_validated_says_so(after: float) -> None:
+    """Its datagrams that may leave by then are used up; who is not told searches for somebody who is gone."""
+
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            pipe = await world.a.node.connect(world.b.node.address, durable=True)
+            await pipe.send(bytes(5_000))
+            await asyncio.sleep(after)
+            (path,) = pipe.connection._paths
+            assert not path._checks.agent.path_validated
+            assert path._held
+            left, offers = world.now, world.b.signals()["offer"]
+            pipe.connection.close(reason="enough")
+            other = await world.b.node.accept()
+            assert await ends(other)
+            assert other._end == "the QUIC connection ended: enough"
+            assert world.now - left == pytest.approx(r, abs=1e-6)
+            assert world.b.signals()["offer"] == offers
 
     virtual(main)

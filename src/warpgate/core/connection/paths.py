@@ -182,8 +182,12 @@ class UdpPath(Path):
         self._key: FlowKey = origin.remote.sockaddr
         self._ids: tuple[bytes, ...] = ()
         greeted = checks.greeted.get((origin.local, origin.remote), 0)
-        self._unvalidated = max(0, UNVALIDATED_DATAGRAMS - greeted)
+        # Of those that may leave before the path is validated one is kept for the connection's last word: once that is
+        # said nothing is validated any more, and without it the peer would look for whoever has just left.
+        self._last_words = min(1, max(0, UNVALIDATED_DATAGRAMS - greeted))
+        self._unvalidated = max(0, UNVALIDATED_DATAGRAMS - greeted - 1)
         self._held: list[bytes] = []
+        self._newest: Sequence[bytes] = ()  # of those that were held, or were too many
         self._outflow = Outflow(self._port.socket, self._key, self._has_room)
         self._early = udp.take_early(self._port, self._key)
         checks.stop_expecting()
@@ -217,6 +221,7 @@ class UdpPath(Path):
         if not self._checks.agent.path_validated:
             now, later = datagrams[: self._unvalidated], datagrams[self._unvalidated :]
             self._held += later[: HELD - len(self._held)]
+            self._newest = later[-1:]
             self._unvalidated -= len(now)
             datagrams = now
         self._outflow.send(datagrams)
@@ -231,6 +236,9 @@ class UdpPath(Path):
 
     def close(self) -> None:
         self.lost = True
+        if not self._checks.agent.path_validated:
+            self._outflow.send(self._newest[: self._last_words])
+            self._last_words = 0
         self._unroute()
         self._checks.close()  # `_check_event` is told when the peer has answered, or soon
 
