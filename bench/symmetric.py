@@ -72,6 +72,9 @@ def _totals(lab: Rig) -> tuple[int, int]:
 
 async def one(lab: Rig, way: str) -> Cost:
     mode, transport = WAYS[way]
+    for host in (lab.a.host, lab.b.host):
+        for router in host.routers:
+            router.forget()  # or twenty searches within a minute fill a NAT's block of ports, and the last find it full
     await lab.fresh()
     await asyncio.sleep(FINGERPRINTED)
     await lab.b.refresh()
