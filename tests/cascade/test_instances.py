@@ -56,6 +56,32 @@ async def reached(world: World, *seats: Seat) -> Seat:
     return waiting[first]
 
 
+@pytest.mark.parametrize("called", [0.1, 2 * PATIENCE])
+@pytest.mark.parametrize("later", [0.05, 0.3, 0.6, 0.95, 1.1])
+def test_a_twin_that_starts_a_moment_later_is_known_all_the_same(later: float, called: float) -> None:
+    """The first one's question at its start came too early for it, and the next one is not due yet."""
+
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            b = world.b
+            await b.node.close()
+            first, second = (Seat(world, "b", another_host(world), CONFIG, REGISTRY) for _ in range(2))
+            await first.node.start()
+            await asyncio.sleep(later)
+            await second.node.start()
+            await asyncio.sleep(called)
+            dest = second.node.address
+            connecting = asyncio.ensure_future(world.a.node.connect(dest))
+            assert await reached(world, first, second) is second
+            (await connecting).abort()
+            await asyncio.sleep(PATIENCE)
+            for seat in (first, second):
+                assert len(seat.said(TwinFound)) == 1
+                await seat.node.close()
+
+    virtual(main)
+
+
 @pytest.mark.parametrize("options", ALL_WAYS)
 def test_the_address_of_a_node_leads_to_it_though_another_has_its_key(options: Options) -> None:
     async def main() -> None:

@@ -68,9 +68,13 @@ class Instances:
             return instance != self.own
         return instance in self._heard and instance not in self._earlier
 
+    def until_question(self, now: float) -> float:
+        """Seconds until the others may be asked again."""
+        return 0.0 if self._asked is None else max(0.0, self._asked + PATIENCE - now)
+
     def ask(self, nonce: bytes, now: float) -> bool:
         """Whether the others should be asked, with this nonce: not when they just were, nor by who accepts nobody."""
-        if not self.own or (self._asked is not None and now - self._asked < PATIENCE):
+        if not self.own or self.until_question(now):
             return False
         self._asked, self._nonce = now, nonce
         return True
