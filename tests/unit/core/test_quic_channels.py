@@ -23,7 +23,7 @@ from warpgate.core.connection.quic_channels import (
 from warpgate.core.connection.quic_engine import BROKEN, CLOSED, FIRST_CREDIT, State
 from warpgate.errors import AuthenticationError
 from warpgate.model.address import NodeAddress
-from warpgate.proto.channel_wire import SERVER_CREDIT, encode_credit
+from warpgate.proto.channel_wire import SEEN, SERVER_CREDIT, encode_credit
 
 NOISE = random.Random(3).randbytes(300_000)
 
@@ -57,6 +57,25 @@ def test_an_orderly_end_says_which_pipes_were_never_seen(by_client: bool) -> Non
     assert one.state is State.ENDED
     assert [one.unseen(channel.stream) for channel in (seen, *late)] == [False, True, True, True]
     assert not other.unseen(back.stream)  # it was this side's own word
+
+
+def test_a_peer_that_closes_right_after_its_proof_is_heard_to_the_end() -> None:
+    """Its last packet comes with those before: our answer to these is too late, what they say and why it went is not."""
+    two = Two()
+    two.steps(2)
+    assert (two.client.state, two.server.state) == (State.OPEN, State.OPENING)
+    for service in ("one", "two"):
+        two.client.open(service).write(b"in short")
+    two._forth += two.client.datagrams(two.now)
+    two.client.close(CLOSED, "that was all")
+    two._forth += two.client.datagrams(two.now)
+    two.step()
+    assert str(two.server.failure) == "the QUIC connection ended: that was all"
+    assert two.server.closed_with == SEEN
+    assert [(channel.service, channel.read()) for channel in two.opened] == [
+        ("one", b"in short"),
+        ("two", b"in short"),
+    ]
 
 
 def test_a_connection_that_breaks_says_nothing_of_pipes() -> None:

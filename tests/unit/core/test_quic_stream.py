@@ -184,6 +184,19 @@ def test_a_close_is_told_and_leaves_what_came_before_it() -> None:
     assert not server.peer_finished
 
 
+def test_a_client_that_closes_right_after_its_proof_is_heard_to_the_end() -> None:
+    path = Path()
+    path.steps(2)
+    client, server = path.client, path.server
+    assert server is not None
+    client.write(b"last words")
+    flight = client.datagrams(path.now)
+    client.close(ABORTED, "reset by the peer")
+    server.receive(flight + client.datagrams(path.now), path.now)
+    assert str(server.failure) == "the QUIC connection ended: reset by the peer"
+    assert server.read() == b"last words"
+
+
 # -- how little is held ------------------------------------------------------------------------------------------
 
 

@@ -277,11 +277,14 @@ class QuicEngine(ABC):
         self._unsent.set(self._held_to_send)  # now: many may be written to before anything is sent
 
     def _guard(self, call: Callable[[], None]) -> None:
-        """The library's complaint about a connection that is over ends ours."""
+        """The library's complaint about a connection that is over ends ours. When the peer has closed it, this is about
+        our answer to what came before the close: `_take_events` takes all of that, then says why it ended.
+        """
         try:
             call()
         except (self._quic_error, ValueError) as error:
-            self._end(NetworkError(f"the QUIC connection broke: {error}"))
+            if closing(self._quic) is None:
+                self._end(NetworkError(f"the QUIC connection broke: {error}"))
 
     def _end(self, failure: WarpgateError) -> None:
         if self.state is not State.ENDED:
