@@ -226,8 +226,9 @@ def test_a_pipe_that_is_turned_away_hears_why() -> None:
     two = Two().open()
     near, far = two.pipe("mail")
     far.turn_away("there is no service 'mail'")
-    two.steps()
+    two.steps(2)
     assert near.failure == "refused: there is no service 'mail'"
+    two.steps()
     assert near.failure_of("peer") == "refused: there is no service 'mail', says node peer"
     assert (len(two.client), len(two.server)) == (0, 0)
 

@@ -128,6 +128,7 @@ class QuicChannels(QuicEngine):
         self._senders: deque[DatagramChannel] = deque()  # with datagrams to be sent; the first one is next
         self._given = 0  # bytes of datagrams that the library may not have sent yet
         self._debt = 0  # how many bytes more than streams they have had, while both waited
+        self._stopping: dict[int, int] = {}  # streams to be stopped when what waits on them has left, by code
         self._pings = 0
         self.answered = 0  # the number of the last ping that came back
         self.on_channel: Callable[[Channel], None] = lambda channel: channel.reset()
@@ -167,6 +168,7 @@ class QuicChannels(QuicEngine):
 
     def _end(self, failure: WarpgateError) -> None:
         super()._end(failure)
+        self._stopping.clear()
         for channel in self._channels.values():
             channel.account()
 
@@ -248,6 +250,14 @@ class QuicChannels(QuicEngine):
     def stop(self, stream: int, code: int) -> None:
         """Take nothing more; nothing happens when all has come."""
         self.wrote = True
+        if self._queued(stream):
+            self._stopping[stream] = code
+        else:
+            self._stop_now(stream, code)
+
+    def _stop_now(self, stream: int, code: int) -> None:
+        """The library (qh3 2.1) sends nothing but this on the stream until a probe timeout: nothing may wait on it."""
+        self._stopping.pop(stream, None)
         with suppress(self._quic_error, ValueError):
             self._quic.stop_stream(stream, code)
 
@@ -258,7 +268,8 @@ class QuicChannels(QuicEngine):
             self._quic.reset_stream(stream, code)
 
     def reset(self, stream: int) -> None:
-        self.stop(stream, ABORTED)
+        self.wrote = True
+        self._stop_now(stream, ABORTED)
         self.cut(stream, ABORTED)
 
     # -- datagrams -----------------------------------------------------------------------------------------------
@@ -268,6 +279,14 @@ class QuicChannels(QuicEngine):
             self._senders.append(channel)
 
     def datagrams(self, now: float) -> list[bytes]:
+        sent = self._with_datagrams(now)
+        if ready := [stream for stream in self._stopping if not self._queued(stream)]:
+            for stream in ready:
+                self._stop_now(stream, self._stopping[stream])
+            sent += self._sent(now)
+        return sent
+
+    def _with_datagrams(self, now: float) -> list[bytes]:
         if not self._senders or self.state is not State.OPEN:
             return self._sent(now)
         self._give()
