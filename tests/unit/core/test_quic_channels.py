@@ -60,7 +60,7 @@ def test_an_orderly_end_says_which_pipes_were_never_seen(by_client: bool) -> Non
 
 
 def test_a_peer_that_closes_right_after_its_proof_is_heard_to_the_end() -> None:
-    """Its last packet comes with those before: our answer to these is too late, what they say and why it went is not."""
+    """Its last packet comes with those before: our answer to them is late, what they say and why it went count."""
     two = Two()
     two.steps(2)
     assert (two.client.state, two.server.state) == (State.OPEN, State.OPENING)
