@@ -16,12 +16,16 @@ CERTIFICATE_FILE = "certificate.pem"
 KEY_FILE = "key.pem"
 
 
-def write_certificate(directory: Path, addresses: Iterable[IPAddress]) -> tuple[Path, Path]:
-    """Paths of a fresh certificate for these addresses and of its key, both PEM, valid for a day around now."""
+def write_certificate(directory: Path, addresses: Iterable[IPAddress], *hosts: str) -> tuple[Path, Path]:
+    """Paths of a fresh certificate for these addresses and host names and of its key, both PEM, valid for a day around
+    now.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "warpgate lab")])
     now = datetime.datetime.now(datetime.UTC)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ip) for ip in addresses])
+    names = x509.SubjectAlternativeName(
+        [*(x509.IPAddress(ip) for ip in addresses), *(x509.DNSName(host) for host in hosts)]
+    )
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
