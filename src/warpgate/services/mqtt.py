@@ -21,7 +21,7 @@ from warpgate.net.tls import Trust
 from warpgate.net.uplinks import ways_to
 from warpgate.services.broker import Judge, MessageReceiver, VersionRefused, no_matter
 from warpgate.services.defaults import public_login
-from warpgate.services.proxy import Proxies, tunnel
+from warpgate.services.proxy import Proxies, Proxy, tunnel
 
 if TYPE_CHECKING:
     from warpgate.services.mqtt_link import MqttLink
@@ -80,9 +80,11 @@ class MqttConnector:
         on_step: Callable[[], None],
         mqtt5: bool,
     ) -> MqttLink:
-        loading = asyncio.ensure_future(self._load(broker))
+        endpoints, proxy = await self._find(broker, judge)
+        on_step()
+        loading = asyncio.ensure_future(self._load(broker))  # not before: offline it would be for nothing
         try:
-            stream = await self._dial(broker, judge, on_step)
+            stream = await self._dial(broker, endpoints, proxy)
         except BaseException:
             loading.cancel()
             raise
@@ -106,28 +108,27 @@ class MqttConnector:
         tls = await self._trust.context() if broker.tls else None
         return self._link_type, tls, broker.login or await in_thread(partial(self._logins, str(broker)))
 
-    async def _dial(self, broker: BrokerUrl, judge: Judge | None, on_step: Callable[[], None]) -> TcpStream:
+    async def _find(
+        self, broker: BrokerUrl, judge: Judge | None
+    ) -> tuple[tuple[Endpoint, ...], Proxy | None]:
+        """Where to dial, and the proxy that is there, if it is one."""
         proxy = None if broker.path is None else await self._proxies.find(broker.host, tls=broker.tls)
         if proxy is None:
-            return await self._reach(broker.host, broker.port, judge, on_step)
+            endpoints = in_order(await self._network.resolve(broker.host, broker.port))
+            return endpoints if judge is None else _admitted(endpoints, judge), None
         if judge is not None:
             # Where the proxy would lead on a peer's word has to be known here, too: it reaches what we must not.
             _admitted(await self._network.resolve(broker.host, broker.port), judge)
-        stream = await self._reach(proxy.host, proxy.port, None, on_step)
-        await tunnel(stream, proxy, broker.host, broker.port)
-        return stream
+        return in_order(await self._network.resolve(proxy.host, proxy.port)), proxy
 
-    async def _reach(
-        self, host: str, port: int, judge: Judge | None, on_step: Callable[[], None]
-    ) -> TcpStream:
+    async def _dial(self, broker: BrokerUrl, endpoints: Sequence[Endpoint], proxy: Proxy | None) -> TcpStream:
         """RFC 8305: the name's next address is tried when the last one has not answered for a moment; and so are the
         uplinks that the system would not choose, as the one it chooses may lead nowhere.
         """
-        endpoints = in_order(await self._network.resolve(host, port))
-        on_step()
-        if judge is not None:
-            endpoints = _admitted(endpoints, judge)
-        return await dial_first(self._network.dial_tcp, ways_to(endpoints, self._network))
+        stream = await dial_first(self._network.dial_tcp, ways_to(endpoints, self._network))
+        if proxy is not None:
+            await tunnel(stream, proxy, broker.host, broker.port)
+        return stream
 
 
 def _admitted(endpoints: Sequence[Endpoint], judge: Judge) -> tuple[Endpoint, ...]:

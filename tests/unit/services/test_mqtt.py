@@ -346,3 +346,21 @@ async def fake_broker(suback: int = 0) -> AsyncIterator[tuple[str, FakeBroker]]:
             serving.cancel()
             if broker.sock is not None:
                 broker.sock.close()
+
+
+async def test_nothing_is_loaded_for_a_broker_whose_name_leads_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Offline no link is opened: the MQTT library and the certificates would cost the start for nothing."""
+    connector, loads = MqttConnector(SystemNetwork()), []
+
+    async def resolve(host: str, port: int) -> Any:
+        await asyncio.sleep(0)
+        raise NetworkError(f"resolve {host!r}: nobody answers")
+
+    monkeypatch.setattr(SystemNetwork, "resolve", lambda self, host, port: resolve(host, port))
+    monkeypatch.setattr(MqttConnector, "_load", lambda self, broker: loads.append(broker) or asyncio.sleep(0))
+    for url in ("mqtt://broker.example", "mqtts://broker.example", "wss://broker.example/mqtt"):
+        with pytest.raises(NetworkError, match="nobody answers"):
+            await connector.connect(url, TOPIC, Inbox())
+    assert loads == []
