@@ -26,12 +26,14 @@ class Relay(Protocol):
     async def open_udp(self) -> tuple[Endpoint, ...]:
         """Relayed endpoints, to be told to the peer; they let in what comes from its outside addresses.
 
-        Each may be the `base` of `probe`. ServiceError with the reasons.
+        Each may be the `base` of `probe`. The next call is for another server's. ServiceError with the reasons.
         """
         ...
 
     async def open_tcp(self) -> tuple[Endpoint, ...]:
-        """Relayed endpoints that the peer may dial: its links arrive by `inbound`. ServiceError with the reasons."""
+        """Relayed endpoints that the peer may dial: its links arrive by `inbound`. The next call is for
+        another server's. ServiceError with the reasons.
+        """
         ...
 
     async def dial(self, remote: Endpoint) -> TcpStream:

@@ -8,7 +8,9 @@ enough, the initiator's. The responder allocates one of its own
   then two relays talk to each other, each client by TCP or TLS with its own;
 * after a while, when the initiator's relay leads to nothing: either side's may serve.
 
-That spares the server an allocation for nearly every connect. The core nominates a relayed link only when nothing
+That spares the server an allocation for nearly every connect. A server may allocate and relay nothing (its machine's
+firewall lets no peer in): a side that has heard nobody by its relay opens a second one, at another server.
+ The core nominates a relayed link only when nothing
 direct comes in time.
 
 Each transport is a lane of its own, and the initiator takes one: UDP relays wherever a UDP link will do, for streams,
@@ -38,6 +40,8 @@ from warpgate.plugins.base import Attempt, Plugin, beside, patient
 # Each is how long at least, in seconds, and in signals, which are slow on slow paths.
 # The responder's own relay is asked for when checks to the initiator's had the time of a bad path and found nothing.
 OWN_RELAY_PATIENCE = 1.0, 2.0
+# Longer than that: the peer's own relay comes first.
+ANOTHER_PATIENCE = 2.0, 4.0
 # Without a relay of its own the initiator waits for the peer's: a signal there and back, and a slow allocation.
 PEER_PATIENCE = 5.0, 6.0
 # At 10 % loss each way seven checks fail together once in 10^5; more would be an attack's (core/search/relays.py).
@@ -156,7 +160,7 @@ class _Lane(ABC):
     async def _allocate(self) -> None:
         attempt = self._attempt
         try:
-            self.mine = await self._open()
+            await self._open_one()
         except WarpgateError as error:
             attempt.note(f"no {self.transport.name} relay of ours: {error}")
             self._failure = str(error)
@@ -165,15 +169,24 @@ class _Lane(ABC):
             timer = asyncio.get_running_loop().call_later(patient(attempt, *PEER_PATIENCE), self._give_up)
             attempt.stack.callback(timer.cancel)
             return
-        attempt.note(f"our {self.transport.name} relay: {', '.join(map(str, self.mine))}")
-        attempt.signal(Relayed(self.transport.value, tuple(str(endpoint) for endpoint in self.mine)))
-        self._opened()
         if self._barred:
             barred, self._barred = self._barred, ()
             try:
                 self._go_to(barred)
             except AttemptFailed as error:
                 attempt.note(str(error))
+        await asyncio.sleep(patient(attempt, *ANOTHER_PATIENCE))
+        try:
+            await self._open_one()
+        except WarpgateError as error:
+            attempt.note(f"nobody comes by our {self.transport.name} relay, and there is no other: {error}")
+
+    async def _open_one(self) -> None:
+        relayed = await self._open()
+        self.mine += relayed
+        self._attempt.note(f"our {self.transport.name} relay: {', '.join(map(str, relayed))}")
+        self._attempt.signal(Relayed(self.transport.value, tuple(str(endpoint) for endpoint in relayed)))
+        self._opened(relayed)
 
     def _give_up(self) -> None:
         if self._failure is not None and not self.theirs and not self._hopeless.done():
@@ -208,11 +221,11 @@ class _Lane(ABC):
 
     @abstractmethod
     async def _open(self) -> tuple[Endpoint, ...]:
-        """Allocate; ServiceError."""
+        """Allocate, where there is no relay of ours yet; ServiceError."""
 
     @abstractmethod
-    def _opened(self) -> None:
-        """Our relay is there: let the peer in."""
+    def _opened(self, relayed: Sequence[Endpoint]) -> None:
+        """A relay of ours is there: let the peer in."""
 
     @abstractmethod
     def _use(self, endpoints: Sequence[Endpoint]) -> None:
@@ -230,8 +243,8 @@ class _UdpLane(_Lane):
     async def _open(self) -> tuple[Endpoint, ...]:
         return await self._attempt.relay.open_udp()
 
-    def _opened(self) -> None:
-        self._check(self.mine, self.theirs)
+    def _opened(self, relayed: Sequence[Endpoint]) -> None:
+        self._check(relayed, self.theirs)
 
     def _use(self, endpoints: Sequence[Endpoint]) -> None:
         listening = [at.host_endpoint(Transport.UDP) for at in self._attempt.local.attachments]
@@ -257,31 +270,45 @@ class _TcpLane(_Lane):
     def __init__(self, attempt: Attempt) -> None:
         super().__init__(attempt)
         self._ready = asyncio.Event()
-        self._to_dial: asyncio.Queue[Endpoint] = asyncio.Queue()
+        self._reached = asyncio.Event()
+        self._called: list[Link] = []  # one, until it is taken
+        attempt.stack.callback(self._let_go)
 
     async def _open(self) -> tuple[Endpoint, ...]:
         return await self._attempt.relay.open_tcp()
 
-    def _opened(self) -> None:
+    def _opened(self, relayed: Sequence[Endpoint]) -> None:
         self._ready.set()
 
     def _use(self, endpoints: Sequence[Endpoint]) -> None:
         for endpoint in endpoints:
-            self._to_dial.put_nowait(endpoint)
+            beside(self._attempt, self._call(endpoint))
 
     async def _coming(self) -> Link:
-        return await first_of({"called": self._attempt.inbound, "calling": self._call}, Link.abort)
+        return await first_of({"called": self._attempt.inbound, "calling": self._calling}, Link.abort)
 
-    async def _call(self) -> Link:
-        while True:
-            endpoint = await self._to_dial.get()
-            ways = {"by our relay": partial(self._dial_by_relay, endpoint)}
-            if self._attempt.relay.reachable(endpoint):
-                ways["directly"] = partial(self._dial, endpoint)
-            try:
-                return await first_of(ways, Link.abort)
-            except RaceLost as lost:
-                self._attempt.note(f"the peer's relay {endpoint} cannot be dialled: {lost}")
+    async def _calling(self) -> Link:
+        await self._reached.wait()
+        return self._called.pop()
+
+    async def _call(self, endpoint: Endpoint) -> None:
+        ways = {"by our relay": partial(self._dial_by_relay, endpoint)}
+        if self._attempt.relay.reachable(endpoint):
+            ways["directly"] = partial(self._dial, endpoint)
+        try:
+            link = await first_of(ways, Link.abort)
+        except RaceLost as lost:
+            self._attempt.note(f"the peer's relay {endpoint} cannot be dialled: {lost}")
+            return
+        if self._reached.is_set():
+            link.abort()
+        else:
+            self._called.append(link)
+            self._reached.set()
+
+    def _let_go(self) -> None:
+        for link in self._called:
+            link.abort()
 
     async def _dial(self, endpoint: Endpoint) -> Link:
         patience = patient(self._attempt, *DIAL_PATIENCE)

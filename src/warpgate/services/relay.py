@@ -53,6 +53,8 @@ RESERVE_PAUSE = 10.0
 RESERVE_RETRY = 60.0
 # Where a path by a relay has fallen silent, for so long the reserve there has to answer before it is used, seconds.
 DOUBTED = 30.0
+# So long a server is not asked, while there are others, whose relay no peer was heard by. Seconds.
+IN_VAIN = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Relays:
         self._reserve: asyncio.Task[Allocation] | None = None
         self._restocking: asyncio.TimerHandle | None = None
         self._doubted_until = 0.0
+        self._in_vain: dict[TurnServer, float] = {}  # until when others are asked instead
 
     @property
     def servers(self) -> tuple[TurnServer, ...]:
@@ -113,27 +116,29 @@ class Relays:
         """Whether there may be a relay of ours, now or when an account has answered."""
         return bool(self._own or self._accounts)
 
-    async def open_udp(self, families: Iterable[Family]) -> Allocation:
+    async def open_udp(self, families: Iterable[Family], besides: Collection[TurnServer] = ()) -> Allocation:
         """An allocation with an endpoint of each of these families, as far as the server has them; the caller's share
-        is to be dropped. ServiceError with every server's reason.
+        is to be dropped. `besides`: servers whose relays have led nowhere. ServiceError with every server's reason.
         """
         wanted = RelayRequest(Transport.UDP, frozenset(families))
-        reserve = await self._take_reserve(wanted.families)
+        reserve = await self._take_reserve(wanted.families, besides)
         if reserve is None:
-            return await self._open(wanted)
+            return await self._open(wanted, besides)
         if asyncio.get_running_loop().time() >= self._doubted_until:
             return reserve
         try:
             return await first_of(
-                {"the reserve": partial(_proved, reserve), "another": partial(self._open, wanted)},
+                {"the reserve": partial(_proved, reserve), "another": partial(self._open, wanted, besides)},
                 Allocation.drop,
             )
         except RaceLost as lost:
             raise ServiceError(f"no relay: {lost}") from None
 
-    async def open_tcp(self, family: Family, acceptor: Acceptor) -> TcpRelay:
+    async def open_tcp(
+        self, family: Family, acceptor: Acceptor, besides: Collection[TurnServer] = ()
+    ) -> TcpRelay:
         """A relayed TCP endpoint (RFC 6062); streams of peers who call go to the acceptor. ServiceError."""
-        allocation = await self._open(RelayRequest(Transport.TCP, frozenset({family})))
+        allocation = await self._open(RelayRequest(Transport.TCP, frozenset({family})), besides)
         return TcpRelay(allocation, partial(self._dial, allocation.route), acceptor)
 
     async def check(self) -> tuple[RelayCheck, ...]:
@@ -182,6 +187,19 @@ class Relays:
         if any(relayed.ip in ips for relayed in reserve.result().relayed):
             self._doubted_until = asyncio.get_running_loop().time() + DOUBTED
 
+    def led_nowhere(self, server: TurnServer) -> None:
+        """No peer was heard by its relay, and one was by another's meanwhile: there is a wall between it and peers."""
+        self._in_vain[server] = asyncio.get_running_loop().time() + IN_VAIN
+        reserve = self._reserve
+        if reserve is None or not reserve.done() or reserve.cancelled() or reserve.exception() is not None:
+            return
+        if reserve.result().route.server == server:
+            self.stock()
+
+    def _not_in_vain(self, servers: Sequence[TurnServer]) -> Sequence[TurnServer]:
+        now = asyncio.get_running_loop().time()
+        return [server for server in servers if self._in_vain.get(server, now) <= now] or servers
+
     def ask(self) -> None:
         """Some server is gone, and relays may be with it: each that we use is asked, and ours are over in 4 s if so."""
         for allocation in tuple(self._allocations):
@@ -216,7 +234,9 @@ class Relays:
         if reserve.done() and not reserve.cancelled() and reserve.exception() is None:
             reserve.result().drop()
 
-    async def _take_reserve(self, families: frozenset[Family]) -> Allocation | None:
+    async def _take_reserve(
+        self, families: frozenset[Family], besides: Collection[TurnServer]
+    ) -> Allocation | None:
         """The caller's from now on; None also where it lacks all of `families` (a server may give one of two).
 
         ServiceError when it could not be had just now.
@@ -230,6 +250,8 @@ class Relays:
         allocation = reserve.result()
         if not any(relayed.family in families for relayed in allocation.relayed):
             return None
+        if allocation.route.server in besides:
+            return None
         self._reserve = None
         self._restock_in(RESERVE_PAUSE)
         return allocation
@@ -241,7 +263,7 @@ class Relays:
         if self._accounts is not None and not self.servers:
             await self._accounts.asked()
 
-    async def _open(self, wanted: RelayRequest) -> Allocation:
+    async def _open(self, wanted: RelayRequest, besides: Collection[TurnServer] = ()) -> Allocation:
         if not self.configured:
             raise ServiceError("no TURN server is configured")
         await self._known()
@@ -249,9 +271,12 @@ class Relays:
             raise ServiceError("no account gives a TURN server")
         if len(self._allocations) >= self._limit:
             raise ServiceError(f"{self._limit} allocations at once are enough")
+        others = [server for server in self.servers if server not in besides]
+        if not others:
+            raise ServiceError("there is no other TURN server")
         runners: dict[str, Callable[[], Awaitable[Allocation]]] = {
             f"{server} over {transport.name}": partial(self._ask, server, transport, wanted)
-            for server in self.servers
+            for server in self._not_in_vain(others)
             for transport in _transports(server, wanted.transport)
         }
         try:

@@ -70,6 +70,7 @@ class Allocation:
         self.route = route
         self.relayed: tuple[Endpoint, ...] = ()
         self.mapped: Endpoint | None = None
+        self.heard = False  # whether a peer was, by it
         self.on_tcp: Callable[[TcpEvent], None] | None = None
         self.ended: asyncio.Future[None] = loop.create_future()
         self._renewed: asyncio.Future[None] = loop.create_future()
@@ -224,6 +225,7 @@ class Allocation:
     def _happened(self, event: TurnEvent) -> None:
         match event:
             case DataReceived(peer=peer, data=data):
+                self.heard = True
                 receiver = self._receivers.get(peer.ip.version)
                 if receiver is not None:
                     receiver(data, peer.sockaddr)

@@ -124,6 +124,7 @@ class TcpRelay:
         self._tasks: set[asyncio.Task[None]] = set()
         self._spare: deque[asyncio.Task[TcpStream]] = deque()
         self._open = True
+        self.server = allocation.route.server
         allocation.on_tcp = self._happened
         self._spare.append(asyncio.get_running_loop().create_task(self._dial_spare(), name="turn data"))
 

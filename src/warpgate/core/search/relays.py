@@ -57,9 +57,10 @@ class SessionRelays:
         self._context = session.equipment.context
         self._relayed: set[Endpoint] = set()  # of either side: a link to or from one is relayed
         self._admitted: dict[Endpoint, bool] = {}  # whether we may call it ourselves
-        self._udp: Allocation | None = None
-        self._tcp: TcpRelay | None = None
-        self._permitted: set[IPAddress] = set()
+        # The second of each where nothing came by the first.
+        self._udp: list[Allocation] = []
+        self._tcp: list[TcpRelay] = []
+        self._permitted: dict[Endpoint, set[IPAddress]] = {}  # by our relayed endpoint
         self._over = False
 
     def carry(self, plugin: str, local: Endpoint, remote: Endpoint) -> bool:
@@ -81,10 +82,12 @@ class SessionRelays:
         return bool(self._admitted)
 
     async def open_udp(self) -> tuple[Endpoint, ...]:
-        allocation = await self._equipment.relays.open_udp(relay_families(self._session.remote))
+        before = [allocation.route.server for allocation in self._udp]
+        families = relay_families(self._session.remote)
+        allocation = await self._equipment.relays.open_udp(families, before)
         try:
             self._check_open()
-            self._udp = allocation
+            self._udp.append(allocation)
             self.let_in()
             return tuple([self._adopt(allocation, relayed) for relayed in allocation.relayed])
         finally:
@@ -105,13 +108,14 @@ class SessionRelays:
     async def open_tcp(self) -> tuple[Endpoint, ...]:
         families = relay_families(self._session.remote)
         family = Family.V4 if Family.V4 in families else Family.V6
-        relay = await self._equipment.relays.open_tcp(family, self._equipment.accept)
+        before = [relay.server for relay in self._tcp]
+        relay = await self._equipment.relays.open_tcp(family, self._equipment.accept, before)
         try:
             self._check_open()
         except BaseException:
             relay.close()
             raise
-        self._tcp = relay
+        self._tcp.append(relay)
         self._relayed.add(relay.endpoint)
         self.let_in()
         for admitted in self._admitted:
@@ -119,11 +123,11 @@ class SessionRelays:
         return (relay.endpoint,)
 
     async def dial(self, remote: Endpoint) -> TcpStream:
-        if self._tcp is None:
+        if not self._tcp:
             raise ServiceError("there is no TCP relay of ours")
         if remote not in self._admitted:
             raise AttemptFailed(f"{remote} was not admitted")
-        return await self._tcp.connect(remote)
+        return await self._tcp[-1].connect(remote)
 
     def let_in(self) -> None:
         """Where the peer is now, as far as we know, its packets may come from: it may have moved since.
@@ -131,17 +135,19 @@ class SessionRelays:
         By permission alone. A datagram from the relay would do as well, but a router that takes in strangers' packets
         itself moves the peer's port at that, and every later punch misses.
         """
-        if self._udp is not None and self._udp.alive:
-            for relayed in self._udp.relayed:
-                self._permit(self._udp.permit, relayed.family, Transport.UDP)
-        if self._tcp is not None:
-            self._permit(self._tcp.permit, self._tcp.endpoint.family, Transport.TCP)
+        for allocation in self._udp:
+            if allocation.alive:
+                for relayed in allocation.relayed:
+                    self._permit(relayed, allocation.permit, Transport.UDP)
+        for relay in self._tcp:
+            self._permit(relay.endpoint, relay.permit, Transport.TCP)
 
-    def _permit(self, permit: Callable[[IPAddress], None], family: Family, transport: Transport) -> None:
-        targets = relay_targets(self._context.address, self._session.remote, family, transport)
+    def _permit(self, relayed: Endpoint, permit: Callable[[IPAddress], None], transport: Transport) -> None:
+        permitted = self._permitted.setdefault(relayed, set())
+        targets = relay_targets(self._context.address, self._session.remote, relayed.family, transport)
         for ip in dict.fromkeys(target.ip for target in targets):
-            if ip not in self._permitted and len(self._permitted) < PERMITTED_PER_SESSION:
-                self._permitted.add(ip)
+            if ip not in permitted and len(permitted) < PERMITTED_PER_SESSION:
+                permitted.add(ip)
                 permit(ip)
 
     def admit(self, endpoints: Sequence[Endpoint], *, again: bool = False) -> tuple[Endpoint, ...]:
@@ -158,8 +164,8 @@ class SessionRelays:
                 continue
             self._admitted[endpoint] = obstacle is None
             self._relayed.add(endpoint)
-            if self._tcp is not None:
-                self._tcp.permit(endpoint.ip)
+            for relay in self._tcp:
+                relay.permit(endpoint.ip)
             allowed.append(endpoint)
         if not allowed:
             raise AttemptFailed(reason)
@@ -194,5 +200,9 @@ class SessionRelays:
     def close(self) -> None:
         """UDP sockets are the session's; streams that were handed out keep the TCP relay alive."""
         self._over = True
-        if self._tcp is not None:
-            self._tcp.close()
+        for relay in self._tcp:
+            relay.close()
+        if any(allocation.heard for allocation in self._udp):
+            for allocation in self._udp[:-1]:
+                if not allocation.heard:
+                    self._equipment.relays.led_nowhere(allocation.route.server)

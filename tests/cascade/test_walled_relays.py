@@ -1,0 +1,98 @@
+"""A TURN server that allocates and relays nothing, as one whose machine's firewall lets no peer in, beside a good one.
+
+It is the quicker one, so that it is chosen first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cascade_world import (
+    LASTING,
+    OVER_TCP,
+    OVER_UDP,
+    OpenSocket,
+    Options,
+    World,
+    connected,
+    exchange,
+    virtual,
+)
+from test_relays import TURN, RelayWorld
+
+from warpgate.config import Config
+from warpgate.model.endpoint import Endpoint
+from warpgate.net.network import TcpStream
+from warpgate_testing.internet import PathSpec
+from warpgate_testing.turn import MemoryTurn
+
+WALLED = TURN.replace("203.0.113.5", "203.0.113.6")
+NONE, GOOD, BAD, BOTH = (Config(turn=servers) for servers in ((), (TURN,), (WALLED,), (WALLED, TURN)))
+
+
+class WalledTurn(MemoryTurn):
+    """Nothing of peers gets in; SYNs are not even refused."""
+
+    def _from_peer(self, *_: Any) -> None:
+        self.dropped["walled"] += 1
+
+    def _call(self, _allocation: Any, stream: TcpStream) -> None:
+        self._streams.append(stream)
+
+    async def close(self) -> None:
+        await super().close()
+        for stream in self._streams:
+            stream.abort()
+
+
+class WalledWorld(RelayWorld):
+    def __init__(self, a: Config, b: Config) -> None:
+        World.__init__(self, "edm", "edm", config_a=a, config_b=b)
+        self.turn_host = self.internet.host("turn", "203.0.113.5")
+        self.turn = MemoryTurn(self.turn_host, Endpoint.of("203.0.113.5", 3478))
+        self.walled_host = self.internet.host("walled", "203.0.113.6")
+        self.walled = WalledTurn(self.walled_host, Endpoint.of("203.0.113.6", 3478))
+        for router in self.routers.values():
+            self.internet.set_path(self.walled_host, router, PathSpec(delay=0.005))
+
+    async def close(self) -> None:
+        await super().close()
+        await self.walled.close()
+
+    def strays(self) -> list[OpenSocket]:
+        return [entry for entry in super().strays() if entry.host != "walled"]
+
+
+@pytest.mark.parametrize("options", [OVER_UDP, OVER_TCP, LASTING], ids=["udp", "tcp", "durable"])
+@pytest.mark.parametrize(
+    ("a", "b"), [(BOTH, NONE), (BOTH, BOTH), (NONE, BOTH), (BAD, GOOD)], ids=["a", "b", "both", "each"]
+)
+def test_another_relay_is_asked(a: Config, b: Config, options: Options) -> None:
+    async def story() -> None:
+        async with WalledWorld(a, b) as world:
+            one, other, seconds = await connected(world, **options)
+            assert one.plugin == "turn"
+            assert seconds < 2.5
+            await exchange(one, other)
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+@pytest.mark.parametrize(("a", "b"), [(BOTH, NONE), (NONE, BOTH)], ids=["initiator", "responder"])
+def test_it_is_not_asked_first_again(a: Config, b: Config) -> None:
+    async def story() -> None:
+        async with WalledWorld(a, b) as world:
+            took = []
+            for _ in range(2):
+                one, other, seconds = await connected(world, **OVER_UDP)
+                took.append(seconds)
+                await one.close()
+                await other.close()
+                await world.quiet()
+            assert took[0] > 2.0
+            assert took[1] < 0.5
+
+    virtual(story)
