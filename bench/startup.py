@@ -107,6 +107,7 @@ def first_pipes() -> list[Row]:
     cases = (
         ("datagrams, at once", {"mode": "datagram"}, 0.0, 2.0),
         ("plain stream, at once", plain, 0.0, 2.0),
+        ("plain stream over UDP, at once", {**plain, "transport": "udp"}, 0.0, 3.0),
         ("plain stream over UDP, 0.3 s later", {**plain, "transport": "udp"}, 0.3, 2.0),
     )
     listener = subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from warpgate.config import Config
 from warpgate.core.connection.quic_flow import QuicFlow
+from warpgate.core.connection.quic_library import loaded
 from warpgate.core.connections import Connections
 from warpgate.core.context import Context, Sources
 from warpgate.core.found_pairs import FoundPairs
@@ -264,7 +265,9 @@ class Assembly:
         # Imports and entry points: 20 ms better spent while servers answer than in an attempt.
         for broken in context.registry.broken:
             context.emit(PluginBroken(broken.entry, broken.package, broken.reason))
-        await asyncio.gather(self.discovery.first(patience), self.channel.first_home(patience))
+        _, reached = await asyncio.gather(self.discovery.first(patience), self.channel.first_home(patience))
+        if reached or not self._servers.brokers:
+            await loaded()  # else the first pipe would wait for it; offline there is nobody to open one to
         self._update_address()
         self._watch = self._network.watch_interfaces(self._interfaces_changed)
         if usable_interfaces(self._network, config.interfaces) != self.interfaces:
