@@ -258,19 +258,23 @@ class Discovery:
         """
         answered: list[Endpoint] = []
         nearer: set[Endpoint] = set()
+        mistaken: set[IPAddress] = set()
         for place in self._places.values():
             probe = place.udp if transport is Transport.UDP else place.tcp
             if probe is not None and probe.local.ip == local.ip:
                 answered += probe.servers
             if place.udp.local.ip == local.ip:
                 nearer |= place.nearer_servers
+                mistaken |= place.mistaken
         of_family = [
             [endpoint for endpoint in endpoints if endpoint.family is local.family]
             for server, endpoints in self._endpoints.items()
             if server.serves(transport)
         ]
         usable = dict.fromkeys(
-            each for each in (*answered, *alternating(of_family)) if each not in nearer or each in answered
+            each
+            for each in (*answered, *alternating(of_family))
+            if each.ip not in mistaken and (each not in nearer or each in answered)
         )
         if not usable:
             raise ServiceError(f"no STUN server for {transport.name} from {local.ip}")

@@ -14,7 +14,7 @@ from warpgate.model.nat import Filtering, NatProfile
 from warpgate.model.scope import is_private
 from warpgate.model.servers import StunServer
 from warpgate.plan.classify import Observation, classify
-from warpgate.plan.realm import outside, prevailing
+from warpgate.plan.realm import mistaken, outside, prevailing
 from warpgate.services.stun_tcp import TcpProbe
 from warpgate.services.stun_udp import UdpProbe
 
@@ -62,6 +62,11 @@ class Place:
         return frozenset(
             seen.server for all_seen, outer in told for seen in all_seen if seen.server not in outer
         )
+
+    @property
+    def mistaken(self) -> set[IPAddress]:
+        """Whose word on ports is of no use."""
+        return mistaken((*self.udp.latest, *self.samples))
 
     @property
     def learnt(self) -> Learnt:

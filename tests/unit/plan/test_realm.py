@@ -77,3 +77,36 @@ def test_servers_in_between_do_not_make_a_nat_symmetric() -> None:
         answers = [other, ONE, TWO, seen("203.0.113.66", "8.8.8.8:6000", ANOTHER)]
         assert classify(answers).mapping is Mapping.ADM
         assert classify(prevailing(answers)).mapping is Mapping.EIM
+
+
+THREE = ("203.0.113.1", "203.0.113.2", "203.0.113.3")
+
+
+def of_sockets(ports: list[tuple[int, ...]]) -> list[Observation]:
+    """What three servers see of a socket each."""
+    return [
+        seen(server, f"198.51.100.1:{port}", f"192.168.1.2:{5000 + number}")
+        for number, told in enumerate(ports)
+        for server, port in zip(THREE, told, strict=False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ports", "wrong"),
+    [
+        ([(7001, 7001, 9), (7005, 7005, 9), (7003, 7003, 8)], THREE[2]),
+        ([(9, 7001, 7001), (9, 7005, 7005), (8, 7003, 7003)], THREE[0]),
+        ([(7001, 7001, 9), (7005, 7005, 9)], None),  # by chance, where a NAT has few ports
+        ([(7001, 7001, 9), (7005, 7005, 9), (7003, 9, 7003), (7004, 7004, 9)], None),
+        ([(7001, 7002, 7003), (7005, 7005, 9), (7006, 7006, 9), (7007, 7007, 9)], None),
+        ([(7001, 7001, 7001), (7005, 7005, 9), (7006, 7006, 9), (7007, 7007, 9)], None),  # expired meanwhile
+        ([(9, 7001), (9, 7005), (9, 7003), (9, 7004)], None),  # which of two?
+    ],
+)
+def test_a_server_that_sees_ports_that_nobody_else_does(
+    ports: list[tuple[int, ...]], wrong: str | None
+) -> None:
+    told = of_sockets(ports)
+    assert {str(one.server.ip) for one in told if one not in prevailing(told)} == (
+        {wrong} if wrong else set()
+    )

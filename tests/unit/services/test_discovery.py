@@ -389,6 +389,31 @@ def test_a_liar_that_is_listed_first_is_outvoted_by_one_server_with_two_addresse
     run_virtual(story())
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_server_that_makes_up_ports_does_not_make_a_nat_symmetric(place: int) -> None:
+    """Nor is it asked what it sees of a fresh port: a peer would be told that."""
+
+    async def story() -> None:
+        world = World(NatSpec(assignment=PortAssignment(Assignment.RANDOM)))
+        hosts = [world.internet.host(f"one of {n}", f"203.0.115.{n}") for n in range(3)]
+        world.servers = [StunServer(host, str(host.host.addresses[0])) for host in hosts]
+        world.servers[place].lie = Endpoint.of(OUTSIDE, 7777)
+        async with owner(world, *(str(host.host.addresses[0]) for host in hosts)) as me:
+            await asyncio.sleep(6)
+            assert me.learnt.nat.mapping is Mapping.EIM
+            assert me.learnt.udp_mapped not in (None, 7777)
+
+            def received(data: bytes, source: SockAddr) -> None:
+                me.discovery.receive(sock, data, source)
+
+            sock = world.laptop.open_udp(Endpoint.of(INSIDE, 0), received)
+            assert {seen.mapped.port for seen in await me.discovery.sample_udp(sock)} != {7777}
+            assert (await me.discovery.map_udp(sock)).port != 7777
+            sock.close()
+
+    run_virtual(story())
+
+
 @pytest.mark.parametrize("where", ["inside", "between"])
 @pytest.mark.parametrize("spec", [NatSpec(), edm(Mapping.APDM)], ids=["eim", "apdm"])
 def test_servers_of_nearer_realms_are_not_compared_with_those_outside(where: str, spec: NatSpec) -> None:
