@@ -342,10 +342,14 @@ class Assembly:
         self.pipes.vanished(gone)
         self.connections.vanished(gone)
         self.sockets.update(self.interfaces, gone)
+        self._ask_routers()
+        self._update_address()
+
+    def _ask_routers(self) -> None:
+        """To map our ports, or whether they still do."""
         self.port_mapping.follow(self.interfaces, self.sockets.port)
         for also, mapping in self._more_mappings.items():
             mapping.follow(self.interfaces, also)
-        self._update_address()
 
     def _in_use(self, ip: IPAddress) -> bool:
         """Spare addresses last for hours, what is on them as long (RFC 4862 section 5.5.4)."""
@@ -404,6 +408,7 @@ class Assembly:
         if moved and now - self._moved_at >= MOVE_GAP:
             self._moved_at = now
             self.discovery.refresh()
+            self._ask_routers()
             self.channel.reconnect(YOUNG)
             self.connections.moved(
                 frozenset(self.sockets.held), frozenset(each.ip for each in self.interfaces)

@@ -44,6 +44,9 @@ class PortMapping:
         self._rng = rng
         self._mapper: PortMapper | None = None
         self._double: set[DoubleNatFound] = set()
+        self._led: dict[
+            tuple[IPAddress, Transport], IPAddress
+        ] = {}  # the last external address that led to ours
 
     def follow(self, interfaces: Sequence[Interface], port: int) -> None:
         """Map `port` on these interfaces, in the background."""
@@ -97,8 +100,11 @@ class PortMapping:
             if mapped is None:
                 continue
             if leads_here(mapped.external.ip, attachment):
+                self._led[attachment.host, transport] = mapped.external.ip
                 attachment = with_mapping(attachment, transport, mapped.external)
-            else:
+            elif (
+                self._led.get((attachment.host, transport)) != mapped.external.ip
+            ):  # else it has changed, and is asked
                 self._tell_double_nat(mapped.external.ip, attachment)
         return attachment
 

@@ -77,6 +77,9 @@ RESTART_GAP = 10.0
 # gateway says beyond that is not believed.
 SHORTEST_REFUSAL = 30.0
 LONGEST_REFUSAL = 1800.0
+# Section 7.4: they pass. One that answers a renewal leaves the mapping as it is, until its lease runs out.
+PASSING = (PcpResult.NETWORK_FAILURE, PcpResult.NO_RESOURCES, PcpResult.USER_EX_QUOTA)
+PMP_PASSING = (PmpResult.NETWORK_FAILURE, PmpResult.OUT_OF_RESOURCES)
 DECLINED = Backoff(SHORTEST_REFUSAL, LONGEST_REFUSAL)
 # On leaving nobody waits long: three deletions in 0.5 s reach a gateway one hop away.
 LEAVING_WAIT = 0.25
@@ -303,6 +306,8 @@ class PortMapClient:
         restarted = not self._epoch.check_pcp(response.epoch, now)
         if response.result == PcpResult.SUCCESS:
             self._succeeded(entry, mapping.external, response.lifetime, now)
+        elif response.result in PASSING and entry.phase is _Phase.HELD and not restarted:
+            self._renew_later(entry, response.lifetime, now)
         else:
             self._refuse(entry, _name(PcpResult, response.result), response.lifetime, now)
         if restarted:
@@ -338,7 +343,9 @@ class PortMapClient:
         )  # where a late answer to an earlier request may come first
         restarted = not self._epoch.check_pmp(response.epoch, now)
         address = self._question.answer
-        if response.result != PmpResult.SUCCESS:
+        if response.result in PMP_PASSING and entry.phase is _Phase.HELD and not restarted:
+            self._renew_later(entry, 0, now)
+        elif response.result != PmpResult.SUCCESS:
             self._refuse(entry, _name(PmpResult, response.result), 0, now)
         elif address is None and entry.phase is not _Phase.LEAVING:
             # The mapping is there, but not yet where: asked again with the next repetition of the request.
@@ -374,6 +381,8 @@ class PortMapClient:
             self._refuse(entry, f"the gateway granted a lease of {lifetime} seconds", 0, now)
             return
         entry.phase, entry.external, entry.sends = _Phase.HELD, external, 0
+        # Some grant years; a router that has forgotten the mapping meanwhile is found out when it is asked again.
+        lifetime = min(lifetime, self._lease)
         entry.expires = now + lifetime
         entry.due = now + lifetime * (0.5 + 0.125 * self._spread)
         self._events.append(Granted(entry.wish, external, float(lifetime), self._dialect))
@@ -386,6 +395,11 @@ class PortMapClient:
         entry.phase, entry.external = _Phase.REFUSED, None
         entry.due = now + min(max(lifetime, SHORTEST_REFUSAL), LONGEST_REFUSAL)
         self._events.append(Refused(entry.wish, reason, self._dialect))
+
+    def _renew_later(self, entry: _Entry, lifetime: int, now: float) -> None:
+        """Not now, says the gateway; what it maps is there still."""
+        entry.sends = 0
+        entry.due = min(entry.expires, now + min(max(lifetime, SHORTEST_REFUSAL), LONGEST_REFUSAL))
 
     def _decline(self, entry: _Entry, now: float) -> None:
         """Delete what may be there, and ask again after ever longer pauses."""

@@ -325,6 +325,34 @@ def test_what_nat_pmp_maps_while_the_gateway_has_no_address_is_deleted_again(add
     assert scene.client.poll_timeout() == pytest.approx(30.0, abs=1.0)
 
 
+@pytest.mark.parametrize("result", [PcpResult.NO_RESOURCES, PcpResult.NETWORK_FAILURE])
+def test_a_renewal_that_is_refused_for_the_moment_leaves_the_mapping_as_it_is(result: PcpResult) -> None:
+    """Until its lease runs out; asked again every minute, as that gateway says."""
+    gateway = PcpGateway()
+    scene = world(gateway, TCP)
+    scene.run(1.0)
+    gateway.result = result
+    assert scene.run(LEASE - 1.0) == []
+    assert 4 < len(gateway.requests) < 12
+    gateway.result = 0
+    assert scene.run(LEASE - 0.5) == []
+    assert set(map(type, scene.run(LEASE + 60.0))) == {Lost, Granted}
+    gateway.result = result
+    assert set(map(type, scene.run(3 * LEASE))) == {Lost, Refused}
+
+
+def test_a_lease_of_years_is_looked_after_all_the_same() -> None:
+    gateway = PcpGateway()
+    scene = world(lambda data, now: [_generous(answer) for answer in gateway(data, now)], TCP)
+    assert scene.run(1.0) == [granted(TCP, 6000)]
+    assert scene.run(LEASE * 5 / 8) == [granted(TCP, 6000)]
+
+
+def _generous(answer: bytes) -> bytes:
+    """With the longest lifetime that there is."""
+    return answer[:4] + b"\xff" * 4 + answer[8:]
+
+
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_a_mapping_at_port_0_is_none_and_that_is_told(dialect: Dialect) -> None:
     inner: Gateway = PcpGateway() if dialect is Dialect.PCP else PmpGateway()
