@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from warpgate.core.context import Context
 from warpgate.core.disk.lease_store import lease_store_of
@@ -14,8 +15,10 @@ from warpgate.model.address import Attachment, LearntBy, Listening
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.scope import Scope, scope_of
 from warpgate.net.network import Interface
-from warpgate.services.portmap_board import Mapped
-from warpgate.services.portmapper import PortMapper, routes_of
+from warpgate.services.portmap_board import Mapped, routes_of
+
+if TYPE_CHECKING:
+    from warpgate.services.portmapper import PortMapper
 
 # A gateway may name another address each time.
 MOST_DOUBLE_NATS = 16
@@ -56,6 +59,8 @@ class PortMapping:
         if self._mapper is None:
             if not routes_of(interfaces, context.network):
                 return
+            from warpgate.services.portmapper import PortMapper  # noqa: PLC0415 - a seventh of what a node loads
+
             self._mapper = PortMapper(
                 context.network,
                 port,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from ipaddress import IPv6Network
 from typing import Protocol
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
-from warpgate.net.network import Gateway, Interface
+from warpgate.net.network import Gateway, Interface, Network
+
+UNIQUE_LOCAL = IPv6Network("fc00::/7")  # RFC 4193: not reached from outside, whatever a router opens
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +148,21 @@ class Board:
     def _changed(self) -> None:
         self._moved.set()
         self._on_change()
+
+
+def routes_of(interfaces: Sequence[Interface], network: Network) -> tuple[Route, ...]:
+    """Where mapping makes sense: addresses (not loopback, not ULA) whose interface has a gateway of their family."""
+    wanted = [
+        interface
+        for interface in interfaces
+        if not interface.ip.is_loopback and (interface.ip.version == 4 or interface.ip not in UNIQUE_LOCAL)
+    ]
+    if not wanted:
+        return ()
+    found = []
+    for interface in wanted:
+        for gateway in network.gateways():
+            if gateway.interface == interface.name and gateway.ip.version == interface.ip.version:
+                found.append(Route(interface, gateway))
+                break
+    return tuple(found)

@@ -70,9 +70,15 @@ class IgdClient:
                 if isinstance(result, BaseException):
                     raise result
         finally:
+            igd.abandon()
             gateway, internal = str(self._board.route.gateway.ip), self._board.internal()
             for transport, port in igd.doubtful:  # for the next run to clear up
                 self._board.earlier += (Remembered(STORED_AS, gateway, transport, internal, port),)
+
+    def abandon(self) -> None:
+        """The route is gone, and with it the way to delete anything."""
+        if self._igd is not None:
+            self._igd.abandon()
 
     async def _delete(self, igd: Igd | Pinholes, transport: Transport) -> None:
         mapped = self._ours(transport)

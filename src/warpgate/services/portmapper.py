@@ -13,14 +13,13 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from ipaddress import IPv6Network
 from typing import Any
 
 from warpgate.errors import NetworkError, ServiceError
 from warpgate.events import Observer, PortMapped, PortUnmapped, ServerFailed
 from warpgate.model.endpoint import IPAddress, Transport
 from warpgate.net.network import Interface, Network
-from warpgate.services.portmap_board import Board, LeaseStore, Mapped, Route
+from warpgate.services.portmap_board import Board, LeaseStore, Mapped, Route, routes_of
 from warpgate.services.portmap_gateway import GatewayClient
 from warpgate.services.portmap_igd import IgdClient
 
@@ -34,7 +33,6 @@ HEAD_START = 0.3
 # A laptop visits many networks; permanent leases left there are deleted when it comes back.
 MOST_REMEMBERED = 32
 MOST_TOLD = 64  # reasons why a gateway does nothing; it may find new ones for ever
-UNIQUE_LOCAL = IPv6Network("fc00::/7")  # RFC 4193: not reached from outside, whatever a router opens
 # What a close waits for in all; `Node.close` promises a second.
 CLOSE_PATIENCE = 0.8
 
@@ -254,6 +252,7 @@ class _RouteMapper:
     async def abandon(self) -> None:
         """The route is gone, and with it the way to delete anything."""
         await self._stop()
+        self._igd.abandon()
         if self._client is not None:
             self._client.close()
 
@@ -261,21 +260,3 @@ class _RouteMapper:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
-
-
-def routes_of(interfaces: Sequence[Interface], network: Network) -> tuple[Route, ...]:
-    """Where mapping makes sense: addresses (not loopback, not ULA) whose interface has a gateway of their family."""
-    wanted = [
-        interface
-        for interface in interfaces
-        if not interface.ip.is_loopback and (interface.ip.version == 4 or interface.ip not in UNIQUE_LOCAL)
-    ]
-    if not wanted:
-        return ()
-    found = []
-    for interface in wanted:
-        for gateway in network.gateways():
-            if gateway.interface == interface.name and gateway.ip.version == interface.ip.version:
-                found.append(Route(interface, gateway))
-                break
-    return tuple(found)

@@ -57,6 +57,9 @@ class _Actions:
         # External ports that were asked for and are not known to the caller: they may be mapped or not.
         self.doubtful: set[tuple[Transport, int]] = set()
 
+    def abandon(self) -> None:
+        """The way to the device is gone: nothing waits for an answer any more."""
+
     async def _call(self, action: str, **arguments: object) -> Mapping[str, str]:
         """ServiceError; ActionRefused when the device says no."""
         body = encode_call(self._service.type, action, arguments)
@@ -193,7 +196,8 @@ def _arguments(transport: Transport, internal: Endpoint, asked: Try) -> dict[str
 class Pinholes(_Actions):
     """The IPv6 firewall of one gateway (WANIPv6FirewallControl:1), with the verbs of `Igd`: it lets in to `ip`.
 
-    Nothing is doubtful here: every pinhole has a lease.
+    A pinhole is deleted by a number that only the answer tells. So one that was asked for is doubtful until the answer
+    is there. Who cancels `map` does not stop that; `unmap` waits for it, `abandon` gives it up.
     """
 
     name = "UPnP IGD 2"
@@ -202,12 +206,25 @@ class Pinholes(_Actions):
         super().__init__(http, service)
         self._ip = ip
         self._ids: dict[Transport, int] = {}
+        self._opening: dict[Transport, asyncio.Task[None]] = {}
 
     async def external_ip(self) -> IPAddress | None:
         return self._ip
 
     async def map(self, transport: Transport, internal: Endpoint, wanted: int, lease: int) -> IgdLease:
         """Let anybody in to `internal`; the port is its own, whatever is `wanted`."""
+        doubt = (transport, internal.port)
+        self.doubtful.add(doubt)
+        opening = asyncio.ensure_future(self._open(transport, internal, lease))
+        self._opening[transport] = opening
+        try:
+            await asyncio.shield(opening)
+        finally:
+            if opening.done():
+                self.doubtful.discard(doubt)
+        return IgdLease(internal.port, float(lease))
+
+    async def _open(self, transport: Transport, internal: Endpoint, lease: int) -> None:
         answer = await self._call(
             "AddPinhole",
             RemoteHost="",
@@ -221,7 +238,6 @@ class Pinholes(_Actions):
         if not (number.isascii() and number.isdecimal() and len(number) <= 5):  # ui2
             raise ServiceError(f"{self.name}, AddPinhole: it names no pinhole")
         self._ids[transport] = int(number)
-        return IgdLease(internal.port, float(lease))
 
     async def renew(
         self, transport: Transport, internal: Endpoint, external_port: int, lease: int
@@ -234,8 +250,15 @@ class Pinholes(_Actions):
         return await self.map(transport, internal, external_port, lease)
 
     async def unmap(self, transport: Transport, internal: Endpoint, external_port: int) -> None:
+        opening = self._opening.pop(transport, None)
+        if opening is not None:
+            await asyncio.wait([opening])
         if transport in self._ids:
             await self._call("DeletePinhole", UniqueID=self._ids.pop(transport))
+
+    def abandon(self) -> None:
+        for opening in self._opening.values():
+            opening.cancel()
 
 
 async def find(network: Network, route: Route, rng: random.Random) -> Igd | Pinholes:

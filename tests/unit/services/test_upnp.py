@@ -662,5 +662,30 @@ def test_a_pinhole_that_was_forgotten_is_made_anew() -> None:
     run_virtual(main())
 
 
+def test_a_close_at_any_moment_leaves_no_pinhole() -> None:
+    """A pinhole is deleted by the number in the answer to AddPinhole, which may still be under way."""
+    opened = set()
+
+    async def main(moment: float) -> None:
+        internet = MemoryInternet(seed=4)
+        nat = internet.router("nat", "203.0.113.1", lan=PathSpec(delay=0.01, hops=0))
+        laptop = internet.host("laptop", str(LAPTOP6), behind=nat)
+        laptop.default_gateways = (GATEWAY6,)
+        router = UpnpRouter(internet.host("router", str(GATEWAY6), behind=nat), GATEWAY6, version=2)
+        store, rng = ForgetfulStore(), random.Random(1)
+        mapper = PortMapper(laptop, 5000, store, lambda _: None, lambda: None, rng.randbytes, rng, 1200)
+        mapper.follow(laptop.interfaces())
+        await asyncio.sleep(moment)
+        opened.add(len(router.pinholes))
+        await mapper.close()
+        assert router.pinholes == {}, moment
+        await router.close()
+        assert not [entry for entry in internet.open_sockets() if entry.host == "laptop"]
+
+    for step in range(40):
+        run_virtual(main(0.3 + step * 0.0131))
+    assert opened == {0, 1, 2}
+
+
 def test_an_answer_is_as_long_as_a_datagram() -> None:
     assert len(ssdp_answer("http://192.168.1.1/")) < 512
