@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b32encode
-from datetime import datetime
-from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,9 +16,7 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from warpgate.errors import AuthenticationError, ConfigError, DecodeError
-
-if TYPE_CHECKING:
-    from cryptography.x509 import CertificateBuilder
+from warpgate.model.certificate import ISSUER, certificate, to_pem
 
 PUBLIC_KEY_SIZE = 33
 SIGNATURE_SIZE = 64
@@ -36,14 +32,9 @@ _NODE_ID_BYTES = 16
 _PORT_LOW = 16384
 _PORT_COUNT = 16000
 
-# All time: 99991231235959Z is RFC 5280's "no well-defined expiration date".
-_CERTIFICATE_BEGIN = datetime(2000, 1, 1)  # x509 takes naive UTC
-_CERTIFICATE_END = datetime(9999, 12, 31, 23, 59, 59)
-# The issuer of every node's certificate: a name under which a verifier can put the key that it expects.
 # SEC 1 section 2.3.3, of P-256: 4, x, y.
 _UNCOMPRESSED = 4
 _POINT_SIZE = 65
-_ISSUER = "warpgate/1 node key"
 
 _SHA256_ECDSA = ec.ECDSA(hashes.SHA256())
 _HPKE = Suite(KEM.P256, KDF.HKDF_SHA256, AEAD.AES_128_GCM)
@@ -120,8 +111,7 @@ class Identity:
 
         It claims nothing but the key; whose that is, and until when, node addresses say.
         """
-        builder = _certificate(self.node_id, self._private.public_key())
-        return builder.sign(self._private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        return to_pem(_certificate(self.node_id, self._private.public_key(), self._private))
 
     def hpke_open(self, ciphertext: bytes, info: bytes) -> bytes:
         """Undo `hpke_seal`. DecodeError when too short, AuthenticationError when not sealed to this key."""
@@ -137,35 +127,21 @@ class Identity:
             ) from None
 
 
-def _certificate(subject: str, key: ec.EllipticCurvePublicKey) -> CertificateBuilder:
-    from cryptography import x509  # noqa: PLC0415 - 20 ms, and only encrypted streams need it
-
-    def name(text: str) -> x509.Name:
-        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
-
-    return x509.CertificateBuilder(
-        issuer_name=name(_ISSUER),
-        subject_name=name(subject),
-        public_key=key,
-        serial_number=1,
-        not_valid_before=_CERTIFICATE_BEGIN,
-        not_valid_after=_CERTIFICATE_END,
-    )
-
-
 def trust_anchor(public_key: bytes) -> bytes:
     """DER of a CA certificate that makes a TLS library trust what that node key signed, and nothing else.
 
     A trust anchor is a name and a key (RFC 5280 section 6.1.1 (d)); libraries take it as a certificate whose own
     signature means nothing. This one's is made with a key that is thrown away. AuthenticationError: no P-256 point.
     """
-    from cryptography import x509  # noqa: PLC0415 - see `_certificate`
-
-    builder = _certificate(_ISSUER, _point(public_key)).add_extension(
-        x509.BasicConstraints(ca=True, path_length=0), critical=True
-    )
     throwaway = ec.generate_private_key(ec.SECP256R1())
-    return builder.sign(throwaway, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+    return _certificate(ISSUER, _point(public_key), throwaway, anchor=True)
+
+
+def _certificate(
+    subject: str, key: ec.EllipticCurvePublicKey, signer: ec.EllipticCurvePrivateKey, *, anchor: bool = False
+) -> bytes:
+    encoded = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return certificate(subject, encoded, lambda data: signer.sign(data, _SHA256_ECDSA), anchor=anchor)
 
 
 def check_certificate(der: bytes, public_key: bytes) -> None:
@@ -173,7 +149,7 @@ def check_certificate(der: bytes, public_key: bytes) -> None:
 
     Whoever shows it must also prove that it holds the key; TLS sees to that (RFC 8446 section 4.4.3).
     """
-    from cryptography import x509  # noqa: PLC0415 - see `_certificate`
+    from cryptography import x509  # noqa: PLC0415 - 20 ms, and only TLS on TCP needs it
 
     try:
         key = x509.load_der_x509_certificate(der).public_key()
