@@ -1,6 +1,7 @@
 """The values that a connect makes: their methods are compiled while a node waits for its servers, not in the connect.
 
-They are some forty, and each costs half a millisecond the first time (`lazy_dataclass`): an offer would wait for them.
+They are some forty, and each costs a tenth of a millisecond the first time (`lazy_dataclass`): an offer would wait for
+all.
 """
 
 from __future__ import annotations
