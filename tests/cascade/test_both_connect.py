@@ -148,12 +148,34 @@ async def collide(seed: int) -> int:
 
 
 def test_loss_and_reordering_at_the_collision_hardly_ever_part_the_two() -> None:
-    """Two connections are used only where all that one says is lost for half a second; the spare one ends idle."""
+    """Two connections are used only where all that one says is lost for a quarter of a second, which 30 % each way does
+    once in some hundreds; the spare one ends idle.
+    """
 
     async def main() -> list[int]:
         return [await collide(seed) for seed in range(COLLISIONS)]
 
-    assert virtual(main, limit=1e5).count(2) <= COLLISIONS // 50
+    assert virtual(main, limit=1e5).count(2) <= max(1, COLLISIONS // 100)
+
+
+def test_reordering_alone_neither_parts_the_two_nor_costs_them_a_second_search() -> None:
+    """What the one says first on its own connection comes between the endpoints of a path that it has found for the
+    other's: that path is not taken for its answer, which would be heard by nobody.
+    """
+
+    async def main() -> None:
+        for seed in range(30, 40):
+            async with World("eim-apdf", "eim-apdf", seed=seed) as world:
+                path = PathSpec(delay=HOP, jitter=5 * HOP)
+                world.internet.set_path(world.routers["a"], world.routers["b"], path)
+                pipes, waited = await both_connect(world, 0.03 * (seed % 3 - 1))
+                assert len({pipe.session for pipe in pipes}) == 1
+                assert max(waited) < 0.8
+                for pipe in pipes:
+                    await pipe.close()
+                await gone(world)
+
+    virtual(main, limit=1e4)
 
 
 # -- the peer's connection ---------------------------------------------------------------------------------------

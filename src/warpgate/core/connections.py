@@ -433,6 +433,8 @@ class Connections:
             return False
         origin = path.origin
         connection = self._by_id.get((origin.peer_key, connection_id_of(data)))
+        if connection is not None and connection.engine.is_client and self._for_another(origin):
+            return False
         if connection is None and is_first_packet(data) and is_durable(data):
             hello = self._context.config.budgets.hello_patience
             connection = self._accept(
@@ -451,6 +453,13 @@ class Connections:
         self._unclaimed.take(path)
         connection.add(path)
         return path.deliver(path, datagrams)
+
+    def _for_another(self, origin: Origin) -> bool:
+        """Whether a peer has looked for this path for a connection that it has begun itself. What it says first on one
+        of ours comes between the same endpoints, but from us it would not take anything for that one by this path.
+        """
+        peers = [other for other in self._all if other.peer_key == origin.peer_key]
+        return any(origin.session in other.first_words.sessions for other in peers)
 
     def _share(self, path: Path) -> bool:
         """Whether a connection has a path between the same endpoints, and takes this one too: the one that has been
@@ -484,7 +493,7 @@ class Connections:
             connection = self._accept(key, session.remote, None, first, patience)
         if connection is None:
             return False
-        connection.begun(flight, session.checks.greet)
+        connection.begun(session.id, flight, session.checks.greet)
         return True
 
     def admit(self, port: Port, data: bytes, source: SockAddr) -> bool:

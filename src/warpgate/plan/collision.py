@@ -33,6 +33,10 @@ class Candidate(Protocol):
         """Whether it is proved and a path works."""
 
     @property
+    def silent(self) -> bool:
+        """Whether it is proved and no path works at the moment."""
+
+    @property
     def used(self) -> bool:
         """Whether there has been a pipe on it."""
 
@@ -53,7 +57,8 @@ def settle(first: C | None, second: C | None, now: float) -> tuple[C | None, flo
     if chosen.used or first is None or second is None:
         return chosen, None
     if chosen is second:
-        until = chosen.settled_at if first.opening else now
+        # The peer may find that the first one works, and open a pipe on it.
+        until = chosen.settled_at if first.opening or (first.silent and not first.used) else now
     else:
         until = _deaf_until(first, second) if second.by_peer else now
     return (None, until) if now < until else (chosen, None)

@@ -48,6 +48,11 @@ def is_first_packet(data: bytes) -> bool:
     return len(data) >= FIRST_PACKET_SIZE and data[0] & _TYPE_MASK == _FIRST and data[1:5] == _VERSION
 
 
+def is_protected(data: bytes) -> bool:
+    """Whether a datagram looks like one under the keys that a handshake ends with: a short header."""
+    return bool(data) and not data[0] & _LONG
+
+
 def is_of_handshake(data: bytes) -> bool:
     """Whether it looks like the first of a client's, or like one of those that follow until both have their keys."""
     # The version first: for a user's datagram it is all that is looked at.

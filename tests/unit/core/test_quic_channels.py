@@ -24,6 +24,7 @@ from warpgate.core.connection.quic_engine import BROKEN, CLOSED, FIRST_CREDIT, S
 from warpgate.errors import AuthenticationError
 from warpgate.model.address import NodeAddress
 from warpgate.proto.channel_wire import SEEN, SERVER_CREDIT, encode_credit
+from warpgate.proto.quic_wire import is_protected
 
 NOISE = random.Random(3).randbytes(300_000)
 
@@ -76,6 +77,19 @@ def test_a_peer_that_closes_right_after_its_proof_is_heard_to_the_end() -> None:
         ("one", b"in short"),
         ("two", b"in short"),
     ]
+
+
+def test_a_proof_that_overtakes_the_end_of_the_handshake_is_not_lost() -> None:
+    two = Two()
+    two.steps(2)
+    near = two.client.open("soon")
+    near.write(b"here")
+    flight = two._forth + two.client.datagrams(two.now)
+    two.server.receive([data for data in flight if is_protected(data)], two.now)
+    assert two.server.state is State.OPENING
+    two.server.receive([data for data in flight if not is_protected(data)], two.now)
+    assert two.server.state is State.OPEN
+    assert [(channel.service, channel.read()) for channel in two.opened] == [("soon", b"here")]
 
 
 def test_a_connection_that_breaks_says_nothing_of_pipes() -> None:

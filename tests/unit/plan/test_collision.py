@@ -13,6 +13,7 @@ class Begun:
     by_peer: bool = False
     opening: bool = False
     usable: bool = False
+    silent: bool = False
     used: bool = False
     settled_at: float = 10.0
 
@@ -21,7 +22,7 @@ COMING, OPEN, USED, DARK = (
     Begun(opening=True),
     Begun(usable=True),
     Begun(usable=True, used=True),
-    Begun(used=True),
+    Begun(silent=True, used=True),
 )
 
 
@@ -53,6 +54,8 @@ def test_whoever_has_had_a_pipe_is_used_and_else_the_lower_id(
 def test_the_first_is_waited_for_a_little() -> None:
     assert settle(COMING, OPEN, now=9.9) == (None, 10.0)
     assert settle(COMING, OPEN, now=10.0) == (OPEN, None)
+    assert settle(Begun(silent=True), OPEN, now=9.9) == (None, 10.0)
+    assert settle(Begun(), OPEN, now=0.0) == (OPEN, None)
 
 
 THEIR_COMING, THEIRS, THEIRS_USED = (

@@ -22,10 +22,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
-from typing import Protocol
 
 from warpgate.core.connection.channel import Channel
-from warpgate.core.connection.errand import Errand
+from warpgate.core.connection.errand import Errand, Seeker
 from warpgate.core.connection.first_words import FirstWords, Greet
 from warpgate.core.connection.outage import Outage
 from warpgate.core.connection.paths import Origin, Path
@@ -59,21 +58,6 @@ HASTE = 3
 HANDSHAKE_ROUND_TRIPS = 2
 # Until a client's first word that has not been answered is said again, and doubled each time.
 FIRST_PAUSE = 0.2
-
-
-class Seeker(Protocol):
-    """Who looks for paths."""
-
-    def lost(self) -> None:
-        """There is none that works, or none known to work."""
-
-    def settled(self) -> None:
-        """The chosen path answers."""
-
-    def late(self) -> None:
-        """An answer is: it is not known yet whether there is a reason."""
-
-    def close(self) -> None: ...
 
 
 class Connection(QuicDriver):
@@ -169,6 +153,10 @@ class Connection(QuicDriver):
         return self.engine.state is State.OPEN and self.works and self.end is None
 
     @property
+    def silent(self) -> bool:
+        return self.engine.state is State.OPEN and not self.works and self.end is None
+
+    @property
     def used(self) -> bool:
         """Whether either end has opened a pipe."""
         return self.opened_channels > 0 or self.engine.pipes_seen > 0
@@ -214,13 +202,15 @@ class Connection(QuicDriver):
         """Whether a client has begun it that has no path yet."""
         return bool(self.first_words.heard) and self.current is None
 
-    def begun(self, first: Sequence[bytes], greet: Greet) -> None:
+    def begun(self, session: bytes, first: Sequence[bytes], greet: Greet) -> None:
         """At the server: what the client said first has come, or a part of it, by a search to which `greet` belongs."""
         if news := self.first_words.hear(first):
             self.engine.receive(news, self._loop.time())
             self.soon()
-        if self.current is None and self.engine.state is State.OPENING:
-            self.first_words.greet_by(greet)
+        if self.engine.state is State.OPENING:
+            self.first_words.sessions.add(session)
+            if self.current is None:
+                self.first_words.greet_by(greet)
 
     def _send_ahead(self) -> None:
         """There is no path: what is said goes with checks."""
@@ -476,12 +466,9 @@ class Connection(QuicDriver):
         self._hasty = False
         self._answered_at = now
         if (path := self._chosen) is not None:
-            path.answered()
+            path.answered(confirmed=self.engine.confirmed)
             if not self._suspected:
-                sample = now - sent
-                path.round_trip = (
-                    sample if path.round_trip is None else 0.75 * path.round_trip + 0.25 * sample
-                )
+                path.took(now - sent)
             elif path.heard >= sent:
                 self._suspected = False
                 self._settled(gap)

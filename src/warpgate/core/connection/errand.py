@@ -1,6 +1,8 @@
-"""What a search for a path is for."""
+"""What a search for a path is for, and who runs it."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 from warpgate.lazy_dataclass import dataclass
 
@@ -19,3 +21,18 @@ class Errand:
 
 
 A_PIPE = Errand()  # no path is looked for
+
+
+class Seeker(Protocol):
+    """Who looks for paths."""
+
+    def lost(self) -> None:
+        """There is none that works, or none known to work."""
+
+    def settled(self) -> None:
+        """The chosen path answers."""
+
+    def late(self) -> None:
+        """An answer is: it is not known yet whether there is a reason."""
+
+    def close(self) -> None: ...

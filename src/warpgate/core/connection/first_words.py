@@ -11,11 +11,14 @@ Greet = Callable[[tuple[bytes, ...]], None]
 
 
 class FirstWords:
-    """`flight`: what this end has said; at the server `heard` is what the client did."""
+    """`flight`: what this end has said; at the server `heard` is what the client did, and `sessions` are those in which
+    it looked for the first path.
+    """
 
     def __init__(self) -> None:
         self.flight: tuple[bytes, ...] = ()
         self.heard: list[bytes] = []
+        self.sessions: set[bytes] = set()
         self._greets: list[Greet] = []  # of the searches for the first path
 
     def hear(self, first: Sequence[bytes]) -> list[bytes]:

@@ -138,8 +138,15 @@ class Path(ABC):
             self._said_again += 1
             self.send(self._first_words)
 
-    def answered(self) -> None:
-        self._first_words = None
+    def answered(self, *, confirmed: bool) -> None:
+        """A ping was. Servers do so before they have their client's proof: until it is `confirmed` it is said again."""
+        if confirmed:
+            self._first_words = None
+
+    def took(self, seconds: float) -> None:
+        """An answer; smoothed, for many of them come."""
+        known = self.round_trip
+        self.round_trip = seconds if known is None else 0.75 * known + 0.25 * seconds
 
     @abstractmethod
     def close(self) -> None:

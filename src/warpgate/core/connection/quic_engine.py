@@ -25,7 +25,7 @@ from warpgate.errors import AuthenticationError, NetworkError, WarpgateError
 from warpgate.model.identity import Identity, check_shown_key
 from warpgate.model.text import printable
 from warpgate.proto.quic_proof import HEAD_SIZE, check_head, make_head, session_of
-from warpgate.proto.quic_wire import CONNECTION_ID_SIZE
+from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, is_protected
 
 if TYPE_CHECKING:
     from qh3.quic.connection import QuicConnection
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 # What a client may send before its proof has been answered by credit: more than leaves in the first round trip.
 FIRST_CREDIT = 32 * 1024
+
+# A client's packets that may have overtaken the end of its handshake: its head, its address and its first pipes.
+OVERTAKING = 4
 
 HEAD = 0  # the stream that begins with the client's head
 CLOSED, REFUSED, ABORTED, BROKEN = range(4)  # application error codes
@@ -77,6 +80,9 @@ class QuicEngine(ABC):
         self.closed_with: int | None = None  # the error code by which the peer, or an error, ended it
         self.session = b""
         self._head = bytearray()  # server: what came before the head was whole and checked
+        self._overtook: list[
+            bytes
+        ] = []  # server: packets under keys that are known when the handshake is over
 
     def start_client(self, identity: Identity, peer_key: bytes, session: bytes, now: float) -> None:
         """The first flight is ready to be sent afterwards."""
@@ -172,7 +178,20 @@ class QuicEngine(ABC):
         except WarpgateError as error:
             self.failure = error
             self.close(BROKEN, str(error))
-        return new
+        return new + self._catch_up(datagrams, now)
+
+    def _catch_up(self, datagrams: list[bytes], now: float) -> int:
+        """The client's proof, and what it says with it, may arrive before the end of the handshake: it is kept until
+        then (RFC 9001 section 5.7), since the library (qh3 2.1) does not. How many of these were new, as `receive`.
+        """
+        if self.is_client or self.state is State.ENDED:
+            return 0
+        if not self._handshaken:
+            news = [data for data in datagrams if is_protected(data) and data not in self._overtook]
+            self._overtook += news[: OVERTAKING - len(self._overtook)]
+            return 0
+        overtook, self._overtook = self._overtook, []
+        return self.receive(overtook, now) if overtook else 0
 
     def _hand_over(self, datagrams: list[bytes], now: float) -> int:
         counts: list[int] = []
