@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from cascade_world import BOTH_WAYS, OVER_UDP, Options, R, connected, exchange, virtual
+from cascade_world import BOTH_WAYS, OVER_UDP, Options, R, S, connected, exchange, virtual
 from test_relays import RelayWorld
 
 from warpgate.lab.kinds import CARRIER, kind_of
+from warpgate.lab.spec import NatSpec
 from warpgate_testing.internet import MemoryNetwork, MemoryRouter
 
 LAN = "192.168.1.3"  # b, where it is a's neighbour
@@ -36,10 +37,13 @@ class Subscribers(RelayWorld):
         self._carrier: MemoryRouter | None = None
         super().__init__(*kinds, **options)
 
+    def _outer(self) -> tuple[tuple[str, ...], NatSpec]:
+        pool = (OUTSIDE, *(f"198.51.100.{n}1" for n in (1, 2, 3)))
+        return pool, replace(CARRIER, hairpin=self._hairpin)
+
     def _site(self, name: str, kind: str, number: int, v6: bool) -> MemoryNetwork:
         if self._carrier is None:
-            pool = (OUTSIDE, *(f"198.51.100.{n}1" for n in (1, 2, 3)))
-            self._carrier = self.internet.router("carrier", pool, replace(CARRIER, hairpin=self._hairpin))
+            self._carrier = self.internet.router("carrier", *self._outer())
         [layer] = kind_of(kind).layers
         home = self.internet.router(name, f"100.64.{number}.1", layer.nat, behind=self._carrier)
         self.routers[name] = home
@@ -113,6 +117,38 @@ def test_without_hairpinning_there_is_a_relay(where: str, options: Options) -> N
             plugin, _, waited = await met(world, options)
             assert plugin == "turn"
             assert waited < 2.0
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("options", BOTH_WAYS)
+@pytest.mark.parametrize("kind", ["edm-seq+hairpin", "edm-seq-2+hairpin", "edm-seq--3+hairpin"])
+def test_two_behind_one_count_foretell_it_together(kind: str, options: Options) -> None:
+    """Beside a relay, whose connections are counted as well."""
+
+    async def main() -> None:
+        async with Household(kind, isolated=True) as world:
+            plugin, where, waited = await met(world, options)
+            assert (plugin, where) == ("udp_punch" if options is OVER_UDP else "tcp_punch", OUTSIDE)
+            assert waited <= 2 * S + 2 * 2 * R + 1e-6
+
+    virtual(main)
+
+
+class Counting(Subscribers):
+    """The outer NAT keeps the ports that homes choose."""
+
+    def _outer(self) -> tuple[tuple[str, ...], NatSpec]:
+        return (OUTSIDE,), NatSpec(hairpin=True)
+
+
+@pytest.mark.parametrize("kinds", [("edm-seq", "edm-seq"), ("edm-seq-2", "edm-seq")])
+def test_two_counts_behind_one_nat_meet_at_its_outside(kinds: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with Counting(*kinds) as world:
+            plugin, where, waited = await met(world, OVER_UDP)
+            assert (plugin, where) == ("udp_punch", OUTSIDE)
+            assert waited <= 2 * S + 3 * R + 1e-6
 
     virtual(main)
 

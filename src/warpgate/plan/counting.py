@@ -9,11 +9,15 @@ from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.nat import Assignment, Filtering, Mapping
 from warpgate.plan.classify import MAX_GAP, Observation, classify
-from warpgate.plan.predict import next_ports
+from warpgate.plan.predict import next_ports, steps_between, wrapped
 from warpgate.plan.targets import Pair, facing_outside
 
 # How far the n-th of several packets aims beyond the n-th predicted port: see `crosswise`.
 _AHEAD = (0, 1, 2, 3)
+_AHEAD_TOGETHER = (0, 1, 2, 3, 4, 5)  # see `one_count`
+# One count is taken for another's continuation within so many steps of it: two counts of their own lie so close once in
+# a thousand times.
+ONE_COUNT = MAX_GAP
 
 
 def hidden(at: Attachment) -> bool:
@@ -125,3 +129,21 @@ def crosswise(peers: Sequence[Endpoint]) -> list[Endpoint]:
         ahead = (number + _AHEAD[number % len(_AHEAD)] for number in range(len(counted)))
         found += [counted[aim] for aim in ahead if aim < len(counted)]
     return found
+
+
+def one_count(theirs: Sequence[Endpoint], ours: Sequence[Endpoint], step: int) -> list[Endpoint]:
+    """The same where one NAT's count serves both sides: both are behind it, and it turns their packets back.
+
+    `theirs` was foretold first, and `ours` afterwards: all that the NAT has counted in between is seen. But what we
+    send now moves the count for the other side: its n-th packet leaves from the n-th port after those of our packets,
+    of which there are as many as aims. () where the counts are two.
+
+    Each mapping that others, or our own relays, had made since moves both sides: the n-th packet then meets one that
+    leaves two ports further on, and aims that far.
+    """
+    if not (step and theirs and ours) or theirs[0].ip != ours[0].ip:
+        return []
+    if not 0 < steps_between(theirs[0].port, ours[0].port, step) <= ONE_COUNT:
+        return []
+    counted = (len(_AHEAD_TOGETHER) + number + ahead for number, ahead in enumerate(_AHEAD_TOGETHER))
+    return [Endpoint(ours[0].ip, wrapped(ours[0].port + step * further)) for further in counted]

@@ -91,19 +91,20 @@ def next_ports(ports: Sequence[int], step: int, limit: int = CANDIDATES) -> tupl
     """
     if not ports or not step:
         return ()
-    gaps = Counter(_steps_between(before, after, step) for before, after in pairwise(ports))
+    gaps = Counter(steps_between(before, after, step) for before, after in pairwise(ports))
     likeliest = sorted(range(1, limit + 1), key=lambda gap: (-gaps[gap], gap))
-    found = (_wrapped(ports[-1] + gap * step) for gap in likeliest)
+    found = (wrapped(ports[-1] + gap * step) for gap in likeliest)
     return tuple(dict.fromkeys(found))
 
 
-def _steps_between(before: int, after: int, step: int) -> int:
+def steps_between(before: int, after: int, step: int) -> int:
     """0 when `after` is not reached from `before` in whole steps."""
     distance = (after - before) % ALL_PORTS if step > 0 else (before - after) % ALL_PORTS
     return 0 if distance % abs(step) else distance // abs(step)
 
 
-def _wrapped(port: int) -> int:
+def wrapped(port: int) -> int:
+    """As a NAT counts that begins anew after the last port."""
     return (port - FIRST_PORT) % ALL_PORTS + FIRST_PORT
 
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 from warpgate.errors import AddressError, AttemptFailed, ProtocolError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
-from warpgate.plan.counting import both_count, crosswise
+from warpgate.plan.counting import both_count, crosswise, one_count
 from warpgate.plan.volley import Face, as_text, parse_endpoints, with_pool
 from warpgate.plugins.base import Attempt, signal_delay
 
@@ -113,9 +113,18 @@ class Conversation:
         return self._attempt.admit(with_pool(named, self._attempt.remote))
 
 
-def in_step(attempt: Attempt, peers: list[Endpoint]) -> list[Endpoint]:
-    """Responder: in which order to go to them, so that two sides that count send their n-th to the other's n-th."""
-    return crosswise(peers) if both_count(attempt.local, attempt.remote) else peers
+def in_step(attempt: Attempt, peers: list[Endpoint], faces: Sequence[Face]) -> list[Endpoint]:
+    """Responder: where to go and in which order, so that two sides that count send their n-th to the other's n-th."""
+    if not both_count(attempt.local, attempt.remote):
+        return peers
+    for face in faces:
+        step = next(
+            (at.nat.assignment.step for at in attempt.local.attachments if at.host == face.local.ip), 0
+        )
+        if aims := one_count(peers, face.seen, step):
+            attempt.note(f"one NAT counts for both sides: the peer's next port is {aims[0]}")
+            return attempt.admit(aims)
+    return crosswise(peers)
 
 
 def delay_told(attempt: Attempt, message: Punch) -> float:

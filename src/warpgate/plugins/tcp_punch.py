@@ -188,7 +188,7 @@ class TcpPunch(Plugin):
         faces = await _fresh(attempt)
         talk.answer(message, faces)
         fire_at = attempt.now() + delay_told(attempt, message)
-        peers = in_step(attempt, peers)
+        peers = in_step(attempt, peers, faces)
         routes = routes_between(faces, peers)
         if primes(message.volley, initiator=False):
             try:

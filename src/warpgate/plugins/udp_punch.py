@@ -177,7 +177,7 @@ class UdpPunch(Plugin):
             return
         faces = await _fresh(attempt)
         wait = self._full_after(attempt, delay_told(attempt, message))
-        for base, peer in routes_between(faces, in_step(attempt, peers)):
+        for base, peer in routes_between(faces, in_step(attempt, peers, faces)):
             ttl = PRIMING_TTL if message.volley == DOUBTING else attempt.priming_ttl(base)
             attempt.probe(base, peer, offsets=(0.0,), ttl=ttl)
             attempt.probe(base, peer, offsets=_later(attempt, wait))

@@ -14,7 +14,7 @@ from warpgate.model.address import Attachment, Listening, NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.plan.classify import Observation
-from warpgate.plan.counting import both_count, crosswise, foretold, in_aim, target_to_foretell
+from warpgate.plan.counting import both_count, crosswise, foretold, in_aim, one_count, target_to_foretell
 from warpgate.plan.targets import pairs
 
 SERVERS = [Endpoint.parse(text) for text in ("203.0.113.1:3478", "203.0.113.2:3478", "203.0.113.2:3479")]
@@ -63,9 +63,9 @@ class Home:
         for port in range(count):
             self.mapped(Endpoint.of("203.0.113.9", 1000 + port), "192.168.1.77")
 
-    def samples(self) -> list[Observation]:
-        local = Endpoint.parse("192.168.1.2:5000")
-        return [Observation(local, server, self.mapped(server)) for server in SERVERS]
+    def samples(self, host: str = "192.168.1.2") -> list[Observation]:
+        local = Endpoint.of(host, 5000)
+        return [Observation(local, server, self.mapped(server, host)) for server in SERVERS]
 
 
 @pytest.mark.parametrize("step", [1, 2, -1, -7])
@@ -122,6 +122,42 @@ def test_two_counts_meet_though_others_map_in_between(steps: tuple[int, int], he
     answered = {(answering.mapped(target), target) for target in crosswise(a)}
     asked = {(asking.mapped(target), target) for target in b}
     assert {(own, target) for target, own in asked} & answered
+
+
+NOISE = [*((0, n) for n in range(6)), *((1, n) for n in range(4)), (2, 0), (2, 1)]
+
+
+@pytest.mark.parametrize(("before", "between"), NOISE)
+@pytest.mark.parametrize("step", [1, 2, -1, -7])
+def test_two_behind_one_count_meet(step: int, before: int, between: int) -> None:
+    """Others map `before` the answering side sends, and `between` that and the asking side's packets."""
+    home = Home(step, 1)
+    asking, answering = "192.168.1.2", "192.168.1.3"
+
+    def sent(host: str, target: Endpoint) -> Endpoint:
+        """Where it leaves from. Another address stands for the router's own, which this one would turn away."""
+        return home.mapped(Endpoint.of("203.0.113.77", target.port), host)
+
+    a = foretold(home.samples(asking), 0)
+    home.neighbours_map(3)
+    b = foretold(home.samples(answering), 0)
+    home.neighbours_map(3 + before)
+    answered = {(sent(answering, target), target) for target in one_count(a, b, step)}
+    home.neighbours_map(3 + before + between)
+    asked = {(target, sent(asking, target)) for target in b}
+    assert asked & answered
+
+
+def test_two_counts_are_not_taken_for_one() -> None:
+    here = [Endpoint(PUBLIC, 30000 + number) for number in range(8)]
+    for there in (
+        [Endpoint(PUBLIC, 30100 + number) for number in range(8)],
+        [Endpoint(PUBLIC, 29990 + number) for number in range(8)],
+        [Endpoint.of("198.51.100.2", 30003 + number) for number in range(8)],
+        here,
+        [],
+    ):
+        assert one_count(here, there, 1) == []
 
 
 def test_crosswise_stays_within_what_was_foretold() -> None:
