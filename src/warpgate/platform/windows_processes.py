@@ -16,6 +16,7 @@ import ctypes
 import msvcrt
 import os
 import signal
+import socket
 import subprocess
 import time
 import weakref
@@ -72,8 +73,11 @@ class WindowsProcesses(Processes):
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGBREAK, told)
             # The console's thread wakes the loop by a byte on a socket, and one that is not taken is no news: the loop
-            # is being woken right now. Python would print a traceback about it.
-            signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
+            # is being woken right now. Python would print a traceback about it, and about a socket that the loop has
+            # closed meanwhile: a duplicate stays until the process ends.
+            wakes = socket.fromfd(signal.set_wakeup_fd(-1), socket.AF_INET, socket.SOCK_STREAM)
+            wakes.setblocking(False)
+            signal.set_wakeup_fd(wakes.detach(), warn_on_full_buffer=False)
 
 
 class WindowsTerminal(Terminal):
