@@ -113,10 +113,12 @@ class TlsStream:
         self._stream.write_eof()
 
     def abort(self) -> None:
+        self._plain = bytearray()  # errors and tasks that are over may hold this object for a while
         self._stream.abort()
 
     def close(self) -> None:
         """As `write_eof` says."""
+        self._plain = bytearray()
         self._stream.close()
 
     def detach(self) -> socket.socket:

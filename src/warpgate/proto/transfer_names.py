@@ -30,7 +30,7 @@ from warpgate.proto.transfer_wire import (
 PARTIAL_SUFFIX = ".wgpart"
 _PEER_SHOWN = 12  # 60 bits: nobody makes keys until one fits
 # Bytes of memory for an entry besides its name: in `EntryList`, at the receiver's other books, and its hash.
-ENTRY_COST = 96
+ENTRY_COST = 80
 
 # Windows' own rules ("Naming Files, Paths, and Namespaces"): devices whatever the extension, and what cannot be typed.
 _DEVICES = frozenset(("con", "prn", "aux", "nul", "conin$", "conout$"))

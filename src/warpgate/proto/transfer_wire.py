@@ -26,8 +26,8 @@ PIECE = 64 * 1024
 MAX_FRAME = 256 * 1024
 BATCH = 64  # entries (or partial files) in one message: below MAX_FRAME with the longest of paths
 MAX_ENTRIES = 100_000
-# What a list may cost the receiver: 96 bytes for each entry, and those of its name. 100,000 names of 71 bytes pass.
-MAX_LIST = 16 * 1024 * 1024
+# What a list may cost the receiver: 80 bytes for each entry, and those of its name. 100,000 names of 45 bytes pass.
+MAX_LIST = 12 * 1024 * 1024
 MAX_SIZE = 2**62
 MAX_DEPTH = 64
 MAX_NAME = 255  # bytes of UTF-8: what Linux and most others allow between two slashes

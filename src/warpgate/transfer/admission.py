@@ -22,9 +22,9 @@ VISITORS_OF_ONE = 8
 # Transfers; each holds its list, and a block of data.
 TRANSFERS_AT_ONCE = 8
 TRANSFERS_OF_ONE = 4
-# Bytes of lists, in all and beyond what each transfer may have in any case (4,000 names): one of the longest fits.
-LIST_OF_ANYBODY = 512 * 1024
-LISTS_AT_ONCE = MAX_LIST
+# Bytes of lists, in all and beyond what each transfer may have in any case (2,000 names): one of the longest fits.
+LIST_OF_ANYBODY = 256 * 1024
+LISTS_AT_ONCE = MAX_LIST - LIST_OF_ANYBODY
 STALLED_AFTER = 20.0
 # What a sender needs to read and hash what the receiver has already: bytes a second of a slow disk.
 COMPARING_PACE = 20e6

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -37,7 +37,8 @@ class Channel:
         self.peer = pipe.peer
         self._pipe = pipe
         self._deframer = Deframer()
-        self._received: deque[AnyMessage] = deque()
+        # One at a time: as objects the names in what was received last take several times its bytes.
+        self._received: Iterator[AnyMessage] = iter(())
         self._sending = asyncio.Lock()
         self._sent_at = 0.0
         self._signs: asyncio.Task[None] | None = None
@@ -55,6 +56,8 @@ class Channel:
         if self._signs is not None:
             self._signs.cancel()
             await asyncio.gather(self._signs, return_exceptions=True)
+            self._signs = None  # it holds us
+        self._received, self._deframer = iter(()), Deframer()
         if kind is None:
             await self._pipe.close()
         else:
@@ -72,7 +75,9 @@ class Channel:
 
     async def receive(self) -> AnyMessage:
         """The next message. PipeClosed at the end, NetworkError after silence, DecodeError for garbage."""
-        while not self._received:
+        while (message := next(self._received, None)) is None:
+            if self._deframer.progress - self._progress >= LEAST_PROGRESS:
+                self.moved()
             try:
                 data = await self._pipe.recv(timeout=SILENCE)
             except TimeoutError:
@@ -81,10 +86,8 @@ class Channel:
                 raise PipeClosed(
                     f"{self.peer} ended the stream{' within a message' * self._deframer.pending}"
                 )
-            self._received.extend(self._deframer.feed(data))
-            if self._deframer.progress - self._progress >= LEAST_PROGRESS:
-                self.moved()
-        return self._received.popleft()
+            self._received = self._deframer.feed(data)
+        return message
 
     def moved(self) -> None:
         """The other side has done what it owed until now."""

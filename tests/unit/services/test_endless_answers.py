@@ -18,10 +18,11 @@ from warpgate.model.turn_server import Credentials, TurnServer, TurnTransport
 from warpgate.net.network import TcpStream
 from warpgate.proto.stun import BINDING, Attribute, Method, StunClass, StunMessage, encode
 from warpgate.proto.turn_auth import LongTermAuth
+from warpgate.proto.turn_events import PeerConnected
 from warpgate.proto.turn_wire import RelayRequest
 from warpgate.services.relay_allocation import Allocation
 from warpgate.services.relay_carrier import CHUNK, USELESS_RATE, Route, StreamCarrier, UdpCarrier
-from warpgate.services.relay_tcp import bind_connection
+from warpgate.services.relay_tcp import MAX_CALLS, TcpRelay, bind_connection
 from warpgate.services.stun_tcp import StunStream
 from warpgate_testing.clock import run_virtual
 
@@ -130,3 +131,27 @@ def test_a_relay_over_udp_is_heard_only_from_its_own_endpoint() -> None:
     for source in ("203.0.113.1:3479", "203.0.113.2:3478", "203.0.113.1:3478"):
         received(source.encode(), Endpoint.parse(source).sockaddr)
     assert frames == [b"203.0.113.1:3478"]
+
+
+def test_calls_that_never_come_about_are_bounded() -> None:
+    """A server that says again and again that a peer has called, and lets none of the data connections be made."""
+
+    async def main() -> None:
+        allocation, dials = Mock(relayed=(SERVER,)), 0
+
+        async def dial() -> TcpStream:
+            nonlocal dials
+            dials += 1
+            return await asyncio.get_running_loop().create_future()
+
+        relay = TcpRelay(allocation, dial, Mock())
+        for number in range(10 * MAX_CALLS):
+            allocation.on_tcp(PeerConnected(Endpoint.parse("203.0.113.7:7"), number, asked=False))
+        await asyncio.sleep(1.0)
+        assert (len(relay._tasks), dials) == (
+            MAX_CALLS,
+            MAX_CALLS,
+        )  # the first one takes what was dialled ahead
+        relay.close()
+
+    run_virtual(main())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 
+from warpgate.core.connection.pieces import Pieces
 from warpgate.core.connection.pool import Share
 from warpgate.errors import NetworkError
 
@@ -38,7 +39,7 @@ class ByteStream(ABC):
         self._allowed = allowed
         self.finished = False
         self.delivered = False
-        self._unread = bytearray()
+        self._unread = Pieces()
         self._received = 0
         self._read = 0
         self._granted = granted
@@ -109,8 +110,7 @@ class ByteStream(ABC):
 
     def read(self) -> bytes:
         """The oldest bytes received, CHUNK at most; b"" when there are none. What is read is new credit."""
-        data = bytes(self._unread[:CHUNK])
-        del self._unread[:CHUNK]
+        data = self._unread.take(CHUNK)
         self._read += len(data)
         window = self._window
         # Said when a quarter of the window has been read: four small packets a window.
@@ -125,7 +125,7 @@ class ByteStream(ABC):
         self._received += len(data)
         if self._received > self._granted:
             raise NetworkError("the peer sent more than it may")
-        self._unread += data
+        self._unread.add(data)
 
     def _ended_by_peer(self) -> None:
         self.peer_finished = True

@@ -89,7 +89,7 @@ class SecuredStream(TlsStream):
         except NetworkError:
             pass  # whoever closes does not ask
         finally:
-            self._stream.close()
+            self.close()
 
     async def _deliver(self) -> None:
         loop = asyncio.get_running_loop()
