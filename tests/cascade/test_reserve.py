@@ -128,9 +128,8 @@ class TwoRelays(RelayWorld):
         for seat in (self.a, self.b):
             config = seat.node._config
             seat.node._config = replace(config, turn=(*config.turn, "turn:user:password@203.0.113.6"))
-        self.second = MemoryTurn(
-            self.internet.host("second", "203.0.113.6"), Endpoint.of("203.0.113.6", 3478)
-        )
+        self.second_host = self.internet.host("second", "203.0.113.6")
+        self.second = MemoryTurn(self.second_host, Endpoint.of("203.0.113.6", 3478))
 
     async def close(self) -> None:
         await super().close()
