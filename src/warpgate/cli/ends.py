@@ -27,15 +27,12 @@ class End(Protocol):
 
     def chunks(self) -> AsyncGenerator[bytes, None]:
         """What this side says, until its end of stream."""
-        ...
 
     async def write(self, data: bytes) -> None:
         """Returns when the other side may be read further (back-pressure)."""
-        ...
 
     async def end(self) -> None:
         """Nothing more will be written."""
-        ...
 
 
 class LocalStream(Protocol):

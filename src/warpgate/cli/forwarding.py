@@ -30,11 +30,9 @@ class Visit(Protocol):
 
     async def carry(self, connect: Connect) -> None:
         """From a pipe of its own to the end. WarpgateError or OSError when that fails."""
-        ...
 
     def abort(self) -> None:
         """It cannot be carried."""
-        ...
 
 
 class Opened(Protocol):

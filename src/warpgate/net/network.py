@@ -54,32 +54,26 @@ class UdpSocket(Protocol):
 
         `ttl` sets the IPv4 TTL / IPv6 hop limit of this datagram alone.
         """
-        ...
 
     def send_all(self, datagrams: Sequence[bytes], to: SockAddr) -> int:
         """Send in order until one is not taken, as `send` would; how many were."""
-        ...
 
     def gather(self, take_run: TakeRun) -> None:
         """From now on offer together what arrives together, where the system tells: a bulk of data costs half as much
         so, and single datagrams a little more.
         """
-        ...
 
     async def writable(self) -> None:
         """Wait until the kernel takes datagrams again."""
-        ...
 
     def detach(self, remote: Endpoint) -> socket.socket:
         """A new non-blocking OS socket on our endpoint, connected to `remote`: it gets that flow from now on."""
-        ...
 
     def watch_refusals(self, remote: Endpoint, on_refused: Callable[[], object]) -> Watch | None:
         """Call `on_refused` whenever the machine at `remote` says that nobody listens there (ICMP port unreachable).
 
         None where the system does not tell. It is a hint: anybody who knows both endpoints can forge it.
         """
-        ...
 
     def close(self) -> None: ...
 
@@ -103,38 +97,30 @@ class TcpStream(Protocol):
 
     async def recv(self, limit: int) -> bytes:
         """At least one byte and at most `limit`; b"" at end of stream."""
-        ...
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """Returns when the kernel has taken all of it (back-pressure)."""
-        ...
 
     def stalled(self) -> float:
         """Seconds for which the peer has acknowledged nothing although data is in flight; 0.0 when none is.
 
         A peer that merely does not read (closed window) is not stalled: it answers the kernel's probes.
         """
-        ...
 
     def unacknowledged(self) -> int:
         """Bytes sent, also those that wait in our kernel, that the peer's has not acknowledged; 0 where unknown."""
-        ...
 
     def write_eof(self) -> None:
         """Half-close: the peer's recv returns b"" after what was sent."""
-        ...
 
     def abort(self) -> None:
         """Reset at once (RST), synchronously; idempotent."""
-        ...
 
     def close(self) -> None:
         """Close in an orderly way (FIN), synchronously; idempotent."""
-        ...
 
     def detach(self) -> socket.socket:
         """Hand over the non-blocking OS socket; this object is unusable afterwards."""
-        ...
 
 
 async def read_exactly(recv: Callable[[int], Awaitable[bytes]], count: int, gone: NetworkError) -> bytes:
@@ -171,23 +157,18 @@ class Network(Protocol):
 
     def interfaces(self) -> tuple[Interface, ...]:
         """Addresses of interfaces that are up, loopback included, link-local and multicast excluded."""
-        ...
 
     def gateways(self) -> tuple[Gateway, ...]:
         """Routers with a default route, preferred ones first; () where the machine does not tell."""
-        ...
 
     def watch_interfaces(self, on_change: Callable[[], object]) -> Watch:
         """Call `on_change` shortly after `interfaces` or the routes have changed, until the watch is closed."""
-        ...
 
     def open_udp(self, local: Endpoint, receiver: DatagramReceiver) -> UdpSocket:
         """Bind (port 0: any). NetworkError when the port is taken."""
-        ...
 
     def listen_tcp(self, local: Endpoint, acceptor: Acceptor) -> TcpListener:
         """Listen so that `dial_tcp(..., local=<same endpoint>)` still works beside it. NetworkError when taken."""
-        ...
 
     async def dial_tcp(
         self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
@@ -198,16 +179,12 @@ class Network(Protocol):
         connection may come from the other side, or by the SYN's repetition after a second. Linux only; no limit else.
         The SYN leaves before the first suspension. Cancelling aborts the socket synchronously. NetworkError on refusal.
         """
-        ...
 
     async def resolve(self, host: str, port: int) -> tuple[Endpoint, ...]:
         """Literal addresses answer at once, names through the system's resolver; NetworkError when there is none."""
-        ...
 
     def resolvers(self) -> tuple[Endpoint, ...]:
         """The name servers that `resolve` asks, for questions that it does not know; () where that is not told."""
-        ...
 
     def route_source(self, remote: Endpoint) -> IPAddress | None:
         """The local address the system would use to reach `remote`, None when it has no route. Sends nothing."""
-        ...

@@ -21,24 +21,20 @@ class Relay(Protocol):
     @property
     def configured(self) -> bool:
         """Whether there is any server of ours."""
-        ...
 
     async def open_udp(self) -> tuple[Endpoint, ...]:
         """Relayed endpoints, to be told to the peer; they let in what comes from its outside addresses.
 
         Each may be the `base` of `probe`. The next call is for another server's. ServiceError with the reasons.
         """
-        ...
 
     async def open_tcp(self) -> tuple[Endpoint, ...]:
         """Relayed endpoints that the peer may dial: its links arrive by `inbound`. The next call is for
         another server's. ServiceError with the reasons.
         """
-        ...
 
     async def dial(self, remote: Endpoint) -> TcpStream:
         """From our relay of `open_tcp` to a relayed endpoint of the peer's; for `adopt`. ServiceError, NetworkError."""
-        ...
 
     def admit(self, endpoints: Sequence[Endpoint], *, again: bool = False) -> tuple[Endpoint, ...]:
         """The peer's relayed endpoints, as far as they may be tried; AttemptFailed when none may.
@@ -46,11 +42,9 @@ class Relay(Protocol):
         One that is private may be at our own relay, which is known when that is open: `again` says that the attempt
         will ask once more then, and a refusal is not told yet.
         """
-        ...
 
     def reachable(self, endpoint: Endpoint) -> bool:
         """Whether an admitted endpoint may be called from here; else it may be from our own relay only."""
-        ...
 
 
 class RandomPunch(Protocol):
@@ -59,22 +53,18 @@ class RandomPunch(Protocol):
     @property
     def mappings_left(self) -> int:
         """How many more sockets or probes this peer may cost: AttemptFailed beyond."""
-        ...
 
     @property
     def sockets(self) -> int:
         """How many of `open_towards` there are."""
-        ...
 
     @property
     def shortage(self) -> str:
         """Why the system gave no more sockets, empty when it did."""
-        ...
 
     @property
     def times_held(self) -> int:
         """How often `hold_back` stopped it."""
-        ...
 
     def open_towards(
         self,
@@ -89,50 +79,40 @@ class RandomPunch(Protocol):
         Closed with the session unless it wins. False when the system has no more: then the last few were closed again,
         for everything else in the process that needs one.
         """
-        ...
 
     async def probe(self, base: Endpoint, remote: Endpoint) -> None:
         """One check to a guessed endpoint, as soon as the node's rate allows it and nothing holds it back."""
-        ...
 
     async def repeat(self, remote: Endpoint, ttl: int | None) -> None:
         """Once more from each of `open_towards`, at the node's rate: it costs a mapping only where there was none.
 
         Nothing once it is over.
         """
-        ...
 
     async def maps_anew(self, near: Endpoint) -> float | None:
         """Seconds until a STUN server has seen a fresh socket on this interface; None: our router has no mapping.
 
         It costs a mapping. 0.0 where no server can be asked, or none is left of the budget.
         """
-        ...
 
     @property
     def rate(self) -> float:
         """Probes a second."""
-        ...
 
     def slow_down(self) -> None:
         """Half as many probes a second from now on, an eighth of the node's rate at least."""
-        ...
 
     def speed_up(self) -> None:
         """An eighth of the node's rate more, up to that."""
-        ...
 
     def hold_back(self) -> None:
         """Let probes wait until `go_on`: our router has no mappings left. Idempotent."""
-        ...
 
     def go_on(self) -> None:
         """Idempotent."""
-        ...
 
     def close(self) -> None:
         """Nothing more is to be sent: the node may go on to its next random punch. Idempotent."""
-        ...
 
 
 class Attempt(Protocol):
@@ -141,7 +121,6 @@ class Attempt(Protocol):
     @property
     def session(self) -> bytes:
         """16 bytes, chosen by the initiator."""
-        ...
 
     @property
     def initiator(self) -> bool: ...
@@ -152,21 +131,18 @@ class Attempt(Protocol):
     @property
     def remote(self) -> NodeAddress:
         """The peer's address; fresher when the peer has sent a fresher one."""
-        ...
 
     @property
     def alone(self) -> bool:
         """False where this strategy began sooner, and is still at work, for another pipe to the same peer: a TCP
         connection between the same two ports is that one's.
         """
-        ...
 
     @property
     def renewing(self) -> bool:
         """Whether this is for a path in place of one whose NAT mappings are about to end: those of the listening ports
         will not do, and what costs a router many mappings is not worth it.
         """
-        ...
 
     @property
     def mode(self) -> Mode: ...
@@ -174,7 +150,6 @@ class Attempt(Protocol):
     @property
     def transports(self) -> frozenset[Transport]:
         """What the pipe may run over."""
-        ...
 
     @property
     def config(self) -> Config: ...
@@ -188,18 +163,15 @@ class Attempt(Protocol):
     @property
     def stack(self) -> contextlib.ExitStack:
         """Closed when the plugin's part is over; what a winning link needs must be moved out before."""
-        ...
 
     @property
     def signal_delay(self) -> float | None:
         """Estimated one-way time of a signal to the peer, measured once an answer has come; None if unknown."""
-        ...
 
     def now(self) -> float: ...
 
     def note(self, text: str) -> None:
         """One line for `explain`: what was tried or learnt."""
-        ...
 
     def signal(self, message: object) -> None:
         """Send the peer's half a message; all plugins' messages of one tick travel in one envelope.
@@ -207,37 +179,30 @@ class Attempt(Protocol):
         Delivered once, repeated until acknowledged. ProtocolError when it packs to more than 1,024 bytes, or is no
         `message_type`.
         """
-        ...
 
     async def receive(self) -> Any:
         """The next message of the peer's half, decoded as the plugin's `message_type`; DecodeError for anything else.
 
         The peer may be anybody: what is in it is a claim (`admit`).
         """
-        ...
 
     async def first(self, ways: Mapping[str, Callable[[], Awaitable[Link]]]) -> Link:
         """Try all at once: the first link, the other ways are cancelled. AttemptFailed with every way's reason."""
-        ...
 
     async def remote_changed(self) -> None:
         """Returns when `remote` has become another address since the last call (or since the start)."""
-        ...
 
     async def knowledge_changed(self) -> None:
         """Returns when `local` or `remote` says something else, or more, than now."""
-        ...
 
     def pairs(self, transport: Transport) -> tuple[Pair, ...]:
         """Our listening sockets x the peer's endpoints, as far as policy lets them be tried, best first."""
-        ...
 
     def admit(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
         """Those that are the peer's own and may be tried, in the same order; of what is left out a refusal is counted.
 
         AttemptFailed, with the reason, when none of them may.
         """
-        ...
 
     def probe(
         self,
@@ -248,62 +213,49 @@ class Attempt(Protocol):
         ttl: int | None = None,
     ) -> None:
         """Send connectivity checks from our UDP socket `base`, at these times from now; ttl for priming."""
-        ...
 
     def try_found(self) -> bool:
         """Check the pairs of endpoints by which the peer was reached before, and that the addresses do not tell: found
         by a search, which they may save. Whether there are any; the strategy that asks first gets what comes of it.
         """
-        ...
 
     def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
         """Whether a datagram pipe is on this pair of endpoints already, or an old mapping (`renewing`): then another of
         our sockets is needed.
         """
-        ...
 
     async def verified(self) -> Link:
         """The next UDP link of this plugin: the peer has proved its key on it."""
-        ...
 
     async def open_udp(self, near: Endpoint) -> Endpoint:
         """One more UDP socket for checks, on the same interface as `near`, closed with the attempt unless it wins."""
-        ...
 
     async def reflexive(self, base: Endpoint) -> Endpoint:
         """What the outside sees of a UDP socket of `open_udp`, asked now. ServiceError when no server answers."""
-        ...
 
     async def samples(self, base: Endpoint) -> tuple[Observation, ...]:
         """What several servers see of a UDP socket, in the order in which they were asked, now. ServiceError."""
-        ...
 
     def priming_ttl(self, base: Endpoint) -> int:
         """Of what goes ahead from this interface: it opens our own filters and dies before the peer's."""
-        ...
 
     def primes_surely(self, base: Endpoint) -> bool:
         """Whether that TTL was measured to open all filters on our side."""
-        ...
 
     def taken_ports(self, ip: IPAddress) -> frozenset[int]:
         """External UDP ports that sockets of ours on this interface were seen to have."""
-        ...
 
     def random_punch(self) -> RandomPunch:
         """AttemptFailed when a budget is used up or another one is going on; over with the plugin's part."""
-        ...
 
     async def reflexive_tcp(self, near: Endpoint) -> tuple[Endpoint, Endpoint]:
         """(local, reflexive) of a fresh TCP port on the interface of `near`; its mapping is kept open meanwhile."""
-        ...
 
     async def samples_tcp(self, near: Endpoint) -> tuple[Observation, ...]:
         """What servers see of several fresh TCP ports on the interface of `near`, in the order of asking, now.
 
         The mapping of the last one is kept open meanwhile: that is the one to go on from. ServiceError.
         """
-        ...
 
     async def dial(
         self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
@@ -312,18 +264,15 @@ class Attempt(Protocol):
 
         NetworkError, ProtocolError.
         """
-        ...
 
     async def listen_tcp(self, local: Endpoint) -> None:
         """Also accept on `local` (a fresh punching port) while the attempt lasts; links arrive by `inbound`."""
-        ...
 
     def keep(self, link: Link) -> None:
         """Responder: a link that was dialled waits for the initiator's choice from now on, whatever else is returned.
 
         Where several dials may succeed, each is to be kept: which one the initiator chooses is not for us to say.
         """
-        ...
 
     async def inbound(self) -> Link:
         """The next TCP link that the peer's half dialled to us, already proved.
@@ -331,14 +280,11 @@ class Attempt(Protocol):
         In `respond` there is none to have: a link that the initiator dialled is for the initiator to choose. There this
         waits until the attempt is over, which keeps open what the half has opened.
         """
-        ...
 
     async def connect(
         self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
     ) -> TcpStream:
         """As `dial`, but nobody has proved anything on it yet; for `adopt`. NetworkError."""
-        ...
 
     async def adopt(self, stream: TcpStream) -> Link:
         """Let the peer prove its key on a stream that the plugin opened by its own means; we speak first."""
-        ...

@@ -31,20 +31,15 @@ class Machine(Protocol[EventT_co, TransmitT_co]):
 
     def receive(self, *arguments: Any, **named: Any) -> None:
         """One datagram (or piece of stream), what this machine wants to know about it, and `now`."""
-        ...
 
     def handle_timeout(self, now: float) -> None:
         """Do whatever is due; harmless when nothing is."""
-        ...
 
     def poll_transmit(self) -> TransmitT_co | None:
         """The next thing to send, or None."""
-        ...
 
     def poll_event(self) -> EventT_co | None:
         """The next thing that happened, or None."""
-        ...
 
     def poll_timeout(self) -> float | None:
         """When to call `handle_timeout` next; None: not before something is received."""
-        ...

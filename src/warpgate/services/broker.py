@@ -27,19 +27,15 @@ class BrokerLink(Protocol):
     @property
     def rtt(self) -> float:
         """Seconds to the broker and back, as measured when the link was opened."""
-        ...
 
     def publish(self, topic: str, data: bytes) -> None:
         """Hand the message over in this tick, or drop and count it: never waits, whatever the broker does."""
-        ...
 
     async def closed(self) -> str:
         """Wait until the link is dead; why it is."""
-        ...
 
     async def close(self) -> None:
         """Idempotent, and prompt whatever the broker does."""
-        ...
 
 
 class BrokerConnector(Protocol):
@@ -61,4 +57,3 @@ class BrokerConnector(Protocol):
         ConfigError for a URL that is none, NetworkError when the path (or the judge) refuses, ServiceError when the
         broker does. Sets no limit to the time it takes: the caller does. Cancelling leaves nothing behind.
         """
-        ...

@@ -22,11 +22,9 @@ class Reader(Protocol):
 
     def received(self, pieces: int) -> None:
         """There is more `inbound`; it came in so many arrivals or frames."""
-        ...
 
     def lost(self, reason: str) -> None:
         """It is over. May come more than once."""
-        ...
 
 
 class Wire(asyncio.Protocol):

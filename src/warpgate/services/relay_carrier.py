@@ -59,19 +59,15 @@ class Carrier(Protocol):
     @property
     def full(self) -> bool:
         """Whether users' datagrams have to wait; what keeps the allocation alive does not."""
-        ...
 
     def send(self, frame: bytes) -> bool:
         """False when it was not taken."""
-        ...
 
     async def writable(self) -> None:
         """Until frames are taken again; NetworkError when closed."""
-        ...
 
     def close(self) -> None:
         """What was sent still goes out. Idempotent."""
-        ...
 
 
 class UdpCarrier:

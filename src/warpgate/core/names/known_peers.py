@@ -37,11 +37,9 @@ class KnownPeers(Protocol):
 
     async def find(self, name: str) -> Contact | None:
         """What is known of a folded nickname. ConfigError when the book cannot be read."""
-        ...
 
     async def remember(self, contact: Contact) -> bool:
         """Pin a new name, or note a newer sequence; whether it was new. PeerKeyChanged when pinned to another key."""
-        ...
 
 
 class MemoryKnownPeers:

@@ -80,19 +80,15 @@ class Paths(Protocol):
 
     def knows(self, peer_key: bytes, connection: bytes) -> bool:
         """Whether there is this connection with this peer."""
-        ...
 
     def expects(self, peer_key: bytes) -> bool:
         """Whether there is any with it: paths for it come from whoever has moved."""
-        ...
 
     def begin(self, session: Session, flight: Sequence[bytes]) -> bool:
         """The first packets of the connection that a session looks for a path for; whether there is one now."""
-        ...
 
     def sought(self, peer_key: bytes, connection: bytes, remote: NodeAddress) -> None:
         """A peer that is at `remote` now looks for a path for this connection."""
-        ...
 
     def take(self, session: Session, link: Chosen) -> None:
         """A nominated link of a session that looked for a path."""

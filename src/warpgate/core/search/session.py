@@ -94,11 +94,9 @@ class SessionOwner(Protocol):
 
     def keep_link(self, link: TcpLink) -> bool:
         """Whether a proved link is taken, to wait until it is nominated."""
-        ...
 
     def tcp_may_come(self) -> bool:
         """Whether a TCP link is still hoped for."""
-        ...
 
 
 class Session:
