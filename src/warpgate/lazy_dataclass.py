@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["dataclass", "prepare"]
+__all__ = ["dataclass"]
 
 _T = TypeVar("_T")
 
@@ -102,25 +102,13 @@ def _standard(made: Any, name: str) -> Any:
 
 
 def _first_call(made: Any, name: str, frozen: bool) -> Callable[..., Any]:
-    def compile_now() -> Any:
+    def method(self: object, *args: Any, **kwargs: Any) -> Any:
         compiled = _compiled(made, name, frozen)
         setattr(made, name, compiled)
-        return compiled
-
-    def method(self: object, *args: Any, **kwargs: Any) -> Any:
-        return compile_now()(self, *args, **kwargs)
+        return compiled(self, *args, **kwargs)
 
     method.__name__, method.__qualname__ = name, f"{made.__qualname__}.{name}"
-    method.compile_now = compile_now  # type: ignore[attr-defined]
     return method
-
-
-def prepare(made: type) -> bool:
-    """Compile what making an instance needs, a tenth of a millisecond; whether that had not been done."""
-    compile_now: Callable[[], object] | None = getattr(made.__dict__.get("__init__"), "compile_now", None)
-    if compile_now is not None:
-        compile_now()
-    return compile_now is not None
 
 
 class _Signature:

@@ -28,7 +28,6 @@ from warpgate.core.port_mapping import PortMapping, PortMapStatus
 from warpgate.core.search.equipment import TOPIC, Equipment
 from warpgate.core.search.initiator import Initiator
 from warpgate.core.search.links import TcpLink
-from warpgate.core.search.prepared import prepare_values
 from warpgate.core.search.probe import BrokerProbe
 from warpgate.core.search.quic_door import QuicDoor
 from warpgate.core.search.reader import SignalReader
@@ -261,7 +260,6 @@ class Assembly:
         self.port_mapping.follow(self.interfaces, self.sockets.port)
         self.names.start()
         self.tasks.spawn("QUIC library", self.quic_door.prepare())
-        self.tasks.spawn("values", prepare_values())
         # Imports and entry points: 20 ms better spent while servers answer than in an attempt.
         for broken in context.registry.broken:
             context.emit(PluginBroken(broken.entry, broken.package, broken.reason))
