@@ -9,9 +9,8 @@ enough, the initiator's. The responder allocates one of its own
 * after a while, when the initiator's relay leads to nothing: either side's may serve.
 
 That spares the server an allocation for nearly every connect. A server may allocate and relay nothing (its machine's
-firewall lets no peer in): a side that has heard nobody by its relay opens a second one, at another server.
- The core nominates a relayed link only when nothing
-direct comes in time.
+firewall lets no peer in): a side that has heard nobody by its relay opens a second one, at another server. The core
+nominates a relayed link only when nothing direct comes in time.
 
 Each transport is a lane of its own, and the initiator takes one: UDP relays wherever a UDP link will do, for streams,
 too. TCP relays are for pipes that must run over TCP: they know no half-close, and coturn (4.6) ends either connection

@@ -80,9 +80,8 @@ class QuicEngine(ABC):
         self.closed_with: int | None = None  # the error code by which the peer, or an error, ended it
         self.session = b""
         self._head = bytearray()  # server: what came before the head was whole and checked
-        self._overtook: list[
-            bytes
-        ] = []  # server: packets under keys that are known when the handshake is over
+        # Server: packets under keys that are known when the handshake is over.
+        self._overtook: list[bytes] = []
 
     def start_client(self, identity: Identity, peer_key: bytes, session: bytes, now: float) -> None:
         """The first flight is ready to be sent afterwards."""
