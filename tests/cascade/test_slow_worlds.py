@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import cascade_world
 import pytest
 from cascade_world import LASTING, OVER_TCP, OVER_UDP, Options, World, connected, exchange, virtual
@@ -58,6 +60,27 @@ def test_stun_servers_are_waited_for(round_trip: float) -> None:
             assert [nat.filtering for nat in nats] == [Filtering.APDF] * 2
             assert [nat.udp_blocked for nat in nats] == [False] * 2
             assert nats[1].assignment.kind is Assignment.SEQUENTIAL
+
+    virtual(story)
+
+
+def test_a_path_of_which_nothing_was_measured_is_not_believed_lost_again_and_again(round_trip: float) -> None:
+    """As that of a program that has met no broker yet, and knows by which endpoints an earlier one got through."""
+
+    async def story() -> None:
+        async with World("public", "public", settle=SETTLED) as world:
+            world.a.run.channel.one_way = lambda brokers: None
+            one, other, _ = await connected(world, **LASTING)
+            data = bytes(300_000)
+            for sender, receiver in ((one, other), (other, one)):
+                sending = asyncio.ensure_future(sender.send(data))
+                got = 0
+                while got < len(data):
+                    got += len(await receiver.recv())
+                await sending
+            assert [seat.said(PathsMissing) for seat in (world.a, world.b)] == [[], []]
+            await one.close()
+            await other.close()
 
     virtual(story)
 

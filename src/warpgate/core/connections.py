@@ -47,6 +47,7 @@ from warpgate.proto.quic_wire import (
 LINGERING = 60.0
 # One that both have begun and that carried nothing: what the peer has just opened on it is there by then.
 SUPERSEDED = 3.0
+SLOWEST_ROUND_TRIP = 2.5  # two satellites; a search takes longer
 # A path's round trip, as expected from that of signals: there and back over a relay, which is as far as a broker.
 ROUND_TRIP_SIGNALS = 2
 # The searches end in time by themselves, and know why they have failed.
@@ -417,6 +418,8 @@ class Connections:
         )
         now, udp = self._context.now(), self._equipment.udp
         expected = session.patience(UNKNOWN_ROUND_TRIP, ROUND_TRIP_SIGNALS)
+        if session.signal_delay is None:  # no broker has been met yet; but a path is proved by a round trip
+            expected = max(expected, min(now - session.started, SLOWEST_ROUND_TRIP))
         if isinstance(link, TcpLink):
             return TcpPath(origin, now, expected, link.stream, self._context.tasks)
         assert not isinstance(link, QuicLink)  # only streams have those

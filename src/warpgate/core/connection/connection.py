@@ -58,6 +58,7 @@ HASTE = 3
 HANDSHAKE_ROUND_TRIPS = 2
 # Until a client's first word that has not been answered is said again, and doubled each time.
 FIRST_PAUSE = 0.2
+ASKED = 64  # repetitions of a question; the last ones are answered first
 
 
 class Connection(QuicDriver):
@@ -100,6 +101,7 @@ class Connection(QuicDriver):
         self._suspected = False
         self._hasty = False  # there is reason for doubt: an answer is not waited for as long as otherwise
         self._ping: tuple[int, float] | None = None  # the one that is not answered yet, and when it was sent
+        self._asked: dict[int, float] = {}  # when that and its repetitions were sent
         self._answered_at = context.now()
         self._looking: asyncio.TimerHandle | None = None  # for an answer that should have come
         self._outage = Outage(context, engine.session.hex(), self.peer, self.finish)
@@ -398,8 +400,16 @@ class Connection(QuicDriver):
     def _answer_wanted(self) -> None:
         if self._ping is None:  # what is written until its answer comes asks again then
             self.engine.wrote = False
-            self._ping = (self.engine.ping(), self._loop.time())
+            self._asked.clear()
+            self._ping = (self._ask(), self._loop.time())
             self._look_after(self._pause)
+
+    def _ask(self) -> int:
+        number = self.engine.ping()
+        self._asked[number] = self._loop.time()
+        if len(self._asked) > ASKED:
+            del self._asked[next(iter(self._asked))]
+        return number
 
     @property
     def _patience(self) -> float:
@@ -470,6 +480,8 @@ class Connection(QuicDriver):
             if not self._suspected:
                 path.took(now - sent)
             elif path.heard >= sent:
+                # Perhaps it was only slower than was to be expected, which then has to be known.
+                path.took(now - self._asked.get(self.engine.answered, now - path.known_round_trip))
                 self._suspected = False
                 self._settled(gap)
         if self.engine.wrote or self.engine.waits_for_answer(now):
@@ -485,7 +497,7 @@ class Connection(QuicDriver):
         elif waiting >= self._patience / 2 and self.seeker is not None:
             self.seeker.late()
         self._chosen.say_again()
-        self.engine.ping()
+        self._ask()
         self.soon()
         self._look_after(max(knock_after(waiting), self._pause) if self._suspected else self._pause)
 
