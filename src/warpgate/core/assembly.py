@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -265,7 +266,10 @@ class Assembly:
             context.emit(PluginBroken(broken.entry, broken.package, broken.reason))
         _, reached = await asyncio.gather(self.discovery.first(patience), self.channel.first_home(patience))
         if reached or not self._servers.brokers:
-            await loaded()  # else the first pipe would wait for it; offline there is nobody to open one to
+            with suppress(ImportError):  # the task tells; TCP works without
+                await (
+                    loaded()
+                )  # else the first pipe would wait for it; offline there is nobody to open one to
         self._update_address()
         self._watch = self._network.watch_interfaces(self._interfaces_changed)
         if usable_interfaces(self._network, config.interfaces) != self.interfaces:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import threading
+
+import pytest
+
+from warpgate.config import Config
+from warpgate.core.connection import quic_library
+from warpgate.core.node import Node
+from warpgate.model.identity import Identity
 
 STARTS = """
 import asyncio, threading
@@ -36,3 +45,17 @@ def test_a_start_that_waits_for_no_server_loads_quic() -> None:
         [sys.executable, "-c", STARTS], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.split() == ["False", "True"], done.stderr
+
+
+async def test_a_node_starts_where_the_quic_library_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load() -> None:
+        raise ImportError("no QUIC here")
+
+    monkeypatch.setattr(quic_library, "load", load)
+    monkeypatch.setattr(quic_library, "_is_loaded", threading.Event())
+    config = Config(brokers=(), stun=(), port=0, interfaces=("lo",), port_map=False)
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _loop, _context: None
+    )  # the task's crash is told there
+    async with Node(config, identity=Identity.generate()) as node:
+        assert node.port
