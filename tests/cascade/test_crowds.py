@@ -115,6 +115,36 @@ def test_whom_we_know_has_offers_left_whatever_strangers_make_up() -> None:
     virtual(main)
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_whom_we_know_is_heard_whatever_floods_the_topic(durable: bool) -> None:
+    """The answer to `how many` comes before anything is opened: by then nobody has a name."""
+
+    async def main() -> None:
+        async with World(kind_a="eim-apdf", kind_b="eim-apdf") as world:
+            options = OVER_UDP | {"durable": durable}
+            one, other, _ = await connected(world, **options)
+            await one.close()
+            await other.close()
+            await asyncio.sleep(200.0)  # until neither the connection nor its sockets are kept any more
+            mallory = Stranger(world)
+
+            def once() -> None:
+                for _ in range(5):
+                    mallory.publish(fresh_bytes(500))
+
+            async with flood(world, once, 1000, before=3.0):
+                one, other, seconds = await connected(world, **options)
+            assert seconds < 0.5
+            await one.close()
+            await other.close()
+            await asyncio.sleep(70.0)
+            assert refused(world, "over the rate") > 3 * 4000
+            mallory.close()
+            await world.quiet()
+
+    virtual(main)
+
+
 def test_who_is_known_by_pipes_of_its_own_takes_no_more_than_others() -> None:
     """Anybody may have opened a pipe, here with three keys, and then offer without end."""
 

@@ -53,6 +53,7 @@ from warpgate.proto.code_talk import Answer, Confirm, Open, Taken, decode_code_m
 from warpgate.proto.datagram_frames import FrameReader, encode_frame
 from warpgate.proto.device_xml import LONGEST_TEXT, MOST_ELEMENTS
 from warpgate.proto.envelope import open_envelope
+from warpgate.proto.marks import MARK_SIZE
 from warpgate.proto.mqtt_framing import LARGEST_PACKET, Framing
 from warpgate.proto.portmap_wire import decode_request, decode_response
 from warpgate.proto.quic_proof import check_head
@@ -173,7 +174,7 @@ def _envelope(data: bytes) -> None:
     body = MESSAGE_ID + data[:3000]
     signed = b"warpgate/2 signal" + ALICE.public_key + BOB.public_key + body
     content = ALICE.public_key + ALICE.sign(signed) + body
-    open_envelope(BOB, hpke_seal(BOB.public_key, content, b"warpgate/2 envelope"))
+    open_envelope(BOB, bytes(MARK_SIZE) + hpke_seal(BOB.public_key, content, b"warpgate/2 envelope"))
 
 
 def _plugin_messages(data: bytes) -> None:

@@ -11,6 +11,7 @@ from strategies import ALICE, BOB, fixed, mutated, only, signals, sixteen
 from warpgate.errors import DecodeError, ProtocolError
 from warpgate.model.identity import hpke_seal
 from warpgate.proto.envelope import MAX_ENVELOPE, open_envelope, seal
+from warpgate.proto.marks import MARK_SIZE
 from warpgate.proto.signals import Signal, SignalKind, decode_signal, encode_signal
 
 anything = st.recursive(
@@ -62,7 +63,7 @@ def test_no_tampered_envelope_opens(data: bytes) -> None:
 @fixed
 @given(st.binary(max_size=200))
 def test_what_strangers_seal_is_refused(content: bytes) -> None:
-    data = hpke_seal(BOB.public_key, content, b"warpgate/2 envelope")
+    data = bytes(MARK_SIZE) + hpke_seal(BOB.public_key, content, b"warpgate/2 envelope")
     assert only(lambda given: open_envelope(BOB, given), data, ProtocolError) is None
 
 
@@ -71,7 +72,8 @@ def test_what_strangers_seal_is_refused(content: bytes) -> None:
 def test_what_key_holders_sign_is_refused_or_a_signal(packed: bytes) -> None:
     body = bytes(16) + packed
     signature = ALICE.sign(b"warpgate/2 signal" + ALICE.public_key + BOB.public_key + body)
-    data = hpke_seal(BOB.public_key, ALICE.public_key + signature + body, b"warpgate/2 envelope")
+    sealed = hpke_seal(BOB.public_key, ALICE.public_key + signature + body, b"warpgate/2 envelope")
+    data = bytes(MARK_SIZE) + sealed
     opened = only(lambda given: open_envelope(BOB, given), data, ProtocolError)
     assert opened is None or opened.address.public_key == ALICE.public_key
     assert len(data) <= MAX_ENVELOPE

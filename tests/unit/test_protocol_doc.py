@@ -53,6 +53,7 @@ from warpgate.proto.channel_wire import (
 from warpgate.proto.check_wire import CheckCodec, introduction_of
 from warpgate.proto.envelope import MAX_ENVELOPE, open_envelope
 from warpgate.proto.hello import Authenticated, Handshake, Nominated, Refused, Role
+from warpgate.proto.marks import MARKS, Marks
 from warpgate.proto.quic_proof import ALPN, HEAD_SIZE, check_head, session_of
 from warpgate.proto.quic_wire import FIRST_PACKET_SIZE
 from warpgate.proto.signals import PluginMessage, Signal, SignalKind, decode_signal, encode_signal
@@ -80,6 +81,7 @@ HEX_NAMES = {
     "refused",
     "signal",
     "envelope",
+    "mark",
     "hello",
     "welcome",
     "nominate",
@@ -247,6 +249,16 @@ def test_signal_and_envelope() -> None:
     assert encode_signal(offer()) == example("signal")
     opened = open_envelope(BOB, example("envelope"))
     assert (opened.sender, opened.message_id, opened.signal) == (ALICE.public_key, MESSAGE_ID, offer())
+
+
+def test_mark_of_an_acquaintance() -> None:
+    near, far = Marks(), Marks()
+    for marks, role in ((near, Role.INITIATOR), (far, Role.RESPONDER)):
+        marks.met("peer")
+        marks.renew("peer", KEY, role)
+    assert near.mark("peer", b"\0") == example("mark")
+    assert far.take(example("mark") + b"\0")
+    assert f"both nodes have {MARKS} tags" in PAGE
 
 
 def test_a_signal_may_end_after_the_fifth_field_or_have_more_than_sixteen() -> None:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from warpgate.model.endpoint import IPAddress
+from warpgate.proto.marks import Marks
 from warpgate.proto.relay_limits import user_of
 
 PEERS_REMEMBERED = 1024
@@ -18,6 +19,7 @@ class Acquaintances:
 
     def __init__(self) -> None:
         self._met: OrderedDict[str, Hashable] = OrderedDict()  # with its place, least recently met first
+        self.marks = Marks()
 
     def __len__(self) -> int:
         return len(self._met)
@@ -34,7 +36,12 @@ class Acquaintances:
         place = self._met[peer] = user_of(ip)
         self._met.move_to_end(peer)
         there = [other for other, where in self._met.items() if where == place]
+        self.marks.met(peer)
         if len(there) > PEERS_OF_A_PLACE:
-            del self._met[there[0]]
+            self._forget(there[0])
         elif len(self._met) > PEERS_REMEMBERED:
-            self._met.popitem(last=False)
+            self._forget(next(iter(self._met)))
+
+    def _forget(self, peer: str) -> None:
+        del self._met[peer]
+        self.marks.forget(peer)

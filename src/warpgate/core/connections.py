@@ -417,6 +417,7 @@ class Connections:
             session.id, session.peer_key, link.plugin, link.transport, link.local, link.remote, link.relayed
         )
         now, udp = self._context.now(), self._equipment.udp
+        self._context.acquainted.marks.renew(session.peer, session.key, session.role)
         expected = session.patience(UNKNOWN_ROUND_TRIP, ROUND_TRIP_SIGNALS)
         if session.signal_delay is None:  # no broker has been met yet; but a path is proved by a round trip
             expected = max(expected, min(now - session.started, SLOWEST_ROUND_TRIP))

@@ -77,11 +77,16 @@ class EnvelopeGate:
         self._seen: OrderedDict[bytes, float] = OrderedDict()  # sender + id -> when admitted, oldest first
         self._senders: OrderedDict[bytes, TokenBucket] = OrderedDict()  # least recently heard first
 
-    def admit_bytes(self, size: int, now: float) -> None:
-        """Before opening: DecodeError when too large, AuthenticationError when the topic is flooded."""
+    def admit_bytes(self, size: int, now: float, *, marked: bool = False) -> None:
+        """Before opening: DecodeError when too large, AuthenticationError when the topic is flooded.
+
+        What is marked as an acquaintance's has its turn in any case, and others wait for it: there are few marks.
+        """
         if size > MAX_ENVELOPE:
             raise DecodeError(f"an envelope has at most {MAX_ENVELOPE} bytes, this one {size}")
-        if not self._all.take(now):
+        if marked:
+            self._all.overdraw(1)
+        elif not self._all.take(now):
             raise AuthenticationError(f"over the rate: more than {GLOBAL_RATE:.0f} envelopes a second")
 
     def admit(self, opened: Opened, now: float) -> None:

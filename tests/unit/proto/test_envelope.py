@@ -13,6 +13,7 @@ from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.identity import Identity, hpke_seal
 from warpgate.proto import envelope
 from warpgate.proto.envelope import MAX_ENVELOPE, Opened, open_envelope, seal
+from warpgate.proto.marks import MARK_SIZE
 from warpgate.proto.signals import (
     MAX_BODY,
     MAX_MESSAGES,
@@ -54,15 +55,16 @@ def test_nobody_else_opens_it_and_a_changed_byte_is_noticed() -> None:
     data = seal(ALICE, BOB.public_key, OFFER, MESSAGE_ID)
     with pytest.raises(AuthenticationError):
         open_envelope(EVE, data)
-    for index in range(0, len(data), 7):
+    for index in range(MARK_SIZE, len(data), 7):
         with pytest.raises(AuthenticationError):
             open_envelope(BOB, data[:index] + bytes((data[index] ^ 1,)) + data[index + 1 :])
 
 
 def test_a_receiver_cannot_pass_an_envelope_on_as_if_sent_to_another() -> None:
-    content = EVE.hpke_open(seal(ALICE, EVE.public_key, OFFER, MESSAGE_ID), b"warpgate/2 envelope")
+    sealed = seal(ALICE, EVE.public_key, OFFER, MESSAGE_ID)[MARK_SIZE:]
+    content = EVE.hpke_open(sealed, b"warpgate/2 envelope")
     with pytest.raises(AuthenticationError):
-        open_envelope(BOB, hpke_seal(BOB.public_key, content, b"warpgate/2 envelope"))
+        open_envelope(BOB, bytes(MARK_SIZE) + hpke_seal(BOB.public_key, content, b"warpgate/2 envelope"))
 
 
 def test_nobody_speaks_for_another() -> None:
@@ -74,7 +76,7 @@ def test_nobody_speaks_for_another() -> None:
 @pytest.mark.parametrize("content", [b"", bytes(112), bytes(113), b"\x02" * 200])
 def test_sealed_nonsense_is_refused(content: bytes) -> None:
     with pytest.raises(ProtocolError):
-        open_envelope(BOB, hpke_seal(BOB.public_key, content, b"warpgate/2 envelope"))
+        open_envelope(BOB, bytes(MARK_SIZE) + hpke_seal(BOB.public_key, content, b"warpgate/2 envelope"))
 
 
 @pytest.mark.parametrize("packed", [b"", b"\xc1", encode_signal(changed(address=b"\x01nonsense"))])
@@ -83,7 +85,7 @@ def test_well_signed_nonsense_is_a_decode_error(packed: bytes) -> None:
     signed = b"warpgate/2 signal" + ALICE.public_key + BOB.public_key + body
     content = ALICE.public_key + ALICE.sign(signed) + body
     with pytest.raises(DecodeError):
-        open_envelope(BOB, hpke_seal(BOB.public_key, content, b"warpgate/2 envelope"))
+        open_envelope(BOB, bytes(MARK_SIZE) + hpke_seal(BOB.public_key, content, b"warpgate/2 envelope"))
 
 
 def test_size_is_bounded_both_ways() -> None:

@@ -94,6 +94,7 @@ class PipeMaker:
                 self._udp.forget(session.checks)
             raise
         self.add(pipe)
+        self._context.acquainted.marks.renew(session.peer, session.key, session.role)
         return pipe
 
     def add(self, pipe: Pipe) -> None:

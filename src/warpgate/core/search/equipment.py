@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -110,14 +111,15 @@ class Equipment:
 
     def publish(self, peer_key: bytes, signal: Signal, brokers: tuple[BrokerRef, ...]) -> int:
         """Seal a signal to its receiver; on how many of the brokers it went out at once. ProtocolError: too large."""
-        context = self.context
+        context, peer = self.context, node_id_of(peer_key)
         message_id = context.random_bytes(16)
+        mark = partial(context.acquainted.marks.mark, peer)
         try:
-            data = seal(context.identity, peer_key, signal, message_id)
+            data = seal(context.identity, peer_key, signal, message_id, mark)
         except ProtocolError:
             if not signal.flight:
                 raise
-            data = seal(context.identity, peer_key, msgspec.structs.replace(signal, flight=()), message_id)
-        return self.channel.publish(
-            tuple(broker.url for broker in brokers), TOPIC + node_id_of(peer_key), data
-        )
+            data = seal(
+                context.identity, peer_key, msgspec.structs.replace(signal, flight=()), message_id, mark
+            )
+        return self.channel.publish(tuple(broker.url for broker in brokers), TOPIC + peer, data)

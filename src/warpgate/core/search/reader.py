@@ -45,7 +45,8 @@ class SignalReader:
         context = self._context
         sender = "?"
         try:
-            self._gate.admit_bytes(len(data), context.now())
+            marked = context.acquainted.marks.take(data)
+            self._gate.admit_bytes(len(data), context.now(), marked=marked)
             opened = open_envelope(context.identity, data)
             sender = node_id_of(opened.sender)
             self._gate.admit(opened, context.now())
