@@ -27,6 +27,7 @@ from warpgate.core.pipes.quic import QuicPipe
 from warpgate.core.search.equipment import TOPIC
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, SockAddr
+from warpgate.model.wanted import FILES_SERVICE
 from warpgate.net.network import TcpStream
 from warpgate.net.system import SystemNetwork
 from warpgate.proto.check_wire import CheckCodec
@@ -47,7 +48,6 @@ from warpgate.proto.stun import (
 from warpgate.proto.transfer_names import ENTRY_COST
 from warpgate.proto.transfer_wire import (
     BATCH,
-    FILES,
     MAX_ENTRIES,
     MAX_LIST,
     MAX_NAME,
@@ -511,7 +511,7 @@ async def held_receiver(victim: Victim) -> None:
             node = await stack.enter_async_context(Node(QUIET, identity=Identity.generate()))
             for _ in range(10):
                 with contextlib.suppress(WarpgateError):
-                    pipe = await node.connect(victim.text, service=FILES, timeout=5.0)
+                    pipe = await node.connect(victim.text, service=FILES_SERVICE, timeout=5.0)
                     if number % 2:
                         await pipe.send(encode_frame(Busy()))
         await asyncio.Event().wait()
@@ -521,7 +521,7 @@ async def deceptive_names(victim: Victim) -> None:
     async with Node(QUIET, identity=Identity.generate()) as node:
         for name in itertools.cycle(DECEPTIVE):
             with contextlib.suppress(WarpgateError, TimeoutError):
-                pipe = await node.connect(victim.text, service=FILES, timeout=5.0)
+                pipe = await node.connect(victim.text, service=FILES_SERVICE, timeout=5.0)
                 offer = Offer(1, secrets.token_bytes(16), name, False, 1, 3)
                 await pipe.send(encode_frame(offer) + (5).to_bytes(4, "big") + b"\xc1" * 5)
                 await pipe.recv(timeout=1.0)
@@ -542,7 +542,7 @@ async def long_lists(victim: Victim, transport: str) -> None:
             while True:
                 with contextlib.suppress(WarpgateError, TimeoutError):
                     pipe = await node.connect(
-                        victim.text, service=FILES, timeout=5.0, transport=transport, secure=True
+                        victim.text, service=FILES_SERVICE, timeout=5.0, transport=transport, secure=True
                     )
                     offer = Offer(1, secrets.token_bytes(16), f"list {number}", True, MAX_ENTRIES, 0)
                     await pipe.send(encode_frame(offer) + said)

@@ -13,24 +13,23 @@ from typing import TYPE_CHECKING
 
 from warpgate.cli.ends import PipeEnd, cancel_all, owned
 from warpgate.cli.forwarding import forward
+from warpgate.cli.listening import announce, parse_allowed
 from warpgate.cli.naming import naming_news, parse_name, while_named
 from warpgate.cli.options import UsageError
 from warpgate.cli.places import SocksPlace
 from warpgate.cli.process import run_on_pipe
-from warpgate.cli.reception import Reception, announce, parse_allowed, writable
 from warpgate.cli.records import PipeOpen, Unserved
 from warpgate.cli.shell import Shell
 from warpgate.cli.status_door import told
 from warpgate.cli.stdio import join_stdio
 from warpgate.errors import PipeClosed, WarpgateError
-from warpgate.model.wanted import RELAY_SERVICE
+from warpgate.model.wanted import FILES_SERVICE, RELAY_SERVICE
 from warpgate.net import descriptors
 from warpgate.plan.shares import Places
 from warpgate.proto.relay_limits import user_of
-from warpgate.proto.transfer_wire import FILES
-from warpgate.transfer.receiver import Rules
 
 if TYPE_CHECKING:
+    from warpgate.cli.reception import Reception
     from warpgate.core.node import Node
     from warpgate.core.pipes.base import Pipe
     from warpgate.server.peer_relay import PeerRelay
@@ -60,7 +59,7 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
     if arguments.receive is not None:
         if arguments.once:
             raise UsageError("--once does not go with --receive (see warpgate receive --once)")
-        reception = Reception(shell, writable(arguments.receive), Rules(known=allow or ()))
+        reception = _reception(shell, arguments.receive, allow)
     # Being told to stop is how a service ends: nothing went wrong.
     return shell.run(
         _listen(
@@ -75,6 +74,13 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
         ),
         stopped=0,
     )
+
+
+def _reception(shell: Shell, folder: str, allow: frozenset[str] | None) -> Reception:
+    from warpgate.cli.reception import Reception, writable  # noqa: PLC0415 - not loaded where nothing is received
+    from warpgate.transfer.receiver import Rules  # noqa: PLC0415
+
+    return Reception(shell, writable(folder), Rules(known=allow or ()))
 
 
 def _check_lending(arguments: argparse.Namespace, services: dict[str, Handler]) -> None:
@@ -100,8 +106,8 @@ def offered(arguments: argparse.Namespace) -> dict[str, Handler]:
             raise UsageError(f"--forward: there are {count} services with the name {name!r}")
         if count > 1:
             raise UsageError("only one service goes without a name: --forward NAME=PLACE for the others")
-        if name == FILES and arguments.receive is not None:
-            raise UsageError(f"--receive is the service {FILES!r}: take another name for --forward")
+        if name == FILES_SERVICE and arguments.receive is not None:
+            raise UsageError(f"--receive is the service {FILES_SERVICE!r}: take another name for --forward")
     return dict(services)
 
 
@@ -124,7 +130,7 @@ async def _listen(
         if service:
             node.serve(service, partial(serving.take, handler))
     if reception is not None:
-        node.serve(FILES, reception.take)
+        node.serve(FILES_SERVICE, reception.take)
     relay = None if lend is None else lent(node, lend)
     if relay is not None:
         node.serve(RELAY_SERVICE, partial(serving.take, relay.tell))

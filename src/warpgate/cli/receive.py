@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from warpgate.cli.asking import at_terminal
 from warpgate.cli.ends import cancel_all
+from warpgate.cli.listening import announce, parse_allowed
 from warpgate.cli.naming import naming_news, parse_name, while_named
 from warpgate.cli.options import UsageError
-from warpgate.cli.reception import Reception, announce, parse_allowed, writable
+from warpgate.cli.reception import Reception, writable
 from warpgate.cli.shell import Shell
 from warpgate.cli.status_door import told
 from warpgate.errors import TransferFailed
 from warpgate.model.code import OneTimeCode, looks_like_code
-from warpgate.proto.transfer_wire import FILES
+from warpgate.model.wanted import FILES_SERVICE
 from warpgate.transfer.receiver import Rules
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Receiving:
 
     async def _receive(self, node: Node, until: Awaitable[object]) -> int:
         """Take what comes, until that ends; what it raises is raised."""
-        node.serve(FILES, self._take)  # how many are let in is the receiver's to say
+        node.serve(FILES_SERVICE, self._take)  # how many are let in is the receiver's to say
         with self._reception.view:
             try:
                 await until

@@ -19,8 +19,9 @@ from warpgate.cli.status_door import told
 from warpgate.cli.transfer_records import CodeShown, SentShown, Skipped
 from warpgate.cli.transfer_view import TransferView
 from warpgate.errors import TransferFailed
+from warpgate.model.wanted import FILES_SERVICE
 from warpgate.net.threads import in_thread
-from warpgate.proto.transfer_wire import FILES, MAX_SHOWN
+from warpgate.proto.transfer_wire import MAX_SHOWN
 from warpgate.transfer.sender import send
 from warpgate.transfer.source import Source, scan
 
@@ -41,8 +42,8 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
         files, arguments.target = [], target_of_text(text, arguments.words, arguments.to)
     journey = Journey.of(arguments, shell.settings.config)
     if journey.service:
-        raise UsageError(f"files go to the service {FILES!r} of a peer: leave /{journey.service} out")
-    journey = replace(journey, service=FILES)
+        raise UsageError(f"files go to the service {FILES_SERVICE!r} of a peer: leave /{journey.service} out")
+    journey = replace(journey, service=FILES_SERVICE)
     patience = PATIENCE if arguments.patience is None else arguments.patience
     if text is None:
         return shell.run(_send(shell, files, journey, patience, qr=arguments.qr))

@@ -15,6 +15,8 @@ INSTANCE_SIZE = 4
 MAX_SERVICE = 32  # bytes of UTF-8
 # What `listen --relay` offers: where its relay is, and credentials for it.
 RELAY_SERVICE = "relay"
+# By which peers reach a receiver of files.
+FILES_SERVICE = "files"
 # What the command line puts around it: HOST/SERVICE, PORT:SERVICE, SERVICE=HOST:PORT, lists.
 _MARKS = frozenset(" /:=,")
 

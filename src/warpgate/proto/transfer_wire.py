@@ -43,10 +43,6 @@ TransferId = Annotated[bytes, Meta(min_length=TRANSFER_SIZE, max_length=TRANSFER
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 
 
-# The service by which peers reach a receiver.
-FILES = "files"
-
-
 class Reason(enum.StrEnum):
     """Why a transfer is refused. Peers of other versions may know more: an unknown one is told by its text."""
 
