@@ -9,6 +9,7 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.alternating import alternating
 from warpgate.model.endpoint import Endpoint
 from warpgate.plan.counting import hidden
+from warpgate.plan.targets import facing_outside
 
 # In one message; what a prediction names.
 ENDPOINTS = 8
@@ -75,3 +76,13 @@ def primes(volley: int, *, initiator: bool) -> bool:
 def lag_behind_priming(volley: int) -> float:
     """Seconds by which the responder fires after the time that its answer needs."""
     return AFTER_PRIMING if volley == INITIATOR_PRIMES else 0.0
+
+
+def tcp_is_elsewhere(address: NodeAddress) -> bool:
+    """Whether a NAT of several addresses has given the TCP listening port another one than the UDP port: there is room
+    for one in what a node tells of an interface, so nobody knows where to connect to.
+    """
+    outside = facing_outside(address)
+    return bool(outside) and all(
+        at.pool and at.reflexive is not None and at.tcp.local and at.tcp.mapped is None for at in outside
+    )

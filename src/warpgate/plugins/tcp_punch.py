@@ -48,6 +48,7 @@ from warpgate.plan.volley import (
     primes,
     routes_again,
     routes_between,
+    tcp_is_elsewhere,
 )
 from warpgate.plugins.base import (
     Attempt,
@@ -201,7 +202,9 @@ class TcpPunch(Plugin):
 
 def _only_fresh_ports(attempt: Attempt) -> bool:
     """The listening ports are not where the other side believes them to be, or carry another connection to it."""
-    return not attempt.alone or attempt.renewing or both_count(attempt.local, attempt.remote)
+    if not attempt.alone or attempt.renewing or both_count(attempt.local, attempt.remote):
+        return True
+    return tcp_is_elsewhere(attempt.local) or tcp_is_elsewhere(attempt.remote)
 
 
 # -- the first volley --------------------------------------------------------------------------------------------

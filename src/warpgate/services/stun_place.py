@@ -82,6 +82,9 @@ class Place:
         nat = self._profile()
         noticed = self._noticed if self._noticed_for == ip else ()
         pool = self._pool(ip, noticed) if nat.pooled or noticed else ()
+        if udp is not None and tcp is not None and tcp.ip != udp.ip and not nat.mapping.endpoint_dependent:
+            # TCP comes from there. (Where ports have to be searched for, over UDP, it would be in the way.)
+            pool = tuple(dict.fromkeys((tcp.ip, *pool)))[:MAX_POOL]
         return Learnt(
             ip,
             None if udp is None else udp.port,
