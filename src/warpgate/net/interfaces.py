@@ -57,8 +57,14 @@ def usable(addresses: Iterable[AssignedAddress]) -> tuple[Interface, ...]:
 
 def _best_v6(addresses: list[AssignedAddress]) -> list[AssignedAddress]:
     """Stable before temporary, because the address is published; one global and one local (ULA) where both
-    are.
+    are. A deprecated one only where it is the last of its kind: it will be gone (RFC 4862 section 5.5.4).
     """
+    lasting = {address.ip in _UNIQUE_LOCAL for address in addresses if not address.deprecated}
+    addresses = [
+        address
+        for address in addresses
+        if not address.deprecated or (address.ip in _UNIQUE_LOCAL) not in lasting
+    ]
     ranked = sorted(addresses, key=lambda address: (address.deprecated, address.temporary))
     first_of_kind = {address.ip in _UNIQUE_LOCAL: address for address in reversed(ranked)}
     kinds = [first_of_kind[kind] for kind in (False, True) if kind in first_of_kind]

@@ -75,6 +75,12 @@ def test_one_global_and_one_local_v6_where_both_exist() -> None:
     assert chosen(address("2001:db8::4", deprecated=True), local) == ["fd00::1", "2001:db8::4"]
 
 
+def test_a_deprecated_v6_is_offered_only_where_it_is_the_last_of_its_kind() -> None:
+    old, new = address("2001:db8:1::1", deprecated=True), address("2001:db8:2::1")
+    assert (chosen(old, new), spare(old, new)) == (["2001:db8:2::1"], ["2001:db8:1::1"])
+    assert chosen(old, address("fd00::1"), new) == ["2001:db8:2::1", "fd00::1"]
+
+
 def test_loopback_is_among_the_real_ones() -> None:
     assert Interface("lo", ip_address("127.0.0.1"), 8) in enumerate_interfaces()
 
