@@ -16,6 +16,9 @@ from warpgate.errors import NetworkError
 from warpgate.events import SignalRefused, StrangerRefused
 from warpgate.model.endpoint import Endpoint
 from warpgate.plugins.udp_punch import Punch
+from warpgate.proto.gate import GLOBAL_BURST, GLOBAL_RATE
+from warpgate.proto.hello import Role
+from warpgate.proto.marks import Marks
 
 _numbers = itertools.count()
 # Small, so that little is enough to use them up.
@@ -139,6 +142,44 @@ def test_whom_we_know_is_heard_whatever_floods_the_topic(durable: bool) -> None:
             await other.close()
             await asyncio.sleep(70.0)
             assert refused(world, "over the rate") > 3 * 4000
+            mallory.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_who_has_marks_without_end_has_no_more_opened_than_a_stranger() -> None:
+    """As one has who opens pipe after pipe. Another one that we know gets through, still."""
+
+    async def main() -> None:
+        async with World(kind_a="eim-apdf", kind_b="eim-apdf") as world:
+            one, other, _ = await connected(world, **OVER_UDP)
+            await one.close()
+            await other.close()
+            mallory, known = Stranger(world), world.b.run.context.acquainted
+            names = [identity(f"known {number}").node_id for number in range(8)]
+            marks = Marks()
+            for name in names:
+                known.meet(name, Endpoint.of(mallory.ip, 1).ip)
+                marks.met(name)
+
+            def once() -> None:
+                name, sealed = names[next(_numbers) % len(names)], fresh_bytes(500)
+                mark = marks.mark(name, sealed)
+                if mark is None:
+                    key = fresh_bytes(32)
+                    marks.renew(name, key, Role.INITIATOR)
+                    known.marks.renew(name, key, Role.RESPONDER)
+                    mark = marks.mark(name, sealed)
+                assert mark is not None
+                mallory.publish(mark + sealed)
+
+            async with flood(world, once, 1000, before=5.0):
+                one, other, seconds = await connected(world, **OVER_UDP)
+            assert seconds < 0.5
+            assert refused(world, "not sealed") <= GLOBAL_BURST + GLOBAL_BURST / 2 + 6 * GLOBAL_RATE
+            await one.close()
+            await other.close()
             mallory.close()
             await world.quiet()
 

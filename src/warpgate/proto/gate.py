@@ -80,7 +80,7 @@ class EnvelopeGate:
     def admit_bytes(self, size: int, now: float, *, marked: bool = False) -> None:
         """Before opening: DecodeError when too large, AuthenticationError when the topic is flooded.
 
-        What is marked as an acquaintance's has its turn in any case, and others wait for it: there are few marks.
+        What is `marked` as an acquaintance's, as far as these may have it, has its turn in any case, and others wait.
         """
         if size > MAX_ENVELOPE:
             raise DecodeError(f"an envelope has at most {MAX_ENVELOPE} bytes, this one {size}")

@@ -54,7 +54,7 @@ class Marks:
 
     def __init__(self) -> None:
         self._sessions: dict[str, deque[_Session]] = {}  # the latest last
-        self._expected: dict[bytes, bytes] = {}  # tag -> session key
+        self._expected: dict[bytes, tuple[str, bytes]] = {}  # tag -> whose, session key
         self._latest: OrderedDict[str, tuple[bytes, Role]] = OrderedDict()  # of strangers
 
     def met(self, peer: str) -> None:
@@ -76,7 +76,7 @@ class Marks:
         if any(session.key == key for session in sessions):
             return
         sessions.append(_Session(key, role))
-        self._expected.update(dict.fromkeys(sessions[-1].theirs, key))
+        self._expected.update(dict.fromkeys(sessions[-1].theirs, (peer, key)))
         if len(sessions) > SESSIONS:
             self._drop(sessions.popleft())
 
@@ -93,17 +93,16 @@ class Marks:
             return None
         return make_mark(session.key, session.ours.popleft(), sealed)
 
-    def take(self, envelope: bytes) -> bool:
-        """Whether it is an acquaintance's, and comes for the first time."""
+    def take(self, envelope: bytes) -> str | None:
+        """Which acquaintance has sent it, if it comes for the first time."""
         tag = envelope[:TAG_SIZE]
-        key = self._expected.get(tag)
-        if key is None:
-            return False
-        expected = make_mark(key, tag, envelope[MARK_SIZE:])
-        if not hmac.compare_digest(expected, envelope[:MARK_SIZE]):
-            return False
+        if tag not in self._expected:
+            return None
+        peer, key = self._expected[tag]
+        if not hmac.compare_digest(make_mark(key, tag, envelope[MARK_SIZE:]), envelope[:MARK_SIZE]):
+            return None
         del self._expected[tag]
-        return True
+        return peer
 
     def _drop(self, session: _Session) -> None:
         for tag in session.theirs:

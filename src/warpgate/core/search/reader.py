@@ -14,7 +14,7 @@ from warpgate.errors import AuthenticationError, ProtocolError, WarpgateError
 from warpgate.events import ClocksDiffer, SignalReceived, SignalRefused
 from warpgate.model.identity import node_id_of
 from warpgate.proto.envelope import Opened, open_envelope
-from warpgate.proto.gate import WINDOW, Duplicate, EnvelopeGate, Stale
+from warpgate.proto.gate import GLOBAL_BURST, GLOBAL_RATE, WINDOW, Duplicate, EnvelopeGate, Stale
 from warpgate.proto.instances import PATIENCE
 from warpgate.proto.signals import MAX_REASON, Signal, SignalKind
 
@@ -33,6 +33,8 @@ class SignalReader:
         self._twins = twins
         self._held: set[bytes] = set()
         self._gate = EnvelopeGate(context.now())
+        # A half is left to strangers: who opens pipes all the time has marks all the time.
+        self._marked = Ration(GLOBAL_RATE / 2, GLOBAL_BURST / 2, context.now())
         # To sign, seal and publish costs more than to open. Apart: who may not come in uses up no challenges.
         budgets = context.config.budgets
         self._answers = {
@@ -45,8 +47,7 @@ class SignalReader:
         context = self._context
         sender = "?"
         try:
-            marked = context.acquainted.marks.take(data)
-            self._gate.admit_bytes(len(data), context.now(), marked=marked)
+            self._gate.admit_bytes(len(data), context.now(), marked=self._is_marked(data))
             opened = open_envelope(context.identity, data)
             sender = node_id_of(opened.sender)
             self._gate.admit(opened, context.now())
@@ -55,6 +56,13 @@ class SignalReader:
             return  # the same envelope over another broker
         except ProtocolError as error:
             context.emit(SignalRefused(sender, str(error)))
+
+    def _is_marked(self, data: bytes) -> bool:
+        """Whether it has its turn before those of strangers."""
+        acquainted = self._context.acquainted
+        peer = acquainted.marks.take(data)
+        place = None if peer is None else acquainted.place_of(peer)
+        return peer is not None and self._marked.take(self._context.now(), True, place or peer)
 
     def _route(self, opened: Opened, sender: str) -> None:
         signal = opened.signal
