@@ -9,6 +9,9 @@ Rules:
 * In between, one server (the nearest of those that are furthest outside) is asked again and again: that keeps the
   mapping open and shows when it has become another. Then, at once, all servers are asked: the network under us has
   changed. A server within our NAT, or before an outer one, would let the mapping expire.
+* A mapping that is gone at the very next keepalive did not live as long as the pause: from then on that is half as
+  long, and so on (carriers' NATs forget one after 10 s, Richter et al., IMC 2016). One that was renewed first died of
+  something else.
 * A server that is given up is reported and, for keepalives, replaced by the next at once. While none answers,
   all are asked at each keepalive, so that the first one to come back is noticed.
 """
@@ -27,6 +30,8 @@ from warpgate.proto.transaction import Transactions
 
 # A NAT that changes its mind with every packet must not make us ask without end.
 REMEASURE_AFTER = 2.0
+# No NAT is known that forgets sooner; keepalives in seconds.
+LEAST_KEEPALIVE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,8 @@ class _Server:
     other: Endpoint | None = None
     rtt: float = 0.0
     answers: bool = False
+    since: float = 0.0
+    renewed: bool = False  # the mapping was there still when it was asked for again
 
 
 class BindingClient:
@@ -92,6 +99,8 @@ class BindingClient:
         self._base = base
         self._events: deque[BindingEvent] = deque()
         self._servers = {server: _Server() for server in servers}
+        self._kept: Endpoint | None = None  # who is asked again and again
+        self.shortened = False  # keepalives leave more often than they were to
         self._keepalive_at = self._measured_at = now
         self.measure(now)
 
@@ -112,6 +121,11 @@ class BindingClient:
         """It is not asked any more, and what it told is forgotten; unknown ones are no matter."""
         self._servers.pop(server, None)
         self._transactions.drop(server)
+
+    @property
+    def keepalive(self) -> float:
+        """Seconds between two, at least."""
+        return self._low
 
     @property
     def mappings(self) -> tuple[tuple[Endpoint, Endpoint], ...]:
@@ -177,6 +191,7 @@ class BindingClient:
             key=self._distance,
             default=None,
         )
+        self._kept = nearest
         for server in self._servers if nearest is None else (nearest,):
             self._ask(server, now)
         self._schedule(now)
@@ -194,10 +209,23 @@ class BindingClient:
         known = self._servers[server]
         moved = known.mapped is not None and known.mapped != mapped
         changed = known.mapped != mapped
+        if moved and server == self._kept and known.mapped is not None and known.mapped.ip == mapped.ip:
+            self._look_at_age(known)
+        if changed:
+            known.since, known.renewed = now, False
+        else:
+            known.renewed |= (
+                now - known.since > REMEASURE_AFTER
+            )  # not by the measurement that a change brings
         known.mapped, known.rtt, known.answers = mapped, rtt, True
         self._events.append(Mapped(server, mapped, rtt, changed))
         if moved and now - self._measured_at >= REMEASURE_AFTER:
             self.measure(now)
+
+    def _look_at_age(self, known: _Server) -> None:
+        if not known.renewed and self._low > LEAST_KEEPALIVE:
+            self._low, self._high = max(LEAST_KEEPALIVE, self._low / 2), max(LEAST_KEEPALIVE, self._high / 2)
+            self.shortened = True
 
     def _note_other(self, server: Endpoint, other: Endpoint | None) -> None:
         known = self._servers[server]

@@ -217,6 +217,12 @@ class Discovery:
         found = (place.opening_ttl for place in self._places.values() if place.udp.local.ip == ip)
         return next((ttl for ttl in found if ttl is not None), None)
 
+    @property
+    def forgotten_after(self) -> float | None:
+        """Seconds of silence after which a NAT of ours forgets a mapping; None: not before usual keepalives."""
+        found = [place.udp.forgotten_after for place in self._places.values()]
+        return min((seconds for seconds in found if seconds is not None), default=None)
+
     def answered(self, near: Endpoint) -> bool:
         """Whether any server has ever answered a UDP socket on this interface."""
         return any(place.udp.servers for place in self._places.values() if place.udp.local.ip == near.ip)

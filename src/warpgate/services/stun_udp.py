@@ -117,6 +117,11 @@ class UdpProbe:
         return tuple(Observation(self.local, server, mapped) for server, mapped in self._client.mappings)
 
     @property
+    def forgotten_after(self) -> float | None:
+        """Seconds for which our NAT keeps a mapping that is silent, where that is less than a usual keepalive."""
+        return self._client.keepalive if self._client.shortened else None
+
+    @property
     def local(self) -> Endpoint:
         return self.sock.local
 

@@ -176,3 +176,22 @@ def test_useless_answers_count_as_silence_with_a_reason() -> None:
 
 def test_without_servers_there_is_nothing_to_wait_for() -> None:
     assert client().poll_timeout() is None
+
+
+def test_keepalives_follow_a_nat_that_forgets_sooner() -> None:
+    """Each pause is half of the one before, until a mapping outlives it; one that was renewed first changes nothing."""
+    made = settled(FIRST, SECOND)
+    now, port, pauses = 0.0, REFLEXIVE.port, []
+    for renewed in (False, False, True, False, False):
+        due = made.poll_timeout()
+        assert due is not None
+        pauses.append(round(due - now, 3))
+        now, port = due, port + (not renewed)
+        made.handle_timeout(now)
+        for _ in range(2):  # the keepalive, and the measurement that a change brings
+            for request in sent(made):
+                mapped = Endpoint(REFLEXIVE.ip, port)
+                made.receive(answer(request, mapped), request.remote, now + 0.01)
+            now += 0.01
+    assert made.shortened
+    assert pauses == [pytest.approx(pause, abs=0.1) for pause in (23.0, 11.5, 5.75, 5.75, 5.75)]

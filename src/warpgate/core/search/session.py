@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -433,13 +434,14 @@ class Session:
         """This session's connectivity checks, set up on first use."""
         if self._checks is None:
             context, timing = self.context, self.context.config.timing
+            silence = min(timing.consent_silence, self.equipment.discovery.forgotten_after or math.inf)
             agent = CheckAgent(
                 controlling=self.initiator,
                 session=self.id,
                 key=self.key,
                 secret=context.random_bytes(32),
                 new_id=lambda: context.random_bytes(12),
-                settings=CheckSettings(timing.check_offsets, timing.consent_silence, timing.consent_timeout),
+                settings=CheckSettings(timing.check_offsets, silence, timing.consent_timeout),
                 introduction=context.identity.public_key if self.initiator else None,
                 trust_heard=context.heard_is_reachable,
                 mode=self.mode,
