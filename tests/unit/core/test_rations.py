@@ -6,6 +6,8 @@ from ipaddress import ip_address
 
 from warpgate.core.acquaintances import PEERS_OF_A_PLACE, PEERS_REMEMBERED, Acquaintances
 from warpgate.core.search.rations import CROWDS_REMEMBERED, Ration
+from warpgate.proto.hello import Role
+from warpgate.proto.marks import MARKS
 
 
 def taken(ration: Ration, times: int, *crowds: str, known: bool = False, now: float = 0.0) -> int:
@@ -81,3 +83,12 @@ def test_the_longest_unseen_acquaintances_are_forgotten() -> None:
     assert len(met) == PEERS_REMEMBERED
     assert "friend" in met
     assert "0" not in met
+
+
+def test_whoever_is_an_acquaintance_no_more_has_no_marks_left() -> None:
+    """Or one place could have any number of them, and this node would hold tags without end."""
+    met = Acquaintances()
+    for number in range(3 * PEERS_OF_A_PLACE):
+        met.meet(f"m{number}", ip_address("198.51.100.66"))
+        met.marks.renew(f"m{number}", number.to_bytes(32, "big"), Role.RESPONDER)
+    assert len(met.marks._expected) == PEERS_OF_A_PLACE * MARKS
