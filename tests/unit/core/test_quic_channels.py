@@ -10,7 +10,7 @@ from channels_kit import Two
 from quic_kit import DELAY, OTHER, A
 
 from warpgate.core.connection.byte_stream import FIRST_WINDOW, WINDOW
-from warpgate.core.connection.channel import UNASKED
+from warpgate.core.connection.channel import UNASKED, Channel
 from warpgate.core.connection.pool import FLOOR
 from warpgate.core.connection.quic_bounds import PARTS, UNSENT_TOTAL, Holdings
 from warpgate.core.connection.quic_channels import (
@@ -362,3 +362,39 @@ def test_a_pipe_that_is_reset_before_it_says_anything_is_over_too() -> None:
         two.steps(3)
     assert len(two.server) <= 50
     assert two.server._finished[True]._not_yet == set()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pipes_that_are_reset_while_something_of_them_waits_leave_the_others_alone(seed: int) -> None:
+    """The library (qh3 2.1) may fail then, for once or permanently: the connection goes on, or ends with the reason."""
+    chance, two = random.Random(seed), Two().open()
+    if seed % 2:
+        two.lossy = lambda _: chance.random() < 0.3
+    near: list[Channel] = []
+    for _ in range(120):
+        if len(near) < 50 and chance.random() < 0.7 and two.client.state is State.OPEN:
+            near.append(two.client.open("x"))
+        for channel in near + two.opened:
+            if channel.room > 0 and chance.random() < 0.4:
+                channel.write(bytes(min(channel.room, 65_536)))
+        for channel in two.opened:
+            if chance.random() < 0.1:
+                channel.read()
+            elif chance.random() < 0.05:
+                channel.reset()
+        if near and chance.random() < 0.4:
+            near.pop(chance.randrange(len(near))).reset()
+        two.step()
+    two.lossy = lambda _: False
+    for _ in range(200):
+        for channel in two.opened:
+            channel.read()
+        two.step()
+    ends = (two.client, two.server)
+    if any(end.state is State.ENDED for end in ends):
+        assert "QUIC library cannot go on" in str([end.failure for end in ends])
+        return
+    one, other = two.pipe()
+    one.write(b"after that")
+    two.steps(100)
+    assert other.read() == b"after that"

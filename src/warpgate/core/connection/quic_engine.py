@@ -206,7 +206,12 @@ class QuicEngine(ABC):
 
     def datagrams(self, now: float) -> list[bytes]:
         """What is to be sent now."""
-        datagrams = to_send(self._quic, now)
+        try:
+            datagrams = to_send(self._quic, now)
+        except ValueError as error:
+            self.failure = NetworkError(f"the QUIC library cannot go on: {error}")
+            self.close(BROKEN, str(self.failure))
+            datagrams = to_send(self._quic, now)  # no stream is asked any more
         self._unsent.set(self._held_to_send)
         return datagrams
 

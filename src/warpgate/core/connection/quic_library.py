@@ -12,8 +12,9 @@ import io
 import logging
 import ssl
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from warpgate.errors import NetworkError
 from warpgate.model.identity import Identity
@@ -36,6 +37,9 @@ INITIAL_RTT = 0.1
 QUIC_WINDOW = 8 * 1024 * 1024
 # The library keeps an address per path and would take a change for a migration; the udp has one flow per peer.
 ANYWHERE = ("127.0.0.1", 1)
+
+Transmit = tuple[Any, ...]
+Poll = Callable[[float], Transmit | None]
 
 # Of the NSS key log format, which qh3 writes.
 _CLIENT_SECRET = "CLIENT_TRAFFIC_SECRET_0 "
@@ -123,16 +127,35 @@ def hand_over(quic: QuicConnection, datagrams: list[bytes], now: float) -> int:
 
 
 def to_send(quic: QuicConnection, now: float) -> list[bytes]:
-    """As qh3's `datagrams_to_send`, which also looks into each packet for a log that we do not keep."""
+    """As qh3's `datagrams_to_send`, which also looks into each packet for a log that we do not keep.
+
+    ValueError: it has lost its books of the streams, and will send nothing more of some of them.
+    """
     datagrams: list[bytes] = []
     if (core := quic._core) is not None:
-        poll = core.poll_transmit
+        poll = _over_a_reset_stream(core.poll_transmit)
         # qh3 raises it when the anti-amplification limit leaves less room than a packet needs: nothing more can be sent
         # before the client has been heard again (RFC 9000 section 8.1).
         with suppress(RuntimeError):
             while (transmit := poll(now)) is not None:
                 datagrams.append(transmit[0])
     return datagrams
+
+
+def _over_a_reset_stream(poll: Poll) -> Poll:
+    """qh3 (2.1) raises ValueError ("reserved stream is missing") when the stream that was next has been reset while
+    something of it waited. As a rule it goes on then; where it says anything else it does not.
+    """
+
+    def again(now: float) -> Transmit | None:
+        try:
+            return poll(now)
+        except ValueError as error:
+            if "missing" not in str(error):
+                raise
+            return poll(now)
+
+    return again
 
 
 def in_flight(quic: QuicConnection) -> int:
