@@ -392,7 +392,9 @@ def test_pipes_that_are_reset_while_something_of_them_waits_leave_the_others_alo
         two.step()
     ends = (two.client, two.server)
     if any(end.state is State.ENDED for end in ends):
-        assert "QUIC library cannot go on" in str([end.failure for end in ends])
+        # Or the reset had a final size below what was sent, which the other side's library notices.
+        reasons = [str(end.failure) for end in ends]
+        assert any("cannot go on" in why or "FinalSize" in why for why in reasons), reasons
         return
     one, other = two.pipe()
     one.write(b"after that")
