@@ -324,6 +324,27 @@ def test_an_altered_envelope_is_refused_wherever_it_was_altered() -> None:
     virtual(main)
 
 
+@pytest.mark.parametrize("sequence", [0, 1])
+def test_who_has_our_key_is_nobody_elses_to_say(sequence: int) -> None:
+    async def main() -> None:
+        async with World() as world:
+            mallory = Stranger(world)
+            said = Signal(
+                kind=SignalKind.TWIN,
+                session=fresh_bytes(16),
+                sequence=sequence,
+                time=now_unix(),
+                address=mallory.address().encode(),
+            )
+            mallory.publish(seal(mallory.identity, world.b.node.public_key, said, fresh_bytes(16)))
+            await asyncio.sleep(1.0)
+            assert "somebody else's word" in world.b.said(SignalRefused)[-1].reason
+            mallory.close()
+            await nobody_got_in(world)
+
+    virtual(main)
+
+
 def test_an_envelope_to_somebody_else_is_refused() -> None:
     """A broker can hand anything to anybody."""
 
