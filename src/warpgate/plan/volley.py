@@ -84,5 +84,10 @@ def tcp_is_elsewhere(address: NodeAddress) -> bool:
     """
     outside = facing_outside(address)
     return bool(outside) and all(
-        at.pool and at.reflexive is not None and at.tcp.local and at.tcp.mapped is None for at in outside
+        at.pool
+        and not at.nat.mapping.endpoint_dependent  # or else none is the port that a peer would meet
+        and at.reflexive is not None
+        and at.tcp.local
+        and at.tcp.mapped is None
+        for at in outside
     )

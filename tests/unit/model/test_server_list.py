@@ -160,7 +160,7 @@ def test_the_signatures_of_a_list_and_the_rest() -> None:
 def test_the_list_and_the_ticket_of_the_protocol_s_page() -> None:
     alice, bob = (Identity(ec.derive_private_key(number, ec.SECP256R1())) for number in (1, 2))
     page = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
-    *_, ticket, shown = re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    *_, ticket, shown = re.findall(r"^```[^\n]*\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     listed = open_list(shown.encode(), (alice.public_key,))
     assert (listed.sequence, listed.brokers[0].host) == (7, "broker.example.com")
     told = open_ticket(bob, bytes.fromhex(ticket))
