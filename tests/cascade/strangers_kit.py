@@ -18,6 +18,7 @@ from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
 from warpgate.model.identity import Identity
+from warpgate.model.wanted import ANYTHING, Wanted
 from warpgate.net.network import TcpStream
 from warpgate.proto.check_wire import CheckCodec
 from warpgate.proto.envelope import seal
@@ -96,6 +97,7 @@ class Stranger:
         mode: str = "datagram",
         sent: float | None = None,
         flight: tuple[bytes, ...] = (),
+        wanted: Wanted = ANYTHING,
     ) -> bytes:
         """A sealed offer to b. What is in it is properly signed: it is the content that is hostile."""
         signal = Signal(
@@ -107,6 +109,7 @@ class Stranger:
             messages=tuple(PluginMessage(name, msgspec.msgpack.encode(body)) for name, body in messages),
             mode=mode,
             flight=flight,
+            wanted=wanted.encode(),
         )
         return seal(self.identity, self.world.b.node.public_key, signal, fresh_bytes(16))
 
