@@ -214,9 +214,8 @@ class BindingClient:
         if changed:
             known.since, known.renewed = now, False
         else:
-            known.renewed |= (
-                now - known.since > REMEASURE_AFTER
-            )  # not by the measurement that a change brings
+            # The measurement that a change brings is no renewal.
+            known.renewed |= now - known.since > REMEASURE_AFTER
         known.mapped, known.rtt, known.answers = mapped, rtt, True
         self._events.append(Mapped(server, mapped, rtt, changed))
         if moved and now - self._measured_at >= REMEASURE_AFTER:
