@@ -307,18 +307,12 @@ async def reflector(victim: Victim, bystander: str) -> None:
             forged = codec.request(secrets.token_bytes(12), "direct", victim.place, *flags, echo=echo)
             raw.sendto(in_the_name_of(target, victim.place, forged), victim.place.sockaddr)
         for _ in range(20):
-            raw.sendto(
-                in_the_name_of(target, victim.place, b"echo this" * (number % 100)), victim.place.sockaddr
-            )
+            raw.sendto(in_the_name_of(target, victim.place, b"echo this" * (number % 100)), victim.place.sockaddr)
 
 
 def in_the_name_of(source: Endpoint, target: Endpoint, data: bytes) -> bytes:
     """IPv4 and UDP; the kernel fills in the IP header's checksum and length, and UDP's may be 0 (RFC 768)."""
-    head = (
-        struct.pack("!BBHHHBBH", 0x45, 0, 28 + len(data), 0, 0, 64, 17, 0)
-        + source.ip.packed
-        + target.ip.packed
-    )
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 28 + len(data), 0, 0, 64, 17, 0) + source.ip.packed + target.ip.packed
     return head + struct.pack("!HHHH", source.port, target.port, 8 + len(data), 0) + data
 
 
@@ -327,8 +321,7 @@ async def quic_first_packets(victim: Victim) -> None:
     sock, key = victim.udp(), Identity.generate()
     now = time.monotonic()
     flights = [
-        QuicStream.client(key, victim.key, secrets.token_bytes(16), now, Holdings()).datagrams(now)
-        for _ in range(300)
+        QuicStream.client(key, victim.key, secrets.token_bytes(16), now, Holdings()).datagrams(now) for _ in range(300)
     ]
     async for number in paced(300):
         for data in flights[number % len(flights)]:
@@ -533,9 +526,7 @@ async def long_lists(victim: Victim, transport: str) -> None:
     room = MAX_LIST // MAX_ENTRIES - ENTRY_COST
     names = (f"{number:06}".ljust(min(room, MAX_NAME), "x") for number in range(MAX_ENTRIES - 1))
     files = [Entry((name,), False, 0, 0, False) for name in names]
-    said = b"".join(
-        encode_frame(Entries(tuple(files[start : start + BATCH]))) for start in range(0, len(files), BATCH)
-    )
+    said = b"".join(encode_frame(Entries(tuple(files[start : start + BATCH]))) for start in range(0, len(files), BATCH))
 
     async def one(number: int) -> None:
         async with Node(QUIET, identity=Identity.generate()) as node:

@@ -230,9 +230,7 @@ async def _measure(scene: Scene, attack: Attack) -> list[Row]:
             notes = []
             if reflected := scene.bystander.counters[0].octets_in - before:
                 notes.append(f"{reflected} bytes to the bystander")
-            if planted := [
-                path.name for path in (folder / "incoming").iterdir() if not path.name.endswith(".wgpart")
-            ]:
+            if planted := [path.name for path in (folder / "incoming").iterdir() if not path.name.endswith(".wgpart")]:
                 notes.append(f"planted: {planted}")
             rows = [
                 Row(f"{attack.what}: memory", memory(process), MOST_MEMORY, "MB", note="; ".join(notes)),

@@ -80,9 +80,7 @@ async def run() -> list[Row]:
             done = await repeat(COUNT, partial(_connect, lab, mode, transport))
         good = [one for one in done if one.ok and plugin in (one.plugin, None)]
         times = [one.seconds for one in good] or [float("inf")]
-        rows.append(
-            Row(f"{what} ({limit * 1000:.0f} ms)", median_ms(times), limit * 1250 + 10, note=spread(times))
-        )
+        rows.append(Row(f"{what} ({limit * 1000:.0f} ms)", median_ms(times), limit * 1250 + 10, note=spread(times)))
         rows.append(Row(f"{what}: won by {plugin or 'whoever'}", len(good), COUNT, "of", at_most=False))
         signals = statistics.mean(sum(one.signals.values()) for one in good) if good else float("inf")
         rows.append(Row(f"{what}: signals sent and received by A", signals, 1.0, "", note="the offer"))

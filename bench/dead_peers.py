@@ -54,9 +54,7 @@ async def one(case: Case, transport: str) -> Row:
             await lab.b.stop()
         reason = await waiting
         seconds = time.monotonic() - began if reason else float("inf")
-        return Row(
-            f"peer {case.what}, stream over {transport.upper()}", seconds, case.limit, "s", note=reason
-        )
+        return Row(f"peer {case.what}, stream over {transport.upper()}", seconds, case.limit, "s", note=reason)
 
 
 async def run() -> list[Row]:

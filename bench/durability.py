@@ -87,9 +87,7 @@ WITH_A_RELAY = (
     Case("relayed, another public address, unseen", faults.another_public_address, 1.0, 1.7, HARD, relays=1),
     Case("both move at once, a relay configured", faults.both_move, 0.7, 1.2, relays=1),
     CUT_OFF,
-    Case(
-        "relay killed while relayed, a second one configured", faults.relay_killed, 1.0, 2.0, HARD, relays=2
-    ),
+    Case("relay killed while relayed, a second one configured", faults.relay_killed, 1.0, 2.0, HARD, relays=2),
 )
 BUSY = (*MOVES, UNSEEN, DROPPED, DARKNESS, FORGOTTEN)
 CASES = (

@@ -75,9 +75,7 @@ Fault = Callable[[Ground], Awaitable[None]]
 
 
 @asynccontextmanager
-async def ground(
-    kinds: tuple[str, str], *, family: int = 4, relays: int = 0, seed: int = 0
-) -> AsyncIterator[Ground]:
+async def ground(kinds: tuple[str, str], *, family: int = 4, relays: int = 0, seed: int = 0) -> AsyncIterator[Ground]:
     """Up with servers running, 40 ms apart from everything; everything ends with it."""
     ipv4, ipv6 = int(family == 4), int(family == 6)
     async with AsyncExitStack() as stack:
@@ -93,9 +91,7 @@ async def ground(
             "stun": [str(stun.endpoint)],
             "turn": [f"turn:{USER}:{PASSWORD}@{server.endpoint}" for server in turn],
         }
-        hosts = [
-            lab.add_host(name, kind, ipv4=ipv4, ipv6=ipv6) for name, kind in zip("ab", kinds, strict=True)
-        ]
+        hosts = [lab.add_host(name, kind, ipv4=ipv4, ipv6=ipv6) for name, kind in zip("ab", kinds, strict=True)]
         a, b = [await stack.enter_async_context(await SteeredNode.launch(host)) for host in hosts]
         yield Ground(lab, a, b, dict(zip("ab", kinds, strict=True)), family, settings, turn)
 

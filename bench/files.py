@@ -71,10 +71,7 @@ class Rig:
         """Whether it is what was sent; it makes room for the next."""
         there = self.folder / "in" / "blob"
         with self.blob.open("rb") as sent, there.open("rb") as received:
-            same = (
-                hashlib.file_digest(sent, "sha256").digest()
-                == hashlib.file_digest(received, "sha256").digest()
-            )
+            same = hashlib.file_digest(sent, "sha256").digest() == hashlib.file_digest(received, "sha256").digest()
         there.unlink()
         return same
 
@@ -134,9 +131,7 @@ async def bare(rig: Rig) -> float:
 async def send(rig: Rig, transport: str) -> float:
     async with running(rig.b, rig.env_b, "warpgate", "receive", str(rig.folder / "in"), "--json") as receiver:
         address = str((await event(receiver, "ready"))["address"])
-        return await timed(
-            rig.a, rig.env_a, "warpgate", "send", str(rig.blob), address, "--transport", transport
-        )
+        return await timed(rig.a, rig.env_a, "warpgate", "send", str(rig.blob), address, "--transport", transport)
 
 
 def configure_sshd(folder: Path) -> None:

@@ -62,9 +62,7 @@ class Bench:
 
 async def _serve(host: Host, folder: Path, *words: str) -> None:
     command = [sys.executable, "-m", "warpgate", "serve", *words]
-    server = await host.popen(
-        command, env={"WARPGATE_DATA": str(folder / host.name)}, stdout=asyncio.subprocess.PIPE
-    )
+    server = await host.popen(command, env={"WARPGATE_DATA": str(folder / host.name)}, stdout=asyncio.subprocess.PIPE)
     assert server.stdout is not None
     while b"serving names" not in (line := await server.stdout.readline()):
         if not line:
@@ -81,9 +79,7 @@ async def _bench() -> AsyncIterator[Bench]:
         await _serve(hosts["stun"], folder, "--stun")
         await _serve(hosts["names"], folder)
         nodes = [
-            await stack.enter_async_context(
-                await SteeredNode.launch(lab.add_host(f"n{number}", behind="eim-apdf"))
-            )
+            await stack.enter_async_context(await SteeredNode.launch(lab.add_host(f"n{number}", behind="eim-apdf")))
             for number in range(NODES)
         ]
         settings = {"brokers": [broker.mqtt_url], "stun": [f"{hosts['stun'].ipv4}:3478"]}
@@ -156,9 +152,7 @@ async def _names(bench: Bench) -> list[Row]:
     return rows
 
 
-def _rows(
-    what: str, spent: Traffic, share: float, server: str, *, packets: float, octets: float
-) -> list[Row]:
+def _rows(what: str, spent: Traffic, share: float, server: str, *, packets: float, octets: float) -> list[Row]:
     return [
         Row(f"{what}: packets at {server}", spent.packets / share, packets, ""),
         Row(f"{what}: octets at {server}", spent.octets / share, octets, ""),

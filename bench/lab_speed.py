@@ -48,18 +48,14 @@ async def _added() -> Row:
         server, host = lab.add_host("server"), lab.add_host("a", behind="edm")
         done = await host.run([sys.executable, "-c", PING, str(server.ipv4), str(PINGS)], timeout=60)
     trips = [float(line) for line in done.stdout.split()]
-    return Row(
-        "added to a one-way delay of 20 ms, median", (statistics.median(trips) - 0.040) / 2 * 1000, 0.5
-    )
+    return Row("added to a one-way delay of 20 ms, median", (statistics.median(trips) - 0.040) / 2 * 1000, 0.5)
 
 
 async def _forwarded() -> Row:
     async with Lab(link=Quality(delay=0.001)) as lab:
         server, host = lab.add_host("server"), lab.add_host("a", behind="eim-apdf+cgn")
         counters = server.counters[0]
-        process = await host.popen(
-            [sys.executable, "-c", FLOOD, str(server.ipv4), str(FLOOD_SECONDS)], stdout=PIPE
-        )
+        process = await host.popen([sys.executable, "-c", FLOOD, str(server.ipv4), str(FLOOD_SECONDS)], stdout=PIPE)
         assert process.stdout is not None
         await process.stdout.readline()
         start, before = time.monotonic(), counters.packets_in

@@ -30,9 +30,7 @@ print(time.process_time() - began)
 async def serve(host: Host, folder: str) -> str:
     """The URL of a name server."""
     command = [sys.executable, "-m", "warpgate", "serve", "--host", str(host.ipv4), "--port", str(PORT)]
-    process = await host.popen(
-        [*command, "--json"], env={"WARPGATE_DATA": folder}, stdout=asyncio.subprocess.PIPE
-    )
+    process = await host.popen([*command, "--json"], env={"WARPGATE_DATA": folder}, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     assert b'"ready"' in await process.stdout.readline()
     return f"http://{host.ipv4}:{PORT}"
@@ -82,9 +80,7 @@ async def connects() -> list[Row]:
 def imports() -> Row:
     """Processor time, in processes that have the node already: it is spent in a thread beside the TCP handshake."""
     times = [
-        float(
-            subprocess.run([sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True).stdout
-        )
+        float(subprocess.run([sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True).stdout)
         for _ in range(COUNT)
     ]
     return Row("importing the HTTP client", median_ms(times), 20, note=spread(times))

@@ -36,9 +36,7 @@ async def transfer(size: int, moves: int) -> dict[str, Any]:
         receiver = await b.popen(command("serve"), env=env, stdout=asyncio.subprocess.PIPE)
         assert receiver.stdout is not None
         address = json.loads(await receiver.stdout.readline())["address"]
-        sender = await a.popen(
-            command("pour", address, "durable", size), env=env, stdout=asyncio.subprocess.PIPE
-        )
+        sender = await a.popen(command("pour", address, "durable", size), env=env, stdout=asyncio.subprocess.PIPE)
         said = asyncio.ensure_future(sender.communicate())
         await asyncio.sleep(SETTLED)
         for count in range(moves):

@@ -72,9 +72,7 @@ def claims(identity: Identity, name: str, count: int) -> list[bytes]:
     return [
         put(
             name,
-            seal(
-                NameRecord(RecordKind.CLAIM, name, identity.public_key, n, issued, 86_400, address), identity
-            ),
+            seal(NameRecord(RecordKind.CLAIM, name, identity.public_key, n, issued, 86_400, address), identity),
         )
         for n in range(1, count + 1)
     ]
@@ -122,10 +120,7 @@ def client(port: int, results: Connection) -> None:
     asked = [[get(owned[index][1]) for index in line] * 5000 for line in lines]
     for number in range(ROUNDS):
         base = 1 + number * UPDATES_OF_NAME
-        updates = [
-            [signed[index][base + step] for step in range(UPDATES_OF_NAME) for index in line]
-            for line in lines
-        ]
+        updates = [[signed[index][base + step] for step in range(UPDATES_OF_NAME) for index in line] for line in lines]
         results.send((asyncio.run(pour(port, updates)), asyncio.run(pour(port, asked))))
 
 
@@ -136,8 +131,7 @@ def server() -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     unlimited = [
-        f"--{name}=0"
-        for name in ("names-per-network", "writes-per-key", "writes-per-network", "lookups-per-network")
+        f"--{name}=0" for name in ("names-per-network", "writes-per-key", "writes-per-network", "lookups-per-network")
     ]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "warpgate", "serve", "--json", "--host", "127.0.0.1"]

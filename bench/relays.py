@@ -112,9 +112,7 @@ async def held_back(count: int) -> list[Row]:
     async with relayed("eim", "edm-seq") as lab:
         done = [await lab.connect(mode, "udp", 0.5) for mode in BOTH for _ in range(count)]
     direct = sum(one.ok and not one.relayed for one in done)
-    rows.append(
-        Row("eim -> edm-seq, both modes: direct", direct, len(done), f"of {len(done)}", at_most=False)
-    )
+    rows.append(Row("eim -> edm-seq, both modes: direct", direct, len(done), f"of {len(done)}", at_most=False))
     show(rows)
     return rows
 

@@ -31,9 +31,7 @@ class Rig:
     async def fresh(self) -> None:
         """New nodes on new ports: no mapping of an earlier attempt helps."""
         for node in (self.a, self.b):
-            await node.start(
-                brokers=[server.mqtt_url for server in self.brokers], stun=[str(self.stun.endpoint)]
-            )
+            await node.start(brokers=[server.mqtt_url for server in self.brokers], stun=[str(self.stun.endpoint)])
 
     async def connect(
         self,
@@ -46,9 +44,7 @@ class Rig:
         """One connect from a to b between fresh nodes."""
         await self.fresh()
         await asyncio.sleep(SETTLED)
-        return await self.a.connect(
-            self.b.address, mode=mode, transport=transport, plugins=plugins, secure=secure
-        )
+        return await self.a.connect(self.b.address, mode=mode, transport=transport, plugins=plugins, secure=secure)
 
 
 @asynccontextmanager

@@ -110,26 +110,19 @@ async def compare(where: str, run: Run, address: str, host: str, port: int, roun
         durable.append(await run("pour", address, "durable", SIZE))
         tcp.append(await run("pour", address, "tcp", SIZE))
         bare.append(await run("bare", host, port, SIZE))
-    rates = [
-        statistics.median(SIZE * 8 / one["seconds"] / 1e6 for one in group)
-        for group in (udp, durable, tcp, bare)
-    ]
+    rates = [statistics.median(SIZE * 8 / one["seconds"] / 1e6 for one in group) for group in (udp, durable, tcp, bare)]
     ours = [*udp, *durable]
     equal = sum(bool(one["equal"]) for one in ours)
     grown = max(max(one["grown"], one["peer_grown"]) for one in ours)
     note = f"({rates[0]:.0f} Mbit/s; durable {rates[1]:.0f}, TCP {rates[2]:.0f}, bare QUIC {rates[3]:.0f})"
     share = 0.75 if where == "loopback" else 0.95
     rows = [
-        Row(
-            f"{where}: streams over UDP that arrived whole", equal, len(ours), "of", at_most=False, note=note
-        ),
+        Row(f"{where}: streams over UDP that arrived whole", equal, len(ours), "of", at_most=False, note=note),
         Row(f"{where}: durable stream / stream over UDP", rates[1] / rates[0], share, "x", at_most=False),
         Row(f"{where}: memory grew by, the larger end", grown, GROWTH, "MB"),
     ]
     if where == "loopback":
-        rows.append(
-            Row("stream over UDP / bare QUIC, loopback", rates[0] / rates[3], 0.8, "x", at_most=False)
-        )
+        rows.append(Row("stream over UDP / bare QUIC, loopback", rates[0] / rates[3], 0.8, "x", at_most=False))
     show(rows)
     return rows
 

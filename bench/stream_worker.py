@@ -182,9 +182,7 @@ async def through_pipe(address: str, kind: str, size: int) -> dict[str, object]:
 
 async def through_bare(host: str, port: int, size: int) -> dict[str, object]:
     loop = asyncio.get_running_loop()
-    _, bare = await loop.create_datagram_endpoint(
-        lambda: Bare(True, Identity.generate()), remote_addr=(host, port)
-    )
+    _, bare = await loop.create_datagram_endpoint(lambda: Bare(True, Identity.generate()), remote_addr=(host, port))
     await bare.changed.wait()
     await asyncio.sleep(0.2)  # the handshake
     return await pour(size, bare.send, bare.end, bare.receive)

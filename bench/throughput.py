@@ -80,9 +80,7 @@ async def _swallow_bare(listener: object) -> None:
     while True:
         sock, _ = await loop.sock_accept(listener)  # type: ignore[arg-type]
         with sock:
-            await _swallow(
-                lambda s=sock: loop.sock_recv(s, CHUNK), lambda data, s=sock: loop.sock_sendall(s, data)
-            )
+            await _swallow(lambda s=sock: loop.sock_recv(s, CHUNK), lambda data, s=sock: loop.sock_sendall(s, data))
 
 
 async def _swallow(recv: Callable[[], Awaitable[bytes]], send: Callable[[bytes], Awaitable[None]]) -> None:
@@ -114,9 +112,7 @@ async def tcp(port: int, address: bytes) -> list[Row]:
             with socket.create_connection(("127.0.0.1", port)) as sock:
                 sock.setblocking(False)
                 bare.append(
-                    await _pour(
-                        lambda data, s=sock: loop.sock_sendall(s, data), lambda s=sock: loop.sock_recv(s, 16)
-                    )
+                    await _pour(lambda data, s=sock: loop.sock_sendall(s, data), lambda s=sock: loop.sock_recv(s, 16))
                 )
             async with await node.connect(address, transport=Transport.TCP) as pipe:
                 piped.append(await _pour(pipe.send, pipe.recv))

@@ -147,9 +147,7 @@ def test_only_the_command_line_prints() -> None:
         if layer_of(module_name(path)) in ("cli", "lab"):
             continue
         calls = [node for node in nodes_of(path) if isinstance(node, ast.Call)]
-        assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], (
-            path
-        )
+        assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
 
 
 def test_values_do_not_hold_up_the_start() -> None:

@@ -210,9 +210,7 @@ def test_texts_in_the_table_of_messages_are_said() -> None:
 def test_every_error_has_its_section() -> None:
     sections = set(re.findall(r"^### (\w+)$", MESSAGES, re.MULTILINE))
     public = {name for name in warpgate.__all__ if isinstance(getattr(warpgate, name), type)}
-    assert {name for name in public if issubclass(getattr(warpgate, name), Exception)} - sections <= {
-        "DecodeError"
-    }
+    assert {name for name in public if issubclass(getattr(warpgate, name), Exception)} - sections <= {"DecodeError"}
 
 
 def test_errors_that_are_raised_are_listed() -> None:
@@ -235,10 +233,6 @@ def test_errors_that_are_raised_are_listed() -> None:
         with pytest.raises(warpgate.WarpgateError) as raised:
             call()
         listed = MESSAGES.partition(f"\n### {type(raised.value).__name__}\n")[2].partition("\n#")[0]
-        forms = [
-            ".+".join(map(re.escape, re.split(r"<[^<>]*>", line)))
-            for line in listed.splitlines()
-            if " " in line
-        ]
+        forms = [".+".join(map(re.escape, re.split(r"<[^<>]*>", line))) for line in listed.splitlines() if " " in line]
         text = " ".join(str(raised.value).split())
         assert any(re.fullmatch(form, text) for form in forms), text

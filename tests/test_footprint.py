@@ -23,9 +23,7 @@ def closure(root: str) -> set[str]:
         name, extras = waiting.pop()
         for text in distribution(name).requires or ():
             needed = Requirement(text)
-            wanted = needed.marker is None or any(
-                needed.marker.evaluate({"extra": extra}) for extra in extras | {""}
-            )
+            wanted = needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras | {""})
             if wanted and (key := canonicalize_name(needed.name)) not in found:
                 found.add(key)
                 waiting.append((key, frozenset(needed.extras)))
@@ -53,9 +51,7 @@ LOADED = "import sys; {}; print(*sys.modules)"
 
 
 def loaded(program: str) -> set[str]:
-    ran = subprocess.run(
-        [sys.executable, "-c", LOADED.format(program)], capture_output=True, text=True, check=True
-    )
+    ran = subprocess.run([sys.executable, "-c", LOADED.format(program)], capture_output=True, text=True, check=True)
     return set(ran.stdout.split())
 
 

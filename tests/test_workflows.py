@@ -81,9 +81,7 @@ def test_what_a_job_installs_is_all_that_its_tests_import(name: str, job: dict[s
     """Where a job does without `make setup`."""
     runs = [shlex.split(str(step.get("run", ""))) for step in job["steps"]]
     installed = {word for words in runs if "install" in words for word in words}
-    tests = [
-        ROOT / word for words in runs if "pytest" in words for word in words if word.startswith("tests/")
-    ]
+    tests = [ROOT / word for words in runs if "pytest" in words for word in words if word.startswith("tests/")]
     assert imported_by(tests) <= installed
 
 

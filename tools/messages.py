@@ -174,8 +174,7 @@ def _said(source: Source) -> Iterator[str]:
     inside = {
         id(part)
         for node in source.nodes
-        if isinstance(node, ast.JoinedStr)
-        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
         for part in ast.walk(node)
         if part is not node
     }
@@ -187,9 +186,7 @@ def _said(source: Source) -> Iterator[str]:
 
 
 def _block(texts: Iterator[str] | list[str]) -> str:
-    kept = dict.fromkeys(
-        " ".join(text.split()) for text in texts if re.search("[a-z]", re.sub("<.*?>", "", text))
-    )
+    kept = dict.fromkeys(" ".join(text.split()) for text in texts if re.search("[a-z]", re.sub("<.*?>", "", text)))
     return "```text\n" + "\n".join(kept) + "\n```"
 
 

@@ -71,9 +71,7 @@ async def open_connection(
         raise
 
 
-async def start_server(
-    node: Node, callback: StreamHandler, *, service: str = "", limit: int = READ_LIMIT
-) -> Server:
+async def start_server(node: Node, callback: StreamHandler, *, service: str = "", limit: int = READ_LIMIT) -> Server:
     """Like `asyncio.start_server`, but on a node: `callback(reader, writer)` for each stream that a peer opens, TCP or
     QUIC; `writer.get_extra_info("pipe")` tells who it is (`pipe.peer`).
 

@@ -63,9 +63,7 @@ class Timing:
     )
     # How long direct strategies go first when a relay is ready: a punch is through by then, or has to guess.
     relay_patience: float = 1.0
-    attempt_timeout: float = (
-        20.0  # a user gives up about then; full-range birthday probing needs 10 s for 98 %
-    )
+    attempt_timeout: float = 20.0  # a user gives up about then; full-range birthday probing needs 10 s for 98 %
     # A check or SYN volley: retransmission offsets. The first gap is longer than the jitter of a good path, then
     # doubling (noq: base RTT/10, doubling, cap 2 s). At 10 % loss each way, 12 sends fail together 1 in 10^8.
     check_offsets: tuple[float, ...] = (0.0, 0.03, 0.08, 0.16, 0.3, 0.5, 0.8, 1.2, 1.8, 2.6, 3.8, 5.5)
@@ -83,9 +81,7 @@ class Timing:
     # Mapping keepalive: below the shortest common lifetime of 30 s, jittered like Tailscale's.
     keepalive_low: float = 20.0
     keepalive_high: float = 26.0
-    broker_timeout: float = (
-        5.0  # for each of TCP, TLS, MQTT CONNECT and SUBSCRIBE: two satellites answer after 2.5 s
-    )
+    broker_timeout: float = 5.0  # for each of TCP, TLS, MQTT CONNECT and SUBSCRIBE: two satellites answer after 2.5 s
     # A session that nothing was nominated in ends after this: an attempt lasts 20 s, and its last volley is answered.
     responder_patience: float = 25.0
     # Seconds (whole) that port mappings are asked for, and renewed at half of it. RFC 6886 recommends 7200; with
@@ -127,9 +123,7 @@ class Config:
     # those get in who were given this very node's address. None: unless this node accepts others.
     beside: bool | None = None
     secure_only: bool = False  # whether peers may open only encrypted pipes: QUIC, or TLS on TCP
-    durable: bool = (
-        False  # whether streams outlive the path they begin on, unless `connect` is told otherwise
-    )
+    durable: bool = False  # whether streams outlive the path they begin on, unless `connect` is told otherwise
     port_map: bool = True  # ask routers (PCP, NAT-PMP, UPnP) to pass connections on to the listening port
     home_brokers: int = 2  # connections kept to the fastest brokers, listed in the address
     receive_queue: int = 1024  # datagrams a pipe holds for a slow reader before it drops the newest

@@ -66,9 +66,7 @@ class NameRefused(ServiceError):
     `sequence`: the one it has, where it says so; `retry_after`: seconds, 0.0 unless it says so.
     """
 
-    def __init__(
-        self, message: str, code: str, sequence: int | None = None, retry_after: float = 0.0
-    ) -> None:
+    def __init__(self, message: str, code: str, sequence: int | None = None, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.code = code
         self.sequence = sequence
@@ -91,9 +89,7 @@ class ConnectFailed(WarpgateError):
     heard, nothing direct got through, and neither side has a relay.
     """
 
-    def __init__(
-        self, message: str, report: Sequence[PluginReport] = (), *, relay_needed: bool = False
-    ) -> None:
+    def __init__(self, message: str, report: Sequence[PluginReport] = (), *, relay_needed: bool = False) -> None:
         super().__init__(message)
         self.report = tuple(report)
         self.relay_needed = relay_needed

@@ -59,9 +59,7 @@ def user_config(environ: Mapping[str, str] = os.environ) -> Config:
     return node_config(read_choices(environ))
 
 
-def read_choices(
-    environ: Mapping[str, str], *, file: str | None = None, above: Choices | None = None
-) -> Choices:
+def read_choices(environ: Mapping[str, str], *, file: str | None = None, above: Choices | None = None) -> Choices:
     """Put the places together. `file`: another one than the user's own. `above`: counts more than all of them.
 
     ConfigError names the key and the place that make no sense.

@@ -72,9 +72,7 @@ def identity(name: str) -> Identity:
 class Seat:
     """One node, its host, and everything it said."""
 
-    def __init__(
-        self, world: World, name: str, network: MemoryNetwork, config: Config, registry: Registry
-    ) -> None:
+    def __init__(self, world: World, name: str, network: MemoryNetwork, config: Config, registry: Registry) -> None:
         self.name = name
         self.network = network
         self.events: list[Event] = []
@@ -205,11 +203,7 @@ class World:
 
     def listeners(self) -> set[tuple[str, str, Endpoint]]:
         """What belongs to nodes that run, and to the STUN server."""
-        own = {
-            ("stun", "udp", Endpoint.of(ip, port))
-            for ip in ("203.0.113.1", "203.0.113.2")
-            for port in (3478, 3479)
-        }
+        own = {("stun", "udp", Endpoint.of(ip, port)) for ip in ("203.0.113.1", "203.0.113.2") for port in (3478, 3479)}
         own.add(("stun", "listener", Endpoint.parse(STUN)))
         for seat in (self.a, self.b):
             if seat.node._running is not None:
@@ -320,9 +314,7 @@ async def exchange(one: Pipe, other: Pipe) -> None:
         assert await receiver.recv(timeout=5.0) == data
 
 
-async def connected(
-    world: World, address: NodeAddress | None = None, **options: Any
-) -> tuple[Pipe, Pipe, float]:
+async def connected(world: World, address: NodeAddress | None = None, **options: Any) -> tuple[Pipe, Pipe, float]:
     """a connects to b, by another address than b has now if given: both ends, and the seconds that a's user waited."""
     began = world.now
     pipe = await world.a.node.connect(world.b.node.address if address is None else address, **options)

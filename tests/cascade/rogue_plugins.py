@@ -91,20 +91,14 @@ class Forgets(Rogue):
     name: ClassVar[str] = "forgets"
 
     async def misbehave(self, attempt: Attempt) -> Link:
-        tasks = [
-            asyncio.ensure_future(attempt.dial(pair.remote))
-            for pair in attempt.pairs(Transport.TCP)
-            if pair.open
-        ]
+        tasks = [asyncio.ensure_future(attempt.dial(pair.remote)) for pair in attempt.pairs(Transport.TCP) if pair.open]
         for task in tasks:
             attempt.stack.callback(task.cancel)
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
         with suppress(TimeoutError):
             async with asyncio.timeout(0.2):
                 await attempt.inbound()
-        await attempt.open_udp(
-            attempt.local.attachments[0].host_endpoint(Transport.UDP) or Endpoint.of("0.0.0.0", 0)
-        )
+        await attempt.open_udp(attempt.local.attachments[0].host_endpoint(Transport.UDP) or Endpoint.of("0.0.0.0", 0))
         await asyncio.sleep(0.1)
         raise RuntimeError("forgot everything")
 

@@ -77,9 +77,7 @@ class Stranger:
         brokers = (BrokerRef(self.world.brokers[0].url, 0.04),)
         return NodeAddress((self.identity if key is None else key).public_key, brokers, own)
 
-    def attachment(
-        self, host: str | None = None, reflexive: str | None = None, port: int | None = None
-    ) -> Attachment:
+    def attachment(self, host: str | None = None, reflexive: str | None = None, port: int | None = None) -> Attachment:
         chosen = self.port if port is None else port
         listening = Listening(chosen, chosen, LearntBy.STUN)
         ip = Endpoint.of(self.ip if host is None else host, 1).ip

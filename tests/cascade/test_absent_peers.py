@@ -24,9 +24,7 @@ async def failure(world: World, dest: Any, **options: Any) -> tuple[ConnectFaile
     return caught.value, world.now - began
 
 
-@pytest.mark.parametrize(
-    "options", [{}, OVER_TCP, OVER_UDP, LASTING], ids=["stream", "tcp", "udp", "durable"]
-)
+@pytest.mark.parametrize("options", [{}, OVER_TCP, OVER_UDP, LASTING], ids=["stream", "tcp", "udp", "durable"])
 @pytest.mark.parametrize(("kind_a", "kind_b"), [("eim", "eim"), ("edm", "eim"), ("eim", "public")])
 def test_a_peer_that_has_gone_is_named_within_5_s_and_given_up_within_8(
     kind_a: str, kind_b: str, options: dict[str, Any]
@@ -63,9 +61,7 @@ def test_what_was_refused_is_not_hidden_behind_what_was_still_at_work() -> None:
             assert message.startswith("no strategy reached ")
             assert "within 3 s, and it has answered none of " in message
             assert message.index("connection refused") < message.index("still at work when")
-            assert (
-                message.count("still at work when the attempt ended") == 2
-            )  # direct's UDP, and all others together
+            assert message.count("still at work when the attempt ended") == 2  # direct's UDP, and all others together
 
     virtual(main)
 
@@ -166,10 +162,7 @@ def test_the_late_checks_of_a_punch_are_no_failure(options: dict[str, Any]) -> N
                 await other.close()
             await asyncio.sleep(60)
             strangers = [
-                event
-                for seat in (world.a, world.b)
-                for event in seat.events
-                if isinstance(event, StrangerRefused)
+                event for seat in (world.a, world.b) for event in seat.events if isinstance(event, StrangerRefused)
             ]
             assert strangers == []
 

@@ -167,9 +167,7 @@ def test_an_offer_that_is_lost_is_sent_again(lost: int, options: Options) -> Non
             broker._deliver = lossy  # type: ignore[method-assign]
             one, other, waited = await connected(world, **options)
             again = (0.25, 0.6)[lost - 1]
-            assert (
-                again + S < waited < again + S + 2.5
-            )  # TCP has missed its moment, and needs its second volley
+            assert again + S < waited < again + S + 2.5  # TCP has missed its moment, and needs its second volley
             assert world.a.signals()["offer"] >= lost + 1
             await exchange(one, other)
 

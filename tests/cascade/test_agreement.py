@@ -66,9 +66,7 @@ class Schedule:
         """Mostly at an instant at which the interesting things happen: multiples of a one-way trip."""
         if self.rng.random() >= chance:
             return None
-        return self.rng.choice(
-            [self.rng.randrange(0, 12) * 0.02, self.rng.uniform(0, 0.5), self.rng.uniform(0, 3.0)]
-        )
+        return self.rng.choice([self.rng.randrange(0, 12) * 0.02, self.rng.uniform(0, 0.5), self.rng.uniform(0, 3.0)])
 
 
 class Run:
@@ -84,9 +82,7 @@ class Run:
 
     async def connect(self, seat: Seat, address: NodeAddress) -> None:
         with suppress(ConnectFailed, ConfigError):
-            pipe = await seat.node.connect(
-                address, timeout=8.0, plugins=self.plugins, **self.schedule.options
-            )
+            pipe = await seat.node.connect(address, timeout=8.0, plugins=self.plugins, **self.schedule.options)
             self.initiated[seat.name].append(pipe)
 
     async def accept(self, seat: Seat) -> None:
@@ -129,9 +125,7 @@ class Run:
         a, b = world.a, world.b
         to_a, to_b = a.node.address, b.node.address
         accepting = [asyncio.ensure_future(self.accept(seat)) for seat in (a, b)]
-        self.connecting = [
-            asyncio.create_task(self.connect(a, to_b), name="a") for _ in range(schedule.connects)
-        ]
+        self.connecting = [asyncio.create_task(self.connect(a, to_b), name="a") for _ in range(schedule.connects)]
         if schedule.both_ways:
             self.connecting.append(asyncio.create_task(self.connect(b, to_a), name="b"))
         acts = [
@@ -145,9 +139,7 @@ class Run:
         doing = [asyncio.ensure_future(self.at(when, act)) for when, act in acts]
         await asyncio.gather(*doing)
         await asyncio.wait(self.connecting)
-        await asyncio.sleep(
-            7.0
-        )  # nominations are repeated for 5.6 s; until then nobody can know of a silent peer
+        await asyncio.sleep(7.0)  # nominations are repeated for 5.6 s; until then nobody can know of a silent peer
         await self.compare("a", "b")
         await self.compare("b", "a")
         for pipe in (*self.initiated["a"], *self.initiated["b"], *self.accepted["a"], *self.accepted["b"]):

@@ -225,9 +225,7 @@ def test_what_a_callback_raises_ends_its_stream_alone_and_datagrams_are_turned_a
 
         async with World("public", "public") as world, await start_server(world.b.node, crash) as server:
             datagrams = await world.a.node.connect(world.b.node.address, mode="datagram")
-            crashing, well = [
-                (await world.a.node.connect(world.b.node.address)).open_streams() for _ in range(2)
-            ]
+            crashing, well = [(await world.a.node.connect(world.b.node.address)).open_streams() for _ in range(2)]
             crashing[1].write(b"x")
             well[1].write(b"y")
             with pytest.raises(ConnectionError):
@@ -247,9 +245,7 @@ def test_what_a_callback_raises_ends_its_stream_alone_and_datagrams_are_turned_a
     virtual(main)
 
 
-@pytest.mark.parametrize(
-    "options", [OVER_TCP, {"transport": "udp"}, {"durable": True}], ids=["tcp", "quic", "durable"]
-)
+@pytest.mark.parametrize("options", [OVER_TCP, {"transport": "udp"}, {"durable": True}], ids=["tcp", "quic", "durable"])
 def test_a_server_for_each_service_of_one_node(options: dict[str, Any]) -> None:
     def saying(word: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

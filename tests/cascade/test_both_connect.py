@@ -181,9 +181,7 @@ def test_reordering_alone_neither_parts_the_two_nor_costs_them_a_second_search()
 # -- the peer's connection ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "options", [LASTING, {"durable": True, "mode": Mode.DATAGRAM}], ids=["stream", "datagram"]
-)
+@pytest.mark.parametrize("options", [LASTING, {"durable": True, "mode": Mode.DATAGRAM}], ids=["stream", "datagram"])
 def test_who_was_called_opens_pipes_on_the_same_connection_at_once(options: dict[str, Any]) -> None:
     async def main() -> None:
         async with World() as world:
@@ -281,9 +279,7 @@ def test_who_was_called_may_open_no_more_than_a_stranger_may() -> None:
                 await datagrams.recv(timeout=5)
             await exchange(near, far)
             world.a.run.context.admit(world.b.node.node_id)  # by a one-time code
-            with pytest.raises(
-                ConnectFailed, match="there is no service 'web' \\(there are: files\\), says node"
-            ):
+            with pytest.raises(ConnectFailed, match="there is no service 'web' \\(there are: files\\), says node"):
                 await world.b.node.connect(world.a.node.address, durable=True, service="web")
             files = await world.b.node.connect(world.a.node.address, durable=True, service="files")
             assert files.session == near.session

@@ -117,9 +117,7 @@ def stun_falls_silent(world: World) -> None:
 
 
 def the_peer_is_gone(world: World) -> None:
-    world.internet.partition(
-        world.routers.get("a", world.hosts["a"]), world.routers.get("b", world.hosts["b"])
-    )
+    world.internet.partition(world.routers.get("a", world.hosts["a"]), world.routers.get("b", world.hosts["b"]))
 
 
 def nothing(_: World) -> None:
@@ -189,9 +187,7 @@ def test_a_timeout_is_a_failure_with_a_report_and_leaves_as_little(options: Opti
             for timeout in (0.0, 0.03, 0.5, 2.0):
                 began = world.now
                 with pytest.raises(ConnectFailed) as failed:
-                    await world.a.node.connect(
-                        world.b.node.address, plugins=QUICK, timeout=timeout, **options
-                    )
+                    await world.a.node.connect(world.b.node.address, plugins=QUICK, timeout=timeout, **options)
                 assert world.now - began == pytest.approx(timeout, abs=0.01)
                 assert failed.value.report
                 assert [entry for entry in world.strays() if entry.host == "a"] == []
@@ -352,9 +348,7 @@ def test_close_ends_what_waits_and_waits_for_what_ends(whose: str, options: Opti
             async with World("edm", "eim-apdf") as world:
                 seat = world.a if whose == "a" else world.b
                 address = world.b.node.address
-                task = asyncio.ensure_future(
-                    world.a.node.connect(address, plugins=QUICK, timeout=6.0, **options)
-                )
+                task = asyncio.ensure_future(world.a.node.connect(address, plugins=QUICK, timeout=6.0, **options))
                 accepting = asyncio.ensure_future(seat.node.accept())
                 await asyncio.sleep(instant)
                 began = world.now
@@ -363,9 +357,7 @@ def test_close_ends_what_waits_and_waits_for_what_ends(whose: str, options: Opti
                 assert [entry for entry in world.internet.open_sockets() if entry.host == whose] == []
                 with pytest.raises(PipeClosed, match="the node was closed"):
                     await accepting
-                with pytest.raises(
-                    ConnectFailed, match="this node was closed" if whose == "a" else "no strategy"
-                ):
+                with pytest.raises(ConnectFailed, match="this node was closed" if whose == "a" else "no strategy"):
                     await task
 
     virtual(main, limit=3600.0)

@@ -41,9 +41,7 @@ def test_a_search_stops_while_our_router_has_no_mappings_left() -> None:
         async with World("eim-apdf+small", "edm", seed=8) as world:
             scarce(world.b.network, 11)  # the three that are not given back are hardly ever found
             with pytest.raises(ConnectFailed, match="our router had no mappings left for it"):
-                await world.a.node.connect(
-                    world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=15.0
-                )
+                await world.a.node.connect(world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=15.0)
             lost = dict(world.routers["a"].counters().dropped).get("table full", 0)
             assert 0 < lost < 400
             assert any("leaving it alone" in note for note in notes(world, "a"))
@@ -58,12 +56,8 @@ def test_a_search_ends_when_the_peer_has_no_sockets_for_it() -> None:
         async with World("eim-apdf", "edm", seed=8) as world:
             scarce(world.b.network, 3)
             began, before = world.now, world.routers["a"].counters().flows_created
-            with pytest.raises(
-                ConnectFailed, match="the peer refused: no sockets for guessing: Too many open"
-            ):
-                await world.a.node.connect(
-                    world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=15.0
-                )
+            with pytest.raises(ConnectFailed, match="the peer refused: no sockets for guessing: Too many open"):
+                await world.a.node.connect(world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=15.0)
             assert world.now - began < 1.0
             assert world.routers["a"].counters().flows_created - before < 100
 
@@ -100,9 +94,7 @@ def test_with_few_sockets_the_spread_is_smaller_says_so_and_leaves_some(left: in
             one, other, waited = await connected(world, **OVER_UDP, plugins=["random_probe"])
             assert waited < 4.0
             await exchange(one, other)
-            told = re.search(
-                r"no more than (\d+) of 3\d sockets: Too many open files", " ".join(notes(world, "a"))
-            )
+            told = re.search(r"no more than (\d+) of 3\d sockets: Too many open files", " ".join(notes(world, "a")))
             assert told is not None
             assert left - 12 <= int(told[1]) <= left - 8
 
@@ -114,9 +106,7 @@ def test_without_any_sockets_the_report_says_why() -> None:
         async with World("edm-block", "eim-apdf", seed=1) as world:
             scarce(world.a.network, 0)
             with pytest.raises(ConnectFailed, match="Too many open files"):
-                await world.a.node.connect(
-                    world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=5.0
-                )
+                await world.a.node.connect(world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=5.0)
 
     virtual(main)
 

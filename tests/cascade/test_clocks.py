@@ -13,9 +13,7 @@ from warpgate.events import ClocksDiffer
 MINUTE, HOUR = 60.0, 3600.0
 
 
-@pytest.mark.parametrize(
-    "error", [-EPOCH, -2 * HOUR, -6 * MINUTE, 6 * MINUTE, 10 * MINUTE, 30 * 365 * 24 * HOUR]
-)
+@pytest.mark.parametrize("error", [-EPOCH, -2 * HOUR, -6 * MINUTE, 6 * MINUTE, 10 * MINUTE, 30 * 365 * 24 * HOUR])
 @pytest.mark.parametrize("whose", ["a", "b"])
 @pytest.mark.parametrize("options", ALL_WAYS)
 def test_nodes_whose_clocks_are_far_apart_connect_and_are_told(

@@ -252,9 +252,7 @@ def test_what_is_sent_in_an_outage_waits_for_nobody_and_the_newest_arrive() -> N
                 await asyncio.sleep(EACH_SECONDS)
             assert world.now - began < 15
             await asyncio.sleep(30)
-            came = [
-                int.from_bytes((await far.recv(timeout=1))[:2], "big") for _ in range(UNSENT // (1000 + EACH))
-            ]
+            came = [int.from_bytes((await far.recv(timeout=1))[:2], "big") for _ in range(UNSENT // (1000 + EACH))]
             assert came[-1] == 399
             await closed(world, near, far)
 
@@ -312,9 +310,7 @@ def test_a_slow_reader_loses_the_newest_and_is_told_how_many() -> None:
             for number in range(50):
                 await near.send(bytes((number,)))
             await asyncio.sleep(1)
-            assert [await far.recv(timeout=1) for _ in range(20)] == [
-                bytes((number,)) for number in range(20)
-            ]
+            assert [await far.recv(timeout=1) for _ in range(20)] == [bytes((number,)) for number in range(20)]
             assert far.dropped == 30
             await exchange(near, far)
             await closed(world, near, far)

@@ -164,9 +164,7 @@ def test_asyncios_streams() -> None:
 class TestSecureOnly:
     """A responder that takes only encrypted pipes."""
 
-    @pytest.mark.parametrize(
-        "kinds", [("public", "public"), ("eim-apdf", "eim-apdf"), ("public", "eim-apdf")]
-    )
+    @pytest.mark.parametrize("kinds", [("public", "public"), ("eim-apdf", "eim-apdf"), ("public", "eim-apdf")])
     def test_who_asks_for_tls_gets_in_over_tcp(self, kinds: tuple[str, str]) -> None:
         async def main() -> None:
             async with World(*kinds, config_b=ONLY) as world:
@@ -177,9 +175,7 @@ class TestSecureOnly:
 
         virtual(main)
 
-    @pytest.mark.parametrize(
-        "kinds", [("public", "public"), ("eim-apdf", "eim-apdf"), ("public", "eim-apdf")]
-    )
+    @pytest.mark.parametrize("kinds", [("public", "public"), ("eim-apdf", "eim-apdf"), ("public", "eim-apdf")])
     def test_who_does_not_ask_gets_quic(self, kinds: tuple[str, str]) -> None:
         async def main() -> None:
             async with World(*kinds, config_b=ONLY) as world:
@@ -191,9 +187,7 @@ class TestSecureOnly:
 
         virtual(main)
 
-    @pytest.mark.parametrize(
-        "kinds", [("public", "public"), ("eim-apdf", "eim-apdf"), ("public", "eim-apdf")]
-    )
+    @pytest.mark.parametrize("kinds", [("public", "public"), ("eim-apdf", "eim-apdf"), ("public", "eim-apdf")])
     def test_streams_in_clear_are_refused(self, kinds: tuple[str, str]) -> None:
         async def main() -> None:
             async with World(*kinds, config_b=ONLY) as world:

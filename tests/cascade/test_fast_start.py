@@ -75,9 +75,7 @@ def test_an_offer_without_room_for_it_goes_without(monkeypatch: pytest.MonkeyPat
         self: Equipment, peer_key: bytes, signal: Signal, brokers: tuple[BrokerRef, ...]
     ) -> int:  # as large as an address and its messages may make it
         filler = tuple(PluginMessage(f"filler{number}", bytes(1000)) for number in range(2))
-        return publish(
-            self, peer_key, msgspec.structs.replace(signal, messages=(*signal.messages, *filler)), brokers
-        )
+        return publish(self, peer_key, msgspec.structs.replace(signal, messages=(*signal.messages, *filler)), brokers)
 
     async def main() -> None:
         async with World("eim-apdf", "eim-apdf") as world:

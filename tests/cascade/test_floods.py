@@ -62,9 +62,7 @@ def test_offers_for_a_process_nobody_knows_do_not_pile_up() -> None:
                 for _ in range(HELD):
                     stranger.publish(stranger.offer(("no_such_plugin", 1), wanted=Wanted(b"????")))
             await asyncio.sleep(PATIENCE / 2)
-            waiting = [
-                task for task in asyncio.all_tasks() if task.get_name() == "an offer for another process"
-            ]
+            waiting = [task for task in asyncio.all_tasks() if task.get_name() == "an offer for another process"]
             assert len(waiting) == HELD
             one, other, _ = await connected(world, **OVER_UDP)
             await exchange(one, other)

@@ -154,14 +154,10 @@ def test_nobody_takes_over_the_datagram_pipe_of_another_key() -> None:
             # Even if she could hear what is sent there: it is another peer's.
             nonce = session.checks.agent._codec.nonce(one.local)
             flags = Attribute.USE_CANDIDATE
-            mallory.forge(
-                one.local, codec.request(fresh_bytes(12), "direct", mallory.target, flags, echo=nonce)
-            )
+            mallory.forge(one.local, codec.request(fresh_bytes(12), "direct", mallory.target, flags, echo=nonce))
             await asyncio.sleep(0.1)
             assert len(world.b.said(PipeOpened)) == 1
-            with suppress(
-                TimeoutError
-            ):  # b's answers to mallory went to a, whose pipe takes what it does not know
+            with suppress(TimeoutError):  # b's answers to mallory went to a, whose pipe takes what it does not know
                 while True:
                     assert is_stun(await one.recv(timeout=0.1))
             await exchange(one, other)
@@ -313,9 +309,7 @@ def test_forged_introductions_are_verified_before_anything_is_made_for_them(
             mallory = Stranger(world)
             made: list[object] = []
             add = world.b.run.sessions.add
-            monkeypatch.setattr(
-                world.b.run.sessions, "add", lambda session: (made.append(session), add(session))
-            )
+            monkeypatch.setattr(world.b.run.sessions, "add", lambda session: (made.append(session), add(session)))
             for _ in range(200):
                 codec = mallory.codec(fresh_bytes(16), claims=identity("a").public_key)
                 mallory.send(codec.request(fresh_bytes(12), "direct", mallory.target, introduce=True))

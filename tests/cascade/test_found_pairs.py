@@ -110,9 +110,7 @@ def test_a_peer_that_is_elsewhere_is_not_looked_for_where_it_was(shelf: Shelf) -
     async def main() -> None:
         async with World(*LISTENER) as world:
             await once(world, OVER_UDP)
-            shelf.pairs = [
-                replace(pair, remote=Endpoint.of("198.51.100.77", pair.remote.port)) for pair in shelf.pairs
-            ]
+            shelf.pairs = [replace(pair, remote=Endpoint.of("198.51.100.77", pair.remote.port)) for pair in shelf.pairs]
             await world.a.node.close()
             await world.a.node.start()
             one, other, _ = await connected(world, **OVER_UDP)

@@ -89,9 +89,7 @@ def bound(total: int, pipes: int) -> int:
         pytest.param(PLAIN, 60, id="60 QUIC streams"),
     ],
 )
-def test_pipes_that_are_filled_and_not_read_hold_little_together(
-    options: dict[str, object], number: int
-) -> None:
+def test_pipes_that_are_filled_and_not_read_hold_little_together(options: dict[str, object], number: int) -> None:
     async def main() -> None:
         async with World("public", "public") as world:
             far: list[Pipe] = []

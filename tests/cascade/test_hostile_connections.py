@@ -181,11 +181,7 @@ class Tap(Path):
 def carried(packets: Sequence[Captured], by: str, connection_id: bytes) -> list[bytes]:
     """Datagrams of a connection that this host has sent."""
     found = [seen.packet.payload for seen in packets if seen.sent and seen.host == by]
-    return [
-        data
-        for data in found
-        if isinstance(data, bytes) and data[1 : 1 + len(connection_id)] == connection_id
-    ]
+    return [data for data in found if isinstance(data, bytes) and data[1 : 1 + len(connection_id)] == connection_id]
 
 
 @pytest.mark.parametrize("victim", ["client", "server"])
@@ -231,9 +227,7 @@ def test_a_router_that_renumbers_all_the_time_makes_us_no_flooder(dark: bool) ->
             context = world.a.run.equipment.context
             genuine = context.address
             for number in range(150):
-                context.address = replace(
-                    genuine, brokers=(BrokerRef(f"mqtt://203.0.113.9:{2000 + number}", 0.04),)
-                )
+                context.address = replace(genuine, brokers=(BrokerRef(f"mqtt://203.0.113.9:{2000 + number}", 0.04),))
                 world.a.run.connections.address_changed()
                 await asyncio.sleep(0.1)
             await asyncio.sleep(60)
@@ -257,9 +251,7 @@ class Newcomers:
 
     def come(self, name: str, first_id: bytes = b"", ip: str = "198.51.100.66") -> Connection | None:
         who = identity(name)
-        engine = QuicChannels.client(
-            who, self._world.b.node.public_key, fresh_bytes(16), self._world.now, Holdings()
-        )
+        engine = QuicChannels.client(who, self._world.b.node.public_key, fresh_bytes(16), self._world.now, Holdings())
         data = engine.datagrams(self._world.now)[0]
         if first_id:
             data = data[:5] + bytes((len(first_id),)) + first_id + data[6 + data[5] :]
@@ -270,11 +262,7 @@ class Newcomers:
             Endpoint.of("198.51.100.2", 1), Endpoint.of(ip, 1), relayed=False,
         )  # fmt: skip
         connection = self.book._accept(origin.peer_key, remote, origin.remote, data, 5.0)
-        return (
-            connection
-            if connection is not None and self.book._guests.seat(connection, origin.remote)
-            else None
-        )
+        return connection if connection is not None and self.book._guests.seat(connection, origin.remote) else None
 
 
 def test_keys_cost_nothing_but_connections_do() -> None:
@@ -514,9 +502,7 @@ def test_the_first_words_of_a_connection_cost_a_bystander_little() -> None:
             sent = [
                 len(seen.packet.payload)
                 for seen in packets
-                if seen.sent
-                and seen.host == "b"
-                and str(seen.packet.flow.destination.ip).startswith("203.1.113.")
+                if seen.sent and seen.host == "b" and str(seen.packet.flow.destination.ip).startswith("203.1.113.")
             ]
             assert 8 * 12 < len(sent) <= 8 * (12 + 4)
             assert sum(sent) <= 37_000

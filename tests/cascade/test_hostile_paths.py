@@ -230,10 +230,7 @@ def test_a_reserve_that_is_a_lie_costs_an_attempt_at_most_and_touches_nobody(
             lie = Endpoint.parse(relayed)
             sent = [seen for seen in packets if seen.sent and seen.packet.flow.destination == lie]
             assert len(sent) <= most
-            assert (
-                sum(len(seen.packet.payload) for seen in sent if isinstance(seen.packet.payload, bytes))
-                < 8000
-            )
+            assert sum(len(seen.packet.payload) for seen in sent if isinstance(seen.packet.payload, bytes)) < 8000
             near.abort()
             far.abort()
             await asyncio.sleep(1)

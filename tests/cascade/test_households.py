@@ -54,9 +54,7 @@ async def talk(one: Seat, other: Seat) -> tuple[Pipe, Pipe]:
 
 
 def notes(*seats: Seat) -> list[str]:
-    return [
-        event.text for seat in seats for event in seat.said(PluginNoted) if event.plugin == "random_probe"
-    ]
+    return [event.text for seat in seats for event in seat.said(PluginNoted) if event.plugin == "random_probe"]
 
 
 async def both_connect(house: Household, by_peers: bool) -> int:

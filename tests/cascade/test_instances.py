@@ -225,9 +225,7 @@ def test_a_second_process_that_accepts_is_refused_in_so_many_words(keys: Path) -
 
 
 @pytest.mark.parametrize("options", ALL_WAYS)
-def test_a_process_that_connects_takes_nothing_from_the_one_that_accepts(
-    keys: Path, options: Options
-) -> None:
+def test_a_process_that_connects_takes_nothing_from_the_one_that_accepts(keys: Path, options: Options) -> None:
     async def main() -> None:
         async with World("eim", "public") as world:
             await world.b.node.close()
@@ -241,17 +239,13 @@ def test_a_process_that_connects_takes_nothing_from_the_one_that_accepts(
                     pipe = await world.a.node.connect(accepting.address, **options)
                     (await accepted(accepting)).abort()
                     pipe.abort()
-                assert not any(
-                    count for name, count in connecting.status().counts if name == PipeOpened.__name__
-                )
+                assert not any(count for name, count in connecting.status().counts if name == PipeOpened.__name__)
 
     virtual(main)
 
 
 @pytest.mark.parametrize("options", ALL_WAYS)
-def test_one_that_runs_beside_lets_in_who_has_its_very_address_and_is_no_twin(
-    keys: Path, options: Options
-) -> None:
+def test_one_that_runs_beside_lets_in_who_has_its_very_address_and_is_no_twin(keys: Path, options: Options) -> None:
     async def main() -> None:
         async with World("eim", "eim") as world:
             await world.b.node.close()

@@ -52,9 +52,7 @@ async def gone(world: World) -> None:
     [
         pytest.param([moved_with_ipv6("a", 77, 4, 6)], 0.35, id="the initiator moves"),
         pytest.param([moved_with_ipv6("b", 78, 4, 6)], 0.35, id="the listener moves"),
-        pytest.param(
-            [both(moved_with_ipv6("a", 77, 4, 6), moved_with_ipv6("b", 78, 4, 6))], 0.35, id="both move"
-        ),
+        pytest.param([both(moved_with_ipv6("a", 77, 4, 6), moved_with_ipv6("b", 78, 4, 6))], 0.35, id="both move"),
         pytest.param([renumbered("a")], 0.35, id="the initiator is renumbered"),
         pytest.param([renumbered("b")], 0.35, id="the listener is renumbered"),
         pytest.param([both(renumbered("a"), renumbered("b"))], 0.35, id="both are renumbered"),

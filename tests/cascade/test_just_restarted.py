@@ -16,9 +16,7 @@ from warpgate_testing.internet import PathSpec
     ids="-".join,
 )
 @pytest.mark.parametrize("after", [0.2, 0.7])
-def test_what_a_peer_asks_for_is_not_refused_before_our_nat_is_known(
-    kinds: tuple[str, str], after: float
-) -> None:
+def test_what_a_peer_asks_for_is_not_refused_before_our_nat_is_known(kinds: tuple[str, str], after: float) -> None:
     """The refusal would be final. An answer takes a second here, and the fingerprint several."""
 
     async def main() -> None:

@@ -288,14 +288,10 @@ def test_pipes_that_never_end_are_so_many_at_most(monkeypatch: pytest.MonkeyPatc
         async with World() as world:
             near, far = await pipes(world)
             engine = of(near).engine
-            monkeypatch.setattr(
-                type(engine._quic), "max_concurrent_bidi_streams", property(lambda _: 1 << 60)
-            )
+            monkeypatch.setattr(type(engine._quic), "max_concurrent_bidi_streams", property(lambda _: 1 << 60))
             real = engine._quic.get_next_available_stream_id
             numbers = iter(range(real(), 1 << 20, 4))
-            monkeypatch.setattr(
-                engine._quic, "get_next_available_stream_id", lambda: next(numbers), raising=False
-            )
+            monkeypatch.setattr(engine._quic, "get_next_available_stream_id", lambda: next(numbers), raising=False)
             monkeypatch.setattr(engine, "carry", lambda *_, **__: None)
             for _ in range(CHANNELS - 1):
                 await world.a.node.connect(world.b.node.address, durable=True)

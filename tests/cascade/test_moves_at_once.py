@@ -129,9 +129,7 @@ def test_each_pipe_of_two_services_keeps_to_its_own_through_moves() -> None:
             for at, name in enumerate("abab"):
                 asyncio.get_running_loop().call_later(0.5 + 0.4 * at, moved(name, 60 + at), world)
             asyncio.get_running_loop().call_later(2.5, both(moved("a", 80), moved("b", 81)), world)
-            talks = [
-                talk(service, service.encode(), 0.13 * at) for at, service in enumerate(("ssh", "web") * 4)
-            ]
+            talks = [talk(service, service.encode(), 0.13 * at) for at, service in enumerate(("ssh", "web") * 4)]
             async with asyncio.timeout(60):
                 assert sum(await asyncio.gather(*talks)) == 8 * LINES
             for name, lines in said.items():

@@ -49,9 +49,7 @@ class NamesWorld(World):
         config = Config(names=names, brokers=(), stun=()) if alone else Config(names=names)
         super().__init__(*kinds, config_a=config, config_b=config, **options)
         self.servers = [
-            LabNameServer(
-                self.internet.host(f"names{number}", str(place(number).ip)), place(number), wall_clock
-            )
+            LabNameServer(self.internet.host(f"names{number}", str(place(number).ip)), place(number), wall_clock)
             for number in range(servers)
         ]
 
@@ -80,9 +78,7 @@ class NamesWorld(World):
 def claim(name: str, owner: str, sequence: int, address: NodeAddress) -> bytes:
     """A record as its owner would sign it."""
     key = identity(owner)
-    made = NameRecord(
-        RecordKind.CLAIM, name, key.public_key, sequence, int(wall_clock()), 86_400, address.encode()
-    )
+    made = NameRecord(RecordKind.CLAIM, name, key.public_key, sequence, int(wall_clock()), 86_400, address.encode())
     return seal(made, key)
 
 
@@ -115,9 +111,7 @@ def test_a_name_costs_one_request_and_one_round_trip_more_than_an_address() -> N
                 row = pipe.report[0]
                 assert (row.plugin == "names") == by_name
                 if by_name:
-                    assert row.notes[0][1].startswith(
-                        f"bob is {world.b.node.node_id}, says {world.server.url}"
-                    )
+                    assert row.notes[0][1].startswith(f"bob is {world.b.node.node_id}, says {world.server.url}")
                     assert row.started == pytest.approx(-R, abs=0.001)
                     (found,) = world.a.said(NameFound)
                     assert found.seconds == pytest.approx(R, abs=0.001)
@@ -421,9 +415,7 @@ def test_a_name_outlives_its_node_and_belongs_to_the_identity() -> None:
             async with again:
                 await again.nickname("bob")
                 assert world.stored().sequence > first.sequence
-                assert {at.udp.local for at in NodeAddress.decode(world.stored().address).attachments} == {
-                    5555
-                }
+                assert {at.udp.local for at in NodeAddress.decode(world.stored().address).attachments} == {5555}
 
     virtual(main)
 

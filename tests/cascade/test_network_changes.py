@@ -192,9 +192,7 @@ def test_the_address_has_ipv4_as_soon_as_the_resolver_tells(seconds: float) -> N
             assert (OWN in hosts(node)) == (seconds < 0.5)
             await asyncio.sleep(seconds)
             assert hosts(node) == {"2001:db8::2", OWN}
-            assert [event for event in events if isinstance(event, Nat64Found)] == [
-                Nat64Found("64:ff9b::/96")
-            ]
+            assert [event for event in events if isinstance(event, Nat64Found)] == [Nat64Found("64:ff9b::/96")]
             # The two listen on one address of the machine's: the ports differ.
             assert len({at.udp.local for at in node.address.attachments}) == 2
             await asyncio.sleep(1000)
@@ -203,9 +201,7 @@ def test_the_address_has_ipv4_as_soon_as_the_resolver_tells(seconds: float) -> N
     virtual(main, limit=2000)
 
 
-@pytest.mark.parametrize(
-    "addresses", [("198.51.100.1",), ("198.51.100.1", "2001:db8::2")], ids=["v4", "dual"]
-)
+@pytest.mark.parametrize("addresses", [("198.51.100.1",), ("198.51.100.1", "2001:db8::2")], ids=["v4", "dual"])
 def test_who_has_ipv4_does_not_ask(addresses: tuple[str, ...]) -> None:
     async def main() -> None:
         host, node, _ = lone(*addresses)

@@ -33,12 +33,8 @@ OLD_STUN, NEW_STUN, NO_STUN = "203.0.113.1:3478", "203.0.114.1:3478", "203.0.115
 TAKEN_OVER = server_lists.FIRST_HIGH + server_lists.LOOK_AGAIN
 
 
-def text(
-    sequence: int, brokers: tuple[str, ...] = NEW, stun: str = NEW_STUN, expires: str = "2099-01-01"
-) -> bytes:
-    return (
-        f"sequence = {sequence}\nexpires = {expires}\nbrokers = {list(brokers)}\nstun = ['{stun}']\n".encode()
-    )
+def text(sequence: int, brokers: tuple[str, ...] = NEW, stun: str = NEW_STUN, expires: str = "2099-01-01") -> bytes:
+    return f"sequence = {sequence}\nexpires = {expires}\nbrokers = {list(brokers)}\nstun = ['{stun}']\n".encode()
 
 
 class Land:
@@ -66,9 +62,7 @@ class Land:
         )
 
     def said(self, kind: type[Event]) -> dict[str, int]:
-        return {
-            name: sum(isinstance(event, kind) for event in events) for name, events in self.events.items()
-        }
+        return {name: sum(isinstance(event, kind) for event in events) for name, events in self.events.items()}
 
     def homes(self) -> list[set[str]]:
         return [{broker.url for broker in node.address.brokers} for node in (self.a, self.b)]
@@ -135,9 +129,7 @@ def test_nodes_that_run_take_a_newer_list_and_nothing_that_they_hold_changes(
             assert here.lists() == [9, 9]
             assert here.reached_at() == before
             more = here.said(AddressChanged)
-            assert all(more[name] <= news[name] + 1 for name in news), (
-                "the NAT's fingerprint has one more sample"
-            )
+            assert all(more[name] <= news[name] + 1 for name in news), "the NAT's fingerprint has one more sample"
             for pipe, other in pipes:
                 await exchange(pipe, other)
             asked = here.stun[0].asked

@@ -20,9 +20,7 @@ from warpgate_testing.servers import MemoryBroker, MemoryBrokers, MemoryStun
 OFFLINE = Config(brokers=(), stun=())
 
 
-def alone(
-    config: Config, name: str = "a", ip: str = "192.168.1.2", internet: MemoryInternet | None = None
-) -> Node:
+def alone(config: Config, name: str = "a", ip: str = "192.168.1.2", internet: MemoryInternet | None = None) -> Node:
     """A node on a host of its own."""
     world = MemoryInternet(path=PathSpec(delay=0.02)) if internet is None else internet
     brokers = MemoryBrokers(*(MemoryBroker(url) for url in config.brokers or ()))
@@ -109,12 +107,8 @@ def test_the_port_is_the_identitys_own_or_the_next_or_the_one_that_was_asked_for
             async with second:
                 assert second.port == own + 1
             with pytest.raises(NetworkError, match=str(own)):
-                await Node(
-                    Config(brokers=(), stun=(), port=own), identity=identity("a"), network=host
-                ).start()
-        async with Node(
-            Config(brokers=(), stun=(), port=4321), identity=identity("a"), network=host
-        ) as third:
+                await Node(Config(brokers=(), stun=(), port=own), identity=identity("a"), network=host).start()
+        async with Node(Config(brokers=(), stun=(), port=4321), identity=identity("a"), network=host) as third:
             assert third.port == 4321
         async with Node(Config(brokers=(), stun=(), port=0), identity=identity("a"), network=host) as fourth:
             assert fourth.port not in (0, own)
@@ -174,9 +168,7 @@ def test_a_pipe_that_nobody_accepts_holds_its_place_and_the_queue_is_bounded() -
             for pipe in made[:ACCEPT_QUEUE]:
                 other = await world.b.node.accept()
                 assert other.session == pipe.session
-            await exchange(
-                made[0], next(p for p in world.b.node._run.pipes.open_pipes if p.session == made[0].session)
-            )
+            await exchange(made[0], next(p for p in world.b.node._run.pipes.open_pipes if p.session == made[0].session))
 
     virtual(main)
 

@@ -71,16 +71,12 @@ def test_it_is_told_where_the_peer_is_and_where_it_says_it_is() -> None:
     async def main() -> None:
         async with World("edm", "eim-apdf") as world:
             fresh = world.b.node.address
-            stale = replace(
-                fresh, attachments=tuple(replace(at, nat=NatProfile()) for at in fresh.attachments)
-            )
+            stale = replace(fresh, attachments=tuple(replace(at, nat=NatProfile()) for at in fresh.attachments))
             pipe = await world.a.node.connect(stale, mode="datagram")
             await asyncio.sleep(1)
             placed = [event.address for event in world.a.said(PeerPlaced)]
             assert placed == [stale.to_text(), fresh.to_text()]
-            assert describe(world.a.said(PeerPlaced)[0]).endswith(
-                f"{pipe.peer} is at 198.51.100.2, 192.168.2.2"
-            )
+            assert describe(world.a.said(PeerPlaced)[0]).endswith(f"{pipe.peer} is at 198.51.100.2, 192.168.2.2")
             assert world.b.said(PeerPlaced) == []
             await pipe.close()
 

@@ -63,9 +63,7 @@ class OwnRelayWorld(World):
 
 @pytest.mark.parametrize("kinds", [("edm", "edm"), (NO_UDP, "edm"), (NO_UDP, NO_UDP)])
 @pytest.mark.parametrize("options", EITHER)
-def test_pairs_without_a_direct_way_are_relayed_in_half_a_second(
-    kinds: tuple[str, str], options: Options
-) -> None:
+def test_pairs_without_a_direct_way_are_relayed_in_half_a_second(kinds: tuple[str, str], options: Options) -> None:
     """Also two that reach nothing but the relay's TCP port: one relayed endpoint sends to the other."""
 
     async def story() -> None:

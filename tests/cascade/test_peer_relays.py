@@ -61,9 +61,7 @@ class GroupWorld(World):
 
     def strays(self) -> list[OpenSocket]:
         """Credentials are asked for over pipes to carol, which live for a moment."""
-        return [
-            entry for entry in super().strays() if entry.host != "carol" and "carol" not in str(entry.remote)
-        ]
+        return [entry for entry in super().strays() if entry.host != "carol" and "carol" not in str(entry.remote)]
 
 
 MEMBERS = frozenset({identity("a").node_id, identity("b").node_id})
@@ -123,9 +121,7 @@ def test_a_lender_that_nobody_reaches_offers_nothing() -> None:
         async with GroupWorld("eim", "eim", allow=MEMBERS, behind="eim") as world:
             assert world.relay.use.reachable == ()
             assert world.a.run.relays.servers == ()
-            [failure] = {
-                event.reason for event in world.a.said(ServerFailed) if event.service == "ice-servers"
-            }
+            [failure] = {event.reason for event in world.a.said(ServerFailed) if event.service == "ice-servers"}
             assert "no TURN server" in failure
 
     virtual(story)
@@ -134,8 +130,7 @@ def test_a_lender_that_nobody_reaches_offers_nothing() -> None:
 def test_a_lender_cannot_name_a_relay_in_our_network(monkeypatch: pytest.MonkeyPatch) -> None:
     async def lie(relay: PeerRelay, pipe: Any) -> None:
         servers = [
-            {"urls": f"turn:{host}", "username": "u", "credential": "p"}
-            for host in ("192.168.1.1", "127.0.0.1")
+            {"urls": f"turn:{host}", "username": "u", "credential": "p"} for host in ("192.168.1.1", "127.0.0.1")
         ]
         await pipe.send(json.dumps(servers).encode())
 

@@ -75,9 +75,9 @@ def test_the_package_in_the_tests_is_the_one_on_the_page() -> None:
 def test_it_needs_nothing_but_public_names() -> None:
     for name in ("http_proxy.py", "warpgate_port_443.py"):
         assert re.findall(r"^(?:from|import) (warpgate[\w.]*)", FILES[name], re.MULTILINE) == ["warpgate"]
-    assert set(
-        re.findall(r"^from warpgate_testing import (.*)$", FILES["test_port_443.py"], re.MULTILINE)
-    ) == {"Pair, run_virtual"}
+    assert set(re.findall(r"^from warpgate_testing import (.*)$", FILES["test_port_443.py"], re.MULTILINE)) == {
+        "Pair, run_virtual"
+    }
 
 
 def test_the_test_on_the_page_passes_where_its_author_runs_it(tmp_path: Path) -> None:
@@ -126,9 +126,7 @@ def test_a_peer_that_cannot_open_the_door_says_why(guide: Registry) -> None:
         async with World("only-443", "public", registry=guide) as world:
             taken = world.hosts["b"].listen_tcp(Endpoint.of("198.51.100.2", 443), TcpStream.abort)
             with pytest.raises(ConnectFailed, match="the peer cannot listen on port 443"):
-                await world.a.node.connect(
-                    world.b.node.address, plugins=["port_443"], timeout=3.0, **OVER_TCP
-                )
+                await world.a.node.connect(world.b.node.address, plugins=["port_443"], timeout=3.0, **OVER_TCP)
             taken.close()
 
     virtual(run)
@@ -138,9 +136,7 @@ def test_port_443_is_skipped_where_the_peer_accepts_no_strangers(guide: Registry
     async def run() -> None:
         async with World("public", "eim-apdf", registry=guide) as world:
             with pytest.raises(ConnectFailed) as failed:
-                await world.a.node.connect(
-                    world.b.node.address, plugins=["port_443"], timeout=3.0, **OVER_TCP
-                )
+                await world.a.node.connect(world.b.node.address, plugins=["port_443"], timeout=3.0, **OVER_TCP)
             [row] = failed.value.report
             assert (row.outcome, row.reason) == ("skipped", "the peer has no address that accepts strangers")
 
@@ -162,17 +158,13 @@ class TestHttpProxy:
 
         virtual(run)
 
-    def test_a_refusal_is_told_and_nothing_stays_open(
-        self, guide: Registry, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_refusal_is_told_and_nothing_stays_open(self, guide: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(os.environ, "HTTPS_PROXY", f"http://{PROXY}:443")
 
         async def run() -> None:
             async with World("only-443", "public", registry=guide) as world, proxy(world, b"407 No"):
                 with pytest.raises(ConnectFailed, match=r"the proxy refused: b'HTTP/1\.1 407 No'"):
-                    await world.a.node.connect(
-                        world.b.node.address, plugins=["http_proxy"], timeout=3.0, **OVER_TCP
-                    )
+                    await world.a.node.connect(world.b.node.address, plugins=["http_proxy"], timeout=3.0, **OVER_TCP)
 
         virtual(run)
 
@@ -182,9 +174,7 @@ class TestHttpProxy:
         async def run() -> None:
             async with World("only-443", "public", registry=guide) as world:
                 with pytest.raises(ConnectFailed, match="HTTPS_PROXY is not set"):
-                    await world.a.node.connect(
-                        world.b.node.address, plugins=["http_proxy"], timeout=3.0, **OVER_TCP
-                    )
+                    await world.a.node.connect(world.b.node.address, plugins=["http_proxy"], timeout=3.0, **OVER_TCP)
 
         virtual(run)
 
@@ -238,9 +228,7 @@ class TestMisbehaviour:
         async def run() -> None:
             async with World("public", "public", registry=registry) as world:
                 with pytest.raises(ConnectFailed, match=match):
-                    await world.a.node.connect(
-                        world.b.node.address, plugins=[plugin.name], timeout=3.0, **OVER_TCP
-                    )
+                    await world.a.node.connect(world.b.node.address, plugins=[plugin.name], timeout=3.0, **OVER_TCP)
 
         virtual(run)
 
@@ -269,8 +257,6 @@ class TestMisbehaviour:
             name = "hopeless"
 
             async def initiate(self, attempt: Attempt) -> Link:
-                return await attempt.first(
-                    {"the back door": lambda: attempt.dial(Endpoint.of("198.51.100.2", 9))}
-                )
+                return await attempt.first({"the back door": lambda: attempt.dial(Endpoint.of("198.51.100.2", 9))})
 
         self.failed(guide, Hopeless, "the back door: ")

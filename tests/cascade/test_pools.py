@@ -46,12 +46,8 @@ def test_a_punch_finds_the_addresses_that_were_not_known_when_it_began(
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(
-    "kinds", [("eim-pool", "eim-pool"), ("eim-pool", "eim-adf"), ("eim-apdf", "eim-pool")]
-)
-def test_fresh_ports_may_be_at_another_address_than_the_listening_one(
-    kinds: tuple[str, str], seed: int
-) -> None:
+@pytest.mark.parametrize("kinds", [("eim-pool", "eim-pool"), ("eim-pool", "eim-adf"), ("eim-apdf", "eim-pool")])
+def test_fresh_ports_may_be_at_another_address_than_the_listening_one(kinds: tuple[str, str], seed: int) -> None:
     """RFC 4787 section 4.1: with endpoint-independent mapping, too, each port has whichever address it was given.
 
     Where the TCP port has another one than the UDP port, its owner's address cannot name it. No volley goes there in

@@ -94,9 +94,7 @@ def test_many_streams_between_two_nodes_share_a_pair_of_endpoints() -> None:
     async def main() -> None:
         async with World("eim-apdf", "eim-apdf") as world:
             began = world.now
-            pipes = await asyncio.gather(
-                *(world.a.node.connect(world.b.node.address, **OVER_QUIC) for _ in range(12))
-            )
+            pipes = await asyncio.gather(*(world.a.node.connect(world.b.node.address, **OVER_QUIC) for _ in range(12)))
             assert world.now - began == pytest.approx(S + r, abs=1e-6)
             others = {pipe.session: pipe for pipe in [await world.b.node.accept() for _ in pipes]}
             assert len({(pipe.local, pipe.remote) for pipe in pipes}) == 1
@@ -115,9 +113,7 @@ def test_both_nodes_open_a_stream_to_each_other_at_once() -> None:
     async def main() -> None:
         async with World("eim-apdf", "eim-apdf") as world:
             a, b = world.a.node, world.b.node
-            mine, yours = await asyncio.gather(
-                a.connect(b.address, **OVER_QUIC), b.connect(a.address, **OVER_QUIC)
-            )
+            mine, yours = await asyncio.gather(a.connect(b.address, **OVER_QUIC), b.connect(a.address, **OVER_QUIC))
             mine_there, yours_here = await b.accept(), await a.accept()
             await exchange(mine, mine_there)
             await exchange(yours, yours_here)
@@ -164,9 +160,7 @@ def test_losers_leave_no_quic_behind() -> None:
 def test_a_path_that_dies_in_the_handshake_fails_the_attempt() -> None:
     async def main() -> None:
         async with World("public", "public") as world:
-            attempt = asyncio.ensure_future(
-                world.a.node.connect(world.b.node.address, timeout=8.0, **OVER_QUIC)
-            )
+            attempt = asyncio.ensure_future(world.a.node.connect(world.b.node.address, timeout=8.0, **OVER_QUIC))
             await asyncio.sleep(r - 0.001)  # the peer answers, and it does not arrive
             world.lose(1.0)
             with pytest.raises(ConnectFailed):

@@ -68,9 +68,7 @@ class Story:
         async with asyncio.timeout(RECOVERED):
             await asyncio.gather(*self.opening)
             before = [stream.received for stream in self.streams]
-            while any(
-                not s.fault and s.received < n + FLOWING for s, n in zip(self.streams, before, strict=True)
-            ):
+            while any(not s.fault and s.received < n + FLOWING for s, n in zip(self.streams, before, strict=True)):
                 assert self.faults() == []
                 await asyncio.sleep(1.0)
 
@@ -133,9 +131,7 @@ def lose_a_path(seat: Seat) -> None:
             connection._lost(path, "it was this test's turn")
 
 
-@settings(
-    max_examples=STORIES, deadline=None, derandomize=STORIES < 100, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=STORIES, deadline=None, derandomize=STORIES < 100, suppress_health_check=list(HealthCheck))
 @given(
     st.tuples(kinds, kinds),
     st.booleans(),

@@ -25,9 +25,7 @@ class PrivateRelayWorld(RelayWorld):
     def __init__(self, *kinds: str, **options: Any) -> None:
         super().__init__(*kinds, **options)
         self.turn_host = self.internet.host("turn in a cloud", "203.0.113.6", CLOUD)
-        self.private = MemoryTurn(
-            self.turn_host, Endpoint.of("203.0.113.6", 3478), relay_ip=Endpoint.of(CLOUD, 1).ip
-        )
+        self.private = MemoryTurn(self.turn_host, Endpoint.of("203.0.113.6", 3478), relay_ip=Endpoint.of(CLOUD, 1).ip)
 
     async def close(self) -> None:
         await super().close()
@@ -81,10 +79,7 @@ class LyingTurn(MemoryTurn):
             raise _Refusal(300, "Try Alternate", (Attribute.ALTERNATE_SERVER, self.alternate))
         told = super()._allocate(*args)
         lie = self.relayed
-        return [
-            (number, lie if lie and number == Attribute.XOR_RELAYED_ADDRESS else value)
-            for number, value in told
-        ]
+        return [(number, lie if lie and number == Attribute.XOR_RELAYED_ADDRESS else value) for number, value in told]
 
 
 class LyingWorld(RelayWorld):

@@ -48,9 +48,7 @@ def test_a_link_over_the_peers_relay_is_known_to_be_one(kind: str) -> None:
     """Also where its first packet is here before the message that tells of the relay."""
 
     async def story() -> None:
-        async with RelayWorld(
-            "udp-blocked", kind, server="turn:user:password@203.0.113.5:3478?transport=tcp"
-        ) as world:
+        async with RelayWorld("udp-blocked", kind, server="turn:user:password@203.0.113.5:3478?transport=tcp") as world:
             near = await world.b.node.connect(world.a.node.address, **OVER_UDP)
             far = await world.a.node.accept()
             assert (near.relayed, far.relayed) == (True, True)

@@ -52,9 +52,7 @@ class RelayWorld(World):
         **options: Any,
     ) -> None:
         known = Config(turn=(server,))
-        super().__init__(
-            *kinds, config_a=known if a else Config(), config_b=known if b else Config(), **options
-        )
+        super().__init__(*kinds, config_a=known if a else Config(), config_b=known if b else Config(), **options)
         self.turn_host = self.internet.host("turn", "203.0.113.5", "2001:db8:5::5")
         self.turn = MemoryTurn(self.turn_host, Endpoint.of("203.0.113.5", port))
 
@@ -94,9 +92,7 @@ STREAM = 3 * R + S + (R + HOP) + HOP + R
 
 
 @pytest.mark.parametrize(("options", "expected"), [(OVER_UDP, DATAGRAM), (OVER_TCP, STREAM)])
-def test_two_random_nats_meet_at_the_initiators_relay_without_waiting(
-    options: Options, expected: float
-) -> None:
+def test_two_random_nats_meet_at_the_initiators_relay_without_waiting(options: Options, expected: float) -> None:
     async def story() -> None:
         async with RelayWorld("edm", "edm") as world:
             near, far, seconds = await connected(world, **options)
@@ -168,9 +164,7 @@ def test_an_open_port_is_no_hope_where_no_datagram_gets_out(kinds: tuple[str, st
     virtual(story)
 
 
-@pytest.mark.parametrize(
-    "kinds", [("edm-seq", "edm-seq-2"), ("edm-seq", "eim-apdf"), ("edm-block", "eim-apdf")]
-)
+@pytest.mark.parametrize("kinds", [("edm-seq", "edm-seq-2"), ("edm-seq", "eim-apdf"), ("edm-block", "eim-apdf")])
 @pytest.mark.parametrize("options", EITHER)
 def test_what_can_be_predicted_is_not_relayed(kinds: tuple[str, str], options: Options) -> None:
     """Blocks are guessed over UDP only."""
@@ -210,9 +204,7 @@ def test_either_sides_relay_serves(options: Options) -> None:
 
 
 @pytest.mark.parametrize("options", EITHER)
-@pytest.mark.parametrize(
-    ("a", "b"), [("udp-blocked", "edm"), ("edm", "udp-blocked"), ("udp-blocked", "udp-blocked")]
-)
+@pytest.mark.parametrize(("a", "b"), [("udp-blocked", "edm"), ("edm", "udp-blocked"), ("udp-blocked", "udp-blocked")])
 def test_without_udp_the_relay_is_reached_over_tcp(a: str, b: str, options: Options) -> None:
     async def story() -> None:
         async with RelayWorld(a, b) as world:
@@ -380,9 +372,7 @@ def test_a_wrong_password_is_told() -> None:
     async def story() -> None:
         async with RelayWorld("edm", "edm", b=False, server="turn:user:wrong@203.0.113.5:3478") as world:
             with pytest.raises(ConnectFailed) as failed:
-                await world.a.node.connect(
-                    world.b.node.address, plugins=["turn"], mode=Mode.DATAGRAM, timeout=0.5
-                )
+                await world.a.node.connect(world.b.node.address, plugins=["turn"], mode=Mode.DATAGRAM, timeout=0.5)
             notes = [text for row in failed.value.report for _, text in row.notes]
             assert any("does not accept the user name or password (error 401" in note for note in notes)
             assert "wrong" not in str(notes)

@@ -66,9 +66,7 @@ def test_it_is_there_again_after_a_while_and_after_a_move() -> None:
             await asyncio.sleep(LINGERING + 1)
             moved("a", 77)(world)
             await asyncio.sleep(1)
-            [reserve] = [
-                allocation for allocation in world.reserves if allocation in world.a.run.relays._allocations
-            ]
+            [reserve] = [allocation for allocation in world.reserves if allocation in world.a.run.relays._allocations]
             assert reserve.mapped is not None
             assert str(reserve.mapped.ip) == "198.51.100.77"
             assert before.relayed != tuple(map(str, reserve.relayed))

@@ -29,9 +29,7 @@ class Household(RelayWorld):
 class Subscribers(RelayWorld):
     """a and b behind home routers of their own, and these behind the same NAT of a carrier's."""
 
-    def __init__(
-        self, *kinds: str, hairpin: bool = True, networks: tuple[int, int] = (1, 2), **options: Any
-    ) -> None:
+    def __init__(self, *kinds: str, hairpin: bool = True, networks: tuple[int, int] = (1, 2), **options: Any) -> None:
         """`networks`: the third byte of each home's; the hosts have the same last one."""
         self._hairpin, self._networks = hairpin, networks
         self._carrier: MemoryRouter | None = None
@@ -90,9 +88,7 @@ def test_neighbours_that_are_kept_apart_meet_at_their_routers_outside(kind: str,
 @pytest.mark.parametrize("options", BOTH_WAYS)
 @pytest.mark.parametrize("networks", [(1, 2), (1, 1)], ids=["other numbers", "the same numbers"])
 @pytest.mark.parametrize("kind", ["eim-apdf", "masquerade"])
-def test_subscribers_of_one_carrier_meet_at_its_outside(
-    kind: str, networks: tuple[int, int], options: Options
-) -> None:
+def test_subscribers_of_one_carrier_meet_at_its_outside(kind: str, networks: tuple[int, int], options: Options) -> None:
     """Also where both homes, and both hosts, have the same numbers: what is at that number here is not the peer."""
 
     async def main() -> None:
@@ -153,9 +149,7 @@ def test_two_counts_behind_one_nat_meet_at_its_outside(kinds: tuple[str, str]) -
     virtual(main)
 
 
-@pytest.mark.parametrize(
-    ("kinds", "winner"), [(("edm", "eim-apdf"), "random_probe"), (("edm", "edm"), "turn")]
-)
+@pytest.mark.parametrize(("kinds", "winner"), [(("edm", "eim-apdf"), "random_probe"), (("edm", "edm"), "turn")])
 def test_random_ports_are_searched_as_between_any_two(kinds: tuple[str, str], winner: str) -> None:
     async def main() -> None:
         async with Subscribers(*kinds, a=winner == "turn", b=winner == "turn") as world:

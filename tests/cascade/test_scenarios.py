@@ -120,9 +120,7 @@ def test_streams(kind_a: str, kind_b: str, code: str) -> None:
 
 @pytest.mark.parametrize("options", BOTH_WAYS)
 @pytest.mark.parametrize("kind_b", ["firewalled", "eim-apdf", "edm"])
-def test_where_only_guessing_or_a_relay_would_help_the_failure_explains_itself(
-    kind_b: str, options: Options
-) -> None:
+def test_where_only_guessing_or_a_relay_would_help_the_failure_explains_itself(kind_b: str, options: Options) -> None:
     async def main() -> None:
         async with World("edm", kind_b) as world:
             with pytest.raises(ConnectFailed, match="no strategy reached") as failed:

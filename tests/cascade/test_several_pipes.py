@@ -83,9 +83,7 @@ def test_three_at_once(kind: str, options: Options) -> None:
     async def main() -> None:
         async with World(kind, kind) as world:
             address = world.b.node.address
-            ones = await asyncio.gather(
-                *(world.a.node.connect(address, plugins=QUICK, **options) for _ in range(3))
-            )
+            ones = await asyncio.gather(*(world.a.node.connect(address, plugins=QUICK, **options) for _ in range(3)))
             others = {pipe.session: pipe for pipe in [await world.b.node.accept() for _ in range(3)]}
             assert len(others) == 3
             pairs = [(one, others[one.session]) for one in ones]
@@ -104,9 +102,7 @@ def test_streams_over_udp_and_datagrams_beside_each_other(kind: str) -> None:
             second = await connected(world, **over_quic)
             third = await connected(world, plugins=QUICK, **OVER_UDP)
             await tell_apart([(one, other) for one, other, _ in (first, second, third)])
-            await close_all(
-                world, *(pipe for one, other, _ in (first, second, third) for pipe in (one, other))
-            )
+            await close_all(world, *(pipe for one, other, _ in (first, second, third) for pipe in (one, other)))
 
     virtual(main)
 
@@ -212,9 +208,7 @@ def test_a_link_that_comes_when_its_plugin_is_over_is_dropped() -> None:
     async def main() -> None:
         async with World("public", "public", registry=registry_with(DialsAfterwards, Hangs)) as world:
             names = ["dials_afterwards", "hangs"]
-            task = asyncio.ensure_future(
-                world.a.node.connect(world.b.node.address, plugins=names, timeout=2.0)
-            )
+            task = asyncio.ensure_future(world.a.node.connect(world.b.node.address, plugins=names, timeout=2.0))
             await asyncio.sleep(0.3 + 3 * R)
             assert [event.transport for event in world.a.said(LinkVerified)] == ["tcp"]  # it did get that far
             assert [entry for entry in world.strays() if entry.host == "a"] == []

@@ -153,9 +153,7 @@ def test_a_hello_is_good_once() -> None:
             await asyncio.sleep(1.0)
             await again.send(hello)
             assert await hung_up(again) == b""
-            assert [event.reason for event in world.b.said(StrangerRefused)] == [
-                "a HELLO that was seen before"
-            ]
+            assert [event.reason for event in world.b.said(StrangerRefused)] == ["a HELLO that was seen before"]
             first.abort()
             mallory.close()
             await nobody_got_in(world)
@@ -249,9 +247,7 @@ def test_a_replayed_envelope_does_nothing(after: float) -> None:
     async def main() -> None:
         async with World() as world:
             one, other, _ = await connected(world, **OVER_UDP)
-            topic, envelope = next(
-                entry for entry in world.brokers[0].log if entry[0].endswith(world.b.node.node_id)
-            )
+            topic, envelope = next(entry for entry in world.brokers[0].log if entry[0].endswith(world.b.node.node_id))
             await one.close()
             await other.close()
             await asyncio.sleep(after)
@@ -262,9 +258,7 @@ def test_a_replayed_envelope_does_nothing(after: float) -> None:
             assert len(world.b.said(PluginStarted)) == started
             assert world.b.run.sessions.ids == ()
             assert len(world.b.said(PipeOpened)) == 1
-            if (
-                after > 30.0
-            ):  # earlier it may be the same envelope by another broker, which is not worth a word
+            if after > 30.0:  # earlier it may be the same envelope by another broker, which is not worth a word
                 assert len(world.b.said(SignalRefused)) == packets + 5
                 assert "replayed" in world.b.said(SignalRefused)[-1].reason
 
@@ -311,9 +305,7 @@ def test_an_altered_envelope_is_refused_wherever_it_was_altered() -> None:
             mallory.publish(b"")
             mallory.publish(b"\xff" * 5000)
             await asyncio.sleep(1.0)
-            assert (
-                len(world.b.said(SignalRefused)) == len(places) + 3
-            )  # the one that is too large is not even opened
+            assert len(world.b.said(SignalRefused)) == len(places) + 3  # the one that is too large is not even opened
             assert world.b.said(PluginStarted) == []
             mallory.publish(envelope)  # as it was, it is let in: the test could fail
             await asyncio.sleep(1.0)
@@ -381,9 +373,7 @@ def test_somebody_elses_session_id_opens_nothing_and_breaks_nothing() -> None:
             forged = await mallory.dial()  # Alice's key, but not hers to use
             await forged.send(mallory.handshake(session, claims=alice.identity.public_key).data_to_send())
             assert await hung_up(forged) == b""
-            mallory.send(
-                mallory.codec(session).request(fresh_bytes(12), "direct", mallory.target, introduce=True)
-            )
+            mallory.send(mallory.codec(session).request(fresh_bytes(12), "direct", mallory.target, introduce=True))
             claims = mallory.codec(session, claims=alice.identity.public_key)
             mallory.send(claims.request(fresh_bytes(12), "direct", mallory.target, introduce=True))
             await asyncio.sleep(1.0)
@@ -539,11 +529,7 @@ def test_a_thousand_idle_connections_do_not_keep_an_honest_peer_out(options: Opt
             streams = await asyncio.gather(*(idler.dial() for idler in crowd for _ in range(250)))
             assert len(streams) == 1000
             await asyncio.sleep(2 * R)
-            held = [
-                entry
-                for entry in world.internet.open_sockets()
-                if entry.host == "b" and entry.kind == "stream"
-            ]
+            held = [entry for entry in world.internet.open_sockets() if entry.host == "b" and entry.kind == "stream"]
             assert len(held) <= Budgets().unauthenticated_connections + 2 < 200  # and two to the STUN server
             one, other, waited = await connected(world, **options)
             assert waited == pytest.approx(R if options is OVER_UDP else 2 * R)
@@ -921,9 +907,7 @@ def test_a_flood_of_introductions_is_rationed_and_does_not_touch_who_comes_by_an
             mallory = Stranger(world)
             rate = int(Budgets().introductions_per_second)
             checks = [
-                mallory.codec(fresh_bytes(16)).request(
-                    fresh_bytes(12), "direct", mallory.target, introduce=True
-                )
+                mallory.codec(fresh_bytes(16)).request(fresh_bytes(12), "direct", mallory.target, introduce=True)
                 for _ in range(2 * rate)
             ]
             for check in checks[:rate]:

@@ -99,9 +99,7 @@ def test_both_ends_agree_where_two_connections_come_through(kinds: tuple[str, st
 
 
 @pytest.mark.parametrize("options", BOTH_WAYS)
-@pytest.mark.parametrize(
-    "kinds", [("edm-seq", "edm-seq"), ("edm-seq--1", "edm-seq-7"), ("adm-seq", "edm-seq-2")]
-)
+@pytest.mark.parametrize("kinds", [("edm-seq", "edm-seq"), ("edm-seq--1", "edm-seq-7"), ("adm-seq", "edm-seq-2")])
 def test_two_nats_that_count_are_predicted(kinds: tuple[str, str], options: Options) -> None:
     plugin, waited, *_ = virtual(lambda: crossed(*kinds, options=options))
     assert plugin == ("udp_punch" if options is OVER_UDP else "tcp_punch")
@@ -220,9 +218,7 @@ def test_port_sets_of_other_shapes_are_crossed(kinds: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(("kinds", "held_by"), [(("mape", "mape"), "a"), (("edm-seq", "mape"), "b")])
-def test_where_a_router_still_holds_the_port_that_was_named_another_is(
-    kinds: tuple[str, str], held_by: str
-) -> None:
+def test_where_a_router_still_holds_the_port_that_was_named_another_is(kinds: tuple[str, str], held_by: str) -> None:
     """All ports of a set are in use towards the first port that the other side names: an attempt of half a minute ago,
     by a program that has forgotten it.
     """
@@ -265,15 +261,11 @@ def test_what_is_known_of_ports_shortens_the_search(kind: str) -> None:
         assert max(waited for _, waited, *_ in done) < (9.0 if kind == "edm-parity" else 6.5)
 
 
-@pytest.mark.parametrize(
-    "kinds", [("edm-pool", "eim-apdf"), ("eim-apdf", "edm-pool"), ("edm-pool", "eim-adf")]
-)
+@pytest.mark.parametrize("kinds", [("edm-pool", "eim-apdf"), ("eim-apdf", "edm-pool"), ("edm-pool", "eim-adf")])
 def test_the_other_addresses_of_a_pool_are_searched_as_well(kinds: tuple[str, str]) -> None:
     async def main() -> None:
         async with World(*kinds, seed=5) as world:
-            assert (
-                len(world.a.node.address.attachments[0].pool or world.b.node.address.attachments[0].pool) >= 2
-            )
+            assert len(world.a.node.address.attachments[0].pool or world.b.node.address.attachments[0].pool) >= 2
             one, other, _ = await connected(world, **OVER_UDP)
             await exchange(one, other)
 
@@ -283,9 +275,7 @@ def test_the_other_addresses_of_a_pool_are_searched_as_well(kinds: tuple[str, st
 @pytest.mark.parametrize("options", BOTH_WAYS)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kinds", [("edm-pool", "eim-adf"), ("eim-adf", "edm-pool")], ids="-".join)
-def test_a_filter_by_address_is_opened_to_a_whole_pool(
-    kinds: tuple[str, str], seed: int, options: Options
-) -> None:
+def test_a_filter_by_address_is_opened_to_a_whole_pool(kinds: tuple[str, str], seed: int, options: Options) -> None:
     plugin, waited, *_ = virtual(lambda: crossed(*kinds, seed=seed, options=options))
     assert plugin == ("udp_punch" if options is OVER_UDP else "tcp_punch")
     assert waited <= S + 2 * R + 1e-6
@@ -368,9 +358,7 @@ def test_a_peer_that_asks_for_more_is_refused_with_the_reason(kinds: tuple[str, 
             for _ in range(2):
                 before = world.routers["b"].counters().flows_created
                 with pytest.raises(ConnectFailed) as failed:
-                    await world.a.node.connect(
-                        world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=8.0
-                    )
+                    await world.a.node.connect(world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=8.0)
                 assert world.routers["b"].counters().flows_created - before <= 3
                 await asyncio.sleep(40.0)  # b has given up, too
             refused = [event.reason for event in world.b.said(SignalRefused)]
@@ -383,9 +371,7 @@ def test_a_peer_that_asks_for_more_is_refused_with_the_reason(kinds: tuple[str, 
 def test_one_random_punch_at_a_time() -> None:
     async def connect(world: World) -> bool:
         try:
-            await world.a.node.connect(
-                world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=15.0
-            )
+            await world.a.node.connect(world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=15.0)
         except ConnectFailed as failed:
             return "one at a time" not in str(failed)
         return True
@@ -424,9 +410,7 @@ def test_hostile_messages_cost_nothing(message: Guess) -> None:
                 mock.patch("warpgate.plugins.random_probe._spread", says),
                 pytest.raises(ConnectFailed, match="refused"),
             ):
-                await world.a.node.connect(
-                    world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=3.0
-                )
+                await world.a.node.connect(world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=3.0)
             assert world.routers["b"].counters().flows_created == before
             ended = [event for event in world.b.said(PluginEnded) if event.plugin == "random_probe"]
             assert [event.outcome for event in ended] == ["failed"]
@@ -449,9 +433,7 @@ def test_a_meeting_leads_to_no_place_but_the_peers_own(target: str) -> None:
                 mock.patch("warpgate.plugins.random_probe.initiate_meeting", says),
                 pytest.raises(ConnectFailed),
             ):
-                await world.a.node.connect(
-                    world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=3.0
-                )
+                await world.a.node.connect(world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=3.0)
             assert world.routers["b"].counters().flows_created == before
             ended = [event for event in world.b.said(PluginEnded) if event.plugin == "random_probe"]
             assert [event.outcome for event in ended] == ["failed"]
@@ -474,9 +456,7 @@ def test_a_peer_that_asks_for_meetings_without_end_gets_two_of_few_sockets() -> 
                 mock.patch("warpgate.plugins.random_probe.initiate_meeting", says),
                 pytest.raises(ConnectFailed),
             ):
-                await world.a.node.connect(
-                    world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=20.0
-                )
+                await world.a.node.connect(world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=20.0)
             await asyncio.sleep(30.0)
             sent = [
                 seen.packet.flow

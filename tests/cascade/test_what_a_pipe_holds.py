@@ -52,9 +52,7 @@ def traced(world: World) -> int:
     world.b.events.clear()
     gc.collect()
     outside = [tracemalloc.Filter(False, f"*{part}*") for part in ("/lab/", "/tests/", "importlib")]
-    return sum(
-        entry.size for entry in tracemalloc.take_snapshot().filter_traces(outside).statistics("filename")
-    )
+    return sum(entry.size for entry in tracemalloc.take_snapshot().filter_traces(outside).statistics("filename"))
 
 
 def test_a_pair_of_datagram_pipes_costs_a_few_kilobytes() -> None:

@@ -45,9 +45,7 @@ def test_what_a_process_learnt_helps_the_next_one_in_another_network(
         server = internet.host("stun", AT)
         stun = MemoryStun(server, Endpoint.of(AT, 3478), None)
         home = internet.host("home", "192.168.1.2", behind=internet.router("h", ("198.51.100.1",), NatSpec()))
-        train = internet.host(
-            "train", "172.18.0.2", behind=internet.router("t", ("198.51.100.2",), NatSpec())
-        )
+        train = internet.host("train", "172.18.0.2", behind=internet.router("t", ("198.51.100.2",), NatSpec()))
         async with wanderer(train) as stranger:
             assert stranger.address.attachments[0].reflexive is None, "nobody has ever known the name"
         internet.name(NAME, AT)
@@ -63,9 +61,7 @@ def test_what_a_process_learnt_helps_the_next_one_in_another_network(
     assert [host["ips"] for network in networks for host in network["hosts"]] == [[AT], [AT]]
 
 
-def test_a_list_that_was_fetched_is_used_by_the_next_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_list_that_was_fetched_is_used_by_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARPGATE_DATA", str(tmp_path))
     key, place, events = Identity.generate(), "https://lists.example.com/servers.toml", list[Event]()
     text = f'sequence = 9\nexpires = 2099-01-01\nbrokers = ["mqtts://b.example.com"]\nstun = ["{AT}:3478"]\n'
@@ -91,9 +87,7 @@ def test_a_list_that_was_fetched_is_used_by_the_next_process(
         stun = MemoryStun(internet.host("stun", AT), Endpoint.of(AT, 3478), None)
         home = internet.host("home", "192.168.1.2", behind=internet.router("h", ("198.51.100.1",), NatSpec()))
         async with node_at(home) as node:
-            assert node.address.attachments[0].reflexive is None, (
-                "no server of the package is in this internet"
-            )
+            assert node.address.attachments[0].reflexive is None, "no server of the package is in this internet"
             await asyncio.sleep(server_lists.FIRST_HIGH)
             assert ServerListFetched(place, 9) in events
         async with node_at(home) as node:

@@ -35,9 +35,7 @@ def main() -> int:
     for name in arguments or TARGETS:
         # A process each: what one target keeps, or breaks, is no other's.
         command = (sys.executable, str(Path(__file__).parent), "--one", name)
-        ended = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
+        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         count = COUNT.search(ended.stdout)
         verdict = "FOUND" if ended.returncode else "ok   "
         print(f"{verdict} {name:<24} {count[1] if count else '?':>9} inputs", flush=True)

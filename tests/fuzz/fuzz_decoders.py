@@ -93,13 +93,9 @@ PCP = bytes.fromhex("02810000000004b000000064") + bytes(12) + bytes(range(12)) +
     "110000001388138800000000000000000000ffffcb007101"
 )  # fmt: skip
 NAT_PMP = (bytes.fromhex("0080000000000064cb007101"), bytes.fromhex("00810000000000641388138800000e10"))
-TURN_DATA = (
-    bytes.fromhex("0017001c2112a442000102030405060708090a0b00120008000140baea12d56800130004") + b"user"
-)
+TURN_DATA = bytes.fromhex("0017001c2112a442000102030405060708090a0b00120008000140baea12d56800130004") + b"user"
 TURN_DATA += bytes.fromhex("000d000400000258")
-ERROR_401 = bytes.fromhex(
-    "011300182112a442000102030405060708090a0b00090004000004010014000372656100001500036e6f6e00"
-)
+ERROR_401 = bytes.fromhex("011300182112a442000102030405060708090a0b00090004000004010014000372656100001500036e6f6e00")
 
 
 def _text(function: Callable[[str], object]) -> Callable[[bytes], object]:
@@ -352,9 +348,7 @@ DECODERS = (
     Target("welcome", _welcome, (ProtocolError,), (VECTORS["welcome"], VECTORS["nominate"])),
     Target("signal", _signal, (DecodeError,), (VECTORS["signal"],)),
     Target("envelope", _envelope, (ProtocolError,), (VECTORS["signal"],)),
-    Target(
-        "envelope_unsealed", lambda data: open_envelope(BOB, data), (ProtocolError,), (VECTORS["envelope"],)
-    ),
+    Target("envelope_unsealed", lambda data: open_envelope(BOB, data), (ProtocolError,), (VECTORS["envelope"],)),
     Target(
         "plugin_messages",
         _plugin_messages,
@@ -393,9 +387,7 @@ DECODERS = (
     Target("igd_description", _description, (DecodeError,), (DESCRIPTION,)),
     Target("igd_url", _text(_url), (DecodeError,), _PLACES),
     Target("igd_soap", _soap, (DecodeError,), (ANSWER, FAULT)),
-    Target(
-        "transfer_frames", _transfer, (DecodeError,), [VECTORS[name] for name in ("offer", "entries", "have")]
-    ),
+    Target("transfer_frames", _transfer, (DecodeError,), [VECTORS[name] for name in ("offer", "entries", "have")]),
     Target(
         "file_name",
         _text(_file_name),

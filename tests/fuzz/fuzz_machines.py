@@ -248,9 +248,7 @@ _TALK = b"".join(VECTORS[name] for name in ("offer", "entries", "have"))
 
 MACHINES = (
     Target("check_agent", _checks, (), [b"\0" + data for data in CHECKS]),
-    Target(
-        "stun_client", _binding, (), (b"\0" + _BINDING_ANSWER, b"\0" + ERROR_401, b"\4" + _BINDING_ANSWER * 2)
-    ),
+    Target("stun_client", _binding, (), (b"\0" + _BINDING_ANSWER, b"\0" + ERROR_401, b"\4" + _BINDING_ANSWER * 2)),
     Target("turn_client", _turn, (), (b"\0" + ERROR_401, b"\0" + _ALLOCATED, b"\0" + TURN_DATA)),
     Target("port_mapper", _port_mapping, (), [b"\0" + data for data in (PCP, *NAT_PMP)]),
     Target("stun_server", _stun_server, (), (*CHECKS, bytes.fromhex("000100002112a442") + ASKED_ID)),

@@ -54,9 +54,7 @@ class _Relay:
         )
         self.auth = LongTermAuth(time_limited("north", EPOCH + 86400, "warpgate"))
         self._ports = count(50000)
-        wanted = StunMessage(
-            Method.ALLOCATE, StunClass.REQUEST, ASKED_ID, ((Attribute.REQUESTED_TRANSPORT, 17),)
-        )
+        wanted = StunMessage(Method.ALLOCATE, StunClass.REQUEST, ASKED_ID, ((Attribute.REQUESTED_TRANSPORT, 17),))
         self.auth.challenged(decode(self.ask(encode(wanted), 0.0)[0]))
         self.ask(self.auth.seal(wanted), 0.0)
         self.allocation = self.server.allocations[MEMBER]
@@ -170,9 +168,7 @@ class _Wire(asyncio.Transport):
 
 async def _names(data: bytes) -> None:
     service = NameService(_NoNames(), Limits(), clock=lambda: EPOCH, timer=lambda: 0.0)
-    runner = web.AppRunner(
-        Front(service, Metrics(), trust_proxy=True).app(), access_log=None, auto_decompress=False
-    )
+    runner = web.AppRunner(Front(service, Metrics(), trust_proxy=True).app(), access_log=None, auto_decompress=False)
     await runner.setup()
     assert runner.server is not None
     protocol, wire = runner.server(), _Wire()

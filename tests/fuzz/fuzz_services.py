@@ -73,11 +73,7 @@ def _server_list(data: bytes) -> None:
 _ICE = tuple(
     json.dumps(value).encode()
     for value in (
-        {
-            "iceServers": [
-                {"urls": ["turn:t.example.org:3478"], "username": "1893456000:u", "credential": "p"}
-            ]
-        },
+        {"iceServers": [{"urls": ["turn:t.example.org:3478"], "username": "1893456000:u", "credential": "p"}]},
         {"username": "u", "password": "p", "ttl": 3600, "uris": ["turns:t.example.org?transport=tcp"]},
         {"v": {"iceServers": {"url": "turn:[2001:db8::1]:1", "username": "u", "credential": "p"}}, "s": "ok"},
     )
@@ -99,12 +95,7 @@ _UPGRADED = (
     b"Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
 )
 _FRAMES = (
-    b"\x82\x03abc"
-    + b"\x02\x01a\x80\x01b"
-    + b"\x89\x02hi"
-    + b"\x82\x7e\x01\x00"
-    + bytes(256)
-    + b"\x88\x02\x03\xe8"
+    b"\x82\x03abc" + b"\x02\x01a\x80\x01b" + b"\x89\x02hi" + b"\x82\x7e\x01\x00" + bytes(256) + b"\x88\x02\x03\xe8"
 )
 
 

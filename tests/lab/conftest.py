@@ -46,9 +46,7 @@ def nothing_left(privileges: None) -> Iterator[None]:
     yield
     after = set(os.listdir("/proc/self/fd"))
     assert len(after) <= len(before), {
-        fd: os.readlink(f"/proc/self/fd/{fd}")
-        for fd in after - before
-        if os.path.exists(f"/proc/self/fd/{fd}")
+        fd: os.readlink(f"/proc/self/fd/{fd}") for fd in after - before if os.path.exists(f"/proc/self/fd/{fd}")
     }
     assert children() <= others
 

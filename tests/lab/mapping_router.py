@@ -136,12 +136,7 @@ class MappingRouter:
         """Which transports are translated to the inside host on this internal port."""
         lines = [line for line in self.rules().splitlines() if f"dnat ip to 192.168.1.2:{port}" in line]
         # nft shows miniupnpd's comparison of the protocol field (byte 9 of the IP header) as it is.
-        return {
-            name
-            for name, number in (("tcp", "0x6"), ("udp", "0x11"))
-            for line in lines
-            if f" {number} " in line
-        }
+        return {name for name, number in (("tcp", "0x6"), ("udp", "0x11")) for line in lines if f" {number} " in line}
 
 
 def shell(host: Host, script: str, given: str = "") -> str:

@@ -43,9 +43,7 @@ class Seat:
             await self.host.stop(process)
 
 
-async def seats(
-    lab: Lab, folder: Path, kind_a: str = "eim-apdf", kind_b: str = "eim-apdf"
-) -> tuple[Seat, Seat]:
+async def seats(lab: Lab, folder: Path, kind_a: str = "eim-apdf", kind_b: str = "eim-apdf") -> tuple[Seat, Seat]:
     need_programs("mosquitto", "turnserver")
     server = lab.add_host("server", ipv4=2)
     broker, stun = await asyncio.gather(start_mosquitto(server), start_coturn(server))

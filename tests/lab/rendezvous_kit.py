@@ -44,9 +44,7 @@ async def served(host: Host, folder: Path, *words: str) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def serving(
-    host: Host, folder: Path, *words: str, bare: bool = False
-) -> AsyncIterator[tuple[str, Process]]:
+async def serving(host: Host, folder: Path, *words: str, bare: bool = False) -> AsyncIterator[tuple[str, Process]]:
     """The line, and the server's process, which may be killed. `bare`: see `WITHOUT_SERVERS`."""
     command = [*(WITHOUT_SERVERS if bare else ()), *WARPGATE, "serve", "--stun", "--broker", *words]
     process = await host.popen(command, env={"WARPGATE_DATA": str(folder)}, stdout=PIPE, stderr=PIPE)

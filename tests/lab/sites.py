@@ -56,9 +56,7 @@ class Pair:
 
 
 @asynccontextmanager
-async def pair(
-    lab: Lab, kind_a: Kind, kind_b: Kind, *, families: str = "4", brokers: int = 1
-) -> AsyncIterator[Pair]:
+async def pair(lab: Lab, kind_a: Kind, kind_b: Kind, *, families: str = "4", brokers: int = 1) -> AsyncIterator[Pair]:
     """`families`: "4", "6" or "46", of the two hosts and of what they know the servers by."""
     need_programs("mosquitto", "turnserver")
     ipv4, ipv6 = int("4" in families), int("6" in families)
@@ -66,8 +64,7 @@ async def pair(
     # Two addresses: only then can a STUN server tell how NATs filter (RFC 5780).
     stun = await start_coturn(lab.add_host("stun", ipv4=2 * ipv4, ipv6=2 * ipv6))
     servers = [
-        await start_mosquitto(lab.add_host(f"broker{number}", ipv4=ipv4, ipv6=ipv6))
-        for number in range(brokers)
+        await start_mosquitto(lab.add_host(f"broker{number}", ipv4=ipv4, ipv6=ipv6)) for number in range(brokers)
     ]
     settings = {
         "brokers": [server.mqtt_url for server in servers],

@@ -260,7 +260,5 @@ def normal(value: object) -> str:
     text = str(value)
     for number, names in enumerate((("203.0.113.8", "198.51.100.1"), ("203.0.113.9", "198.51.100.2"))):
         for name in names:
-            text = text.replace(name, f"outside-{number}").replace(
-                repr(ip_address(name)), f"outside-{number}"
-            )
+            text = text.replace(name, f"outside-{number}").replace(repr(ip_address(name)), f"outside-{number}")
     return text

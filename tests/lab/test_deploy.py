@@ -71,9 +71,7 @@ class TestCompose:
         assert parsed.tls_key == "/certs/privkey.pem"
 
 
-@pytest.mark.parametrize(
-    ("name", "wanted"), [("Dockerfile", {"serve", "postgres"}), ("client.Dockerfile", {"cli"})]
-)
+@pytest.mark.parametrize(("name", "wanted"), [("Dockerfile", {"serve", "postgres"}), ("client.Dockerfile", {"cli"})])
 class TestImages:
     """Read, as no registry is at hand to build them from. That what they install runs is `make package`'s part."""
 
@@ -169,9 +167,7 @@ async def rendezvous(lab: Lab, folder: Path) -> AsyncIterator[Host]:
     ]
     async with AsyncExitStack() as stack:
         for command in commands:
-            process = await server.popen(
-                command, env={"WARPGATE_DATA": str(folder)}, stdout=DEVNULL, stderr=PIPE
-            )
+            process = await server.popen(command, env={"WARPGATE_DATA": str(folder)}, stdout=DEVNULL, stderr=PIPE)
             stack.push_async_callback(server.stop, process)
         for port in (1883, 8883, 3478, 5349, 8421):
             await listening(server, port)

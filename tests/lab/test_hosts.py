@@ -205,9 +205,7 @@ def test_without_root_in_a_user_namespace(privileges: None) -> None:
     node.unlink(missing_ok=True)
     command = [PYTHON, "-c", UNPRIVILEGED, str(node)]
     try:
-        done = subprocess.run(
-            command, env=environment(), capture_output=True, text=True, check=False, cwd="/"
-        )
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, cwd="/")
     finally:
         node.unlink(missing_ok=True)
     assert done.returncode == 0, done.stderr

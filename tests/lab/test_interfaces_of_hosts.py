@@ -41,9 +41,7 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(
-    lab: Lab, first: str, second: str, other: str, *, source_routed: bool = True
-) -> AsyncIterator[Rig]:
+async def rig(lab: Lab, first: str, second: str, other: str, *, source_routed: bool = True) -> AsyncIterator[Rig]:
     need_programs("mosquitto", "turnserver")
     server = lab.add_host("server", ipv4=2)
     host, peer = lab.add_host("a", first), lab.add_host("b", other)
@@ -92,9 +90,7 @@ async def test_both_uplinks_are_offered_as_the_outside_sees_them(lab: Lab) -> No
 
         async def measured() -> bool:
             found = await hosts_of(nodes.a)
-            return found.keys() == expected.keys() and all(
-                found[host] in outside for host, outside in expected.items()
-            )
+            return found.keys() == expected.keys() and all(found[host] in outside for host, outside in expected.items())
 
         await until(measured)
 

@@ -90,9 +90,7 @@ def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
     (line,) = refused.stderr.decode().splitlines()
     assert "Read-only file system" in line
     assert "set WARPGATE_DATA" in line
-    made = subprocess.run(
-        ["warpgate", "id"], env=environment(HOME=str(tmp_path)), capture_output=True, check=True
-    )
+    made = subprocess.run(["warpgate", "id"], env=environment(HOME=str(tmp_path)), capture_output=True, check=True)
     found = subprocess.run(command, env=environment(HOME=str(tmp_path)), capture_output=True, check=True)
     assert found.stdout == made.stdout
 

@@ -58,9 +58,7 @@ def relayed(seat: Seat) -> Seat:
 
 
 @pytest.mark.parametrize("kind", ["eim-apdf", "edm"])
-async def test_a_file_goes_through_in_hardly_more_time_than_by_an_address(
-    lab: Lab, tmp_path: Path, kind: str
-) -> None:
+async def test_a_file_goes_through_in_hardly_more_time_than_by_an_address(lab: Lab, tmp_path: Path, kind: str) -> None:
     (tmp_path / "blob").write_bytes(BLOB)
     a, b = await seats(lab, tmp_path, kind, kind)
     if kind == "edm":

@@ -24,9 +24,7 @@ pytestmark = pytest.mark.lab
 ADDRESS = re.compile(rb"wg1[A-Za-z0-9_-]+")
 
 
-@pytest.mark.parametrize(
-    ("transport", "secure_only"), [("tcp", False), ("tcp", True), (None, True), ("udp", True)]
-)
+@pytest.mark.parametrize(("transport", "secure_only"), [("tcp", False), ("tcp", True), (None, True), ("udp", True)])
 async def test_through_two_nats(lab: Lab, transport: str | None, secure_only: bool) -> None:
     async with pair(lab, "eim-apdf", "eim-apdf") as nodes:
         await nodes.a.start(**nodes.settings)
@@ -77,9 +75,7 @@ async def test_files_both_ways_through_the_program(lab: Lab, tmp_path: Path) -> 
     """`connect --tls` to `listen --tls` behind two NATs. Our stdin ends long before what the other side sends."""
     a, b = await seats(lab, tmp_path)
     out, back = random.Random(1).randbytes(100_000), random.Random(2).randbytes(1 << 20)
-    listener = await b.host.popen(
-        ["warpgate", "listen", "--tls"], env=b.env, stdin=PIPE, stdout=PIPE, stderr=PIPE
-    )
+    listener = await b.host.popen(["warpgate", "listen", "--tls"], env=b.env, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     try:
         target = (await printed_address(listener)).decode()
         words = ["warpgate", "connect", target, "--tls", "--transport", "tcp", "-v"]
@@ -101,9 +97,7 @@ async def test_what_json_tells(lab: Lab, tmp_path: Path) -> None:
     async with b.running("warpgate", "listen", "--echo", "--json", says=b"ready") as (listener, ready):
         target = json.loads(ready)["address"]
         for options, secure in (((), False), (("--tls",), True)):
-            done = await a.run(
-                "warpgate", "connect", target, "--transport", "tcp", "--ping", "2", "--json", *options
-            )
+            done = await a.run("warpgate", "connect", target, "--transport", "tcp", "--ping", "2", "--json", *options)
             pipe, *pongs = events(done.stdout)
             assert (done.returncode, pipe["secure"], pipe["transport"], len(pongs)) == (0, secure, "tcp", 2)
             assert json.loads(await line_with(listener, b"pipe"))["secure"] is secure

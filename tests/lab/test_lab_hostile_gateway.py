@@ -80,9 +80,7 @@ async def router(privileges: None) -> AsyncIterator[MappingRouter]:
 
 
 @asynccontextmanager
-async def attacked(
-    router: MappingRouter, data: Path, attack: Callable[[UpnpRouter], None]
-) -> AsyncIterator[Scene]:
+async def attacked(router: MappingRouter, data: Path, attack: Callable[[UpnpRouter], None]) -> AsyncIterator[Scene]:
     with router.router.entered():
         gateway = UpnpRouter(SystemNetwork(), ip_address("192.168.1.1"))
     gateway.external = "45.0.0.1"
@@ -157,9 +155,7 @@ ATTACKS = {
     "description at our loopback": location(VICTIM),
     "endless body": endless(PLAIN, b"x" * 65_536),
     "two million tags": endless(PLAIN + b"<root>", b"<a/>" * 16_384),
-    "chunks of a byte": endless(
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 8192
-    ),
+    "chunks of a byte": endless(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 8192),
     "gzip bomb": endless(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", BOMB),
     "slow drip": endless(PLAIN, b"<", pause=1.0),
 }

@@ -59,9 +59,7 @@ class TestTheProgram:
         yield host
         await host.stop(process)
 
-    async def test_a_name_is_all_one_needs_and_follows_its_node(
-        self, lab: Lab, server: Host, tmp_path: Path
-    ) -> None:
+    async def test_a_name_is_all_one_needs_and_follows_its_node(self, lab: Lab, server: Host, tmp_path: Path) -> None:
         need_programs("mosquitto", "turnserver")
         broker, stun = await asyncio.gather(start_mosquitto(server), start_coturn(server))
         a, b = lab.add_host("a", "eim-apdf"), lab.add_host("b", "eim-apdf")

@@ -17,9 +17,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "lab.md"
 def test_the_lab_as_a_program() -> None:
     need_programs("ip", "mosquitto")
     [program] = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    done = subprocess.run(
-        (sys.executable, "-c", program), capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "from inside" in done.stdout
     assert "mqtt://" in done.stdout

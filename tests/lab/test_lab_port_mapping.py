@@ -50,15 +50,11 @@ async def router(privileges: None) -> AsyncIterator[MappingRouter]:
 
 
 @asynccontextmanager
-async def node(
-    router: MappingRouter, data: Path, lease: int = 1200, **settings: Any
-) -> AsyncIterator[SteeredNode]:
+async def node(router: MappingRouter, data: Path, lease: int = 1200, **settings: Any) -> AsyncIterator[SteeredNode]:
     """A node behind the router, with no STUN server and no broker in the world."""
     async with await SteeredNode.launch(router.inside, {"WARPGATE_DATA": str(data)}) as made:
         timing = {"port_map_lease": lease}
-        await made.start(
-            **{"stun": [], "brokers": [], "port": PORT, "port_map": True, "timing": timing} | settings
-        )
+        await made.start(**{"stun": [], "brokers": [], "port": PORT, "port_map": True, "timing": timing} | settings)
         yield made
 
 
@@ -78,9 +74,7 @@ async def announced(made: SteeredNode) -> Attachment | None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_a_peer_simply_connects_and_close_deletes(
-    router: MappingRouter, protocol: str, tmp_path: Path
-) -> None:
+async def test_a_peer_simply_connects_and_close_deletes(router: MappingRouter, protocol: str, tmp_path: Path) -> None:
     router.configure(**PROTOCOLS[protocol])
     await router.start()
     async with node(router, tmp_path) as made, await SteeredNode.launch(router.outside) as peer:
@@ -173,9 +167,7 @@ async def test_an_ipv6_pinhole(router: MappingRouter, protocol: str, tmp_path: P
 
         async def open6() -> Attachment | None:
             await made.refresh()
-            found = next(
-                at for at in NodeAddress.from_text(made.address).attachments if str(at.host) == INSIDE6
-            )
+            found = next(at for at in NodeAddress.from_text(made.address).attachments if str(at.host) == INSIDE6)
             learnt = {found.udp.learnt, found.tcp.learnt}
             return found if learnt == {LearntBy.PORT_MAP} else None
 
@@ -190,9 +182,7 @@ async def test_an_ipv6_pinhole(router: MappingRouter, protocol: str, tmp_path: P
             assert (done.ok, done.plugin, done.signals) == (True, "direct", {}), done
 
 
-async def test_a_router_that_is_known_by_its_link_local_address_lets_in(
-    router: MappingRouter, tmp_path: Path
-) -> None:
+async def test_a_router_that_is_known_by_its_link_local_address_lets_in(router: MappingRouter, tmp_path: Path) -> None:
     """As by router advertisements. Its URLs name a global address of its own."""
     shell(router.router, LINK_LOCAL)
     shell(router.inside, BY_LINK_LOCAL)
@@ -205,9 +195,7 @@ async def test_a_router_that_is_known_by_its_link_local_address_lets_in(
             """Both transports: a hole that is just being asked for at the end stays for as long as its lease."""
             mapped = [event for event in await made.trace() if event["event"] == "PortMapped"]
             found.update(
-                (event["protocol"], event["transport"])
-                for event in mapped
-                if event["gateway"] == "fe80::1%eth0"
+                (event["protocol"], event["transport"]) for event in mapped if event["gateway"] == "fe80::1%eth0"
             )
             return {transport for _, transport in found} == BOTH
 
@@ -252,18 +240,14 @@ async def test_a_lent_relay_behind_the_router(router: MappingRouter, tmp_path: P
     shell(router.outside, "ip -6 addr flush dev eth0 scope global")  # so that nobody needs no mapping
     (tmp_path / "broker.conf").write_text("listener 1883 45.0.0.8\nallow_anonymous true\nuser root\n")
     broker = await router.outside.popen([find_program("mosquitto"), "-c", str(tmp_path / "broker.conf")])
-    members = [
-        await SteeredNode.launch(router.outside, {"WARPGATE_DATA": str(tmp_path / name)}) for name in "ab"
-    ]
+    members = [await SteeredNode.launch(router.outside, {"WARPGATE_DATA": str(tmp_path / name)}) for name in "ab"]
     async with members[0] as a, members[1] as b:
         for member in (a, b):
             await member.start(stun=[], brokers=[], identity="member")
         env = {"WARPGATE_DATA": str(tmp_path / "lender"), "WARPGATE_BROKER": "", "WARPGATE_STUN": ""}
         words = ("--port", str(PORT), "--relay", "--allow", a.node_id, "--allow", b.node_id, "--json")
         command = [sys.executable, "-m", "warpgate"]
-        lender = await router.inside.popen(
-            [*command, "listen", *words], env=env, stdout=asyncio.subprocess.PIPE
-        )
+        lender = await router.inside.popen([*command, "listen", *words], env=env, stdout=asyncio.subprocess.PIPE)
 
         async def reached() -> dict[str, Any] | None:
             done = await router.inside.run([*command, "status", "--json"], env=env)

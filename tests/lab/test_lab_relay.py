@@ -93,8 +93,7 @@ async def group(
         command = (*files, "--relay", *DOOR, *words)
         async with serving(server, folder / "server", *command, bare=bare) as (line, process):
             a, b = [
-                await SteeredNode.launch(host, env=env | {"WARPGATE_DATA": str(folder / host.name)})
-                for host in behind
+                await SteeredNode.launch(host, env=env | {"WARPGATE_DATA": str(folder / host.name)}) for host in behind
             ]
             async with a, b:
                 parsed = Rendezvous.parse(line.split('"')[1])
@@ -246,9 +245,7 @@ async def test_a_member_reaches_neither_the_servers_services_nor_its_site(lab: L
 
 
 @pytest.mark.parametrize("words", [("--relay",), ("--embedded-relay",)], ids=["installed", "embedded"])
-async def test_datagrams_of_a_member_reach_nothing_inside(
-    lab: Lab, tmp_path: Path, words: tuple[str, ...]
-) -> None:
+async def test_datagrams_of_a_member_reach_nothing_inside(lab: Lab, tmp_path: Path, words: tuple[str, ...]) -> None:
     """coturn judges ranges, the embedded relay what an address holds: nobody inside may be a peer of either."""
     need_programs("turnserver", "mosquitto")
     server, client = lab.add_host("server", ipv4=2, ipv6=1), lab.add_host("client")

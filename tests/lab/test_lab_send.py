@@ -33,9 +33,7 @@ async def test_a_receiver_that_is_killed_and_started_again(lab: Lab, tmp_path: P
     (tmp_path / "blob").write_bytes(content)
     (incoming := tmp_path / "incoming").mkdir()
     a, b = await seats(lab, tmp_path)
-    sent, received = await sent_although_the_receiver_is_killed(
-        a, b, str(tmp_path / "blob"), str(incoming), SIZE
-    )
+    sent, received = await sent_although_the_receiver_is_killed(a, b, str(tmp_path / "blob"), str(incoming), SIZE)
     digest = hashlib.sha256(content).hexdigest()
     assert sent["sha256"] == received["sha256"] == digest
     assert sent["resumed"] == received["resumed"] >= 1_000_000

@@ -54,9 +54,7 @@ class TestCoturn:
         assert source == answer.endpoint(Attribute.RESPONSE_ORIGIN) == Endpoint(first, 3478)
         assert answer.endpoint(Attribute.OTHER_ADDRESS) == Endpoint(second, 3479)
 
-    @pytest.mark.parametrize(
-        ("kind", "port", "both"), [("eim-eif", 1, 1), ("eim-adf", 1, 0), ("eim-apdf", 0, 0)]
-    )
+    @pytest.mark.parametrize(("kind", "port", "both"), [("eim-eif", 1, 1), ("eim-adf", 1, 0), ("eim-apdf", 0, 0)])
     async def test_change_requests_show_the_filter(
         self, lab: Lab, server: Server, kind: str, port: int, both: int
     ) -> None:

@@ -65,12 +65,8 @@ async def test_direct_without_a_relay(
             assert host.routers[0].counters().nat.flows_created < 2048
 
 
-@pytest.mark.parametrize(
-    "kinds", [("eim-apdf", "edm"), pytest.param(("edm", "eim-apdf"), marks=pytest.mark.long)]
-)
-async def test_a_tenth_process_connects_as_the_first_one_did(
-    lab: Lab, tmp_path: Path, kinds: tuple[str, str]
-) -> None:
+@pytest.mark.parametrize("kinds", [("eim-apdf", "edm"), pytest.param(("edm", "eim-apdf"), marks=pytest.mark.long)])
+async def test_a_tenth_process_connects_as_the_first_one_did(lab: Lab, tmp_path: Path, kinds: tuple[str, str]) -> None:
     """Each search costs 256 mappings or about as many probes, and 2,048 are all that a peer gets in ten minutes."""
     a, b = await seats(lab, tmp_path, *kinds)
     async with b.running("warpgate", "listen", "--exec", "cat", says=b"wg1") as (_, line):

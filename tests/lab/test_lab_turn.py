@@ -92,9 +92,7 @@ def relayed(done: Connected) -> bool:
 
 @pytest.mark.alone
 @pytest.mark.parametrize(("mode", "transport"), [("datagram", None), ("stream", None), ("stream", "tcp")])
-async def test_two_random_nats_are_relayed_at_once(
-    privileges: None, mode: str, transport: str | None
-) -> None:
+async def test_two_random_nats_are_relayed_at_once(privileges: None, mode: str, transport: str | None) -> None:
     async with sites("edm", "edm") as two:
         await two.connect_within(0.4, "/udp", mode, transport)
 
@@ -104,14 +102,10 @@ async def test_two_random_nats_are_relayed_at_once(
 async def test_one_sides_relay_is_enough(privileges: None, known: str) -> None:
     async with sites("edm", "edm", secret="north") as two:
         for mode, transport in (("datagram", None), ("stream", "tcp")):
-            await two.connect_within(
-                0.6, "turn-secret:north/", mode, transport, a=known == "a", b=known == "b"
-            )
+            await two.connect_within(0.6, "turn-secret:north/", mode, transport, a=known == "a", b=known == "b")
 
 
-@pytest.mark.parametrize(
-    ("a", "b"), [("udp-blocked", "edm"), ("edm", "udp-blocked"), ("udp-blocked", "udp-blocked")]
-)
+@pytest.mark.parametrize(("a", "b"), [("udp-blocked", "edm"), ("edm", "udp-blocked"), ("udp-blocked", "udp-blocked")])
 async def test_where_udp_is_blocked_the_relay_is_reached_over_tcp(privileges: None, a: str, b: str) -> None:
     async with sites(a, b) as two:
         await two.connect_within(1.0, "/tcp", "datagram")
@@ -121,9 +115,7 @@ async def test_where_udp_is_blocked_the_relay_is_reached_over_tcp(privileges: No
 
 
 @pytest.mark.parametrize(("a", "b"), [("only-443", "only-443"), ("only-443", "eim"), ("eim", "only-443")])
-async def test_where_only_port_443_is_open_the_relay_is_reached_over_tls(
-    privileges: None, a: str, b: str
-) -> None:
+async def test_where_only_port_443_is_open_the_relay_is_reached_over_tls(privileges: None, a: str, b: str) -> None:
     async with sites(a, b) as two:
         for mode in ("datagram", "stream"):
             await two.connect_within(1.0, "/tls", mode)

@@ -92,9 +92,7 @@ async def test_every_kind_of_pipe(systems: Systems, towards: str) -> None:
             assert len(pongs) == 2, done
             found[words] = tuple(pipe[key] for key in ("mode", "transport", "plugin", "secure", "durable"))
         # Without a word: a durable stream for stdin and stdout.
-        done = await here.host.run(
-            ["warpgate", "connect", address], env=here.env, given=BLOB, timeout=PATIENCE
-        )
+        done = await here.host.run(["warpgate", "connect", address], env=here.env, given=BLOB, timeout=PATIENCE)
         assert (done.returncode, done.stdout == BLOB) == (0, True), done.stderr
     assert found == WAYS
 

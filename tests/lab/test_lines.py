@@ -124,9 +124,7 @@ async def test_a_cut_line_can_be_mended(lab: Lab) -> None:
         await echo.ask(udp)
 
 
-@pytest.mark.parametrize(
-    ("ttl", "passed_router", "arrives"), [(1, 0, 0), (2, 1, 0), (7, 1, 0), (8, 1, 1), (64, 1, 1)]
-)
+@pytest.mark.parametrize(("ttl", "passed_router", "arrives"), [(1, 0, 0), (2, 1, 0), (7, 1, 0), (8, 1, 1), (64, 1, 1)])
 async def test_where_low_ttls_die(lab: Lab, ttl: int, passed_router: int, arrives: int) -> None:
     """Own router 1, three hops to the core, three to the other side's router, which takes what is for itself."""
     a, b = lab.add_host("a", behind="eim-apdf"), lab.add_host("b", behind="eim-apdf")

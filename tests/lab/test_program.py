@@ -57,10 +57,7 @@ async def sites(lab: Lab, tmp_path: Path) -> Sites:
     server = lab.add_host("server", ipv4=2)
     broker, stun = await asyncio.gather(start_mosquitto(server), start_coturn(server))
     known = {"WARPGATE_BROKER": broker.mqtt_url, "WARPGATE_STUN": str(stun.endpoint)}
-    a, b = (
-        Site(lab.add_host(name, "eim-apdf"), {**known, "WARPGATE_DATA": str(tmp_path / name)})
-        for name in "ab"
-    )
+    a, b = (Site(lab.add_host(name, "eim-apdf"), {**known, "WARPGATE_DATA": str(tmp_path / name)}) for name in "ab")
     return Sites(a, b, tmp_path / "b.addr")
 
 
@@ -72,9 +69,7 @@ class TestJson:
             (("--datagram",), "datagram", "udp", "udp_punch"),
         ],
     )
-    async def test_pings(
-        self, sites: Sites, options: tuple[str, ...], mode: str, transport: str, plugin: str
-    ) -> None:
+    async def test_pings(self, sites: Sites, options: tuple[str, ...], mode: str, transport: str, plugin: str) -> None:
         async with listening(sites, "--echo") as (listener, ready):
             assert set(ready) == {"event", "node_id", "address"}
             assert re.fullmatch("[a-z2-7]{26}", ready["node_id"])

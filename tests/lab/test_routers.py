@@ -58,15 +58,11 @@ async def test_filters(lab: Lab, kind: str, other_port: bool, other_address: boo
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize(
-    ("kind", "told"), [("eim-apdf+rst", True), ("eim-apdf", False), ("firewalled+rst", True)]
-)
+@pytest.mark.parametrize(("kind", "told"), [("eim-apdf+rst", True), ("eim-apdf", False), ("firewalled+rst", True)])
 async def test_unsolicited_syn(lab: Lab, kind: str, told: bool, version: int) -> None:
     """Answered with a RST: the dialler gets ECONNREFUSED after a round trip. Dropped: it goes on waiting."""
     server, host = lab.add_host("server", ipv6=1), lab.add_host("a", behind=kind, ipv6=1)
-    target = (
-        host.ipv6 if version == 6 else host.ipv4 if kind.startswith("fire") else host.routers[0].outside[0]
-    )
+    target = host.ipv6 if version == 6 else host.ipv4 if kind.startswith("fire") else host.routers[0].outside[0]
     tcp = Tcp(server, ip=server.ipv6 if version == 6 else server.ipv4)
     with closing(tcp):
         if told:
@@ -89,9 +85,7 @@ async def test_unsolicited_datagrams_are_answered_with_icmp(lab: Lab) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("kind", ["eim-eif", "edm+cgn", "firewalled"])
-async def test_a_closed_port_of_a_server_is_reported_through_the_routers(
-    lab: Lab, kind: str, version: int
-) -> None:
+async def test_a_closed_port_of_a_server_is_reported_through_the_routers(lab: Lab, kind: str, version: int) -> None:
     server, host = lab.add_host("server", ipv6=1), lab.add_host("a", behind=kind, ipv6=1)
     source, target = (host.ipv6, server.ipv6) if version == 6 else (host.ipv4, server.ipv4)
     udp, tcp = Udp(host, ip=source), Tcp(host, ip=source)

@@ -21,9 +21,7 @@ class Udp:
         address = ip or host.addresses[0]
         self._loop = asyncio.get_running_loop()
         with host.entered():
-            self.socket = socket.socket(
-                socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM
-            )
+            self.socket = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
         self.socket.bind((str(address), port))
         self.local = Endpoint.from_sockaddr(self.socket.getsockname())
@@ -74,9 +72,7 @@ class Echo(Udp):
 class Tcp:
     """A TCP socket in a host: listening, or to connect with."""
 
-    def __init__(
-        self, host: Host, port: int = 0, ip: IPAddress | None = None, *, listen: bool = False
-    ) -> None:
+    def __init__(self, host: Host, port: int = 0, ip: IPAddress | None = None, *, listen: bool = False) -> None:
         address = ip or host.addresses[0]
         self._loop = asyncio.get_running_loop()
         with host.entered():

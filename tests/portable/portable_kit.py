@@ -87,11 +87,7 @@ runpy.run_module("warpgate", run_name="__main__", alter_sys=True)
 
 def told_to_end(folder: Path, *words: str, by_user: bool) -> tuple[int, bytes]:
     """Status and stderr of a program that Ctrl-C ends, or else whoever ends programs. On Windows it has a console."""
-    how = (
-        ("CTRL_C_EVENT" if by_user else "CTRL_BREAK_EVENT")
-        if WINDOWS
-        else ("SIGINT" if by_user else "SIGTERM")
-    )
+    how = ("CTRL_C_EVENT" if by_user else "CTRL_BREAK_EVENT") if WINDOWS else ("SIGINT" if by_user else "SIGTERM")
     program = [sys.executable, "-m", "warpgate"]
     if WINE and not by_user:
         how = str(folder) + "-break"

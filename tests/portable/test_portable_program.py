@@ -42,9 +42,7 @@ def test_id_address_and_doctor_say_nothing_false(start) -> None:
 @pytest.mark.parametrize("words", [(), ("--transport", "udp"), ("--datagram",), ("--durable",)])
 def test_ping(start, words: tuple[str, ...]) -> None:
     listener = start("b", "listen", "--echo", "--once", "--json")
-    status, output, errors = start("a", "connect", listener.ready(), "--ping", "3", "--json", *words).finish(
-        b""
-    )
+    status, output, errors = start("a", "connect", listener.ready(), "--ping", "3", "--json", *words).finish(b"")
     assert (status, errors) == (0, b"")
     assert [json.loads(line)["event"] for line in output.splitlines()][-4:] == ["pipe", *["pong"] * 3]
     assert listener.finish()[0] == 0
@@ -148,12 +146,9 @@ def test_who_is_told_to_end_does(start, tmp_path: Path, command: str, by_user: b
 
 
 NO_LAB = b"the lab is made of Linux's network namespaces: it runs on Linux only"
-NO_SYSTEMD = (
-    b"this system has no systemd: have what starts programs here run the command (--show prints the unit)"
-)
+NO_SYSTEMD = b"this system has no systemd: have what starts programs here run the command (--show prints the unit)"
 NO_SUCH_SOCKETS = (
-    b"argument --forward: '/run/app': this system has no sockets in the file system "
-    b"(see warpgate listen --help)"
+    b"argument --forward: '/run/app': this system has no sockets in the file system (see warpgate listen --help)"
 )
 
 

@@ -70,9 +70,7 @@ assignments = st.one_of(
         st.sampled_from((Assignment.SEQUENTIAL, Assignment.PER_ADDRESS)),
         step=st.integers(-32768, 32767),
     ),
-    st.builds(
-        PortAssignment, st.just(Assignment.BLOCK), low=ports, high=ports, fixed=ports, parity=st.booleans()
-    ),
+    st.builds(PortAssignment, st.just(Assignment.BLOCK), low=ports, high=ports, fixed=ports, parity=st.booleans()),
 )
 profiles = st.builds(
     NatProfile,
@@ -91,9 +89,7 @@ brokers = st.builds(
     lambda kind, host, port, rtt: BrokerRef.of(
         f"{kind[0]}://{f'[{host}]' if ':' in str(host) else host}:{port}{kind[1]}", rtt
     ),
-    st.sampled_from(
-        [("mqtt", ""), ("mqtts", ""), ("ws", ""), ("wss", "/"), ("wss", "/mqtt"), ("wss", "/A/b.c%20/")]
-    ),
+    st.sampled_from([("mqtt", ""), ("mqtts", ""), ("ws", ""), ("wss", "/"), ("wss", "/mqtt"), ("wss", "/A/b.c%20/")]),
     names | v4 | v6,
     st.integers(1, 65535),
     st.none() | st.integers(0, 65535).map(lambda milliseconds: milliseconds / 1000),

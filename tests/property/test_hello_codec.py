@@ -64,9 +64,7 @@ hellos = sixteen.map(lambda nonce: alice(nonce).data_to_send())
 
 
 @fixed
-@given(
-    st.binary(max_size=2000) | st.binary(max_size=200).map(lambda data: b"WG1\x01" + data) | mutated(hellos)
-)
+@given(st.binary(max_size=2000) | st.binary(max_size=200).map(lambda data: b"WG1\x01" + data) | mutated(hellos))
 def test_garbage_to_an_acceptor_proves_nothing(data: bytes) -> None:
     acceptor = Handshake.accept(b"n" * 16)
     try:

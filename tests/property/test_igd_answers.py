@@ -21,12 +21,8 @@ from warpgate.proto.ssdp import decode_answer as decode_ssdp
 
 GATEWAY = ip_address("192.168.1.1")
 LOCATION = "http://192.168.1.1:5000/root.xml"
-SERVICE = (
-    f"<service><serviceType>{CONNECTION_SERVICES[1]}</serviceType><controlURL>/ctl</controlURL></service>"
-)
-DESCRIPTION = (
-    f'<?xml version="1.0"?><root><URLBase>{LOCATION}</URLBase><device>{SERVICE}</device></root>'.encode()
-)
+SERVICE = f"<service><serviceType>{CONNECTION_SERVICES[1]}</serviceType><controlURL>/ctl</controlURL></service>"
+DESCRIPTION = f'<?xml version="1.0"?><root><URLBase>{LOCATION}</URLBase><device>{SERVICE}</device></root>'.encode()
 ANSWER = b'<s:Envelope xmlns:s="e"><s:Body><u:GetResponse xmlns:u="x"><A>1</A></u:GetResponse></s:Body></s:Envelope>'
 ERROR = b"<UPnPError><errorCode>718</errorCode></UPnPError>"
 FAULT = b"<s:Envelope><s:Body><s:Fault>" + ERROR + b"</s:Fault></s:Body></s:Envelope>"

@@ -17,9 +17,7 @@ _common = {
     "issued": st.integers(0, 2**40),
     "lifetime": st.integers(1, MAX_LIFETIME),
 }
-_own = addresses.filter(lambda address: address.public_key == ALICE.public_key).map(
-    lambda address: address.encode()
-)
+_own = addresses.filter(lambda address: address.public_key == ALICE.public_key).map(lambda address: address.encode())
 records = st.builds(NameRecord, kind=st.just(RecordKind.CLAIM), address=_own, **_common) | st.builds(
     NameRecord, kind=st.just(RecordKind.RELEASE), address=st.just(b""), **_common
 )

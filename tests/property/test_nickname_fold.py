@@ -12,9 +12,7 @@ from warpgate.errors import NicknameError
 from warpgate.model.nickname import MAX_BYTES, MAX_LENGTH, MIN_LENGTH, SEPARATORS, fold
 
 _letters = st.sampled_from("aZé0-_.ıßЖсοσ佐々あｱ한मि\u0301\u200d ﬁ")
-texts = (
-    st.text(max_size=300) | st.text(_letters, max_size=12) | st.text(st.characters(), min_size=2, max_size=6)
-)
+texts = st.text(max_size=300) | st.text(_letters, max_size=12) | st.text(st.characters(), min_size=2, max_size=6)
 
 
 @fixed

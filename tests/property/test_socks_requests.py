@@ -14,9 +14,7 @@ from warpgate.errors import NetworkError
 from warpgate.proto import socks
 from warpgate.proto.socks import Destination
 
-HOSTS = st.one_of(
-    st.ip_addresses().map(str), st.from_regex(r"[a-z0-9-]{1,60}(\.[a-z0-9-]{1,60}){0,3}", fullmatch=True)
-)
+HOSTS = st.one_of(st.ip_addresses().map(str), st.from_regex(r"[a-z0-9-]{1,60}(\.[a-z0-9-]{1,60}){0,3}", fullmatch=True))
 
 
 class Client:

@@ -36,16 +36,12 @@ def framed(attributes: list[tuple[int, bytes]]) -> bytes:
     return b"\x01\x01" + len(body).to_bytes(2, "big") + bytes.fromhex("2112a442") + bytes(12) + body
 
 
-nonsense = st.lists(
-    st.tuples(st.sampled_from(Attribute), st.binary(max_size=40)), min_size=1, max_size=4
-).map(framed)
+nonsense = st.lists(st.tuples(st.sampled_from(Attribute), st.binary(max_size=40)), min_size=1, max_size=4).map(framed)
 
 
 @fixed
 @given(stun_messages, st.sampled_from([None, KEY]), st.sampled_from(Integrity), st.booleans())
-def test_messages_come_back(
-    message: StunMessage, key: bytes | None, integrity: Integrity, fingerprint: bool
-) -> None:
+def test_messages_come_back(message: StunMessage, key: bytes | None, integrity: Integrity, fingerprint: bool) -> None:
     data = encode(message, key=key, integrity=integrity, fingerprint=fingerprint)
     assert is_stun(data)
     assert decode(data) == message

@@ -45,11 +45,7 @@ plain = encode(StunMessage(BINDING, StunClass.REQUEST, bytes(12)), fingerprint=T
 
 @fixed
 @given(
-    st.binary(max_size=100)
-    | requests
-    | mutated(requests)
-    | mutated(st.just(plain))
-    | stun_messages.map(encode),
+    st.binary(max_size=100) | requests | mutated(requests) | mutated(st.just(plain)) | stun_messages.map(encode),
     st.sampled_from([A, A6]),
     st.booleans(),
 )

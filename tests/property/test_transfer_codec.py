@@ -179,9 +179,7 @@ class Script:
 
 def plausible(sizes: list[int]) -> st.SearchStrategy[list[AnyMessage]]:
     """A transfer that is right but for its names."""
-    paths = st.lists(
-        st.lists(names, min_size=1, max_size=3).map(tuple), min_size=len(sizes), max_size=len(sizes)
-    )
+    paths = st.lists(st.lists(names, min_size=1, max_size=3).map(tuple), min_size=len(sizes), max_size=len(sizes))
 
     def build(name: str, paths: list[tuple[str, ...]]) -> list[AnyMessage]:
         rows = [Entry(path, False, size, 0, True) for path, size in zip(paths, sizes, strict=True)]

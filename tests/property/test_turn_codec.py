@@ -21,9 +21,7 @@ def test_round_trip(channel: int, data: bytes, padded: bool) -> None:
 
 
 @given(st.lists(st.tuples(channels, st.binary(max_size=50)), max_size=8), st.integers(1, 40))
-def test_in_a_stream_frames_are_found_again_however_it_is_cut(
-    frames: list[tuple[int, bytes]], size: int
-) -> None:
+def test_in_a_stream_frames_are_found_again_however_it_is_cut(frames: list[tuple[int, bytes]], size: int) -> None:
     stream = b"".join(pack_channel_data(channel, data, padded=True) for channel, data in frames)
     decoder, found = StreamDecoder(channel_data=True), []
     for start in range(0, len(stream), size):

@@ -445,9 +445,7 @@ def test_limits() -> None:
     assert row("messages") == f"{signals.MAX_MESSAGES}, of at most {signals.MAX_BODY} bytes each"
     assert row("sessions begun") == f"{budgets.offers_per_peer_per_minute} a minute"
     assert row("sessions that") == f"{budgets.sessions_at_once}; the oldest makes room"
-    proofless = (
-        f"{budgets.unauthenticated_connections}, {budgets.hello_patience:g} s and {hello.MAX_UNPROVED}"
-    )
+    proofless = f"{budgets.unauthenticated_connections}, {budgets.hello_patience:g} s and {hello.MAX_UNPROVED}"
     assert row("TCP connections that") == f"{proofless} bytes each"
     unchosen = f"{links.LINKS_A_SESSION} of a session, {budgets.unchosen_links} of all"
     assert row("TCP connections proved") == f"{unchosen}; the oldest makes room"

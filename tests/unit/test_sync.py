@@ -116,9 +116,7 @@ def test_threads_exchange_what_they_say(nodes: tuple[sync.Node, sync.Node], how:
 
 
 @pytest.mark.parametrize("how", KINDS)
-def test_what_breaks_off_is_no_orderly_end(
-    nodes: tuple[sync.Node, sync.Node], how: dict[str, object]
-) -> None:
+def test_what_breaks_off_is_no_orderly_end(nodes: tuple[sync.Node, sync.Node], how: dict[str, object]) -> None:
     with sync.Node(HERE, identity=Identity.generate()) as leaving:
         mine, theirs = pair((leaving, nodes[1]), **how)
         theirs.sendall(b"first")
@@ -133,9 +131,7 @@ def test_what_breaks_off_is_no_orderly_end(
 
 
 @pytest.mark.parametrize("how", KINDS)
-def test_what_a_closed_socket_had_sent_arrives(
-    nodes: tuple[sync.Node, sync.Node], how: dict[str, object]
-) -> None:
+def test_what_a_closed_socket_had_sent_arrives(nodes: tuple[sync.Node, sync.Node], how: dict[str, object]) -> None:
     """Also when the node is closed next, and the peer reads slowly."""
     data = os.urandom(3_000_000)
     leaving = sync.Node(HERE, identity=Identity.generate())

@@ -66,9 +66,7 @@ class Doorkeeper:
         offered = f"'{printable(told.name, _LONGEST_NAME)}' ({what}{in_bytes(told.size)})"
         question = f"{told.peer} wants to send {offered}. Take it?"
         if not TERMINAL.is_ours(_STDIN):
-            self._output.note(
-                f"{question} Nobody can be asked in the background: --yes or --allow answers it"
-            )
+            self._output.note(f"{question} Nobody can be asked in the background: --yes or --allow answers it")
             return False
         with self._quiet():
             TERMINAL.forget_typed(_STDIN)

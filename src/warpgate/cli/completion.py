@@ -107,9 +107,7 @@ def _zsh_values(commands: tuple[Command, ...]) -> Iterator[str]:
 def _zsh_words(commands: tuple[Command, ...]) -> Iterator[str]:
     for command in commands:
         options = " ".join(
-            _quoted(f"{flag}:{option.text}".rstrip(":"))
-            for option in _options(command)
-            for flag in option.flags
+            _quoted(f"{flag}:{option.text}".rstrip(":")) for option in _options(command) for flag in option.flags
         )
         names = " ".join(_quoted(f"{name}:{text}") for name, text in command.commands)
         yield f"        {_key(command)}) options=({options}); names=({names}) ;;"
@@ -117,9 +115,7 @@ def _zsh_words(commands: tuple[Command, ...]) -> Iterator[str]:
 
 def fish(commands: tuple[Command, ...]) -> str:
     steps = "\n".join(
-        f"            case {_step(each)}\n                set at {_key(each)}"
-        for each in commands
-        if each.words
+        f"            case {_step(each)}\n                set at {_key(each)}" for each in commands if each.words
     )
     lines = "\n".join(line for each in commands for line in _fish_lines(each))
     return f"""\
@@ -153,9 +149,7 @@ def _fish_lines(command: Command) -> Iterator[str]:
     for name, text in command.commands:
         yield f"{condition} -f -a {name} -d {_quoted(text, FISH_APOSTROPHE)}"
     for option in _options(command):
-        flags = " ".join(
-            f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in option.flags
-        )
+        flags = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in option.flags)
         value = ""
         if option.choices:
             value = f" -x -a '{' '.join(option.choices)}'"

@@ -33,9 +33,7 @@ DATAGRAM_LINGER = 1.0
 # What a browser has open to a host, and few enough for the 20 signals a second that a peer takes from one sender.
 ATTEMPTS_AT_ONCE = 6
 CONNECTIONS_AT_ONCE = 400
-DESCRIPTORS = (
-    2 * CONNECTIONS_AT_ONCE + 512
-)  # a socket for the pipe and one for who is served, and the node's own
+DESCRIPTORS = 2 * CONNECTIONS_AT_ONCE + 512  # a socket for the pipe and one for who is served, and the node's own
 
 
 def run(arguments: argparse.Namespace, shell: Shell) -> int:

@@ -96,9 +96,7 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
 
 async def _demo(console: Console, scenes: Sequence[int], *, moving: bool) -> int:
     console.print()
-    console.print(
-        "[bold]warpgate[/] gets a socket open between two machines, wherever they are.", highlight=False
-    )
+    console.print("[bold]warpgate[/] gets a socket open between two machines, wherever they are.", highlight=False)
     console.print(
         "[dim]A whole internet on this machine: hosts, NAT routers, a message broker,\n"
         "a STUN server, 40 ms there and back between any two. Two real programs in it,\n"
@@ -121,9 +119,7 @@ async def _demo(console: Console, scenes: Sequence[int], *, moving: bool) -> int
         else "[bold red]Something did not connect, or did not last.[/]\n",
         highlight=False,
     )
-    console.print(
-        "Try it:   [bold]warpgate listen --echo[/]   and elsewhere   [bold]warpgate connect ADDRESS[/]"
-    )
+    console.print("Try it:   [bold]warpgate listen --echo[/]   and elsewhere   [bold]warpgate connect ADDRESS[/]")
     console.print("Play on:  [bold]warpgate lab up --a eim-apdf --b edm -- warpgate connect @b --ping 3[/]\n")
     return 0 if good else 1
 
@@ -149,11 +145,7 @@ async def _show(console: Console, number: int, act: Act, scene: Scene, *, moving
 def _map(act: Act, scene: Scene) -> str:
     lines = []
     for place, wall in zip(scene.places, act.walls, strict=True):
-        there = (
-            f" ─┤ [yellow]{wall}[/] ├─ {place.outside}"
-            if place.outside
-            else " [green]on the open internet[/]"
-        )
+        there = f" ─┤ [yellow]{wall}[/] ├─ {place.outside}" if place.outside else " [green]on the open internet[/]"
         lines.append(f"   [bold]{place.name:5}[/] {place.host:12}{there}")
     return "\n".join(lines)
 
@@ -167,9 +159,7 @@ def _timeline(scene: Scene, total: float, now: float) -> Table:
     table.add_column(width=BAR)
     table.add_column()
     clock = Text(f"{now * 1000:5.0f} ms", style="bold")
-    table.add_row(
-        clock, Text("╶" + "─" * (BAR - 2) + "╴", style="dim"), Text(f"{SLOWER} x slower than real", "dim")
-    )
+    table.add_row(clock, Text("╶" + "─" * (BAR - 2) + "╴", style="dim"), Text(f"{SLOWER} x slower than real", "dim"))
     for name, moments in _lanes(scene):
         table.add_row(*_lane(name, moments, scene, total, now))
     return table
@@ -188,9 +178,7 @@ def _lanes(scene: Scene) -> list[tuple[str, list[Moment]]]:
     return sorted(lanes.items(), key=lambda lane: lane[0] in skipped)
 
 
-def _lane(
-    name: str, moments: list[Moment], scene: Scene, total: float, now: float
-) -> tuple[Text, Text, Text]:
+def _lane(name: str, moments: list[Moment], scene: Scene, total: float, now: float) -> tuple[Text, Text, Text]:
     from rich.text import Text  # noqa: PLC0415
 
     def column(at: float) -> int:
@@ -203,9 +191,7 @@ def _lane(
         end = now if heard is None else min(heard.at, now)
         bar = Text("┄" * column(end) + "▷", style="magenta")
         told = (
-            "on its way over the broker"
-            if heard is None or heard.at > now
-            else f"heard after {heard.at * 1000:.0f} ms"
+            "on its way over the broker" if heard is None or heard.at > now else f"heard after {heard.at * 1000:.0f} ms"
         )
         return Text("sealed offer", style="magenta"), bar, Text(told, style="magenta")
     if any(moment.event == "PluginSkipped" for moment in moments):

@@ -73,9 +73,7 @@ def _timeline(scene: MoveScene, now: float) -> Table:
     table.add_column()
     shown = round(BAR * now / scene.seconds)
     clock = Text(f"{now:5.2f} s", style="bold")
-    table.add_row(
-        clock, Text("╶" + "─" * (BAR - 2) + "╴", style="dim"), Text(f"{SLOWER} x slower than real", "dim")
-    )
+    table.add_row(clock, Text("╶" + "─" * (BAR - 2) + "╴", style="dim"), Text(f"{SLOWER} x slower than real", "dim"))
     echoes = Text()
     for column in flow(scene)[:shown]:
         echoes.append(column, style="green" if column == "█" else "bold red")

@@ -202,9 +202,7 @@ def _verdict(status: NodeStatus, checks: Checks) -> Finding:
     if any(nat.mapping is Mapping.NONE and nat.accepts_anyone for nat in nats):
         return Finding(section, "ok", "anybody can connect to this node directly")
     if any(attachment.tcp.learnt is LearntBy.PORT_MAP for attachment in status.attachments):
-        return Finding(
-            section, "ok", "anybody can connect to this node, through the port that the router maps"
-        )
+        return Finding(section, "ok", "anybody can connect to this node, through the port that the router maps")
     if not checks.carry_signals:
         return Finding(section, "warning", "only peers who can reach this machine directly can connect to it")
     if any(nat.mapping.predictable for nat in nats):

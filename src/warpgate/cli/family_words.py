@@ -15,12 +15,8 @@ if TYPE_CHECKING:
 SECTION = "families"
 BOTH = "IPv4 and IPv6: peers of either family can be reached directly"
 ONLY_IPV4 = "IPv4 alone: peers with IPv6 alone are reached over a relay that has both"
-ONLY_IPV6 = (
-    "IPv6 alone, and this network has no NAT64: peers with IPv4 alone are reached over a relay that has both"
-)
-TRANSLATED = (
-    "IPv6 alone, and IPv4 through this network's NAT64 (prefix {}): peers of either family can be reached"
-)
+ONLY_IPV6 = "IPv6 alone, and this network has no NAT64: peers with IPv4 alone are reached over a relay that has both"
+TRANSLATED = "IPv6 alone, and IPv4 through this network's NAT64 (prefix {}): peers of either family can be reached"
 BESIDE = "an interface without IPv4 has it through its network's NAT64 (prefix {})"
 
 

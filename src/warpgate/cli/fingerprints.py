@@ -26,9 +26,7 @@ def fingerprinted(status: NodeStatus) -> bool:
     )
 
 
-async def nats_settled(
-    node: Node, config: Config, others: Callable[[NodeStatus], bool] = lambda _: True
-) -> None:
+async def nats_settled(node: Node, config: Config, others: Callable[[NodeStatus], bool] = lambda _: True) -> None:
     """Fingerprints need more time than start() gives them: a little longer. `others`: what is waited for, too."""
 
     def all_told(status: NodeStatus) -> bool:

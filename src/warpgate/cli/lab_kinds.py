@@ -14,9 +14,7 @@ INSIDE_NAT64 = "IPv6 alone, and a NAT64 with "
 
 def run(_arguments: argparse.Namespace, shell: Shell) -> int:
     for name, layers in KINDS.items():
-        routers = ", behind ".join(
-            f"{INSIDE_NAT64 if layer.nat64 else ''}{describe(layer.nat)}" for layer in layers
-        )
+        routers = ", behind ".join(f"{INSIDE_NAT64 if layer.nat64 else ''}{describe(layer.nat)}" for layer in layers)
         shell.output.show(KindShown(name, routers or "no router: a host on the internet"))
     shell.output.heading(
         f"\nand MAPPING-FILTERING[-ASSIGNMENT]: {'|'.join(MAPPINGS)} - {'|'.join(FILTERINGS)} - "
@@ -32,7 +30,6 @@ def describe(nat: NatSpec) -> str:
     restrictions = " no UDP" if nat.udp_blocked else ""
     if nat.tcp_ports is not None:
         restrictions += f", TCP only to port {', '.join(map(str, sorted(nat.tcp_ports)))}"
-    return (
-        f"{nat.mapping.value} mapping, {nat.filtering.value} filtering, {nat.assignment.kind.value} ports"
-        + (f",{restrictions}" if restrictions else "")
+    return f"{nat.mapping.value} mapping, {nat.filtering.value} filtering, {nat.assignment.kind.value} ports" + (
+        f",{restrictions}" if restrictions else ""
     )

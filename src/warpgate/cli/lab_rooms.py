@@ -38,9 +38,7 @@ class Room:
 
         The word `warpgate` at the beginning means this program, wherever it is installed.
         """
-        words = (
-            [sys.executable, "-m", "warpgate", *command[1:]] if command[0] == "warpgate" else list(command)
-        )
+        words = [sys.executable, "-m", "warpgate", *command[1:]] if command[0] == "warpgate" else list(command)
         environment = {variable.name: variable.value for variable in self.variables}
         if not quiet:
             return await self.host.popen(words, env=environment, stdin=None)
@@ -75,9 +73,7 @@ class Companion:
         """The first address it prints. ServiceError when it ends, or half a minute passes, without one."""
         name = self._room.host.name
         ended = asyncio.shield(self._passing_on)
-        await asyncio.wait(
-            (self._address, ended), timeout=ADDRESS_PATIENCE, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait((self._address, ended), timeout=ADDRESS_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         if not self._address.done():
             how = "ended" if ended.done() else f"ran for {ADDRESS_PATIENCE:g} s"
             raise ServiceError(f"the program in host {name} {how} without printing an address")

@@ -47,9 +47,7 @@ def run(arguments: argparse.Namespace, shell: Shell) -> int:
     name = parse_name(arguments.name, shell)
     allow = parse_allowed(arguments.allow)
     if allow is None and any(isinstance(place, SocksPlace) for _, place in arguments.forward):
-        raise UsageError(
-            "--forward socks lends this machine's network to peers: say to whom, with --allow ID"
-        )
+        raise UsageError("--forward socks lends this machine's network to peers: say to whom, with --allow ID")
     services = offered(arguments)
     if arguments.relay is not None:
         _check_lending(arguments, services)
@@ -144,9 +142,7 @@ async def _listen(
             stack.push_async_callback(relay.close)
             await relay.open()
             if not relay.use.reachable and not shell.settings.config.port_map:
-                shell.output.note(
-                    "nobody can reach this relay: there is no public address, and no router is asked"
-                )
+                shell.output.note("nobody can reach this relay: there is no public address, and no router is asked")
         await stack.enter_async_context(told(node, shell, "listen", metrics, relay))
         announce(node, shell)
         work = _join_first(node, shell) if on_stdio else serving.until_over(node, services.get(""))

@@ -87,9 +87,7 @@ def _block_words(assignment: PortAssignment) -> str:
     if not assignment.fixed:
         return f"external ports come {within}: few enough to guess"
     places = [place for place in range(16) if assignment.fixed >> place & 1]
-    bits = "".join(
-        str(assignment.low >> place & 1) if place in places else "x" for place in reversed(range(16))
-    )
+    bits = "".join(str(assignment.low >> place & 1) if place in places else "x" for place in reversed(range(16)))
     return (
         f"external ports are a set (as with MAP-E and MAP-T, RFC 7597): {within}, in binary all {bits}, "
         f"{2 ** (16 - len(places))} at most: few enough to guess"

@@ -49,9 +49,7 @@ class CommonOptions(Choices):
         )
 
 
-def add_common_options(
-    parser: argparse.ArgumentParser, level: int, *, json: bool = True, servers: bool = True
-) -> None:
+def add_common_options(parser: argparse.ArgumentParser, level: int, *, json: bool = True, servers: bool = True) -> None:
     """Give `parser` the common options; `level` counts the commands before it on the line. Only the help of the first
     one tells what they are: with twenty lines more, no command's own help would fit a screen.
 
@@ -72,9 +70,7 @@ def add_common_options(
         repeatable("broker", "mqtt[s]|ws[s]://HOST", "signalling broker; repeatable, replaces the defaults")
         repeatable("stun", "HOST:PORT", "STUN server; repeatable, replaces the defaults")
         repeatable("server-list", "URL", "https URL of a newer list of defaults; '' fetches none; repeatable")
-        repeatable(
-            "turn", "turn:USER:PASS@HOST:PORT", "relay server, with ?transport=udp|tcp|tls; repeatable"
-        )
+        repeatable("turn", "turn:USER:PASS@HOST:PORT", "relay server, with ?transport=udp|tcp|tls; repeatable")
         repeatable("ice-servers", "URL", "https URL of a TURN provider's iceServers; repeatable")
         repeatable("relay-peer", "TARGET", "node that lends its machine, by `listen --relay`; repeatable")
         repeatable("names", "URL", "name server; repeatable")

@@ -109,9 +109,7 @@ def build_parser() -> Parser:
     _add_address(command("address", "print this node's address"))
     _add_listen(command("listen", "wait for peers"))
     _add_connect(command("connect", "open a pipe to TARGET", "TARGET[/SERVICE]"))
-    _add_send(
-        command("send", "send files or directories, to TARGET or by a one-time code", "FILE... [TARGET]")
-    )
+    _add_send(command("send", "send files or directories, to TARGET or by a one-time code", "FILE... [TARGET]"))
     _add_receive(command("receive", "take files that peers send", "[CODE] [DIR]"))
     command("status", "tell what runs with this identity: services, pipes, brokers, address")
     _add_doctor(command("doctor", "tell what works here and what does not"))
@@ -154,9 +152,7 @@ def _add_completion(parser: Parser) -> None:
 
 def _add_service(parser: Parser) -> None:
     parser.description = SERVICE
-    parser.add_argument(
-        "--unit", default="warpgate", metavar="NAME", type=unit_name, help="(default warpgate)"
-    )
+    parser.add_argument("--unit", default="warpgate", metavar="NAME", type=unit_name, help="(default warpgate)")
     parser.add_argument("--replace", action="store_true", help="write over a unit of that name")
     parser.add_argument("--print", action="store_true", dest="show", help="print the unit, and write nothing")
     parser.add_argument(
@@ -246,9 +242,7 @@ def _add_connect(parser: Parser) -> None:
         "default, but with --datagram (1,150 bytes each then), --transport tcp and --ping; --no-durable: a plain "
         "stream, as fast as its path",
     )
-    parser.add_argument(
-        "--ping", type=positive_count, metavar="N", help="measure N echoes of a `listen --echo` peer"
-    )
+    parser.add_argument("--ping", type=positive_count, metavar="N", help="measure N echoes of a `listen --echo` peer")
     parser.add_argument(
         "-L",
         "--listen",
@@ -283,9 +277,7 @@ def _add_send(parser: Parser) -> None:
         "--via", action=ViaAction, metavar="P[,P]", help="only these strategies (there are %(strategies)s)"
     )
     parser.add_argument("--transport", choices=("tcp", "udp"), help="only links over this")
-    parser.add_argument(
-        "--timeout", type=positive_seconds, metavar="S", help="give up a connect after S seconds"
-    )
+    parser.add_argument("--timeout", type=positive_seconds, metavar="S", help="give up a connect after S seconds")
     parser.add_argument(
         "--patience",
         type=positive_seconds,
@@ -390,13 +382,9 @@ def _add_lab(parser: Parser) -> None:
         add_common_options(added, level=2, json=json)
         return added
 
-    up = action(
-        "up", "run commands in two hosts behind NATs", "--a KIND --b KIND [-- COMMAND_A [:: COMMAND_B]]"
-    )
+    up = action("up", "run commands in two hosts behind NATs", "--a KIND --b KIND [-- COMMAND_A [:: COMMAND_B]]")
     up.description = LAB_UP
-    up.add_argument(
-        "--a", required=True, metavar="KIND", help="what host a is behind (see warpgate lab kinds)"
-    )
+    up.add_argument("--a", required=True, metavar="KIND", help="what host a is behind (see warpgate lab kinds)")
     up.add_argument("--b", required=True, metavar="KIND", help="what host b is behind")
     up.add_argument(
         "--delay",
@@ -405,9 +393,7 @@ def _add_lab(parser: Parser) -> None:
         metavar="MS",
         help="of each host's line, one way (default 10: 40 ms from host to host and back)",
     )
-    up.add_argument(
-        "--loss", type=not_negative, default=0.0, metavar="PCT", help="packets lost by each line, each way"
-    )
+    up.add_argument("--loss", type=not_negative, default=0.0, metavar="PCT", help="packets lost by each line, each way")
     action("kinds", "list what --a and --b can be")
     _add_lab_matrix(action("matrix", "connect every kind of site to every other one", json=False))
 
@@ -426,9 +412,7 @@ def _add_lab_matrix(matrix: Parser) -> None:
     matrix.add_argument(
         "--modes", metavar="M[,M]", help="datagram, tcp (streams), stream (over either); default datagram,tcp"
     )
-    matrix.add_argument(
-        "--count", type=positive_count, metavar="N", help="connects for each pair and mode (default 3)"
-    )
+    matrix.add_argument("--count", type=positive_count, metavar="N", help="connects for each pair and mode (default 3)")
     matrix.add_argument(
         "--relay-patience",
         type=not_negative,
@@ -437,9 +421,7 @@ def _add_lab_matrix(matrix: Parser) -> None:
     )
     matrix.add_argument("--no-relay", action="store_true", help="let the nodes know no TURN server")
     matrix.add_argument("--svg", metavar="FILE", dest="svg_file", help="draw the matrix into FILE")
-    matrix.add_argument(
-        "--resume", action="store_true", help="keep the cells that the FILE of --json holds already"
-    )
+    matrix.add_argument("--resume", action="store_true", help="keep the cells that the FILE of --json holds already")
     matrix.set_defaults(json_file=None)
     # The common --json, except that a word after it is a file, which leaves stdout to people.
     matrix.add_argument(

@@ -33,9 +33,7 @@ async def ping(pipe: Pipe, count: int, report: Callable[[Pong], None]) -> None:
             patience = max(patience, min(ECHOES * seconds, LONGEST))
             report(Pong(round(seconds, 6)))
         except TimeoutError:
-            raise NetworkError(
-                f"ping {number} of {count} was not echoed (is the peer `listen --echo`?)"
-            ) from None
+            raise NetworkError(f"ping {number} of {count} was not echoed (is the peer `listen --echo`?)") from None
 
 
 async def ping_stream(pipe: Pipe, patience: float) -> float:

@@ -157,9 +157,7 @@ def _socks(text: str, *, given: bool) -> SocksPlace:
     try:
         return SocksPlace(tuple(ip_network(part) for part in text.split(",")))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"'socks:{text}': {error} (socks:any, or networks as 10.0.0.0/8)"
-        ) from None
+        raise argparse.ArgumentTypeError(f"'socks:{text}': {error} (socks:any, or networks as 10.0.0.0/8)") from None
 
 
 def _path(text: str) -> str | None:

@@ -58,9 +58,7 @@ def split(words: Sequence[str]) -> tuple[str | None, str | None]:
     code = words[0] if words and looks_like_code(words[0]) and not Path(words[0]).is_dir() else None
     rest = words if code is None else words[1:]
     if len(rest) > 1:
-        raise UsageError(
-            f"one directory, not {len(rest)} (a one-time code, 4821-piano-zebra, comes before it)"
-        )
+        raise UsageError(f"one directory, not {len(rest)} (a one-time code, 4821-piano-zebra, comes before it)")
     if code is not None:
         OneTimeCode.parse(code)
     return code, rest[0] if rest else None
@@ -104,8 +102,7 @@ class Receiving:
     async def _end_of_code(self) -> None:
         """All has come, or it failed, or nobody comes any more: then TransferFailed."""
         waits: set[asyncio.Future[Any]] = {
-            asyncio.ensure_future(event.wait())
-            for event in (self._reception.received, self._reception.failed)
+            asyncio.ensure_future(event.wait()) for event in (self._reception.received, self._reception.failed)
         }
         waits.add(asyncio.ensure_future(self._abandoned()))
         try:

@@ -56,9 +56,7 @@ class Reception:
 
     def warn_of_strangers(self) -> None:
         if not self._asking:
-            self._shell.output.note(
-                f"whoever has this address may put files into {self.folder} (--allow says who)"
-            )
+            self._shell.output.note(f"whoever has this address may put files into {self.folder} (--allow says who)")
 
     def _receiver_by(self, rules: Rules) -> Receiver:
         doorkeeper = Doorkeeper(self._shell.output, self.view.paused)

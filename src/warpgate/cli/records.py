@@ -26,9 +26,7 @@ class Record:
     def of(cls, told: object, **more: Any) -> Self:
         """From the attributes that have the fields' names, but for those in `more`; times in whole microseconds."""
         taken = {each.name: getattr(told, each.name) for each in fields(cls) if each.name not in more}
-        whole = {
-            name: round(value, 6) if isinstance(value, float) else value for name, value in taken.items()
-        }
+        whole = {name: round(value, 6) if isinstance(value, float) else value for name, value in taken.items()}
         return cls(**whole, **more)
 
     def members(self) -> dict[str, Any]:

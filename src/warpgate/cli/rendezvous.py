@@ -136,9 +136,7 @@ class _Serving:
         secret = relay_secret(self.arguments)
         addresses = relay_addresses(self.interfaces, await announced_addresses(self.network, host))
         if not addresses:
-            raise ConfigError(
-                "no address to relay from: say what clients reach this machine by with --public-host"
-            )
+            raise ConfigError("no address to relay from: say what clients reach this machine by with --public-host")
         settings = RelaySettings(
             secret,
             addresses,
@@ -148,9 +146,7 @@ class _Serving:
         )
         port = self.arguments.relay_port
         # Coturn knows a rate for each allocation alone: what anybody asked to be counted, ours counts.
-        counted = any(
-            not text.partition("=")[0].endswith("allocations") for text in self.arguments.relay_limit
-        )
+        counted = any(not text.partition("=")[0].endswith("allocations") for text in self.arguments.relay_limit)
         program = None if self.arguments.embedded_relay or counted else find_coturn()
         if program is not None:
             half = (settings.ports.start + settings.ports.stop) // 2
@@ -171,9 +167,7 @@ class _Serving:
         if self.arguments.relay_for:  # who is let in gets a log-in by HTTP
             ports[HTTP_GET] = names_port
         inside = {first: own_endpoint(self.arguments.host, port) for first, port in ports.items()}
-        service = door_service(
-            self.network, self.interfaces, self.arguments.door_port, context, relay, inside
-        )
+        service = door_service(self.network, self.interfaces, self.arguments.door_port, context, relay, inside)
         door = await self.stack.enter_async_context(service)
         self.metrics.others.append(door.readings)
 
@@ -209,9 +203,7 @@ def relay_limits(said: Sequence[str]) -> RelayLimits:
         except ValueError:
             value = 0.0
         if not (name and 0 < value * unit < float("inf")):  # a relay that may carry nothing is none
-            raise UsageError(
-                f"--relay-limit {text}: write one of {', '.join(LIMITS)}, = and a number above 0"
-            )
+            raise UsageError(f"--relay-limit {text}: write one of {', '.join(LIMITS)}, = and a number above 0")
         given[name] = int(value) or 1 if unit == 1 else value * unit
     return replace(RelayLimits(), **given)
 

@@ -30,9 +30,7 @@ def add_rendezvous_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run an MQTT broker, too: mosquitto if it is installed, else the one of warpgate[broker]",
     )
-    group.add_argument(
-        "--embedded-broker", action="store_true", help="the latter, even if mosquitto is installed"
-    )
+    group.add_argument("--embedded-broker", action="store_true", help="the latter, even if mosquitto is installed")
     group.add_argument(
         "--public-host",
         metavar="NAME_OR_IP",
@@ -72,9 +70,7 @@ def _add_relay_options(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="the same, without coturn even if that is installed",
     )
-    group.add_argument(
-        "--relay-port", type=port_number, default=3480, metavar="N", help="UDP and TCP (default 3480)"
-    )
+    group.add_argument("--relay-port", type=port_number, default=3480, metavar="N", help="UDP and TCP (default 3480)")
     group.add_argument(
         "--door-port",
         type=port_number,

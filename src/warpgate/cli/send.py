@@ -87,9 +87,7 @@ async def _send(
         node = await stack.enter_async_context(shell.node(accept=False))
         await stack.enter_async_context(told(node, shell, "send"))
         if journey.target is None:
-            offered = await stack.enter_async_context(
-                node.offer_code()
-            )  # to the end: others are told that it is used
+            offered = await stack.enter_async_context(node.offer_code())  # to the end: others are told that it is used
             journey = replace(journey, target=await _taken(offered, shell, qr=qr))
         with TransferView(shell.output) as view:
             for place, listed in enumerate(sources):

@@ -84,9 +84,7 @@ def stun_findings(
     if config.stun == ():
         yield Finding(section, "missing", "none is configured")
     elif not mappings:
-        yield Finding(
-            section, "warning", "no server answers: this node cannot tell how it looks from outside"
-        )
+        yield Finding(section, "warning", "no server answers: this node cannot tell how it looks from outside")
 
 
 def relay_findings(checks: Checks) -> Iterator[Finding]:
@@ -99,9 +97,7 @@ def relay_findings(checks: Checks) -> Iterator[Finding]:
             yield Finding(section, "missing", f"{account.account}: {account.error}")
             continue
         life = "" if account.lifetime is None else f" for {account.lifetime / 3600:.3g} h"
-        yield Finding(
-            section, "ok", f"{account.account} gives {', '.join(account.servers)}, with credentials{life}"
-        )
+        yield Finding(section, "ok", f"{account.account} gives {', '.join(account.servers)}, with credentials{life}")
     for check in checks.relays:
         if check.error:
             yield Finding(section, "missing", f"{check.server}: {check.error}")
@@ -122,9 +118,7 @@ def relay_findings(checks: Checks) -> Iterator[Finding]:
 def name_findings(checks: Checks) -> Iterator[Finding]:
     section = "names"
     if not checks.names:
-        yield Finding(
-            section, "missing", "no name server is configured: peers are reached by their addresses"
-        )
+        yield Finding(section, "missing", "no name server is configured: peers are reached by their addresses")
     for check in checks.names:
         if check.error:
             yield Finding(section, "missing", f"{check.server}: {check.error}")
@@ -147,11 +141,7 @@ def list_findings(told: ListStatus, places: Sequence[PlaceCheck], now: float) ->
     if told.off:
         yield Finding(section, "info", f"no newer one is fetched: {told.off}")
     elif not places:
-        when = (
-            f"in {span(told.next_at - now)}"
-            if told.next_at > now
-            else "by the next node that runs for 15 minutes"
-        )
+        when = f"in {span(told.next_at - now)}" if told.next_at > now else "by the next node that runs for 15 minutes"
         yield Finding(section, "info", f"a newer one is looked for {when}")
     for each in places:
         state, text = ("missing", each.error) if each.error else ("ok", f"it has number {each.sequence}")
@@ -186,9 +176,7 @@ def _range(ages: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _failed(
-    section: str, failed: Iterable[tuple[str, str]], status: NodeStatus, now: float
-) -> Iterator[Finding]:
+def _failed(section: str, failed: Iterable[tuple[str, str]], status: NodeStatus, now: float) -> Iterator[Finding]:
     """What is the matter with all of them is told once."""
     failed = list(failed)
     if failed and not status.routed:
@@ -196,9 +184,7 @@ def _failed(
         return
     nameless = [server for server, reason in failed if reason.startswith(_UNRESOLVED)]
     if len(nameless) >= _ALIKE:
-        yield Finding(
-            section, "missing", f"{len(nameless)} not found: DNS does not know {', '.join(nameless)}"
-        )
+        yield Finding(section, "missing", f"{len(nameless)} not found: DNS does not know {', '.join(nameless)}")
         failed = [(server, reason) for server, reason in failed if server not in nameless]
     for server, reason in failed:
         yield Finding(section, "missing", f"{server}: {reason}{_known(server, status, now)}")

@@ -89,9 +89,7 @@ class Shell:
             if self.output.verbose:
                 pass  # all of these are events, and told already
             elif isinstance(event, PeerSilent):
-                if silent.may_tell(
-                    event.peer, time.monotonic()
-                ):  # a durable pipe is looked for by two searches
+                if silent.may_tell(event.peer, time.monotonic()):  # a durable pipe is looked for by two searches
                     self.output.note(event.reason)
             elif isinstance(event, PeerTwinned):  # by each pipe to it
                 if twinned.may_tell(event.peer, time.monotonic()):
@@ -99,8 +97,7 @@ class Shell:
             elif isinstance(event, TwinFound):
                 self.output.note(words.describe(event))
             elif (
-                (isinstance(event, SignalRefused) and event.told)
-                or (isinstance(event, StrangerRefused) and event.peer)
+                (isinstance(event, SignalRefused) and event.told) or (isinstance(event, StrangerRefused) and event.peer)
             ) and turned_away.may_tell(event.peer, time.monotonic()):
                 self.output.notice(event, words.turned_away(event.peer, event.reason))
             if isinstance(event, ContactPinned):
@@ -108,9 +105,7 @@ class Shell:
             if observer is not None:
                 observer(event)
 
-        return self.node_maker(
-            replace(self.settings.config, accept=accept, beside=beside, allow=allow), observe
-        )
+        return self.node_maker(replace(self.settings.config, accept=accept, beside=beside, allow=allow), observe)
 
     def secured(self) -> Shell:
         """The same for a command whose node takes only encrypted pipes."""

@@ -101,9 +101,7 @@ async def ask_peer(pipe: Pipe, wanted: Destination) -> bytes:
             return head + first + await pipe.recv_n(socks.address_follows(head, first))
     except (TimeoutError, PipeClosed, ProtocolError) as error:
         reason = str(error) or "no answer"
-        raise NetworkError(
-            f"the peer is no SOCKS proxy, `listen --forward socks` makes it one ({reason})"
-        ) from error
+        raise NetworkError(f"the peer is no SOCKS proxy, `listen --forward socks` makes it one ({reason})") from error
 
 
 def _reader(stream: LocalStream) -> Read:

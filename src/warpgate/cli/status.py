@@ -109,11 +109,7 @@ def _relay(relay: dict[str, Any]) -> str:
 
 def _pipe(pipe: dict[str, Any], now: float) -> str:
     what = f" for {pipe['service']}" if pipe["service"] else ""
-    more = (
-        ", durable" * pipe.get("durable", False)
-        + ", encrypted" * pipe["secure"]
-        + ", relayed" * pipe["relayed"]
-    )
+    more = ", durable" * pipe.get("durable", False) + ", encrypted" * pipe["secure"] + ", relayed" * pipe["relayed"]
     return (
         f"{pipe['mode']} with {pipe['peer']}{what} by {pipe['plugin']} over {pipe['transport'].upper()}{more}: "
         f"{pipe['local']} - {pipe['remote']}, for {span(now - pipe['since'])}"

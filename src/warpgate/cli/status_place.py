@@ -58,9 +58,7 @@ def answering(path: Path, answer: Callable[[], bytes], accepted: Accepted) -> It
         return
     key = secrets.token_bytes(_KEY_SIZE)
     say = partial(_say_to_who_knows, key, answer)
-    with contextlib.closing(
-        SystemNetwork().listen_tcp(Endpoint.of(HERE, 0), partial(accepted, say))
-    ) as listener:
+    with contextlib.closing(SystemNetwork().listen_tcp(Endpoint.of(HERE, 0), partial(accepted, say))) as listener:
         replace_file(path, f"{listener.local.port} {key.hex()}\n".encode("ascii"))
         try:
             yield

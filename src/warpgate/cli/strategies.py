@@ -47,6 +47,4 @@ def strategy_findings(registry: Registry) -> Iterator[Finding]:
         if package:
             yield Finding(section, "ok", f"{name}, installed with {package}")
     for broken in registry.broken:
-        yield Finding(
-            section, "warning", f"{broken.entry} of {broken.package} cannot be used: {broken.reason}"
-        )
+        yield Finding(section, "warning", f"{broken.entry} of {broken.package} cannot be used: {broken.reason}")

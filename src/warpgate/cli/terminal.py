@@ -30,9 +30,7 @@ class Door:
     def write(self, text: str) -> int:
         shown = printable_lines(text)
         encoding = self.stream.encoding
-        if (
-            encoding and not shown.isascii()
-        ):  # a peer's letter that this terminal does not have must not end us
+        if encoding and not shown.isascii():  # a peer's letter that this terminal does not have must not end us
             shown = shown.encode(encoding, "backslashreplace").decode(encoding)
         self.stream.write(shown)
         return len(text)
@@ -76,9 +74,7 @@ def in_one_line(value: T) -> T:
         shown = tuple(items) if isinstance(value, tuple) else list(items)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed = {
-            field.name: in_one_line(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-            if field.init
+            field.name: in_one_line(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init
         }
         shown = dataclasses.replace(value, **changed)
     return cast("T", shown)

@@ -128,9 +128,7 @@ def _node_news(event: events.Event) -> str:
         case events.StrangerRefused(remote=remote, reason=reason):
             return f"refused {remote}: {reason}"
         case events.TargetsRefused(session=session, peer=peer, reasons=reasons):
-            return (
-                f"[{session[:6]}] nothing is sent to some endpoints that {peer} named: {'; '.join(reasons)}"
-            )
+            return f"[{session[:6]}] nothing is sent to some endpoints that {peer} named: {'; '.join(reasons)}"
         case _:
             return _server_news(event)
 

@@ -141,9 +141,7 @@ class Assembly:
         self._counts: Counter[str] = Counter()
         self._failures: dict[tuple[str, str], ServerFailed] = {}
         self.tasks = Tasks(lambda name, error: self.context.emit(ServerFailed("task", name, str(error))))
-        self.context = context = Context(
-            identity, config, network, registry, observer, self.tasks, sources, instances
-        )
+        self.context = context = Context(identity, config, network, registry, observer, self.tasks, sources, instances)
         context.observers += [self._count, memory.observe]
         rng = random.Random()
         moved = self._update_address
@@ -180,17 +178,12 @@ class Assembly:
 
     def _open_relays(self, trust: Trust) -> Relays:
         config, context = self._config, self.context
-        providers = [
-            Provider(self._network, url, config.ice_token, trust) for url in dict.fromkeys(config.ice_servers)
-        ]
+        providers = [Provider(self._network, url, config.ice_token, trust) for url in dict.fromkeys(config.ice_servers)]
         asked: list[tuple[str, Callable[[], Awaitable[bytes]]]] = [
             (str(provider.url), provider.ask) for provider in providers
         ]
         asked += [(str(url), desk.ask) for url, desk in self._desks(trust)]
-        asked += [
-            (peer_name(peer), partial(self._ask_for_relay, peer))
-            for peer in dict.fromkeys(config.relay_peers)
-        ]
+        asked += [(peer_name(peer), partial(self._ask_for_relay, peer)) for peer in dict.fromkeys(config.relay_peers)]
         self.accounts = TurnAccounts(
             [TurnAccount(name, ask, context.emit, context.wall_clock, random.Random()) for name, ask in asked]
         )
@@ -249,9 +242,7 @@ class Assembly:
         self.tasks.spawn("servers", self._keep_servers())
         if self.accounts:
             self.tasks.spawn("relay accounts", self.accounts.run())
-        patience = (
-            config.timing.start_patience
-        )  # for all of it: what waits for the resolver first has used some up
+        patience = config.timing.start_patience  # for all of it: what waits for the resolver first has used some up
         waiting = context.now()
         self._nat64.look()
         await self._nat64.first(min(patience, NAT64_PATIENCE))
@@ -267,9 +258,7 @@ class Assembly:
         _, reached = await asyncio.gather(self.discovery.first(patience), self.channel.first_home(patience))
         if reached or not self._servers.brokers:
             with suppress(ImportError):  # the task tells; TCP works without
-                await (
-                    loaded()
-                )  # else the first pipe would wait for it; offline there is nobody to open one to
+                await loaded()  # else the first pipe would wait for it; offline there is nobody to open one to
         self._update_address()
         self._watch = self._network.watch_interfaces(self._interfaces_changed)
         if usable_interfaces(self._network, config.interfaces) != self.interfaces:
@@ -404,17 +393,13 @@ class Assembly:
         """The world sees us elsewhere, and the interfaces have not told: what leads outside is dead by that."""
         seen = {at.host: at.reflexive for at in before.attachments if at.reflexive is not None}
         now, after = self.context.now(), self.context.address.attachments
-        moved = any(
-            seen.get(at.host, at.reflexive) != at.reflexive for at in after if at.reflexive is not None
-        )
+        moved = any(seen.get(at.host, at.reflexive) != at.reflexive for at in after if at.reflexive is not None)
         if moved and now - self._moved_at >= MOVE_GAP:
             self._moved_at = now
             self.discovery.refresh()
             self._ask_routers()
             self.channel.reconnect(YOUNG)
-            self.connections.moved(
-                frozenset(self.sockets.held), frozenset(each.ip for each in self.interfaces)
-            )
+            self.connections.moved(frozenset(self.sockets.held), frozenset(each.ip for each in self.interfaces))
 
     def _attachment(self, interface: Interface) -> Attachment:
         local = self.sockets.endpoint(interface.ip)
@@ -466,9 +451,7 @@ class Assembly:
         carrier = None if transport is None else Transport.of(transport)
         lasting = self._lasting(mode, durable)
 
-        async def attempt(
-            address: NodeAddress, seconds: float, before: tuple[PluginReport, ...] = ()
-        ) -> Pipe:
+        async def attempt(address: NodeAddress, seconds: float, before: tuple[PluginReport, ...] = ()) -> Pipe:
             if address.public_key == self.context.identity.public_key:
                 raise ConfigError("that is this node's own address")
             if lasting:

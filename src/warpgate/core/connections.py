@@ -256,17 +256,13 @@ class Connections:
         if connection.current is not None:
             return ConnectFailed(reason, seeker.report)
         connection.finish(reason)
-        told: ConnectFailed | str = max(
-            seeker.failures, key=lambda failure: len(failure.report), default=reason
-        )
+        told: ConnectFailed | str = max(seeker.failures, key=lambda failure: len(failure.report), default=reason)
         if isinstance(told, str):
             return ConnectFailed(told, seeker.report)
         needed = any(failure.relay_needed for failure in seeker.failures)
         return ConnectFailed(str(told.args[0]), seeker.report, relay_needed=needed)
 
-    def _pipe(
-        self, connection: Connection, channel: Channel, began: float
-    ) -> DurablePipe | DurableDatagramPipe:
+    def _pipe(self, connection: Connection, channel: Channel, began: float) -> DurablePipe | DurableDatagramPipe:
         origin, seeker = connection.current, self._seekers.get(connection)
         assert origin is not None
         info = PipeInfo(
@@ -388,9 +384,7 @@ class Connections:
 
     def knows(self, peer_key: bytes, connection: bytes) -> bool:
         """Whether there is this connection with this peer; one that is not proved yet has no id."""
-        return bool(connection) and any(
-            other.id == connection and other.peer_key == peer_key for other in self._all
-        )
+        return bool(connection) and any(other.id == connection and other.peer_key == peer_key for other in self._all)
 
     def expects(self, peer_key: bytes) -> bool:
         """Whether there is any with it: paths for it come from whoever has moved."""
@@ -448,11 +442,7 @@ class Connections:
                 data,
                 patience_of(hello, HANDSHAKE_ROUND_TRIPS, path.expected),
             )
-        if (
-            connection is None
-            or connection.end is not None
-            or not self._guests.seat(connection, origin.remote)
-        ):
+        if connection is None or connection.end is not None or not self._guests.seat(connection, origin.remote):
             return False
         self._unclaimed.take(path)
         connection.add(path)

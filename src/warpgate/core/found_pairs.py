@@ -81,11 +81,7 @@ def the_newest(pairs: Sequence[FoundPair]) -> list[FoundPair]:
     count: dict[tuple[bytes, bytes], int] = {}
     for pair in sorted(pairs, key=lambda pair: pair.seen, reverse=True):
         ends, key = (pair.own, pair.peer), (pair.own, pair.peer, pair.base, pair.remote)
-        if (
-            key not in known
-            and (ends in count or len(count) < MOST_PEERS)
-            and count.get(ends, 0) < MOST_PAIRS
-        ):
+        if key not in known and (ends in count or len(count) < MOST_PEERS) and count.get(ends, 0) < MOST_PAIRS:
             count[ends] = count.get(ends, 0) + 1
             known[key] = pair
     return list(reversed(known.values()))

@@ -301,9 +301,7 @@ class Node:
         NameNotFound, ServiceError (look-up), and PeerKeyChanged when it had another key before.
         """
         patience = self._config.timing.attempt_timeout if timeout is None else _seconds(timeout)
-        return await self._run_here.connect(
-            dest, mode, transport, plugins, patience, secure, service, durable
-        )
+        return await self._run_here.connect(dest, mode, transport, plugins, patience, secure, service, durable)
 
     # -- one-time codes ------------------------------------------------------------------------------------------
 

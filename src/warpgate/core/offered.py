@@ -46,9 +46,7 @@ class Services:
         if not checked_service(name):
             raise ConfigError("a service needs a name; pipes without one come from accept()")
         if not callable(handler):
-            raise ConfigError(
-                f"the handler of a service is called with a pipe, and {handler!r} cannot be called"
-            )
+            raise ConfigError(f"the handler of a service is called with a pipe, and {handler!r} cannot be called")
         if name in self._named:
             raise ConfigError(f"the service {name!r} is served already")
         self._named[name] = handler

@@ -37,9 +37,7 @@ class PortMapping:
     """Life: `follow` when the sockets are open and after each change, `close`. Nothing is done before there is a
     gateway to ask, so a node that uses only loopback sends nothing and touches no file."""
 
-    def __init__(
-        self, context: Context, on_change: Callable[[], None], rng: random.Random, store: str = ""
-    ) -> None:
+    def __init__(self, context: Context, on_change: Callable[[], None], rng: random.Random, store: str = "") -> None:
         """`store`: what the file of this port's mappings has behind the node's id."""
         self._context = context
         self._store = store
@@ -47,9 +45,7 @@ class PortMapping:
         self._rng = rng
         self._mapper: PortMapper | None = None
         self._double: set[DoubleNatFound] = set()
-        self._led: dict[
-            tuple[IPAddress, Transport], IPAddress
-        ] = {}  # the last external address that led to ours
+        self._led: dict[tuple[IPAddress, Transport], IPAddress] = {}  # the last external address that led to ours
 
     def follow(self, interfaces: Sequence[Interface], port: int) -> None:
         """Map `port` on these interfaces, in the background."""
@@ -107,17 +103,13 @@ class PortMapping:
             if leads_here(mapped.external.ip, attachment):
                 self._led[attachment.host, transport] = mapped.external.ip
                 attachment = with_mapping(attachment, transport, mapped.external)
-            elif (
-                self._led.get((attachment.host, transport)) != mapped.external.ip
-            ):  # else it has changed, and is asked
+            elif self._led.get((attachment.host, transport)) != mapped.external.ip:  # else it has changed, and is asked
                 self._tell_double_nat(mapped.external.ip, attachment)
         return attachment
 
     def _tell_double_nat(self, external: IPAddress, attachment: Attachment) -> None:
         reflexive = attachment.reflexive
-        event = DoubleNatFound(
-            str(attachment.host), str(external), "" if reflexive is None else str(reflexive)
-        )
+        event = DoubleNatFound(str(attachment.host), str(external), "" if reflexive is None else str(reflexive))
         if event not in self._double and len(self._double) < MOST_DOUBLE_NATS:
             self._double.add(event)
             self._context.emit(event)

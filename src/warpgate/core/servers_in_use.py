@@ -39,9 +39,7 @@ class ServersInUse:
         self._known = frozenset(own)
         # Of fetched lists, and so on a stranger's word: hosts, and log-ins by URL.
         self._fetched_hosts: frozenset[str] = frozenset()
-        self._logins = (
-            {} if self._brokers is None else {str(broker): broker.login for broker in self._brokers}
-        )
+        self._logins = {} if self._brokers is None else {str(broker): broker.login for broker in self._brokers}
         if self.by_list:
             self._learn(self.listed)
 

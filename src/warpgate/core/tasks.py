@@ -14,9 +14,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
-        raise ConfigError(
-            "no asyncio event loop runs here: call this from a coroutine under asyncio.run()"
-        ) from None
+        raise ConfigError("no asyncio event loop runs here: call this from a coroutine under asyncio.run()") from None
 
 
 class Tasks:

@@ -201,10 +201,7 @@ class Agent:
 
     async def _take_trace(self) -> dict[str, Any]:
         """Events since the last call, with the machine's monotonic clock, which all hosts of the lab share."""
-        trace = [
-            {"event": type(event).__name__, "now": now, **dataclasses.asdict(event)}
-            for now, event in self._trace
-        ]
+        trace = [{"event": type(event).__name__, "now": now, **dataclasses.asdict(event)} for now, event in self._trace]
         self._trace.clear()
         return {"trace": trace}
 

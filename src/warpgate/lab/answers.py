@@ -64,9 +64,7 @@ def reset(packet: Packet) -> Packet | None:
     ports = flow.destination.port.to_bytes(2, "big") + flow.source.port.to_bytes(2, "big")
     segment = bytearray(ports + sequence + acknowledgment + bytes((5 << 4, flags)) + bytes(6))
     source, destination = flow.destination.ip, flow.source.ip
-    pseudo = (
-        source.packed + destination.packed + bytes((0, int(Protocol.TCP))) + len(segment).to_bytes(2, "big")
-    )
+    pseudo = source.packed + destination.packed + bytes((0, int(Protocol.TCP))) + len(segment).to_bytes(2, "big")
     segment[16:18] = checksum(pseudo + segment).to_bytes(2, "big")
     return parse(ip_header(source, destination, int(Protocol.TCP), len(segment)) + segment)
 
@@ -77,9 +75,7 @@ def ip_length(packet: Packet) -> int:
     return data[2] << 8 | data[3] if packet.version == 4 else IPV6_HEADER + (data[4] << 8 | data[5])
 
 
-def ip_header(
-    source: IPAddress, destination: IPAddress, protocol: int, length: int, hops: int = HOPS
-) -> bytearray:
+def ip_header(source: IPAddress, destination: IPAddress, protocol: int, length: int, hops: int = HOPS) -> bytearray:
     """For `length` octets after it; both addresses of one family."""
     if not isinstance(source, IPv4Address):
         fixed = b"\x60\0\0\0" + length.to_bytes(2, "big") + bytes((protocol, hops))

@@ -41,8 +41,6 @@ def write_certificate(directory: Path, addresses: Iterable[IPAddress], *hosts: s
     paths = directory / CERTIFICATE_FILE, directory / KEY_FILE
     paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     paths[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return paths

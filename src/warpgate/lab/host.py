@@ -25,9 +25,7 @@ from warpgate.platform import PROCESSES
 # How long a program may take to end by itself after SIGTERM before it is killed.
 TERM_PATIENCE: Final = 2.0
 HOSTS_FILE: Final = "/etc/hosts"
-LOCAL_NAMES: Final[dict[str, tuple[IPAddress, ...]]] = {
-    "localhost": (IPv4Address("127.0.0.1"), IPv6Address("::1"))
-}
+LOCAL_NAMES: Final[dict[str, tuple[IPAddress, ...]]] = {"localhost": (IPv4Address("127.0.0.1"), IPv6Address("::1"))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +40,7 @@ class Attached:
     @property
     def outside(self) -> frozenset[IPAddress]:
         """The addresses that the internet sees: of the outermost router that translates, else its own."""
-        translated = [
-            ip for router in self.routers[-1:] if router.nat is not None for ip in router.nat.external
-        ]
+        translated = [ip for router in self.routers[-1:] if router.nat is not None for ip in router.nat.external]
         return frozenset(translated) | {ip for ip in self.addresses if ip.version == 6 or not translated}
 
 

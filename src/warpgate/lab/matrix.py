@@ -72,9 +72,7 @@ class Spent:
     flows: int
 
     def since(self, earlier: Spent) -> Spent:
-        return Spent(
-            self.packets - earlier.packets, self.mappings - earlier.mappings, self.flows - earlier.flows
-        )
+        return Spent(self.packets - earlier.packets, self.mappings - earlier.mappings, self.flows - earlier.flows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +140,7 @@ class Cell:
             flows=_median(one.flows + other.flows for one, other in sites),
             most_entries=max(site.flows for both in sites for site in both),
             failures=tuple(
-                attempt.seen.error or "connected, but no echo came back"
-                for attempt in attempts
-                if not attempt.seen.ok
+                attempt.seen.error or "connected, but no echo came back" for attempt in attempts if not attempt.seen.ok
             ),
         )
 

@@ -91,9 +91,7 @@ class Layout:
             places.append((panel, MARGIN + x + label_width, y + label_height))
             x, row_height = x + width + GAP, max(row_height, height)
         overhang = longest * SLOPE  # of the last column's label
-        return cls(
-            label_width, label_height, tuple(places), wide + overhang + 2 * MARGIN, y + row_height + BOTTOM
-        )
+        return cls(label_width, label_height, tuple(places), wide + overhang + 2 * MARGIN, y + row_height + BOTTOM)
 
 
 def _size(panel: Panel, label_width: float, label_height: float) -> tuple[float, float]:
@@ -189,9 +187,7 @@ def _labels(panel: Panel, left: float, top: float, layout: Layout) -> list[str]:
         _text(left - 10, top - 8, "from \u2193  to \u2192", "label soft", "end"),
     ]
     for number, kind in enumerate(panel.kinds):
-        parts.append(
-            _text(left - 10, top + number * CELL_HEIGHT + CELL_HEIGHT / 2 + 4, kind, "label ink", "end")
-        )
+        parts.append(_text(left - 10, top + number * CELL_HEIGHT + CELL_HEIGHT / 2 + 4, kind, "label ink", "end"))
         x = left + number * CELL_WIDTH + CELL_WIDTH / 2
         parts.append(_text(x, top - 8, kind, "label ink", turned=True))
     return parts

@@ -73,9 +73,7 @@ FINGERPRINTED: Final = 0.5
 HEAD_START: Final = 1.2
 # Labs at once; each has four namespaces and four processes.
 PAIRS_AT_ONCE: Final = 6
-STRICT_PORT: Final = (
-    443  # where even the strictest router lets through: there are the broker, and TURN over TLS
-)
+STRICT_PORT: Final = 443  # where even the strictest router lets through: there are the broker, and TURN over TLS
 
 
 async def measure(
@@ -108,9 +106,7 @@ async def measure(
 def _check(design: Design) -> None:
     twice = any(len(set(kinds)) != len(kinds) for kinds in (design.kinds, design.kinds6))
     if twice or not design.panels or design.count < 1:
-        raise ConfigError(
-            "a matrix needs kinds, each once, something to ask for, and a connect a pair or more"
-        )
+        raise ConfigError("a matrix needs kinds, each once, something to ask for, and a connect a pair or more")
     for kind in (*design.kinds, *design.kinds6):
         kind_of(kind)
 
@@ -127,15 +123,11 @@ class _Series:
         self._readying = asyncio.Lock()
         self._places = asyncio.Semaphore(PAIRS_AT_ONCE)
 
-    async def measure_pair(
-        self, family: Family, initiator: str, responder: str, asks: Sequence[Ask]
-    ) -> list[Cell]:
+    async def measure_pair(self, family: Family, initiator: str, responder: str, asks: Sequence[Ask]) -> list[Cell]:
         cells = []
         async with self._places, AsyncExitStack() as stack:
             async with self._readying:
-                pair = await stack.enter_async_context(
-                    _pair(self._design, self._quiet, family, initiator, responder)
-                )
+                pair = await stack.enter_async_context(_pair(self._design, self._quiet, family, initiator, responder))
             for ask in asks:
                 place = Place(family, ask, initiator, responder)
                 attempts = [await self._attempt(pair, place) for _ in range(self._design.count)]
@@ -157,9 +149,7 @@ class _Series:
             connecting = group.create_task(pair.connect(address, place.ask))
             await asyncio.wait((connecting,), timeout=HEAD_START)
         after = pair.spent()
-        return Attempt(
-            connecting.result(), *(late.since(early) for early, late in zip(before, after, strict=True))
-        )
+        return Attempt(connecting.result(), *(late.since(early) for early, late in zip(before, after, strict=True)))
 
 
 @dataclass(slots=True)
@@ -190,9 +180,7 @@ class _Pair:
     async def connect(self, address: str, ask: Ask) -> Connected:
         transport = ask.transport.value if ask.transport else None
         try:
-            return await self.nodes[0].connect(
-                address, mode=ask.mode.value, transport=transport, timeout=TIMEOUT
-            )
+            return await self.nodes[0].connect(address, mode=ask.mode.value, transport=transport, timeout=TIMEOUT)
         except (ServiceError, TimeoutError, OSError) as error:
             self.nodes = ()  # the lab ends the processes
             return Connected(error=f"the initiator's process is lost: {error or 'no answer'}")

@@ -108,13 +108,9 @@ def acquire_privileges() -> None:
     Call before the process has a second thread. Raises ConfigError that says what is missing.
     """
     if not TUN_DEVICE.exists():
-        raise ConfigError(
-            f"the lab needs {TUN_DEVICE} (kernel module tun; in a container pass --device {TUN_DEVICE})"
-        )
+        raise ConfigError(f"the lab needs {TUN_DEVICE} (kernel module tun; in a container pass --device {TUN_DEVICE})")
     if not os.access(TUN_DEVICE, os.R_OK | os.W_OK):
-        raise ConfigError(
-            f"the lab needs {TUN_DEVICE}, which this user may not open (chmod 666, or run as root)"
-        )
+        raise ConfigError(f"the lab needs {TUN_DEVICE}, which this user may not open (chmod 666, or run as root)")
     try:
         Namespace().close()
     except PermissionError:

@@ -53,9 +53,7 @@ class Netlink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._socket.close()
 
     def set_up(self, index: int) -> None:
@@ -94,9 +92,7 @@ class Netlink:
 
     def add_source_rule(self, source: IPAddress, table: int, priority: int) -> None:
         """Packets from `source` are routed by `table`: how a host with two uplinks answers on the right one."""
-        header = struct.pack(
-            "=BBBBBBBBI", _family(source), 0, source.max_prefixlen, 0, table, 0, 0, FR_ACT_TO_TBL, 0
-        )
+        header = struct.pack("=BBBBBBBBI", _family(source), 0, source.max_prefixlen, 0, table, 0, 0, FR_ACT_TO_TBL, 0)
         attributes = _attribute(FRA_SRC, source.packed) + _attribute(RTA_TABLE, struct.pack("=I", table))
         attributes += _attribute(FRA_PRIORITY, struct.pack("=I", priority))
         self._request(RTM_NEWRULE, header + attributes, f"add a rule for {source}", NLM_F_CREATE)

@@ -77,10 +77,8 @@ def parse(data: bytearray) -> Packet:
     if version == 4 and len(data) >= IPV4_HEADER:
         body, addresses = (data[0] & 15) * 4, bytes(data[12:20])
         length, protocol = data[2] << 8 | data[3], data[9]
-        fragment, mark = (
-            (data[6] << 8 | data[7]) & 0x3FFF,
-            data[4:6],
-        )  # more-fragments bit, offset; identification
+        # More-fragments bit, offset; identification.
+        fragment, mark = (data[6] << 8 | data[7]) & 0x3FFF, data[4:6]
         offset = fragment & 0x1FFF
     elif version == 6 and len(data) >= IPV6_HEADER:
         body, addresses = IPV6_HEADER, bytes(data[8:40])
@@ -205,9 +203,7 @@ class _Wire:
 def _wire(flow: Flow) -> _Wire:
     addresses = flow.source.ip.packed + flow.destination.ip.packed
     ports = flow.source.port.to_bytes(2, "big") + flow.destination.port.to_bytes(2, "big")
-    return _Wire(
-        addresses, ports, int.from_bytes(addresses, "big") % 0xFFFF, int.from_bytes(ports, "big") % 0xFFFF
-    )
+    return _Wire(addresses, ports, int.from_bytes(addresses, "big") % 0xFFFF, int.from_bytes(ports, "big") % 0xFFFF)
 
 
 @functools.lru_cache(REMEMBERED)

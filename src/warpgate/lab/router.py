@@ -186,9 +186,7 @@ class Router:
             self._answers += 1
             back(answer)
 
-    def _complain(
-        self, packet: Packet, complaint: Complaint, own: tuple[IPAddress, ...], back: Deliver
-    ) -> None:
+    def _complain(self, packet: Packet, complaint: Complaint, own: tuple[IPAddress, ...], back: Deliver) -> None:
         for ip in own:
             if ip.version == packet.version:
                 error = complain(packet, complaint, ip)

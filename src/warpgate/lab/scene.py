@@ -89,9 +89,7 @@ async def play(kind_a: str, kind_b: str, mode: str, names: tuple[str, str] = ("a
         return Scene((places[0], places[1]), result, _moments(names, traces, _start(traces)), mappings)
 
 
-async def play_move(
-    kind_a: str, kind_b: str, elsewhere: str, names: tuple[str, str] = ("alice", "bob")
-) -> MoveScene:
+async def play_move(kind_a: str, kind_b: str, elsewhere: str, names: tuple[str, str] = ("alice", "bob")) -> MoveScene:
     """The same with a durable pipe and a stream of counters over it, each echoed; after a second the listener's
     interface is taken away, and it gets another one, in a network of kind `elsewhere`.
     """
@@ -158,9 +156,7 @@ def _start(traces: Sequence[Sequence[dict[str, Any]]]) -> float:
     return min(starts, default=0.0)
 
 
-def _moments(
-    names: tuple[str, str], traces: Sequence[Sequence[dict[str, Any]]], start: float
-) -> tuple[Moment, ...]:
+def _moments(names: tuple[str, str], traces: Sequence[Sequence[dict[str, Any]]], start: float) -> tuple[Moment, ...]:
     moments = [
         Moment(row["now"] - start, name, row["event"], row.get("plugin", ""), _text(row))
         for name, trace in zip(names, traces, strict=True)

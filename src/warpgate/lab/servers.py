@@ -117,9 +117,7 @@ async def _start(host: Host, command: list[str], directory: Path, port: int) -> 
         if await _accepts(host, endpoint):
             raise ServiceError(f"{endpoint} in host {host.name} is in use")
     with (directory / "log").open("wb") as log:
-        process = await host.popen(
-            command, stdout=log.fileno(), stderr=asyncio.subprocess.STDOUT, cwd=directory
-        )
+        process = await host.popen(command, stdout=log.fileno(), stderr=asyncio.subprocess.STDOUT, cwd=directory)
     server = Server(host, process, endpoints, directory)
     for endpoint in endpoints:
         await _listening(server, endpoint)
@@ -132,9 +130,7 @@ async def _listening(server: Server, endpoint: Endpoint) -> None:
     while not await _accepts(server.host, endpoint):
         if server.process.returncode is not None or time.monotonic() > deadline:
             await server.kill()
-            raise ServiceError(
-                f"{endpoint} in host {server.host.name} does not listen; its log: {server.log}"
-            )
+            raise ServiceError(f"{endpoint} in host {server.host.name} does not listen; its log: {server.log}")
         await asyncio.sleep(RETRY)
 
 

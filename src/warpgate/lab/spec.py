@@ -45,9 +45,7 @@ class Lifetimes:
     tcp_established: float = 432_000.0
     tcp_closing: float = 120.0
     tcp_closed: float = 10.0
-    absolute: float | None = (
-        None  # age at which a mapping goes, whatever the traffic (iroh#4424 met such routers)
-    )
+    absolute: float | None = None  # age at which a mapping goes, whatever the traffic (iroh#4424 met such routers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,9 +84,7 @@ class Outlook:
 def outlook(kind: Kind, transport: Transport, family: Family) -> Outlook:
     """The routers of a kind, composed from the inside out."""
     specs = [
-        spec
-        for layer in kind.layers
-        if (spec := layer.nat if family is Family.V4 else layer.firewall) is not None
+        spec for layer in kind.layers if (spec := layer.nat if family is Family.V4 else layer.firewall) is not None
     ]
     dependent = [spec for spec in specs if not _predictable(spec)]
     return Outlook(
@@ -135,9 +133,7 @@ def _chance(one: Outlook, other: Outlook) -> float:
 
     Sockets towards one endpoint get different ports, so as many as a site has surely get the one that was named.
     """
-    if (
-        one.holds_still or other.holds_still
-    ):  # many sockets here, one searching there: as with a known endpoint
+    if one.holds_still or other.holds_still:  # many sockets here, one searching there: as with a known endpoint
         still = min(side.ports for side in (one, other) if side.holds_still)
         return _found(still)
     return _named(one) * _named(other)

@@ -195,9 +195,7 @@ class Lab:
             *((_taken(segment.addresses, "IPv4 addresses"), segment.prefix) for _ in range(ipv4)),
             *((_taken(site.addresses6, "IPv6 addresses"), 64) for _ in range(ipv6)),
         )
-        uplink = self.internet.attach(
-            host.namespace.add_tun(addresses, segment.gateway, source_routed, preferred)
-        )
+        uplink = self.internet.attach(host.namespace.add_tun(addresses, segment.gateway, source_routed, preferred))
         if site.routers:
             uplink.up = site.routers[0].from_below
         else:

@@ -65,9 +65,7 @@ class NodeAddress:
         if len(self.public_key) != PUBLIC_KEY_SIZE:
             raise AddressError(f"a public key has {PUBLIC_KEY_SIZE} bytes, this one {len(self.public_key)}")
         if len(self.brokers) > MAX_BROKERS or len(self.attachments) > MAX_ATTACHMENTS:
-            raise AddressError(
-                f"an address has at most {MAX_BROKERS} brokers and {MAX_ATTACHMENTS} attachments"
-            )
+            raise AddressError(f"an address has at most {MAX_BROKERS} brokers and {MAX_ATTACHMENTS} attachments")
         if len(self.instance) not in (0, INSTANCE_SIZE):
             raise AddressError(f"an instance has {INSTANCE_SIZE} bytes, this one {len(self.instance)}")
 
@@ -92,9 +90,7 @@ class NodeAddress:
         their mappings, whatever is learnt of their filters and ports, which decides nothing then.
         """
         steady = all(at.nat.mapping.predictable for at in (*self.attachments, *peer.attachments))
-        places = tuple(
-            replace(at, nat=at.nat.steady_kind if steady else at.nat.kind) for at in self.attachments
-        )
+        places = tuple(replace(at, nat=at.nat.steady_kind if steady else at.nat.kind) for at in self.attachments)
         return self.reach_digest[:HALF_DIGEST] + NodeAddress(self.public_key, (), places).digest[:HALF_DIGEST]
 
     def moved_since(self, plan_digest: bytes) -> bool:
@@ -111,9 +107,7 @@ class NodeAddress:
         if not data or len(data) > MAX_ADDRESS_SIZE:
             raise AddressError(f"an address has 1 to {MAX_ADDRESS_SIZE} bytes, not {len(data)}")
         if (version := data[0] & ~_HAS_RELAY) != ADDRESS_VERSION:
-            raise AddressError(
-                f"the address is of version {version}; this program knows version {ADDRESS_VERSION}"
-            )
+            raise AddressError(f"the address is of version {version}; this program knows version {ADDRESS_VERSION}")
         reader = Reader(data, offset=1)
         public_key = reader.take(PUBLIC_KEY_SIZE)
         try:
@@ -141,9 +135,7 @@ class NodeAddress:
         """
         data = self.encode()
         body = b32encode(data + _checksum(data)).decode("ascii").rstrip("=").lower()
-        return HOST_NAME_PREFIX + ".".join(
-            body[start : start + _LABEL] for start in range(0, len(body), _LABEL)
-        )
+        return HOST_NAME_PREFIX + ".".join(body[start : start + _LABEL] for start in range(0, len(body), _LABEL))
 
     @classmethod
     def from_text(cls, text: str) -> NodeAddress:
@@ -174,18 +166,14 @@ class NodeAddress:
         except (UnicodeEncodeError, binascii.Error):
             data = b""
         if len(data) <= _CHECKSUM_SIZE or b32encode(data).decode("ascii").rstrip("=") != body:
-            raise AddressError(
-                "the address in the host name is mangled: characters were lost, added or changed"
-            )
+            raise AddressError("the address in the host name is mangled: characters were lost, added or changed")
         return cls._checked(data)
 
     @classmethod
     def _checked(cls, data: bytes) -> NodeAddress:
         encoded, checksum = data[:-_CHECKSUM_SIZE], data[-_CHECKSUM_SIZE:]
         if checksum != _checksum(encoded):
-            raise AddressError(
-                "the address text is mangled: its checksum does not match (copy it again, whole)"
-            )
+            raise AddressError("the address text is mangled: its checksum does not match (copy it again, whole)")
         return cls.decode(encoded)
 
 

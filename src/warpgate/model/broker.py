@@ -84,16 +84,12 @@ class BrokerRef:
 def _canonical_url(url: str) -> str:
     match = _BROKER_URL.fullmatch(url)
     if match is None or (match["path"] and not match["scheme"].startswith("ws")):
-        raise AddressError(
-            f"{url[:80]!r} is not a broker URL (mqtt://host:port or mqtts://host:port, wss://host/path)"
-        )
+        raise AddressError(f"{url[:80]!r} is not a broker URL (mqtt://host:port or mqtts://host:port, wss://host/path)")
     scheme = match["scheme"]
     port = int(match["port"] or _DEFAULT_PORTS[scheme])
     host = match["host"] or match["v6"]
     numeric = match["host"] is None or host.rpartition(".")[2].isdigit()
-    if (
-        numeric
-    ):  # a name cannot end in digits (RFC 1123 section 2.1): what looks like an IP address must be one
+    if numeric:  # a name cannot end in digits (RFC 1123 section 2.1): what looks like an IP address must be one
         host = str(Endpoint.of(host, port).ip)
     if port > 65535:
         raise AddressError(f"port {port} is outside 0..65535")

@@ -42,9 +42,7 @@ class OneTimeCode:
             raise AddressError("a one-time code is a number and two words: 4821-piano-zebra")
         number, *words = re.split(r"[\s-]+", text.strip().lower())
         if not 1 <= int(number) <= CHANNELS:
-            raise AddressError(
-                f"a one-time code begins with a number from 1 to {CHANNELS}, not {int(number)}"
-            )
+            raise AddressError(f"a one-time code begins with a number from 1 to {CHANNELS}, not {int(number)}")
         for word in words:
             if word not in _KNOWN:
                 import difflib  # noqa: PLC0415 - only for who has mistyped

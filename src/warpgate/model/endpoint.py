@@ -50,9 +50,7 @@ def _member(kind: type[_E], what: str, value: object, *internal: _E) -> _E:
         return member
     except ValueError:
         words = " or ".join(repr(member.value) for member in kind if member not in internal)
-        raise ConfigError(
-            f"{what} must be {words} (or a member of warpgate.{kind.__name__}), not {value!r}"
-        ) from None
+        raise ConfigError(f"{what} must be {words} (or a member of warpgate.{kind.__name__}), not {value!r}") from None
 
 
 class Family(enum.IntEnum):

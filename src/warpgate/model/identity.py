@@ -116,15 +116,11 @@ class Identity:
     def hpke_open(self, ciphertext: bytes, info: bytes) -> bytes:
         """Undo `hpke_seal`. DecodeError when too short, AuthenticationError when not sealed to this key."""
         if len(ciphertext) < HPKE_OVERHEAD:
-            raise DecodeError(
-                f"a sealed message has at least {HPKE_OVERHEAD} bytes, this one {len(ciphertext)}"
-            )
+            raise DecodeError(f"a sealed message has at least {HPKE_OVERHEAD} bytes, this one {len(ciphertext)}")
         try:
             return _HPKE.decrypt(ciphertext, self._private, info)
         except (InvalidTag, ValueError):
-            raise AuthenticationError(
-                "the message is not sealed to this node's key, or was altered"
-            ) from None
+            raise AuthenticationError("the message is not sealed to this node's key, or was altered") from None
 
 
 def trust_anchor(public_key: bytes) -> bytes:
@@ -169,9 +165,7 @@ def check_shown_key(point: bytes, public_key: bytes) -> None:
         raise AuthenticationError("the peer's certificate is not of a P-256 key")
     shown = bytes([2 + point[-1] % 2]) + point[1 : 1 + _POINT_SIZE // 2]
     if shown != public_key:
-        raise AuthenticationError(
-            f"the certificate is of {node_id_of(shown)}, not of {node_id_of(public_key)}"
-        )
+        raise AuthenticationError(f"the certificate is of {node_id_of(shown)}, not of {node_id_of(public_key)}")
 
 
 def node_id_of(public_key: bytes) -> str:
@@ -190,9 +184,7 @@ def verify(public_key: bytes, signature: bytes, data: bytes) -> None:
     """Raises AuthenticationError unless `signature` (raw r || s) over `data` was made with that key."""
     if len(signature) != SIGNATURE_SIZE:
         raise AuthenticationError(f"a signature has {SIGNATURE_SIZE} bytes, this one {len(signature)}")
-    encoded = encode_dss_signature(
-        int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
-    )
+    encoded = encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
     try:
         _point(public_key).verify(encoded, data, _SHA256_ECDSA)
     except InvalidSignature:

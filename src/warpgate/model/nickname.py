@@ -162,9 +162,7 @@ def _check_script(name: str) -> None:
     bare = {unicodedata.normalize("NFD", each)[0] for each in letters if unicodedata.category(each)[0] == "L"}
     for script in scripts:
         if bare <= _LOOKS_LATIN.get(script, frozenset()):
-            raise NicknameError(
-                f"every letter of this nickname is {script.capitalize()} and looks like a Latin one"
-            )
+            raise NicknameError(f"every letter of this nickname is {script.capitalize()} and looks like a Latin one")
     _check_dotless(name)
     if "CJK" in scripts or "HIRAGANA" in scripts:
         _check_japanese(letters)

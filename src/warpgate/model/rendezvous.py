@@ -96,9 +96,7 @@ class Rendezvous:
         scheme, separator, rest = text.strip().partition("://")
         tls = _SCHEMES.get(scheme.lower())
         if not separator or tls is None:
-            raise ConfigError(
-                f"{_shown(text)} is not a rendezvous: it starts with warpgate:// or warpgates://"
-            )
+            raise ConfigError(f"{_shown(text)} is not a rendezvous: it starts with warpgate:// or warpgates://")
         authority, _, listed = rest.partition("/")
         host, port = host_and_port(authority, text, default_port=0)
         if port:
@@ -117,9 +115,7 @@ class Rendezvous:
         if secret and "relay" not in found:
             raise ConfigError(f"{_shown(text)}: a secret= belongs to a relay=")
         if "relay" in found and not (secret or "names" in found):
-            raise ConfigError(
-                f"{_shown(text)}: a relay= comes with a secret=, or with names=, where nodes log in"
-            )
+            raise ConfigError(f"{_shown(text)}: a relay= comes with a secret=, or with names=, where nodes log in")
         if "door" in found and not tls:
             raise ConfigError(f"{_shown(text)}: door= is over TLS: such a line begins with warpgates://")
         names, broker, relay, door = (
@@ -136,12 +132,8 @@ def _secret(text: str, line: str) -> str:
 
 def _ports(listed: str, text: str, most: int) -> tuple[int, ...]:
     ports = listed.split("+")
-    if len(ports) > most or not all(
-        p.isascii() and p.isdigit() and len(p) <= 5 and 0 < int(p) < 65536 for p in ports
-    ):
-        raise ConfigError(
-            f"{_shown(text)}: {listed[:_SHOWN]!r} is not a port (1 to 65535; of STUN up to two, 1+2)"
-        )
+    if len(ports) > most or not all(p.isascii() and p.isdigit() and len(p) <= 5 and 0 < int(p) < 65536 for p in ports):
+        raise ConfigError(f"{_shown(text)}: {listed[:_SHOWN]!r} is not a port (1 to 65535; of STUN up to two, 1+2)")
     return tuple(map(int, ports))
 
 

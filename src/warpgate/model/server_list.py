@@ -110,9 +110,7 @@ def check_public(host: str) -> None:
 
 def signed(body: bytes, *keys: Identity) -> bytes:
     """The list with a signature by each key."""
-    lines = [
-        f"# signed {key.node_id} {base64.b64encode(key.sign(_PURPOSE + body)).decode()}\n" for key in keys
-    ]
+    lines = [f"# signed {key.node_id} {base64.b64encode(key.sign(_PURPOSE + body)).decode()}\n" for key in keys]
     return "".join(lines).encode() + body
 
 
@@ -143,9 +141,7 @@ def open_list(data: bytes, keys: tuple[bytes, ...]) -> ServerList:
             try:
                 verify(key, signature, _PURPOSE + body)
             except AuthenticationError:
-                error = AuthenticationError(
-                    "the signature of the list of servers is forged, or the list was altered"
-                )
+                error = AuthenticationError("the signature of the list of servers is forged, or the list was altered")
             else:
                 return parse_list(body)
     raise error

@@ -32,9 +32,7 @@ USUAL_PATH = "/mqtt"  # of an MQTT broker's WebSocket; most serve it there
 # What an address carries of it has to be short; brokers have /, /mqtt or /ws.
 LONGEST_PATH = 64
 _HTTP_SCHEMES = {"http": False, "https": True}
-_PATH = re.compile(
-    r"(/([A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+)*"
-)  # RFC 3986 section 3.3, the unreserved characters
+_PATH = re.compile(r"(/([A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+)*")  # RFC 3986 section 3.3, the unreserved characters
 # RFC 1123 section 2.1 with the underscores that are seen in the field; the last label is not a number.
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*", re.ASCII)
 _SHOWN = 80
@@ -87,9 +85,7 @@ class BrokerUrl:
             authority, slash, path = rest.partition("/")
             rest, path = authority, slash + path if slash else USUAL_PATH
             if _PATH.fullmatch(path.rstrip("/")) is None or "//" in path or len(path) > LONGEST_PATH:
-                raise ConfigError(
-                    f"{_shown(shown)}: a WebSocket's path has at most {LONGEST_PATH} plain characters"
-                )
+                raise ConfigError(f"{_shown(shown)}: a WebSocket's path has at most {LONGEST_PATH} plain characters")
         host, port = host_and_port(rest, shown, usual_port)
         return cls(host, port, tls, path, login)
 
@@ -166,9 +162,7 @@ class NameServerUrl:
         authority, slash, path = rest.partition("/")
         path = (slash + path).rstrip("/")
         if _PATH.fullmatch(path) is None:
-            raise ConfigError(
-                f"{_shown(text)}: a name server's URL ends with its path (no query, no fragment)"
-            )
+            raise ConfigError(f"{_shown(text)}: a name server's URL ends with its path (no query, no fragment)")
         host, port = host_and_port(authority, text, HTTPS_PORT if tls else HTTP_PORT)
         return cls(host, port, tls, path)
 
@@ -184,9 +178,7 @@ def list_place(text: str) -> NameServerUrl:
 def host_and_port(rest: str, text: str, default_port: int) -> tuple[str, int]:
     """Host and port (RFC 3986 section 3.2, without userinfo) of what is left of `text`."""
     if "@" in rest:
-        raise ConfigError(
-            f"{_hidden(text)} holds credentials: servers that ask for a log-in are not supported"
-        )
+        raise ConfigError(f"{_hidden(text)} holds credentials: servers that ask for a log-in are not supported")
     if any(mark in rest for mark in "/?#"):
         raise ConfigError(f"{_shown(text)}: nothing may follow the port (no path, query or fragment)")
     if rest.startswith("["):
@@ -203,9 +195,7 @@ def host_and_port(rest: str, text: str, default_port: int) -> tuple[str, int]:
 
 
 def _host(host: str, text: str) -> str:
-    if host.rpartition(".")[
-        2
-    ].isdigit():  # RFC 1123 section 2.1: then it must be an address in dotted decimal
+    if host.rpartition(".")[2].isdigit():  # RFC 1123 section 2.1: then it must be an address in dotted decimal
         return _literal(host, text)
     if _NAME.fullmatch(host) is None:
         raise ConfigError(f"{_shown(text)}: {host[:_SHOWN]!r} is neither a host name nor an IP address")

@@ -46,8 +46,4 @@ def is_deceiving(character: str) -> bool:
 
 def is_plugin_name(name: str) -> bool:
     """1 to 32 bytes without blanks, commas, and what cannot be printed."""
-    return (
-        name.isprintable()
-        and not any(mark in name for mark in " ,")
-        and 1 <= len(name.encode()) <= MAX_PLUGIN_NAME
-    )
+    return name.isprintable() and not any(mark in name for mark in " ,") and 1 <= len(name.encode()) <= MAX_PLUGIN_NAME

@@ -88,9 +88,7 @@ class TurnServer:
         scheme, colon, rest = text.strip().partition(":")
         scheme = scheme.lower()
         if not colon or scheme not in _SCHEMES:
-            raise ConfigError(
-                "a TURN server is written turn:USER:PASSWORD@HOST:PORT?transport=udp, tcp or tls"
-            )
+            raise ConfigError("a TURN server is written turn:USER:PASSWORD@HOST:PORT?transport=udp, tcp or tls")
         userinfo, at, place = rest.rpartition("@")
         shown = f"{scheme}:...@{place}"
         if not at or not userinfo:

@@ -61,9 +61,7 @@ def _best_v6(addresses: list[AssignedAddress]) -> list[AssignedAddress]:
     """
     lasting = {address.ip in _UNIQUE_LOCAL for address in addresses if not address.deprecated}
     addresses = [
-        address
-        for address in addresses
-        if not address.deprecated or (address.ip in _UNIQUE_LOCAL) not in lasting
+        address for address in addresses if not address.deprecated or (address.ip in _UNIQUE_LOCAL) not in lasting
     ]
     ranked = sorted(addresses, key=lambda address: (address.deprecated, address.temporary))
     first_of_kind = {address.ip in _UNIQUE_LOCAL: address for address in reversed(ranked)}

@@ -80,9 +80,7 @@ class SystemTcpListener(SocketListener[SystemTcpStream]):
 
     def __init__(self, sock: socket.socket, acceptor: Acceptor) -> None:
         """Takes over a listening, non-blocking socket."""
-        super().__init__(
-            sock, lambda sock, remote: _connected(sock, Endpoint.from_sockaddr(remote)), acceptor
-        )
+        super().__init__(sock, lambda sock, remote: _connected(sock, Endpoint.from_sockaddr(remote)), acceptor)
         self.local = Endpoint.from_sockaddr(sock.getsockname())
 
 
@@ -147,9 +145,7 @@ async def dial(
         # A port of the ephemeral range that nobody listens on can be chosen as our own: TCP then opens to
         # itself.
         stream.abort()
-        raise NetworkError(
-            f"connect to {remote}: the system connected the socket to itself, nobody listens there"
-        )
+        raise NetworkError(f"connect to {remote}: the system connected the socket to itself, nobody listens there")
     return stream
 
 

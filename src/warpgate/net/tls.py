@@ -40,9 +40,7 @@ class TlsStream:
         """`server_name`: what the other side's certificate must hold, of a context that checks it."""
         self._stream = stream
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(
-            self._incoming, self._outgoing, server_side=server, server_hostname=server_name
-        )
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server, server_hostname=server_name)
         self._plain = bytearray(CHUNK)
         self._pushing: asyncio.Task[None] | None = None
         self._unsent: NetworkError | None = None  # why what is encrypted could not be sent

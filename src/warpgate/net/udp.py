@@ -100,9 +100,7 @@ class SystemUdpSocket:
                 return 0
             if error.errno in _NO_SEGMENTS:
                 self._most_segments = 1
-            return (
-                None  # one is larger than the next link takes whole, or something is wrong that `send` counts
-            )
+            return None  # one is larger than the next link takes whole, or something is wrong that `send` counts
         return len(run)
 
     def gather(self, take_run: TakeRun) -> None:

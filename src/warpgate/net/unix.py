@@ -43,9 +43,7 @@ async def dial_unix(path: str) -> SocketStream:
     sock = _new_socket(path)
     try:
         code = sock.connect_ex(path)
-        while (
-            code == errno.EAGAIN
-        ):  # the backlog is full: unlike TCP, the kernel does not queue us (connect(2))
+        while code == errno.EAGAIN:  # the backlog is full: unlike TCP, the kernel does not queue us (connect(2))
             await asyncio.sleep(_BACKLOG_PAUSE)
             code = sock.connect_ex(path)
         if code:

@@ -63,9 +63,7 @@ def other_uplinks(network: Network, remote: Endpoint) -> tuple[IPAddress, ...]:
 
 def ways_to(endpoints: Sequence[Endpoint], network: Network) -> list[tuple[Endpoint, Endpoint | None]]:
     """(remote, local) in the order of trying: as the system would, then from other uplinks, each remote in turn."""
-    others = [
-        [(endpoint, Endpoint(ip, 0)) for ip in other_uplinks(network, endpoint)] for endpoint in endpoints
-    ]
+    others = [[(endpoint, Endpoint(ip, 0)) for ip in other_uplinks(network, endpoint)] for endpoint in endpoints]
     return [*((endpoint, None) for endpoint in endpoints), *alternating(others)[:OTHER_WAYS]]
 
 

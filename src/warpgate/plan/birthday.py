@@ -116,12 +116,7 @@ def guessing(local: NodeAddress, remote: NodeAddress) -> Guessing | None:
 
 def why_not(local: NodeAddress, remote: NodeAddress) -> str | None:
     """Why guessing is out of place between these two, None when it may not be. UNKNOWN rules nothing out."""
-    pairs = [
-        (mine, theirs)
-        for mine in _outside(local)
-        for theirs in _outside(remote)
-        if mine.family is theirs.family
-    ]
+    pairs = [(mine, theirs) for mine in _outside(local) for theirs in _outside(remote) if mine.family is theirs.family]
     reasons = [_obstacle(mine, theirs) for mine, theirs in pairs]
     if not pairs or None in reasons:
         return None
@@ -131,9 +126,7 @@ def why_not(local: NodeAddress, remote: NodeAddress) -> str | None:
 def _outside(address: NodeAddress) -> list[Attachment]:
     """Attachments with a UDP endpoint that peers on the internet could see."""
     return [
-        at
-        for at in address.attachments
-        if not at.host.is_loopback and at.reflexive_endpoint(Transport.UDP) is not None
+        at for at in address.attachments if not at.host.is_loopback and at.reflexive_endpoint(Transport.UDP) is not None
     ]
 
 
@@ -143,11 +136,7 @@ def _obstacle(mine: Attachment, theirs: Attachment) -> str | None:
     for edm, other in ((mine, theirs), (theirs, mine)):
         if _can_be_found(edm.nat, other.nat):
             preserving = edm.nat.assignment.kind is Assignment.PRESERVING
-            return (
-                "the NAT that maps each destination anew preserves ports: nothing to guess"
-                if preserving
-                else None
-            )
+            return "the NAT that maps each destination anew preserves ports: nothing to guess" if preserving else None
     both = (mine.nat, theirs.nat)
     if any(nat.mapping is Mapping.UNKNOWN for nat in both) or can_meet(*both):
         return None

@@ -40,9 +40,7 @@ def may_count(at: Attachment) -> bool:
 
 def being_measured(own: NodeAddress) -> bool:
     """Whether a NAT is between us and the servers, but not enough of them have told what it is like."""
-    return any(
-        at.nat.mapping is Mapping.UNKNOWN and at.reflexive not in (None, at.host) for at in own.attachments
-    )
+    return any(at.nat.mapping is Mapping.UNKNOWN and at.reflexive not in (None, at.host) for at in own.attachments)
 
 
 def both_count(own: NodeAddress, peer: NodeAddress) -> bool:

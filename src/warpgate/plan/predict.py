@@ -62,9 +62,7 @@ class PortRange:
         """
         apart = max(1, abs(step) * sockets)
         surely = [port for start in range(abs(step) or 1) for port in self.ports[start::apart]]
-        perhaps = [
-            port for start in range(abs(step) or 1) for port in self.ports[start + apart // 2 :: apart]
-        ]
+        perhaps = [port for start in range(abs(step) or 1) for port in self.ports[start + apart // 2 :: apart]]
         return list(dict.fromkeys((*draw(surely, len(surely)), *draw(perhaps, len(perhaps)))))
 
 

@@ -123,9 +123,7 @@ def relay_families(peer: NodeAddress) -> frozenset[Family]:
     return frozenset(at.family for at in peer.attachments) or frozenset({Family.V4})
 
 
-def relay_targets(
-    own: NodeAddress, peer: NodeAddress, family: Family, transport: Transport
-) -> tuple[Endpoint, ...]:
+def relay_targets(own: NodeAddress, peer: NodeAddress, family: Family, transport: Transport) -> tuple[Endpoint, ...]:
     """Where the peer's packets to a relay should come from: its outside endpoints (of an EDM NAT only the address
     will be right, and that is what a relay's permissions go by).
 

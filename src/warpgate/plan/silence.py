@@ -26,8 +26,6 @@ def silence_words(peer: str, offers: int, brokers: Sequence[str]) -> str:
     """`offers`: how many left, to at least one broker; `brokers`: the peer's."""
     where = f"broker{'s' * (len(brokers) != 1)} {', '.join(brokers)}"
     if not offers:
-        return (
-            f"no offer could be sent to node {peer}: none of its brokers can be reached from here ({where})"
-        )
+        return f"no offer could be sent to node {peer}: none of its brokers can be reached from here ({where})"
     number = f"{offers} offer{'s' * (offers != 1)}"
     return f"node {peer} answered none of {number} over {where}: it is not running, or not at these brokers"

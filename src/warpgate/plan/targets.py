@@ -63,9 +63,7 @@ def facing_outside(address: NodeAddress) -> list[Attachment]:
 
 def networks_of(attachments: Iterable[Attachment]) -> tuple[IPNetwork, ...]:
     """The usual on-link prefixes around host addresses, for when the interfaces' own are not at hand."""
-    return tuple(
-        ip_network((at.host, 24 if at.host.version == 4 else 64), strict=False) for at in attachments
-    )
+    return tuple(ip_network((at.host, 24 if at.host.version == 4 else 64), strict=False) for at in attachments)
 
 
 def refusal(
@@ -124,9 +122,7 @@ def _no_host(ip: IPAddress, around: Surroundings) -> str | None:
     for inside in carried_by(ip, around.nat64):
         if scope_of(inside) is not Scope.GLOBAL:
             return f"{inside} inside an IPv6 address, and that is {scope_of(inside).value}"
-    if any(
-        ip == link.broadcast_address and link.num_addresses > 2 for link in around.links if ip.version == 4
-    ):
+    if any(ip == link.broadcast_address and link.num_addresses > 2 for link in around.links if ip.version == 4):
         return "a broadcast address"
     scope = scope_of(ip, around.nat64)
     return scope.value if scope in (Scope.NOBODY, Scope.LINK, Scope.TRANSLATOR) else None
@@ -163,9 +159,7 @@ def pairs(
     most = MAX_PAIRS if invited else MAX_PAIRS_UNINVITED
     if len(ordered) <= most:
         return tuple(ordered)
-    by_kind = groupby(
-        ordered, key=lambda pair: (pair.nearby, pair.remote.ip in pools, pair.remote.ip.version)
-    )
+    by_kind = groupby(ordered, key=lambda pair: (pair.nearby, pair.remote.ip in pools, pair.remote.ip.version))
     kept = frozenset(alternating([_crosswise(tuple(alike)) for _, alike in by_kind])[:most])
     return tuple(pair for pair in ordered if pair in kept)
 
@@ -196,9 +190,7 @@ def names_a_stranger(endpoint: Endpoint, peer: NodeAddress) -> bool:
     return all(endpoint.ip not in (at.host, *at.outside) for at in peer.attachments)
 
 
-def _attachment_pairs(
-    base: Endpoint, mine: Attachment, theirs: Attachment, transport: Transport
-) -> list[Pair]:
+def _attachment_pairs(base: Endpoint, mine: Attachment, theirs: Attachment, transport: Transport) -> list[Pair]:
     host, reflexive = theirs.host_endpoint(transport), theirs.reflexive_endpoint(transport)
     same_site = mine.reflexive is not None and mine.reflexive == theirs.reflexive
     found = []
@@ -239,12 +231,8 @@ def _untranslated(attachment: Attachment) -> bool:
 def _within_reach(
     ip: IPAddress, own: NodeAddress, peer: NodeAddress, links: Sequence[IPNetwork], invited: bool
 ) -> bool:
-    ours = {
-        at.reflexive for at in own.attachments if at.reflexive is not None and at.host.version == ip.version
-    }
-    theirs = {
-        at.reflexive for at in peer.attachments if at.reflexive is not None and at.host.version == ip.version
-    }
+    ours = {at.reflexive for at in own.attachments if at.reflexive is not None and at.host.version == ip.version}
+    theirs = {at.reflexive for at in peer.attachments if at.reflexive is not None and at.host.version == ip.version}
     on_link = any(ip.version == network.version and ip in network for network in links)
     if ours & theirs:
         return invited or on_link  # our public address is in our own address: anybody can claim to share it
@@ -258,9 +246,7 @@ def _within_reach(
 
 def _listens(peer: NodeAddress, endpoint: Endpoint) -> bool:
     """Whether the peer's address says that it has a socket of its own there."""
-    return any(
-        at.host == endpoint.ip and endpoint.port in (at.udp.local, at.tcp.local) for at in peer.attachments
-    )
+    return any(at.host == endpoint.ip and endpoint.port in (at.udp.local, at.tcp.local) for at in peer.attachments)
 
 
 def _listening_ports(peer: NodeAddress) -> set[int]:

@@ -48,9 +48,7 @@ class Interfaces:
         import ifaddr  # noqa: PLC0415 - 30 ms, and Linux is asked in another way
 
         return tuple(
-            AssignedAddress(
-                adapter.nice_name, address_of(each.ip), each.network_prefix, index=adapter.index or 0
-            )
+            AssignedAddress(adapter.nice_name, address_of(each.ip), each.network_prefix, index=adapter.index or 0)
             for adapter in ifaddr.get_adapters()
             for each in adapter.ips
         )

@@ -60,9 +60,7 @@ PROC_NET = Path("/proc/thread-self/net")
 # linux/if.h, linux/sockios.h
 _SIOCGIFFLAGS = 0x8913
 _IFF_UP = 0x1
-_IFF_RUNNING = (
-    0x40  # has a carrier: an unplugged interface keeps its addresses, and nobody can be reached there
-)
+_IFF_RUNNING = 0x40  # has a carrier: an unplugged interface keeps its addresses, and nobody can be reached there
 
 # linux/netlink.h, linux/rtnetlink.h
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
@@ -95,9 +93,7 @@ class LinuxSockets(PosixSockets):
         # SO_REUSEPORT would form a load-balancing group.
         self._bind_with(original, twin, local, socket.SO_REUSEADDR)
 
-    def send_with_ttl(
-        self, sock: socket.socket, family: Family, data: bytes, to: SockAddr, hops: int
-    ) -> None:
+    def send_with_ttl(self, sock: socket.socket, family: Family, data: bytes, to: SockAddr, hops: int) -> None:
         sock.sendmsg([data], [(*_TTL_ANCILLARY[family], struct.pack("i", hops))], 0, to)
 
     most_segments = _MOST_SEGMENTS
@@ -185,9 +181,7 @@ class LinuxInterfaces(Interfaces):
 
     def assigned(self) -> tuple[AssignedAddress, ...]:
         try:
-            found = [
-                address for message in _address_messages() if (address := _assigned(message)) is not None
-            ]
+            found = [address for message in _address_messages() if (address := _assigned(message)) is not None]
         except OSError:
             return super().assigned()
         running = {name: _is_running(name) for name in dict.fromkeys(each.name for each in found)}
@@ -251,9 +245,7 @@ def _address_messages() -> Iterator[bytes]:
     """What the kernel answers to RTM_GETADDR: a `struct ifaddrmsg` and its attributes for each address. OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
         sock.settimeout(_KERNEL_PATIENCE)
-        sock.send(
-            struct.pack("=IHHIIBBBBI", 24, _RTM_GETADDR, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0, 0, 0, 0, 0, 0)
-        )
+        sock.send(struct.pack("=IHHIIBBBBI", 24, _RTM_GETADDR, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0, 0, 0, 0, 0, 0))
         while True:
             answer = sock.recv(_LARGEST_ANSWER)
             while len(answer) >= _NLMSGHDR.size:

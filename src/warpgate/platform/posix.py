@@ -30,9 +30,7 @@ class PosixSockets(Sockets):
     def unix_socket(self) -> socket.socket:
         return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
-    def _bind_with(
-        self, original: socket.socket, twin: socket.socket, local: SockAddr, *options: int
-    ) -> None:
+    def _bind_with(self, original: socket.socket, twin: socket.socket, local: SockAddr, *options: int) -> None:
         """For `bind_twin`."""
         try:
             for option in options:

@@ -97,9 +97,7 @@ class PosixFiles(Files):
         home = environ.get("HOME")
         return self._folder(environ, "XDG_CONFIG_HOME", Path(home) if home else None, ".config")
 
-    def _folder(
-        self, environ: Mapping[str, str], variable: str, home: Path | None, *usual: str
-    ) -> Path | None:
+    def _folder(self, environ: Mapping[str, str], variable: str, home: Path | None, *usual: str) -> Path | None:
         shared = Path(environ.get(variable, ""))
         if shared.is_absolute():  # the XDG specification says to ignore relative paths
             return shared / APPLICATION
@@ -157,9 +155,7 @@ class PosixFiles(Files):
 class AppleFiles(PosixFiles):
     """One folder for both; the variables of XDG are still obeyed, for those who set them."""
 
-    def _folder(
-        self, environ: Mapping[str, str], variable: str, home: Path | None, *usual: str
-    ) -> Path | None:
+    def _folder(self, environ: Mapping[str, str], variable: str, home: Path | None, *usual: str) -> Path | None:
         return super()._folder(environ, variable, home, "Library", "Application Support")
 
 

@@ -168,11 +168,7 @@ class SelectorThread:
             while not self._closed:
                 self._carry_out(selector)
                 try:
-                    found = [
-                        (key.fd, events)
-                        for key, events in selector.select()
-                        if key.fileobj is not self._awake
-                    ]
+                    found = [(key.fd, events) for key, events in selector.select() if key.fileobj is not self._awake]
                 except OSError:  # one was closed without being taken out first: drop those that are gone
                     _drop_closed(selector)
                     continue

@@ -69,9 +69,7 @@ class Sockets:
         """
         raise OSError(errno.EOPNOTSUPP, "this system gives the datagrams of a port to one socket")
 
-    def send_with_ttl(
-        self, sock: socket.socket, family: Family, data: bytes, to: SockAddr, hops: int
-    ) -> None:
+    def send_with_ttl(self, sock: socket.socket, family: Family, data: bytes, to: SockAddr, hops: int) -> None:
         """One datagram that goes so many hops far; nothing else of ours can send in between."""
         level, option = (
             (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)

@@ -292,9 +292,7 @@ class WindowsInterfaces(Interfaces):
 
         callback = ctypes.WINFUNCTYPE(None, c_void_p, c_void_p, c_int)(told)
         kept = [callback]
-        if _iphlpapi.NotifyIpInterfaceChange(
-            c_int(socket.AF_UNSPEC), callback, None, c_ubyte(0), byref(handle)
-        ):
+        if _iphlpapi.NotifyIpInterfaceChange(c_int(socket.AF_UNSPEC), callback, None, c_ubyte(0), byref(handle)):
             return None
 
         def close() -> None:

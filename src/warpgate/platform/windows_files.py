@@ -213,9 +213,7 @@ def _own_sid() -> str:
     """This user's, or that of whoever owns what it makes."""
     token, size, text = c_void_p(), c_ulong(0), c_wchar_p()
     _kernel.GetCurrentProcess.restype = c_void_p
-    if not _advapi.OpenProcessToken(
-        c_void_p(_kernel.GetCurrentProcess()), c_ulong(_TOKEN_QUERY), byref(token)
-    ):
+    if not _advapi.OpenProcessToken(c_void_p(_kernel.GetCurrentProcess()), c_ulong(_TOKEN_QUERY), byref(token)):
         return "OW"
     try:
         _advapi.GetTokenInformation(token, c_int(_TOKEN_USER), None, c_ulong(0), byref(size))

@@ -257,9 +257,7 @@ class Attempt(Protocol):
         The mapping of the last one is kept open meanwhile: that is the one to go on from. ServiceError.
         """
 
-    async def dial(
-        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
-    ) -> Link:
+    async def dial(self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None) -> Link:
         """Connect by TCP and let the peer prove its key; `first_ttl` is that of the first SYN, for priming.
 
         NetworkError, ProtocolError.
@@ -281,9 +279,7 @@ class Attempt(Protocol):
         waits until the attempt is over, which keeps open what the half has opened.
         """
 
-    async def connect(
-        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
-    ) -> TcpStream:
+    async def connect(self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None) -> TcpStream:
         """As `dial`, but nobody has proved anything on it yet; for `adopt`. NetworkError."""
 
     async def adopt(self, stream: TcpStream) -> Link:

@@ -118,9 +118,7 @@ def in_step(attempt: Attempt, peers: list[Endpoint], faces: Sequence[Face]) -> l
     if not both_count(attempt.local, attempt.remote):
         return peers
     for face in faces:
-        step = next(
-            (at.nat.assignment.step for at in attempt.local.attachments if at.host == face.local.ip), 0
-        )
+        step = next((at.nat.assignment.step for at in attempt.local.attachments if at.host == face.local.ip), 0)
         if aims := one_count(peers, face.seen, step):
             attempt.note(f"one NAT counts for both sides: the peer's next port is {aims[0]}")
             return attempt.admit(aims)

@@ -100,9 +100,7 @@ class RandomProbe(Plugin):
 
     async def initiate(self, attempt: Attempt) -> Link:
         found = attempt.try_found()
-        return await race(
-            {"checks": attempt.verified, "guessing": partial(self._initiate, attempt, found)}, "guessing"
-        )
+        return await race({"checks": attempt.verified, "guessing": partial(self._initiate, attempt, found)}, "guessing")
 
     async def _initiate(self, attempt: Attempt, found: bool) -> Link:
         if attempt.renewing:
@@ -167,9 +165,7 @@ async def _worth_guessing(attempt: Attempt, found: bool) -> Guessing:
             attempt.note("nothing simpler can work")
             return part
         patience = patient(attempt, *KNOWING_PATIENCE) if part is None else _patience(attempt, part)
-        left = (
-            began + patience - attempt.now()
-        )  # of the deadline: what is left of a pause may be lost in rounding
+        left = began + patience - attempt.now()  # of the deadline: what is left of a pause may be lost in rounding
         if left <= 0:
             break
         await news(attempt, left)
@@ -256,11 +252,7 @@ async def _search(attempt: Attempt, message: Guess) -> None:
     # Below are others' services, also where the peer says that it listens on one of these ports itself.
     low = max(FIRST_PORT, message.low)
     ports = PortRange(low, message.high, message.fixed, message.bits)
-    if (
-        not 1 <= message.low <= low <= ports.high <= LAST_PORT
-        or not ports.size
-        or abs(message.step) > MAX_GAP
-    ):
+    if not 1 <= message.low <= low <= ports.high <= LAST_PORT or not ports.size or abs(message.step) > MAX_GAP:
         raise AttemptFailed(f"no ports lie from {message.low} to {message.high}")
     try:
         addresses = _addresses_of(attempt, Endpoint.of(message.spread, ports.low).ip)

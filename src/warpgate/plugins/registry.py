@@ -102,14 +102,8 @@ class Registry:
         for name in names or ():
             if name not in plugins:
                 broken = (f"; {one.entry} does not load: {one.reason}" for one in self._broken)
-                raise ConfigError(
-                    f"unknown plugin {name!r}; there are: {', '.join(plugins)}{''.join(broken)}"
-                )
-        return (
-            tuple(plugins.values())
-            if names is None
-            else tuple(plugins[name] for name in dict.fromkeys(names))
-        )
+                raise ConfigError(f"unknown plugin {name!r}; there are: {', '.join(plugins)}{''.join(broken)}")
+        return tuple(plugins.values()) if names is None else tuple(plugins[name] for name in dict.fromkeys(names))
 
 
 def _installed() -> Iterable[EntryPoint]:

@@ -45,9 +45,7 @@ class RouterCare:
         elif took > self._fastest + LATE:
             self._punch.go_on()
             self._slow_down()
-            self._attempt.note(
-                f"our router lost what a fresh socket sent first: {self._punch.rate:g} probes a second"
-            )
+            self._attempt.note(f"our router lost what a fresh socket sent first: {self._punch.rate:g} probes a second")
         else:
             self._failures = 0
             self._punch.go_on()
@@ -60,9 +58,7 @@ class RouterCare:
         self._punch.hold_back()
         self._slow_down()
         pause = BACK_OFF.after(self._failures)
-        self._attempt.note(
-            f"our router has no mapping for a fresh socket: leaving it alone for {pause:g} s or more"
-        )
+        self._attempt.note(f"our router has no mapping for a fresh socket: leaving it alone for {pause:g} s or more")
         await asyncio.sleep(pause * self._rng.uniform(1.0, 2.0))
 
     async def room(self, waits: int) -> bool:

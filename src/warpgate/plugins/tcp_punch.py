@@ -102,9 +102,7 @@ class TcpPunch(Plugin):
             "volleys",
         )
 
-    async def _initiate_volleys(
-        self, attempt: Attempt, talk: Conversation, fire_at: float, tried: set[Route]
-    ) -> Link:
+    async def _initiate_volleys(self, attempt: Attempt, talk: Conversation, fire_at: float, tried: set[Route]) -> Link:
         try:
             return await self._initiate_first(attempt, fire_at, tried)
         except AttemptFailed as error:
@@ -113,9 +111,7 @@ class TcpPunch(Plugin):
             faces = await _fresh(attempt)
             try:
                 peers = await talk.exchange(volley, faces)
-                return await _fire(
-                    attempt, routes_between(faces, peers), prime=primes(volley, initiator=True)
-                )
+                return await _fire(attempt, routes_between(faces, peers), prime=primes(volley, initiator=True))
             except AttemptFailed as error:
                 attempt.note(f"volley {volley}: {error}")
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
@@ -163,9 +159,7 @@ class TcpPunch(Plugin):
             raise AttemptFailed("nothing was asked for")
         return await volley
 
-    async def _next(
-        self, attempt: Attempt, talk: Conversation, volley: asyncio.Task[Link] | None
-    ) -> Punch | Link:
+    async def _next(self, attempt: Attempt, talk: Conversation, volley: asyncio.Task[Link] | None) -> Punch | Link:
         """The link of the volley in progress, or the initiator's next message."""
         receiving = beside(attempt, talk.volley())
         if volley is not None:
@@ -285,9 +279,7 @@ async def _foretold_face(attempt: Attempt, mine: Attachment, near: Endpoint) -> 
     return Face(seen[-1].local, ports)
 
 
-async def _fire(
-    attempt: Attempt, routes: list[Route], prime: bool = False, again: Sequence[Route] = ()
-) -> Link:
+async def _fire(attempt: Attempt, routes: list[Route], prime: bool = False, again: Sequence[Route] = ()) -> Link:
     """Connect along all routes in one tick, in this order, and along `again` a little later; AttemptFailed when none
     is through in time.
     """
@@ -311,9 +303,7 @@ def _patience(attempt: Attempt) -> float:
     return patient(attempt, VOLLEY_PATIENCE, VOLLEY_SIGNALS)
 
 
-async def _dial(
-    attempt: Attempt, remote: Endpoint, local: Endpoint, prime: bool, not_before: float = 0.0
-) -> Link:
+async def _dial(attempt: Attempt, remote: Endpoint, local: Endpoint, prime: bool, not_before: float = 0.0) -> Link:
     """The responder returns none: several may come through, and the initiator says which is the one.
 
     It may say so before the responder knows: where the HELLO of one was lost, that of the other is proof enough for the

@@ -99,9 +99,7 @@ async def _read(attempt: Attempt, lanes: dict[Transport, _Lane]) -> None:
                 continue
             lane = lanes.get(Transport(message.transport))
             if lane is not None:
-                lane.told(
-                    message.pending, [Endpoint.parse(text) for text in message.endpoints[:MAX_ENDPOINTS]]
-                )
+                lane.told(message.pending, [Endpoint.parse(text) for text in message.endpoints[:MAX_ENDPOINTS]])
         except (ValueError, AddressError) as error:
             attempt.note(f"a message that makes no sense: {error}")
         except WarpgateError as error:
@@ -120,9 +118,7 @@ class _Lane(ABC):
         self._starting: asyncio.TimerHandle | None = None
         self._hopeless: asyncio.Future[str] = loop.create_future()
         # Why there is no relay of ours.
-        self._failure = (
-            None if attempt.initiator or attempt.relay.configured else "no TURN server is configured"
-        )
+        self._failure = None if attempt.initiator or attempt.relay.configured else "no TURN server is configured"
         self._barred: tuple[Endpoint, ...] = ()  # the peer's that may be tried when ours is at the same relay
         self.mine: tuple[Endpoint, ...] = ()
         self.theirs: tuple[Endpoint, ...] = ()

@@ -206,9 +206,8 @@ class UdpPunch(Plugin):
     async def _fire_predicted(self, attempt: Attempt, known_step: int, target: Pair) -> None:
         base = await attempt.open_udp(target.base)
         seen = await attempt.samples(base)
-        attempt.probe(
-            base, target.remote, offsets=(0.0,), ttl=attempt.priming_ttl(base)
-        )  # makes the mapping that we foretell
+        # Makes the mapping that we foretell.
+        attempt.probe(base, target.remote, offsets=(0.0,), ttl=attempt.priming_ttl(base))
         attempt.probe(base, target.remote, offsets=_later(attempt, signal_delay(attempt) + LATE_SIGNAL))
         endpoints = tuple(map(str, foretold(seen, known_step)))
         attempt.signal(Punch(PREDICTED, endpoints))

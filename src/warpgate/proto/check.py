@@ -111,9 +111,7 @@ class CheckingEnded:
     by_peer: bool
 
 
-CheckEvent = (
-    PairVerified | PeerHeard | PeerRefused | Nominated | NominationConfirmed | PathValidated | CheckingEnded
-)
+CheckEvent = PairVerified | PeerHeard | PeerRefused | Nominated | NominationConfirmed | PathValidated | CheckingEnded
 
 
 @dataclass(slots=True)
@@ -471,9 +469,7 @@ class CheckAgent:
 
     def _select(self, pair: _Pair, now: float) -> None:
         self.selected = (pair.base, pair.remote)
-        self._pairs = {
-            self.selected: pair
-        }  # a pipe lives long: it does not carry along what was tried before it
+        self._pairs = {self.selected: pair}  # a pipe lives long: it does not carry along what was tried before it
         self._outstanding = {key: asked for key, asked in self._outstanding.items() if asked[0] is pair}
         self._consented = now
         self._next_consent = now + self._settings.consent_silence

@@ -175,9 +175,7 @@ class CheckCodec:
         attributes: list[tuple[int, AttributeValue]] = [(Attribute.WG_SESSION, self._session), self._role()]
         if self._introduction is not None and introduce:
             attributes.append((Attribute.WG_KEY, self._introduction))
-            attributes += [
-                (Attribute.WG_MODE, number) for number, mode in _MODES.items() if mode is self._mode
-            ]
+            attributes += [(Attribute.WG_MODE, number) for number, mode in _MODES.items() if mode is self._mode]
             if self._wanted:
                 attributes.append((Attribute.WG_WANTED, self._wanted))
         attributes.append((Attribute.WG_NONCE, self.nonce(remote)))
@@ -185,9 +183,7 @@ class CheckCodec:
             attributes.append((Attribute.WG_ECHO, echo))
         attributes.append((Attribute.WG_PLUGIN, plugin))
         attributes += [(flag, True) for flag in flags]
-        return encode(
-            StunMessage(BINDING, StunClass.REQUEST, transaction_id, tuple(attributes)), key=self._key
-        )
+        return encode(StunMessage(BINDING, StunClass.REQUEST, transaction_id, tuple(attributes)), key=self._key)
 
     def answer(self, transaction_id: bytes, remote: Endpoint, *, chosen: bool = False) -> bytes:
         """The success response to a request that came from `remote`; `chosen`: the pair is the nominated one."""

@@ -200,9 +200,7 @@ class CodeOfferer(_Side):
         if self._id is None:
             self._finish(NotAgreed(f"nobody took the code within {CODE_LIFETIME / 60:g} minutes"))
         else:
-            self._finish(
-                NotAgreed("somebody tried the code and did not prove that they have it: it is burnt")
-            )
+            self._finish(NotAgreed("somebody tried the code and did not prove that they have it: it is burnt"))
 
     def _opened(self, message: Open, now: float) -> None:
         if message.id == self._id or message.version != VERSION:
@@ -260,9 +258,7 @@ class CodeTaker(_Side):
 
     def handle_timeout(self, now: float) -> None:
         if self._due(now):
-            self._finish(
-                NotAgreed(f"nobody answered within {TAKER_PATIENCE:g} s: is the code right and unused?")
-            )
+            self._finish(NotAgreed(f"nobody answered within {TAKER_PATIENCE:g} s: is the code right and unused?"))
 
     def _answered(self, message: Answer) -> None:
         secret = _finish_pake(self._pake, message.element)

@@ -85,17 +85,13 @@ def decode_answer(data: bytes, message_id: bytes, name: str) -> tuple[ServiceTar
     return _targets(asked, list(_records(data, at + 4, min(answers, MOST_RECORDS))), data)
 
 
-def by_priority(
-    targets: Iterable[ServiceTarget], draw: Callable[[float, float], float]
-) -> tuple[ServiceTarget, ...]:
+def by_priority(targets: Iterable[ServiceTarget], draw: Callable[[float, float], float]) -> tuple[ServiceTarget, ...]:
     """Whom to try, in order: by priority, and within one at random by weight (RFC 2782, "Usage rules").
 
     `draw` gives a number by chance from the first to the second.
     """
     ordered: list[ServiceTarget] = []
-    waiting = sorted(
-        (target for target in targets if target.host and target.port), key=lambda each: each.priority
-    )
+    waiting = sorted((target for target in targets if target.host and target.port), key=lambda each: each.priority)
     while waiting and len(ordered) < MOST_TARGETS:
         first = [target for target in waiting if target.priority == waiting[0].priority]
         first.sort(key=lambda each: each.weight > 0)
@@ -109,9 +105,7 @@ def by_priority(
     return tuple(ordered)
 
 
-def _targets(
-    asked: str, records: Sequence[tuple[str, int, int, int]], data: bytes
-) -> tuple[ServiceTarget, ...]:
+def _targets(asked: str, records: Sequence[tuple[str, int, int, int]], data: bytes) -> tuple[ServiceTarget, ...]:
     aliases = {owner: place for owner, kind, place, _ in records if kind == _CNAME}
     name = asked
     for _ in range(MOST_ALIASES):

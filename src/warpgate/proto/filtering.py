@@ -138,9 +138,7 @@ class FilteringTest:
     def _finish(self, filtering: Filtering, reason: str) -> None:
         self._transactions.drop()
         samples = 0 if filtering is Filtering.UNKNOWN else len(self._results)
-        self._events.append(
-            FilteringMeasured(self._server, filtering, samples, reason, self._other, self._round_trip)
-        )
+        self._events.append(FilteringMeasured(self._server, filtering, samples, reason, self._other, self._round_trip))
 
 
 def _change_of(request: StunMessage) -> ChangeRequest:

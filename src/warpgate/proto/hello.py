@@ -343,9 +343,7 @@ class Handshake:
 
     def _check(self, mac: bytes, label: bytes, message: bytes) -> None:
         if not hmac.compare_digest(mac, self._mac(label, message)):
-            raise AuthenticationError(
-                "the handshake's MAC does not fit: another key, another session, or altered"
-            )
+            raise AuthenticationError("the handshake's MAC does not fit: another key, another session, or altered")
 
     # The protocol is this table: what is not in it is refused.
     _HANDLERS: Mapping[tuple[State, int], Callable[[Handshake, int], None]] = MappingProxyType({
@@ -376,17 +374,10 @@ def _mode_of(hello: HelloReceived) -> int:
 def _pack_hello(hello: HelloReceived) -> bytes:
     name = hello.plugin.encode()
     if len(name) > MAX_PLUGIN_NAME or len(hello.session) != SESSION_SIZE or len(hello.key) != PUBLIC_KEY_SIZE:
-        raise ValueError(
-            f"a HELLO with plugin {hello.plugin!r}, session {hello.session!r}, key {hello.key!r}"
-        )
+        raise ValueError(f"a HELLO with plugin {hello.plugin!r}, session {hello.session!r}, key {hello.key!r}")
     role_and_key = bytes((hello.role,)) + hello.key
     return (
-        hello.session
-        + role_and_key
-        + hello.nonce
-        + bytes((_mode_of(hello), len(name)))
-        + name
-        + hello.wanted.encode()
+        hello.session + role_and_key + hello.nonce + bytes((_mode_of(hello), len(name))) + name + hello.wanted.encode()
     )
 
 
@@ -396,11 +387,7 @@ def _parse_hello(body: bytes) -> HelloReceived:
     key, nonce = rest[:PUBLIC_KEY_SIZE], rest[PUBLIC_KEY_SIZE : PUBLIC_KEY_SIZE + NONCE_SIZE]
     mode, size = body[_HELLO_FIXED - 2], body[_HELLO_FIXED - 1]
     name, wanted = body[_HELLO_FIXED : _HELLO_FIXED + size], Wanted.decode(body[_HELLO_FIXED + size :])
-    if (
-        role not in (Role.INITIATOR, Role.RESPONDER)
-        or mode not in (_STREAM, _SECURE, _PATH)
-        or size != len(name)
-    ):
+    if role not in (Role.INITIATOR, Role.RESPONDER) or mode not in (_STREAM, _SECURE, _PATH) or size != len(name):
         raise DecodeError(f"a HELLO with role {role}, mode {mode} and a plugin name of {size} bytes")
     if size > MAX_PLUGIN_NAME or (role == Role.RESPONDER and wanted != ANYTHING):
         raise DecodeError(f"a HELLO of role {role} with a plugin name of {size} bytes that wants {wanted}")

@@ -88,9 +88,7 @@ def open_record(data: bytes) -> NameRecord:
     if not SIGNATURE_SIZE < len(data) <= MAX_RECORD:
         raise DecodeError(f"a name record has {SIGNATURE_SIZE + 1} to {MAX_RECORD} bytes, not {len(data)}")
     if data[0] != RECORD_VERSION:
-        raise DecodeError(
-            f"the name record is of version {data[0]}; this program knows version {RECORD_VERSION}"
-        )
+        raise DecodeError(f"the name record is of version {data[0]}; this program knows version {RECORD_VERSION}")
     signed, signature = data[:-SIGNATURE_SIZE], data[-SIGNATURE_SIZE:]
     record = _decode_body(signed[1:])
     verify(record.public_key, signature, _DOMAIN + signed)

@@ -210,10 +210,9 @@ class PortMapClient:
                 self._take_pmp_address(response, now)
             case PmpMapped() if self._dialect is Dialect.NAT_PMP:
                 self._take_pmp_mapping(response, now)
-            case (
-                PmpRefused(result=PmpResult.UNSUPPORTED_VERSION)
-                | PmpMapped(result=PmpResult.UNSUPPORTED_VERSION)
-            ) if self._dialect is Dialect.PCP:
+            case PmpRefused(result=PmpResult.UNSUPPORTED_VERSION) | PmpMapped(result=PmpResult.UNSUPPORTED_VERSION) if (
+                self._dialect is Dialect.PCP
+            ):
                 self._speak_pmp(now)
             case _:
                 pass
@@ -300,9 +299,7 @@ class PortMapClient:
         entry = next((entry for entry in self._entries if _is_about(entry.wish, mapping)), None)
         if entry is None or mapping is None or not entry.awaiting:
             return
-        entry.awaiting = (
-            entry.phase is _Phase.LEAVING
-        )  # where a late answer to an earlier request may come first
+        entry.awaiting = entry.phase is _Phase.LEAVING  # where a late answer to an earlier request may come first
         restarted = not self._epoch.check_pcp(response.epoch, now)
         if response.result == PcpResult.SUCCESS:
             self._succeeded(entry, mapping.external, response.lifetime, now)
@@ -338,9 +335,7 @@ class PortMapClient:
         )
         if entry is None or not entry.awaiting:
             return
-        entry.awaiting = (
-            entry.phase is _Phase.LEAVING
-        )  # where a late answer to an earlier request may come first
+        entry.awaiting = entry.phase is _Phase.LEAVING  # where a late answer to an earlier request may come first
         restarted = not self._epoch.check_pmp(response.epoch, now)
         address = self._question.answer
         if response.result in PMP_PASSING and entry.phase is _Phase.HELD and not restarted:

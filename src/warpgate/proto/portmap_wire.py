@@ -141,9 +141,7 @@ def encode_pmp_address_request() -> bytes:
     return bytes((PMP_VERSION, 0))
 
 
-def encode_pmp_map_request(
-    transport: Transport, internal_port: int, external_port: int, lifetime: int
-) -> bytes:
+def encode_pmp_map_request(transport: Transport, internal_port: int, external_port: int, lifetime: int) -> bytes:
     """12 bytes; lifetime 0 (and external port 0) deletes (RFC 6886 sections 3.3 and 3.4)."""
     opcode = _PMP_OPCODES[transport]
     return _PMP_MAP_REQUEST.pack(PMP_VERSION, opcode, 0, internal_port, external_port, lifetime)

@@ -41,9 +41,7 @@ class QuicFrame:
 class PacketOpener:
     """Opens packets of one direction of one connection, of its first key generation."""
 
-    def __init__(
-        self, key: bytes, iv: bytes, hp: bytes, *, chacha: bool, id_size: int = CONNECTION_ID_SIZE
-    ) -> None:
+    def __init__(self, key: bytes, iv: bytes, hp: bytes, *, chacha: bool, id_size: int = CONNECTION_ID_SIZE) -> None:
         """Keys of RFC 9001 section 5.1; `chacha`: ChaCha20-Poly1305, else AES-GCM; `id_size`: of connection ids."""
         self._pn_at = 1 + id_size
         self._aead = ChaCha20Poly1305(key) if chacha else AESGCM(key)

@@ -231,9 +231,7 @@ class RelayServer:
             return None
         call = self._call(allocation, peer, now)
         attributes = ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.CONNECTION_ID, call.number))
-        self._outbox.append(
-            ToClient(allocation.path, self._indication(Method.CONNECTION_ATTEMPT, attributes))
-        )
+        self._outbox.append(ToClient(allocation.path, self._indication(Method.CONNECTION_ATTEMPT, attributes)))
         return call
 
     def dialled(self, call: Call, now: float, *, connected: bool) -> None:
@@ -362,9 +360,7 @@ class RelayServer:
     def opened(self, allocation: Allocation, ports: Mapping[Family, int]) -> None:
         """The answer to `OpenPorts`; without a port there is no allocation (508)."""
         path, asked = allocation.path, allocation.asked
-        allocation.relayed = {
-            family: Endpoint(self._addresses[family], port) for family, port in ports.items()
-        }
+        allocation.relayed = {family: Endpoint(self._addresses[family], port) for family, port in ports.items()}
         if not allocation.relayed:
             self._release(allocation)
             self._refuse(asked.message, path, Refused(508), asked.login)
@@ -571,9 +567,7 @@ def _unknown(message: StunMessage, understood: frozenset[Attribute]) -> tuple[in
     """Comprehension-required attributes that we do nothing about (RFC 8489 section 6.3.1)."""
     return tuple(
         dict.fromkeys(
-            number
-            for number, _ in message.attributes
-            if number < _COMPREHENSION_OPTIONAL and number not in understood
+            number for number, _ in message.attributes if number < _COMPREHENSION_OPTIONAL and number not in understood
         )
     )
 

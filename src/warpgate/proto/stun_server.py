@@ -193,9 +193,7 @@ def _origin(local: Endpoint, other: Endpoint | None, request: StunMessage) -> En
     )
 
 
-def _addresses(
-    source: Endpoint, origin: Endpoint, other: Endpoint | None
-) -> list[tuple[int, AttributeValue]]:
+def _addresses(source: Endpoint, origin: Endpoint, other: Endpoint | None) -> list[tuple[int, AttributeValue]]:
     """RFC 5780 section 6.1 wants both forms of the mapped address; a plain RFC 8489 server sends the one."""
     attributes: list[tuple[int, AttributeValue]] = [(Attribute.XOR_MAPPED_ADDRESS, source)]
     if other is not None:

@@ -60,17 +60,13 @@ class Transactions:
 
     def drop(self, server: Endpoint | None = None) -> None:
         """Forget all that is outstanding (at this server); answers still on their way are nobody's."""
-        self._open = {
-            id_: each for id_, each in self._open.items() if server is not None and each.server != server
-        }
+        self._open = {id_: each for id_, each in self._open.items() if server is not None and each.server != server}
 
     def owns(self, data: bytes) -> bool:
         """Whether this looks like the answer to an outstanding request."""
         return is_stun(data) and bytes(data[8:HEADER_SIZE]) in self._open
 
-    def take_answer(
-        self, data: bytes, source: Endpoint | None = None
-    ) -> tuple[Transaction, StunMessage] | None:
+    def take_answer(self, data: bytes, source: Endpoint | None = None) -> tuple[Transaction, StunMessage] | None:
         """The transaction that this answers, now closed; None for anything else, garbage included.
 
         With `source`, only an answer from the endpoint that was asked counts.

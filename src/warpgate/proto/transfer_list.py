@@ -41,10 +41,8 @@ class EntryList:
         # Open addressing with linear probing: row + 1 of what is in a slot, 0 for nothing. Python's hash of bytes is
         # keyed for each process, so no sender knows which names meet.
         self._slots = array("i", bytes(4 * _FEWEST_SLOTS))
-        self._last: tuple[tuple[str, ...], int] = (
-            (),
-            TOP,
-        )  # a directory and its row: lists go through one at a time
+        # A directory and its row: lists go through one at a time.
+        self._last: tuple[tuple[str, ...], int] = ((), TOP)
 
     def __len__(self) -> int:
         return self._count
@@ -127,8 +125,6 @@ class EntryList:
         """Where what has this name in that directory is, or would be."""
         mask = len(self._slots) - 1
         slot = hash((above, name)) & mask
-        while (found := self._slots[slot]) and (
-            self._row(found - 1)[2] != above or self._name(found - 1) != name
-        ):
+        while (found := self._slots[slot]) and (self._row(found - 1)[2] != above or self._name(found - 1) != name):
             slot = (slot + 1) & mask
         return slot

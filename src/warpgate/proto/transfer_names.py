@@ -62,12 +62,8 @@ def check_name(name: str, rules: NameRules) -> None:
     if "/" in name:
         raise _unsafe(f"'{printable(name)}' has a slash in it")
     plain = name.isascii() and name.isprintable()  # most are, and lists are long
-    if not plain and any(
-        is_deceiving(character) and not (rules.known and character in JOINERS) for character in name
-    ):
-        raise _unsafe(
-            f"'{printable(name)}' has something in it that cannot be seen or that changes how it looks"
-        )
+    if not plain and any(is_deceiving(character) and not (rules.known and character in JOINERS) for character in name):
+        raise _unsafe(f"'{printable(name)}' has something in it that cannot be seen or that changes how it looks")
     if len(name if plain else name.encode()) > MAX_NAME:
         raise TransferRefused(f"'{printable(name)}' has more than {MAX_NAME} bytes", Reason.LIMIT)
     if rules.windows and _is_odd_on_windows(name):
@@ -100,9 +96,7 @@ def check_offer(offer: Offer, rules: NameRules) -> None:
     check_name(offer.name, rules)
     check_harmless((offer.name,), rules)
     if offer.name.endswith(PARTIAL_SUFFIX):
-        raise _unsafe(
-            f"'{printable(offer.name)}': names ending in {PARTIAL_SUFFIX} are for what is not complete yet"
-        )
+        raise _unsafe(f"'{printable(offer.name)}': names ending in {PARTIAL_SUFFIX} are for what is not complete yet")
     if offer.text and (offer.directory or offer.size > MAX_SHOWN):
         raise TransferRefused(f"a text to be shown is a file of {MAX_SHOWN} bytes at most", Reason.LIMIT)
     if not offer.directory and offer.entries != 1:
@@ -134,9 +128,7 @@ class Listing:
             self._check(entry)
             self.entries.add(entry)
         if self.complete and self._size != self._offer.size:
-            raise TransferRefused(
-                f"{self._offer.size} bytes were offered and {self._size} listed", Reason.PROTOCOL
-            )
+            raise TransferRefused(f"{self._offer.size} bytes were offered and {self._size} listed", Reason.PROTOCOL)
 
     def _check(self, entry: Entry) -> None:
         self._size += entry.size
@@ -161,9 +153,7 @@ class Listing:
 def check_totals(entries: int, size: int, cost: int = 0) -> None:
     """What a sender asks itself before it offers; `cost` as `check_path` tells."""
     if entries > MAX_ENTRIES or cost > MAX_LIST:
-        raise TransferRefused(
-            f"more than {MAX_ENTRIES} files and directories, or too long names", Reason.LIMIT
-        )
+        raise TransferRefused(f"more than {MAX_ENTRIES} files and directories, or too long names", Reason.LIMIT)
     if size > MAX_SIZE:
         raise TransferRefused(f"{size} bytes are more than {MAX_SIZE}", Reason.LIMIT)
 

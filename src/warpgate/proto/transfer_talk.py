@@ -113,9 +113,7 @@ class Incoming:
         if isinstance(message, Abort):
             raise TransferFailed(f"the sender gave up: {printable(message.text)}")
         if not isinstance(message, _MAY_COME[self.state]):
-            raise TransferRefused(
-                f"{type(message).__name__} may not come {self.state.value}", Reason.PROTOCOL
-            )
+            raise TransferRefused(f"{type(message).__name__} may not come {self.state.value}", Reason.PROTOCOL)
         return self._understand(message)
 
     def _understand(self, message: AnyMessage) -> Event | None:
@@ -166,9 +164,7 @@ class Incoming:
 
     def _offered(self, offer: Offer) -> Event:
         if offer.version != VERSION:
-            raise TransferRefused(
-                f"version {offer.version} is not known here ({VERSION} is)", Reason.PROTOCOL
-            )
+            raise TransferRefused(f"version {offer.version} is not known here ({VERSION} is)", Reason.PROTOCOL)
         check_offer(offer, self._rules)
         self._listing = Listing(offer, self._rules)
         self.entries = self._listing.entries
@@ -185,9 +181,7 @@ class Incoming:
     def _begun(self, message: Begin) -> Event:
         self._next(message.index)
         if message.offset not in (0, self._there[message.index]):
-            raise TransferRefused(
-                f"nobody has {message.offset} bytes of entry {message.index}", Reason.PROTOCOL
-            )
+            raise TransferRefused(f"nobody has {message.offset} bytes of entry {message.index}", Reason.PROTOCOL)
         self._missing -= message.offset
         self.state = Receiving.INSIDE
         return FileBegun(message.index, message.offset)

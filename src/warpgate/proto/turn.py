@@ -250,9 +250,7 @@ class TurnClient:
             case _Release():
                 self._end("closed", lost=False)
             case _Permit(ip=ip):
-                if self._permissions.answered(
-                    ip, now, granted=success is not None, refused=error is not None
-                ):
+                if self._permissions.answered(ip, now, granted=success is not None, refused=error is not None):
                     self._refused(ip, error)
             case _Bind(peer=peer):
                 self._channels.answered(peer, now, granted=success is not None, refused=error is not None)
@@ -375,9 +373,7 @@ class TurnClient:
     def _spoke(self, now: float) -> None:
         self._keepalive_at = now + KEEPALIVE
 
-    def _fail(
-        self, reason: str, code: int = 0, alternate: Endpoint | None = None, domain: str | None = None
-    ) -> None:
+    def _fail(self, reason: str, code: int = 0, alternate: Endpoint | None = None, domain: str | None = None) -> None:
         self.state = State.ENDED
         self._requests.drop()
         self._events.append(AllocationFailed(reason, code, alternate, domain))

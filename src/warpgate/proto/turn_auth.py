@@ -66,13 +66,9 @@ class LongTermAuth:
         ]
         algorithm = PasswordAlgorithm.MD5
         if isinstance(offered, tuple):
-            known = [
-                number for number in (PasswordAlgorithm.SHA256, PasswordAlgorithm.MD5) if number in offered
-            ]
+            known = [number for number in (PasswordAlgorithm.SHA256, PasswordAlgorithm.MD5) if number in offered]
             if not known:
-                raise AuthenticationError(
-                    f"the server wants password algorithms {offered}, which we do not know"
-                )
+                raise AuthenticationError(f"the server wants password algorithms {offered}, which we do not know")
             algorithm = known[0]
             attributes += [
                 (Attribute.PASSWORD_ALGORITHMS, offered),

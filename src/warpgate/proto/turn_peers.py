@@ -158,11 +158,7 @@ class Channels:
 
     def poll_timeout(self) -> float | None:
         return min(
-            (
-                channel.renew_at
-                for channel in self._channels.values()
-                if self._kept(channel) and not channel.asking
-            ),
+            (channel.renew_at for channel in self._channels.values() if self._kept(channel) and not channel.asking),
             default=None,
         )
 

@@ -82,16 +82,12 @@ class Requests(Generic[PurposeT]):
         self._new_transaction_id = new_transaction_id
         self._open: dict[bytes, _Open[PurposeT]] = {}
 
-    def begin(
-        self, purpose: PurposeT, method: int, attributes: Attributes, now: float, challenges: int = 0
-    ) -> None:
+    def begin(self, purpose: PurposeT, method: int, attributes: Attributes, now: float, challenges: int = 0) -> None:
         """Send for the first time."""
         transaction_id = self._new_transaction_id()
         data = self.auth.seal(StunMessage(method, StunClass.REQUEST, transaction_id, attributes))
         due = now + self._waits[0]
-        self._open[transaction_id] = _Open(
-            purpose, method, attributes, data, self.auth.ready, challenges, due
-        )
+        self._open[transaction_id] = _Open(purpose, method, attributes, data, self.auth.ready, challenges, due)
         self._outbox.append(data)
 
     def drop(self) -> None:
@@ -146,9 +142,7 @@ class Requests(Generic[PurposeT]):
             self.auth.challenged(message)
         except AuthenticationError as reason:
             return Answered(request.purpose, message, ErrorCode(error.code, str(reason)))
-        if (
-            refused and self.auth.nonce == nonce
-        ):  # RFC 8489 section 9.2.5: the same credentials would fail again
+        if refused and self.auth.nonce == nonce:  # RFC 8489 section 9.2.5: the same credentials would fail again
             return Answered(request.purpose, message, error)
         self.begin(request.purpose, request.method, request.attributes, now, request.challenges + 1)
         return None

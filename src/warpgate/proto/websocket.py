@@ -70,9 +70,7 @@ class WebSocketReader:
         self.closed = ""
         self._accept = base64.b64encode(hashlib.sha1(base64.b64encode(nonce) + _GUID).digest())
         self._protocol = protocol.encode("ascii")
-        self._held = (
-            bytearray()
-        )  # of the answer, a frame's head, or a control frame; never more than one of these
+        self._held = bytearray()  # of the answer, a frame's head, or a control frame; never more than one of these
         self._left = 0  # of the present data frame's payload
         self._fragmented = False  # between the first frame of a message and its last
 

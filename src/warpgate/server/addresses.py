@@ -28,9 +28,7 @@ def is_public(ip: IPAddress) -> bool:
     return not any(ip in network for network in _NOT_PUBLIC_V6)
 
 
-def stun_places(
-    interfaces: Sequence[Interface], port: int, other_port: int
-) -> Mapping[Endpoint, Endpoint | None]:
+def stun_places(interfaces: Sequence[Interface], port: int, other_port: int) -> Mapping[Endpoint, Endpoint | None]:
     """Both ports on every address, each with the endpoint that differs in both, if there is one.
 
     Two addresses make a pair when clients can be assumed to reach both alike: of one interface and family, and public
@@ -39,11 +37,7 @@ def stun_places(
     partners: dict[IPAddress, IPAddress] = {}
     kinds = sorted({(each.name, each.ip.version, is_public(each.ip)) for each in interfaces})
     for kind in kinds:
-        alike = [
-            e.ip
-            for e in interfaces
-            if (e.name, e.ip.version, is_public(e.ip)) == kind and not e.ip.is_loopback
-        ]
+        alike = [e.ip for e in interfaces if (e.name, e.ip.version, is_public(e.ip)) == kind and not e.ip.is_loopback]
         if len(alike) > 1:
             partners[alike[0]], partners[alike[1]] = alike[1], alike[0]
     places: dict[Endpoint, Endpoint | None] = {}
@@ -59,7 +53,5 @@ def announced_address(interfaces: Iterable[Interface]) -> IPAddress | None:
     """What clients are told when nobody said a name: public before private, IPv4 before IPv6; never loopback if another
     is there.
     """
-    ranked = sorted(
-        (each.ip for each in interfaces), key=lambda ip: (not is_public(ip), ip.is_loopback, ip.version)
-    )
+    ranked = sorted((each.ip for each in interfaces), key=lambda ip: (not is_public(ip), ip.is_loopback, ip.version))
     return ranked[0] if ranked else None

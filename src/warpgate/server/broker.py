@@ -90,14 +90,10 @@ def choose_broker(settings: BrokerSettings, *, embedded: bool | None = None) -> 
         return Broker("amqtt", settings.listens_on, lambda: _launch_embedded(settings))
     if not PROCESSES.has_memory_files:
         raise ConfigError("no MQTT broker: install the embedded one with pip install 'warpgate[broker]'")
-    raise ConfigError(
-        "no MQTT broker: install mosquitto, or the embedded one with pip install 'warpgate[broker]'"
-    )
+    raise ConfigError("no MQTT broker: install mosquitto, or the embedded one with pip install 'warpgate[broker]'")
 
 
-def mosquitto_config(
-    settings: BrokerSettings, *, acl_file: str, certificate: str, key: str, user: str
-) -> str:
+def mosquitto_config(settings: BrokerSettings, *, acl_file: str, certificate: str, key: str, user: str) -> str:
     """The text of mosquitto.conf (mosquitto 2.0). The file names are where mosquitto finds what is in `settings`."""
     lines = [
         f"user {user}",

@@ -78,9 +78,7 @@ class BrokerProcess:
     async def start(self) -> None:
         """Returns when it accepts connections. ServiceError when it cannot be had, ConfigError for its files."""
         if await self._accepts():
-            raise ServiceError(
-                f"cannot start {self._broker.name}: {self._probe} is in use by another program"
-            )
+            raise ServiceError(f"cannot start {self._broker.name}: {self._probe} is in use by another program")
         try:
             await self._spawn()
             await self._listening()

@@ -174,9 +174,7 @@ class Gate:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await self._broker.external_connected(
-                PacketReader(reader, self._rate), BoundedWriter(writer), LISTENER
-            )
+            await self._broker.external_connected(PacketReader(reader, self._rate), BoundedWriter(writer), LISTENER)
         finally:
             writer.transport.abort()
 
@@ -204,9 +202,7 @@ def broker_config() -> BrokerConfig:
         ("amqtt.plugins.authentication.AnonymousAuthPlugin", {"allow_anonymous": True}),
         (f"warpgate.server.embedded_broker.{OurTopics.__name__}", {}),
     )
-    return BrokerConfig(
-        listeners={LISTENER: ListenerConfig(type=ListenerType.EXTERNAL)}, plugins=dict(plugins)
-    )
+    return BrokerConfig(listeners={LISTENER: ListenerConfig(type=ListenerType.EXTERNAL)}, plugins=dict(plugins))
 
 
 async def serve(
@@ -223,9 +219,7 @@ async def serve(
         await stop.wait()
 
 
-async def _until_terminated(
-    port: int, connections: int, tls: ssl.SSLContext | None, addresses: list[str]
-) -> None:
+async def _until_terminated(port: int, connections: int, tls: ssl.SSLContext | None, addresses: list[str]) -> None:
     stop = asyncio.Event()
     PROCESSES.on_stop(stop.set)
     await serve(port, connections, tls, addresses, stop)

@@ -130,9 +130,7 @@ class Front:
 
     def _refuse(self, refusal: Refusal) -> web.Response:
         self._metrics.refused(refusal.code.value)
-        response = _json(
-            _STATUS[refusal.code], _Refused(refusal.code.value, refusal.reason, refusal.sequence)
-        )
+        response = _json(_STATUS[refusal.code], _Refused(refusal.code.value, refusal.reason, refusal.sequence))
         if refusal.retry_after is not None:
             response.headers["Retry-After"] = str(math.ceil(refusal.retry_after))
         return response

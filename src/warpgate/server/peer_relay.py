@@ -89,9 +89,7 @@ class PeerRelay:
     @property
     def use(self) -> RelayUse:
         machine = None if self._relay is None else self._relay.machine
-        users = (
-            [] if machine is None else [each.user.partition(":")[2] for each in machine.allocations.values()]
-        )
+        users = [] if machine is None else [each.user.partition(":")[2] for each in machine.allocations.values()]
         reachable = dict.fromkeys(str(endpoint) for endpoint, _ in self.entrances)
         return RelayUse(tuple(reachable), dict(Counter(users)), self._before + self._carried)
 

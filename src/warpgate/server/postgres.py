@@ -57,9 +57,7 @@ SELECT n.public_key, n.sequence, n.expires, n.network, n.record,
 FROM (SELECT 1) AS one LEFT JOIN warpgate_names n ON n.name = $1
 """
 _LOOKUP = "SELECT record FROM warpgate_names WHERE name = $1 AND expires > $2"
-_LOCK = (
-    "SELECT pg_advisory_xact_lock(hashtextextended($1, 1)), pg_advisory_xact_lock(hashtextextended($2, 2))"
-)
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended($1, 1)), pg_advisory_xact_lock(hashtextextended($2, 2))"
 _LOCK_NETWORK = "SELECT pg_advisory_xact_lock(hashtextextended($1, 3))"
 _COUNTS = """
 SELECT (SELECT count(*) FROM warpgate_names WHERE public_key = $1 AND expires > $3),
@@ -135,9 +133,7 @@ class PostgresStore:
             await connection.execute(_SCHEMA)
             version = await connection.fetchval("SELECT version FROM warpgate_meta")
         if version != SCHEMA_VERSION:
-            raise StoreError(
-                f"the database's schema is of version {version}, this program knows {SCHEMA_VERSION}"
-            )
+            raise StoreError(f"the database's schema is of version {version}, this program knows {SCHEMA_VERSION}")
 
     async def lookup(self, name: str, now: float) -> bytes | None:
         async with self._connection() as connection:
@@ -168,9 +164,7 @@ class PostgresStore:
         async with self._connection() as connection:
             names = _affected(await connection.execute(_PURGE_NAMES, int(now) - REMEMBERED, _PURGE))
             tombstones = _affected(await connection.execute(_PURGE_TOMBSTONES, int(now)))
-            left = await connection.fetchval(
-                "SELECT count(*) FROM warpgate_names WHERE expires > $1", int(now)
-            )
+            left = await connection.fetchval("SELECT count(*) FROM warpgate_names WHERE expires > $1", int(now))
         return Tally(left, names + tombstones)
 
     @asynccontextmanager
@@ -191,9 +185,7 @@ async def _find(connection: Connection, change: Change) -> tuple[Stored | None, 
     tombstone = None if row["tombstone"] is None else row["tombstone"] + SEQUENCE_OFFSET
     if row["public_key"] is None:
         return None, tombstone
-    stored = Stored(
-        row["public_key"], row["sequence"] + SEQUENCE_OFFSET, row["expires"], row["network"], row["record"]
-    )
+    stored = Stored(row["public_key"], row["sequence"] + SEQUENCE_OFFSET, row["expires"], row["network"], row["record"])
     return stored, tombstone
 
 

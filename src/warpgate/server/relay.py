@@ -280,9 +280,7 @@ class RelayService:
         opened: dict[Family, int] = {}
         for family in allocation.families:
             ip = self._settings.addresses[family].local
-            for port in random.SystemRandom().sample(
-                self._settings.ports, min(PORT_TRIES, len(self._settings.ports))
-            ):
+            for port in random.SystemRandom().sample(self._settings.ports, min(PORT_TRIES, len(self._settings.ports))):
                 with contextlib.suppress(NetworkError):
                     self._open_port(allocation, family, Endpoint(ip, port))
                     opened[family] = port

@@ -33,9 +33,7 @@ class RelayDesk:
         """`key` in hex, as in the URL."""
         wait = self._asked.spend(network, self._timer())
         if wait:
-            return Refusal(
-                Code.RATE, f"{TICKETS_PER_MINUTE} tickets a minute for a network", retry_after=wait
-            )
+            return Refusal(Code.RATE, f"{TICKETS_PER_MINUTE} tickets a minute for a network", retry_after=wait)
         try:
             public_key = bytes.fromhex(key)
             node_id = node_id_of(public_key)

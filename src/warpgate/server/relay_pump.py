@@ -45,9 +45,7 @@ async def join(client: TcpStream, peer: TcpStream, early: bytes, spend: Spend | 
                 stream.close()
 
 
-async def _pump(
-    source: TcpStream, sink: TcpStream, data: bytes, spend: Spend | None, *, to_peer: bool
-) -> None:
+async def _pump(source: TcpStream, sink: TcpStream, data: bytes, spend: Spend | None, *, to_peer: bool) -> None:
     while True:
         if data:
             await sink.send(data)

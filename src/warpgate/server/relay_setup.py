@@ -18,9 +18,7 @@ from warpgate.server.relay import RelayAddress
 SECRET_BYTES = 18
 
 
-def relay_addresses(
-    interfaces: Sequence[Interface], announced: Iterable[IPAddress]
-) -> Mapping[Family, RelayAddress]:
+def relay_addresses(interfaces: Sequence[Interface], announced: Iterable[IPAddress]) -> Mapping[Family, RelayAddress]:
     """One address a family for peers; `announced`: those that clients reach this machine by.
 
     An announced address that no interface has is a one-to-one NAT's, with the machine's best one behind it. A family

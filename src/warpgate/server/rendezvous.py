@@ -28,9 +28,7 @@ SALT_SIZE = 16
 STUN_PATIENCE = 0.1  # of our own machine
 
 
-def served_interfaces(
-    network: Network, host: str | None, names: Sequence[str] | None = None
-) -> tuple[Interface, ...]:
+def served_interfaces(network: Network, host: str | None, names: Sequence[str] | None = None) -> tuple[Interface, ...]:
     """The addresses for STUN: of all interfaces or those of these names, and of them only `host` if that is one.
 
     ConfigError when that is not an address of this machine.
@@ -54,9 +52,7 @@ def broker_settings(host: str | None, port: int | None, tls: Tls | None) -> Brok
 
 
 @asynccontextmanager
-async def stun_service(
-    network: Network, interfaces: Sequence[Interface], port: int
-) -> AsyncIterator[StunResponder]:
+async def stun_service(network: Network, interfaces: Sequence[Interface], port: int) -> AsyncIterator[StunResponder]:
     """STUN on `port` and the next one until the end of the block. NetworkError when one of them is taken."""
     places = stun_places(interfaces, port, port + 1)
     if not places:
@@ -227,9 +223,7 @@ def public_host(interfaces: Sequence[Interface]) -> tuple[str, str]:
     """
     found = announced_address(interfaces)
     if found is None:
-        raise ConfigError(
-            "no network interface is up: say what clients reach this machine by with --public-host"
-        )
+        raise ConfigError("no network interface is up: say what clients reach this machine by with --public-host")
     return str(found), "" if is_public(found) else _warning(found)
 
 

@@ -88,9 +88,7 @@ def check_time(record: NameRecord, now: float) -> Refusal | None:
     return None
 
 
-def decide(
-    record: NameRecord, data: bytes, stored: Stored | None, tombstone: int | None, now: float
-) -> Step | Refusal:
+def decide(record: NameRecord, data: bytes, stored: Stored | None, tombstone: int | None, now: float) -> Step | Refusal:
     """`data` is the signed record, `stored` the row of its name, `tombstone` the sequence of its key's tombstone.
 
     The caller has checked signature and time, and counts names before it carries out CREATE (`check_counts`).

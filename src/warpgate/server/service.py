@@ -28,9 +28,7 @@ class Health:
 class NameService:
     """`clock` gives Unix seconds, `timer` seconds that never jump."""
 
-    def __init__(
-        self, store: Store, limits: Limits, *, clock: Callable[[], float], timer: Callable[[], float]
-    ) -> None:
+    def __init__(self, store: Store, limits: Limits, *, clock: Callable[[], float], timer: Callable[[], float]) -> None:
         self._store = store
         self._limits = limits
         self._clock = clock

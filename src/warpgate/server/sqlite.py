@@ -114,9 +114,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         return
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if version or tables:
-        raise sqlite3.OperationalError(
-            f"its schema is of version {version}, this program knows {SCHEMA_VERSION}"
-        )
+        raise sqlite3.OperationalError(f"its schema is of version {version}, this program knows {SCHEMA_VERSION}")
     connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
 
 
@@ -192,9 +190,7 @@ class SqliteStore:
     async def _in_transaction(self, statements: Callable[[], T]) -> T:
         """What `statements` returns, once the transaction that holds them is on the disk."""
         if self._stopped or len(self._waiting) >= _WAITING:
-            raise StoreError(
-                "the database does not keep up" if not self._stopped else "the server is stopping"
-            )
+            raise StoreError("the database does not keep up" if not self._stopped else "the server is stopping")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(statements, done))
         self._wake.set()

@@ -208,9 +208,7 @@ class Discovery:
     def taken_ports(self, ip: IPAddress) -> frozenset[int]:
         """External UDP ports that sockets on this interface were seen to have, those of the samples included."""
         places = [place for place in self._places.values() if place.udp.local.ip == ip]
-        return frozenset(
-            seen.mapped.port for place in places for seen in (*place.udp.observations, *place.samples)
-        )
+        return frozenset(seen.mapped.port for place in places for seen in (*place.udp.observations, *place.samples))
 
     def opening_ttl(self, ip: IPAddress) -> int | None:
         """The lowest TTL of a datagram from this interface that opens all filters on our side; None: not measured."""
@@ -456,9 +454,7 @@ class Discovery:
         sampled = await sample_assignment(self._network, place.udp.local, place.udp.servers, known)
         place.samples = sampled.seen
         for reason in sampled.failures:
-            self._say(
-                ServerFailed("stun", str(place.udp.servers[0]), f"samples of our NAT's ports: {reason}")
-            )
+            self._say(ServerFailed("stun", str(place.udp.servers[0]), f"samples of our NAT's ports: {reason}"))
         self._changed()
 
     # -- telling -------------------------------------------------------------------------------------------------

@@ -35,9 +35,7 @@ async def connection_class() -> type[HttpConnection]:
 class HttpClient:
     """Life: made, `warm` perhaps, `ask`ed, `close`. At most one idle connection is kept, for a minute."""
 
-    def __init__(
-        self, network: Network, url: NameServerUrl, trust: Trust, proxies: Proxies | None = None
-    ) -> None:
+    def __init__(self, network: Network, url: NameServerUrl, trust: Trust, proxies: Proxies | None = None) -> None:
         """`proxies`: which web proxy to take for https; None: none."""
         self._network = network
         self._proxies = proxies
@@ -59,9 +57,7 @@ class HttpClient:
             self._warming = None
             warming.set_result(None)
 
-    async def ask(
-        self, method: str, path: str, body: bytes | None = None, fields: Fields | None = None
-    ) -> Answer:
+    async def ask(self, method: str, path: str, body: bytes | None = None, fields: Fields | None = None) -> Answer:
         """One request, `path` below the URL's; `fields` None: for octets both ways. NetworkError; ServiceError when the
         answer is not HTTP or too long.
 

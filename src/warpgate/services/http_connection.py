@@ -66,9 +66,7 @@ class HttpConnection:
         """Whether anything of the present answer has come."""
         return self._received > 0
 
-    async def ask(
-        self, method: str, target: str, authority: str, body: bytes | None, fields: Fields = ()
-    ) -> Answer:
+    async def ask(self, method: str, target: str, authority: str, body: bytes | None, fields: Fields = ()) -> Answer:
         """The final response, whatever its status. `fields` are sent besides the usual ones.
 
         NetworkError when the connection ends before it; ServiceError when it is not HTTP, too long, or compressed

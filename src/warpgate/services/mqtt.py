@@ -97,9 +97,7 @@ class MqttConnector:
         broker = replace(broker, login=login)
         return await link_type.open(stream.detach(), tls, broker, topic, on_message, on_step, mqtt5=mqtt5)
 
-    async def _load(
-        self, broker: BrokerUrl
-    ) -> tuple[type[MqttLink], ssl.SSLContext | None, tuple[str, str] | None]:
+    async def _load(self, broker: BrokerUrl) -> tuple[type[MqttLink], ssl.SSLContext | None, tuple[str, str] | None]:
         """What takes long, in a thread: paho 23 to 130 ms, the authorities' certificates 20 ms, and the file that has
         what everybody logs in with.
         """
@@ -108,9 +106,7 @@ class MqttConnector:
         tls = await self._trust.context() if broker.tls else None
         return self._link_type, tls, broker.login or await in_thread(partial(self._logins, str(broker)))
 
-    async def _find(
-        self, broker: BrokerUrl, judge: Judge | None
-    ) -> tuple[tuple[Endpoint, ...], Proxy | None]:
+    async def _find(self, broker: BrokerUrl, judge: Judge | None) -> tuple[tuple[Endpoint, ...], Proxy | None]:
         """Where to dial, and the proxy that is there, if it is one."""
         proxy = None if broker.path is None else await self._proxies.find(broker.host, tls=broker.tls)
         if proxy is None:

@@ -128,9 +128,7 @@ class MqttLink:
             self._finish("closed on this side")
         await self._wire.gone(GOODBYE)
 
-    async def _establish(
-        self, sock: socket.socket, tls: ssl.SSLContext | None, on_step: Callable[[], None]
-    ) -> None:
+    async def _establish(self, sock: socket.socket, tls: ssl.SSLContext | None, on_step: Callable[[], None]) -> None:
         try:
             await self._loop.create_connection(
                 lambda: self._wire,
@@ -162,9 +160,7 @@ class MqttLink:
         if self._version is MQTTProtocolVersion.MQTTv5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.MaximumPacketSize = LARGEST_PACKET
-        self._client.connect(
-            self._host, keepalive=KEEPALIVE, properties=properties
-        )  # over the wire it has already
+        self._client.connect(self._host, keepalive=KEEPALIVE, properties=properties)  # over the wire it has already
 
     def _send_subscribe(self) -> None:
         options = None

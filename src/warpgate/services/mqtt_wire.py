@@ -74,9 +74,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone.set_result(None)
-        self._reader.lost(
-            "the broker closed the connection" if exc is None else f"the connection broke: {exc}"
-        )
+        self._reader.lost("the broker closed the connection" if exc is None else f"the connection broke: {exc}")
 
     def _acknowledge(self) -> None:
         """Brokers leave Nagle's algorithm on: what follows the SUBACK waits for our ACK, which Linux delays

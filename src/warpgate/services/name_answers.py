@@ -68,9 +68,7 @@ class NameAnswers:
         servers name different keys and none is pinned, or none answers; NameNotFound.
         """
         if len(self._found) > 1:
-            told = "; ".join(
-                f"{found.server} says {node_id_of(key)}" for key, found in sorted(self._found.items())
-            )
+            told = "; ".join(f"{found.server} says {node_id_of(key)}" for key, found in sorted(self._found.items()))
             raise ServiceError(
                 f"the name servers disagree about who {self.name!r} is: {told}. Configure only the one that you "
                 "trust, or connect to an address"

@@ -120,9 +120,7 @@ class NameServer:
                 result = await request
         except TimeoutError:
             self.answers = False
-            raise ServiceError(
-                "closed on this side" if self._closed else f"no answer within {patience:g} s"
-            ) from None
+            raise ServiceError("closed on this side" if self._closed else f"no answer within {patience:g} s") from None
         except (NetworkError, ServiceError) as error:
             self.answers = False
             raise ServiceError(str(error)) from None
@@ -185,9 +183,7 @@ class NameServers:
                 await asyncio.wait(pending)
         return answers.verdict()
 
-    def _judge(
-        self, answers: NameAnswers, server: NameServer, task: asyncio.Task[bytes], seconds: float
-    ) -> None:
+    def _judge(self, answers: NameAnswers, server: NameServer, task: asyncio.Task[bytes], seconds: float) -> None:
         """An answer that cannot be believed is the server's failure."""
         try:
             answers.take(server.url, task.result(), seconds, self._wall_clock())
@@ -228,9 +224,7 @@ def _path(name: str) -> str:
 def _refused(answer: Answer) -> ServiceError:
     """The error for an answer that is neither a record nor "no such name"."""
     if 300 <= answer.status < 400:
-        return ServiceError(
-            f"it redirects to {printable(answer.location)}: configure that URL if you trust it"
-        )
+        return ServiceError(f"it redirects to {printable(answer.location)}: configure that URL if you trust it")
     try:
         said = msgspec.json.decode(answer.body, type=_Refusal)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

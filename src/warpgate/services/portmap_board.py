@@ -74,9 +74,7 @@ class ForgetfulStore:
 class Board:
     """The mappings of one route. Whoever comes first with a transport holds it; the other is told to drop his."""
 
-    def __init__(
-        self, route: Route, port: int, earlier: tuple[Remembered, ...], on_change: Callable[[], None]
-    ) -> None:
+    def __init__(self, route: Route, port: int, earlier: tuple[Remembered, ...], on_change: Callable[[], None]) -> None:
         """`earlier`: what a former run left at this gateway and address."""
         self.route = route
         self.port = port

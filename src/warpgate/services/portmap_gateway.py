@@ -135,9 +135,7 @@ class GatewayClient:
             self._machine.decline(wish, self._driver.now())
             self._driver.drain()
             return
-        mapped = Mapped(
-            wish.transport, internal, event.external, event.dialect.value, gateway, event.lifetime
-        )
+        mapped = Mapped(wish.transport, internal, event.external, event.dialect.value, gateway, event.lifetime)
         remembered = Remembered(STORED_AS, gateway, wish.transport, internal, event.external.port, wish.nonce)
         if board.offer(mapped, remembered):
             self._protocols[wish.transport] = mapped.protocol

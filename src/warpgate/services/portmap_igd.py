@@ -100,9 +100,7 @@ class IgdClient:
             ):
                 igd.doubtful.discard((transport, port))
 
-    async def _unmapped(
-        self, igd: Igd | Pinholes, transport: Transport, internal: Endpoint, port: int
-    ) -> bool:
+    async def _unmapped(self, igd: Igd | Pinholes, transport: Transport, internal: Endpoint, port: int) -> bool:
         """Whether nothing more can be done about it: it is gone, or the gateway will not have it deleted."""
         try:
             await igd.unmap(transport, internal, port)

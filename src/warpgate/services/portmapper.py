@@ -114,9 +114,7 @@ class PortMapper:
 
     def _mapper(self, route: Route) -> _RouteMapper:
         gateway = str(route.gateway.ip)
-        earlier = tuple(
-            left for left in self._elsewhere if left.gateway == gateway and left.internal.ip == route.ip
-        )
+        earlier = tuple(left for left in self._elsewhere if left.gateway == gateway and left.internal.ip == route.ip)
         self._elsewhere = tuple(left for left in self._elsewhere if left not in earlier)
         board = Board(route, self._port, earlier, self._changed)
         refused = partial(self._refused, gateway)
@@ -140,12 +138,8 @@ class PortMapper:
             return
         boards = [mapper.board for mapper in self._mappers.values()]
         self._save(boards)
-        known = {
-            (mapped.internal.ip, mapped.transport): mapped for board in boards for mapped in board.mapped
-        }
-        behind = {
-            board.route.ip: board.behind for board in boards if board.behind is not None and not board.mapped
-        }
+        known = {(mapped.internal.ip, mapped.transport): mapped for board in boards for mapped in board.mapped}
+        behind = {board.route.ip: board.behind for board in boards if board.behind is not None and not board.mapped}
         if (known, behind) == (self._known, self._behind):
             return
         self._behind = behind

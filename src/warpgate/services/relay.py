@@ -134,9 +134,7 @@ class Relays:
         except RaceLost as lost:
             raise ServiceError(f"no relay: {lost}") from None
 
-    async def open_tcp(
-        self, family: Family, acceptor: Acceptor, besides: Collection[TurnServer] = ()
-    ) -> TcpRelay:
+    async def open_tcp(self, family: Family, acceptor: Acceptor, besides: Collection[TurnServer] = ()) -> TcpRelay:
         """A relayed TCP endpoint (RFC 6062); streams of peers who call go to the acceptor. ServiceError."""
         allocation = await self._open(RelayRequest(Transport.TCP, frozenset({family})), besides)
         return TcpRelay(allocation, partial(self._dial, allocation.route), acceptor)
@@ -144,9 +142,7 @@ class Relays:
     async def check(self) -> tuple[RelayCheck, ...]:
         """Ask each server over each of its transports for a moment's allocation: for `doctor`."""
         await self._known()
-        routes = [
-            (server, transport) for server in self.servers for transport in _transports(server, Transport.UDP)
-        ]
+        routes = [(server, transport) for server in self.servers for transport in _transports(server, Transport.UDP)]
         return tuple(await asyncio.gather(*(self._check(server, transport) for server, transport in routes)))
 
     @property
@@ -234,9 +230,7 @@ class Relays:
         if reserve.done() and not reserve.cancelled() and reserve.exception() is None:
             reserve.result().drop()
 
-    async def _take_reserve(
-        self, families: frozenset[Family], besides: Collection[TurnServer]
-    ) -> Allocation | None:
+    async def _take_reserve(self, families: frozenset[Family], besides: Collection[TurnServer]) -> Allocation | None:
         """The caller's from now on; None also where it lacks all of `families` (a server may give one of two).
 
         ServiceError when it could not be had just now.
@@ -314,9 +308,7 @@ class Relays:
             found = on_the_internet(found, PROVIDERS)
         elif not named:  # where the proxy would lead has to be known here, too
             on_the_internet(await self._network.resolve(server.host, server.port), PROVIDERS)
-        usable = in_order(
-            [endpoint for endpoint in found if self._network.route_source(endpoint) is not None]
-        )
+        usable = in_order([endpoint for endpoint in found if self._network.route_source(endpoint) is not None])
         if not usable:
             raise NetworkError("no route")
         return [Route(server, endpoint, transport, server.host, proxy=proxy) for endpoint in usable]

@@ -89,9 +89,7 @@ class Allocation:
             reliable=self._carrier.reliable,
             new_transaction_id=lambda: secrets.token_bytes(12),
         )
-        self._driver: MachineDriver[TurnEvent, bytes] = MachineDriver(
-            self._client, self._transmit, self._happened
-        )
+        self._driver: MachineDriver[TurnEvent, bytes] = MachineDriver(self._client, self._transmit, self._happened)
 
     @property
     def auth(self) -> LongTermAuth:

@@ -63,14 +63,10 @@ async def _found(network: Network, name: str, targets: Sequence[ServiceTarget]) 
     found = await asyncio.gather(
         *(network.resolve(target.host, target.port) for target in chosen), return_exceptions=True
     )
-    endpoints = [
-        each for result in found if not isinstance(result, BaseException) for each in result[:MOST_TARGETS]
-    ]
+    endpoints = [each for result in found if not isinstance(result, BaseException) for each in result[:MOST_TARGETS]]
     usable = tuple(dict.fromkeys(each for each in endpoints if scope_of(each.ip) in _REACHED))
     if not usable:
-        raise NetworkError(
-            f"resolve {name}: its targets lead nowhere ({', '.join(each.host for each in chosen)})"
-        )
+        raise NetworkError(f"resolve {name}: its targets lead nowhere ({', '.join(each.host for each in chosen)})")
     return usable
 
 
@@ -104,9 +100,7 @@ async def _ask_one(network: Network, resolver: Endpoint, name: str) -> tuple[Ser
     source = network.route_source(resolver)
     if source is None:
         raise NetworkError(f"no route to {resolver}")
-    sock = network.open_udp(
-        Endpoint(source, 0), received
-    )  # a port by chance: who forges has to guess it, too
+    sock = network.open_udp(Endpoint(source, 0), received)  # a port by chance: who forges has to guess it, too
     try:
         sock.send(question, resolver.sockaddr)
         done, _ = await asyncio.wait({answer}, timeout=REPEATED_AFTER)

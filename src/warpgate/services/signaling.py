@@ -168,9 +168,7 @@ class SignalChannel:
         wanted = urls or tuple(self._keepers)
         known = ((url, self._keepers.get(url)) for url in wanted)
         return tuple(
-            BrokerStatus(
-                url, keeper is not None and keeper.live, keeper.reason if keeper else "not contacted"
-            )
+            BrokerStatus(url, keeper is not None and keeper.live, keeper.reason if keeper else "not contacted")
             for url, keeper in known
         )
 

@@ -59,9 +59,7 @@ class Place:
         told = [(self.udp.latest, self.udp.servers)]
         if self.tcp is not None:
             told.append((self.tcp.observations, self.tcp.servers))
-        return frozenset(
-            seen.server for all_seen, outer in told for seen in all_seen if seen.server not in outer
-        )
+        return frozenset(seen.server for all_seen, outer in told for seen in all_seen if seen.server not in outer)
 
     @property
     def mistaken(self) -> set[IPAddress]:
@@ -130,11 +128,7 @@ class Place:
 
     def told_by(self, servers: Mapping[Transport, Collection[Endpoint]]) -> list[bool]:
         """Of each transport over which anybody has told, and `servers` has somebody: whether one of them has, too."""
-        by = (
-            [(self.udp.servers, self.udp.with_others(servers[Transport.UDP]))]
-            if Transport.UDP in servers
-            else []
-        )
+        by = [(self.udp.servers, self.udp.with_others(servers[Transport.UDP]))] if Transport.UDP in servers else []
         if self.tcp is not None and Transport.TCP in servers:
             by.append((self.tcp.servers, frozenset(servers[Transport.TCP])))
         return [not wanted.isdisjoint(told) for told, wanted in by if told]

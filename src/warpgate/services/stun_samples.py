@@ -41,9 +41,7 @@ class Sampled:
     failures: tuple[str, ...] = ()
 
 
-async def sample_assignment(
-    network: Network, near: Endpoint, servers: Sequence[Endpoint], seen: int
-) -> Sampled:
+async def sample_assignment(network: Network, near: Endpoint, servers: Sequence[Endpoint], seen: int) -> Sampled:
     """What fresh sockets on the interface of `near` get, all in one tick, in the order of asking.
 
     As many as make 16 with the `seen` ones, a round trip; fewer where servers or sockets fail. Parity is kept, or not,

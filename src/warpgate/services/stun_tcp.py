@@ -129,9 +129,7 @@ async def sample_tcp(
         for task, server in zip(dialling, asked, strict=True)
         if task.done() and not task.cancelled() and task.exception() is None
     ]
-    return tuple(
-        Observation(one.stream.local, server, mapped) for (one, mapped), server in told
-    ), connection.stream
+    return tuple(Observation(one.stream.local, server, mapped) for (one, mapped), server in told), connection.stream
 
 
 def _abort(task: asyncio.Future[tuple[StunStream, Endpoint]]) -> None:
@@ -255,9 +253,7 @@ class TcpProbe:
     def _wants(self, seen: Observation) -> bool:
         """Whether there is a place for one more, or those that have them are not as far outside as this one."""
         kept = self._kept
-        return len(kept) < KEPT or kept.isdisjoint(
-            one.server for one in prevailing((*self.observations, seen))
-        )
+        return len(kept) < KEPT or kept.isdisjoint(one.server for one in prevailing((*self.observations, seen)))
 
     @property
     def _kept(self) -> set[Endpoint]:

@@ -241,9 +241,7 @@ async def measure_opening(network: Network, near: Endpoint, measured: FilteringM
     return opened.ttl
 
 
-async def _result(
-    network: Network, near: Endpoint, make: Callable[[Endpoint, float], Machine[R, Transmit]]
-) -> R:
+async def _result(network: Network, near: Endpoint, make: Callable[[Endpoint, float], Machine[R, Transmit]]) -> R:
     """The one event of a machine, `make(base, now)`, that has a fresh socket beside `near`."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[R] = loop.create_future()
@@ -299,9 +297,7 @@ class UdpQuestion:
         if not self._seen:
             raise ServiceError(f"no STUN server tells what it sees of {self.sock.local}: {self._reasons[0]}")
         return tuple(
-            Observation(self.sock.local, server, self._seen[server])
-            for server in self._servers
-            if server in self._seen
+            Observation(self.sock.local, server, self._seen[server]) for server in self._servers if server in self._seen
         )
 
     def receive(self, data: bytes, source: SockAddr) -> bool:

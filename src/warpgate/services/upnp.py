@@ -64,9 +64,7 @@ class _Actions:
         """ServiceError; ActionRefused when the device says no."""
         body = encode_call(self._service.type, action, arguments)
         try:
-            answer = await self._http.post(
-                self._service.control, body, call_fields(self._service.type, action)
-            )
+            answer = await self._http.post(self._service.control, body, call_fields(self._service.type, action))
             # 200 or 500, as UPnP has it; the body tells, also where a router mixes them up.
             if answer.status not in (200, 500):
                 raise ServiceError(f"it answers with HTTP status {answer.status}")
@@ -109,9 +107,7 @@ class Igd(_Actions):
                     return IgdLease(int(reserved), float(lease))
         return await self._add(transport, internal, Tries(Try(wanted, lease), internal.port))
 
-    async def renew(
-        self, transport: Transport, internal: Endpoint, external_port: int, lease: int
-    ) -> IgdLease:
+    async def renew(self, transport: Transport, internal: Endpoint, external_port: int, lease: int) -> IgdLease:
         """Add or extend exactly this mapping."""
         tries = Tries(Try(external_port, lease), internal.port, any_port=False)
         return await self._add(transport, internal, tries)
@@ -151,9 +147,7 @@ class Igd(_Actions):
             if not tries.refused(Refusal.CONFLICT, other):
                 raise ServiceError(f"{self.name}: port {asked.external_port} is somebody else's")
 
-    async def _ask_for(
-        self, action: str, transport: Transport, internal: Endpoint, asked: Try
-    ) -> Mapping[str, str]:
+    async def _ask_for(self, action: str, transport: Transport, internal: Endpoint, asked: Try) -> Mapping[str, str]:
         """One of the two actions that map. Unless it is refused, the port is in `doubtful` then."""
         doubt = (transport, asked.external_port)
         self.doubtful.add(doubt)
@@ -239,9 +233,7 @@ class Pinholes(_Actions):
             raise ServiceError(f"{self.name}, AddPinhole: it names no pinhole")
         self._ids[transport] = int(number)
 
-    async def renew(
-        self, transport: Transport, internal: Endpoint, external_port: int, lease: int
-    ) -> IgdLease:
+    async def renew(self, transport: Transport, internal: Endpoint, external_port: int, lease: int) -> IgdLease:
         """The gateway may have forgotten it: then it is added anew."""
         if transport in self._ids:
             with suppress(ServiceError):
@@ -285,9 +277,7 @@ async def _describe(http: GatewayHttp, location: str, route: Route) -> Sequence[
         raise ServiceError(f"UPnP device description at {location}: {error}") from error
 
 
-async def _choose(
-    http: GatewayHttp, services: Sequence[Service], route: Route, rng: random.Random
-) -> Igd | Pinholes:
+async def _choose(http: GatewayHttp, services: Sequence[Service], route: Route, rng: random.Random) -> Igd | Pinholes:
     """The first of the right kind. Of several connections the first that is up; else the best, which may come up."""
     if route.ip.version == 6:
         for service in services:

@@ -123,9 +123,7 @@ class Admission:
     async def hold_list(self, visitor: Visitor) -> None:
         """Its list has grown. TransferRefused when the long ones of others that move leave no room for it."""
         while _excess(visitor) and (
-            others := [
-                other for other in _transfers(self._present()) if other is not visitor and _excess(other)
-            ]
+            others := [other for other in _transfers(self._present()) if other is not visitor and _excess(other)]
         ):
             if sum(map(_excess, others)) + _excess(visitor) <= LISTS_AT_ONCE:
                 return

@@ -83,9 +83,7 @@ class Channel:
             except TimeoutError:
                 raise NetworkError(f"{self.peer} has said nothing for {SILENCE:g} s") from None
             if not data:
-                raise PipeClosed(
-                    f"{self.peer} ended the stream{' within a message' * self._deframer.pending}"
-                )
+                raise PipeClosed(f"{self.peer} ended the stream{' within a message' * self._deframer.pending}")
             self._received = self._deframer.feed(data)
         return message
 

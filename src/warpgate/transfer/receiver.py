@@ -305,9 +305,7 @@ class _Transfer:
             case _:
                 return
         offer = self.offer
-        self._watcher(
-            Advanced(self.channel.peer, offer.name, self._current, self._done, offer.size, self._resumed)
-        )
+        self._watcher(Advanced(self.channel.peer, offer.name, self._current, self._done, offer.size, self._resumed))
 
     async def _omit(self, staging: Staging, index: int, missing: int) -> None:
         entry = self._incoming.entries[index]

@@ -127,9 +127,7 @@ class Sending:
                 await asyncio.gather(listening, writing, return_exceptions=True)
                 talk.close()
 
-    async def _first(
-        self, talk: _Talk, listening: asyncio.Task[None], writing: asyncio.Task[None]
-    ) -> Transferred:
+    async def _first(self, talk: _Talk, listening: asyncio.Task[None], writing: asyncio.Task[None]) -> Transferred:
         await asyncio.wait({listening, writing}, return_when=asyncio.FIRST_COMPLETED)
         if not listening.done():
             if isinstance(writing.exception(), PipeClosed | NetworkError):
@@ -221,9 +219,7 @@ class _Talk:
             await self.channel.send(Entries(entries[start : start + BATCH]))
         await self._known.wait()
         assert self.outgoing.known is not None
-        self._sending.watcher(
-            Announced(self.channel.peer, source.name, source.directory, source.files, source.size)
-        )
+        self._sending.watcher(Announced(self.channel.peer, source.name, source.directory, source.files, source.size))
         for index, entry in enumerate(entries):
             if not entry.directory:
                 await self._send_or_omit(index, self.outgoing.known.get(index))
@@ -280,6 +276,4 @@ class _Talk:
         if count:
             self._sending.moved()
         current = "/".join(source.entries[index].path) or source.name
-        self._sending.watcher(
-            Advanced(self.channel.peer, source.name, current, self._done, source.size, self.resumed)
-        )
+        self._sending.watcher(Advanced(self.channel.peer, source.name, current, self._done, source.size, self.resumed))

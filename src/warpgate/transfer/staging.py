@@ -176,11 +176,7 @@ class Staging:
             except OSError:  # a directory on the way is missing, or a link
                 raise self._exists() from None
             fits = stat.S_ISDIR if entry.directory else stat.S_ISREG
-            if (
-                there is None
-                or not fits(there.st_mode)
-                or (not entry.directory and there.st_size != entry.size)
-            ):
+            if there is None or not fits(there.st_mode) or (not entry.directory and there.st_size != entry.size):
                 raise self._exists()
         return array("Q", (0 if entry.directory else entry.size for entry in self._entries))
 
@@ -203,9 +199,7 @@ class Staging:
             finally:
                 os.close(descriptor)
         if left:
-            raise TransferRefused(
-                f"'{self._shown(entry)}' is being changed by somebody else here", Reason.FILES
-            )
+            raise TransferRefused(f"'{self._shown(entry)}' is being changed by somebody else here", Reason.FILES)
         if size == entry.size:
             self._hashes[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE] = digest.digest()
         else:
@@ -266,9 +260,7 @@ class Staging:
             if not right:
                 with self._parent(file.entry) as parent:
                     parent.remove_file(self._name_in_parent(file.entry))
-                raise TransferRefused(
-                    f"'{shown}' arrived with another hash than it was sent with", Reason.MISMATCH
-                )
+                raise TransferRefused(f"'{shown}' arrived with another hash than it was sent with", Reason.MISMATCH)
 
     # -- after the data ------------------------------------------------------------------------------------------
 
@@ -361,9 +353,7 @@ class IncomingFile:
             return False
         FILES.let_run(self._descriptor, executable=self.executable)
         modified = max(-_LARGEST_TIME, min(_LARGEST_TIME, self.entry.modified))
-        with suppress(
-            OSError, OverflowError
-        ):  # a time that the file system cannot hold is not worth a failure
+        with suppress(OSError, OverflowError):  # a time that the file system cannot hold is not worth a failure
             FILES.set_modified(self._descriptor, modified)
         return True
 
@@ -380,9 +370,7 @@ def refused_by_the_system(what: str) -> Iterator[None]:
         reason = Reason.SPACE if error.errno in _FULL else Reason.FILES
         raise TransferRefused(f"'{printable(what)}': {error.strerror or error}", reason) from error
     except UnicodeEncodeError as error:  # the locale's encoding of file names is not UTF-8
-        raise TransferRefused(
-            f"'{printable(what)}' cannot be the name of a file here", Reason.UNSAFE
-        ) from error
+        raise TransferRefused(f"'{printable(what)}' cannot be the name of a file here", Reason.UNSAFE) from error
 
 
 def _move_where_nothing_is(partial: str, name: str, folder: Folder) -> None:
@@ -390,9 +378,7 @@ def _move_where_nothing_is(partial: str, name: str, folder: Folder) -> None:
     try:
         folder.link(partial, name)
     except FileExistsError:
-        raise TransferRefused(
-            f"'{printable(name)}' exists by now, and nothing is overwritten", Reason.EXISTS
-        ) from None
+        raise TransferRefused(f"'{printable(name)}' exists by now, and nothing is overwritten", Reason.EXISTS) from None
     except OSError:  # a file system without hard links
         folder.rename(partial, name)
     else:

@@ -245,9 +245,7 @@ class FakeAttempt(Attempt):
     async def samples_tcp(self, near: Endpoint) -> tuple[Observation, ...]:
         raise ServiceError("no server answers")
 
-    async def dial(
-        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
-    ) -> Link:
+    async def dial(self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None) -> Link:
         self.dials.append((self.now(), remote, local, first_ttl))
         answer = self.dialled.get(remote)
         if answer is None:
@@ -266,9 +264,7 @@ class FakeAttempt(Attempt):
     async def inbound(self) -> Link:
         return await self.inbound_links.get()
 
-    async def connect(
-        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
-    ) -> TcpStream:
+    async def connect(self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None) -> TcpStream:
         """What `dialled` has for it; `adopt` makes no other link of that."""
         return cast(TcpStream, await self.dial(remote, local, first_ttl))
 

@@ -72,9 +72,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def pass_time(self, timeout: float | None) -> None:
         """Called when nothing is ready: jump ahead by `timeout` seconds, exactly onto the next timer."""
         if timeout is None:
-            raise Deadlock(
-                f"nothing is scheduled at {self._now:.3f} s and nothing is ready; {self._waiting()}"
-            )
+            raise Deadlock(f"nothing is scheduled at {self._now:.3f} s and nothing is ready; {self._waiting()}")
         if timeout <= 0:
             return
         # now + (when - now) is not always when, and a timer missed by one rounding error costs an idle turn.

@@ -134,9 +134,7 @@ class MemoryInternet:
         """Let `resolve` know a name, everywhere."""
         self._names[host] = tuple(ip_address(address) for address in addresses)
 
-    def site(
-        self, name: str, kind: str, number: int, *, v6: bool = False
-    ) -> tuple[MemoryNetwork, MemoryRouter | None]:
+    def site(self, name: str, kind: str, number: int, *, v6: bool = False) -> tuple[MemoryNetwork, MemoryRouter | None]:
         """A host behind routers of a kind (`lab.kinds`), and the innermost of them. `number` makes its addresses:
         198.51.100.N outside, 192.168.N.2 inside, with `v6` 2001:db8:N::2 as well.
         """
@@ -146,9 +144,7 @@ class MemoryInternet:
         for depth, layer in enumerate(reversed(layers)):
             external: tuple[str, ...] = (public if depth == 0 else f"100.64.{number}.1",)
             if layer.nat.pooling is Pooling.ARBITRARY:
-                external += tuple(
-                    f"198.51.100.{number + 10 * more}" for more in range(1, layer.nat.pool_size)
-                )
+                external += tuple(f"198.51.100.{number + 10 * more}" for more in range(1, layer.nat.pool_size))
             if not layer.nat.translates:
                 external, private = (), public
             firewall = layer.firewall if v6 else None

@@ -91,9 +91,7 @@ class MemoryNetwork:
     def interfaces(self) -> tuple[Interface, ...]:
         addresses = self.host.addresses
         families = sorted({Family(ip.version) for ip in addresses} | {Family.V4})
-        own = tuple(
-            Interface("eth0", ip, _ON_LINK[Family(ip.version)], spare=ip in self.spare) for ip in addresses
-        )
+        own = tuple(Interface("eth0", ip, _ON_LINK[Family(ip.version)], spare=ip in self.spare) for ip in addresses)
         return tuple(_LOOPBACK[family] for family in families) + own
 
     def gateways(self) -> tuple[Gateway, ...]:
@@ -226,8 +224,7 @@ class MemoryNetwork:
         busy = {
             other.port
             for other in taken
-            if other.family is local.family
-            and (other.ip == ip or ip.is_unspecified or other.ip.is_unspecified)
+            if other.family is local.family and (other.ip == ip or ip.is_unspecified or other.ip.is_unspecified)
         }
         if local.port == 0:
             return Endpoint(ip, self._free_port(busy))
@@ -259,9 +256,7 @@ class MemoryNetwork:
         elif not (local.ip.is_loopback or local.ip in self.host.addresses):
             raise system_error(errno.EADDRNOTAVAIL)
         if local.port == 0:
-            local = Endpoint(
-                local.ip, self._free_port({endpoint.port for endpoint in self._listeners} | {remote.port})
-            )
+            local = Endpoint(local.ip, self._free_port({endpoint.port for endpoint in self._listeners} | {remote.port}))
         if (local, remote) in self._ends or local == remote:
             raise system_error(errno.EADDRNOTAVAIL)
         return local

@@ -31,9 +31,7 @@ class Pair:
     since brokers are spoken to over TCP. At the end everything must be closed: AssertionError with what is not.
     """
 
-    def __init__(
-        self, kind_a: str, kind_b: str, *, delay: float = 0.02, loss: float = 0.0, seed: int = 0
-    ) -> None:
+    def __init__(self, kind_a: str, kind_b: str, *, delay: float = 0.02, loss: float = 0.0, seed: int = 0) -> None:
         self.internet = MemoryInternet(seed, PathSpec(delay=delay))
         self.events: dict[str, list[Event]] = {"a": [], "b": []}
         self._rng = random.Random(seed)
@@ -66,9 +64,7 @@ class Pair:
             self._lose(site, self._stun_host, self._loss)
         return self
 
-    def _lose(
-        self, one: MemoryNetwork | MemoryRouter, other: MemoryNetwork | MemoryRouter, loss: float
-    ) -> None:
+    def _lose(self, one: MemoryNetwork | MemoryRouter, other: MemoryNetwork | MemoryRouter, loss: float) -> None:
         self.internet.set_path(one, other, PathSpec(delay=self._delay, loss=loss))
 
     def _lag(self) -> float:

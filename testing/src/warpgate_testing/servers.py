@@ -179,11 +179,7 @@ class MemoryStun:
         self.asked = 0
         self._local = local
         self._other = other
-        places = (
-            [local]
-            if other is None
-            else [Endpoint(e.ip, f.port) for e in (local, other) for f in (local, other)]
-        )
+        places = [local] if other is None else [Endpoint(e.ip, f.port) for e in (local, other) for f in (local, other)]
         self._udp: dict[Endpoint, UdpSocket] = {
             place: network.open_udp(place, partial(self._datagram, place)) for place in places
         }

@@ -57,12 +57,7 @@ class MemoryUdpSocket:
         if source.is_unspecified:
             source = self._kernel.route_source(remote) or source
         unroutable = source.is_unspecified or (source.is_loopback and not remote.ip.is_loopback)
-        if (
-            not self._open
-            or len(data) > LARGEST_PAYLOAD
-            or unroutable
-            or remote.family is not self._local.family
-        ):
+        if not self._open or len(data) > LARGEST_PAYLOAD or unroutable or remote.family is not self._local.family:
             self.send_errors += 1
             return False
         flow = Flow(Layer4.UDP, Endpoint(source, self._local.port), remote)
@@ -149,9 +144,7 @@ class TcpEnd:
         self._kernel = kernel
         self._flow = Flow(Layer4.TCP, local, remote)
         self._waiters: list[asyncio.Future[None]] = []
-        self._driver: MachineDriver[News, TcpSegment] = MachineDriver(
-            self.connection, self._transmit, self._changed
-        )
+        self._driver: MachineDriver[News, TcpSegment] = MachineDriver(self.connection, self._transmit, self._changed)
 
     @property
     def opening(self) -> bool:

@@ -317,11 +317,7 @@ class Connection:
             self._progress = now
             self._timeout = self._base_timeout
             self._retransmit_at = now + self._timeout if self._una < self._max else None
-        elif (
-            self._repaired < self._una == segment.ack < self._max
-            and same_window
-            and segment.end == segment.seq
-        ):
+        elif self._repaired < self._una == segment.ack < self._max and same_window and segment.end == segment.seq:
             # A duplicate ACK (RFC 5681 section 2). Paths keep the order of a connection's segments, so one is
             # proof of a loss.
             self._repaired = self._max

@@ -155,9 +155,7 @@ class MemoryTurn:
             return
         if message.cls is StunClass.INDICATION:
             if message.method == Method.SEND:
-                self._relay(
-                    allocation, message.endpoint(Attribute.XOR_PEER_ADDRESS), message.raw(Attribute.DATA)
-                )
+                self._relay(allocation, message.endpoint(Attribute.XOR_PEER_ADDRESS), message.raw(Attribute.DATA))
             return
         self.requests[Method(message.method).name] += 1
         try:
@@ -316,9 +314,7 @@ class MemoryTurn:
             (Attribute.XOR_PEER_ADDRESS, stream.remote),
             (Attribute.CONNECTION_ID, self._keep(allocation, stream)),
         )
-        allocation.reply(
-            encode(StunMessage(Method.CONNECTION_ATTEMPT, StunClass.INDICATION, bytes(12), attributes))
-        )
+        allocation.reply(encode(StunMessage(Method.CONNECTION_ATTEMPT, StunClass.INDICATION, bytes(12), attributes)))
 
     def _keep(self, allocation: MemoryAllocation, stream: TcpStream) -> int:
         self._connections += 1
@@ -331,9 +327,7 @@ class MemoryTurn:
             stream = await self._network.dial_tcp(peer, local)
         except NetworkError as error:
             failure = ((Attribute.ERROR_CODE, ErrorCode(447, str(error)[:60])),)
-            allocation.reply(
-                encode(StunMessage(message.method, StunClass.ERROR, message.transaction_id, failure))
-            )
+            allocation.reply(encode(StunMessage(message.method, StunClass.ERROR, message.transaction_id, failure)))
             return
         allocation.reply(self._sealed(message, [(Attribute.CONNECTION_ID, self._keep(allocation, stream))]))
 

@@ -200,9 +200,7 @@ class UpnpRouter:
             fault = _FAULT.format(code=refused.code, reason=refused.reason)
             return http_response(500, _ANSWER.format(body=fault))
         values = "".join(f"<{name}>{value}</{name}>" for name, value in answer.items())
-        return http_response(
-            200, _ANSWER.format(body=f'<u:{action}Response xmlns:u="x">{values}</u:{action}Response>')
-        )
+        return http_response(200, _ANSWER.format(body=f'<u:{action}Response xmlns:u="x">{values}</u:{action}Response>'))
 
     def _do_GetExternalIPAddress(self, _: dict[str, str]) -> dict[str, object]:  # noqa: N802 - UPnP's names
         return {"NewExternalIPAddress": self.external}

@@ -78,9 +78,7 @@ class Browser:
     def requests(self) -> list[str]:
         """What the page has loaded, itself included."""
         return [
-            each["params"]["request"]["url"]
-            for each in self.told
-            if each.get("method") == "Network.requestWillBeSent"
+            each["params"]["request"]["url"] for each in self.told if each.get("method") == "Network.requestWillBeSent"
         ]
 
     def picture(self) -> bytes:

@@ -29,9 +29,7 @@ LONG = "w" * 200
 
 def attachment(host: str, outside: str | None, nat: NatProfile = EIM) -> Attachment:
     udp = Listening(4242) if outside is None else Listening(4242, 5151, LearntBy.STUN)
-    return Attachment(
-        ip_address(host), None if outside is None else ip_address(outside), udp, Listening(4242), nat
-    )
+    return Attachment(ip_address(host), None if outside is None else ip_address(outside), udp, Listening(4242), nat)
 
 
 def address(*attachments: Attachment) -> NodeAddress:
@@ -56,9 +54,7 @@ def report(text: str) -> tuple[PluginReport, ...]:
 
 def opened(theirs: NodeAddress, local: str, remote: str, **more: object) -> PipeOpen:
     fields = {"plugin": "udp_punch", "mode": "stream", "transport": "udp", "relayed": False, "seconds": 0.061}
-    return PipeOpen(
-        **{**fields, "local": local, "remote": remote, "peer": theirs.node_id, "secure": True, **more}
-    )
+    return PipeOpen(**{**fields, "local": local, "remote": remote, "peer": theirs.node_id, "secure": True, **more})
 
 
 def explained(text: str, **more: object) -> Explanation:
@@ -121,9 +117,7 @@ def pages(text: str = "some text of a peer") -> dict[str, str]:
             explained(text, witness=near, pipe=opened(far, "192.168.1.2:4242", "192.168.1.3:4242"))
         ),
         "relayed": explanation.page(
-            explained(
-                text, pipe=opened(far, "192.168.1.2:4242", "203.0.113.5:50000", plugin="turn", relayed=True)
-            )
+            explained(text, pipe=opened(far, "192.168.1.2:4242", "203.0.113.5:50000", plugin="turn", relayed=True))
         ),
         "v6": explanation.page(
             explained(

@@ -20,9 +20,7 @@ def test_without_stdout_the_peers_bytes_go_nowhere(start, tmp_path, redirected):
     """More than the buffers of a socket hold: what a descriptor of the event loop would take soon ends."""
     talk = f"head -c 3000000 /dev/zero; cat >{tmp_path}/heard"
     listener = start("b", "listen", "--exec", talk, "--once", "--json")
-    status, output, errors = start("a", "connect", listener.ready(), redirected=redirected).finish(
-        b"said" * 1000
-    )
+    status, output, errors = start("a", "connect", listener.ready(), redirected=redirected).finish(b"said" * 1000)
     assert (status, output, errors) == (0, b"", b"")
     assert listener.finish()[0] == 0
     assert (tmp_path / "heard").read_bytes() == b"said" * 1000

@@ -251,9 +251,7 @@ def test_a_listener_without_brokers_says_what_that_means(call):
 def test_exec_puts_a_command_on_the_pipe(call):
     GREETED.clear()
     world = FakeWorld(visitors=[(Mode.STREAM, greet)])
-    status, lines, _ = call(
-        "listen", "--exec", "tr a-z A-Z; echo $WARPGATE_PEER", "--once", "--json", world=world
-    )
+    status, lines, _ = call("listen", "--exec", "tr a-z A-Z; echo $WARPGATE_PEER", "--once", "--json", world=world)
     assert status == 0
     assert b"".join(GREETED) == b"HELLO" + b"a" * 26 + b"\n"
     assert [line["event"] for line in objects(lines)] == ["ready", "pipe"]
@@ -392,9 +390,7 @@ def test_id_opens_no_node(call):
 
 
 def test_errors_of_the_system_are_sentences(call):
-    status, _, errors = call(
-        "connect", target_text(), world=FakeWorld(refusal=NetworkError("port 7 is in use"))
-    )
+    status, _, errors = call("connect", target_text(), world=FakeWorld(refusal=NetworkError("port 7 is in use")))
     assert (status, errors) == (1, "warpgate: port 7 is in use\n")
 
 

@@ -145,9 +145,7 @@ WORDS = ["listen", "--forward", "22", "--name", "my-node", "--allow", "a" * 26]
 @pytest.mark.parametrize("words", [WORDS, ["listen", "--exec", "echo \"$HOME\" 100% 'a\\b'"]])
 def test_the_unit_passes_systemds_own_check(tmp_path, words):
     need_programs("systemd-analyze")
-    (tmp_path / "warpgate-test.service").write_text(
-        unit_text(words, {"WARPGATE_BROKER": "mqtt://h:1 mqtt://i:2"})
-    )
+    (tmp_path / "warpgate-test.service").write_text(unit_text(words, {"WARPGATE_BROKER": "mqtt://h:1 mqtt://i:2"}))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--user", "--man=no", tmp_path / "warpgate-test.service"],
         capture_output=True,

@@ -72,13 +72,9 @@ def test_a_usual_home():
     assert sections["NAT"][0] == "ok: UDP 10.0.0.2:4242 is 203.0.113.9:5151 from outside (seen by STUN)"
     assert "endpoint-independent mapping" in sections["NAT"][1]
     assert "address-and-port-dependent filtering" in sections["NAT"][2]
-    assert sections["brokers"] == [
-        "ok: mqtt://broker.example:1883, round trip 40.2 ms; a probe was back in 50.0 ms"
-    ]
+    assert sections["brokers"] == ["ok: mqtt://broker.example:1883, round trip 40.2 ms; a probe was back in 50.0 ms"]
     assert sections["STUN"] == ["ok: stun.example:3478 over UDP, round trip 40.0 ms"]
-    assert sections["names"] == [
-        "missing: no name server is configured: peers are reached by their addresses"
-    ]
+    assert sections["names"] == ["missing: no name server is configured: peers are reached by their addresses"]
     assert sections["port mapping"] == ["info: no router to ask: this machine has no default gateway"]
     assert sections["in short"] == ["ok: most peers can connect to this node, by hole punching where need be"]
 
@@ -102,9 +98,7 @@ def test_the_verdict(nat, brokers, verdict):
 
 
 def test_a_symmetric_nat_is_explained_with_its_ports():
-    nat = NatProfile(
-        Mapping.APDM, Filtering.APDF, PortAssignment(Assignment.SEQUENTIAL, step=2), udp_blocked=True
-    )
+    nat = NatProfile(Mapping.APDM, Filtering.APDF, PortAssignment(Assignment.SEQUENTIAL, step=2), udp_blocked=True)
     text = "\n".join(said(status(attached(nat)))["NAT"])
     assert "UDP does not get out" in text
     assert "symmetric" in text
@@ -136,9 +130,7 @@ def test_the_list_of_public_servers():
         "info: a newer one is looked for in 2 d 0 h",
     ]
     assert told()[1] == "info: a newer one is looked for by the next node that runs for 15 minutes"
-    assert told(-3)[0].startswith(
-        "warning: number 7, of this package, was good until 2027-01-12: update warpgate"
-    )
+    assert told(-3)[0].startswith("warning: number 7, of this package, was good until 2027-01-12: update warpgate")
     places = (PlaceCheck("https://a", 8), PlaceCheck("https://b", error="it answers 500"))
     assert told(places=places)[1:] == ["ok: https://a: it has number 8", "missing: https://b: it answers 500"]
     listed = {"list": ListStatus(ServerList(7, NOW + 1, (), ()), False, "", NOW)}
@@ -237,9 +229,7 @@ def test_what_else_runs_with_this_identity():
     ]
     twin = OtherProcess("0a0b0c0d", "at 198.51.100.3", beside=False)
     [_, line] = said(status(attached(EIM)), processes=(told,), others=(here, twin))["identity"]
-    assert line.startswith(
-        "warning: another node runs with this identity, at 198.51.100.3 (instance 0a0b0c0d)"
-    )
+    assert line.startswith("warning: another node runs with this identity, at 198.51.100.3 (instance 0a0b0c0d)")
     assert "identity" not in said(status(attached(EIM)), brokers=(DEAD,))
     program = said(status(attached(EIM)), holder=Holder("78", bytes.fromhex(here.instance)), others=(here,))
     assert program["identity"] == [
@@ -288,9 +278,7 @@ def test_name_servers_are_told_with_their_round_trip_or_reason():
 
 def test_a_double_nat_is_named():
     double = DoubleNatFound("10.0.0.2", "100.64.0.5", "198.51.100.7")
-    lines = ports(
-        gateways=("10.0.0.1",), mappings=(mapped("PCP", 60.0, "100.64.0.5:4242"),), double_nats=(double,)
-    )
+    lines = ports(gateways=("10.0.0.1",), mappings=(mapped("PCP", 60.0, "100.64.0.5:4242"),), double_nats=(double,))
     unmapped = ports(gateways=("10.0.0.1",), double_nats=(double,))
     assert lines == unmapped  # no advice to switch on what would not help
     assert len(lines) == 1
@@ -367,9 +355,7 @@ def test_the_ages_of_contacts_and_not_who_they_are():
     day = 86_400
 
     def met(name: str, first_seen: float, record: float) -> Contact:
-        return Contact(
-            name, Identity.generate().public_key, int((NOW - record) * 1000), int(NOW - first_seen)
-        )
+        return Contact(name, Identity.generate().public_key, int((NOW - record) * 1000), int(NOW - first_seen))
 
     contacts = (met("alice", 40 * day, 3600), met("bob", 400 * day, 35 * day), met("carol", 90, 60))
     lines = said(status(attached(EIM)), contacts=contacts)["names"]

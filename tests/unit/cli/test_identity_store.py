@@ -66,9 +66,7 @@ def test_where_links_are_not_to_be_had(tmp_path, monkeypatch):
     assert stat.S_IMODE((tmp_path / "identities" / "default.pem").stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize(
-    "name", ["", "..", ".hidden", "-x", "a/b", "../x", "a\\b", "a\n", "a" * 65, "é", "a b"]
-)
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "-x", "a/b", "../x", "a\\b", "a\n", "a" * 65, "é", "a b"])
 def test_names_that_could_be_paths_are_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="no identity name"):
         load_or_create(name, tmp_path)
@@ -84,9 +82,7 @@ def test_a_key_that_others_may_read_is_refused(tmp_path, mode):
         load_or_create("default", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"garbage", b"x" * 20_000, b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END"]
-)
+@pytest.mark.parametrize("content", [b"", b"garbage", b"x" * 20_000, b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END"])
 def test_a_damaged_file_is_not_overwritten(tmp_path, content):
     load_or_create("default", tmp_path)
     path = tmp_path / "identities" / "default.pem"

@@ -82,9 +82,7 @@ def possible() -> None:
 def test_commands_run_in_their_hosts():
     address = "wg1" + "A" * 60
     second = f"echo here: {address}; env | grep WARPGATE_DATA; exec sleep 60"
-    done = run(
-        "--", "sh", "-c", "cat; echo; echo $0; env | grep WARPGATE_; exit 7", "@b", "::", "sh", "-c", second
-    )
+    done = run("--", "sh", "-c", "cat; echo; echo $0; env | grep WARPGATE_; exit 7", "@b", "::", "sh", "-c", second)
     assert done.returncode == 7
     typed, told, *variables = done.stdout.splitlines()
     assert (typed, told) == ("typed", address)

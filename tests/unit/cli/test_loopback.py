@@ -11,9 +11,7 @@ import pytest
 from loopback_kit import PATIENCE
 
 
-@pytest.mark.parametrize(
-    ("words", "mode", "transport"), [((), "stream", "tcp"), (("--datagram",), "datagram", "udp")]
-)
+@pytest.mark.parametrize(("words", "mode", "transport"), [((), "stream", "tcp"), (("--datagram",), "datagram", "udp")])
 def test_ping(start, words, mode, transport):
     listener = start("b", "listen", "--echo", "--once", "--json")
     address = listener.ready()
@@ -78,9 +76,7 @@ def test_local_connections_come_out_at_a_remote_service(start, unused_tcp_port, 
 
 def test_only_the_allowed_get_in(start):
     """The others are told why, first of all and whatever they asked for; and the owner is, once."""
-    friend, stranger = (
-        json.loads(start(name, "id", "--json").finish()[1])["node_id"] for name in ("a", "stranger")
-    )
+    friend, stranger = (json.loads(start(name, "id", "--json").finish()[1])["node_id"] for name in ("a", "stranger"))
     listener = start("b", "listen", "--echo", "--allow", friend)
     peer = listener.process.stdout.readline().split()[-1].decode()
     address = listener.process.stdout.readline().decode().strip()
@@ -109,9 +105,7 @@ def test_datagrams_from_stdin(start):
         assert (pipe["mode"], pipe["durable"], pipe["secure"]) == ("datagram", kind, kind)
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)]
-)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)])
 def test_a_connect_that_waits_for_its_input_can_be_stopped(start, number, status):
     listener = start("b", "listen", "--echo", "--json")
     connector = start("a", "connect", listener.ready())
@@ -149,9 +143,7 @@ def test_nobody_there_is_a_failure_with_a_report(start):
     address = listener.ready()
     listener.process.kill()
     listener.process.wait()
-    status, output, errors = start(
-        "a", "connect", address, "--ping", "1", "--timeout", "3", "--json"
-    ).finish()
+    status, output, errors = start("a", "connect", address, "--ping", "1", "--timeout", "3", "--json").finish()
     (line,) = output.splitlines()
     failed = json.loads(line)
     assert (status, errors, failed["event"]) == (1, b"", "failed")

@@ -148,9 +148,7 @@ def read_until(screen, words: bytes) -> bytes:
 def a_receiver_at_a_terminal(start, incoming):
     """It, its screen and keyboard in one, and its address."""
     screen, terminal = pty.openpty()
-    receiver = start(
-        "b", "receive", str(incoming), stdin=terminal, stdout=terminal, stderr=terminal, session=True
-    )
+    receiver = start("b", "receive", str(incoming), stdin=terminal, stdout=terminal, stderr=terminal, session=True)
     os.close(terminal)
     shown = b""
     while b"\nwg1" not in shown or not shown.endswith(b"\n"):
@@ -246,9 +244,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(
-    "name", ["x\x1b]0;owned\x07\x1b[2J\nwarpgate: fine", "a\u202egpj.exe", ".bash_profile", "-rf"]
-)
+@pytest.mark.parametrize("name", ["x\x1b]0;owned\x07\x1b[2J\nwarpgate: fine", "a\u202egpj.exe", ".bash_profile", "-rf"])
 def test_a_sender_that_breaks_the_rules(start, here, incoming, name):
     """What it is called reaches neither the disk nor, raw, the screen."""
     (here / name).write_bytes(b"x")

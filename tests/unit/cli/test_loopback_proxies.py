@@ -80,14 +80,10 @@ def test_dig_asks_a_dns_server(start, unused_udp_port_factory):
 
 
 @pytest.mark.parametrize(("words", "longest"), [((), 9000), (("--durable",), 1147)])
-def test_datagrams_are_not_cut_and_each_program_has_its_own_flow(
-    start, unused_udp_port_factory, words, longest
-):
+def test_datagrams_are_not_cut_and_each_program_has_its_own_flow(start, unused_udp_port_factory, words, longest):
     here = unused_udp_port_factory()
     with contextlib.ExitStack() as stack:
-        service, one, other = (
-            stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(3)
-        )
+        service, one, other = (stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(3))
         service.bind(("127.0.0.1", 0))
         service.settimeout(PATIENCE)
         listener = start("b", "listen", "--forward", f"udp:127.0.0.1:{service.getsockname()[1]}", "--json")

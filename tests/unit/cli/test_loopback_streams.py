@@ -209,9 +209,7 @@ def test_a_bare_port_and_two_entrances(start, unused_tcp_port_factory):
     one, other = unused_tcp_port_factory(), unused_tcp_port_factory()
     with socket.create_server(("127.0.0.1", 0)) as service:
         listener = start("b", "listen", "--forward", str(service.getsockname()[1]), "--json")
-        connector = start(
-            "a", "connect", listener.ready(), "-L", str(one), "-L", f"0.0.0.0:{other}", "--json"
-        )
+        connector = start("a", "connect", listener.ready(), "-L", str(one), "-L", f"0.0.0.0:{other}", "--json")
         assert [connector.read_event()["local"] for _ in range(2)] == [f"127.0.0.1:{one}", f"0.0.0.0:{other}"]
         for port, word in ((one, b"one"), (other, b"other")):
             with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:

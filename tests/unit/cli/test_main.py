@@ -148,9 +148,7 @@ def test_help_and_misuse_import_neither_asyncio_nor_the_core():
         "print(status, [name for name in sys.modules if name.startswith(slow)])"
     )
     for words, status in ((["--help"], 0), (["listen", "--help"], 0), (["listen", "--fly"], 2)):
-        shown = subprocess.run(
-            [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True
-        )
+        shown = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
         assert shown.stdout.splitlines()[-1] == f"{status} []"
 
 

@@ -18,9 +18,7 @@ VALUES = {"str": "text", "int": 3, "float": 0.25, "bool": True, "tuple[str, ...]
 
 
 def one_of_each() -> list[events.Event]:
-    kinds = [
-        kind for _, kind in inspect.getmembers(events, inspect.isclass) if issubclass(kind, events.Event)
-    ]
+    kinds = [kind for _, kind in inspect.getmembers(events, inspect.isclass) if issubclass(kind, events.Event)]
     return [
         kind(**{field.name: VALUES[field.type] for field in dataclasses.fields(kind)})
         for kind in kinds

@@ -65,9 +65,7 @@ def test_where_no_page_can_be_is_said_before_anything_is_done(
     assert [path.name for path in tmp_path.iterdir()] == ["fifo"]
 
 
-def test_a_page_that_cannot_be_written_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = PageFile(str(tmp_path / "page.html"))
     file.write("first")
 

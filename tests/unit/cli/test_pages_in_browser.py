@@ -87,9 +87,7 @@ def test_phone_and_desk_in_light_and_dark(shown, name: str) -> None:
             assert window.evaluate(LOWEST_CONTRAST) >= CONTRAST
             grounds.add(window.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert window.evaluate(ESCAPED) == []
-        visible = (
-            "[...document.querySelectorAll('.wide, .tall')].filter(s => s.getClientRects().length).length"
-        )
+        visible = "[...document.querySelectorAll('.wide, .tall')].filter(s => s.getClientRects().length).length"
         assert window.evaluate(visible) == (0 if name == "servers" else 1)
         if name != "servers":
             assert window.evaluate(SMALLEST_LETTERS) >= 10.5
@@ -115,9 +113,7 @@ def test_attacks_come_to_nothing(shown, text: str) -> None:
 
 def test_the_policy_stops_what_an_escape_would_have_missed(shown) -> None:
     """A page with a script put in behind our back."""
-    page = pages()["won"].replace(
-        "<main>", "<main><script>window.attacked=1</script><img src='https://198.51.100.9/'>"
-    )
+    page = pages()["won"].replace("<main>", "<main><script>window.attacked=1</script><img src='https://198.51.100.9/'>")
     window = shown(page, DESK)
     assert window.evaluate("'attacked' in window") is False
     told = [each["params"]["entry"]["text"] for each in window.told if each.get("method") == "Log.entryAdded"]

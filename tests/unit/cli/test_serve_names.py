@@ -44,9 +44,7 @@ def test_zero_is_no_limit() -> None:
 
 
 def test_nobody_else_imports_the_server() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_AIOHTTP], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", WITHOUT_AIOHTTP], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -151,9 +151,7 @@ def test_the_relay_and_its_secret(tmp_path: Path) -> None:
             with socket.socket(type=socket.SOCK_DGRAM) as client:
                 client.settimeout(5)
                 asked = ((Attribute.REQUESTED_TRANSPORT, 17),)
-                client.sendto(
-                    encode(StunMessage(Method.ALLOCATE, StunClass.REQUEST, bytes(12), asked)), (HOST, relay)
-                )
+                client.sendto(encode(StunMessage(Method.ALLOCATE, StunClass.REQUEST, bytes(12), asked)), (HOST, relay))
                 assert decode(client.recv(1000)).error.code == 401
             with urlopen(f"http://{HOST}:{names}/metrics", timeout=5) as answer:
                 shown = answer.read().decode().splitlines()
@@ -234,9 +232,7 @@ def test_limits_of_the_relay_are_options(said: list[str], limits: RelayLimits) -
     assert relay_limits(said) == limits
 
 
-@pytest.mark.parametrize(
-    "said", ["mbits", "mbits=", "mbits=0", "mbits=-1", "mbits=nan", "mbits=inf", "peers=3", "=3"]
-)
+@pytest.mark.parametrize("said", ["mbits", "mbits=", "mbits=0", "mbits=-1", "mbits=nan", "mbits=inf", "peers=3", "=3"])
 def test_limits_that_make_no_sense(said: str) -> None:
     with pytest.raises(UsageError, match="write one of allocations, user-allocations, mbits"):
         relay_limits([said])

@@ -35,9 +35,7 @@ def test_nothing_runs(start):
 
 
 def test_it_tells_services_pipes_and_the_address_as_pipes_come_and_go(start, tmp_path):
-    listener = start(
-        "there", "listen", "--json", "--forward", "web=1", "--exec", "cat", "--receive", str(tmp_path)
-    )
+    listener = start("there", "listen", "--json", "--forward", "web=1", "--exec", "cat", "--receive", str(tmp_path))
     address = listener.ready()
     (told,) = status_of(start, "there")
     expected = {
@@ -208,10 +206,7 @@ def test_metrics(start):
     with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         lines = answer.read().decode().splitlines()
-    assert (
-        'warpgate_pipes{service="",strategy="direct",transport="tcp",relayed="false",durable="false"} 1'
-        in lines
-    )
+    assert 'warpgate_pipes{service="",strategy="direct",transport="tcp",relayed="false",durable="false"} 1' in lines
     assert 'warpgate_events_total{event="PipeOpened"} 1' in lines
     assert not any(listener.process.args[0] in line or "wg1" in line for line in lines)
     elsewhere = urllib.request.Request(url, headers={"Host": "pages.example"})
@@ -247,9 +242,7 @@ def test_a_web_page_whose_name_leads_here_reads_no_metrics(host: str, told: bool
 
 def test_metrics_at_a_port_that_is_taken(start):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        status, _, errors = start(
-            "there", "listen", "--echo", "--metrics", str(taken.getsockname()[1])
-        ).finish()
+        status, _, errors = start("there", "listen", "--echo", "--metrics", str(taken.getsockname()[1])).finish()
     assert status == 1
     assert b"in use" in errors
 

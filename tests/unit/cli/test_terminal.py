@@ -24,9 +24,7 @@ ATTACK = "x\x1b]0;owned\x07\x1b[2J\r\nwarpgate: fine\x9b1m\u202eb\u2028\x7f"
 def harmless(text: str) -> bool:
     """All that is no visible character is a line feed, and no line is the one that the attack brings."""
     lines = text.split("\n")
-    return all(line.isprintable() for line in lines) and not any(
-        line.startswith("warpgate: fine") for line in lines
-    )
+    return all(line.isprintable() for line in lines) and not any(line.startswith("warpgate: fine") for line in lines)
 
 
 def test_what_a_door_lets_through() -> None:
@@ -82,9 +80,7 @@ def test_every_text_in_a_value() -> None:
     [
         lambda output: output.note(ATTACK),
         lambda output: output.fail(Failed(ATTACK)),
-        lambda output: output.show(
-            PipeOpen(ATTACK, "stream", ATTACK, True, 0.1, ATTACK, ATTACK, ATTACK, True)
-        ),
+        lambda output: output.show(PipeOpen(ATTACK, "stream", ATTACK, True, 0.1, ATTACK, ATTACK, ATTACK, True)),
         lambda output: output.observe(ServerFailed("broker", ATTACK, ATTACK)),
         lambda output: output.observe(StrangerRefused(ATTACK, ATTACK)),
         lambda output: output.trace(ValueError(ATTACK)),

@@ -46,9 +46,7 @@ def stream_frame(stream: int, offset: int, data: bytes) -> bytes:
 
 def holes(stream: int, start: int, count: int) -> bytes:
     """One-byte frames with every second byte missing."""
-    return b"".join(
-        b"\x0e" + bytes((stream,)) + integer(start + 2 * index) + b"\x01x" for index in range(count)
-    )
+    return b"".join(b"\x0e" + bytes((stream,)) + integer(start + 2 * index) + b"\x01x" for index in range(count))
 
 
 def batches(packets: Iterable[bytes], size: int = 50) -> Iterator[list[bytes]]:

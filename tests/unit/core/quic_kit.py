@@ -27,9 +27,7 @@ def key_of_a(session: bytes) -> bytes:
 class Path:
     """`client` speaks first; `step` carries everything that both ends have to say, one way."""
 
-    client: QuicStream = field(
-        default_factory=lambda: QuicStream.client(A, B.public_key, SESSION, 0.0, Holdings())
-    )
+    client: QuicStream = field(default_factory=lambda: QuicStream.client(A, B.public_key, SESSION, 0.0, Holdings()))
     server_identity: Identity = B
     server_certificate: bytes = b""
     loss: float = 0.0

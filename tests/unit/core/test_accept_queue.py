@@ -39,9 +39,7 @@ def test_a_stranger_with_many_keys_does_not_fill_the_queue() -> None:
         strangers = [pipe(f"key {number}", "198.51.100.66") for number in range(2 * ACCEPT_QUEUE)]
         for one in strangers:
             queue.put(one)
-        assert [one.aborted for one in strangers] == [
-            number >= ACCEPT_QUEUE for number in range(2 * ACCEPT_QUEUE)
-        ]
+        assert [one.aborted for one in strangers] == [number >= ACCEPT_QUEUE for number in range(2 * ACCEPT_QUEUE)]
         honest = pipe("honest", "203.0.113.7")
         queue.put(honest)
         assert not honest.aborted

@@ -51,9 +51,7 @@ def test_it_goes_with_a_process_that_is_killed(folder: Path) -> None:
         "import sys, pathlib; from warpgate.core.disk.claim import claim\n"
         f"held = claim('default', b'1111', pathlib.Path({str(folder)!r})); print('held', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(IdentityInUse, match=f"process {other.pid}:"):
@@ -82,9 +80,7 @@ def test_its_memory_is_bounded(folder: Path) -> None:
     assert lock_file(folder).stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize(
-    "damage", [b"", b"\xff\xfe\n\0", b"12\nnot hexadecimal\n31313131\n00\n", b"x" * 100_000]
-)
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe\n\0", b"12\nnot hexadecimal\n31313131\n00\n", b"x" * 100_000])
 def test_whatever_is_in_the_file_it_can_be_had(folder: Path, damage: bytes) -> None:
     lock_file(folder).write_bytes(damage)
     held = claim("default", SECOND, folder)

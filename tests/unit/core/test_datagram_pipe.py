@@ -334,9 +334,7 @@ def test_late_checks_of_a_session_that_is_over_are_not_given_to_the_user() -> No
                 codec = type(agent._codec)(True, session, bytes(32), bytes(16), bytes(33))
                 await pipes.a.send(codec.request(b"t" * 12, "direct", None))
             received = await pipes.b.recv(timeout=1.0)
-            assert (
-                unknown in received
-            )  # who knows what it is; but it was asked whether it introduces somebody
+            assert unknown in received  # who knows what it is; but it was asked whether it introduces somebody
             assert pipes.other.introduced == [received]
             with pytest.raises(TimeoutError):
                 await pipes.b.recv(timeout=1.0)

@@ -35,9 +35,7 @@ def test_what_is_no_address_and_cannot_be_a_nickname(dest: bytes | str) -> None:
     assert not isinstance(caught.value, NicknameError)
 
 
-@pytest.mark.parametrize(
-    ("dest", "name"), [("alice", "alice"), (" Alice\n", "alice"), ("ALICE-2", "alice-2")]
-)
+@pytest.mark.parametrize(("dest", "name"), [("alice", "alice"), (" Alice\n", "alice"), ("ALICE-2", "alice-2")])
 def test_a_nickname_is_folded(dest: str, name: str) -> None:
     assert parse_destination(dest) == name
 

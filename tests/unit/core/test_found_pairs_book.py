@@ -97,9 +97,7 @@ def test_garbage_counts_as_empty(tmp_path_factory: pytest.TempPathFactory, data:
         {"more": 1},
     ],
 )
-def test_rows_that_this_program_would_not_write_count_as_none(
-    machine: Machine, change: dict[str, Any]
-) -> None:
+def test_rows_that_this_program_would_not_write_count_as_none(machine: Machine, change: dict[str, Any]) -> None:
     machine.process().found(PEER, BASE, REMOTE)()
     [row] = json.loads(machine.path.read_text())
     machine.path.write_text(json.dumps([row | change]))

@@ -50,9 +50,7 @@ async def connection() -> AsyncIterator[tuple[TcpStream, TcpStream]]:
         far.abort()
 
 
-def pipe_on(
-    stream: TcpStream, ends: TlsEnds, ended: Callable[[Pipe, str], None] = lambda *_: None
-) -> StreamPipe:
+def pipe_on(stream: TcpStream, ends: TlsEnds, ended: Callable[[Pipe, str], None] = lambda *_: None) -> StreamPipe:
     peer = "peer"
     made = PipeInfo(ends.session, peer, "direct", Transport.TCP, stream.local, stream.remote, False, 0.1)
     return StreamPipe(made, stream, ends, ended)
@@ -100,9 +98,7 @@ class TestAsBefore:
             ]
             a, b = pipe_on(near, OF_ALICE), pipe_on(end, OF_BOB)
             await asyncio.gather(a.start_tls(), b.start_tls())
-            received = await asyncio.gather(
-                a.send(sent), b.send(sent), a.recv_n(len(sent)), b.recv_n(len(sent))
-            )
+            received = await asyncio.gather(a.send(sent), b.send(sent), a.recv_n(len(sent)), b.recv_n(len(sent)))
             assert received[2:] == [sent, sent]
             assert b"secret" not in seen
             assert len(seen) > 2 * len(sent)
@@ -146,9 +142,7 @@ class TestAsBefore:
         """Neither may wait with reading until it has sent."""
         size = 16 << 20
         async with pipes() as (a, b):
-            results = await asyncio.gather(
-                a.send(bytes(size)), b.send(bytes(size)), a.recv_n(size), b.recv_n(size)
-            )
+            results = await asyncio.gather(a.send(bytes(size)), b.send(bytes(size)), a.recv_n(size), b.recv_n(size))
             assert [len(data) for data in results[2:]] == [size, size]
 
     async def test_a_cancelled_send_does_not_cut_a_record(self) -> None:

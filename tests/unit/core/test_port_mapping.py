@@ -39,9 +39,7 @@ def attachment(host: str = "192.168.1.2", reflexive: str | None = "203.0.113.1")
         ("2001:db8::2", "2001:db8::2", "2001:db8::2", True),
     ],
 )
-def test_only_what_leads_here_is_announced(
-    external: str, host: str, reflexive: str | None, announced: bool
-) -> None:
+def test_only_what_leads_here_is_announced(external: str, host: str, reflexive: str | None, announced: bool) -> None:
     assert leads_here(ip_address(external), attachment(host, reflexive)) == announced
 
 
@@ -54,12 +52,8 @@ def test_a_mapped_port_takes_the_place_of_the_one_that_stun_saw() -> None:
 
 
 LEASES = (
-    Remembered(
-        "pcp", "192.168.1.1", Transport.TCP, Endpoint(ip_address("192.168.1.2"), 5000), 5001, b"n" * 12
-    ),
-    Remembered(
-        "pcp", "fe80::1%eth0", Transport.UDP, Endpoint(ip_address("2001:db8::2"), 5000), 5000, b"m" * 12
-    ),
+    Remembered("pcp", "192.168.1.1", Transport.TCP, Endpoint(ip_address("192.168.1.2"), 5000), 5001, b"n" * 12),
+    Remembered("pcp", "fe80::1%eth0", Transport.UDP, Endpoint(ip_address("2001:db8::2"), 5000), 5000, b"m" * 12),
     Remembered("upnp", "192.168.1.1", Transport.UDP, Endpoint(ip_address("192.168.1.2"), 5000), 5000),
 )
 

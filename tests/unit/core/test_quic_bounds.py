@@ -188,9 +188,7 @@ def test_a_peer_that_renews_its_keys_does_not_go_out_of_sight(times: int) -> Non
 
 
 @pytest.mark.parametrize("victim", ["server", "client"])
-@pytest.mark.parametrize(
-    "first", [b"\x40", b"\xc0\0\0\0\1\x08", b"\xe0\0\0\0\1\x08"], ids=["short", "first", "long"]
-)
+@pytest.mark.parametrize("first", [b"\x40", b"\xc0\0\0\0\1\x08", b"\xe0\0\0\0\1\x08"], ids=["short", "first", "long"])
 def test_forged_datagrams_end_nothing(first: bytes, victim: str) -> None:
     """Whoever sees the packets knows the connection ids, and may be able to send in the peer's name."""
     path = Path()

@@ -81,16 +81,12 @@ def test_pipes_of_each_kind_leave_no_line(level: str) -> None:
 
 @pytest.mark.parametrize("level", ["WARNING", "DEBUG"])
 def test_a_closed_stream_leaves_no_line_of_its_library(level: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, level], capture_output=True, text=True, check=True, timeout=60
-    )
+    run = subprocess.run([sys.executable, "-c", PROGRAM, level], capture_output=True, text=True, check=True, timeout=60)
     assert run.stderr == ""
 
 
 def test_who_has_set_up_the_librarys_logger_hears_it() -> None:
-    program = PROGRAM.replace(
-        "sys.path.insert", "logging.getLogger('quic').setLevel('WARNING'); sys.path.insert"
-    )
+    program = PROGRAM.replace("sys.path.insert", "logging.getLogger('quic').setLevel('WARNING'); sys.path.insert")
     run = subprocess.run(
         [sys.executable, "-c", program, "WARNING"], capture_output=True, text=True, check=True, timeout=60
     )

@@ -340,9 +340,7 @@ def test_a_list_that_the_package_has_caught_up_with_is_not_used(machine: Machine
     assert machine.servers().listed is public_servers()
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"{", b"[" * LARGEST_FILE, b'{"next_at": -1}', b'{"next_at": 1, "x": 2}']
-)
+@pytest.mark.parametrize("data", [b"", b"{", b"[" * LARGEST_FILE, b'{"next_at": -1}', b'{"next_at": 1, "x": 2}'])
 def test_a_file_that_is_none_counts_as_empty(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "list").write_bytes(data)
     assert FileListStore(tmp_path / "list").load() == StoredList()
@@ -501,9 +499,7 @@ def test_a_key_is_made_and_a_list_signed_that_clients_take(
         assert file.stat().st_mode & 0o077 == 0
     table = tomllib.loads((tmp_path / "list_keys.toml").read_text())
     known = ListKeys(tuple(map(bytes.fromhex, table["keys"])), ())
-    assert [key.hex() for key in known.keys] == [
-        Identity.from_pem(file.read_bytes()).public_key.hex() for file in keys
-    ]
+    assert [key.hex() for key in known.keys] == [Identity.from_pem(file.read_bytes()).public_key.hex() for file in keys]
     assert tool.main(["sign", *map(str, keys)]) == 0
     assert f"list {OURS + 1}, good until" in capsys.readouterr().out
     machine.store.save(StoredList(tool.OUT.read_bytes()))

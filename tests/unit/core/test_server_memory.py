@@ -77,9 +77,7 @@ def test_addresses_are_remembered_when_the_server_has_done_its_part(machine: Mac
     first.observe(MappingLearnt("udp", "192.168.1.20:1", "198.51.100.1:1", "203.0.113.3:3478", 0.02))
     first.save()
     later = machine.process()
-    assert (
-        later.recall("one.example") == later.recall("relay.example") == later.recall("names.example") == (IP,)
-    )
+    assert later.recall("one.example") == later.recall("relay.example") == later.recall("names.example") == (IP,)
     assert later.recall("stun.example") == (ip_address("203.0.113.3"),)
     assert later.recall("two.example") == ()
 

@@ -41,9 +41,7 @@ asyncio.run(main())
 
 def test_a_start_that_waits_for_no_server_loads_quic() -> None:
     """A pipe that is opened at once finds it there. Where no broker is reached nobody is connected to: not so."""
-    done = subprocess.run(
-        [sys.executable, "-c", STARTS], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", STARTS], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.split() == ["False", "True"], done.stderr
 
 
@@ -54,8 +52,6 @@ async def test_a_node_starts_where_the_quic_library_cannot_be_loaded(monkeypatch
     monkeypatch.setattr(quic_library, "load", load)
     monkeypatch.setattr(quic_library, "_is_loaded", threading.Event())
     config = Config(brokers=(), stun=(), port=0, interfaces=("lo",), port_map=False)
-    asyncio.get_running_loop().set_exception_handler(
-        lambda _loop, _context: None
-    )  # the task's crash is told there
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)  # the task's crash is told there
     async with Node(config, identity=Identity.generate()) as node:
         assert node.port

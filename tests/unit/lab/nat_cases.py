@@ -56,9 +56,7 @@ def send(
     return verdict.flow.source
 
 
-def hears(
-    nat: Nat, source: Endpoint, to: Endpoint, now: float = 0.0, protocol: Protocol = Protocol.UDP
-) -> bool:
+def hears(nat: Nat, source: Endpoint, to: Endpoint, now: float = 0.0, protocol: Protocol = Protocol.UDP) -> bool:
     """Whether a packet from outside reaches the inside endpoint."""
     verdict = nat.inbound(Flow(protocol, source, to), now, opening(protocol))
     if isinstance(verdict, Forward):

@@ -28,9 +28,7 @@ def slow_checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def build(
-    flow: Flow, payload: bytes = b"", bits: int = ACK, hops: int = 64, udp_sum: bool = True
-) -> bytearray:
+def build(flow: Flow, payload: bytes = b"", bits: int = ACK, hops: int = 64, udp_sum: bool = True) -> bytearray:
     """A packet of this flow with right checksums, from scratch."""
     source, destination = flow.source, flow.destination
     version = source.ip.version
@@ -45,9 +43,7 @@ def build(
         request = destination.port == 0
         kind = (8 if request else 0) if version == 4 else (128 if request else 129)
         body = bytes((kind, 0, 0, 0)) + (pair[:2] if request else pair[2:]) + b"\0\x01" + payload
-    pseudo = (
-        source.ip.packed + destination.ip.packed + len(body).to_bytes(4, "big") + number.to_bytes(4, "big")
-    )
+    pseudo = source.ip.packed + destination.ip.packed + len(body).to_bytes(4, "big") + number.to_bytes(4, "big")
     value = slow_checksum(body if (version, flow.protocol) == (4, Protocol.ICMP) else pseudo + body)
     if flow.protocol is Protocol.UDP:
         value = (value or 0xFFFF) if udp_sum else 0

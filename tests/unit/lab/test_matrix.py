@@ -92,9 +92,7 @@ class TestProblems:
             (("edm", "edm"), [won()] * 3, "3 of 3 direct, which theory rules out"),
         ],
     )
-    def test_a_cell_against_theory(
-        self, kinds: tuple[str, str], seen: list[Connected], told: str | None
-    ) -> None:
+    def test_a_cell_against_theory(self, kinds: tuple[str, str], seen: list[Connected], told: str | None) -> None:
         assert cell(*seen, kinds=kinds).problems() == (() if told is None else (told,))
 
     @pytest.mark.parametrize(
@@ -148,9 +146,7 @@ class TestDesign:
             ((), ("edm",) * 2, 1),
         ],
     )
-    async def test_what_cannot_be_measured(
-        self, kinds: tuple[str, ...], kinds6: tuple[str, ...], count: int
-    ) -> None:
+    async def test_what_cannot_be_measured(self, kinds: tuple[str, ...], kinds6: tuple[str, ...], count: int) -> None:
         with pytest.raises(ConfigError):
             await measure(Design(kinds, kinds6, (Ask.TCP,), count, True, 15.0))
 
@@ -218,9 +214,7 @@ class TestPicture:
         label = {}
         for text in root.iter(f"{SVG}text"):
             label.setdefault(text.text, []).append((float(text.get("x", 0)), float(text.get("y", 0))))
-        group = next(
-            g for g in root.iter(f"{SVG}g") if (g.findtext(f"{SVG}title") or "").startswith("eim to edm")
-        )
+        group = next(g for g in root.iter(f"{SVG}g") if (g.findtext(f"{SVG}title") or "").startswith("eim to edm"))
         x, y = map(float, re.findall(r"[\d.]+", group.get("transform", "")))
         row, column = min(label["eim"]), max(label["edm"])
         assert row[0] < x < column[0] < x + 50
@@ -247,9 +241,7 @@ class TestPicture:
         assert len(set(drawn_cells)) == len(cells)
         assert all(0 < x < width - 50 and 0 < y < height - 34 for x, y in drawn_cells)
         assert all(
-            abs(x - u) >= 50 or abs(y - v) >= 34
-            for n, (x, y) in enumerate(drawn_cells)
-            for u, v in drawn_cells[:n]
+            abs(x - u) >= 50 or abs(y - v) >= 34 for n, (x, y) in enumerate(drawn_cells) for u, v in drawn_cells[:n]
         )
 
 

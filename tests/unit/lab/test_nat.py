@@ -79,9 +79,7 @@ def test_filtering_behaviour(mapping: Mapping, filtering: Filtering, protocol: P
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda p: p.name)
 @pytest.mark.parametrize("mapping", [*TRANSLATING, Mapping.NONE], ids=lambda m: m.name)
-def test_an_answer_to_a_stranger_leaves_through_the_same_mapping(
-    mapping: Mapping, protocol: Protocol
-) -> None:
+def test_an_answer_to_a_stranger_leaves_through_the_same_mapping(mapping: Mapping, protocol: Protocol) -> None:
     nat = make(NatSpec(mapping=mapping, filtering=Filtering.EIF, assignment=ASSIGNMENTS[3]))
     external = send(nat, Y1A, protocol=protocol)
     assert hears(nat, Y2B, external, protocol=protocol)
@@ -104,9 +102,7 @@ class TestPorts:
 
     def test_overloading_shares_a_port_between_destinations_but_not_a_flow(self) -> None:
         """Linux: the port is kept unless the very 5-tuple is taken."""
-        spec = NatSpec(
-            mapping=Mapping.APDM, assignment=PortAssignment(Assignment.PRESERVING), overloading=True
-        )
+        spec = NatSpec(mapping=Mapping.APDM, assignment=PortAssignment(Assignment.PRESERVING), overloading=True)
         nat = make(spec)
         assert send(nat, Y1A).port == send(nat, Y2A).port == INSIDE.port
         assert send(nat, Y1B, source=OTHER_INSIDE).port == INSIDE.port
@@ -121,9 +117,7 @@ class TestPorts:
         assert send(nat, Y2A) == moved
 
     def test_overloading_with_adm_keeps_remote_addresses_apart(self) -> None:
-        spec = NatSpec(
-            mapping=Mapping.ADM, assignment=PortAssignment(Assignment.PRESERVING), overloading=True
-        )
+        spec = NatSpec(mapping=Mapping.ADM, assignment=PortAssignment(Assignment.PRESERVING), overloading=True)
         nat = make(spec)
         assert send(nat, Y1A).port == send(nat, Y2A, source=OTHER_INSIDE).port == INSIDE.port
         assert send(nat, Y1B, source=OTHER_INSIDE).port != INSIDE.port
@@ -143,9 +137,7 @@ class TestPorts:
         assert {(b - a) % span for a, b in itertools.pairwise(ports)} == {step % span}
 
     def test_sequential_wraps_within_the_dynamic_range(self) -> None:
-        nat = make(
-            NatSpec(mapping=Mapping.APDM, assignment=PortAssignment(Assignment.SEQUENTIAL, step=30000))
-        )
+        nat = make(NatSpec(mapping=Mapping.APDM, assignment=PortAssignment(Assignment.SEQUENTIAL, step=30000)))
         ports = [send(nat, Endpoint(Y1A.ip, 1000 + i)).port for i in range(50)]
         assert all(1024 <= port <= 65535 for port in ports)
         assert len(set(ports)) == 50
@@ -229,9 +221,7 @@ class TestUnsolicited:
             assert isinstance(nat.inbound(flow, float(second), opening(protocol)), Local)
             assert send(nat, Y1A, second + 0.1, protocol=protocol).port != 5000
 
-    @pytest.mark.parametrize(
-        ("protocol", "held"), [(Protocol.UDP, 30.0), (Protocol.TCP, 10.0)], ids=["UDP", "TCP"]
-    )
+    @pytest.mark.parametrize(("protocol", "held"), [(Protocol.UDP, 30.0), (Protocol.TCP, 10.0)], ids=["UDP", "TCP"])
     def test_the_claim_ends(self, protocol: Protocol, held: float) -> None:
         for after, poisoned in ((held - 0.1, True), (held + 0.1, False)):
             nat = make(NatSpec(unsolicited=Unsolicited.ACCEPT))

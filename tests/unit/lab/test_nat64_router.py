@@ -83,9 +83,7 @@ def both_families(draw: st.DrawFn) -> tuple[Flow, Flow]:
 
 
 @given(both_families(), payloads, st.integers(1, 255))
-def test_a_translated_packet_is_as_if_it_had_been_built_so(
-    pair: tuple[Flow, Flow], payload: bytes, hops: int
-) -> None:
+def test_a_translated_packet_is_as_if_it_had_been_built_so(pair: tuple[Flow, Flow], payload: bytes, hops: int) -> None:
     six, four = pair
     for before, after in ((six, four), (four, six)):
         packet = translate(parse(build(before, payload, hops=hops)), after)
@@ -127,9 +125,7 @@ def test_two_hosts_inside_meet_by_hairpin() -> None:
     to = Endpoint(LAB_PREFIX.embed(OUTSIDE), 4000)
     place.router.from_below(parse(build(Flow(Protocol.UDP, other, to))))
     [packet] = place.down
-    assert packet.flow == Flow(
-        Protocol.UDP, Endpoint(LAB_PREFIX.embed(OUTSIDE), 5000), Endpoint(INSIDE, 4000)
-    )
+    assert packet.flow == Flow(Protocol.UDP, Endpoint(LAB_PREFIX.embed(OUTSIDE), 5000), Endpoint(INSIDE, 4000))
 
 
 @pytest.mark.parametrize(

@@ -180,9 +180,7 @@ class TestLimits:
 
     def test_a_slow_router_makes_so_many_flows_a_second(self) -> None:
         nat = make(NatSpec(new_flows_per_second=10.0))
-        opened = [
-            nat.outbound(Flow(Protocol.UDP, INSIDE, Endpoint(Y1A.ip, port)), 0.0) for port in range(1, 16)
-        ]
+        opened = [nat.outbound(Flow(Protocol.UDP, INSIDE, Endpoint(Y1A.ip, port)), 0.0) for port in range(1, 16)]
         assert [isinstance(verdict, Forward) for verdict in opened] == [True] * 10 + [False] * 5
         assert opened[-1] == Drop("too many new flows")
         assert send(nat, Endpoint(Y1A.ip, 1), 0.05)  # what is open goes on
@@ -234,9 +232,7 @@ class TestHairpin:
         mine, other = send(nat, Y1A), send(nat, Y1A, source=OTHER_INSIDE)
         delivered = nat.outbound(Flow(Protocol.UDP, INSIDE, other), 1.0)
         assert isinstance(delivered, Forward)
-        assert nat.error_outbound(delivered.flow, 1.0) == Forward(
-            Flow(Protocol.UDP, INSIDE, other), Side.INSIDE
-        )
+        assert nat.error_outbound(delivered.flow, 1.0) == Forward(Flow(Protocol.UDP, INSIDE, other), Side.INSIDE)
         assert mine != INSIDE
 
 
@@ -261,8 +257,6 @@ class TestIcmp:
         request = nat.outbound(Flow(Protocol.ICMP, Endpoint(INSIDE.ip, 77), Endpoint(Y1A.ip, 0)), 0.0)
         assert isinstance(request, Forward)
         reply = nat.inbound(request.flow.reverse, 0.1)
-        assert reply == Forward(
-            Flow(Protocol.ICMP, Endpoint(Y1A.ip, 0), Endpoint(INSIDE.ip, 77)), Side.INSIDE
-        )
+        assert reply == Forward(Flow(Protocol.ICMP, Endpoint(Y1A.ip, 0), Endpoint(INSIDE.ip, 77)), Side.INSIDE)
         stranger = Flow(Protocol.ICMP, Endpoint(Y2A.ip, 1), Endpoint(EXTERNAL, 0))
         assert nat.inbound(stranger, 0.1) == Drop("unsolicited")

@@ -122,9 +122,7 @@ def test_truncated_packets_raise_nothing_else(flow: Flow, data: st.DataObject) -
 
 
 @given(flows(), flows(), st.lists(st.tuples(st.integers(0, 90), st.integers(0, 255)), max_size=6))
-def test_damaged_errors_are_handled_like_any_packet(
-    flow: Flow, other: Flow, damage: list[tuple[int, int]]
-) -> None:
+def test_damaged_errors_are_handled_like_any_packet(flow: Flow, other: Flow, damage: list[tuple[int, int]]) -> None:
     """Whatever a host sends through a raw socket, translation stays within the packet or is not tried."""
     error = complain(parse(build(flow, b"hello")), Complaint.PORT_UNREACHABLE, ROUTER[flow.source.ip.version])
     data = error.data if error is not None else build(flow)
@@ -259,8 +257,7 @@ def test_two_nats_cost_less_than_60_microseconds() -> None:
     second = Nat(NatSpec(), [ip_address("203.0.113.2")], random.Random(1))
     server = Endpoint.of("198.51.100.1", 1)
     data = [
-        bytes(build(Flow(Protocol.UDP, Endpoint.of("192.168.1.2", 5000 + i), server), bytes(100)))
-        for i in range(100)
+        bytes(build(Flow(Protocol.UDP, Endpoint.of("192.168.1.2", 5000 + i), server), bytes(100))) for i in range(100)
     ]
 
     def once() -> float:

@@ -58,9 +58,7 @@ def test_a_dual_stack_interface_with_two_brokers_fits_in_140_bytes() -> None:
         NodeAddress(KEY, (), (Attachment(ip_address("10.0.0.1")),)),
         NodeAddress(KEY, (), (Attachment(ip_address("10.0.0.1"), nat=NatProfile(pooled=True)),)),
         NodeAddress(KEY, (), (replace(V4, udp=Listening(0), tcp=Listening(7, 7, LearntBy.STUN)),)),
-        NodeAddress(
-            KEY, (), (replace(V4, nat=NatProfile(assignment=PortAssignment(Assignment.SEQUENTIAL, -2))),)
-        ),
+        NodeAddress(KEY, (), (replace(V4, nat=NatProfile(assignment=PortAssignment(Assignment.SEQUENTIAL, -2))),)),
     ],
 )
 def test_bytes_and_text_give_the_address_back(address: NodeAddress) -> None:

@@ -30,9 +30,7 @@ def test_they_come_back() -> None:
 def test_the_topics_tell_the_number_and_nothing_of_the_words() -> None:
     one, other = OneTimeCode.parse("7-piano-zebra"), OneTimeCode.parse("7-robot-robot")
     assert one.topic("offer") == other.topic("offer")
-    assert (
-        len({one.topic("offer"), one.topic("take"), OneTimeCode.parse("8-piano-zebra").topic("offer")}) == 3
-    )
+    assert len({one.topic("offer"), one.topic("take"), OneTimeCode.parse("8-piano-zebra").topic("offer")}) == 3
 
 
 @pytest.mark.parametrize("text", ["7-piano-zebra", "12 robot piano", "7-Piano-Zebra ", "10000-piano-zebra"])

@@ -14,9 +14,7 @@ from warpgate.model.turn_server import TurnServer
 ports = st.integers(1, 65535)
 hosts = st.sampled_from(["203.0.113.5", "2001:db8::5", "gate.example.org"])
 SECRET = "k7_pW-x2Qn4vTz9L"
-plain = st.builds(
-    Rendezvous, hosts, ports, st.none() | ports, st.lists(ports, max_size=2).map(tuple), st.booleans()
-)
+plain = st.builds(Rendezvous, hosts, ports, st.none() | ports, st.lists(ports, max_size=2).map(tuple), st.booleans())
 with_relay = st.builds(
     Rendezvous,
     hosts,
@@ -64,9 +62,7 @@ def test_what_is_printed_is_understood(value: Rendezvous) -> None:
 
 
 def test_a_relay_with_the_groups_secret_and_a_door() -> None:
-    found = Rendezvous.parse(
-        f"warpgates://203.0.113.5/names=8421,broker=8883,relay=3480,door=443,secret={SECRET}"
-    )
+    found = Rendezvous.parse(f"warpgates://203.0.113.5/names=8421,broker=8883,relay=3480,door=443,secret={SECRET}")
     assert found.brokers == ("mqtts://203.0.113.5:8883", "mqtts://203.0.113.5:443")
     assert found.turn == (
         f"turn-secret:{SECRET}@203.0.113.5:3480",

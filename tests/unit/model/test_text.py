@@ -61,7 +61,5 @@ def test_what_may_be_one(name: str) -> None:
 
 
 def test_deceiving_characters() -> None:
-    assert all(
-        map(is_deceiving, "\x00\x1b\x7f\x9b\xad\u200b\u200d\u202e\u2028\u2060\ufeff\u3164\u115f\u034f")
-    )
+    assert all(map(is_deceiving, "\x00\x1b\x7f\x9b\xad\u200b\u200d\u202e\u2028\u2060\ufeff\u3164\u115f\u034f"))
     assert not any(map(is_deceiving, "a -.é☃文️"))

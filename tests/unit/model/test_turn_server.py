@@ -78,6 +78,4 @@ def test_a_shared_secret_makes_the_credentials_that_coturn_makes() -> None:
     # echo -n 1700086400:warpgate | openssl dgst -sha1 -hmac north -binary | base64
     server = TurnServer.parse("turn-secret:north@relay.example")
     assert server.credentials(1700000000.9) == time_limited("north", 1700086400, "warpgate")
-    assert server.credentials(1700000000.9) == Credentials(
-        "1700086400:warpgate", "sM5H46Q8qQP70PRdKET6EhXxxtI="
-    )
+    assert server.credentials(1700000000.9) == Credentials("1700086400:warpgate", "sM5H46Q8qQP70PRdKET6EhXxxtI=")

@@ -260,9 +260,7 @@ def test_dialling_from_the_listening_port_leaves_the_listener_alone(world: World
             accepted = await at_a.get()
             await back.send(b"to the listener")
             assert await accepted.recv(100) == b"to the listener"
-            with pytest.raises(
-                NetworkError, match=f"connect to {tcp.listener.local}".replace("[", r"\[") + " from"
-            ):
+            with pytest.raises(NetworkError, match=f"connect to {tcp.listener.local}".replace("[", r"\[") + " from"):
                 await world.a.dial_tcp(tcp.listener.local, ours.local)  # that pair of ports is in use
             for stream in (punched, met, back, accepted):
                 stream.abort()

@@ -45,9 +45,7 @@ def test_a_burst_arrives_whole_and_in_order(world: World) -> None:
     world.run(main)
 
 
-@pytest.mark.parametrize(
-    "sizes", [[1200] * 150, [1200, 1200, 7, 1472, 1472, 0, 1, 1]], ids=["equal", "various"]
-)
+@pytest.mark.parametrize("sizes", [[1200] * 150, [1200, 1200, 7, 1472, 1472, 0, 1, 1]], ids=["equal", "various"])
 def test_what_is_sent_together_arrives_as_if_sent_alone(world: World, sizes: list[int]) -> None:
     async def main() -> None:
         inbox = Datagrams()
@@ -171,9 +169,7 @@ def test_a_receiver_that_fails_in_a_burst_loses_one_datagram_only(world: World) 
 
 
 @pytest.mark.parametrize("takes", [True, False])
-def test_what_arrives_together_may_be_taken_together_and_comes_once_and_in_order(
-    world: World, takes: bool
-) -> None:
+def test_what_arrives_together_may_be_taken_together_and_comes_once_and_in_order(world: World, takes: bool) -> None:
     burst = [b"%03d" % number for number in range(200)]
 
     async def main() -> None:

@@ -130,9 +130,7 @@ def test_the_kernel_s_own_list_is_the_c_library_s_with_flags() -> None:
         many = "".join(f"addr add fd00::{number:x}/64 dev two nodad\n" for number in range(1, 1500))
         subprocess.run(["ip", "-batch", "-"], input=many.encode(), check=True)
         told = INTERFACES.assigned()
-        plain = [
-            replace(each, running=True, temporary=False, deprecated=False, tentative=False) for each in told
-        ]
+        plain = [replace(each, running=True, temporary=False, deprecated=False, tentative=False) for each in told]
         assert plain == list(Interfaces().assigned())
         assert len(told) > 1500
         flagged = {str(each.ip) for each in told if each.temporary or each.deprecated}
@@ -149,9 +147,7 @@ def test_where_netlink_is_denied_the_c_library_tells(monkeypatch: pytest.MonkeyP
     assert INTERFACES.assigned() == Interfaces().assigned() != ()
 
 
-def test_without_proc_there_are_no_gateways_and_it_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_proc_there_are_no_gateways_and_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert INTERFACES.blind_spots() == ()
     monkeypatch.setattr(linux, "PROC_NET", tmp_path)
     assert default_gateways() == ()

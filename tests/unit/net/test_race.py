@@ -94,9 +94,7 @@ def test_failures_are_collected_and_do_not_end_the_race() -> None:
         runners = {"bad": fails(ValueError("no"), 0.1), "good": wins("a", 0.2)}
         assert await Race[str](lambda _: None).run(runners) == ("good", "a")
         with pytest.raises(RaceLost, match="one: no; other: never") as lost:
-            await Race[str](lambda _: None).run(
-                {"one": fails(ValueError("no")), "other": fails(OSError("never"), 1)}
-            )
+            await Race[str](lambda _: None).run({"one": fails(ValueError("no")), "other": fails(OSError("never"), 1)})
         assert {name: type(error) for name, error in lost.value.failures.items()} == {
             "one": ValueError,
             "other": OSError,
@@ -267,9 +265,7 @@ def test_whatever_the_tick_of_the_cancellation_nothing_is_lost(ticks: int) -> No
 
     async def main() -> None:
         discarded: list[str] = []
-        task = asyncio.ensure_future(
-            Race(discarded.append).run({"a": wins("a"), "b": wins("b"), "c": wins("c", 9)})
-        )
+        task = asyncio.ensure_future(Race(discarded.append).run({"a": wins("a"), "b": wins("b"), "c": wins("c", 9)}))
         for _ in range(ticks):
             await asyncio.sleep(0)
         task.cancel()

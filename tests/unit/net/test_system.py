@@ -103,9 +103,7 @@ def test_the_kernel_watches_for_dead_peers(system: World) -> None:
                 with stream.detach() as sock:
                     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
                     names = ("NODELAY", "KEEPIDLE", "KEEPINTVL", "KEEPCNT")
-                    options = [
-                        sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}")) for name in names
-                    ]
+                    options = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}")) for name in names]
                     assert options == [1, 15, 5, 3]
 
     system.run(main)
@@ -145,9 +143,7 @@ def test_a_reader_whose_data_is_always_there_lets_others_run(system: World) -> N
     system.run(main)
 
 
-def test_out_of_descriptors_the_listener_pauses_and_recovers(
-    system: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_descriptors_the_listener_pauses_and_recovers(system: World, monkeypatch: pytest.MonkeyPatch) -> None:
     wake_ups = 0
     accept_waiting = SystemTcpListener._accept_waiting
 
@@ -303,9 +299,7 @@ def test_nobody_connects_to_himself(system: World) -> None:
     system.run(main)
 
 
-def test_names_are_resolved_and_failures_are_network_errors(
-    system: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_are_resolved_and_failures_are_network_errors(system: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def fake(host: str, port: int, **_: object) -> list[tuple[Any, ...]]:
         if host == "double.example":
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))] * 2

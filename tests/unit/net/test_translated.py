@@ -60,9 +60,7 @@ def test_only_interfaces_with_ipv6_and_without_ipv4() -> None:
         Interface("wwan0", IPv6Address("fd00::4"), 64),
         Interface("wwan0", IPv6Address("2001:db8:1::4"), 64),
     )
-    assert without_ipv4(found) == {
-        "wwan0": IPv6Address("2001:db8:1::4")
-    }  # a global address before a local one
+    assert without_ipv4(found) == {"wwan0": IPv6Address("2001:db8:1::4")}  # a global address before a local one
 
 
 def test_datagrams_carry_ipv4_endpoints_above_and_ipv6_ones_below() -> None:
@@ -71,18 +69,14 @@ def test_datagrams_carry_ipv4_endpoints_above_and_ipv6_ones_below() -> None:
         above: list[tuple[bytes, SockAddr]] = []
         below: list[tuple[bytes, SockAddr]] = []
         sock = network.open_udp(Endpoint(OWN, 4000), lambda data, source: above.append((data, source)))
-        peer = server.open_udp(
-            Endpoint(PREFIX.embed(SERVER), 9), lambda data, source: below.append((data, source))
-        )
+        peer = server.open_udp(Endpoint(PREFIX.embed(SERVER), 9), lambda data, source: below.append((data, source)))
         assert sock.local == Endpoint(OWN, 4000)
         assert sock.send(b"out", (str(SERVER), 9))
         await asyncio.sleep(1)
         assert [(data, source[:2]) for data, source in below] == [(b"out", (str(HOST), 4000))]
         peer.send(b"back", (str(HOST), 4000))
         # IPv6 itself is not for this socket.
-        stranger = internet.host("stranger", "2001:db8::9").open_udp(
-            Endpoint.of("2001:db8::9", 1), lambda *_: None
-        )
+        stranger = internet.host("stranger", "2001:db8::9").open_udp(Endpoint.of("2001:db8::9", 1), lambda *_: None)
         stranger.send(b"IPv6", (str(HOST), 4000))
         await asyncio.sleep(1)
         assert above == [(b"back", (str(SERVER), 9))]

@@ -26,9 +26,7 @@ FOUND = tuple(
 
 def others(remote: str, usual: str | None) -> list[str]:
     source: IPAddress | None = None if usual is None else ip_address(usual)
-    network: Any = SimpleNamespace(
-        interfaces=lambda: FOUND, gateways=lambda: (), route_source=lambda _: source
-    )
+    network: Any = SimpleNamespace(interfaces=lambda: FOUND, gateways=lambda: (), route_source=lambda _: source)
     return [str(ip) for ip in other_uplinks(network, Endpoint.of(remote, 80))]
 
 
@@ -63,9 +61,7 @@ def names(network: Any, only: tuple[str, ...] | None = None) -> list[str]:
 def test_the_uplink_is_in_however_many_bridges_come_before_it() -> None:
     wanted = ["eth0 192.168.1.2", "eth0 2001:db8:1::2"]
     lan = ("lan1", "192.168.9.1")
-    network = machine(
-        ("lo", "127.0.0.1"), *BRIDGES, ("docker0", "172.17.0.1"), lan, *UPLINK, gateways=("eth0",)
-    )
+    network = machine(("lo", "127.0.0.1"), *BRIDGES, ("docker0", "172.17.0.1"), lan, *UPLINK, gateways=("eth0",))
     assert names(network)[:3] == [*wanted, "lan1 192.168.9.1"]
     assert len(names(network)) == MAX_ATTACHMENTS
     everything = tuple(dict.fromkeys(name for name, _ in (*BRIDGES, *UPLINK)))
@@ -90,9 +86,7 @@ def test_where_all_are_alike_the_order_is_the_kernels() -> None:
 
 
 def test_other_ways_out_are_tried_before_bridges() -> None:
-    network = machine(
-        *BRIDGES, *UPLINK, ("wwan0", "10.0.0.2"), gateways=("eth0", "wwan0"), source="192.168.1.2"
-    )
+    network = machine(*BRIDGES, *UPLINK, ("wwan0", "10.0.0.2"), gateways=("eth0", "wwan0"), source="192.168.1.2")
     assert str(other_uplinks(network, Endpoint.of("198.51.100.1", 80))[0]) == "10.0.0.2"
 
 

@@ -142,9 +142,7 @@ def test_the_side_whose_mappings_differ_spreads(assignment: PortAssignment) -> N
         (NatProfile(udp_blocked=True), edm(), "UDP is blocked"),
     ],
 )
-def test_where_guessing_is_out_of_place_the_reason_is_told(
-    mine: NatProfile, theirs: NatProfile, reason: str
-) -> None:
+def test_where_guessing_is_out_of_place_the_reason_is_told(mine: NatProfile, theirs: NatProfile, reason: str) -> None:
     for local, remote in ((behind(mine), behind(theirs, 2)), (behind(theirs), behind(mine, 2))):
         assert reason in (why_not(local, remote) or "")
         assert guessing(local, remote) is None

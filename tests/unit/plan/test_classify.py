@@ -25,9 +25,7 @@ def saw(server: Endpoint, port: int, ip: str = PUBLIC, local: Endpoint = LOCAL) 
 
 def ports(*numbers: int, first_local: int = 20000) -> list[Observation]:
     """One socket each, all asking the same server: the order in which the NAT assigned them."""
-    return [
-        saw(S1, port, local=Endpoint(LOCAL.ip, first_local + index)) for index, port in enumerate(numbers)
-    ]
+    return [saw(S1, port, local=Endpoint(LOCAL.ip, first_local + index)) for index, port in enumerate(numbers)]
 
 
 @pytest.mark.parametrize(
@@ -137,9 +135,7 @@ def test_one_mapping_seen_by_many_servers_is_one_sample_of_assignment() -> None:
 def test_each_address_of_a_pool_has_its_own_ports() -> None:
     observations = [
         saw(S1, port, ip=ip, local=Endpoint(LOCAL.ip, 20000 + index))
-        for index, (port, ip) in enumerate(
-            [(30000, PUBLIC), (50000, "203.0.113.10"), (30001, PUBLIC), (30002, PUBLIC)]
-        )
+        for index, (port, ip) in enumerate([(30000, PUBLIC), (50000, "203.0.113.10"), (30001, PUBLIC), (30002, PUBLIC)])
     ]
     profile = classify(observations)
     assert (profile.assignment, profile.assignment_samples) == (
@@ -186,8 +182,7 @@ def test_small_blocks_are_hardly_ever_taken_for_a_count(size: int) -> None:
     for _ in range(200):
         drawn = [random.randrange(8192, 8192 + size) for _ in range(16)]
         seen = [
-            saw((S1, S2, S3)[n % 3], port, local=Endpoint(LOCAL.ip, 20000 + n // 3))
-            for n, port in enumerate(drawn)
+            saw((S1, S2, S3)[n % 3], port, local=Endpoint(LOCAL.ip, 20000 + n // 3)) for n, port in enumerate(drawn)
         ]
         taken += classify(seen).assignment.kind is not Assignment.BLOCK
     assert taken <= 1

@@ -81,10 +81,7 @@ def test_a_port_from_long_ago_does_not_mislead() -> None:
     local = Endpoint.parse("192.168.1.2:5000")
 
     def told(*ports: int) -> Endpoint:
-        seen = [
-            Observation(local, server, Endpoint(PUBLIC, port))
-            for server, port in zip(SERVERS, ports, strict=True)
-        ]
+        seen = [Observation(local, server, Endpoint(PUBLIC, port)) for server, port in zip(SERVERS, ports, strict=True)]
         return foretold(seen, 2)[0]
 
     assert told(30000, 30002, 30004) == Endpoint(PUBLIC, 30006)

@@ -40,9 +40,7 @@ LIAR = seen("203.0.113.66", "8.8.8.8:5000")
         ((LIAR, ONE), (LIAR, ONE), "8.8.8.8:5000"),
     ],
 )
-def test_what_counts(
-    answers: tuple[Observation, ...], count: tuple[Observation, ...] | None, ours: str | None
-) -> None:
+def test_what_counts(answers: tuple[Observation, ...], count: tuple[Observation, ...] | None, ours: str | None) -> None:
     assert count is None or prevailing(answers) == count
     found = outside(answers)
     assert (None if found is None else str(found)) == ours
@@ -53,9 +51,7 @@ def test_of_two_that_disagree_what_others_confirm_counts() -> None:
     ours = Endpoint.parse("198.51.100.1:40000")
     assert outside([LIAR, honest]) == LIAR.mapped
     assert outside([LIAR, honest], {ours.ip}) == ours
-    assert outside([seen("203.0.113.66", "8.8.8.8:9"), ONE]) == ONE.mapped, (
-        "a port that is kept speaks for it"
-    )
+    assert outside([seen("203.0.113.66", "8.8.8.8:9"), ONE]) == ONE.mapped, "a port that is kept speaks for it"
 
 
 def test_a_server_is_one_voice_and_counts_by_what_it_said_last() -> None:
@@ -103,10 +99,6 @@ def of_sockets(ports: list[tuple[int, ...]]) -> list[Observation]:
         ([(9, 7001), (9, 7005), (9, 7003), (9, 7004)], None),  # which of two?
     ],
 )
-def test_a_server_that_sees_ports_that_nobody_else_does(
-    ports: list[tuple[int, ...]], wrong: str | None
-) -> None:
+def test_a_server_that_sees_ports_that_nobody_else_does(ports: list[tuple[int, ...]], wrong: str | None) -> None:
     told = of_sockets(ports)
-    assert {str(one.server.ip) for one in told if one not in prevailing(told)} == (
-        {wrong} if wrong else set()
-    )
+    assert {str(one.server.ip) for one in told if one not in prevailing(told)} == ({wrong} if wrong else set())

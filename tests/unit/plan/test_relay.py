@@ -90,9 +90,7 @@ def hope(own: NodeAddress, peer: NodeAddress, transports: frozenset[Transport]) 
         (NO_UDP, NO_UDP, True, False),
     ],
 )
-def test_what_was_measured_rules_out_direct_links(
-    one: NatProfile, other: NatProfile, udp: bool, tcp: bool
-) -> None:
+def test_what_was_measured_rules_out_direct_links(one: NatProfile, other: NatProfile, udp: bool, tcp: bool) -> None:
     for near, far in ((one, other), (other, one)):
         a, b = address(1, near), address(2, far)
         assert hope(a, b, UDP) is (Hope.NONE if udp else Hope.FAIR)
@@ -110,9 +108,7 @@ def test_udp_that_was_silent_while_tcp_was_answered_does_not_get_through() -> No
 
 
 def test_a_side_that_nobody_outside_has_seen_leaves_a_faint_hope() -> None:
-    unseen = [
-        NodeAddress(KEY, (), (Attachment(ip_address(f"192.168.{n}.2"), None, LIVE, LIVE),)) for n in (1, 2)
-    ]
+    unseen = [NodeAddress(KEY, (), (Attachment(ip_address(f"192.168.{n}.2"), None, LIVE, LIVE),)) for n in (1, 2)]
     for other in (address(2, EIM), address(2, EDM), public(2)):
         for pair in ((unseen[0], other), (other, unseen[0])):
             assert hope(*pair, UDP | TCP) is Hope.FAINT
@@ -140,9 +136,7 @@ def test_a_relay_lets_in_the_peers_outside_addresses_only() -> None:
     own, peer = address(1, EDM), address(2, EDM)
     assert relay_targets(own, peer, Family.V4, Transport.UDP) == (Endpoint.parse("203.0.113.2:6000"),)
     assert relay_targets(own, peer, Family.V6, Transport.UDP) == ()
-    private = NodeAddress(
-        KEY, (), (Attachment(ip_address("10.0.0.9"), None, Listening(5000), Listening(5000)),)
-    )
+    private = NodeAddress(KEY, (), (Attachment(ip_address("10.0.0.9"), None, Listening(5000), Listening(5000)),))
     assert relay_targets(own, private, Family.V4, Transport.UDP) == ()
     multicast = address(2, EDM, "224.0.0.9")
     assert relay_targets(own, multicast, Family.V4, Transport.UDP) == ()

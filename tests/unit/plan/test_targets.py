@@ -152,9 +152,7 @@ POLICY = [
 
 
 @pytest.mark.parametrize(("we", "peer", "endpoint", "invited", "uninvited"), POLICY)
-def test_policy(
-    we: NodeAddress, peer: NodeAddress, endpoint: str, invited: str | None, uninvited: str | None
-) -> None:
+def test_policy(we: NodeAddress, peer: NodeAddress, endpoint: str, invited: str | None, uninvited: str | None) -> None:
     target = Endpoint.parse(endpoint)
     for asked, expected in ((True, invited), (False, uninvited)):
         reason = refusal(target, we, peer, None, asked)
@@ -195,9 +193,7 @@ def test_every_address_of_the_machine_counts_and_every_way_to_write_it() -> None
 # -- pairs ------------------------------------------------------------------------------------------------------------
 
 
-def shown(
-    we: NodeAddress, peer: NodeAddress, transport: Transport = UDP, *, invited: bool = True
-) -> list[str]:
+def shown(we: NodeAddress, peer: NodeAddress, transport: Transport = UDP, *, invited: bool = True) -> list[str]:
     """`base -> remote` and the two properties, as one line each."""
     return [
         f"{pair.base} -> {pair.remote}{' nearby' if pair.nearby else ''}{' open' if pair.open else ''}"
@@ -227,9 +223,7 @@ def test_what_accepts_strangers(nat: NatProfile, learnt: LearntBy, open_: str) -
 
 @pytest.mark.parametrize("nat", [NONE, NatProfile()])
 def test_a_public_host_is_open_until_it_is_known_to_be_filtered(nat: NatProfile) -> None:
-    assert shown(HOME, node(at("203.0.113.9", "203.0.113.9", nat=nat))) == [
-        "192.168.1.2:5000 -> 203.0.113.9:5000 open"
-    ]
+    assert shown(HOME, node(at("203.0.113.9", "203.0.113.9", nat=nat))) == ["192.168.1.2:5000 -> 203.0.113.9:5000 open"]
 
 
 def test_neighbours_first_then_ipv6_then_the_rest() -> None:
@@ -246,9 +240,7 @@ def test_families_and_loopback_are_not_mixed() -> None:
     assert shown(own(at("2001:db8:1::2")), STRANGER) == []
     assert shown(NOWHERE, STRANGER) == []
     assert shown(HOME, node(at("127.0.0.1"))) == []
-    assert shown(NOWHERE, node(at("127.0.0.1", port=6000))) == [
-        "127.0.0.1:5000 -> 127.0.0.1:6000 nearby open"
-    ]
+    assert shown(NOWHERE, node(at("127.0.0.1", port=6000))) == ["127.0.0.1:5000 -> 127.0.0.1:6000 nearby open"]
 
 
 def test_a_transport_that_nobody_listens_on() -> None:

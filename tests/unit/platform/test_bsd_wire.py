@@ -32,13 +32,9 @@ def v6(layout: Layout, text: str, scope: int = 0) -> bytes:
     return struct.pack("=BBHI16sI", 28, layout.af_inet6, 0, 0, bytes(raw), 0)
 
 
-def message(
-    layout: Layout, *addresses: bytes, index: int = 4, flags: int = RTF_UP | RTF_GATEWAY | STATIC
-) -> bytes:
+def message(layout: Layout, *addresses: bytes, index: int = 4, flags: int = RTF_UP | RTF_GATEWAY | STATIC) -> bytes:
     """`addresses`: destination, gateway, netmask; one without a length is four or eight zeros."""
-    body = b"".join(
-        each + bytes(-len(each) % layout.align) if each else bytes(layout.align) for each in addresses
-    )
+    body = b"".join(each + bytes(-len(each) % layout.align) if each else bytes(layout.align) for each in addresses)
     present = (1 << len(addresses)) - 1
     head = struct.pack("=HBBHHii", layout.head + len(body), 5, 4, index, 0, flags, present)
     return head.ljust(layout.head, b"\0") + body

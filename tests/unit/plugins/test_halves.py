@@ -317,9 +317,7 @@ class TestBothPunches:
                 (2, False),
                 (3, True),
             ]
-            aimed = {remote for _, _, remote, _ in attempt.probes} | {
-                remote for _, remote, *_ in attempt.dials
-            }
+            aimed = {remote for _, _, remote, _ in attempt.probes} | {remote for _, remote, *_ in attempt.dials}
             assert aimed == {Endpoint.parse(FRESH[0])}
 
         play(plugin, story, initiator=False)
@@ -343,9 +341,7 @@ class TestBothPunches:
         play(plugin, story)
 
     @pytest.mark.parametrize("message", ["hello", DecodeError("no message")])
-    def test_what_is_no_message_of_theirs_ends_the_responder(
-        self, plugin: type[Plugin], message: object
-    ) -> None:
+    def test_what_is_no_message_of_theirs_ends_the_responder(self, plugin: type[Plugin], message: object) -> None:
         async def story(it: Story) -> None:
             it.attempt.hear(message)
             await it.failure()
@@ -365,9 +361,7 @@ class TestRandomProbe:
 
     def test_when_nothing_simpler_can_work_it_begins_in_that_tick(self) -> None:
         async def story(it: Story) -> None:
-            random = NatProfile(
-                Mapping.APDM, Filtering.APDF, PortAssignment(Assignment.RANDOM), assignment_samples=15
-            )
+            random = NatProfile(Mapping.APDM, Filtering.APDF, PortAssignment(Assignment.RANDOM), assignment_samples=15)
             attempt = await it.until(0.123)
             attempt.learn(remote=home(2, random))
             attempt = await it.until(0.124)

@@ -144,9 +144,7 @@ def test_packages_are_looked_through_only_where_one_has_our_group(tmp_path: Path
     write_package(tmp_path / "ours", OURS)
     write_package(tmp_path / "old", OURS.replace("mine", "old"), "egg-info")
     with ZipFile(tmp_path / "pigeons.zip", "w") as archive:
-        archive.writestr(
-            "pigeons-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: pigeons\nVersion: 1.0\n"
-        )
+        archive.writestr("pigeons-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: pigeons\nVersion: 1.0\n")
         archive.writestr("pigeons-1.0.dist-info/entry_points.txt", OURS.replace("mine", "zipped"))
     assert found(tmp_path / "other", tmp_path / "absent") == "[] False"
     assert found(tmp_path / "other", tmp_path / "ours") == "['mine'] True"

@@ -75,9 +75,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("plugin", "local", "remote", "reason"), ROWS)
-def test_suitability(
-    plugin: type[Plugin], local: NodeAddress, remote: NodeAddress, reason: str | None
-) -> None:
+def test_suitability(plugin: type[Plugin], local: NodeAddress, remote: NodeAddress, reason: str | None) -> None:
     said = plugin.unsuitable(local, remote)
     if reason is None:
         assert said is None

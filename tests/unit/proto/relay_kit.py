@@ -99,9 +99,7 @@ class Client:
     ) -> None:
         self.kit = kit
         self.path = Path(0, host, port, stream)
-        credentials = time_limited(
-            user.get("secret", SECRET), int(EPOCH) + 86400, user.get("name", "warpgate")
-        )
+        credentials = time_limited(user.get("secret", SECRET), int(EPOCH) + 86400, user.get("name", "warpgate"))
         self.auth = LongTermAuth(credentials)
         self._numbers = count(port * 1000)
 
@@ -120,9 +118,7 @@ class Client:
         tid = next(self._numbers).to_bytes(12, "big")
         sent = self.auth.seal(StunMessage(method, StunClass.REQUEST, tid, attributes))
         (answer,) = [
-            data
-            for data in self.kit.receive(sent, self.path)
-            if data[0] < 0x40 and decode(data).transaction_id == tid
+            data for data in self.kit.receive(sent, self.path) if data[0] < 0x40 and decode(data).transaction_id == tid
         ]
         return decode(answer)
 

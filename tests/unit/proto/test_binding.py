@@ -101,9 +101,7 @@ def test_a_changed_mapping_is_reported_and_all_servers_asked() -> None:
     asked = sent(made)
     assert {item.remote for item in asked} == {FIRST, SECOND}
     for number, request in enumerate(asked):  # a NAT that never stops changing is not asked for ever
-        made.receive(
-            answer(request, mapped=Endpoint.of("203.0.113.9", 40000 + number)), request.remote, 23.02
-        )
+        made.receive(answer(request, mapped=Endpoint.of("203.0.113.9", 40000 + number)), request.remote, 23.02)
     assert sent(made) == []
 
 

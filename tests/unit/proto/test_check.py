@@ -40,9 +40,7 @@ SETTINGS = CheckSettings(OFFSETS, consent_silence=15.0, consent_timeout=30.0)
 DELAY = 0.02
 
 
-def agent(
-    controlling: bool, *, trust: bool = False, key: bytes = KEY, session: bytes = SESSION
-) -> CheckAgent:
+def agent(controlling: bool, *, trust: bool = False, key: bytes = KEY, session: bytes = SESSION) -> CheckAgent:
     ids = itertools.count(1)
     side = b"A" if controlling else b"B"
     return CheckAgent(
@@ -81,11 +79,7 @@ class Pair:
                         self.on_the_way.append((self.now + DELAY, transmit))
                 elif (event := machine.poll_event()) is not None:
                     events.append(event)
-                    if (
-                        isinstance(event, PairVerified)
-                        and self.nominate_at_once
-                        and self.a.phase is Phase.CHECKING
-                    ):
+                    if isinstance(event, PairVerified) and self.nominate_at_once and self.a.phase is Phase.CHECKING:
                         self.a.nominate(event.base, event.remote, self.now)
                 else:
                     break
@@ -206,14 +200,10 @@ def test_priming_checks_carry_their_ttl() -> None:
 # -- loss -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "lost", [{first, second} for first in range(1, 9) for second in range(first, 9)], ids=str
-)
+@pytest.mark.parametrize("lost", [{first, second} for first in range(1, 9) for second in range(first, 9)], ids=str)
 @pytest.mark.parametrize("who", ["a", "b", "both"])
 @pytest.mark.parametrize("trust", [False, True])
-def test_the_loss_of_any_two_messages_changes_nothing_but_the_time(
-    lost: set[int], who: str, trust: bool
-) -> None:
+def test_the_loss_of_any_two_messages_changes_nothing_but_the_time(lost: set[int], who: str, trust: bool) -> None:
     """Of the check, its answer, the nomination, its answer, and their repetitions."""
     pair = Pair(a=agent(True, trust=trust), lose=lambda number, _: number in lost)
     for side in {"a": (pair.a,), "b": (pair.b,), "both": (pair.a, pair.b)}[who]:
@@ -349,9 +339,7 @@ def test_a_nomination_of_an_earlier_session_opens_nothing() -> None:
     )
     restarted.receive(pair.sent[0][1].data, THERE, HERE, 0.0)  # the check is authentic: answered, no more
     assert restarted.poll_transmit() is not None
-    restarted.receive(
-        nomination, THERE, HERE, 0.0
-    )  # likewise: the answer does not say that it is the chosen one
+    restarted.receive(nomination, THERE, HERE, 0.0)  # likewise: the answer does not say that it is the chosen one
     answer = list(iter(restarted.poll_transmit, None))[-1]
     assert Attribute.USE_CANDIDATE not in decode(answer.data)
     assert restarted.phase is Phase.CHECKING

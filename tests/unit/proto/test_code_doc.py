@@ -16,9 +16,7 @@ from warpgate.proto.code_talk import Agreed, CodeOfferer, CodeTaker
 from warpgate.services import signaling
 
 PAGE = (Path(__file__).parents[3] / "docs" / "one-time-codes.md").read_text()
-HEX = {
-    name: bytes.fromhex(body) for name, body in re.findall(r"^```hex (\S+)\n(.*?)^```$", PAGE, re.M | re.S)
-}
+HEX = {name: bytes.fromhex(body) for name, body in re.findall(r"^```hex (\S+)\n(.*?)^```$", PAGE, re.M | re.S)}
 ALICE, BOB = (NodeAddress(Identity(ec.derive_private_key(n, ec.SECP256R1())).public_key) for n in (1, 2))
 CODE = code.OneTimeCode.parse("7-piano-zebra")
 

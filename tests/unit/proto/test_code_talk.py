@@ -158,9 +158,7 @@ def test_what_a_listener_sees_fits_every_code() -> None:
         assert [type(event) for event in events(eve)] == [NotAgreed]
 
 
-@pytest.mark.parametrize(
-    "element", [b"B" + bytes(32), b"B" + b"\xff" * 32, b"A" + bytes(32), b"B\x01" + bytes(31)]
-)
+@pytest.mark.parametrize("element", [b"B" + bytes(32), b"B" + b"\xff" * 32, b"A" + bytes(32), b"B\x01" + bytes(31)])
 def test_elements_that_are_none(element: bytes) -> None:
     alice = offerer()
     alice.receive(encode_code_message(Open(1, b"i" * 16, element)), 0.0)

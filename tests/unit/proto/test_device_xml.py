@@ -18,9 +18,7 @@ def read(document: bytes) -> list[tuple[str, str]]:
 
 
 def test_elements_come_at_their_end_with_their_own_text() -> None:
-    document = (
-        b'<?xml version="1.0"?><a xmlns="urn:x"><b> one <!-- no --><![CDATA[<two>]]></b><s:c x="1"/></a>'
-    )
+    document = b'<?xml version="1.0"?><a xmlns="urn:x"><b> one <!-- no --><![CDATA[<two>]]></b><s:c x="1"/></a>'
     assert read(document) == [("a/b", "one <two>"), ("a/c", ""), ("a", "")]
 
 
@@ -44,8 +42,7 @@ def test_a_query_that_is_not_escaped_is_read_as_meant() -> None:
 
 
 LAUGHS = b"<!DOCTYPE a [" + b"".join(
-    b'<!ENTITY l%d "%s">' % (number, b"&l%d;" % (number - 1) * 10 if number else b"ha" * 10)
-    for number in range(9)
+    b'<!ENTITY l%d "%s">' % (number, b"&l%d;" % (number - 1) * 10 if number else b"ha" * 10) for number in range(9)
 )
 
 

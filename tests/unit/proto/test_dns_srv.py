@@ -32,9 +32,7 @@ def wire(name: str) -> bytes:
     return b"".join(bytes((len(label),)) + label.encode() for label in name.split(".")) + b"\0"
 
 
-def record(
-    target: bytes, port: int = 3478, priority: int = 10, weight: int = 5, owner: bytes = WITHIN
-) -> bytes:
+def record(target: bytes, port: int = 3478, priority: int = 10, weight: int = 5, owner: bytes = WITHIN) -> bytes:
     data = struct.pack("!HHH", priority, weight, port) + target
     return owner + struct.pack("!HHIH", 33, 1, 300, len(data)) + data
 
@@ -54,9 +52,7 @@ def test_a_question() -> None:
     ).replace(" ", "")
 
 
-@pytest.mark.parametrize(
-    "host", ["*", "127.0.0.1\0.example", "\x1b[2J.example", "a b.example", "fe80::1%eth0", "ü.x"]
-)
+@pytest.mark.parametrize("host", ["*", "127.0.0.1\0.example", "\x1b[2J.example", "a b.example", "fe80::1%eth0", "ü.x"])
 def test_a_target_that_is_no_host_name(host: str) -> None:
     """Resolvers read loopback out of the first two."""
     with pytest.raises(DecodeError, match="no host has"):

@@ -128,9 +128,7 @@ def test_fields_out_of_bounds_are_refused_by_both_sides(fields: dict[str, object
         decode_signal(msgspec.msgpack.encode(values))
 
 
-@pytest.mark.parametrize(
-    ("name", "body"), [("", b""), ("x" * 33, b""), ("\u00f6" * 17, b""), ("x", bytes(1025))]
-)
+@pytest.mark.parametrize(("name", "body"), [("", b""), ("x" * 33, b""), ("\u00f6" * 17, b""), ("x", bytes(1025))])
 def test_plugin_messages_are_bounded_too(name: str, body: bytes) -> None:
     values = [getattr(OFFER, field) for field in OFFER.__struct_fields__]
     values[5] = [[name, body]]

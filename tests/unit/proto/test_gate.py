@@ -39,9 +39,7 @@ def test_a_late_copy_is_a_replay() -> None:
 # -- freshness: of offers that begin a session ------------------------------------------------------------------------
 
 
-def offered(
-    time: float = NOON, token: bytes = b"", sender: bytes = ALICE, session: bytes = bytes(16)
-) -> Opened:
+def offered(time: float = NOON, token: bytes = b"", sender: bytes = ALICE, session: bytes = bytes(16)) -> Opened:
     signal = Signal(SignalKind.OFFER, session, 1, time, b"a", token=token)
     return Opened(sender, bytes(16), signal, NodeAddress(sender))
 

@@ -127,9 +127,7 @@ def test_the_bytes_are_those_of_the_description() -> None:
     welcome = b"WG2\x02\x00\x10" + NONCE_B
     alice.receive(welcome + hmac.digest(KEY, b"tcp welcome" + NONCE_A + b"\x02" + welcome, "sha256"))
     alice.nominate()
-    nominate = b"WG2\x03\x00\x00" + hmac.digest(
-        KEY, b"tcp nominate" + NONCE_A + NONCE_B + b"WG2\x03\x00\x00", "sha256"
-    )
+    nominate = b"WG2\x03\x00\x00" + hmac.digest(KEY, b"tcp nominate" + NONCE_A + NONCE_B + b"WG2\x03\x00\x00", "sha256")
     assert alice.data_to_send() == nominate
 
 

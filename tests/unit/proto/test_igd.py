@@ -149,9 +149,7 @@ def test_a_call_keeps_the_order_of_its_arguments() -> None:
         f'<u:AddPortMapping xmlns:u="{IP_CONNECTION_1}"><NewRemoteHost></NewRemoteHost>'
         "<NewExternalPort>7</NewExternalPort></u:AddPortMapping>"
     ).encode() in body
-    assert ("SOAPAction", f'"{IP_CONNECTION_1}#AddPortMapping"') in call_fields(
-        IP_CONNECTION_1, "AddPortMapping"
-    )
+    assert ("SOAPAction", f'"{IP_CONNECTION_1}#AddPortMapping"') in call_fields(IP_CONNECTION_1, "AddPortMapping")
 
 
 def envelope(body: str) -> bytes:
@@ -159,9 +157,7 @@ def envelope(body: str) -> bytes:
 
 
 def fault(code: str, reason: str = "") -> bytes:
-    error = (
-        f"<UPnPError><errorCode>{code}</errorCode><errorDescription>{reason}</errorDescription></UPnPError>"
-    )
+    error = f"<UPnPError><errorCode>{code}</errorCode><errorDescription>{reason}</errorDescription></UPnPError>"
     return envelope(f"<s:Fault><faultcode>s:Client</faultcode><detail>{error}</detail></s:Fault>")
 
 

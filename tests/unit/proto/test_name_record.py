@@ -101,9 +101,7 @@ def test_sealing_with_another_key_is_a_mistake_of_the_caller() -> None:
         (changed(kind=RecordKind.RELEASE), "a release carries no address"),
         (changed(address=b""), "the address in the name record"),
     ],
-    ids=lambda value: (
-        f"{len(value)} bytes" if isinstance(value, bytes) else value
-    ),  # signatures differ each time
+    ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else value,  # signatures differ each time
 )
 def test_malformed(data: bytes, reason: str) -> None:
     with pytest.raises(DecodeError) as caught:

@@ -77,11 +77,7 @@ class PmpGateway:
             return [encode_response(PmpAddress(0, epoch, OUTSIDE))]
         transport = {1: Transport.UDP, 2: Transport.TCP}[data[1]]
         internal, lifetime = int.from_bytes(data[4:6], "big"), int.from_bytes(data[8:12], "big")
-        return [
-            encode_response(
-                PmpMapped(0, epoch, transport, internal, internal + 7 if lifetime else 0, lifetime)
-            )
-        ]
+        return [encode_response(PmpMapped(0, epoch, transport, internal, internal + 7 if lifetime else 0, lifetime))]
 
 
 def deaf(data: bytes, now: float) -> list[bytes]:
@@ -187,9 +183,7 @@ def test_a_restarted_gateway_gets_all_mappings_again_with_the_first_answer() -> 
     assert events.count(granted(UDP, 6000)) >= 1
 
 
-@pytest.mark.parametrize(
-    ("gateway", "dialect"), [(PcpGateway(), Dialect.PCP), (PmpGateway(), Dialect.NAT_PMP)]
-)
+@pytest.mark.parametrize(("gateway", "dialect"), [(PcpGateway(), Dialect.PCP), (PmpGateway(), Dialect.NAT_PMP)])
 def test_release_deletes_and_is_acknowledged(gateway: Gateway, dialect: Dialect) -> None:
     scene = world(gateway, TCP, UDP)
     scene.run(1.0)

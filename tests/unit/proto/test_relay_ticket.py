@@ -56,9 +56,7 @@ def test_garbage_from_whoever_can_seal(plain: bytes) -> None:
         open_ticket(MEMBER, plain)
 
 
-@pytest.mark.parametrize(
-    "plain", [b'{"username":1}', b'{"username":"u","password":"p","ttl":"x"}', b"[]", b"\xff"]
-)
+@pytest.mark.parametrize("plain", [b'{"username":1}', b'{"username":"u","password":"p","ttl":"x"}', b"[]", b"\xff"])
 def test_json_of_another_form(plain: bytes) -> None:
     with pytest.raises(DecodeError):
         open_ticket(MEMBER, hpke_seal(MEMBER.public_key, plain, b"warpgate/1 relay ticket"))

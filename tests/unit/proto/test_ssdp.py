@@ -52,9 +52,7 @@ def test_the_group_and_the_gateway_are_asked_twice_and_then_it_is_over() -> None
 def test_only_the_gateways_answers_count_each_place_once_and_not_many() -> None:
     search = Search(BASE, GATEWAY, 0.0)
     search.receive(ANSWER, Endpoint.parse("192.168.1.9:1900"), 0.1)
-    search.receive(
-        b"NOTIFY * HTTP/1.1\r\nLOCATION: http://192.168.1.1/\r\n\r\n", Endpoint(GATEWAY, 1900), 0.1
-    )
+    search.receive(b"NOTIFY * HTTP/1.1\r\nLOCATION: http://192.168.1.1/\r\n\r\n", Endpoint(GATEWAY, 1900), 0.1)
     assert drain(search)[1] == []
     search.receive(ANSWER, Endpoint(GATEWAY, 51_234), 0.1)
     search.receive(ANSWER, Endpoint(GATEWAY, 1900), 0.2)

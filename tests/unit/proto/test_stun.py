@@ -81,9 +81,7 @@ def test_sha256_integrity_is_the_hmac_that_rfc_8489_describes() -> None:
     plain = encode(message)
     covered = plain[:2] + (8 + 36).to_bytes(2, "big") + plain[4:]
     data = encode(message, key=KEY, fingerprint=True)
-    assert data[len(plain) : len(plain) + 36] == b"\x00\x1c\x00\x20" + hmac.digest(
-        KEY, covered, hashlib.sha256
-    )
+    assert data[len(plain) : len(plain) + 36] == b"\x00\x1c\x00\x20" + hmac.digest(KEY, covered, hashlib.sha256)
     assert decode(data) == message
     verify(data, KEY)
 

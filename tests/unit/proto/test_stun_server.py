@@ -108,9 +108,7 @@ class TestChangeRequest:
             (ChangeRequest.IP | ChangeRequest.PORT, SECOND_OTHER),
         ],
     )
-    def test_the_answer_comes_from_where_it_was_asked_to(
-        self, change: ChangeRequest, origin: Endpoint
-    ) -> None:
+    def test_the_answer_comes_from_where_it_was_asked_to(self, change: ChangeRequest, origin: Endpoint) -> None:
         """RFC 5780 section 6.1, table 1."""
         answer, message = asked(server(), request((Attribute.CHANGE_REQUEST, change)))
         assert (answer.origin, answer.remote) == (origin, CLIENT)
@@ -188,9 +186,7 @@ class TestRate:
         got = [machine.receive(data, FIRST, CLIENT, 1.0) for _ in range(int(SOURCE_BURST) + 50)]
         assert sum(answer is not None for answer in got) == SOURCE_BURST
         assert machine.counters.limited == 50
-        assert machine.receive(data, FIRST, Endpoint(CLIENT.ip, 1), 1.0) is None, (
-            "another port is the same source"
-        )
+        assert machine.receive(data, FIRST, Endpoint(CLIENT.ip, 1), 1.0) is None, "another port is the same source"
         assert machine.receive(data, FIRST, Endpoint.of("203.0.113.10", 1), 1.0) is not None
         later = [machine.receive(data, FIRST, CLIENT, 2.0) for _ in range(int(SOURCE_BURST))]
         assert sum(answer is not None for answer in later) == SOURCE_RATE

@@ -11,14 +11,10 @@ from warpgate.proto.transfer_wire import Deframer, Entries, Entry, Have, Offer, 
 from warpgate.transfer import admission, channel, receiver, sender
 
 PAGE = (Path(__file__).parents[3] / "docs" / "file-transfer.md").read_text()
-HEX = {
-    name: bytes.fromhex(body) for name, body in re.findall(r"^```hex (\S+)\n(.*?)^```$", PAGE, re.M | re.S)
-}
+HEX = {name: bytes.fromhex(body) for name, body in re.findall(r"^```hex (\S+)\n(.*?)^```$", PAGE, re.M | re.S)}
 EXAMPLES = {
     "offer": Offer(1, bytes(range(16)), "photos", True, 2, 3),
-    "entries": Entries(
-        (Entry(("a",), True, 0, 0, False), Entry(("a", "b.jpg"), False, 3, 1_000_000_000, False))
-    ),
+    "entries": Entries((Entry(("a",), True, 0, 0, False), Entry(("a", "b.jpg"), False, 3, 1_000_000_000, False))),
     "have": Have((Part(1, 2, hashlib.sha256(b"ab").digest()),), last=True),
 }
 

@@ -185,9 +185,7 @@ class TestListing:
 
 
 class TestNames:
-    @pytest.mark.parametrize(
-        "name", ["a", "...", "ü☃", "-rf", "~", "a b", "con", "a\\b", "x" * 255, ".hidden", "a:b"]
-    )
+    @pytest.mark.parametrize("name", ["a", "...", "ü☃", "-rf", "~", "a b", "con", "a\\b", "x" * 255, ".hidden", "a:b"])
     def test_good_ones(self, name: str) -> None:
         check_name(name, NameRules())
 
@@ -245,9 +243,7 @@ class TestNames:
             Incoming(SENDABLE).receive(offer(partial_name("blob", "a" * 26), entries=0))
 
     def test_parts_of_long_names_are_apart_and_fit(self) -> None:
-        names = {
-            partial_name(name, "peer" * 6) for name in ("x" * 255, "x" * 254, "é" * 127, "é" * 127 + "x")
-        }
+        names = {partial_name(name, "peer" * 6) for name in ("x" * 255, "x" * 254, "é" * 127, "é" * 127 + "x")}
         assert len(names) == 4
         assert all(len(name.encode()) <= 255 for name in names)
         assert partial_name("a", "b" * 26) != partial_name("a", "c" * 26)

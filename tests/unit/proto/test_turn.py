@@ -83,15 +83,11 @@ class Server:
     def say(self, data: bytes) -> None:
         self.client.receive(data, self.now)
 
-    def succeed(
-        self, request: StunMessage, *attributes: tuple[int, object], key: bytes | None = None
-    ) -> None:
+    def succeed(self, request: StunMessage, *attributes: tuple[int, object], key: bytes | None = None) -> None:
         message = StunMessage(request.method, StunClass.SUCCESS, request.transaction_id, attributes)
         self.say(encode(message, key=key or self.key, integrity=self.integrity))
 
-    def refuse(
-        self, request: StunMessage, code: int, *more: tuple[int, object], signed: bool = False
-    ) -> None:
+    def refuse(self, request: StunMessage, code: int, *more: tuple[int, object], signed: bool = False) -> None:
         attributes = ((Attribute.ERROR_CODE, ErrorCode(code, "no")), *more)
         message = StunMessage(request.method, StunClass.ERROR, request.transaction_id, attributes)
         self.say(encode(message, key=self.key if signed else None, integrity=self.integrity))
@@ -168,9 +164,7 @@ class TestLoggingIn:
             (b"", {}),
         ],
     )
-    def test_a_challenge_that_cannot_be_answered_is_an_answer(
-        self, nonce: bytes, more: dict[str, object]
-    ) -> None:
+    def test_a_challenge_that_cannot_be_answered_is_an_answer(self, nonce: bytes, more: dict[str, object]) -> None:
         server = Server()
         server.challenge(server.requests()[0], nonce, **more)
         assert server.sent() == []
@@ -413,9 +407,7 @@ class TestStaying:
         kept = [at for at, message in ready.wait(100) if message.method == Method.BINDING]
         assert kept == [20.0, 40.0, 60.0, 80.0, 100.0]
 
-    def test_a_server_that_has_trouble_is_asked_again_until_the_allocation_is_over(
-        self, ready: Server
-    ) -> None:
+    def test_a_server_that_has_trouble_is_asked_again_until_the_allocation_is_over(self, ready: Server) -> None:
         refreshes = []
         while ready.client.state is State.READY:
             for at, message in ready.wait(ready.now + 1):
@@ -477,9 +469,7 @@ class TestStreams:
         tcp.succeed(connect, (Attribute.CONNECTION_ID, 7))
         assert tcp.events() == [PeerConnected(PEER, 7, asked=True)]
 
-    @pytest.mark.parametrize(
-        "answer", [lambda s, r: s.refuse(r, 447, signed=True), lambda s, r: s.succeed(r)]
-    )
+    @pytest.mark.parametrize("answer", [lambda s, r: s.refuse(r, 447, signed=True), lambda s, r: s.succeed(r)])
     def test_or_says_why_not(self, tcp: Server, answer: Callable[[Server, StunMessage], None]) -> None:
         tcp.client.connect(PEER, 0.0)
         answer(tcp, tcp.requests()[1])

@@ -58,9 +58,7 @@ def test_frames_of_every_length(size: int) -> None:
 
 
 @given(st.lists(st.tuples(st.binary(max_size=300), st.booleans()), max_size=8), st.lists(st.integers(1, 80)))
-def test_the_payload_is_the_same_however_it_is_cut(
-    messages: list[tuple[bytes, bool]], cuts: list[int]
-) -> None:
+def test_the_payload_is_the_same_however_it_is_cut(messages: list[tuple[bytes, bool]], cuts: list[int]) -> None:
     stream = ANSWER
     for payload, split in messages:
         if split:
@@ -139,9 +137,7 @@ def test_the_last_ping_is_the_one_to_answer_and_a_close_ends_it() -> None:
     reader = opened()
     assert reader.receive(served(PING, b"one") + served(PONG, b"") + served(PING, b"two")) == b""
     assert reader.ping == b"two"
-    assert (
-        reader.receive(served(BINARY, b"last") + served(8, b"\x03\xe9bye") + served(BINARY, b"no")) == b"last"
-    )
+    assert reader.receive(served(BINARY, b"last") + served(8, b"\x03\xe9bye") + served(BINARY, b"no")) == b"last"
     assert reader.closed == "the broker closed the WebSocket (1001)"
 
 

@@ -31,9 +31,7 @@ class Owner:
 
     identity: Identity = field(default_factory=Identity.generate)
 
-    def claim(
-        self, name: str = "alice", sequence: int = 1, *, issued: int = NOW, lifetime: int = 3600
-    ) -> NameRecord:
+    def claim(self, name: str = "alice", sequence: int = 1, *, issued: int = NOW, lifetime: int = 3600) -> NameRecord:
         key = self.identity.public_key
         address = NodeAddress(key).encode()
         return NameRecord(RecordKind.CLAIM, name, key, sequence, issued, lifetime, address)

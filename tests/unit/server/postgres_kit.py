@@ -45,9 +45,7 @@ class Cluster:
         if os.getuid() == 0:
             os.chown(self.folder, pwd.getpwnam("nobody").pw_uid, -1)
         command = [*unprivileged(), initdb, "-D", str(self.folder / "data"), "-A", "trust", "-U", "warpgate"]
-        subprocess.run(
-            [*command, "-E", "UTF8", "--no-sync"], check=True, capture_output=True, cwd=self.folder
-        )
+        subprocess.run([*command, "-E", "UTF8", "--no-sync"], check=True, capture_output=True, cwd=self.folder)
         self._databases = 0
         self._process: subprocess.Popen[bytes] | None = None
         self.start()

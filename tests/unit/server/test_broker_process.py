@@ -129,9 +129,7 @@ def publish(topic: str, data: bytes, first: int = 0x30) -> bytes:
 
 
 @asynccontextmanager
-async def stranger(
-    port: int, *sent: bytes
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def stranger(port: int, *sent: bytes) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
         for data in sent:
@@ -257,9 +255,10 @@ class TestHostileClients:
     async def test_only_our_topics_are_carried(self, kind: str) -> None:
         async with (
             running(kind) as broker,
-            stranger(
-                broker.port, connect("a"), subscribe("other", "$SYS/#", "warpgate/1/x", "a/+/c", YOU)
-            ) as (reader, writer),
+            stranger(broker.port, connect("a"), subscribe("other", "$SYS/#", "warpgate/1/x", "a/+/c", YOU)) as (
+                reader,
+                writer,
+            ),
         ):
             head = await _read(reader, 4 + 9)
             assert head[:5] == b"\x20\x02\0\0\x90"
@@ -286,8 +285,7 @@ class TestHostileClients:
         """Give or take one: mosquitto may miscount the connection that only asked whether it is up."""
         async with running(kind, connections=8) as broker, contextlib.AsyncExitStack() as stack:
             crowd = [
-                await stack.enter_async_context(stranger(broker.port, connect(f"c{number}")))
-                for number in range(12)
+                await stack.enter_async_context(stranger(broker.port, connect(f"c{number}"))) for number in range(12)
             ]
             answers = await asyncio.gather(*(_answer(reader) for reader, _ in crowd))
             assert 7 <= answers.count(CONNACK) <= 9
@@ -330,9 +328,7 @@ class TestChoice:
         monkeypatch.setattr(broker_module.shutil, "which", lambda *_, **__: None)
         assert choose_broker(BrokerSettings()).name == "amqtt"
 
-    def test_where_there_are_no_files_in_memory_our_own_servers_serve(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_where_there_are_no_files_in_memory_our_own_servers_serve(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """mosquitto and coturn are told all by such files."""
         monkeypatch.setattr(broker_module.shutil, "which", lambda *_, **__: "/usr/sbin/program")
         monkeypatch.setattr(PROCESSES, "has_memory_files", False)

@@ -58,9 +58,7 @@ class Writer:
         for name, sequence in self.acknowledged.items():
             answer = await client.get(name)
             assert answer.status == 200, f"{name} was acknowledged and is lost"
-            assert open_record(answer.body).sequence >= sequence, (
-                f"an update of {name} was acknowledged and is lost"
-            )
+            assert open_record(answer.body).sequence >= sequence, f"an update of {name} was acknowledged and is lost"
 
 
 @contextlib.asynccontextmanager
@@ -192,8 +190,7 @@ async def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
         # The disk as the server sees it: it is mounted in a namespace of its own.
         with filled(Path(f"/proc/{server.process.pid}/root{tmp_path}")):
             answers = [
-                await client.put(ALICE.seal(ALICE.claim(sequence=n, issued=int(time.time()))))
-                for n in range(2, 9)
+                await client.put(ALICE.seal(ALICE.claim(sequence=n, issued=int(time.time())))) for n in range(2, 9)
             ]
             refused = [answer for answer in answers if answer.status != 200]
             assert refused

@@ -101,9 +101,7 @@ async def test_refusals(tmp_path: Path) -> None:
 
 
 async def test_too_many_names_and_rates_say_when_to_come_back(tmp_path: Path) -> None:
-    limits = Limits(
-        names_per_key=1, names_per_network=2, writes_per_key=3, writes_per_network=6, lookups_per_network=3
-    )
+    limits = Limits(names_per_key=1, names_per_network=2, writes_per_key=3, writes_per_network=6, lookups_per_network=3)
     async with up(tmp_path, limits) as client:
         assert (await client.put(claim())).status == 201
         assert (await client.put(claim(name="second"), "second")).error == (429, "too_many_names")
@@ -250,9 +248,7 @@ async def test_who_is_slow_is_cut_off(tmp_path: Path, monkeypatch: pytest.Monkey
         assert half.startswith(b"HTTP/1.1 400")
 
 
-async def test_who_hangs_up_in_mid_body_leaves_no_trace(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_who_hangs_up_in_mid_body_leaves_no_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with up(tmp_path) as client:
         port = int(client.url.rpartition(":")[2])
         for _ in range(5):
@@ -278,9 +274,7 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
             writer.close()
             await reader.read()
         for _ in range(100):  # until the server has seen them go
-            if b"200 OK" in await raw(
-                client, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-            ):
+            if b"200 OK" in await raw(client, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"):
                 break
         else:
             pytest.fail("closed connections still count")
@@ -324,8 +318,7 @@ REQUESTS = st.builds(
     lambda head, headers, body: head + headers + b"\r\n" + body,
     HEADS | LINES,
     HEADERS,
-    st.binary(max_size=60)
-    | st.sampled_from((b"5\r\nhello\r\n0\r\n\r\n", b"ffffffffffffffff\r\n", b"-1\r\n")),
+    st.binary(max_size=60) | st.sampled_from((b"5\r\nhello\r\n0\r\n\r\n", b"ffffffffffffffff\r\n", b"-1\r\n")),
 )
 
 
@@ -338,9 +331,7 @@ async def test_hostile_requests_break_nothing(
     async with up(tmp_path) as client:
         await client.put(claim())
         sent: list[bytes] = []
-        collect = settings(
-            derandomize=True, deadline=None, max_examples=300, suppress_health_check=list(HealthCheck)
-        )
+        collect = settings(derandomize=True, deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 
         @collect
         @given(st.binary(max_size=200) | REQUESTS)

@@ -62,9 +62,7 @@ BOBS, BOBS_OVER = row(BOB, 50), row(BOB, 50, expires=NOW)
         (ALICE.release(sequence=8), None, 7, Step.RELEASE),
     ],
 )
-def test_decisions(
-    record: NameRecord, stored: Stored | None, tombstone: int | None, outcome: Step | Code
-) -> None:
+def test_decisions(record: NameRecord, stored: Stored | None, tombstone: int | None, outcome: Step | Code) -> None:
     decided = decide(record, ALICE.seal(record), stored, tombstone, NOW)
     assert (decided.code if isinstance(decided, Refusal) else decided) is outcome
 

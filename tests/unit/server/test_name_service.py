@@ -27,9 +27,7 @@ class World:
     now: float = NOW
 
     def __post_init__(self) -> None:
-        self.service = NameService(
-            self.store, self.limits, clock=lambda: self.now, timer=lambda: self.now - NOW
-        )
+        self.service = NameService(self.store, self.limits, clock=lambda: self.now, timer=lambda: self.now - NOW)
 
 
 @dataclass

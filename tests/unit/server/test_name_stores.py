@@ -162,9 +162,7 @@ async def test_check_passes(store: Store) -> None:
 async def test_sqlite_waits_for_the_disk(tmp_path: Path) -> None:
     """FULL: each commit is synced before it returns (NORMAL syncs at checkpoints, and loses what came after)."""
     async with open_sqlite(tmp_path / "names.sqlite") as store:
-        pragmas = [
-            store._write.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
-        ]
+        pragmas = [store._write.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
     assert pragmas == ["wal", 2]
 
 

@@ -39,9 +39,7 @@ def test_the_release() -> None:
 
 
 def test_every_refusal_is_in_the_table_with_its_status() -> None:
-    rows = {
-        code: int(status) for status, code in re.findall(r"^\| (\d{3}) \| `(\w+)` \|", PAGE, re.MULTILINE)
-    }
+    rows = {code: int(status) for status, code in re.findall(r"^\| (\d{3}) \| `(\w+)` \|", PAGE, re.MULTILINE)}
     assert rows == {code.value: _STATUS[code] for code in Code}
 
 

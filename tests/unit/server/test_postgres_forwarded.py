@@ -70,17 +70,13 @@ def test_psql_through_a_forward(cluster: Cluster, tmp_path: Path, how: tuple[str
         entrance = ("connect", address, "-L", f"{port}:pg", *how)
         connector = stack.enter_context(running(tmp_path / "here", *entrance))
         assert event(connector)["event"] == "listening"
-        filled = psql(
-            port, database, f"create table t as select n, md5(n::text) h from generate_series(1, {ROWS}) n;"
-        )
+        filled = psql(port, database, f"create table t as select n, md5(n::text) h from generate_series(1, {ROWS}) n;")
         assert (filled.returncode, filled.stderr) == (0, b"")
         whole = psql(port, database, "copy (select n, h from t order by n) to stdout;")
         expected = "".join(f"{n}\t{hashlib.md5(b'%d' % n).hexdigest()}\n" for n in range(1, ROWS + 1))
         assert whole.stdout == expected.encode()
         with ThreadPoolExecutor(8) as threads:  # a pool's worth at once
-            counted = list(
-                threads.map(lambda _: psql(port, database, "select count(*) from t;").stdout, range(8))
-            )
+            counted = list(threads.map(lambda _: psql(port, database, "select count(*) from t;").stdout, range(8)))
         assert counted == [b"%d\n" % ROWS] * 8
         wrong = psql(port, database, "select nothing;")
         assert (wrong.returncode, b'column "nothing" does not exist' in wrong.stderr) == (3, True)

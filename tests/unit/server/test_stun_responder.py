@@ -146,16 +146,12 @@ class TestConnections:
                     writer.write(piece)
                     await writer.drain()
                 answers = [decode(await reader.readexactly(32)) for _ in range(3)]
-            assert {answer.mapped for answer in answers} == {
-                Endpoint.from_sockaddr(writer.get_extra_info("sockname"))
-            }
+            assert {answer.mapped for answer in answers} == {Endpoint.from_sockaddr(writer.get_extra_info("sockname"))}
             assert serving.counters.answered == 3
             writer.close()
             await until(lambda: serving.connections == 0)
 
-    @pytest.mark.parametrize(
-        "data", [b"GET / HTTP/1.1\r\n\r\n", REQUEST[:2] + b"\xff\xfc" + REQUEST[4:], b"\xff" * 4]
-    )
+    @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", REQUEST[:2] + b"\xff\xfc" + REQUEST[4:], b"\xff" * 4])
     async def test_what_is_no_request_ends_the_connection(self, data: bytes) -> None:
         async with responder(FIRST) as (serving, port):
             reader, writer = await asyncio.open_connection(FIRST, port)

@@ -27,9 +27,7 @@ class ConnectProxy:
                 await writer.drain()
             else:
                 host, _, port = head[0].split()[1].rpartition(":")
-                inner, outer = await asyncio.open_connection(
-                    *(self.leads_to or (host.strip("[]"), int(port)))
-                )
+                inner, outer = await asyncio.open_connection(*(self.leads_to or (host.strip("[]"), int(port))))
                 writer.write(b"HTTP/1.1 200 Connection established\r\nVia: tests\r\n\r\n")
                 await asyncio.gather(_pass(reader, outer), _pass(inner, writer))
         writer.close()

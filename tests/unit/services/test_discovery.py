@@ -65,9 +65,7 @@ class Owner:
         self.events: list[Event] = []
         self.changes: list[Learnt] = []
         self.strays: list[bytes] = []
-        self.discovery = Discovery(
-            world.laptop, servers, Timing(), self.events.append, self._changed, random.Random(5)
-        )
+        self.discovery = Discovery(world.laptop, servers, Timing(), self.events.append, self._changed, random.Random(5))
         self.sock = world.laptop.open_udp(world.local, self._received)
         self.listener = world.laptop.listen_tcp(world.local, lambda stream: stream.abort())
         self.discovery.add(self.sock, world.local.port if tcp else None)
@@ -168,9 +166,7 @@ def test_the_mapped_ports_are_those_of_the_listening_sockets() -> None:
         world.serve()
         async with owner(world) as me:
             await me.discovery.first(1.5)
-            assert (me.learnt.udp_mapped, me.learnt.tcp_mapped) == (20000, 20000), (
-                "the router preserves ports"
-            )
+            assert (me.learnt.udp_mapped, me.learnt.tcp_mapped) == (20000, 20000), "the router preserves ports"
             learnt = {(event.transport, event.mapped) for event in me.told(MappingLearnt)}
             assert learnt == {("udp", f"{OUTSIDE}:20000"), ("tcp", f"{OUTSIDE}:20000")}
 
@@ -311,9 +307,7 @@ def test_a_name_s_second_address_is_asked_when_the_first_is_dead(transport: str)
         async with owner(world, "both.example") as me:
             before = world.servers[0].requests["udp"]
             await asyncio.sleep(5)
-            assert world.servers[0].requests["udp"] == before, (
-                "the first answers: the second is the same server"
-            )
+            assert world.servers[0].requests["udp"] == before, "the first answers: the second is the same server"
 
     run_virtual(story())
 
@@ -427,9 +421,7 @@ def test_servers_of_nearer_realms_are_not_compared_with_those_outside(where: str
         world.local = LOCAL
         world.serve()
         near = {"inside": ("192.168.1.53", home), "between": ("100.64.0.53", carrier)}[where]
-        hosts = [
-            world.internet.host(f"near {last}", f"{near[0][:-1]}{last}", behind=near[1]) for last in (3, 4)
-        ]
+        hosts = [world.internet.host(f"near {last}", f"{near[0][:-1]}{last}", behind=near[1]) for last in (3, 4)]
         nearby = [f"{near[0][:-1]}{last}" for last in (3, 4)]
         world.servers += [StunServer(host, ip) for host, ip in zip(hosts, nearby, strict=True)]
         async with owner(world, *nearby, "203.0.113.1", "203.0.114.1") as me:
@@ -482,9 +474,7 @@ def test_a_slow_name_delays_nobody_and_a_name_that_comes_up_is_used() -> None:
     run_virtual(story())
 
 
-@pytest.mark.parametrize(
-    ("suffix", "udp", "tcp"), [("?transport=udp", 20000, None), ("?transport=tcp", None, 20000)]
-)
+@pytest.mark.parametrize(("suffix", "udp", "tcp"), [("?transport=udp", 20000, None), ("?transport=tcp", None, 20000)])
 def test_servers_are_asked_only_over_what_they_serve(suffix: str, udp: int | None, tcp: int | None) -> None:
     async def story() -> None:
         world = World(NatSpec())

@@ -32,9 +32,7 @@ pytestmark = pytest.mark.skipif(shutil.which("turnserver") is None, reason="need
 def coturn(tmp_path: Path) -> Iterator[int]:
     """Its port; the other one is the next."""
     port = free_port()
-    command = (
-        f"turnserver -n --stun-only --no-tls --no-dtls --no-cli --no-stdout-log --log-file {tmp_path}/log"
-    )
+    command = f"turnserver -n --stun-only --no-tls --no-dtls --no-cli --no-stdout-log --log-file {tmp_path}/log"
     command += f" --pidfile {tmp_path}/pid --listening-port {port} --alt-listening-port {port + 1}"
     command += f" --listening-ip {FIRST} --listening-ip {SECOND}"
     process = subprocess.Popen(command.split(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -62,9 +60,7 @@ class Owner:
     def __init__(self, *servers: str, port: int = 0) -> None:
         self.network = SystemNetwork()
         self.events: list[Event] = []
-        self.discovery = Discovery(
-            self.network, servers, Timing(), self.events.append, lambda: None, random.Random(1)
-        )
+        self.discovery = Discovery(self.network, servers, Timing(), self.events.append, lambda: None, random.Random(1))
         self.sock = self.open(port)
         self.local = self.sock.local
         self.listener = self.network.listen_tcp(self.local, lambda stream: stream.abort())

@@ -82,9 +82,7 @@ def data_of(peer: str) -> bytes:
     return encode(StunMessage(Method.DATA, StunClass.INDICATION, bytes(12), attributes))
 
 
-@pytest.mark.parametrize(
-    "word", [FOREIGN, data_of("203.0.113.7:7")], ids=["answers to others", "data of strangers"]
-)
+@pytest.mark.parametrize("word", [FOREIGN, data_of("203.0.113.7:7")], ids=["answers to others", "data of strangers"])
 def test_an_allocation_whose_server_sends_what_is_of_no_use_reads_it_slowly(word: bytes) -> None:
     async def main() -> None:
         talker = Talker(word)

@@ -37,9 +37,7 @@ class Inbox(list[bytes]):
 
 
 @asynccontextmanager
-async def link_to(
-    url: str, topic: str = TOPIC, connector: BrokerConnector | None = None
-) -> AsyncIterator[Any]:
+async def link_to(url: str, topic: str = TOPIC, connector: BrokerConnector | None = None) -> AsyncIterator[Any]:
     inbox = Inbox()
     link = await (connector or MqttConnector(SystemNetwork())).connect(url, topic, inbox)
     try:
@@ -275,9 +273,7 @@ async def test_tls(mosquitto: Any, tmp_path: Path) -> None:
 async def test_a_node_s_file_of_authorities_is_for_brokers_too(mosquitto: Any, tmp_path: Path) -> None:
     make_certificate(tmp_path)
     broker = mosquitto(f"certfile {tmp_path}/cert.pem\nkeyfile {tmp_path}/key.pem\n")
-    settings = Config(
-        brokers=(broker.url.replace("mqtt:", "mqtts:"),), stun=(), interfaces=("lo",), port_map=False
-    )
+    settings = Config(brokers=(broker.url.replace("mqtt:", "mqtts:"),), stun=(), interfaces=("lo",), port_map=False)
     seen: list[Event] = []
     trusting = replace(settings, ca_file=str(tmp_path / "cert.pem"))
     for config, told in ((trusting, BrokerConnected), (settings, ServerFailed)):

@@ -101,9 +101,7 @@ async def test_through_the_proxy_that_the_system_names_and_no_name_server(web: i
         assert f"Proxy-Authorization: Basic {token}" in proxy.headers
 
 
-async def test_a_broker_is_reached_by_the_address_it_had_when_the_resolver_is_gone(
-    web: int, certified: Any
-) -> None:
+async def test_a_broker_is_reached_by_the_address_it_had_when_the_resolver_is_gone(web: int, certified: Any) -> None:
     """And its certificate is still checked by the name."""
     had: dict[str, tuple[IPAddress, ...]] = {}
     inner = Network({HOST: "127.0.0.1"})
@@ -314,9 +312,7 @@ def test_how_a_proxy_is_written(text: str, expected: Proxy) -> None:
     assert Proxy.parse(text) == expected
 
 
-@pytest.mark.parametrize(
-    "text", ["https://proxy.example", "socks5://127.0.0.1", "http://", "http://u:secret@a b"]
-)
+@pytest.mark.parametrize("text", ["https://proxy.example", "socks5://127.0.0.1", "http://", "http://u:secret@a b"])
 async def test_what_is_no_proxy_is_told_without_its_password(text: str) -> None:
     with pytest.raises(ConfigError):
         Proxy.parse(text)

@@ -42,14 +42,10 @@ def address_of(identity: Identity, port: int = 4242) -> bytes:
     return NodeAddress(identity.public_key, (), (here,)).encode()
 
 
-def record(
-    identity: Identity = ALICE, name: str = "alice", sequence: int = 7, **changes: object
-) -> NameRecord:
+def record(identity: Identity = ALICE, name: str = "alice", sequence: int = 7, **changes: object) -> NameRecord:
     # The same record for a minute, however often it is made: two made around a change of second must be equal.
     issued = int(time.time()) // 60 * 60
-    made = NameRecord(
-        RecordKind.CLAIM, name, identity.public_key, sequence, issued, 3600, address_of(identity)
-    )
+    made = NameRecord(RecordKind.CLAIM, name, identity.public_key, sequence, issued, 3600, address_of(identity))
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -141,9 +137,7 @@ async def client(*urls: str, ca_file: str | None = None) -> AsyncIterator[tuple[
         yield servers, events
     finally:
         await servers.close()
-        assert {
-            task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("HTTP")
-        } == set()
+        assert {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("HTTP")} == set()
 
 
 def reasons(events: list[Event]) -> str:
@@ -362,9 +356,7 @@ class TestLies:
 
     async def test_redirects_are_not_followed(self) -> None:
         async with honest(signed()) as elsewhere:
-            head = (
-                f"HTTP/1.1 302 Found\r\nLocation: {elsewhere.url}/v1/names/alice\r\nContent-Length: 0\r\n\r\n"
-            )
+            head = f"HTTP/1.1 302 Found\r\nLocation: {elsewhere.url}/v1/names/alice\r\nContent-Length: 0\r\n\r\n"
             async with raw(said(head.encode())) as url, client(url) as (servers, _):
                 with pytest.raises(ServiceError, match="it redirects to http"):
                     await servers.look_up("alice", nobody())

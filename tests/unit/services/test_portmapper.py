@@ -79,10 +79,7 @@ class FakeNetwork:
     def requests(self) -> list[tuple[str, int, int, bytes]]:
         """Transport, internal port, lifetime and nonce of each PCP request."""
         found = [decode_request(data) for data in self.sent if data[0] == 2]
-        return [
-            (it.mapping.transport.value, it.mapping.internal_port, it.lifetime, it.mapping.nonce)
-            for it in found
-        ]
+        return [(it.mapping.transport.value, it.mapping.internal_port, it.lifetime, it.mapping.nonce) for it in found]
 
 
 @dataclass
@@ -132,9 +129,7 @@ class Scene:
         self.monkeypatch.setattr(portmap_igd, "find", find)
         self.monkeypatch.setattr(portmapper, "HEAD_START", 0.01)
         rng = random.Random(1)
-        return PortMapper(
-            self.network, port, self.store, self.events.append, self.changed, rng.randbytes, rng, lease
-        )  # type: ignore[arg-type]
+        return PortMapper(self.network, port, self.store, self.events.append, self.changed, rng.randbytes, rng, lease)  # type: ignore[arg-type]
 
     def changed(self) -> None:
         self.changes += 1

@@ -94,9 +94,7 @@ async def test_an_allocation_through_the_systems_proxy(tmp_path: Path, certifica
         allocation = await relays.open_udp([Family.V4])
         assert proxy.asked == ["CONNECT relay.test:443 HTTP/1.1"]
         assert allocation.relayed[0].ip == HERE
-        assert relays.hosts == frozenset(), (
-            "the proxy is no relay: nothing may be sent there on a peer's word"
-        )
+        assert relays.hosts == frozenset(), "the proxy is no relay: nothing may be sent there on a peer's word"
         allocation.drop()
         await relays.close()
 

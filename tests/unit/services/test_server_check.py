@@ -124,10 +124,7 @@ async def test_a_log_in_of_ones_own_is_used_and_not_shown(mosquitto: Any, passwo
     [broker] = await checked(brokers=(url.replace("//", "//user:se-cret@"),))
     assert broker.error == ""
     assert "se-cret" not in broker.row(DAY)
-    assert (
-        written(BrokerUrl.parse("wss://public:public@public.cloud.shiftr.io:443/")).count("public:public@")
-        == 1
-    )
+    assert written(BrokerUrl.parse("wss://public:public@public.cloud.shiftr.io:443/")).count("public:public@") == 1
 
 
 async def test_what_the_maintainers_tool_prints_is_a_list(mosquitto: Any) -> None:

@@ -160,9 +160,7 @@ class Resolver(asyncio.DatagramProtocol):
 @asynccontextmanager
 async def resolver(answers: Callable[[bytes], list[bytes]]) -> AsyncIterator[tuple[Machine, Resolver]]:
     loop = asyncio.get_running_loop()
-    transport, protocol = await loop.create_datagram_endpoint(
-        lambda: Resolver(answers), local_addr=("127.0.0.1", 0)
-    )
+    transport, protocol = await loop.create_datagram_endpoint(lambda: Resolver(answers), local_addr=("127.0.0.1", 0))
     try:
         yield Machine(transport.get_extra_info("sockname")[1]), protocol
     finally:
@@ -252,9 +250,7 @@ async def test_discovery_asks_what_the_records_name(monkeypatch: pytest.MonkeyPa
         # Loopback is no place that a record may name: here it stands for the internet.
         machine._hosts = {"stun.test.example": "127.0.0.1", "test.example": "203.0.113.9"}
         monkeypatch.setattr("warpgate.services.service_records._REACHED", tuple(Scope))
-        discovery = Discovery(
-            machine, ["test.example"], Timing(), events.append, lambda: None, random.Random(1)
-        )
+        discovery = Discovery(machine, ["test.example"], Timing(), events.append, lambda: None, random.Random(1))
         sock = machine.open_udp(Endpoint.of("127.0.0.1", 0), lambda *of: discovery.receive(sock, *of))
         discovery.add(sock, None)
         running = asyncio.ensure_future(discovery.run())

@@ -178,8 +178,6 @@ async def main():
 asyncio.run(main(), debug=True)
 """
     before = time.monotonic()
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
-    )
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
     assert time.monotonic() - before < 3
     assert "rror" not in ended.stderr

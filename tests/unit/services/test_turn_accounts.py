@@ -88,9 +88,7 @@ def account(url: str, emit: Any = lambda event: None, **changes: Any) -> TurnAcc
         ("PUT", ["GET", "POST", "PUT"], b'{"format": "urls"}'),
     ],
 )
-async def test_providers_want_to_be_asked_in_different_ways(
-    method: str, asked: list[str], body: bytes
-) -> None:
+async def test_providers_want_to_be_asked_in_different_ways(method: str, asked: list[str], body: bytes) -> None:
     async with running(FakeProvider(method)) as provider:
         asking = account(provider.url)
         assert [str(server) for server in (await asking.renew()).turn] == ["turn:relay.example:3478"]
@@ -225,9 +223,7 @@ def test_a_provider_that_fails_for_a_while_costs_nothing_and_is_asked_ever_more_
 # -- and the relays ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "host", ["127.0.0.1", "192.168.1.1", "169.254.169.254", "[::1]", "[::ffff:10.0.0.1]"]
-)
+@pytest.mark.parametrize("host", ["127.0.0.1", "192.168.1.1", "169.254.169.254", "[::1]", "[::ffff:10.0.0.1]"])
 async def test_a_provider_cannot_lead_us_into_our_own_network(host: str) -> None:
     given = [{"urls": f"turn:{host}:3478", "username": "user", "credential": "pw"}]
     events: list[Event] = []

@@ -57,9 +57,7 @@ class Home:
 
     def mapper(self, lease: int = 1200, port: int = OURS.port) -> PortMapper:
         rng = random.Random(1)
-        return PortMapper(
-            self.laptop, port, self.store, self.events.append, lambda: None, rng.randbytes, rng, lease
-        )
+        return PortMapper(self.laptop, port, self.store, self.events.append, lambda: None, rng.randbytes, rng, lease)
 
     async def mapped(self, mapper: PortMapper, seconds: float = 10.0) -> PortMapper:
         mapper.follow(self.laptop.interfaces())
@@ -74,9 +72,7 @@ class Home:
         assert not [entry for entry in self.internet.open_sockets() if entry.host == "laptop"]
 
 
-def virtual(
-    story: Callable[[Home], Coroutine[None, None, None]], version: int = 1, delay: float = 0.0
-) -> None:
+def virtual(story: Callable[[Home], Coroutine[None, None, None]], version: int = 1, delay: float = 0.0) -> None:
     async def main() -> None:
         home = Home(version, delay)
         try:
@@ -120,9 +116,7 @@ def test_no_description_of_a_service_is_ever_asked_for() -> None:
 def test_a_gateway_that_hears_no_multicast_is_asked_directly_and_the_other_way_round() -> None:
     async def story(home: Home) -> None:
         await home.igd()
-        hosts = {
-            line for text in home.router.searches for line in text.split("\r\n") if line.startswith("HOST")
-        }
+        hosts = {line for text in home.router.searches for line in text.split("\r\n") if line.startswith("HOST")}
         assert hosts == {"HOST: 239.255.255.250:1900", "HOST: 192.168.1.1:1900"}
 
     virtual(story)
@@ -171,9 +165,7 @@ def lease_is_not_zero(arguments: dict[str, str]) -> bool:
     return arguments["NewLeaseDuration"] != "0"
 
 
-def map_with(
-    rule: Callable[[dict[str, str]], int], version: int = 1
-) -> tuple[IgdLease, dict[tuple[str, int], Entry]]:
+def map_with(rule: Callable[[dict[str, str]], int], version: int = 1) -> tuple[IgdLease, dict[tuple[str, int], Entry]]:
     """What a router maps that answers AddPortMapping with these codes."""
     result: list[IgdLease] = []
     table: dict[tuple[str, int], Entry] = {}
@@ -203,9 +195,7 @@ def test_a_port_that_is_taken_by_whatever_name(code: int) -> None:
 
 
 def test_a_router_that_maps_only_like_to_like() -> None:
-    lease, table = map_with(
-        lambda arguments: 724 * (arguments["NewExternalPort"] != arguments["NewInternalPort"])
-    )
+    lease, table = map_with(lambda arguments: 724 * (arguments["NewExternalPort"] != arguments["NewInternalPort"]))
     assert lease == IgdLease(5000, 1200.0)
     assert table == {("TCP", 5000): Entry(OURS, 1200)}
 
@@ -302,9 +292,7 @@ def test_http_as_poor_routers_speak_it(response: bytes) -> None:
 # -- nothing is left behind ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "external", ["", "0.0.0.0", "nonsense", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::1"]
-)
+@pytest.mark.parametrize("external", ["", "0.0.0.0", "nonsense", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::1"])
 def test_without_an_external_address_nothing_is_mapped(external: str) -> None:
     async def story(home: Home) -> None:
         home.router.external = external
@@ -411,13 +399,9 @@ def test_one_port_that_fails_does_not_cost_the_other_its_lease() -> None:
         await mapper.close()
 
     async def _renewed_at(router: UpnpRouter) -> bool:
-        before = sum(
-            arguments.get("NewProtocol") == "UDP" for action, arguments in router.calls if "Add" in action
-        )
+        before = sum(arguments.get("NewProtocol") == "UDP" for action, arguments in router.calls if "Add" in action)
         await asyncio.sleep(1)
-        after = sum(
-            arguments.get("NewProtocol") == "UDP" for action, arguments in router.calls if "Add" in action
-        )
+        after = sum(arguments.get("NewProtocol") == "UDP" for action, arguments in router.calls if "Add" in action)
         return after > before
 
     virtual(story)
@@ -453,9 +437,7 @@ def test_a_close_at_any_moment_leaves_nothing_mapped(version: int) -> None:
 def test_what_an_earlier_run_left_is_deleted_unless_it_is_somebody_elses_by_now() -> None:
     async def story(home: Home) -> None:
         old = Endpoint(LAPTOP, 4000)
-        home.store.leases = tuple(
-            Remembered("upnp", str(GATEWAY), TCP, old, port) for port in (4000, 4001, 4002)
-        )
+        home.store.leases = tuple(Remembered("upnp", str(GATEWAY), TCP, old, port) for port in (4000, 4001, 4002))
         home.router.table = {("TCP", 4000): Entry(old, 0), ("TCP", 4001): Entry(THEIRS, 0)}
         mapper = await home.mapped(home.mapper())
         assert {port for _, port in home.router.table} == {4001, 5000}

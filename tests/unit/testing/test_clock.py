@@ -47,9 +47,7 @@ def test_a_deadlock_says_who_waits_where() -> None:
         await asyncio.sleep(1)
         await asyncio.Event().wait()
 
-    with pytest.raises(
-        Deadlock, match=r"nothing is scheduled at 1\.000 s.*waits_for_ever.*test_clock\.py:\d+"
-    ):
+    with pytest.raises(Deadlock, match=r"nothing is scheduled at 1\.000 s.*waits_for_ever.*test_clock\.py:\d+"):
         run_virtual(waits_for_ever())
 
 

@@ -42,9 +42,7 @@ class Inbox:
         return [source for _, _, source in self.got]
 
 
-def two_sites(
-    spec_a: NatSpec, spec_b: NatSpec, **path: float
-) -> tuple[MemoryInternet, MemoryNetwork, MemoryNetwork]:
+def two_sites(spec_a: NatSpec, spec_b: NatSpec, **path: float) -> tuple[MemoryInternet, MemoryNetwork, MemoryNetwork]:
     internet = MemoryInternet(seed=3, path=PathSpec(**path))  # type: ignore[arg-type]
     home, office = (
         internet.router("home", "198.51.100.1", spec_a),
@@ -229,12 +227,8 @@ def test_v6_is_routed_and_firewalled_while_v4_is_translated() -> None:
         firewall = NatSpec(mapping=Mapping.NONE)
         home = internet.router("home", "198.51.100.1", v6=firewall)
         open_home = internet.router("open", "198.51.100.2")
-        inside = Inbox(
-            internet.host("in", "192.168.1.2", "2001:db8:1::2", behind=home), "[2001:db8:1::2]:5000"
-        )
-        free = Inbox(
-            internet.host("free", "192.168.1.2", "2001:db8:2::2", behind=open_home), "[2001:db8:2::2]:5000"
-        )
+        inside = Inbox(internet.host("in", "192.168.1.2", "2001:db8:1::2", behind=home), "[2001:db8:1::2]:5000")
+        free = Inbox(internet.host("free", "192.168.1.2", "2001:db8:2::2", behind=open_home), "[2001:db8:2::2]:5000")
         free.send(b"unasked", inside.socket.local)
         await asyncio.sleep(0.2)
         inside.send(b"hello", free.socket.local)

@@ -13,9 +13,7 @@ DELAY = 0.05
 LIMIT = 20_000
 
 
-def run(
-    ends: tuple[Connection, Connection], lost: set[int], outboxes: tuple[bytes, bytes]
-) -> tuple[bytes, bytes]:
+def run(ends: tuple[Connection, Connection], lost: set[int], outboxes: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
     """Let both send everything and close; what each received. `lost` numbers the segments that do not arrive."""
     now, count = 0.0, 0
     wire: list[tuple[float, int, int, object]] = []
@@ -32,11 +30,7 @@ def run(
                 if count not in lost:
                     heapq.heappush(wire, (now + DELAY, count, 1 - side, segment))
         timeouts = [due for end in ends if (due := end.poll_timeout()) is not None]
-        if (
-            not wire
-            and (not timeouts or all(end.finished for end in ends))
-            and not any(e.readable for e in ends)
-        ):
+        if not wire and (not timeouts or all(end.finished for end in ends)) and not any(e.readable for e in ends):
             break
         if any(end.readable for end in ends):
             continue
@@ -55,9 +49,7 @@ def run(
     sizes=st.tuples(st.integers(0, 200_000), st.integers(0, 200_000)),
     crossed=st.booleans(),
 )
-def test_whatever_is_lost_once_both_ends_get_everything(
-    lost: set[int], sizes: tuple[int, int], crossed: bool
-) -> None:
+def test_whatever_is_lost_once_both_ends_get_everything(lost: set[int], sizes: tuple[int, int], crossed: bool) -> None:
     outboxes = (b"a" * sizes[0], b"b" * sizes[1])
     ends = (Connection(0.0, active=True), Connection(0.0, active=crossed))
     received = run(ends, lost, outboxes)

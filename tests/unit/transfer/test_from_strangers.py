@@ -96,9 +96,7 @@ async def test_nor_into_one_that_appears_at_the_last_moment(
     here, there = folders
     plant(here / "project" / ".git" / "config")
     exchange = Exchange(there, rules=STRANGER, overwrite=True)
-    exchange.at_report = lambda report: (
-        isinstance(report, moment) and (there / "project").mkdir(exist_ok=True)
-    )
+    exchange.at_report = lambda report: isinstance(report, moment) and (there / "project").mkdir(exist_ok=True)
     with pytest.raises(TransferRefused, match="not taken here"):
         await exchange.send(here / "project")
     assert list((there / "project").iterdir()) == []
@@ -141,9 +139,7 @@ class TestConsent:
         await Exchange(there, consent=self.answering(False, asked)).send(here / "blob")
         assert asked == []
 
-    async def test_the_question_ends_with_its_sender_and_holds_up_nobody(
-        self, folders: tuple[Path, Path]
-    ) -> None:
+    async def test_the_question_ends_with_its_sender_and_holds_up_nobody(self, folders: tuple[Path, Path]) -> None:
         here, there = folders
         plant(here / "first")
         plant(here / "second")

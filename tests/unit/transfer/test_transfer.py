@@ -150,9 +150,7 @@ class TestBreaks:
             assert tree_of(there) == {"blob": content}
             (there / "blob").rmdir() if content is None else (there / "blob").unlink()
 
-    async def test_what_is_gone_from_a_directory_meanwhile_does_not_arrive(
-        self, folders: tuple[Path, Path]
-    ) -> None:
+    async def test_what_is_gone_from_a_directory_meanwhile_does_not_arrive(self, folders: tuple[Path, Path]) -> None:
         here, there = folders
         grow_a_tree(here)
         exchange = Exchange(there, limits=[1_300_000])
@@ -171,9 +169,7 @@ class TestBreaks:
         (here / "small").write_bytes(b"x")
         exchange = Exchange(there)
         # As soon as the file is in its place, before the sender knows.
-        exchange.at_report = lambda report: (
-            exchange.pipes[0].abort() if isinstance(report, Transferred) else None
-        )
+        exchange.at_report = lambda report: exchange.pipes[0].abort() if isinstance(report, Transferred) else None
         done = await exchange.send(here / "small")
         assert len(exchange.pipes) == 2
         assert (done.name, tree_of(there)) == ("small", {"small": b"x"})
@@ -230,9 +226,7 @@ class TestBreaks:
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
 
-    async def test_another_send_of_the_same_name_waits_for_the_first(
-        self, folders: tuple[Path, Path]
-    ) -> None:
+    async def test_another_send_of_the_same_name_waits_for_the_first(self, folders: tuple[Path, Path]) -> None:
         here, there = folders
         (here / "blob").write_bytes(BLOB)
         exchange = Exchange(there, overwrite=True)
@@ -267,17 +261,13 @@ class TestLeftOut:
         if overwrite:
             (there / "tree" / "a" / "deep").mkdir(parents=True)
             (there / "tree" / "a" / "deep" / "blob").write_bytes(b"mine")
-        exchange = Exchange(
-            there, overwrite=overwrite, limits=[1_300_000] if moment == "after a break" else []
-        )
+        exchange = Exchange(there, overwrite=overwrite, limits=[1_300_000] if moment == "after a break" else [])
         source = scan(here / "tree")
         expected = tree_of(here)
 
         def cut(report: Report) -> None:
             exchange.told.append(report)
-            ripe = (
-                isinstance(report, Advanced) and report.current == "a/deep/blob" and report.done >= 1_000_000
-            )
+            ripe = isinstance(report, Advanced) and report.current == "a/deep/blob" and report.done >= 1_000_000
             if ripe or isinstance(report, Interrupted):
                 os.truncate(victim, 10)
 

@@ -169,9 +169,7 @@ class TestRefusals:
         left = [moment]
 
         def alter(report: Report) -> None:
-            ripe = isinstance(report, Interrupted) or (
-                not broken and isinstance(report, Advanced) and report.done
-            )
+            ripe = isinstance(report, Interrupted) or (not broken and isinstance(report, Advanced) and report.done)
             if left and ripe:
                 left.clear()
                 _change(here / "blob", change)

@@ -151,8 +151,7 @@ def _one_side_wide(scene: Scene) -> Markup:
     ]
     servers = _Placed(scene.servers, width - 401, (height - scene.servers.height) / 2, 400)
     lines = [
-        _line("signal", (one.right, height / 2), (other.x, height / 2))
-        for one, other in pairwise([*places, servers])
+        _line("signal", (one.right, height / 2), (other.x, height / 2)) for one, other in pairwise([*places, servers])
     ]
     return _svg("wide", width, height, scene.told, [*lines, *_boxes([*places, servers])])
 
@@ -192,9 +191,7 @@ def _tall(scene: Scene, far: Side) -> Markup:
         _line("signal", (x, servers.bottom), (x, places[after].y)),
     ]
     if way is not None and inside:
-        lines.append(
-            _path(f"M{indent:g} {places[0].middle[1]:g}H{lane:g}V{places[-1].middle[1]:g}H{indent:g}")
-        )
+        lines.append(_path(f"M{indent:g} {places[0].middle[1]:g}H{lane:g}V{places[-1].middle[1]:g}H{indent:g}"))
     elif way is not None:
         css, stops = ("gap", [outer, places[after]]) if way.broken else ("way", places)
         lines += [_line(css, (lane, one.bottom), (lane, other.y)) for one, other in pairwise(stops)]
@@ -255,8 +252,7 @@ def _box(placed: _Placed) -> Markup:
     rows += [("small", _cut(line, int(room / _SMALL_LETTER))) for line in box.lines]
     rows += [("where", _shortened(where, int(room / _WHERE_LETTER))) for where in box.where]
     texts = (
-        tag("text", text, x=_PAD, y=_PAD + 13 + _LINE * number, class_=css)
-        for number, (css, text) in enumerate(rows)
+        tag("text", text, x=_PAD, y=_PAD + 13 + _LINE * number, class_=css) for number, (css, text) in enumerate(rows)
     )
     edge = {"width": placed.width - 2, "height": box.height - 2, "rx": 14 if box.kind == "nat" else 6}
     shape = tag("rect", class_=box.kind, x=1, y=1, **edge)

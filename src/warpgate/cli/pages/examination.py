@@ -56,9 +56,7 @@ def private_names(config: Config) -> list[str]:
     known = {*(broker.host for broker in public.brokers), *(server.host for server in public.stun)}
     named = (*(config.brokers or ()), *(config.stun or ()), *config.turn, *config.ice_servers)
     named += (*config.names, *config.relay_peers, *(config.server_lists or ()))
-    named += tuple(
-        str(server.desk) for server in map(TurnServer.parse, config.turn) if server.desk is not None
-    )
+    named += tuple(str(server.desk) for server in map(TurnServer.parse, config.turn) if server.desk is not None)
     return [text for text in named if host_of(text) not in known]
 
 
@@ -102,9 +100,7 @@ def _scene(told: Examination, address: NodeAddress, shown: Mask) -> Scene:
     for section in _SERVERS:
         states = [finding.state for finding in told.findings if finding.section == section]
         good, bad = states.count("ok"), states.count("missing")
-        lines.append(
-            f"{section}: {f'{good} ok' if good else 'none'}{f', {bad} missing' if good and bad else ''}"
-        )
+        lines.append(f"{section}: {f'{good} ok' if good else 'none'}{f', {bad} missing' if good and bad else ''}")
     servers = Box("server", "servers", tuple(lines))
     chain = Side(_masked(near.host, shown), None if near.nat is None else _masked(near.nat, shown))
     return Scene(chain, servers, "This machine, the router before it, and the servers it uses.")

@@ -83,10 +83,7 @@ def history(moments: Sequence[Moment], last: float) -> Markup:
     scale = Scale(0.0, max([0.001, last, *(at for at, _ in moments)]), ruled=True)
     rows = [_row(lane, scale, current=lane is told.current) for lane in told.lanes]
     if told.outages:
-        spans = [
-            Span(start, scale.last if end is None else end, _OUTAGE, strong=True)
-            for start, end in told.outages
-        ]
+        spans = [Span(start, scale.last if end is None else end, _OUTAGE, strong=True) for start, end in told.outages]
         lengths = ", ".join(clock(span.end - span.start) for span in spans)
         why = tag("span", f"for {lengths}", class_="why")
         head = tag("div", tag("b", "no path worked", class_="bad"), why, class_="head")
@@ -95,13 +92,7 @@ def history(moments: Sequence[Moment], last: float) -> Markup:
 
 
 def _row(lane: _Lane, scale: Scale, *, current: bool) -> Markup:
-    state, css = (
-        ("in use", "good")
-        if current
-        else ("lost", "bad")
-        if lane.lost is not None
-        else ("in reserve", "soft")
-    )
+    state, css = ("in use", "good") if current else ("lost", "bad") if lane.lost is not None else ("in reserve", "soft")
     more = ", relayed" * lane.relayed
     head = tag(
         "div",
@@ -113,9 +104,5 @@ def _row(lane: _Lane, scale: Scale, *, current: bool) -> Markup:
     )
     colour = colour_of(lane.plugin)
     spans = [Span(lane.opened, scale.last if lane.lost is None else lane.lost, colour, strong=False)]
-    spans += [
-        Span(start, scale.last if end is None else end, colour, strong=True) for start, end in lane.used
-    ]
-    return tag(
-        "section", head, bar(scale, spans, lane.notes), note_list(lane.notes, shown=True), class_="row"
-    )
+    spans += [Span(start, scale.last if end is None else end, colour, strong=True) for start, end in lane.used]
+    return tag("section", head, bar(scale, spans, lane.notes), note_list(lane.notes, shown=True), class_="row")

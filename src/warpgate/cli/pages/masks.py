@@ -34,9 +34,7 @@ class Masks:
     def __init__(self, private: Iterable[str]) -> None:
         self._given: dict[tuple[str, str], str] = {}
         self._counts: dict[str, int] = {}
-        names = sorted(
-            {name for text in private if (name := host_of(text))}, key=lambda name: (-len(name), name)
-        )
+        names = sorted({name for text in private if (name := host_of(text))}, key=lambda name: (-len(name), name))
         # With the rest of a URL: paths and queries of private services hold keys.
         self._names = (
             re.compile(
@@ -80,13 +78,7 @@ class Masks:
 
     def _ip_mask(self, ip: IPAddress) -> str:
         # These are the same for everybody; so is what a translator gives its own host (RFC 7335).
-        if (
-            ip.is_loopback
-            or ip.is_unspecified
-            or ip.is_multicast
-            or ip == _WELL_KNOWN
-            or ip in SERVICE_CONTINUITY
-        ):
+        if ip.is_loopback or ip.is_unspecified or ip.is_multicast or ip == _WELL_KNOWN or ip in SERVICE_CONTINUITY:
             return str(ip)
         kind = _KINDS.get(scope_of(ip), "other")
         return self._mask(kind if ip.version == 4 else f"{kind}6", str(ip))

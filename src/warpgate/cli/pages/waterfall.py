@@ -138,9 +138,7 @@ def bar(scale: Scale, spans: Sequence[Span], notes: Sequence[tuple[float, str]] 
         for at, text in notes
         for x in (scale.place(at),)
     ]
-    return tag(
-        "svg", *parts, class_="bar", viewBox="0 0 1000 16", preserveAspectRatio="none", aria_hidden="true"
-    )
+    return tag("svg", *parts, class_="bar", viewBox="0 0 1000 16", preserveAspectRatio="none", aria_hidden="true")
 
 
 def note_list(notes: Sequence[tuple[float, str]], *, shown: bool) -> Markup:

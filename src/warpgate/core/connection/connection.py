@@ -337,9 +337,7 @@ class Connection(QuicDriver):
         if self.end is not None or path not in self._paths:
             return
         self._paths.remove(path)
-        self._context.emit(
-            PathLost(self.id.hex(), self.peer, path.origin.plugin, str(path.origin.remote), reason)
-        )
+        self._context.emit(PathLost(self.id.hex(), self.peer, path.origin.plugin, str(path.origin.remote), reason))
         if path is self._chosen:
             self._chosen = None
             if (other := self._best()) is not None:

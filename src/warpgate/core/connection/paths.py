@@ -255,9 +255,7 @@ class UdpPath(Path):
 
     def _unroute(self) -> None:
         self._unclaim()
-        self._port.unroute(
-            self._key, self._ids, self._arrived
-        )  # not a newer path's between the same endpoints
+        self._port.unroute(self._key, self._ids, self._arrived)  # not a newer path's between the same endpoints
 
     def _release(self) -> None:
         self._outflow.close()

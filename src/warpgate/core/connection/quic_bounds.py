@@ -126,9 +126,7 @@ class Watch:
         be looked at are alone and marked, so that it is known whether the library took them.
         """
         if self._opener is not None:
-            datagrams = [
-                data for data in datagrams if not data[0] & _LONG_HEADER or self._may_come_late(data)
-            ]
+            datagrams = [data for data in datagrams if not data[0] & _LONG_HEADER or self._may_come_late(data)]
         at = 0
         while self._opener is not None and (look := at + self._until_next) < len(datagrams):
             if look > at:

@@ -119,9 +119,7 @@ class QuicChannels(QuicEngine):
         self._early_bytes = 0
         # Until the peer is known to have our proof, what we send costs it: more than this at once is cut off.
         self.unconfirmed_room = FIRST_CREDIT if client else 1 << 62
-        self.confirmed = (
-            False  # the peer knows this connection as ours: a client's proof may still be on its way
-        )
+        self.confirmed = False  # the peer knows this connection as ours: a client's proof may still be on its way
         self.wrote = False  # something was written since the owner last looked
         self.pipes_seen = 0  # how many the peer has opened
         self._held: deque[tuple[int, bytes]] = deque(maxlen=HELD)  # datagrams that have overtaken their pipe
@@ -325,9 +323,7 @@ class QuicChannels(QuicEngine):
                 cost = len(channel.first) + EACH
                 if cost > room:
                     return
-                self._guard(
-                    partial(self._quic.send_datagram_frame, encode_datagram(channel.stream, channel.next()))
-                )
+                self._guard(partial(self._quic.send_datagram_frame, encode_datagram(channel.stream, channel.next())))
                 self.wrote = True
                 self.unconfirmed_room -= cost
                 room -= cost
@@ -418,15 +414,12 @@ class QuicChannels(QuicEngine):
             channel.credited(total)
             self._drop_if_over(channel)
         elif self._may_be_opened(stream) and len(self._ahead) < AHEAD:
-            self._ahead[stream] = max(
-                total, self._ahead.get(stream, 0)
-            )  # of a pipe whose first bytes are still to come
+            # Of a pipe whose first bytes are still to come.
+            self._ahead[stream] = max(total, self._ahead.get(stream, 0))
 
     def _may_be_opened(self, stream: int) -> bool:
         """Whether a pipe with this id may still come from the peer."""
-        return (
-            is_pipe(stream) and opened_by_client(stream) != self.is_client and not self._is_finished(stream)
-        )
+        return is_pipe(stream) and opened_by_client(stream) != self.is_client and not self._is_finished(stream)
 
     def _pipe_data(self, stream: int, data: bytes, end: bool) -> None:
         channel = self._channels.get(stream)

@@ -68,9 +68,7 @@ class QuicEngine(ABC):
         self._quic = quic
         self._secrets = secrets
         self.is_client = client
-        self._delivered: dict[
-            int, int
-        ] = {}  # bytes that have come out in order, of the streams the peer may send on
+        self._delivered: dict[int, int] = {}  # bytes that have come out in order, of the streams the peer may send on
         self.watch = Watch(holdings, self._may_send, self._how_far)
         self._unsent = holdings.unsent.share()  # of what waits to be sent, or to be acknowledged
         self._handshaken = False

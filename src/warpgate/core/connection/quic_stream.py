@@ -40,14 +40,10 @@ class QuicStream(QuicEngine, ByteStream):
         self._peer_credit_stream = SERVER_CREDIT if client else CLIENT_CREDIT
         self._delivered |= {USER: 0, self._peer_credit_stream: 0}
         self._partial_credit = b""
-        self.confirmed = (
-            not client
-        )  # whether the server has said anything that it says to a client it has proved
+        self.confirmed = not client  # whether the server has said anything that it says to a client it has proved
 
     @classmethod
-    def client(
-        cls, identity: Identity, peer_key: bytes, session: bytes, now: float, holdings: Holdings
-    ) -> QuicStream:
+    def client(cls, identity: Identity, peer_key: bytes, session: bytes, now: float, holdings: Holdings) -> QuicStream:
         """Its first flight is ready to be sent. `holdings` are the node's."""
         secrets = SecretLog()
         stream = cls(make_client(secrets, cls.alpn, CONNECTION_ID_SIZE), secrets, holdings, client=True)

@@ -24,9 +24,7 @@ class UnclaimedPaths:
     def __len__(self) -> int:
         return len(self._paths)
 
-    def add(
-        self, path: Path, claim: Callable[[Path, list[bytes]], bool], share: Callable[[Path], bool]
-    ) -> None:
+    def add(self, path: Path, claim: Callable[[Path, list[bytes]], bool], share: Callable[[Path], bool]) -> None:
         """`claim` gets the datagrams that are of no path yet, and may take this one, `share` is asked once whether some
         connection has taken it, as it goes by the same endpoints. The oldest makes room for it.
         """

@@ -104,9 +104,7 @@ def _load(path: Path) -> Identity:
     # As ssh does: a key that others could have read is refused, not quietly repaired, since it may be known
     # already.
     if cure:
-        raise ConfigError(
-            f"identity file {path} can be read by others {cure}, or delete it to get a new identity"
-        )
+        raise ConfigError(f"identity file {path} can be read by others {cure}, or delete it to get a new identity")
     try:
         if len(pem) > LARGEST_KEY_FILE:
             raise ConfigError("far too large for a key")

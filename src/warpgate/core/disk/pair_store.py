@@ -45,8 +45,7 @@ class FilePairStore:
 
     def save(self, pairs: Sequence[FoundPair]) -> None:
         rows = [
-            _Row(pair.own.hex(), pair.peer.hex(), str(pair.base), str(pair.remote), int(pair.seen))
-            for pair in pairs
+            _Row(pair.own.hex(), pair.peer.hex(), str(pair.base), str(pair.remote), int(pair.seen)) for pair in pairs
         ]
         with contextlib.suppress(OSError):
             replace_file(self._path, msgspec.json.format(msgspec.json.encode(rows), indent=1))

@@ -85,9 +85,7 @@ def server_store_of(*, own_identity: bool) -> ServerStore:
 def _row(key: bytes, network: KnownNetwork) -> _Network:
     return _Network(
         key.hex(),
-        tuple(
-            _Host(name, tuple(map(str, known.ips)), int(known.seen)) for name, known in network.hosts.items()
-        ),
+        tuple(_Host(name, tuple(map(str, known.ips)), int(known.seen)) for name, known in network.hosts.items()),
         tuple(_Broker(url, int(known.seen), known.rtt) for url, known in network.brokers.items()),
     )
 
@@ -97,9 +95,7 @@ def _network(row: _Network) -> tuple[bytes, KnownNetwork]:
     key = bytes.fromhex(row.key)
     if len(key) != KEY_SIZE or len(row.hosts) > MOST_HOSTS or len(row.brokers) > MOST_BROKERS:
         raise ValueError("no network of ours")
-    hosts = {
-        StunServer.parse(host.name).host: KnownHost(_ips(host.ips), float(host.seen)) for host in row.hosts
-    }
+    hosts = {StunServer.parse(host.name).host: KnownHost(_ips(host.ips), float(host.seen)) for host in row.hosts}
     brokers = {str(BrokerUrl.parse(known.url)): _broker(known) for known in row.brokers}
     return key, KnownNetwork(hosts, brokers)
 

@@ -15,9 +15,7 @@ def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
     `durable`: on the disk when this returns. OSError.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, draft_name = tempfile.mkstemp(
-        prefix=".new-", dir=path.parent
-    )  # mode 0600 whatever the umask says
+    handle, draft_name = tempfile.mkstemp(prefix=".new-", dir=path.parent)  # mode 0600 whatever the umask says
     draft = Path(draft_name)
     try:
         FILES.protect(draft)

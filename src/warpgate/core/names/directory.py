@@ -71,9 +71,7 @@ class Names:
         self._check_configured(name)
         found = await self._servers.look_up(name, self._contacts.find(name))
         record = found.record
-        self._context.emit(
-            NameFound(name, found.address.node_id, record.sequence, found.server, found.seconds)
-        )
+        self._context.emit(NameFound(name, found.address.node_id, record.sequence, found.server, found.seconds))
         return found
 
     async def remember(self, found: Found) -> None:
@@ -138,9 +136,7 @@ class Names:
         signer = Signer(self._context, name) if registration is None else registration.signer
         sealed = signer.sign(RecordKind.RELEASE)
         errors: dict[str, WarpgateError] = {}
-        await asyncio.gather(
-            *(self._release(server, signer, sealed, errors) for server in self._servers.servers)
-        )
+        await asyncio.gather(*(self._release(server, signer, sealed, errors) for server in self._servers.servers))
         released = tuple(server.url for server in self._servers.servers if server.url not in errors)
         if not released:
             reasons = "; ".join(f"{server}: {error}" for server, error in errors.items())
@@ -170,7 +166,5 @@ class Names:
 
 def _row(found: Found, seconds: float) -> PluginReport:
     """The report's line about the look-up, which ended when the attempt began."""
-    text = (
-        f"{found.record.name} is {found.address.node_id}, says {found.server} ({found.seconds * 1000:.1f} ms)"
-    )
+    text = f"{found.record.name} is {found.address.node_id}, says {found.server} ({found.seconds * 1000:.1f} ms)"
     return PluginReport("names", "info", "", -seconds, 0.0, ((found.seconds - seconds, text),))

@@ -79,9 +79,7 @@ class Signer:
 class Registration:
     """One name at all servers. Life: `start`, `settled` perhaps, `close`."""
 
-    def __init__(
-        self, context: Context, signer: Signer, servers: tuple[NameServer, ...], rng: random.Random
-    ) -> None:
+    def __init__(self, context: Context, signer: Signer, servers: tuple[NameServer, ...], rng: random.Random) -> None:
         self.signer = signer
         self.context = context
         self.rng = rng
@@ -137,11 +135,7 @@ class Registration:
     def current(self) -> Sealed:
         """The record that every server should have now."""
         sealed, now = self._sealed, asyncio.get_running_loop().time()
-        if (
-            sealed is None
-            or now >= self._refresh_at
-            or sealed.record.address != self.context.address.encode()
-        ):
+        if sealed is None or now >= self._refresh_at or sealed.record.address != self.context.address.encode():
             return self.renew()
         return sealed
 
@@ -224,9 +218,7 @@ class _Placement:
     def _pause_after(self, error: WarpgateError) -> float:
         pause = BACKOFF.drawn(self._failures, self._registration.rng.uniform)
         if isinstance(error, NameRefused):
-            return (
-                max(pause, min(error.retry_after, REFUSED_PAUSE)) if error.code in PASSING else REFUSED_PAUSE
-            )
+            return max(pause, min(error.retry_after, REFUSED_PAUSE)) if error.code in PASSING else REFUSED_PAUSE
         return pause
 
     async def _rest(self, seconds: float) -> None:

@@ -187,9 +187,7 @@ class DurablePipe(OnConnection, BytesOverQuic):
 
     @property
     def _alive(self) -> bool:
-        return (
-            self._channel.failure is None and self._channel.refused is None and self._connection.end is None
-        )
+        return self._channel.failure is None and self._channel.refused is None and self._connection.end is None
 
     def abort(self, reason: str = ABORTED) -> None:
         if self._finish(reason):

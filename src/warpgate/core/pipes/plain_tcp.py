@@ -19,9 +19,7 @@ from warpgate.net.network import TcpStream
 class StreamPipe(BytePipe):
     """Reliable ordered bytes over TCP."""
 
-    def __init__(
-        self, info: PipeInfo, stream: TcpStream, ends: TlsEnds, on_end: Callable[[Pipe, str], None]
-    ) -> None:
+    def __init__(self, info: PipeInfo, stream: TcpStream, ends: TlsEnds, on_end: Callable[[Pipe, str], None]) -> None:
         super().__init__(info, on_end)
         self._stream = stream
         self._ends = ends
@@ -67,9 +65,7 @@ class StreamPipe(BytePipe):
             raise
 
     def check_stall(self, limit: float) -> None:
-        if self._stream.stalled() >= limit and self._finish(
-            f"nothing acknowledged by the peer for {limit:g} s"
-        ):
+        if self._stream.stalled() >= limit and self._finish(f"nothing acknowledged by the peer for {limit:g} s"):
             self._stream.abort()
 
     def _broken(self, error: NetworkError) -> PipeClosed:
@@ -107,9 +103,7 @@ class StreamPipe(BytePipe):
                 "start_tls"
             )
         if self._reader.held:
-            raise ConfigError(
-                f"{self._reader.held} bytes were read ahead by a filter: receive them before detaching"
-            )
+            raise ConfigError(f"{self._reader.held} bytes were read ahead by a filter: receive them before detaching")
         sock = self._stream.detach()
         self._finish("handed over by detach()")
         return sock

@@ -70,9 +70,7 @@ class FilteredReader:
             if match is not None and match.end():
                 return self._take(match.end())
             if len(self._held) >= FILTER_LIMIT:
-                raise PipeClosed(
-                    f"no match for {sub.content!r} within {FILTER_LIMIT} bytes; they are still readable"
-                )
+                raise PipeClosed(f"no match for {sub.content!r} within {FILTER_LIMIT} bytes; they are still readable")
             if not (data := await self._read(CHUNK)):
                 return b""
             self._held += data

@@ -87,11 +87,7 @@ class PipeTransport(asyncio.Transport):
             return
         self._buffer += data
         self._something.set()
-        if (
-            len(self._buffer) > HIGH_WATER
-            and not self._paused
-            and isinstance(self._protocol, asyncio.Protocol)
-        ):
+        if len(self._buffer) > HIGH_WATER and not self._paused and isinstance(self._protocol, asyncio.Protocol):
             self._paused = True
             self._protocol.pause_writing()
 

@@ -44,8 +44,6 @@ SUB_ALL = Subscription()
 
 def checked(wanted: Subscription | int) -> Subscription | int:
     """What `recv` was asked for; ConfigError when it is neither a filter nor a count above 0."""
-    if isinstance(wanted, Subscription) or (
-        isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0
-    ):
+    if isinstance(wanted, Subscription) or (isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0):
         return wanted
     raise ConfigError(f"recv takes a number of bytes above 0, SUB_ALL or a Subscription, not {wanted!r}")

@@ -123,9 +123,7 @@ class SecuredStream(TlsStream):
     async def _feed(self) -> None:
         data = await self._stream.recv(CHUNK)
         if not data:
-            raise NetworkError(
-                f"the connection to {self.remote} was cut off: it ended without TLS's close_notify"
-            )
+            raise NetworkError(f"the connection to {self.remote} was cut off: it ended without TLS's close_notify")
         self._incoming.write(data)
 
     def check(self, ends: TlsEnds) -> None:

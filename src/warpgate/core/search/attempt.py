@@ -138,9 +138,7 @@ class PluginAttempt:
     def signal(self, message: object) -> None:
         expected = self._plugin.message_type
         if expected is None or not isinstance(message, expected):
-            raise ProtocolError(
-                f"{message!r} is no message of {self._plugin.name}: its message_type is {expected}"
-            )
+            raise ProtocolError(f"{message!r} is no message of {self._plugin.name}: its message_type is {expected}")
         body = msgspec.msgpack.encode(message)
         if len(body) > MAX_BODY:
             raise ProtocolError(f"a message of {len(body)} bytes; at most {MAX_BODY} fit")
@@ -268,14 +266,10 @@ class PluginAttempt:
         self.stack.callback(stream.abort)
         return seen
 
-    async def dial(
-        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
-    ) -> TcpLink:
+    async def dial(self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None) -> TcpLink:
         return await self.adopt(await self.connect(remote, local, first_ttl))
 
-    async def connect(
-        self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None
-    ) -> TcpStream:
+    async def connect(self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None) -> TcpStream:
         return await self._context.network.dial_tcp(remote, local, first_ttl)
 
     async def adopt(self, stream: TcpStream) -> TcpLink:

@@ -136,9 +136,7 @@ class RandomPunches:
 class RandomPunch:
     """One punch: the implementation of `plugins.base.RandomPunch`. Idempotent `close`."""
 
-    def __init__(
-        self, punches: RandomPunches, session: Punching, plugin: str, spent: _Spent, mappings: int
-    ) -> None:
+    def __init__(self, punches: RandomPunches, session: Punching, plugin: str, spent: _Spent, mappings: int) -> None:
         self.mappings_left = mappings
         self.own = session.invited
         self.peer_key = session.peer_key

@@ -119,7 +119,5 @@ class Equipment:
         except ProtocolError:
             if not signal.flight:
                 raise
-            data = seal(
-                context.identity, peer_key, msgspec.structs.replace(signal, flight=()), message_id, mark
-            )
+            data = seal(context.identity, peer_key, msgspec.structs.replace(signal, flight=()), message_id, mark)
         return self.channel.publish(tuple(broker.url for broker in brokers), TOPIC + peer, data)

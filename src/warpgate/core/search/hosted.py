@@ -118,9 +118,7 @@ class HostedSession:
             self.session.note(name, "the peer asks for a plugin that is not installed here")
             return
         if not plugin.transports & self._carriers:
-            self.session.note(
-                name, f"makes no link for a {self.session.mode.value} pipe, whatever the peer says"
-            )
+            self.session.note(name, f"makes no link for a {self.session.mode.value} pipe, whatever the peer says")
             return
         self._started.add(name)  # once a session: what it may send is bounded for one run
         self.session.running.append(name)

@@ -112,9 +112,7 @@ class Initiator(Generic[Made]):
         self._stopped: str | None = None
         self.refusal: str | None = None  # the peer's word
         self._strategy_ended = asyncio.Event()
-        self.over: asyncio.Future[None] = (
-            context.new_future()
-        )  # done when nothing of the attempt goes on any more
+        self.over: asyncio.Future[None] = context.new_future()  # done when nothing of the attempt goes on any more
 
     @property
     def remote(self) -> NodeAddress:
@@ -145,10 +143,7 @@ class Initiator(Generic[Made]):
                 link = await self._run_plan()
                 return await self._nominate(link)
         except TimeoutError:
-            why = (
-                self._stopped
-                or f"no strategy reached {session.peer} within {timeout:g} s{self._unanswered()}"
-            )
+            why = self._stopped or f"no strategy reached {session.peer} within {timeout:g} s{self._unanswered()}"
             raise self._failed(why) from None
         except RaceLost:
             raise self._failed(f"no strategy reached {session.peer}") from None
@@ -267,13 +262,10 @@ class Initiator(Generic[Made]):
         by_name = {plugin.name: plugin for plugin in self._plugins}
         self._session.running = [step.plugin for step in self._plan.steps]
         runners = {
-            step.plugin: partial(self._initiate, by_name[step.plugin], step.transports)
-            for step in self._plan.steps
+            step.plugin: partial(self._initiate, by_name[step.plugin], step.transports) for step in self._plan.steps
         }
         name, link = await self._race.run(runners)
-        self._context.emit(
-            PluginEnded(session, name, self._context.now(), "won", f"{link.local} -> {link.remote}")
-        )
+        self._context.emit(PluginEnded(session, name, self._context.now(), "won", f"{link.local} -> {link.remote}"))
         return link
 
     def _patience(self, link: Links) -> float:

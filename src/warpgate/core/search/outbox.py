@@ -25,9 +25,7 @@ Post = Callable[[int, tuple[PluginMessage, ...]], None]
 class Outbox:
     """`post(sequence, messages)` seals and publishes; it is called in the tick in which something was added."""
 
-    def __init__(
-        self, post: Post, repeat_offsets: Sequence[float], on_failure: Callable[[str], None]
-    ) -> None:
+    def __init__(self, post: Post, repeat_offsets: Sequence[float], on_failure: Callable[[str], None]) -> None:
         """`repeat_offsets`: seconds after a message at which it is sent again."""
         self._post = post
         self._repeat_offsets = tuple(repeat_offsets)

@@ -27,9 +27,7 @@ ECHO_PATIENCE = 2.0
 ECHO_ROUND_TRIPS = 4
 # Anybody may publish on our topic meanwhile, and to open an envelope costs 0.3 ms.
 MOST_ENVELOPES = 256
-SWALLOWED = (
-    "it lets us subscribe, but what is published to our topic does not come back: peers' offers are lost here"
-)
+SWALLOWED = "it lets us subscribe, but what is published to our topic does not come back: peers' offers are lost here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +141,7 @@ class BrokerProbe:
             return
         signal, instance = opened.signal, opened.address.instance
         ours = opened.sender == identity.public_key and signal.session == self._nonce
-        other = instance not in (
-            b"",
-            self._context.instances.own,
-        )  # not who accepts nobody, and not this very node
+        # Not who accepts nobody, and not this very node.
+        other = instance not in (b"", self._context.instances.own)
         if signal.kind is SignalKind.TWIN and ours and other and not signal.sequence:
-            self._others[instance.hex()] = OtherProcess(
-                instance.hex(), where(opened.address), signal.reason == BESIDE
-            )
+            self._others[instance.hex()] = OtherProcess(instance.hex(), where(opened.address), signal.reason == BESIDE)

@@ -20,9 +20,7 @@ class QuicAhead:
         context = equipment.context
         now = context.now()
         self._udp, self._loop = equipment.udp, context.loop
-        self._stream = stream = QuicStream.client(
-            context.identity, peer_key, session, now, equipment.quic_holdings
-        )
+        self._stream = stream = QuicStream.client(context.identity, peer_key, session, now, equipment.quic_holdings)
         self._waits = True
         self.flight = tuple(stream.datagrams(now))
         self._udp.expect_ahead(stream.id)

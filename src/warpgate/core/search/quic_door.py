@@ -150,9 +150,7 @@ class QuicDoor:
         return find_key
 
     def _server(self, first_id: bytes, find_key: FindKey) -> QuicStream:
-        return QuicStream.server(
-            self._context.identity, self.certificate(), first_id, find_key, self._holdings
-        )
+        return QuicStream.server(self._context.identity, self.certificate(), first_id, find_key, self._holdings)
 
     def _take(self, session: Session, flow: QuicFlow, data: bytes) -> None:
         self._unproved.enter(flow, session.peer_key, user_of(flow.remote.ip))

@@ -51,9 +51,7 @@ class Reporter:
             case PluginNoted(plugin=plugin, text=text):
                 self._row(plugin).notes.append((now - self._start, text))
             case LinkVerified(plugin=plugin, transport=transport, local=local, remote=remote):
-                self._row(plugin).notes.append(
-                    (now - self._start, f"{transport} link {local} -> {remote} proved")
-                )
+                self._row(plugin).notes.append((now - self._start, f"{transport} link {local} -> {remote} proved"))
             case PluginEnded(plugin=plugin, outcome=outcome, reason=reason):
                 row = self._row(plugin)
                 row.outcome, row.reason, row.ended = outcome, reason, now - self._start

@@ -244,9 +244,7 @@ class Responder:
         try:
             introduction = introduction_of(data)
         except DecodeError:
-            return (
-                False  # of a session that is over, mostly: a punch's last checks arrive when it has succeeded
-            )
+            return False  # of a session that is over, mostly: a punch's last checks arrive when it has succeeded
         try:
             session_id, peer_key, mode = introduction.session, introduction.public_key, introduction.mode
             key = self._key_of_stranger(session_id, peer_key, mode, remote)
@@ -318,9 +316,7 @@ class Responder:
 
     def _check_not_anothers(self, wanted: Wanted) -> None:
         if self._context.instances.surely_anothers(wanted.instance):
-            raise NotMeant(
-                f"for another process with this key, {wanted.instance.hex() or 'the one that accepts'}"
-            )
+            raise NotMeant(f"for another process with this key, {wanted.instance.hex() or 'the one that accepts'}")
 
     def _check_service(self, wanted: Wanted, mode: Mode) -> None:
         """A path leads to no service yet: pipes on its connection say theirs."""

@@ -150,9 +150,7 @@ class SessionChecks:
         self.expected: list[tuple[Port, FlowKey]] = []  # where data may come early
         self.owned: list[tuple[Port, FlowKey]] = []
         self._greeting: tuple[bytes, ...] = ()
-        self.greeted: dict[
-            tuple[Endpoint, Endpoint], int
-        ] = {}  # how many datagrams, besides checks, went there
+        self.greeted: dict[tuple[Endpoint, Endpoint], int] = {}  # how many datagrams, besides checks, went there
         self.relayed = False  # what was handed over goes by a relay
         self._listener = on_event
         self._watch: Watch | None = None
