@@ -19,6 +19,16 @@ KEYS, OFFERS = 40, 8
 HOUR = 3600.0
 
 
+async def others_come_in(world: World, crowd: list[Stranger]) -> None:
+    one, other, _ = await connected(world, **OVER_UDP)
+    await exchange(one, other)
+    await one.close()
+    await other.close()
+    for stranger in crowd:
+        stranger.close()
+    await world.quiet()
+
+
 @pytest.mark.parametrize("what", ["not allowed", "a wrong clock"])
 def test_answers_to_strangers_are_rationed(what: str) -> None:
     """An answer is signed, sealed and published, so it costs more than the offer did."""
@@ -40,13 +50,7 @@ def test_answers_to_strangers_are_rationed(what: str) -> None:
             most = budgets.offers_at_once + budgets.offers_per_second * (world.now - began)
             assert budgets.offers_at_once * (1 - KEPT_FOR_KNOWN) <= len(answers) <= most
             assert len(answers) < KEYS * OFFERS / 2
-            one, other, _ = await connected(world, **OVER_UDP)
-            await exchange(one, other)
-            await one.close()
-            await other.close()
-            for stranger in crowd:
-                stranger.close()
-            await world.quiet()
+            await others_come_in(world, crowd)
 
     virtual(main)
 
@@ -64,12 +68,6 @@ def test_offers_for_a_process_nobody_knows_do_not_pile_up() -> None:
             await asyncio.sleep(PATIENCE / 2)
             waiting = [task for task in asyncio.all_tasks() if task.get_name() == "an offer for another process"]
             assert len(waiting) == HELD
-            one, other, _ = await connected(world, **OVER_UDP)
-            await exchange(one, other)
-            await one.close()
-            await other.close()
-            for stranger in crowd:
-                stranger.close()
-            await world.quiet()
+            await others_come_in(world, crowd)
 
     virtual(main)
