@@ -62,7 +62,7 @@ fuzz: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3' || true
 	SECONDS=$(or $(SECONDS),5) $(BIN)/python tests/fuzz $(TARGETS)
 
-# Every pair of NAT kinds, some 20 minutes; `make matrix RESUME=1` goes on where it was stopped.
+# Every pair of NAT kinds, half an hour; `make matrix RESUME=1` goes on where it was stopped.
 matrix: setup packages
 	$(BIN)/warpgate lab matrix --json docs/matrix.json --svg docs/matrix.svg $(if $(RESUME),--resume)
 
