@@ -38,6 +38,8 @@ DOOR = ("--door-port", "443")
 SERVER_NAME = "gate.lab"
 # Without a reserve, which the connect before has used, and with 40 ms to everybody; tests/cascade has the exact times.
 LIMIT = 0.5
+# Both reach their relay by TLS, and QUIC goes through it: 0.43 s on an idle machine, most of them round trips.
+LIMIT_BY_DOORS = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ async def test_at_once(privileges: None, tmp_path: Path, kinds: tuple[str, str],
     pytest.importorskip("amqtt") if bare else need_programs("mosquitto", "turnserver")
     async with group(tmp_path, *kinds, bare=bare) as two:
         for mode in ("datagram", "stream"):
-            assert min([(await two.connected(mode)).seconds for _ in range(3)]) < LIMIT
+            took = min([(await two.connected(mode)).seconds for _ in range(3)])
+            assert took < (LIMIT_BY_DOORS if kinds == ("only-443", "only-443") else LIMIT)
 
 
 async def test_a_stranger_without_the_secret_relays_nothing(privileges: None, tmp_path: Path) -> None:
