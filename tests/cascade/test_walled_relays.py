@@ -21,9 +21,11 @@ from cascade_world import (
 )
 from test_relays import TURN, RelayWorld
 
-from warpgate.config import Config
+from warpgate.config import Config, Timing
+from warpgate.events import PluginNoted
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import TcpStream
+from warpgate.plugins.turn import ANOTHER_PATIENCE
 from warpgate_testing.internet import PathSpec
 from warpgate_testing.turn import MemoryTurn
 
@@ -47,12 +49,12 @@ class WalledTurn(MemoryTurn):
 
 
 class WalledWorld(RelayWorld):
-    def __init__(self, a: Config, b: Config) -> None:
-        World.__init__(self, "edm", "edm", config_a=a, config_b=b)
+    def __init__(self, a: Config, b: Config, kind_b: str = "edm", second: type[MemoryTurn] = WalledTurn) -> None:
+        World.__init__(self, "edm", kind_b, config_a=a, config_b=b)
         self.turn_host = self.internet.host("turn", "203.0.113.5")
         self.turn = MemoryTurn(self.turn_host, Endpoint.of("203.0.113.5", 3478))
         self.walled_host = self.internet.host("walled", "203.0.113.6")
-        self.walled = WalledTurn(self.walled_host, Endpoint.of("203.0.113.6", 3478))
+        self.walled = second(self.walled_host, Endpoint.of("203.0.113.6", 3478))
         for router in self.routers.values():
             self.internet.set_path(self.walled_host, router, PathSpec(delay=0.005))
 
@@ -94,5 +96,22 @@ def test_it_is_not_asked_first_again(a: Config, b: Config) -> None:
                 await world.quiet()
             assert took[0] > 2.0
             assert took[1] < 0.5
+
+    virtual(story)
+
+
+def test_a_relay_that_works_and_waits_for_a_direct_link_is_enough() -> None:
+    """The other server is as good."""
+
+    async def story() -> None:
+        waits = Timing(relay_patience=8.0)
+        none, both = Config(timing=waits), Config(turn=(WALLED, TURN), timing=waits)
+        async with WalledWorld(none, both, "eim-apdf", MemoryTurn) as world:
+            one, other, seconds = await connected(world, **OVER_UDP)
+            assert (one.plugin, other.plugin) == ("random_probe", "random_probe")
+            assert seconds > ANOTHER_PATIENCE[0]
+            assert len([note for note in world.b.said(PluginNoted) if note.text.startswith("our UDP relay")]) == 1
+            await one.close()
+            await other.close()
 
     virtual(story)

@@ -22,6 +22,10 @@ class Relay(Protocol):
     def configured(self) -> bool:
         """Whether there is any server of ours."""
 
+    @property
+    def heard(self) -> bool:
+        """Whether anything of the peer's has come by one that we have opened."""
+
     async def open_udp(self) -> tuple[Endpoint, ...]:
         """Relayed endpoints, to be told to the peer; they let in what comes from its outside addresses.
 

@@ -171,6 +171,8 @@ class _Lane(ABC):
             except AttemptFailed as error:
                 attempt.note(str(error))
         await asyncio.sleep(patient(attempt, *ANOTHER_PATIENCE))
+        if attempt.relay.heard:  # it works, and waits for a direct link
+            return
         try:
             await self._open_one()
         except WarpgateError as error:

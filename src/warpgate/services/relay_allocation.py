@@ -240,6 +240,7 @@ class Allocation:
             case AllocationEnded(reason=reason, lost=lost):
                 self._over(reason, lost=lost)
             case PeerConnected() | ConnectRefused():
+                self.heard |= isinstance(event, PeerConnected)
                 if self.on_tcp is not None:
                     self.on_tcp(event)
 

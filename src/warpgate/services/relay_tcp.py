@@ -157,6 +157,11 @@ class TcpRelay:
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
+    @property
+    def heard(self) -> bool:
+        """Whether a peer was, by it."""
+        return self._allocation.heard
+
     def _happened(self, event: TcpEvent) -> None:
         answer = self._asked.get(event.peer)
         if isinstance(event, PeerConnected) and not event.asked:

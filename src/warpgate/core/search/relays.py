@@ -77,6 +77,10 @@ class SessionRelays:
         return self._equipment.relays.configured
 
     @property
+    def heard(self) -> bool:
+        return any(allocation.heard for allocation in self._udp) or any(relay.heard for relay in self._tcp)
+
+    @property
     def offered(self) -> bool:
         """Whether the peer has named a relay of its own that may be tried."""
         return bool(self._admitted)
