@@ -452,8 +452,9 @@ class Connections:
         """Whether a peer has looked for this path for a connection that it has begun itself. What it says first on one
         of ours comes between the same endpoints, but from us it would not take anything for that one by this path.
         """
-        peers = [other for other in self._all if other.peer_key == origin.peer_key]
-        return any(origin.session in other.first_words.sessions for other in peers)
+        return any(
+            other.peer_key == origin.peer_key and origin.session in other.first_words.sessions for other in self._all
+        )
 
     def _share(self, path: Path) -> bool:
         """Whether a connection has a path between the same endpoints, and takes this one too: the one that has been

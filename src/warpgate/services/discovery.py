@@ -305,8 +305,7 @@ class Discovery:
 
     def _let_go(self) -> None:
         """Of those that leave, when no place would know less, or have to believe the quickest of the others."""
-        asked = self._unresolved or any(place.udp.waiting for place in self._places.values())
-        if not self._leaving or asked:
+        if not self._leaving or self._unresolved or any(place.udp.waiting for place in self._places.values()):
             return
         staying = self._staying
         told = [each for place in self._places.values() for each in place.told_by(staying)]

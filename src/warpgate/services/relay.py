@@ -177,19 +177,18 @@ class Relays:
 
     def doubt(self, ips: Collection[IPAddress]) -> None:
         """Nothing comes any more of what went by one of these addresses: there may be a relay that is dead."""
-        reserve = self._reserve
-        if reserve is None or not reserve.done() or reserve.cancelled() or reserve.exception() is not None:
-            return
-        if any(relayed.ip in ips for relayed in reserve.result().relayed):
+        reserve = _of(self._reserve)
+        if reserve is not None and any(relayed.ip in ips for relayed in reserve.relayed):
             self._doubted_until = asyncio.get_running_loop().time() + DOUBTED
 
     def led_nowhere(self, server: TurnServer) -> None:
         """No peer was heard by its relay, and one was by another's meanwhile: there is a wall between it and peers."""
-        self._in_vain[server] = asyncio.get_running_loop().time() + IN_VAIN
-        reserve = self._reserve
-        if reserve is None or not reserve.done() or reserve.cancelled() or reserve.exception() is not None:
-            return
-        if reserve.result().route.server == server:
+        now = asyncio.get_running_loop().time()
+        # Accounts give out new log-ins, and so other servers, again and again.
+        self._in_vain = {each: until for each, until in self._in_vain.items() if until > now}
+        self._in_vain[server] = now + IN_VAIN
+        reserve = _of(self._reserve)
+        if reserve is not None and reserve.route.server == server:
             self.stock()
 
     def _not_in_vain(self, servers: Sequence[TurnServer]) -> Sequence[TurnServer]:
@@ -227,8 +226,8 @@ class Relays:
         if reserve is None:
             return
         reserve.cancel()
-        if reserve.done() and not reserve.cancelled() and reserve.exception() is None:
-            reserve.result().drop()
+        if (allocation := _of(reserve)) is not None:
+            allocation.drop()
 
     async def _take_reserve(self, families: frozenset[Family], besides: Collection[TurnServer]) -> Allocation | None:
         """The caller's from now on; None also where it lacks all of `families` (a server may give one of two).
@@ -397,6 +396,13 @@ async def _proved(allocation: Allocation) -> Allocation:
         allocation.drop()
         raise
     return allocation
+
+
+def _of(reserve: asyncio.Task[Allocation] | None) -> Allocation | None:
+    """What came of asking for one; None while it is asked for, and where it was not to be had."""
+    if reserve is None or not reserve.done() or reserve.cancelled() or reserve.exception() is not None:
+        return None
+    return reserve.result()
 
 
 def _transports(server: TurnServer, relayed: Transport) -> tuple[TurnTransport, ...]:

@@ -12,7 +12,6 @@ import io
 import logging
 import ssl
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -23,6 +22,7 @@ from warpgate.proto.quic_frames import PacketOpener
 from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, FIRST_PACKET_SIZE
 
 if TYPE_CHECKING:
+    from qh3._hazmat import QuicConnectionCore
     from qh3.quic.configuration import QuicConfiguration
     from qh3.quic.connection import QuicConnection
 
@@ -37,9 +37,6 @@ INITIAL_RTT = 0.1
 QUIC_WINDOW = 8 * 1024 * 1024
 # The library keeps an address per path and would take a change for a migration; the udp has one flow per peer.
 ANYWHERE = ("127.0.0.1", 1)
-
-Transmit = tuple[Any, ...]
-Poll = Callable[[float], Transmit | None]
 
 # Of the NSS key log format, which qh3 writes.
 _CLIENT_SECRET = "CLIENT_TRAFFIC_SECRET_0 "
@@ -132,30 +129,25 @@ def to_send(quic: QuicConnection, now: float) -> list[bytes]:
     ValueError: it has lost its books of the streams, and will send nothing more of some of them.
     """
     datagrams: list[bytes] = []
-    if (core := quic._core) is not None:
-        poll = _over_a_reset_stream(core.poll_transmit)
+    if quic._core is not None:
         # qh3 raises it when the anti-amplification limit leaves less room than a packet needs: nothing more can be sent
         # before the client has been heard again (RFC 9000 section 8.1).
         with suppress(RuntimeError):
-            while (transmit := poll(now)) is not None:
+            while (transmit := _poll(quic._core, now)) is not None:
                 datagrams.append(transmit[0])
     return datagrams
 
 
-def _over_a_reset_stream(poll: Poll) -> Poll:
+def _poll(core: QuicConnectionCore, now: float) -> tuple[Any, ...] | None:
     """qh3 (2.1) raises ValueError ("reserved stream is missing") when the stream that was next has been reset while
     something of it waited. As a rule it goes on then; where it says anything else it does not.
     """
-
-    def again(now: float) -> Transmit | None:
-        try:
-            return poll(now)
-        except ValueError as error:
-            if "missing" not in str(error):
-                raise
-            return poll(now)
-
-    return again
+    try:
+        return core.poll_transmit(now)
+    except ValueError as error:
+        if "missing" not in str(error):
+            raise
+        return core.poll_transmit(now)
 
 
 def in_flight(quic: QuicConnection) -> int:
