@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from cascade_world import (
@@ -37,7 +38,8 @@ from warpgate.events import (
 from warpgate.lab.flow import Protocol
 from warpgate.model.address import NodeAddress
 from warpgate.model.broker import BrokerRef
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, Family
+from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
 from warpgate.plugins.punching import Punch
 from warpgate.proto.envelope import seal
 from warpgate.proto.hello import NONCE_SIZE
@@ -730,6 +732,44 @@ def test_what_an_address_may_cost_a_third_party_is_bounded(mode: str, bound: int
             assert 0 < len(aimed) <= bound
             await asyncio.sleep(60.0)
             assert len([at for at in sent_by(packets, "b") if str(at.ip) == THIRD_PARTY]) == len(aimed)
+            mallory.close()
+            await nobody_got_in(world)
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("plugin", MESSAGES)
+@pytest.mark.parametrize("kind", ["edm-seq", "edm-seq+hairpin", "edm-seq--3"])
+def test_who_claims_to_share_our_routers_count_has_it_tried_there_and_nowhere_else(kind: str, plugin: str) -> None:
+    """The sender claims our outside address and names ports as if they were the next of its NAT's count. What we send
+    goes to our own router, to ports that we foretell, as much as to any endpoints that a peer names.
+    """
+    mode, _ = MESSAGES[plugin]
+    step = -3 if kind.endswith("-3") else 1
+
+    async def main() -> None:
+        async with World(kind_b=kind) as world:
+            outside = "198.51.100.2"
+            mallory = Stranger(world)
+            neighbour = mallory.attachment("192.168.2.77", outside)
+            counting = NatProfile(Mapping.APDM, Filtering.APDF, PortAssignment(Assignment.SEQUENTIAL, step=step))
+            address = mallory.address(replace(neighbour, nat=counting))
+            packets = world.internet.capture()
+            session = fresh_bytes(16)
+            counted = world.routers["b"].router.nats[Family.V4]._ports._last
+            await asyncio.sleep(0.5)
+            for volley in range(1, 5):
+                named = tuple(f"{outside}:{port + step * ahead}" for port in counted.values() for ahead in range(1, 9))
+                message = (plugin, Punch(volley, named if volley > 1 else (), 0.0))
+                mallory.publish(mallory.offer(message, address=address, mode=mode, session=session, sequence=volley))
+                await asyncio.sleep(4.0)
+            await asyncio.sleep(PATIENCE)
+            assert len([event for event in world.b.said(PluginNoted) if "one NAT counts" in event.text]) == 3
+            aimed = sent_by(packets, "b")
+            assert {str(ip) for ip in ips(aimed)} <= {outside, "192.168.2.77", "203.0.113.1", "203.0.113.2"}
+            ports = [at.port for at in aimed if str(at.ip) == outside]
+            assert 0 < len(ports) <= 3 * 6 * 13  # six aims a volley, each primed once and then checked 12 times
+            assert len(set(ports)) <= 3 * 6
             mallory.close()
             await nobody_got_in(world)
 

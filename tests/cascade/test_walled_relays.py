@@ -5,15 +5,20 @@ It is the quicker one, so that it is chosen first.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from cascade_world import (
+    FINGERPRINTED,
     LASTING,
     OVER_TCP,
     OVER_UDP,
+    STUN,
+    URLS,
     OpenSocket,
     Options,
+    Seat,
     World,
     connected,
     exchange,
@@ -25,12 +30,16 @@ from warpgate.config import Config, Timing
 from warpgate.events import PluginNoted
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import TcpStream
+from warpgate.plugins.registry import REGISTRY
 from warpgate.plugins.turn import ANOTHER_PATIENCE
+from warpgate.services.relay import RESERVE_PAUSE
 from warpgate_testing.internet import PathSpec
 from warpgate_testing.turn import MemoryTurn
 
 WALLED = TURN.replace("203.0.113.5", "203.0.113.6")
 NONE, GOOD, BAD, BOTH = (Config(turn=servers) for servers in ((), (TURN,), (WALLED,), (WALLED, TURN)))
+
+LIAR = "198.51.100.3"
 
 
 class WalledTurn(MemoryTurn):
@@ -46,6 +55,14 @@ class WalledTurn(MemoryTurn):
         await super().close()
         for stream in self._streams:
             stream.abort()
+
+
+class Shunned(MemoryTurn):
+    """A good relay, but a peer that lies sends nothing to it."""
+
+    def _from_peer(self, allocation: Any, data: bytes, source: Any) -> None:
+        if source[0] != LIAR:
+            super()._from_peer(allocation, data, source)
 
 
 class WalledWorld(RelayWorld):
@@ -111,6 +128,33 @@ def test_a_relay_that_works_and_waits_for_a_direct_link_is_enough() -> None:
             assert (one.plugin, other.plugin) == ("random_probe", "random_probe")
             assert seconds > ANOTHER_PATIENCE[0]
             assert len([note for note in world.b.said(PluginNoted) if note.text.startswith("our UDP relay")]) == 1
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+def test_a_peer_that_is_silent_at_a_relay_chooses_no_relay_for_others() -> None:
+    """It may have one of the relays in its hand, or none of our other peers reach that one."""
+
+    async def story() -> None:
+        async with WalledWorld(BOTH, NONE, "edm", Shunned) as world:
+            site, _ = world.internet.site("c", "edm", 3)
+            liar = Seat(world, "c", site, Config(brokers=tuple(URLS[:1]), stun=(STUN,)), REGISTRY)
+            await liar.node.start()
+            await asyncio.sleep(FINGERPRINTED)
+            for _ in range(2):
+                pipe = await liar.node.connect(world.a.node.address, **OVER_UDP)
+                taken = await world.a.node.accept()
+                assert str(taken.local.ip) == "203.0.113.5"
+                await pipe.close()
+                await taken.close()
+            await liar.node.close()
+            await asyncio.sleep(2 * RESERVE_PAUSE)
+            assert [str(reserve.relayed[0].ip) for reserve in world.reserves] == ["203.0.113.6"]
+            one, other, seconds = await connected(world, **OVER_UDP)
+            assert str(one.local.ip) == "203.0.113.6"
+            assert seconds < 0.3
             await one.close()
             await other.close()
 

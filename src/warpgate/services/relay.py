@@ -53,8 +53,9 @@ RESERVE_PAUSE = 10.0
 RESERVE_RETRY = 60.0
 # Where a path by a relay has fallen silent, for so long the reserve there has to answer before it is used, seconds.
 DOUBTED = 30.0
-# So long a server is not asked, while there are others, whose relay no peer was heard by. Seconds.
+# So long a server is not asked, while there are others, for a peer that was not heard by its relay. Seconds.
 IN_VAIN = 600.0
+MOST_IN_VAIN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,8 @@ class Relays:
         self._reserve: asyncio.Task[Allocation] | None = None
         self._restocking: asyncio.TimerHandle | None = None
         self._doubted_until = 0.0
-        self._in_vain: dict[TurnServer, float] = {}  # until when others are asked instead
+        # Until when others are asked for this peer: a peer that lies chooses nobody else's relay.
+        self._in_vain: dict[tuple[bytes, TurnServer], float] = {}
 
     @property
     def servers(self) -> tuple[TurnServer, ...]:
@@ -116,19 +118,23 @@ class Relays:
         """Whether there may be a relay of ours, now or when an account has answered."""
         return bool(self._own or self._accounts)
 
-    async def open_udp(self, families: Iterable[Family], besides: Collection[TurnServer] = ()) -> Allocation:
+    async def open_udp(
+        self, families: Iterable[Family], besides: Collection[TurnServer] = (), peer: bytes = b""
+    ) -> Allocation:
         """An allocation with an endpoint of each of these families, as far as the server has them; the caller's share
-        is to be dropped. `besides`: servers whose relays have led nowhere. ServiceError with every server's reason.
+        is to be dropped. `besides`: servers whose relays lead nowhere just now; `peer`: the key of whom it is for, see
+        `led_nowhere`. ServiceError with every server's reason.
         """
         wanted = RelayRequest(Transport.UDP, frozenset(families))
-        reserve = await self._take_reserve(wanted.families, besides)
+        in_vain = self._led_nowhere_for(peer)
+        reserve = await self._take_reserve(wanted.families, in_vain.union(besides))
         if reserve is None:
-            return await self._open(wanted, besides)
+            return await self._open(wanted, besides, in_vain)
         if asyncio.get_running_loop().time() >= self._doubted_until:
             return reserve
         try:
             return await first_of(
-                {"the reserve": partial(_proved, reserve), "another": partial(self._open, wanted, besides)},
+                {"the reserve": partial(_proved, reserve), "another": partial(self._open, wanted, besides, in_vain)},
                 Allocation.drop,
             )
         except RaceLost as lost:
@@ -181,19 +187,18 @@ class Relays:
         if reserve is not None and any(relayed.ip in ips for relayed in reserve.relayed):
             self._doubted_until = asyncio.get_running_loop().time() + DOUBTED
 
-    def led_nowhere(self, server: TurnServer) -> None:
-        """No peer was heard by its relay, and one was by another's meanwhile: there is a wall between it and peers."""
-        now = asyncio.get_running_loop().time()
-        # Accounts give out new log-ins, and so other servers, again and again.
-        self._in_vain = {each: until for each, until in self._in_vain.items() if until > now}
-        self._in_vain[server] = now + IN_VAIN
-        reserve = _of(self._reserve)
-        if reserve is not None and reserve.route.server == server:
-            self.stock()
+    def led_nowhere(self, server: TurnServer, peer: bytes) -> None:
+        """The peer was not heard by its relay, and by another's meanwhile: there is a wall between it and peers, or
+        this one says so.
+        """
+        self._in_vain.pop((peer, server), None)
+        self._in_vain[peer, server] = asyncio.get_running_loop().time() + IN_VAIN
+        if len(self._in_vain) > MOST_IN_VAIN:
+            del self._in_vain[next(iter(self._in_vain))]
 
-    def _not_in_vain(self, servers: Sequence[TurnServer]) -> Sequence[TurnServer]:
+    def _led_nowhere_for(self, peer: bytes) -> frozenset[TurnServer]:
         now = asyncio.get_running_loop().time()
-        return [server for server in servers if self._in_vain.get(server, now) <= now] or servers
+        return frozenset(server for (whose, server), until in self._in_vain.items() if whose == peer and until > now)
 
     def ask(self) -> None:
         """Some server is gone, and relays may be with it: each that we use is asked, and ours are over in 4 s if so."""
@@ -256,7 +261,9 @@ class Relays:
         if self._accounts is not None and not self.servers:
             await self._accounts.asked()
 
-    async def _open(self, wanted: RelayRequest, besides: Collection[TurnServer] = ()) -> Allocation:
+    async def _open(
+        self, wanted: RelayRequest, besides: Collection[TurnServer] = (), in_vain: Collection[TurnServer] = ()
+    ) -> Allocation:
         if not self.configured:
             raise ServiceError("no TURN server is configured")
         await self._known()
@@ -269,7 +276,7 @@ class Relays:
             raise ServiceError("there is no other TURN server")
         runners: dict[str, Callable[[], Awaitable[Allocation]]] = {
             f"{server} over {transport.name}": partial(self._ask, server, transport, wanted)
-            for server in self._not_in_vain(others)
+            for server in [server for server in others if server not in in_vain] or others
             for transport in _transports(server, wanted.transport)
         }
         try:

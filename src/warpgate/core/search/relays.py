@@ -88,7 +88,7 @@ class SessionRelays:
     async def open_udp(self) -> tuple[Endpoint, ...]:
         before = [allocation.route.server for allocation in self._udp]
         families = relay_families(self._session.remote)
-        allocation = await self._equipment.relays.open_udp(families, before)
+        allocation = await self._equipment.relays.open_udp(families, before, self._session.peer_key)
         try:
             self._check_open()
             self._udp.append(allocation)
@@ -209,4 +209,4 @@ class SessionRelays:
         if any(allocation.heard for allocation in self._udp):
             for allocation in self._udp[:-1]:
                 if not allocation.heard:
-                    self._equipment.relays.led_nowhere(allocation.route.server)
+                    self._equipment.relays.led_nowhere(allocation.route.server, self._session.peer_key)
