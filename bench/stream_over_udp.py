@@ -4,8 +4,7 @@
 one way. The lab's round trip is 4 ms here: with 1 % loss any loss-based congestion control is as slow as the round trip
 is long, and 100 MB over 40 ms would take minutes. *Bare QUIC* is the same library with the same settings on an asyncio
 datagram endpoint, without node, udp, checks and credit. Rates are printed to be read, not judged, but for the share of
-bare QUIC's on loopback, and what the durable stream has of the other one's: its packets are of 1,200 bytes where the
-other one's find 1,472, and on loopback a packet costs the same whatever its size.
+bare QUIC's on loopback, and what the durable stream has of the other one's.
 
 Then what a loss of 1 % costs where a round trip takes 40 ms, beside TCP with the same congestion control (RFC 9002 has
 NewReno's, and the library no other one): there CUBIC is in its Reno-friendly region (RFC 9438, section 4.3) and equal.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from cascade_world import HOP, Options, R, S, World, connected, ends, exchange, virtual
+from cascade_world import HOP, LASTING, Options, R, S, World, connected, ends, exchange, virtual
 
 from warpgate import api
 from warpgate.core.connection.byte_stream import SEND_BUFFER, WINDOW
@@ -209,6 +209,24 @@ def test_ten_megabytes_whole_and_in_order_then_the_end(backwards: bool) -> None:
             assert await receiving == BLOB
             await receiver.close()
             await world.quiet()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("options", [OVER_QUIC, LASTING], ids=["plain", "durable"])
+def test_a_path_that_narrows_in_the_middle_of_a_transfer_loses_nothing(options: Options) -> None:
+    """To 1,280 bytes an IP packet, the least that IPv6 needs, and nobody says so: no packet is ever larger."""
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            sent = world.internet.capture()
+            one, other, _ = await connected(world, **options)
+            receiving = asyncio.ensure_future(drain(other))
+            await one.send(BLOB[:1_000_000])
+            await one.close()
+            assert len(await receiving) == 1_000_000
+            await other.close()
+            assert max(len(seen.packet.payload) for seen in sent if isinstance(seen.packet.payload, bytes)) <= 1280 - 48
 
     virtual(main)
 

@@ -181,3 +181,16 @@ async def test_an_unused_lab_is_silent(lab: Lab) -> None:
     hosts = [lab.add_host(name, behind=kind, ipv6=1) for name, kind in (("a", "public"), ("b", "eim+open6"))]
     await asyncio.sleep(QUIET)
     assert [host.counters[0].packets_out for host in hosts] == [0, 0]
+
+
+async def test_what_is_larger_than_a_line_takes_vanishes_without_a_word(lab: Lab) -> None:
+    server = lab.add_host("server")
+    host = lab.add_host("a", link=Quality(mtu=1280))
+    sink, udp = Udp(server, 9), Udp(host)
+    with closing(sink, udp):
+        for size in (1253, 1252):  # less 28 of IP and UDP headers
+            udp.send(sink.local, bytes(size))
+        assert len((await sink.receive())[0]) == 1252
+        assert await sink.silent()
+        assert await udp.silent(0.01)
+    assert host.access.up.counters.too_large == 1

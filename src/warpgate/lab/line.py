@@ -30,7 +30,8 @@ LONGEST_SPIN: Final = 0.0003
 class Quality:
     """One direction of a line. Seconds, probabilities, bit/s; `hops` routers spend one TTL each.
 
-    `jitter` adds up to that much, evenly spread, and so reorders. Raises ConfigError for what cannot be.
+    `jitter` adds up to that much, evenly spread, and so reorders. IP packets of more octets than `mtu` vanish without a
+    word, as where ICMP is filtered. Raises ConfigError for what cannot be.
     """
 
     delay: float = 0.010
@@ -39,6 +40,7 @@ class Quality:
     duplicate: float = 0.0
     bandwidth: float | None = None
     hops: int = 3
+    mtu: int | None = None
 
     def __post_init__(self) -> None:
         if self.delay < 0 or self.jitter < 0 or self.hops < 0:
@@ -59,6 +61,7 @@ class LineCounters:
     duplicated: int = 0
     overflowed: int = 0
     expired: int = 0
+    too_large: int = 0
 
 
 class Scheduler:
@@ -141,6 +144,9 @@ class Line:
         quality, counters, random_number = self.quality, self.counters, self._rng.random
         counters.packets += 1
         counters.octets += len(packet.data)
+        if quality.mtu is not None and len(packet.data) > quality.mtu:
+            counters.too_large += 1
+            return
         now = departure = self._scheduler.now()
         if quality.bandwidth is not None:
             departure = max(now, self._busy_until)

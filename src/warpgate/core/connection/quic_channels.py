@@ -138,7 +138,7 @@ class QuicChannels(QuicEngine):
     ) -> QuicChannels:
         """Its first flight is ready to be sent. `session`: 16 bytes that name the connection from now on."""
         secrets = SecretLog()
-        quic = make_client(secrets, cls.alpn, DURABLE_ID_SIZE, any_path=True)
+        quic = make_client(secrets, cls.alpn, DURABLE_ID_SIZE, datagrams=True)
         engine = cls(quic, secrets, holdings, client=True)
         engine.start_client(identity, peer_key, session, now)
         return engine
@@ -149,7 +149,7 @@ class QuicChannels(QuicEngine):
     ) -> QuicChannels:
         """As `QuicStream.server`."""
         secrets = SecretLog()
-        quic = make_server(secrets, certificate, identity, first_id, cls.alpn, DURABLE_ID_SIZE, any_path=True)
+        quic = make_server(secrets, certificate, identity, first_id, cls.alpn, DURABLE_ID_SIZE, datagrams=True)
         engine = cls(quic, secrets, holdings, client=False)
         engine.await_client(find_key)
         return engine

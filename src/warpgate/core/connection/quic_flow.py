@@ -10,27 +10,18 @@ from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS, Port
 from warpgate.core.udp.outflow import Outflow
 from warpgate.errors import NetworkError
-from warpgate.model.endpoint import Endpoint, Family
-
-# Ethernet's 1,500 bytes less the IP and UDP headers. Path MTU discovery asks for more than IPv6 leaves; such a probe
-# would be fragmented by our own kernel and pass, and so would all packets after it. Not sent, it counts as lost.
-LARGEST = {Family.V4: 1472, Family.V6: 1452}
-# What a TURN message adds to the data on its way to the relay (RFC 8656 section 11: a Send indication; channels less).
-RELAYING = 48
+from warpgate.model.endpoint import Endpoint
 
 
 class QuicFlow(QuicDriver):
     """Lives from the first packet until `close`; its owner is a link, then a pipe."""
 
-    def __init__(
-        self, stream: QuicStream, port: Port, remote: Endpoint, *other_ids: bytes, relayed: bool = False
-    ) -> None:
+    def __init__(self, stream: QuicStream, port: Port, remote: Endpoint, *other_ids: bytes) -> None:
         """`other_ids`: further connection ids under which the peer's packets may come."""
         super().__init__(stream)
         self.stream = stream
         self._port = port
         self.remote = remote
-        self._largest = LARGEST[remote.family] - (RELAYING if relayed else 0)
         self._unproved = UNVALIDATED_DATAGRAMS
         self._ids = (stream.id, *other_ids)
         self._outflow = Outflow(port.socket, remote.sockaddr, self._advance)
@@ -62,7 +53,7 @@ class QuicFlow(QuicDriver):
         if self.stream.is_client and self.stream.state is State.OPENING:
             datagrams = datagrams[: max(0, self._unproved)]
             self._unproved -= len(datagrams)
-        self._outflow.send([data for data in datagrams if len(data) <= self._largest])
+        self._outflow.send(datagrams)
 
     def _release(self) -> None:
         self._outflow.close()

@@ -81,14 +81,14 @@ async def loaded() -> None:
         await in_thread(load, daemon=False)
 
 
-def make_client(secrets: SecretLog, alpn: str, id_size: int, *, any_path: bool = False) -> QuicConnection:
+def make_client(secrets: SecretLog, alpn: str, id_size: int, *, datagrams: bool = False) -> QuicConnection:
     """Not yet started; the caller checks the server's certificate, so the library need not.
 
-    `id_size`: bytes of our connection ids. `any_path`: packets stay at the size that every path carries.
+    `id_size`: bytes of our connection ids. `datagrams`: the peer may send such frames (RFC 9221).
     """
     from qh3.quic.connection import QuicConnection  # noqa: PLC0415 - see the module's docstring
 
-    configuration = _configuration(secrets, alpn, id_size, is_client=True, any_path=any_path)
+    configuration = _configuration(secrets, alpn, id_size, is_client=True, datagrams=datagrams)
     configuration.verify_mode = ssl.CERT_NONE
     return QuicConnection(configuration=configuration)
 
@@ -101,12 +101,12 @@ def make_server(
     alpn: str,
     id_size: int,
     *,
-    any_path: bool = False,
+    datagrams: bool = False,
 ) -> QuicConnection:
     """`first_id`: the destination connection id of the client's first packet."""
     from qh3.quic.connection import QuicConnection  # noqa: PLC0415
 
-    configuration = _configuration(secrets, alpn, id_size, is_client=False, any_path=any_path)
+    configuration = _configuration(secrets, alpn, id_size, is_client=False, datagrams=datagrams)
     configuration.load_cert_chain(certificate, identity.to_pem())
     return QuicConnection(configuration=configuration, original_destination_connection_id=first_id)
 
@@ -220,7 +220,7 @@ def _silence() -> None:
 
 
 def _configuration(
-    secrets: SecretLog, alpn: str, id_size: int, *, is_client: bool, any_path: bool
+    secrets: SecretLog, alpn: str, id_size: int, *, is_client: bool, datagrams: bool
 ) -> QuicConfiguration:
     from qh3.quic.configuration import QuicConfiguration  # noqa: PLC0415
 
@@ -232,9 +232,11 @@ def _configuration(
         initial_rtt=INITIAL_RTT,
         is_client=is_client,
         max_data=QUIC_WINDOW,
-        max_datagram_frame_size=FIRST_PACKET_SIZE if any_path else 0,
-        max_datagram_size=FIRST_PACKET_SIZE,  # qh3's client then looks for more (RFC 8899)
-        probe_datagram_size=not any_path,
+        max_datagram_frame_size=FIRST_PACKET_SIZE if datagrams else 0,
+        # What every path carries, however it changes. qh3 (2.1) looks for more (RFC 8899), but never for less again: a
+        # path that narrows later would be a black hole.
+        max_datagram_size=FIRST_PACKET_SIZE,
+        probe_datagram_size=False,
         max_stream_data=QUIC_WINDOW,
         secrets_log_file=cast(TextIO, secrets),
     )

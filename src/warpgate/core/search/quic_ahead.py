@@ -30,7 +30,7 @@ class QuicAhead:
         if not self._waits:
             return None
         port = self._udp.port(link.local)
-        flow = QuicFlow(self._stream, port, link.remote, relayed=link.relayed)
+        flow = QuicFlow(self._stream, port, link.remote)
         held = self._udp.take_ahead(self._stream.id, port, link.remote.sockaddr)
         flow.deliver(held)
         if not held:

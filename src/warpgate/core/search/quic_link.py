@@ -65,7 +65,7 @@ async def open_quic(session: Session, link: UdpLink) -> QuicLink:
         stream = QuicStream.client(
             context.identity, session.peer_key, session.id, context.now(), session.equipment.quic_holdings
         )
-        flow = QuicFlow(stream, session.equipment.udp.port(link.local), link.remote, relayed=link.relayed)
+        flow = QuicFlow(stream, session.equipment.udp.port(link.local), link.remote)
     began = context.now()
     try:
         await flow.opened()
