@@ -235,6 +235,45 @@ def test_a_resolver_that_fails_is_asked_again_and_one_that_says_no_is_believed()
     virtual(main)
 
 
+class WithoutTheName(Resolver):
+    """A DNS64 that knows nothing of ipv4only.arpa: it says so after `seconds`. One server's name has no address."""
+
+    def __init__(self, host: MemoryNetwork, prefix: str, seconds: float) -> None:
+        super().__init__(host)
+        self._prefix, self._seconds = prefix, seconds
+
+    async def resolve(self, host: str, port: int) -> tuple[Endpoint, ...]:
+        if host in IPV4_ALONE:
+            return tuple(Endpoint.of(text, port) for text in (IPV4_ALONE[host], self._prefix + IPV4_ALONE[host]))
+        await asyncio.sleep(self._seconds if host == WELL_KNOWN_NAME else 100)
+        raise NetworkError(f"resolve {host!r}: no such name")
+
+
+IPV4_ALONE = {"broker.example": "203.0.113.8", "stun.example": "203.0.113.1"}
+SERVERS = {"brokers": ("mqtt://broker.example", "mqtt://gone.example"), "stun": ("stun.example",)}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 10.0])
+@pytest.mark.parametrize(
+    ("prefix", "servers", "found"),
+    [
+        ("2001:db8:64::", SERVERS, True),
+        ("64:ff9b::", SERVERS, True),
+        ("64:ff9b::", {**SERVERS, "brokers": ()}, True),
+        ("2001:db8:64::", {**SERVERS, "brokers": ()}, False),  # one name may have such an address by itself
+    ],
+)
+def test_where_nobody_answers_for_the_well_known_name_those_of_our_servers_tell(
+    prefix: str, servers: dict[str, Any], found: bool, seconds: float
+) -> None:
+    async def main() -> None:
+        host = WithoutTheName(MemoryInternet().host("host", "2001:db8::2"), prefix, seconds)
+        async with Node(Config(**servers, port_map=False), identity=identity("a"), network=host) as node:
+            assert (OWN in hosts(node)) is found
+
+    virtual(main)
+
+
 class Mute(Resolver):
     async def resolve(self, host: str, port: int) -> tuple[Endpoint, ...]:
         await asyncio.sleep(100)

@@ -14,6 +14,7 @@ from warpgate.lab.servers import start_coturn, start_mosquitto
 from warpgate.lab.steered import Connected, SteeredNode
 from warpgate.lab.topology import Lab
 from warpgate.model.address import NodeAddress
+from warpgate.model.translation import WELL_KNOWN_NAME
 
 pytestmark = pytest.mark.lab
 
@@ -143,9 +144,12 @@ async def test_two_nodes_behind_nat64s(lab: Lab) -> None:
 
 
 @pytest.mark.alone  # what the resolver says of NAT64 is waited for for half a second
-async def test_servers_by_names_that_a_dns64_answers_for(lab: Lab) -> None:
+@pytest.mark.parametrize("also", [True, False], ids=["", "not for ipv4only.arpa"])
+async def test_servers_by_names_that_a_dns64_answers_for(lab: Lab, also: bool) -> None:
     """The address that it makes up is told apart from a real one: STUN must not take it for IPv6."""
     async with between(lab, Home("nat64", "6"), Home("eim-apdf", "4"), servers="4") as nodes:
+        if not also:
+            nodes.a.host.know(WELL_KNOWN_NAME, [])
         found = await nodes.connect(*DATAGRAM)
         assert direct(found), found
         assert not [entry for entry in await nodes.a.trace() if entry["event"] == "ServerFailed"]

@@ -171,7 +171,7 @@ class Assembly:
         self.names = Names(context, contacts, rng, trust)
         self.initiators: set[Initiator[Pipe]] = set()
         self.interfaces: tuple[Interface, ...] = ()
-        self._nat64 = PrefixDiscovery(network, context.emit, self._translation_changed, rng)
+        self._nat64 = PrefixDiscovery(network, servers.hosts, context.emit, self._translation_changed, rng)
         self._watch: Watch | None = None
         self._moved_at = context.now()
         self._known: tuple[tuple[str, float], ...] = ()

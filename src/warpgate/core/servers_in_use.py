@@ -11,6 +11,7 @@ is still dialled.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import ip_network
 
 from warpgate.config import Config
@@ -85,6 +86,10 @@ class ServersInUse:
     @property
     def stun(self) -> tuple[str, ...]:
         return tuple(map(str, self.listed.stun)) if self._stun is None else self._stun
+
+    def hosts(self) -> Iterable[str]:
+        """The names of both, without those that are addresses."""
+        return dict.fromkeys(host for text in (*self.stun, *self.brokers) if (host := host_of(text)) is not None)
 
     # -- what a name means ---------------------------------------------------------------------------------------
 

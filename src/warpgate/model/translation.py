@@ -7,11 +7,12 @@ network's choice; bits 64 to 71 are always zero, so that the IPv4 address goes a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from warpgate.errors import AddressError
 from warpgate.lazy_dataclass import dataclass
+from warpgate.model.endpoint import IPAddress
 
 # RFC 6052 section 2.2, figure 1: for each prefix length the octets that hold the IPv4 address.
 _OCTETS = {
@@ -71,7 +72,7 @@ def prefixes_in(answers: Iterable[IPv6Address]) -> tuple[Nat64Prefix, ...]:
     RFC 7050 section 3: an answer in which a well-known address stands in several places decides nothing by itself;
     a place counts for it if the other well-known address stands there in another answer.
     """
-    seen = [_places(ip) for ip in dict.fromkeys(answers)]
+    seen = [_places(ip, WELL_KNOWN_ADDRESSES) for ip in dict.fromkeys(answers)]
     told = [place for places in seen for place in places]
     found: Counter[Nat64Prefix] = Counter()
     for places in seen:
@@ -81,10 +82,24 @@ def prefixes_in(answers: Iterable[IPv6Address]) -> tuple[Nat64Prefix, ...]:
     return tuple(prefix for prefix, count in found.most_common() if count)
 
 
-def _places(ip: IPv6Address) -> list[tuple[Nat64Prefix, IPv4Address]]:
-    """Where a well-known address stands: the prefix before it, and which of the two it is."""
+def prefixes_shared(names: Iterable[Collection[IPAddress]]) -> tuple[Nat64Prefix, ...]:
+    """The same from the addresses of any names: prefixes behind which their own IPv4 ones stand, the commonest first.
+
+    Some hosts write their IPv4 address into an IPv6 one by habit, so that two names have to agree; except on the prefix
+    that stands for a NAT64 everywhere.
+    """
+    met: Counter[Nat64Prefix] = Counter()
+    for addresses in names:
+        own = [ip for ip in addresses if isinstance(ip, IPv4Address)]
+        ipv6 = [ip for ip in addresses if isinstance(ip, IPv6Address)]
+        met.update({prefix for ip in ipv6 for prefix, _ in _places(ip, own)})
+    return tuple(prefix for prefix, count in met.most_common() if count > 1 or prefix.network == WELL_KNOWN_PREFIX)
+
+
+def _places(ip: IPv6Address, wanted: Collection[IPv4Address]) -> list[tuple[Nat64Prefix, IPv4Address]]:
+    """Where one of the wanted addresses stands: the prefix before it, and which it is."""
     if ip.packed[_RESERVED_OCTET]:
         return []
     candidates = [Nat64Prefix(IPv6Network((ip, length), strict=False)) for length in _OCTETS]
     stands = [(prefix, prefix.extract(ip)) for prefix in candidates]
-    return [(prefix, address) for prefix, address in stands if address in WELL_KNOWN_ADDRESSES]
+    return [(prefix, address) for prefix, address in stands if address is not None and address in wanted]

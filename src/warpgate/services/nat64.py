@@ -1,23 +1,29 @@
-"""Which NAT64 prefix the network has (RFC 7050): what its resolver makes of a name that has IPv4 addresses alone."""
+"""Which NAT64 prefix the network has: what its resolver makes of a name that has IPv4 addresses alone (RFC 7050), or of
+the names of our servers where it does not answer for that one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address
-from itertools import count
+from itertools import count, islice
 
 from warpgate.errors import NetworkError
 from warpgate.events import Nat64Found, Observer, ServerFailed
 from warpgate.model.backoff import Backoff
+from warpgate.model.endpoint import IPAddress
 from warpgate.model.scope import is_translators
-from warpgate.model.translation import WELL_KNOWN_NAME, Nat64Prefix, prefixes_in
+from warpgate.model.translation import WELL_KNOWN_NAME, Nat64Prefix, prefixes_in, prefixes_shared
 from warpgate.net.translated import TranslatedNetwork, without_ipv4
 
 # Asked again as long as nothing answers: the network may just be coming up. A resolver that has no such name answers
 # in the same way, so the pauses grow long.
 RETRY = Backoff(5.0, 600.0)
+# Names of servers that are looked at, and how long before that the well-known name is waited for.
+OTHER_NAMES = 6
+SILENT = 0.1
 
 
 class PrefixDiscovery:
@@ -27,10 +33,16 @@ class PrefixDiscovery:
     """
 
     def __init__(
-        self, network: TranslatedNetwork, emit: Observer, on_change: Callable[[], None], rng: random.Random
+        self,
+        network: TranslatedNetwork,
+        names: Callable[[], Iterable[str]],
+        emit: Observer,
+        on_change: Callable[[], None],
+        rng: random.Random,
     ) -> None:
-        """Sets the network's prefix, then calls `on_change`."""
+        """Sets the network's prefix, then calls `on_change`. `names`: hosts that we have to do with anyway."""
         self._network = network
+        self._names = names
         self._emit = emit
         self._on_change = on_change
         self._rng = rng
@@ -62,12 +74,10 @@ class PrefixDiscovery:
 
     async def _ask(self) -> None:
         for failures in count(1):
-            try:
-                answers = await self._network.inner.resolve(WELL_KNOWN_NAME, 0)
-            except NetworkError:
+            told = await self._told()
+            if told is None:
                 self._answered.set()  # a resolver that is down says nothing about the prefix that we have
             else:
-                told = prefixes_in(end.ip for end in answers if isinstance(end.ip, IPv6Address))
                 found = [prefix for prefix in told if is_translators(prefix)]
                 if told and not found:
                     self._emit(ServerFailed("nat64", WELL_KNOWN_NAME, f"of no use: the prefix {told[0]}"))
@@ -77,6 +87,31 @@ class PrefixDiscovery:
             pause = RETRY.after(failures)
             await asyncio.sleep(self._rng.uniform(pause / 2, pause))
 
+    async def _told(self) -> tuple[Nat64Prefix, ...] | None:
+        """The prefixes that the resolver tells of; None: it does not answer."""
+        first = asyncio.ensure_future(self._addresses(WELL_KNOWN_NAME))
+        asking = [first]
+        try:
+            await asyncio.wait(asking, timeout=SILENT)
+            if not first.done() or not _told_by(first.result()):
+                asking += [asyncio.ensure_future(self._addresses(name)) for name in islice(self._names(), OTHER_NAMES)]
+                names = []
+                for answer in asyncio.as_completed(asking[1:]):
+                    names.append(await answer or ())
+                    if shared := prefixes_shared(names):
+                        return shared
+            answers = await first
+            return None if answers is None else _told_by(answers)
+        finally:
+            for each in asking:
+                each.cancel()
+
+    async def _addresses(self, name: str) -> tuple[IPAddress, ...] | None:
+        try:
+            return tuple(end.ip for end in await self._network.inner.resolve(name, 0))
+        except NetworkError:
+            return None
+
     def _set(self, prefix: Nat64Prefix | None) -> None:
         changed = prefix != self._network.prefix
         self._network.prefix = prefix
@@ -85,3 +120,7 @@ class PrefixDiscovery:
         if changed:
             self._on_change()
         self._answered.set()
+
+
+def _told_by(answers: tuple[IPAddress, ...] | None) -> tuple[Nat64Prefix, ...]:
+    return prefixes_in(ip for ip in answers or () if isinstance(ip, IPv6Address))

@@ -16,6 +16,7 @@ from warpgate.model.translation import (
     WELL_KNOWN_PREFIX,
     Nat64Prefix,
     prefixes_in,
+    prefixes_shared,
 )
 
 LENGTHS = (32, 40, 48, 56, 64, 96)
@@ -115,3 +116,14 @@ def test_of_several_prefixes_the_one_told_most_comes_first() -> None:
     both = [WELL_KNOWN.embed(ip) for ip in WELL_KNOWN_ADDRESSES]
     one = prefix_of("2001:db8:64::/96").embed(WELL_KNOWN_ADDRESSES[0])
     assert prefixes_in([one, *both]) == (WELL_KNOWN, prefix_of("2001:db8:64::/96"))
+
+
+def test_names_of_any_servers_tell_the_prefix_when_two_agree() -> None:
+    own = prefix_of("2001:db8:64::/96")
+    one, other = IPv4Address("198.51.100.1"), IPv4Address("203.0.113.9")
+    first, second = (one, own.embed(one)), (other, own.embed(other))
+    assert prefixes_shared([first, second]) == (own,)
+    assert prefixes_shared([first]) == ()  # a host that writes its IPv4 address into its own IPv6 one
+    assert prefixes_shared([(one, other, own.embed(one), own.embed(other))]) == ()
+    assert prefixes_shared([(one, own.embed(other)), (other, own.embed(one))]) == ()
+    assert prefixes_shared([(one, WELL_KNOWN.embed(one))]) == (WELL_KNOWN,)
