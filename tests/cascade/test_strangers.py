@@ -126,6 +126,7 @@ def test_a_check_that_claims_a_key_it_does_not_have() -> None:
             await asyncio.sleep(1.0)
             assert mallory.received == []
             assert len(world.b.said(StrangerRefused)) == 1
+            assert list(world.b.run.sessions.ids) == []  # nothing was made for it
             mallory.close()
             await nobody_got_in(world)
 
