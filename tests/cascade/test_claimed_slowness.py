@@ -49,7 +49,8 @@ def test_offers_to_a_peer_that_claims_to_be_far_are_repeated_and_given_up_in_tim
             with pytest.raises(ConnectFailed):
                 await world.a.node.connect(far, **OVER_UDP)
             assert world.now - began <= Timing().attempt_timeout + 0.1
-            assert len([event for event in world.a.said(SignalSent) if event.kind == "offer"]) >= 2
+            offers = [event.sequence for event in world.a.said(SignalSent) if event.kind == "offer"]
+            assert offers.count(1) == 2  # a broker may lose the first
 
     virtual(main)
 

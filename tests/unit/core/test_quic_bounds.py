@@ -117,6 +117,19 @@ def test_without_a_proof_64_kib_are_all() -> None:
     assert taken <= UNPROVED_BYTES + 1400
 
 
+def test_handshake_packets_after_the_proof_are_few_and_end_nothing() -> None:
+    """Whoever is on the path can forge them, and has the library look at each."""
+    path = Path()
+    client, server = path.open()
+    looked_at: list[int] = []
+    given = server._hand_over
+    server._hand_over = lambda part, now: looked_at.extend(map(len, part)) or given(part, now)  # type: ignore[method-assign, func-returns-value]
+    for number in range(200):
+        server.receive([b"\xe0" + number.to_bytes(2, "big") + bytes(1197)], path.now)
+    assert sum(looked_at) <= UNPROVED_BYTES
+    assert path.carry(client, server, b"on it goes" * 100) == b"on it goes" * 100
+
+
 def test_all_unproved_together_are_bounded_and_the_frugal_are_spared() -> None:
     holdings = Holdings()
     path = Path(holdings=holdings)
