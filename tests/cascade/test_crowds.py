@@ -12,10 +12,13 @@ from cascade_world import BOTH_WAYS, OVER_TCP, OVER_UDP, Options, World, connect
 from strangers_kit import Stranger, fresh_bytes, read_answer
 
 from warpgate.config import Budgets, Config
+from warpgate.core.connection.quic_bounds import UNPROVED, Holdings
+from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.errors import NetworkError
 from warpgate.events import SignalRefused, StrangerRefused
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, Mode
 from warpgate.plugins.udp_punch import Punch
+from warpgate.proto.check_wire import CheckCodec
 from warpgate.proto.gate import GLOBAL_BURST, GLOBAL_RATE
 from warpgate.proto.hello import Role
 from warpgate.proto.marks import Marks
@@ -332,6 +335,40 @@ def test_who_opens_pipes_with_many_keys_is_known_as_few() -> None:
             await one.close()
             await other.close()
             mallory.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def shake_hands(mallory: Stranger, port: int) -> None:
+    """By a new key, from this port: a stream's first check and QUIC's first packet, and never the proof."""
+    key, session, target = identity(f"m{next(_numbers)}"), fresh_bytes(16), mallory.target
+    b_key = mallory.world.b.node.public_key
+    secret = key.session_key(b_key, session, initiator=True)
+    codec = CheckCodec(True, session, secret, fresh_bytes(32), key.public_key, Mode.STREAM)
+    quic = QuicStream.client(key, b_key, session, mallory.world.now, Holdings())
+    sock = mallory.network.open_udp(Endpoint.of(mallory.ip, port), lambda *_: None)
+    sock.send(codec.request(fresh_bytes(12), "direct", target, introduce=True), target.sockaddr)
+    sock.send(quic.datagrams(mallory.world.now)[0], target.sockaddr)
+    sock.close()
+
+
+def test_handshakes_of_streams_without_a_proof_are_few_short_and_leave_room_for_others() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            mallory, eve = Stranger(world), Stranger(world, "eve", "203.0.113.50")
+            begun = world.b.run.quic_door._unproved
+            for port in range(5000, 5000 + UNPROVED + 10):
+                shake_hands(mallory, port)
+            await asyncio.sleep(1.0)
+            assert len(begun) == UNPROVED
+            shake_hands(eve, 5000)
+            await asyncio.sleep(1.0)
+            assert [flow.remote.ip for flow in begun._held].count(Endpoint.of(eve.ip, 1).ip) == 1
+            await asyncio.sleep(Budgets().hello_patience)
+            assert len(begun) == 0
+            mallory.close()
+            eve.close()
             await world.quiet()
 
     virtual(main)

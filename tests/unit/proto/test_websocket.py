@@ -120,7 +120,7 @@ def test_an_endless_answer_is_given_up() -> None:
         b"\x81\x01x",  # text
         b"\x80\x01x",  # continues nothing
         b"\xc2\x01x",  # compressed
-        b"\x82\x81abcdx",  # masked
+        b"\x82\x84abcd",  # masked
         b"\x82\x7f" + b"\xff" * 8,
         b"\x09\x01x",  # a Ping in fragments
         b"\x89\x7e\x00\x80" + bytes(200),  # one that is too long
