@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
 from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any, TypeVar
 
 __all__ = ["dataclass"]
 
 _T = TypeVar("_T")
+# What a frozen class refuses, in the words of its error.
+_CHANGES = {"__setattr__": "assign to", "__delattr__": "delete"}
 
 if TYPE_CHECKING:
     from dataclasses import dataclass
@@ -39,20 +40,35 @@ def _made(cls: type[_T], frozen: bool, eq: bool, slots: bool) -> Any:
             late.add("__hash__")
         elif eq:
             made.__hash__ = None
-    for name in late:
-        setattr(made, name, _first_call(made, name, frozen))
     if "__init__" in late:
         made.__signature__ = _Signature(made)
     if frozen:
-        _freeze(made)
+        late |= _CHANGES.keys()
         if slots:
             made.__getstate__ = written.get("__getstate__", _state)
             made.__setstate__ = written.get("__setstate__", _set_state)
+    for name in late:
+        setattr(made, name, _Late(made, name, frozen))
     return made
 
 
-def _compiled(made: Any, name: str, frozen: bool) -> Any:
-    return _constructor(made, frozen) if name == "__init__" else _standard(made, name)
+class _Late:
+    """In a method's place until it is first looked up. It is small: an idle node has a thousand of them."""
+
+    __slots__ = ("_frozen", "_made", "_name")
+
+    def __init__(self, made: Any, name: str, frozen: bool) -> None:
+        self._made, self._name, self._frozen = made, name, frozen
+
+    def __get__(self, instance: object, owner: Any) -> Any:
+        if self._name in _CHANGES:
+            method = _refusal(self._made, self._name)
+        elif self._name == "__init__":
+            method = _constructor(self._made, self._frozen)
+        else:
+            method = _standard(self._made, self._name)
+        setattr(self._made, self._name, method)
+        return method.__get__(instance, owner)
 
 
 def _constructor(made: Any, frozen: bool) -> Any:
@@ -101,16 +117,6 @@ def _standard(made: Any, name: str) -> Any:
     return twin.__dict__[name]
 
 
-def _first_call(made: Any, name: str, frozen: bool) -> Callable[..., Any]:
-    def method(self: object, *args: Any, **kwargs: Any) -> Any:
-        compiled = _compiled(made, name, frozen)
-        setattr(made, name, compiled)
-        return compiled(self, *args, **kwargs)
-
-    method.__name__, method.__qualname__ = name, f"{made.__qualname__}.{name}"
-    return method
-
-
 class _Signature:
     """What `help` and `inspect` show of the class, and of those derived from it without an `__init__`."""
 
@@ -124,20 +130,15 @@ class _Signature:
         return signature.replace(parameters=tuple(signature.parameters.values())[1:])
 
 
-def _freeze(made: Any) -> None:
-    def refuse(self: object, name: str, change: str) -> None:
+def _refusal(made: Any, method: str) -> Any:
+    """A frozen class's `__setattr__` or `__delattr__`."""
+
+    def refuse(self: object, name: str, *value: object) -> None:
         if type(self) is made or name in made.__dataclass_fields__:
-            raise dataclasses.FrozenInstanceError(f"cannot {change} field {name!r}")
+            raise dataclasses.FrozenInstanceError(f"cannot {_CHANGES[method]} field {name!r}")
+        getattr(super(made, self), method)(name, *value)
 
-    def set_attribute(self: object, name: str, value: object) -> None:
-        refuse(self, name, "assign to")
-        super(made, self).__setattr__(name, value)
-
-    def delete_attribute(self: object, name: str) -> None:
-        refuse(self, name, "delete")
-        super(made, self).__delattr__(name)
-
-    made.__setattr__, made.__delattr__ = set_attribute, delete_attribute
+    return refuse
 
 
 def _state(self: Any) -> list[Any]:

@@ -7,12 +7,12 @@ them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+from warpgate.core.disk.whole_file import draft_of
 from warpgate.errors import ConfigError
 from warpgate.model.identity import Identity
 from warpgate.platform import FILES
@@ -44,7 +44,8 @@ def load_or_create(name: str, directory: Path | None = None) -> Identity:
     path = identity_file(name, directory)
     try:
         if not path.exists():
-            _create(path.parent, path)
+            with draft_of(path, Identity.generate().to_pem(), durable=True) as draft, suppress(FileExistsError):
+                _publish(draft, path)
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"cannot keep an identity in {path.parent} ({reason}): {ELSEWHERE}") from error
@@ -62,24 +63,6 @@ def identity_file(name: str, directory: Path | None = None) -> Path:
             "beginning with a letter, a digit or '_'"
         )
     return (data_directory() if directory is None else directory) / "identities" / f"{name}.pem"
-
-
-def _create(folder: Path, path: Path) -> None:
-    """Put a new key at `path` unless somebody else was first; never a partly written one."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # mkstemp makes the file with mode 0600 whatever the umask says.
-    handle, draft_name = tempfile.mkstemp(prefix=".new-", dir=folder)
-    draft = Path(draft_name)
-    try:
-        FILES.protect(draft)
-        with os.fdopen(handle, "wb") as file:
-            file.write(Identity.generate().to_pem())
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            _publish(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _publish(draft: Path, path: Path) -> None:

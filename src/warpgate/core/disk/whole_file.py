@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from warpgate.platform import FILES
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
@@ -14,20 +18,25 @@ def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
 
     `durable`: on the disk when this returns. OSError.
     """
+    with draft_of(path, data, durable=durable) as draft:
+        FILES.replace(draft, path)
+
+
+@contextmanager
+def draft_of(path: Path, data: bytes, *, durable: bool) -> Iterator[Path]:
+    """A file beside `path`, in a folder made as above, that is gone when the block ends unless it was moved."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, draft_name = tempfile.mkstemp(prefix=".new-", dir=path.parent)  # mode 0600 whatever the umask says
-    draft = Path(draft_name)
+    draft = path.with_name(f".new-{secrets.token_hex(8)}")
     try:
-        FILES.protect(draft)
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(os.open(draft, _NEW, 0o600), "wb") as file:
+            FILES.protect(draft)
             file.write(data)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        FILES.replace(draft, path)
-    except BaseException:
+        yield draft
+    finally:
         draft.unlink(missing_ok=True)
-        raise
 
 
 def read_small(path: Path, limit: int) -> bytes:
