@@ -35,7 +35,7 @@ class Shelf:
 @pytest.fixture(autouse=True)
 def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
     shelf = Shelf()
-    monkeypatch.setattr("warpgate.core.launch.pair_store_of", lambda **_: shelf)
+    monkeypatch.setattr("warpgate.core.launch.pair_store", lambda _: shelf)
     return shelf
 
 

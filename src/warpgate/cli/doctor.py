@@ -107,10 +107,11 @@ async def _check_list(shell: Shell) -> tuple[list[Finding], None]:
 
 
 def _lists(config: Config) -> ServerLists:
-    from warpgate.core.disk.list_store import list_store_of  # noqa: PLC0415 - slow imports, only where needed
+    from warpgate.core.disk.list_store import LIST_FILE, list_store  # noqa: PLC0415 - slow imports
+    from warpgate.core.disk.store import kept_at  # noqa: PLC0415
     from warpgate.core.server_lists import ServerLists  # noqa: PLC0415
 
-    return ServerLists(config, list_store_of(own_identity=False), time.time)
+    return ServerLists(config, list_store(kept_at(LIST_FILE)), time.time)
 
 
 async def _examine(shell: Shell) -> tuple[list[Finding], NodeAddress]:

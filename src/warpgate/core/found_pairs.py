@@ -8,8 +8,8 @@ the same identity binds the same port, so what was found once leads there again 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
+from warpgate.core.disk.store import Store
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 
@@ -30,28 +30,10 @@ class FoundPair:
     seen: float
 
 
-class PairStore(Protocol):
-    """Where they are kept while no node runs, the newest last."""
-
-    def load(self) -> list[FoundPair]: ...
-
-    def save(self, pairs: Sequence[FoundPair]) -> None: ...
-
-
-class ForgetfulPairStore:
-    """For programs that bring an identity of their own, and are to leave nothing on the disk."""
-
-    def load(self) -> list[FoundPair]:
-        return []
-
-    def save(self, pairs: Sequence[FoundPair]) -> None:
-        pass
-
-
 class FoundPairs:
     """Of one identity; other processes write to the same store."""
 
-    def __init__(self, own: bytes, store: PairStore, wall_clock: Callable[[], float]) -> None:
+    def __init__(self, own: bytes, store: Store[list[FoundPair]], wall_clock: Callable[[], float]) -> None:
         """Reads the store."""
         self._own = own
         self._store = store

@@ -14,9 +14,10 @@ from warpgate.core.assembly import Assembly
 from warpgate.core.context import Sources
 from warpgate.core.disk.claim import REMEMBERED, UNCLAIMED, Claim, claim
 from warpgate.core.disk.identity_store import load_or_create
-from warpgate.core.disk.list_store import list_store_of
-from warpgate.core.disk.pair_store import pair_store_of
-from warpgate.core.disk.server_store import server_store_of
+from warpgate.core.disk.list_store import LIST_FILE, list_store
+from warpgate.core.disk.pair_store import pair_store
+from warpgate.core.disk.server_store import server_store
+from warpgate.core.disk.store import kept_at
 from warpgate.core.found_pairs import FoundPairs
 from warpgate.core.names.known_peers import known_peers_at
 from warpgate.core.offered import Services
@@ -91,9 +92,11 @@ async def launch(
     own_identity = identity is not None
     sources = Sources() if sources is None else sources
     key = load_or_create(given.identity) if identity is None else identity
-    lists = ServerLists(given, list_store_of(own_identity=own_identity), sources.wall_clock)
+    lists = ServerLists(given, list_store(kept_at(LIST_FILE, own_identity=own_identity)), sources.wall_clock)
     servers = ServersInUse(given, lists.newest())
-    memory = ServerMemory(server_store_of(own_identity=own_identity), sources.wall_clock, servers.known)
+    memory = ServerMemory(
+        server_store(kept_at("servers.json", own_identity=own_identity)), sources.wall_clock, servers.known
+    )
     outside = SystemNetwork() if network is None else network
     names = RememberedNames(servers.guarded(outside.resolve), memory.recall, memory.heard)
     translated = TranslatedNetwork(outside, names.resolve)
@@ -113,7 +116,7 @@ async def launch(
         place.instances,
         servers,
         memory,
-        FoundPairs(key.public_key, pair_store_of(own_identity=own_identity), sources.wall_clock),
+        FoundPairs(key.public_key, pair_store(kept_at("pairs.json", own_identity=own_identity)), sources.wall_clock),
     )
     launched = Launched(assembly, names, place)
     try:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from warpgate.core.context import Context
-from warpgate.core.disk.lease_store import lease_store_of
+from warpgate.core.disk.lease_store import lease_store
+from warpgate.core.disk.store import kept_at
 from warpgate.events import DoubleNatFound
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import Attachment, LearntBy, Listening
@@ -60,7 +61,7 @@ class PortMapping:
             self._mapper = PortMapper(
                 context.network,
                 port,
-                lease_store_of(context.identity.node_id + self._store),
+                lease_store(kept_at("leases", f"{context.identity.node_id}{self._store}.json")),
                 context.emit,
                 self._on_change,
                 context.random_bytes,

@@ -13,9 +13,9 @@ import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 from warpgate.config import Config
+from warpgate.core.disk.store import Store
 from warpgate.errors import AuthenticationError, DecodeError, NetworkError, ServiceError, WarpgateError
 from warpgate.events import Observer, ServerFailed, ServerListFetched
 from warpgate.lazy_dataclass import dataclass
@@ -47,14 +47,6 @@ class StoredList:
     next_at: float = 0.0
 
 
-class ListStore(Protocol):
-    """Where it is kept, for all identities of a user."""
-
-    def load(self) -> StoredList: ...
-
-    def save(self, stored: StoredList) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class ListStatus:
     """For doctor: `used` is what a node uses now; `off`: why no newer one is fetched, "" when it is;
@@ -82,7 +74,7 @@ class ServerLists:
     def __init__(
         self,
         config: Config,
-        store: ListStore | None,
+        store: Store[StoredList] | None,
         wall_clock: Callable[[], float],
         keys: Callable[[], ListKeys] | None = None,
     ) -> None:

@@ -11,9 +11,10 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import field
 from ipaddress import ip_network
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from warpgate.config import Config
+from warpgate.core.disk.store import Store
 from warpgate.errors import ConfigError
 from warpgate.events import BrokerConnected, Event, MappingLearnt, NameFound, RelayAllocated, ServerFailed
 from warpgate.lazy_dataclass import dataclass
@@ -60,22 +61,8 @@ class KnownNetwork:
     brokers: dict[str, KnownBroker] = field(default_factory=dict)
 
 
-class ServerStore(Protocol):
-    """Where it is kept while no node runs, by the key of the network, the newest last."""
-
-    def load(self) -> dict[bytes, KnownNetwork]: ...
-
-    def save(self, networks: dict[bytes, KnownNetwork]) -> None: ...
-
-
-class ForgetfulServerStore:
-    """For programs that bring an identity of their own, and are to leave nothing on the disk."""
-
-    def load(self) -> dict[bytes, KnownNetwork]:
-        return {}
-
-    def save(self, networks: dict[bytes, KnownNetwork]) -> None:
-        pass
+# By the key of the network, the newest last.
+Networks = dict[bytes, KnownNetwork]
 
 
 class ServerMemory:
@@ -85,7 +72,7 @@ class ServerMemory:
     the brokers that peers name could push ours out.
     """
 
-    def __init__(self, store: ServerStore, wall_clock: Callable[[], float], ours: Collection[str]) -> None:
+    def __init__(self, store: Store[Networks], wall_clock: Callable[[], float], ours: Collection[str]) -> None:
         self._store = store
         self._wall_clock = wall_clock
         self.follow(ours)

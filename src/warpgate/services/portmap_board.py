@@ -58,19 +58,6 @@ class LeaseStore(Protocol):
     def save(self, leases: tuple[Remembered, ...]) -> None: ...
 
 
-class ForgetfulStore:
-    """For programs without a disk, and for tests."""
-
-    def __init__(self, leases: tuple[Remembered, ...] = ()) -> None:
-        self.leases = leases
-
-    def load(self) -> tuple[Remembered, ...]:
-        return self.leases
-
-    def save(self, leases: tuple[Remembered, ...]) -> None:
-        self.leases = leases
-
-
 class Board:
     """The mappings of one route. Whoever comes first with a transport holds it; the other is told to drop his."""
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warpgate.core.disk.pair_store import LARGEST_FILE, FilePairStore
+from warpgate.core.disk.pair_store import LARGEST_FILE, pair_store
 from warpgate.core.found_pairs import GOOD_FOR, MOST_PAIRS, MOST_PEERS, FoundPairs
 from warpgate.model.endpoint import Endpoint
 
@@ -28,7 +28,7 @@ class Machine:
         self.path = folder / "pairs.json"
 
     def process(self, own: bytes = OWN) -> FoundPairs:
-        return FoundPairs(own, FilePairStore(self.path), lambda: self.now)
+        return FoundPairs(own, pair_store(self.path), lambda: self.now)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_the_book_is_bounded_and_the_oldest_goes_first(machine: Machine) -> None
 def test_garbage_counts_as_empty(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "garbage-pairs.json"
     path.write_bytes(data)
-    assert FilePairStore(path).load() == []
+    assert pair_store(path).load() == []
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_rows_that_this_program_would_not_write_count_as_none(machine: Machine, 
     machine.process().found(PEER, BASE, REMOTE)()
     [row] = json.loads(machine.path.read_text())
     machine.path.write_text(json.dumps([row | change]))
-    assert FilePairStore(machine.path).load() == []
+    assert pair_store(machine.path).load() == []
 
 
 def test_a_file_that_is_too_large_is_some_other_file(machine: Machine) -> None:
     machine.path.write_text("[" + " " * LARGEST_FILE + "]")
-    assert FilePairStore(machine.path).load() == []
+    assert pair_store(machine.path).load() == []

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from warpgate.config import Config
-from warpgate.core.disk.lease_store import FileLeaseStore
+from warpgate.core.disk.lease_store import lease_store
 from warpgate.core.port_mapping import PortMapping, PortMapStatus, leads_here, with_mapping
 from warpgate.events import DoubleNatFound
 from warpgate.model.address import Attachment, LearntBy, Listening
@@ -59,7 +59,7 @@ LEASES = (
 
 
 def test_leases_come_back_from_disk_and_an_empty_store_is_no_file(tmp_path: Path) -> None:
-    store = FileLeaseStore(tmp_path / "leases" / "node.json")
+    store = lease_store(tmp_path / "leases" / "node.json")
     assert store.load() == ()
     store.save(LEASES)
     assert store.load() == LEASES
@@ -84,12 +84,12 @@ def test_leases_come_back_from_disk_and_an_empty_store_is_no_file(tmp_path: Path
 def test_a_damaged_file_counts_as_empty(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "node.json"
     path.write_bytes(content)
-    assert FileLeaseStore(path).load() == ()
+    assert lease_store(path).load() == ()
 
 
 def test_a_disk_that_refuses_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
-    FileLeaseStore(tmp_path / "file" / "node.json").save(LEASES)
+    lease_store(tmp_path / "file" / "node.json").save(LEASES)
 
 
 class OneMapping:

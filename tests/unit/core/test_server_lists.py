@@ -22,7 +22,7 @@ import pytest
 
 from warpgate.config import Config
 from warpgate.core import server_lists
-from warpgate.core.disk.list_store import LARGEST_FILE, FileListStore
+from warpgate.core.disk.list_store import LARGEST_FILE, list_store
 from warpgate.core.server_lists import FIRST_HIGH, LOOK_AGAIN, RETRY, SPREAD, WEEK, ServerLists, StoredList
 from warpgate.core.servers_in_use import ServersInUse
 from warpgate.errors import NetworkError, ServiceError, WarpgateError
@@ -66,7 +66,7 @@ class Machine:
     """One user's data directory, a clock, and the lists that places have: texts, or what is raised."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.store = FileListStore(folder / "server-list.json")
+        self.store = list_store(folder / "server-list.json")
         self.now = NOW
         self.places: dict[str, bytes | WarpgateError] = {}
         self.asked: list[tuple[str, float]] = []
@@ -343,13 +343,13 @@ def test_a_list_that_the_package_has_caught_up_with_is_not_used(machine: Machine
 @pytest.mark.parametrize("data", [b"", b"{", b"[" * LARGEST_FILE, b'{"next_at": -1}', b'{"next_at": 1, "x": 2}'])
 def test_a_file_that_is_none_counts_as_empty(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "list").write_bytes(data)
-    assert FileListStore(tmp_path / "list").load() == StoredList()
+    assert list_store(tmp_path / "list").load() == StoredList()
 
 
 def test_a_list_at_its_limit_can_be_kept(tmp_path: Path) -> None:
     stored = StoredList(("ä" * (LARGEST_LIST // 2)).encode(), 5.0)
-    FileListStore(tmp_path / "list").save(stored)
-    assert FileListStore(tmp_path / "list").load() == stored
+    list_store(tmp_path / "list").save(stored)
+    assert list_store(tmp_path / "list").load() == stored
 
 
 async def test_names_of_a_fetched_list_lead_to_the_internet_alone(machine: Machine) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warpgate.config import Config
-from warpgate.core.disk.server_store import LARGEST_FILE, FileServerStore
+from warpgate.core.disk.server_store import LARGEST_FILE, server_store
 from warpgate.core.server_memory import (
     BAD_FOR,
     GOOD_FOR,
@@ -55,7 +55,7 @@ class Machine:
         self.path = folder / "servers.json"
 
     def process(self, where: Any = HOME) -> ServerMemory:
-        memory = ServerMemory(FileServerStore(self.path), lambda: self.now, servers_of(CONFIG))
+        memory = ServerMemory(server_store(self.path), lambda: self.now, servers_of(CONFIG))
         memory.moved(*where)
         return memory
 
@@ -163,13 +163,13 @@ def test_only_so_many_networks_are_kept(machine: Machine) -> None:
         memory = machine.process(([Interface("eth0", ip_address(f"10.{number}.0.2"), 24)], []))
         memory.observe(BrokerConnected(ONE, 0.02))
         memory.save()
-    stored = FileServerStore(machine.path).load()
+    stored = server_store(machine.path).load()
     assert len(stored) == MOST_NETWORKS
     assert memory._key in stored
 
 
 def test_a_file_at_its_limits_can_be_read_again(tmp_path: Path) -> None:
-    store = FileServerStore(tmp_path / "servers.json")
+    store = server_store(tmp_path / "servers.json")
     ips = tuple(ip_address(f"2001:db8:1111:2222:3333:4444:5555:{n}666") for n in range(4))
     hosts = {f"{n:0>4}{'a' * 55}.{'b' * 60}.example": KnownHost(ips, 1.8e9) for n in range(MOST_HOSTS)}
     full = {bytes([n] * 8): KnownNetwork(dict(hosts)) for n in range(MOST_NETWORKS)}
@@ -214,16 +214,16 @@ def changed(**changes: Any) -> list[Any]:
 )
 def test_a_file_with_anything_wrong_counts_as_empty(machine: Machine, rows: Any) -> None:
     machine.path.write_text(json.dumps(changed()))
-    assert FileServerStore(machine.path).load()
+    assert server_store(machine.path).load()
     machine.path.write_text(json.dumps(rows))
-    assert FileServerStore(machine.path).load() == {}
+    assert server_store(machine.path).load() == {}
 
 
 def test_a_file_that_is_none(machine: Machine) -> None:
     machine.path.write_bytes(b"[" * 200_000)
-    assert FileServerStore(machine.path).load() == {}
+    assert server_store(machine.path).load() == {}
     machine.path.write_text(json.dumps(changed()) + " " * LARGEST_FILE)
-    assert FileServerStore(machine.path).load() == {}
+    assert server_store(machine.path).load() == {}
     machine.path.unlink()
     machine.path.mkdir()
     memory = machine.process()
@@ -237,7 +237,7 @@ def test_a_file_that_is_none(machine: Machine) -> None:
 def test_garbage_counts_as_empty(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "garbage.json"
     path.write_bytes(data)
-    assert FileServerStore(path).load() == {}
+    assert server_store(path).load() == {}
 
 
 def test_what_was_seen_in_the_future_is_not_good_for_ever(machine: Machine) -> None:

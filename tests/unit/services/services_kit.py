@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from warpgate.services.portmap_board import Remembered
+
 
 def free_port() -> int:
     """One whose neighbour is free, too, below the range from which the system takes ports for connections."""
@@ -69,3 +71,16 @@ async def until(condition: Callable[[], object], patience: float = 10.0) -> None
     async with asyncio.timeout(patience):
         while not condition():  # noqa: ASYNC110 - a process has no event to wait for
             await asyncio.sleep(0.002)
+
+
+class Leases:
+    """A `LeaseStore` in memory."""
+
+    def __init__(self) -> None:
+        self.leases: tuple[Remembered, ...] = ()
+
+    def load(self) -> tuple[Remembered, ...]:
+        return self.leases
+
+    def save(self, leases: tuple[Remembered, ...]) -> None:
+        self.leases = leases

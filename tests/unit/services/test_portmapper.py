@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 
 import pytest
+from services_kit import Leases
 
 from warpgate.errors import NetworkError, ServiceError
 from warpgate.events import Event, PortMapped, ServerFailed
@@ -16,7 +17,7 @@ from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.network import Gateway, Interface
 from warpgate.proto.portmap_wire import PcpMapping, PcpResponse, decode_request, encode_response
 from warpgate.services import portmap_igd, portmapper
-from warpgate.services.portmap_board import ForgetfulStore, Remembered
+from warpgate.services.portmap_board import Remembered
 from warpgate.services.portmapper import PortMapper
 from warpgate.services.upnp import IgdLease
 
@@ -114,7 +115,7 @@ class FakeIgd:
 @dataclass
 class Scene:
     network: FakeNetwork
-    store: ForgetfulStore
+    store: Leases
     igd: FakeIgd | None
     monkeypatch: pytest.MonkeyPatch
     events: list[Event] = field(default_factory=list)
@@ -140,7 +141,7 @@ class Scene:
 
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
-    return Scene(FakeNetwork(), ForgetfulStore(), None, monkeypatch)
+    return Scene(FakeNetwork(), Leases(), None, monkeypatch)
 
 
 async def until(condition: Callable[[], bool]) -> None:

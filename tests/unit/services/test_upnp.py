@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from itertools import chain, pairwise, repeat
 
 import pytest
+from services_kit import Leases
 
 from warpgate.errors import NetworkError, ServiceError
 from warpgate.events import Event, PortMapped, ServerFailed
@@ -22,7 +23,7 @@ from warpgate.services.gateway_http import REQUEST_TIMEOUT
 from warpgate.services.http_connection import (
     CHUNK,
 )  # imported before the clock is virtual: a thread takes real time
-from warpgate.services.portmap_board import ForgetfulStore, Remembered, Route
+from warpgate.services.portmap_board import Remembered, Route
 from warpgate.services.portmapper import MOST_TOLD, PortMapper
 from warpgate.services.upnp import Igd, IgdLease, Pinholes, find
 from warpgate_testing.clock import run_virtual
@@ -47,7 +48,7 @@ class Home:
         self.laptop.default_gateways = (GATEWAY,)
         management = self.internet.host("router", str(GATEWAY), behind=nat)
         self.router = UpnpRouter(management, GATEWAY, version=version)
-        self.store = ForgetfulStore()
+        self.store = Leases()
         self.events: list[Event] = []
 
     async def igd(self) -> Igd:
@@ -654,7 +655,7 @@ def test_a_close_at_any_moment_leaves_no_pinhole() -> None:
         laptop = internet.host("laptop", str(LAPTOP6), behind=nat)
         laptop.default_gateways = (GATEWAY6,)
         router = UpnpRouter(internet.host("router", str(GATEWAY6), behind=nat), GATEWAY6, version=2)
-        store, rng = ForgetfulStore(), random.Random(1)
+        store, rng = Leases(), random.Random(1)
         mapper = PortMapper(laptop, 5000, store, lambda _: None, lambda: None, rng.randbytes, rng, 1200)
         mapper.follow(laptop.interfaces())
         await asyncio.sleep(moment)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 
-from warpgate.core.disk.identity_store import data_directory
-from warpgate.core.disk.whole_file import replace_file
-from warpgate.errors import AddressError, ConfigError
+from warpgate.core.disk.store import Store
 from warpgate.model.endpoint import Endpoint, Transport
-from warpgate.services.portmap_board import ForgetfulStore, LeaseStore, Remembered
+from warpgate.services.portmap_board import Remembered
 
 # 32 leases take 5 kB; whatever is much larger is some other file.
 LARGEST_FILE = 65_536
@@ -29,34 +26,19 @@ class _Row(msgspec.Struct, frozen=True):
     nonce: bytes = b""
 
 
-class FileLeaseStore:
-    """One JSON file a node. Whatever is wrong with it counts as empty: leases end by themselves."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def load(self) -> tuple[Remembered, ...]:
-        try:
-            with self._path.open("rb") as file:
-                rows = msgspec.json.decode(file.read(LARGEST_FILE), type=tuple[_Row, ...])
-            return tuple(_remembered(row) for row in rows)
-        except (OSError, msgspec.MsgspecError, ValueError, AddressError):
-            return ()
-
-    def save(self, leases: tuple[Remembered, ...]) -> None:
-        with contextlib.suppress(OSError):
-            if leases:
-                replace_file(self._path, msgspec.json.encode([_row(lease) for lease in leases]))
-            else:
-                self._path.unlink(missing_ok=True)
+_Rows = tuple[_Row, ...]
 
 
-def lease_store_of(node_id: str) -> LeaseStore:
-    """In the user's data directory; nowhere when there is none."""
-    try:
-        return FileLeaseStore(data_directory() / "leases" / f"{node_id}.json")
-    except ConfigError:
-        return ForgetfulStore()
+def lease_store(path: Path | None) -> Store[tuple[Remembered, ...]]:
+    return Store(path, LARGEST_FILE, _Rows, read=_leases, write=_rows, empty=tuple)
+
+
+def _rows(leases: tuple[Remembered, ...]) -> _Rows:
+    return tuple(map(_row, leases))
+
+
+def _leases(rows: _Rows) -> tuple[Remembered, ...]:
+    return tuple(map(_remembered, rows))
 
 
 def _row(lease: Remembered) -> _Row:

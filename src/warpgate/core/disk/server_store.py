@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from warpgate.core.disk.identity_store import data_directory
-from warpgate.core.disk.whole_file import read_small, replace_file
+from warpgate.core.disk.store import Store
 from warpgate.core.server_memory import (
     KEY_SIZE,
     MOST_ADDRESSES,
     MOST_BROKERS,
     MOST_HOSTS,
     MOST_NETWORKS,
-    ForgetfulServerStore,
     KnownBroker,
     KnownHost,
     KnownNetwork,
-    ServerStore,
+    Networks,
 )
-from warpgate.errors import ConfigError
 from warpgate.model.endpoint import IPAddress
 from warpgate.model.scope import Scope, scope_of
 from warpgate.model.servers import BrokerUrl, StunServer
 
-FILE_NAME = "servers.json"
 # Sixteen networks full of names take 80 kB; whatever is much larger is some other file.
 LARGEST_FILE = 256 * 1024
 _SLOWEST = 60.0
@@ -53,33 +48,19 @@ class _Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     brokers: tuple[_Broker, ...] = ()
 
 
-class FileServerStore:
-    """One JSON file. Whatever is wrong with it counts as empty: it saves time, and nothing depends on it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def load(self) -> dict[bytes, KnownNetwork]:
-        try:
-            rows = msgspec.json.decode(read_small(self._path, LARGEST_FILE), type=tuple[_Network, ...])
-            return dict(_network(row) for row in rows[-MOST_NETWORKS:])
-        except (OSError, msgspec.MsgspecError, ValueError, RecursionError, ConfigError):
-            return {}
-
-    def save(self, networks: dict[bytes, KnownNetwork]) -> None:
-        rows = [_row(key, network) for key, network in networks.items()]
-        with contextlib.suppress(OSError):
-            replace_file(self._path, msgspec.json.format(msgspec.json.encode(rows), indent=1))
+_Rows = tuple[_Network, ...]
 
 
-def server_store_of(*, own_identity: bool) -> ServerStore:
-    """In the user's data directory; nowhere when there is none, or the program brings an identity of its own."""
-    if own_identity:
-        return ForgetfulServerStore()
-    try:
-        return FileServerStore(data_directory() / FILE_NAME)
-    except ConfigError:
-        return ForgetfulServerStore()
+def server_store(path: Path | None) -> Store[Networks]:
+    return Store(path, LARGEST_FILE, _Rows, read=_networks, write=_rows, empty=dict)
+
+
+def _rows(networks: Networks) -> _Rows:
+    return tuple(_row(key, network) for key, network in networks.items())
+
+
+def _networks(rows: _Rows) -> Networks:
+    return dict(_network(row) for row in rows[-MOST_NETWORKS:])
 
 
 def _row(key: bytes, network: KnownNetwork) -> _Network:

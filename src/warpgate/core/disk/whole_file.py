@@ -10,8 +10,6 @@ from pathlib import Path
 
 from warpgate.platform import FILES
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-
 
 def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Put a file with mode 0600 at `path`, in place of one that is there; its folder is made with mode 0700.
@@ -28,7 +26,7 @@ def draft_of(path: Path, data: bytes, *, durable: bool) -> Iterator[Path]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".new-{secrets.token_hex(8)}")
     try:
-        with os.fdopen(os.open(draft, _NEW, 0o600), "wb") as file:
+        with open(draft, "xb", opener=_for_us) as file:
             FILES.protect(draft)
             file.write(data)
             if durable:
@@ -37,6 +35,10 @@ def draft_of(path: Path, data: bytes, *, durable: bool) -> Iterator[Path]:
         yield draft
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _for_us(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def read_small(path: Path, limit: int) -> bytes:
