@@ -27,6 +27,7 @@ from warpgate.net.system import SystemNetwork
 from warpgate.net.tls import Trust
 from warpgate.proto.name_record import NameRecord, RecordKind, seal
 from warpgate.services import names
+from warpgate.services.name_answers import NameAnswers
 from warpgate.services.names import NameServers
 from warpgate_testing.name_server import LabNameServer, refusal
 
@@ -322,6 +323,14 @@ class TestLies:
                 await servers.look_up("alice", nobody())
         assert ALICE.node_id in str(caught.value)
         assert MALLORY.node_id in str(caught.value)
+
+    @pytest.mark.parametrize("newer_first", [True, False])
+    def test_of_two_records_of_the_right_key_the_newer_counts(self, newer_first: bool) -> None:
+        """Who looks the name up for the first time cannot know that one of the servers has kept an old one."""
+        answers = NameAnswers("alice", None)
+        for sequence in (9, 8) if newer_first else (8, 9):
+            answers.take(f"http://server-{sequence}.example", signed(sequence=sequence), 0.1, NOW)
+        assert answers.verdict().record == record(sequence=9)
 
     @pytest.mark.parametrize(
         ("answer", "reason"),
