@@ -14,7 +14,7 @@ from strangers_kit import Stranger, fresh_bytes, ips, sent_by
 
 from warpgate.config import Budgets, Config
 from warpgate.core.connection.connection import Connection
-from warpgate.core.connection.guests import IDLE, PER_PEER
+from warpgate.core.connection.guests import GONE, IDLE, PER_PEER
 from warpgate.core.connection.paths import GREETINGS, Origin, Path, TcpPath
 from warpgate.core.connection.quic_bounds import UNPROVED, Holdings
 from warpgate.core.connection.quic_channels import QuicChannels
@@ -311,6 +311,19 @@ def test_one_peer_has_eight_connections() -> None:
                 connection = crowd.come("mallory")
                 assert (connection is not None) == (number < PER_PEER)
             assert crowd.come("somebody else") is not None
+
+    virtual(main)
+
+
+def test_of_a_peers_connections_the_one_out_of_reach_makes_room() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            crowd = Newcomers(world)
+            came = [crowd.come("mallory") for _ in range(PER_PEER)]
+            there = [connection for connection in came if connection is not None]
+            there[5]._answered_at -= GONE + 1.0
+            assert crowd.come("mallory") is not None
+            assert [connection.end is None for connection in there] == [number != 5 for number in range(PER_PEER)]
 
     virtual(main)
 
