@@ -267,6 +267,40 @@ def test_sessions_of_one_place_make_room_before_others() -> None:
     virtual(main)
 
 
+@pytest.mark.parametrize("who", ["came by an offer", "known"])
+def test_introductions_in_anybodys_name_push_out_nobody_of_another_group(who: str) -> None:
+    """Each with a new key, and from another network: no crowd is large."""
+
+    async def main() -> None:
+        config = Config(budgets=Budgets(sessions_at_once=8))
+        async with World("public", "public", config_b=config) as world:
+            mallory, slow = Stranger(world), Stranger(world, "slow", "203.0.113.40")
+            session = fresh_bytes(16)
+            if who == "known":
+                world.b.run.context.acquainted.meet(slow.identity.node_id, Endpoint.of(slow.ip, 1).ip)
+                slow.send(slow.codec(session).request(fresh_bytes(12), "direct", slow.target, introduce=True))
+            else:
+                slow.publish(slow.offer(("udp_punch", Punch(1)), session=session))
+            await asyncio.sleep(0.1)
+            assert session in world.b.run.sessions
+
+            def once() -> None:
+                renew(mallory)
+                number = next(_numbers)
+                source = Endpoint.of(f"20.{number // 250 % 250}.{number % 250}.1", 4000)
+                codec = mallory.codec(fresh_bytes(16))
+                mallory.forge(source, codec.request(fresh_bytes(12), "direct", mallory.target, introduce=True))
+
+            async with flood(world, once, 50, before=2.0):
+                assert session in world.b.run.sessions
+                assert len(world.b.run.sessions) == 8
+            mallory.close()
+            slow.close()
+            await world.quiet()
+
+    virtual(main)
+
+
 def test_a_slow_hello_is_waited_for_while_somebody_else_fills_the_door() -> None:
     async def main() -> None:
         config = Config(budgets=Budgets(unauthenticated_connections=16))

@@ -14,6 +14,7 @@ from strangers_kit import Stranger, fresh_bytes, hung_up
 
 from warpgate.config import Budgets, Config
 from warpgate.core.pipes.base import Pipe
+from warpgate.core.search.responder import REFUSALS_PER_SECOND
 from warpgate.errors import ConnectFailed, NetworkError, PipeClosed
 from warpgate.events import PipeOpened, SignalRefused, StrangerRefused
 from warpgate.model.endpoint import Endpoint
@@ -266,6 +267,7 @@ def test_strangers_introductions_do_not_lock_out_those_who_are_allowed() -> None
                     mallory.send(codec.request(fresh_bytes(12), "direct", mallory.target, introduce=True))
                     await asyncio.sleep(1 / 500)
 
+            began = world.now
             flooding = asyncio.ensure_future(checks())
             await asyncio.sleep(5.0)
             for options in (OVER_UDP, OVER_TCP):
@@ -274,6 +276,8 @@ def test_strangers_introductions_do_not_lock_out_those_who_are_allowed() -> None
                 await other.close()
             over.set()
             await flooding
+            told = len(mallory.received)  # each has cost a key agreement
+            assert 0 < told <= REFUSALS_PER_SECOND * (world.now - began + 1.0)
             mallory.close()
             await world.quiet()
 

@@ -19,15 +19,15 @@ from warpgate.core.connection.paths import GREETINGS, Origin, Path, TcpPath
 from warpgate.core.connection.quic_bounds import UNPROVED, Holdings
 from warpgate.core.connection.quic_channels import QuicChannels
 from warpgate.core.connection.quic_engine import State
-from warpgate.core.connection.unclaimed import UNCLAIMED, UNCLAIMED_PER_PEER
+from warpgate.core.connection.unclaimed import UNCLAIMED, UNCLAIMED_PATIENCE, UNCLAIMED_PER_PEER
 from warpgate.core.connections import Connections
 from warpgate.core.pipes.durable import DurablePipe
 from warpgate.core.search.seeker import AT_ONCE, RATE, PathSeeker
 from warpgate.core.search.session import Session
-from warpgate.events import PathLost, PluginSkipped, PluginStarted
+from warpgate.events import PathLost, PluginSkipped, PluginStarted, SignalRefused, StrangerRefused
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.broker import BrokerRef
-from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.plan.paths import UNKNOWN_ROUND_TRIP
 from warpgate.plugins.udp_punch import Punch
 from warpgate.proto.quic_wire import DURABLE_ID_SIZE
@@ -373,6 +373,53 @@ def test_who_names_an_id_of_somebody_elses_connection_takes_nothing_from_it() ->
     virtual(main)
 
 
+def test_a_path_of_one_peer_is_none_for_the_connection_of_another_whatever_its_datagrams_name() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            near, far = await durable(world)
+            there = far.connection.paths
+            path = SimpleNamespace(origin=SimpleNamespace(peer_key=identity("m").public_key, remote="there"))
+            data = b"\x40" + far.connection.engine.id + bytes(1200)
+            assert not world.b.run.connections._claim(world.a.node.address, path, [data])
+            assert far.connection.paths == there
+            near.abort()
+            far.abort()
+
+    virtual(main)
+
+
+def test_a_session_for_a_path_becomes_none_for_a_pipe() -> None:
+    """b lets nobody in. It has called a, so a may bring paths for that connection, and pipes as little as others."""
+
+    async def main() -> None:
+        async with World("public", "public", config_b=Config(allow=frozenset())) as world:
+            pipe = await world.b.node.connect(world.a.node.address, durable=True)
+            rogue, session = Stranger(world), fresh_bytes(16)
+            rogue.identity = identity("a")
+            for sequence, mode in enumerate(("path", "datagram", "stream"), 1):
+                punch = ("udp_punch", Punch(1))
+                rogue.publish(rogue.offer(punch, session=session, sequence=sequence, mode=mode))
+                await asyncio.sleep(0.2)
+                assert world.b.run.sessions.get(session).mode is Mode.PATH
+            refused = [event.reason for event in world.b.said(SignalRefused)]
+            assert refused == ["a session for a path is none for a pipe"] * 2
+            pipe.abort()
+            rogue.close()
+
+    virtual(main)
+
+
+def test_who_is_not_let_in_begins_no_connection_by_a_path_that_it_has() -> None:
+    async def main() -> None:
+        async with World("public", "public", config_b=Config(allow=frozenset())) as world:
+            assert Newcomers(world).come("mallory") is None
+            assert len(world.b.run.connections) == 0
+            [refused] = world.b.said(StrangerRefused)
+            assert "not among those allowed in" in refused.reason
+
+    virtual(main)
+
+
 @pytest.mark.parametrize("size", [0, 1, 7])
 def test_a_first_packet_with_a_short_id_is_none(size: int) -> None:
     async def main() -> None:
@@ -413,6 +460,8 @@ def test_paths_that_nobody_uses_push_out_those_of_the_same_peer_first() -> None:
             for number in range(200):
                 book.take(hosted_by(world.b, 3, number.to_bytes(33, "big")), None)
             assert len(book._unclaimed) == UNCLAIMED
+            await asyncio.sleep(UNCLAIMED_PATIENCE + 0.1)
+            assert len(book._unclaimed) == 0
             near.abort()
             del book._path
 
