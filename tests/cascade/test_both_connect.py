@@ -12,7 +12,7 @@ import pytest
 from cascade_world import HOP, LASTING, R, S, Seat, World, connected, exchange, identity, virtual
 from durable_kit import moved
 from strangers_kit import fresh_bytes
-from test_instances import twin_of_b
+from test_instances import CONFIG, twin_of_b
 
 from warpgate.config import Config
 from warpgate.core.connection.quic_bounds import Holdings
@@ -24,6 +24,7 @@ from warpgate.errors import ConnectFailed, PipeClosed
 from warpgate.events import PluginStarted
 from warpgate.model.endpoint import Mode
 from warpgate.plan.collision import HEAD_START
+from warpgate.plugins.registry import REGISTRY
 from warpgate_testing.internet import PathSpec
 
 STEP = 0.002
@@ -251,6 +252,24 @@ def test_a_twin_of_the_peer_that_has_called_is_not_taken_for_it() -> None:
             other = await world.b.node.accept()
             assert pipe.session == other.session != from_twin.session
             await exchange(pipe, other)
+
+    virtual(main)
+
+
+def test_a_peer_that_has_called_and_claims_anothers_instance_is_not_taken_for_it() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            rogue = Seat(world, "c", world.internet.host("c", "198.51.100.9"), CONFIG, REGISTRY)
+            await rogue.node.start()
+            from_rogue = await rogue.node.connect(world.a.node.address, durable=True)
+            taken = await world.a.node.accept()
+            claimed = replace(taken.connection.remote, instance=world.b.node.address.instance)
+            taken.connection.meet(claimed)
+            pipe = await world.a.node.connect(world.b.node.address, durable=True)
+            other = await world.b.node.accept()
+            assert pipe.session == other.session != from_rogue.session
+            await exchange(pipe, other)
+            await rogue.node.close()
 
     virtual(main)
 

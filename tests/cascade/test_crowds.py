@@ -14,6 +14,7 @@ from strangers_kit import Stranger, fresh_bytes, read_answer
 from warpgate.config import Budgets, Config
 from warpgate.core.connection.quic_bounds import UNPROVED, Holdings
 from warpgate.core.connection.quic_stream import QuicStream
+from warpgate.core.search.links import LINKS_A_SESSION
 from warpgate.errors import NetworkError
 from warpgate.events import SignalRefused, StrangerRefused
 from warpgate.model.endpoint import Endpoint, Mode
@@ -343,6 +344,20 @@ def test_a_link_that_waits_for_its_nomination_is_kept_while_somebody_else_proves
                 stream.abort()
             mallory.close()
             slow.close()
+            await world.quiet()
+
+    virtual(main)
+
+
+def test_one_session_keeps_eight_links_waiting_for_a_nomination() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            mallory, session = Stranger(world), fresh_bytes(16)
+            streams = [await mallory.authenticate(mallory.handshake(session)) for _ in range(20)]
+            assert len(world.b.run.equipment.unchosen) == LINKS_A_SESSION
+            for stream in streams:
+                stream.abort()
+            mallory.close()
             await world.quiet()
 
     virtual(main)
