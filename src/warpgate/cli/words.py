@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from warpgate import events
 from warpgate.cli.records import milliseconds
 from warpgate.errors import AddressError
@@ -9,128 +12,16 @@ from warpgate.model.address import NodeAddress
 
 
 def describe(event: events.Event) -> str:
-    """One line about one event."""
-    match event:
-        case events.PluginStarted() | events.PluginSkipped() | events.PluginNoted() | events.PluginEnded():
-            return f"[{event.session[:6]}] {event.plugin} {_plugin_news(event)}"
-        case events.SignalSent() | events.SignalReceived() | events.SignalRefused() | events.PeerSilent():
-            return _signal_news(event)
-        case events.ClocksDiffer() | events.TwinFound() | events.PeerTwinned():
-            return _warning(event)
-        case events.PeerPlaced() | events.LinkVerified() | events.PipeOpened() | events.PipeEnded():
-            return f"[{event.session[:6]}] {_link_news(event)}"
-        case (
-            events.NameFound()
-            | events.ContactPinned()
-            | events.NameRegistered()
-            | events.NameReleased()
-            | events.NameNotRegistered()
-        ):
-            return _name_news(event)
-        case _:
-            return _path_news(event) or _node_news(event)
-
-
-def _places(address: str) -> str:
-    """The address text is what programs want of it; people, where it leads."""
-    found: dict[str, None] = {}
-    try:
-        for attachment in NodeAddress.from_text(address).attachments:
-            found |= dict.fromkeys(str(ip) for ip in (*attachment.outside, attachment.host))
-    except AddressError:
-        return address  # of a version that this one does not know
-    return ", ".join(found) or "no place that is known"
-
-
-def _warning(event: events.ClocksDiffer | events.TwinFound | events.PeerTwinned) -> str:
-    match event:
-        case events.ClocksDiffer(peer=peer, ahead=ahead):
-            return clocks_differ(peer, ahead)
-        case events.TwinFound(instance=instance, where=where):
-            return (
-                f"another node runs with this identity, {where} (instance {instance}): names may lead to either. "
-                "Give one of them a key of its own (--identity NAME)"
-            )
-        case events.PeerTwinned(session=session, peer=peer, reason=reason):
-            return f"[{session[:6]}] {peer_twinned(peer, reason)}"
-
-
-def _link_news(
-    event: events.PeerPlaced | events.LinkVerified | events.PipeOpened | events.PipeEnded,
-) -> str:
-    match event:
-        case events.PeerPlaced(peer=peer, address=address):
-            return f"{peer} is at {_places(address)}"
-        case events.LinkVerified(plugin=plugin, transport=transport, local=local, remote=remote):
-            return f"{plugin} has a proven {transport} link: {local} - {remote}"
-        case events.PipeOpened(plugin=plugin, mode=mode, peer=peer, transport=transport, seconds=seconds):
-            return f"{mode} pipe with {peer} by {plugin} over {transport} in {milliseconds(seconds)}"
-        case events.PipeEnded(peer=peer, reason=reason):
-            return f"pipe with {peer} ended: {reason}"
-
-
-def _path_news(event: events.Event) -> str:
-    """Of a durable connection; "" for other events."""
-    match event:
-        case events.PathOpened(plugin=plugin, transport=transport, local=local, remote=remote):
-            news = f"a path by {plugin} over {transport}: {local} - {remote}"
-        case events.PathChosen(plugin=plugin, remote=remote, reason=reason, gap=gap):
-            news = f"goes on by {plugin} to {remote}, {milliseconds(gap)} after the last answer: {reason}"
-        case events.PathLost(plugin=plugin, remote=remote, reason=reason):
-            news = f"lost its path by {plugin} to {remote}: {reason}"
-        case events.PathsMissing():
-            news = "no path works, searching"
-        case events.PathsWork(plugin=plugin, gap=gap):
-            news = f"works again by {plugin}, {milliseconds(gap)} after the last answer"
-        case _:
-            return ""
-    return f"connection [{event.connection[:6]}] with {event.peer}: {news}"
-
-
-def _plugin_news(
-    event: events.PluginStarted | events.PluginSkipped | events.PluginNoted | events.PluginEnded,
-) -> str:
-    match event:
-        case events.PluginStarted():
-            return "started"
-        case events.PluginSkipped(reason=reason):
-            return f"skipped: {reason}"
-        case events.PluginNoted(text=text):
-            return text
-        case events.PluginEnded(outcome=outcome, reason=reason):
-            return f"{outcome}: {reason}" if reason else outcome
-
-
-def _signal_news(
-    event: events.SignalSent | events.SignalReceived | events.SignalRefused | events.PeerSilent,
-) -> str:
-    match event:
-        case events.PeerSilent(session=session, reason=reason):
-            return f"[{session[:6]}] {reason}"
-        case events.SignalSent(session=session, kind=kind, sequence=sequence, peer=peer, brokers=brokers):
-            return f"[{session[:6]}] sent {kind} {sequence} to {peer} over {brokers} broker(s)"
-        case events.SignalReceived(session=session, kind=kind, sequence=sequence, peer=peer):
-            return f"[{session[:6]}] got {kind} {sequence} from {peer}"
-        case events.SignalRefused(peer=peer, reason=reason):
-            if event.told:
-                return turned_away(peer, reason)
-            return f"refused a signal from {peer or 'an unknown sender'}: {reason}"
-
-
-def _node_news(event: events.Event) -> str:
-    match event:
-        case events.NodeStarted(node_id=node_id, port=port, seconds=seconds):
-            return f"node {node_id} is up on port {port} after {milliseconds(seconds)}"
-        case events.AddressChanged(attachments=attachments, brokers=brokers):
-            return f"the address changed: {attachments} attachment(s), {brokers} broker(s)"
-        case events.PluginBroken(entry=entry, package=package, reason=reason):
-            return f"the strategy {entry} of {package} cannot be used: {reason}"
-        case events.StrangerRefused(remote=remote, reason=reason):
-            return f"refused {remote}: {reason}"
-        case events.TargetsRefused(session=session, peer=peer, reasons=reasons):
-            return f"[{session[:6]}] nothing is sent to some endpoints that {peer} named: {'; '.join(reasons)}"
-        case _:
-            return _server_news(event)
+    """One line about one event; what has a session or a connection begins with it."""
+    sentence = _SENTENCES.get(type(event))
+    if sentence is None:
+        return str(event)  # an event of a later version or of somebody's plugin
+    told: Any = event
+    if hasattr(event, "session"):
+        return f"[{told.session[:6]}] {sentence(told)}"
+    if hasattr(event, "connection"):
+        return f"connection [{told.connection[:6]}] with {told.peer}: {sentence(told)}"
+    return sentence(told)
 
 
 def turned_away(peer: str, reason: str) -> str:
@@ -147,59 +38,90 @@ def clocks_differ(peer: str, ahead: float) -> str:
     return f"the clock of {peer} is {abs(ahead):.0f} s {side} ours: one of the two is wrong"
 
 
-def _server_news(event: events.Event) -> str:
-    match event:
-        case events.RelayAllocated(server=server, transport=transport, relayed=relayed):
-            return f"{server} relays for this node at {', '.join(relayed)} (asked over {transport.upper()})"
-        case events.MappingLearnt(transport=transport, local=local, mapped=mapped, server=server):
-            return f"{server} sees {transport} {local} as {mapped} ({milliseconds(event.seconds)})"
-        case events.ServerFailed(service=service, server=server, reason=reason):
-            return f"{service} server {server} failed: {reason}"
-        case events.PortMapped() | events.PortUnmapped() | events.DoubleNatFound() | events.Nat64Found():
-            return _router_news(event)
-        case events.BrokerConnected() | events.ServerListFetched() | events.ServerListTaken():
-            return _public_news(event)
-        case _:
-            return str(event)  # an event of a later version or of somebody's plugin
+def _places(address: str) -> str:
+    """The address text is what programs want of it; people, where it leads."""
+    found: dict[str, None] = {}
+    try:
+        for attachment in NodeAddress.from_text(address).attachments:
+            found |= dict.fromkeys(str(ip) for ip in (*attachment.outside, attachment.host))
+    except AddressError:
+        return address  # of a version that this one does not know
+    return ", ".join(found) or "no place that is known"
 
 
-def _public_news(event: events.BrokerConnected | events.ServerListFetched | events.ServerListTaken) -> str:
-    if isinstance(event, events.BrokerConnected):
-        return f"connected to broker {event.url}, round trip {milliseconds(event.rtt)}"
-    if isinstance(event, events.ServerListFetched):
-        return f"list {event.sequence} of public servers is at {event.place}"
-    return f"list {event.sequence} of public servers is used now: {event.brokers} brokers, {event.stun} STUN servers"
+def _signal_refused(of: events.SignalRefused) -> str:
+    if of.told:
+        return turned_away(of.peer, of.reason)
+    return f"refused a signal from {of.peer or 'an unknown sender'}: {of.reason}"
 
 
-def _name_news(
-    event: events.NameFound
-    | events.ContactPinned
-    | events.NameRegistered
-    | events.NameReleased
-    | events.NameNotRegistered,
-) -> str:
-    match event:
-        case events.NameFound(name=name, node_id=node_id, server=server, seconds=seconds):
-            return f"{name} is {node_id}, says {server} ({milliseconds(seconds)})"
-        case events.ContactPinned(name=name, node_id=node_id):
-            return f"{name} is pinned to {node_id}"
-        case events.NameRegistered(name=name, server=server, seconds=seconds):
-            return f"{server} has registered {name} ({milliseconds(seconds)})"
-        case events.NameReleased(name=name, server=server):
-            return f"{server} has released {name}"
-        case events.NameNotRegistered(name=name, server=server, reason=reason, retry=retry):
-            return f"{server} does not register {name}: {reason} (again in {retry:.0f} s)"
-
-
-def _router_news(
-    event: events.PortMapped | events.PortUnmapped | events.DoubleNatFound | events.Nat64Found,
-) -> str:
-    match event:
-        case events.PortMapped(gateway=gateway, transport=transport, local=local, external=external):
-            return f"{gateway} maps {transport} {external} to {local} ({event.protocol})"
-        case events.PortUnmapped(transport=transport, local=local, external=external):
-            return f"{transport} {external} is not mapped to {local} any more"
-        case events.Nat64Found(prefix=prefix):
-            return f"this network translates to IPv4 (NAT64, prefix {prefix})"
-        case events.DoubleNatFound(external=external, reflexive=reflexive):
-            return f"double NAT: the router is {external}, the world sees {reflexive or 'something else'}"
+_SENTENCES: dict[type[events.Event], Callable[[Any], str]] = {
+    # the node
+    events.NodeStarted: lambda of: f"node {of.node_id} is up on port {of.port} after {milliseconds(of.seconds)}",
+    events.AddressChanged: lambda of: f"the address changed: {of.attachments} attachment(s), {of.brokers} broker(s)",
+    events.PluginBroken: lambda of: f"the strategy {of.entry} of {of.package} cannot be used: {of.reason}",
+    events.StrangerRefused: lambda of: turned_away(of.remote, of.reason),
+    events.ClocksDiffer: lambda of: clocks_differ(of.peer, of.ahead),
+    events.TwinFound: lambda of: (
+        f"another node runs with this identity, {of.where} (instance {of.instance}): names may lead to either. "
+        "Give one of them a key of its own (--identity NAME)"
+    ),
+    # its servers
+    events.BrokerConnected: lambda of: f"connected to broker {of.url}, round trip {milliseconds(of.rtt)}",
+    events.ServerFailed: lambda of: f"{of.service} server {of.server} failed: {of.reason}",
+    events.ServerListFetched: lambda of: f"list {of.sequence} of public servers is at {of.place}",
+    events.ServerListTaken: lambda of: (
+        f"list {of.sequence} of public servers is used now: {of.brokers} brokers, {of.stun} STUN servers"
+    ),
+    events.MappingLearnt: lambda of: (
+        f"{of.server} sees {of.transport} {of.local} as {of.mapped} ({milliseconds(of.seconds)})"
+    ),
+    events.RelayAllocated: lambda of: (
+        f"{of.server} relays for this node at {', '.join(of.relayed)} (asked over {of.transport.upper()})"
+    ),
+    # its router
+    events.PortMapped: lambda of: f"{of.gateway} maps {of.transport} {of.external} to {of.local} ({of.protocol})",
+    events.PortUnmapped: lambda of: f"{of.transport} {of.external} is not mapped to {of.local} any more",
+    events.Nat64Found: lambda of: f"this network translates to IPv4 (NAT64, prefix {of.prefix})",
+    events.DoubleNatFound: lambda of: (
+        f"double NAT: the router is {of.external}, the world sees {of.reflexive or 'something else'}"
+    ),
+    # names
+    events.NameFound: lambda of: f"{of.name} is {of.node_id}, says {of.server} ({milliseconds(of.seconds)})",
+    events.ContactPinned: lambda of: f"{of.name} is pinned to {of.node_id}",
+    events.NameRegistered: lambda of: f"{of.server} has registered {of.name} ({milliseconds(of.seconds)})",
+    events.NameReleased: lambda of: f"{of.server} has released {of.name}",
+    events.NameNotRegistered: lambda of: (
+        f"{of.server} does not register {of.name}: {of.reason} (again in {of.retry:.0f} s)"
+    ),
+    # signals
+    events.SignalSent: lambda of: f"sent {of.kind} {of.sequence} to {of.peer} over {of.brokers} broker(s)",
+    events.SignalReceived: lambda of: f"got {of.kind} {of.sequence} from {of.peer}",
+    events.SignalRefused: _signal_refused,
+    events.PeerSilent: lambda of: of.reason,
+    events.PeerTwinned: lambda of: peer_twinned(of.peer, of.reason),
+    events.PeerPlaced: lambda of: f"{of.peer} is at {_places(of.address)}",
+    events.TargetsRefused: lambda of: (
+        f"nothing is sent to some endpoints that {of.peer} named: {'; '.join(of.reasons)}"
+    ),
+    # strategies
+    events.PluginStarted: lambda of: f"{of.plugin} started",
+    events.PluginSkipped: lambda of: f"{of.plugin} skipped: {of.reason}",
+    events.PluginNoted: lambda of: f"{of.plugin} {of.text}",
+    events.PluginEnded: lambda of: (
+        f"{of.plugin} {of.outcome}: {of.reason}" if of.reason else f"{of.plugin} {of.outcome}"
+    ),
+    # links, pipes, and the paths of durable connections
+    events.LinkVerified: lambda of: f"{of.plugin} has a proven {of.transport} link: {of.local} - {of.remote}",
+    events.PipeOpened: lambda of: (
+        f"{of.mode} pipe with {of.peer} by {of.plugin} over {of.transport} in {milliseconds(of.seconds)}"
+    ),
+    events.PipeEnded: lambda of: f"pipe with {of.peer} ended: {of.reason}",
+    events.PathOpened: lambda of: f"a path by {of.plugin} over {of.transport}: {of.local} - {of.remote}",
+    events.PathChosen: lambda of: (
+        f"goes on by {of.plugin} to {of.remote}, {milliseconds(of.gap)} after the last answer: {of.reason}"
+    ),
+    events.PathLost: lambda of: f"lost its path by {of.plugin} to {of.remote}: {of.reason}",
+    events.PathsMissing: lambda _: "no path works, searching",
+    events.PathsWork: lambda of: f"works again by {of.plugin}, {milliseconds(of.gap)} after the last answer",
+}
