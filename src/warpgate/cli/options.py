@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import fields
 from typing import Any
 
 from warpgate.lazy_dataclass import dataclass
@@ -30,23 +31,10 @@ class CommonOptions(Choices):
 
     @classmethod
     def gather(cls, arguments: argparse.Namespace) -> CommonOptions:
-        return cls(
-            identity=_last(arguments, "identity"),
-            broker=_joined(arguments, "broker"),
-            stun=_joined(arguments, "stun"),
-            server_list=_joined(arguments, "server_list"),
-            turn=_joined(arguments, "turn"),
-            ice_servers=_joined(arguments, "ice_servers"),
-            relay_peer=_joined(arguments, "relay_peer"),
-            names=_joined(arguments, "names"),
-            rendezvous=_joined(arguments, "rendezvous"),
-            interface=_joined(arguments, "interface"),
-            port=_last(arguments, "port"),
-            port_map=_last(arguments, "port_map"),
-            config=_last(arguments, "config"),
-            json=_last(arguments, "json"),
-            verbose=_last(arguments, "verbose"),
-        )
+        def said(name: str, kind: str) -> Any:
+            return _joined(arguments, name) if "tuple" in kind else _last(arguments, name)
+
+        return cls(**{each.name: said(each.name, str(each.type)) for each in fields(cls)})
 
 
 def add_common_options(parser: argparse.ArgumentParser, level: int, *, json: bool = True, servers: bool = True) -> None:
