@@ -21,7 +21,6 @@ Rules:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +34,7 @@ from msgspec import Meta
 from warpgate.errors import AddressError, DecodeError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import MAX_ADDRESS_SIZE, NodeAddress
+from warpgate.proto.machine import Outputs
 
 if TYPE_CHECKING:
     from warpgate.model.code import OneTimeCode
@@ -122,23 +122,16 @@ CodeEvent = Agreed | NotAgreed
 Entropy = Callable[[int], bytes]
 
 
-class _Side:
+class _Side(Outputs[CodeEvent, bytes]):
     """What both sides have in common: what waits to go out, what has happened, and when something is due."""
 
     def __init__(self, now: float, patience: float) -> None:
-        self._outbox: deque[bytes] = deque()
-        self._events: deque[CodeEvent] = deque()
+        super().__init__()
         self._over = False
         self._end = now + patience
         self._repeat_at: float | None = None
         self._interval = FIRST_REPEAT
         self._repeated = b""
-
-    def poll_transmit(self) -> bytes | None:
-        return self._outbox.popleft() if self._outbox else None
-
-    def poll_event(self) -> CodeEvent | None:
-        return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
         if self._over:

@@ -7,13 +7,16 @@ seconds on one monotonic clock.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from collections import deque
+from typing import Any, Generic, Protocol, TypeVar
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 
 EventT_co = TypeVar("EventT_co", covariant=True)
 TransmitT_co = TypeVar("TransmitT_co", covariant=True)
+EventT = TypeVar("EventT")
+TransmitT = TypeVar("TransmitT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +46,17 @@ class Machine(Protocol[EventT_co, TransmitT_co]):
 
     def poll_timeout(self) -> float | None:
         """When to call `handle_timeout` next; None: not before something is received."""
+
+
+class Outputs(Generic[EventT, TransmitT]):
+    """What most machines have to say, in the order in which they found it."""
+
+    def __init__(self) -> None:
+        self._outbox: deque[TransmitT] = deque()
+        self._events: deque[EventT] = deque()
+
+    def poll_transmit(self) -> TransmitT | None:
+        return self._outbox.popleft() if self._outbox else None
+
+    def poll_event(self) -> EventT | None:
+        return self._events.popleft() if self._events else None

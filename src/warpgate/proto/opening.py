@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
-from warpgate.proto.machine import Transmit
+from warpgate.proto.machine import Outputs, Transmit
 from warpgate.proto.stun import BINDING, Attribute, ChangeRequest, StunClass, StunMessage, encode
 from warpgate.proto.transaction import Transactions
 
@@ -37,7 +37,7 @@ class Opened:
     ttl: int | None
 
 
-class OpeningTest:
+class OpeningTest(Outputs[Opened, Transmit]):
     """A machine for a fresh UDP socket bound to `base`; one result, then it is idle for good."""
 
     def __init__(
@@ -51,12 +51,11 @@ class OpeningTest:
         new_transaction_id: Callable[[], bytes],
     ) -> None:
         """`other`: the server's second address and port; `round_trip` in seconds, as measured."""
+        super().__init__()
         self._base, self._server, self._other = base, server, other
         self._waits = [wait * round_trip for wait in WAITS]
         self._new_transaction_id = new_transaction_id
         self._transactions = Transactions(base)
-        self._outbox: deque[Transmit] = deque()
-        self._events: deque[Opened] = deque()
         self._untried = deque(TTLS)
         self._try_next(now)
 
@@ -78,9 +77,6 @@ class OpeningTest:
 
     def poll_transmit(self) -> Transmit | None:
         return self._outbox.popleft() if self._outbox else self._transactions.poll_transmit()
-
-    def poll_event(self) -> Opened | None:
-        return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
         return self._transactions.poll_timeout()

@@ -18,7 +18,6 @@ A response whose epoch shows that the gateway has lost its state makes all held 
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import field
 from ipaddress import IPv4Address, IPv6Address
@@ -27,7 +26,7 @@ from warpgate.errors import DecodeError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint
-from warpgate.proto.machine import Transmit
+from warpgate.proto.machine import Outputs, Transmit
 from warpgate.proto.portmap_epoch import Epoch
 from warpgate.proto.portmap_events import (
     AllReleased,
@@ -120,7 +119,7 @@ class _Question:
     answer: IPv4Address | None = field(default=None)
 
 
-class PortMapClient:
+class PortMapClient(Outputs[PortMapEvent, Transmit]):
     """A machine (`proto/machine.py`); it has packets to send from the first `handle_timeout` on."""
 
     def __init__(
@@ -137,6 +136,7 @@ class PortMapClient:
 
         `stale`: mappings left by an earlier run, to be deleted; no two wishes share transport and port.
         """
+        super().__init__()
         self._base = base
         self._server = server
         self._lease = lease
@@ -150,8 +150,6 @@ class PortMapClient:
         self._leaving = False
         self._entries = [_Entry(wish, _Phase.ASKING, now) for wish in wishes]
         self._entries += [_Entry(wish, _Phase.LEAVING, now) for wish in stale]
-        self._outbox: deque[Transmit] = deque()
-        self._events: deque[PortMapEvent] = deque()
 
     # -- verbs ---------------------------------------------------------------------------------------------------
 
@@ -229,12 +227,6 @@ class PortMapClient:
             if entry.phase is not _Phase.GONE and entry.due <= now:
                 self._send(entry, now)
         self._note_departure()
-
-    def poll_transmit(self) -> Transmit | None:
-        return self._outbox.popleft() if self._outbox else None
-
-    def poll_event(self) -> PortMapEvent | None:
-        return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
         times = [

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections import deque
 from collections.abc import Mapping
 from ipaddress import ip_address
 
 from warpgate.errors import DecodeError
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, SockAddr, Transport
+from warpgate.proto.machine import Outputs
 from warpgate.proto.relay_admission import Admission, Attributes, Login, Refused
 from warpgate.proto.relay_limits import Meter, PeerPolicy, RelayLimits, user_of
 from warpgate.proto.relay_state import (
@@ -88,7 +88,7 @@ _SEND_UNDERSTOOD = frozenset({Attribute.XOR_PEER_ADDRESS, Attribute.DATA})
 _COMPREHENSION_OPTIONAL = 0x8000
 
 
-class RelayServer:
+class RelayServer(Outputs[RelayEvent, RelayOutput]):
     """A machine. `addresses`: one of ours a family, as clients are told of it; `policy.own` holds all of ours."""
 
     def __init__(
@@ -101,6 +101,7 @@ class RelayServer:
         salt: bytes,
         limits: RelayLimits | None = None,
     ) -> None:
+        super().__init__()
         self.counters = RelayCounters()
         self.allocations: dict[Path, Allocation] = {}
         self.calls: dict[int, Call] = {}
@@ -116,8 +117,6 @@ class RelayServer:
         self._relayed: dict[tuple[Transport, str, int], Allocation] = {}
         self._numbered = 0
         self._swept = now
-        self._outbox: deque[RelayOutput] = deque()
-        self._events: deque[RelayEvent] = deque()
 
     # -- from clients --------------------------------------------------------------------------------------------
 
@@ -507,12 +506,6 @@ class RelayServer:
 
     def poll_timeout(self) -> float | None:
         return self._swept + SWEEP if self.allocations or self._usages else None
-
-    def poll_transmit(self) -> RelayOutput | None:
-        return self._outbox.popleft() if self._outbox else None
-
-    def poll_event(self) -> RelayEvent | None:
-        return self._events.popleft() if self._events else None
 
     # -- small parts ---------------------------------------------------------------------------------------------
 

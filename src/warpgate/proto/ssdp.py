@@ -14,7 +14,7 @@ from warpgate.errors import DecodeError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.model.servers import bracketed
-from warpgate.proto.machine import Transmit
+from warpgate.proto.machine import Outputs, Transmit
 
 PORT = 1900
 GROUPS = {4: "239.255.255.250", 6: "ff02::c"}  # sections 1.3.2 and A.3
@@ -73,10 +73,11 @@ def _is_visible(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text
 
 
-class Search:
+class Search(Outputs[Found | Over, Transmit]):
     """`gateway` as `Network.gateways` names it: a link-local one with its scope, which the group then has as well."""
 
     def __init__(self, base: Endpoint, gateway: IPAddress, now: float) -> None:
+        super().__init__()
         self._base = base
         self._gateway = Endpoint.of(gateway, PORT).ip
         scope = str(gateway).partition("%")[2]
@@ -86,8 +87,6 @@ class Search:
         self._asks = deque(now + at for at in ASK_AT)
         self._over_at: float | None = now + OVER_AT
         self._seen: set[str] = set()
-        self._outbox: deque[Transmit] = deque()
-        self._events: deque[Found | Over] = deque()
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
         """A datagram from `source`, whose port is the device's choice; what is not the gateway's is ignored."""
@@ -118,12 +117,6 @@ class Search:
 
     def _send(self, remote: Endpoint, data: bytes) -> None:
         self._outbox.append(Transmit(data, self._base, remote))
-
-    def poll_transmit(self) -> Transmit | None:
-        return self._outbox.popleft() if self._outbox else None
-
-    def poll_event(self) -> Found | Over | None:
-        return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
         return self._asks[0] if self._asks else self._over_at

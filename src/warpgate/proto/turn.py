@@ -18,13 +18,13 @@ through it. It knows no sockets; `reliable` tells whether it talks over a stream
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Callable
 
 from warpgate.errors import DecodeError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
 from warpgate.model.turn_server import Credentials
+from warpgate.proto.machine import Outputs
 from warpgate.proto.refusals import Refusals
 from warpgate.proto.stun import Attribute, ErrorCode, Method, StunClass, StunMessage, decode, is_stun
 from warpgate.proto.turn_auth import LongTermAuth
@@ -103,7 +103,7 @@ class _Connect:
 _Purpose = _Allocate | _Refresh | _Release | _Permit | _Bind | _Connect
 
 
-class TurnClient:
+class TurnClient(Outputs[TurnEvent, bytes]):
     """A machine; transmits are bytes for the one server. Asks for the allocation when made."""
 
     def __init__(
@@ -115,6 +115,7 @@ class TurnClient:
         reliable: bool,
         new_transaction_id: Callable[[], bytes],
     ) -> None:
+        super().__init__()
         self.auth = LongTermAuth(credentials)
         self.state = State.ALLOCATING
         self.relayed: tuple[Endpoint, ...] = ()
@@ -122,8 +123,6 @@ class TurnClient:
         self._wanted = wanted
         self._reliable = reliable
         self._new_transaction_id = new_transaction_id
-        self._outbox: deque[bytes] = deque()
-        self._events: deque[TurnEvent] = deque()
         self._requests: Requests[_Purpose] = Requests(
             self.auth, self._outbox, reliable=reliable, new_transaction_id=new_transaction_id
         )
@@ -221,12 +220,6 @@ class TurnClient:
             self._ask_channel(peer, now)
         if not self._reliable and now >= self._keepalive_at:
             self._say(pack_keepalive(self._new_transaction_id()), now)
-
-    def poll_transmit(self) -> bytes | None:
-        return self._outbox.popleft() if self._outbox else None
-
-    def poll_event(self) -> TurnEvent | None:
-        return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
         times = [self._requests.poll_timeout()]
