@@ -3,7 +3,7 @@
 Two nodes that are just up, without half a second for their fingerprints, and one TURN server (coturn) that both know:
 so soon after the start a relay is needed least prepared. Limits: 0.4 s where the fingerprints rule out a direct path,
 1 s where UDP is blocked or only port 443 is open. Where a direct path is possible but takes its time, as guessing a
-port among all does, no relayed pipe comes before `relay_patience`; where it is quick, none at all.
+port among all does, no relayed pipe comes before `search_patience`; where it is quick, none at all.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ async def held_back(count: int) -> list[Row]:
     async with relayed("edm", "eim") as lab:
         done = [await lab.connect("datagram", "udp", 0.5) for _ in range(count)]
     earliest = min((one.seconds for one in done if one.relayed), default=float("inf"))
-    limit = Timing().relay_patience
+    limit = Timing().search_patience
     what = "edm -> eim, datagram: first relayed pipe"
     rows = [Row(what, earliest * 1000, limit * 1000, at_most=False, note=f"of {len(done)}")]
     async with relayed("eim", "edm-seq") as lab:

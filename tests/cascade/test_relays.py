@@ -22,7 +22,7 @@ from cascade_world import (
     virtual,
 )
 
-from warpgate.config import Config
+from warpgate.config import Config, Timing
 from warpgate.errors import RELAY_ADVICE, AttemptFailed, ConnectFailed
 from warpgate.events import Event, ServerFailed
 from warpgate.model.endpoint import Endpoint, Family, Mode
@@ -236,6 +236,34 @@ def test_where_a_direct_link_could_be_the_relay_waits_its_second() -> None:
             near, far, seconds = await connected(world, **OVER_UDP)
             assert (near.plugin, near.relayed) == ("turn", True)
             assert seconds == pytest.approx(1.0, abs=0.01)
+            await exchange(near, far)
+
+    virtual(story)
+
+
+@pytest.mark.parametrize("kinds", [("edm", "eim-apdf"), ("eim-apdf", "edm")])
+def test_a_plain_pipe_waits_for_a_port_that_is_searched_for(kinds: tuple[str, str]) -> None:
+    """It would stay on the relay. Of all searches 86 % are over within `search_patience`, a third within a second."""
+
+    async def story(seed: int) -> tuple[bool, float]:
+        async with RelayWorld(*kinds, seed=seed, settle=1.0) as world:
+            near, far, seconds = await connected(world)
+            await exchange(near, far)
+            return near.relayed, seconds
+
+    found = [virtual(lambda seed=seed: story(seed)) for seed in range(12)]  # type: ignore[misc]
+    assert [relayed for relayed, _ in found].count(False) >= 9
+    assert len([seconds for relayed, seconds in found if not relayed and seconds > 1.0]) >= 3
+    assert max(seconds for _, seconds in found) < Timing().search_patience + 0.1
+
+
+def test_a_search_that_finds_nothing_holds_up_the_relay_for_its_patience_alone() -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "eim-apdf", settle=1.0) as world:
+            world.internet.partition(world.routers["a"], world.routers["b"])
+            near, far, seconds = await connected(world)
+            assert (near.plugin, near.relayed) == ("turn", True)
+            assert seconds == pytest.approx(Timing().search_patience, abs=0.01)
             await exchange(near, far)
 
     virtual(story)

@@ -95,7 +95,10 @@ _SENTENCES: dict[type[events.Event], Callable[[Any], str]] = {
         f"{of.server} does not register {of.name}: {of.reason} (again in {of.retry:.0f} s)"
     ),
     # signals
-    events.SignalSent: lambda of: f"sent {of.kind} {of.sequence} to {of.peer} over {of.brokers} broker(s)",
+    events.SignalSent: lambda of: (
+        f"{of.kind} {of.sequence} to {of.peer} "
+        + (f"sent over {of.brokers} broker(s)" if of.brokers else "waits for a broker")
+    ),
     events.SignalReceived: lambda of: f"got {of.kind} {of.sequence} from {of.peer}",
     events.SignalRefused: _signal_refused,
     events.PeerSilent: lambda of: of.reason,

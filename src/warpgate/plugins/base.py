@@ -120,6 +120,7 @@ class Plugin(ABC):
     message_type: ClassVar[type | None] = None  # of all messages, both ways; None: it sends none
     needs_signal: ClassVar[bool] = True  # False: works without any broker
     relays: ClassVar[bool] = False  # its links run over somebody else's machine: direct ones are preferred
+    searches: ClassVar[bool] = False  # for a port, which takes seconds: a relay that is ready waits longer for it
 
     @classmethod
     def unsuitable(cls, local: NodeAddress, remote: NodeAddress) -> str | None:

@@ -90,6 +90,7 @@ DOUBTFUL = 2 * 2.0
 class RandomProbe(Plugin):
     name: ClassVar[str] = "random_probe"
     transports: ClassVar[frozenset[Transport]] = frozenset({Transport.UDP})
+    searches: ClassVar[bool] = True
     message_type: ClassVar[type | None] = Guess
 
     @classmethod

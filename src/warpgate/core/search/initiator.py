@@ -270,7 +270,8 @@ class Initiator(Generic[Made]):
 
     def _patience(self, link: Links) -> float:
         """How long a relayed link waits for a direct one: until `relay_patience` after the attempt's start, half of
-        that where the hope is faint, not at all where there is none.
+        that where the hope is faint, not at all where there is none; until `search_patience` while a port is searched
+        for.
         """
         if not link.relayed or self._session.mode is Mode.PATH:
             return NEVER_WAIT
@@ -280,12 +281,15 @@ class Initiator(Generic[Made]):
         if outlook.hope is Hope.NONE:
             session.note(link.plugin, f"no direct link to wait for: {outlook.reason}")
             return NEVER_WAIT
-        patience = context.config.timing.relay_patience
+        timing = context.config.timing
+        patience = timing.relay_patience
         if patience:  # or else it was asked for not to wait at all
             signals = DIRECT_SIGNALS if Transport.UDP in carriers else DIRECT_SIGNALS_TCP
             patience = session.patience(patience, signals)
         if outlook.hope is not Hope.FAIR:
             patience *= FAINT_SHARE
+        elif patience and any(plugin.searches and plugin.name in session.running for plugin in self._plugins):
+            patience = max(patience, timing.search_patience)
         return max(NEVER_WAIT, session.started + patience - context.now())
 
     def _direct_steps(self) -> list[Step]:

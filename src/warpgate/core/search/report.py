@@ -56,8 +56,8 @@ class Reporter:
                 row = self._row(plugin)
                 row.outcome, row.reason, row.ended = outcome, reason, now - self._start
             case SignalSent(kind=kind, sequence=sequence, brokers=brokers):
-                text = f"{kind} {sequence} sent over {brokers} broker{'' if brokers == 1 else 's'}"
-                self._row("signals").notes.append((now - self._start, text))
+                how = f"sent over {brokers} broker{'' if brokers == 1 else 's'}" if brokers else "waits for a broker"
+                self._row("signals").notes.append((now - self._start, f"{kind} {sequence} {how}"))
 
     def _row(self, plugin: str) -> _Row:
         return self._rows.setdefault(plugin, _Row())
