@@ -15,7 +15,7 @@ from warpgate.lazy_dataclass import dataclass
 LARGEST_PACKET = 4096 + 512
 
 CONNACK, PUBLISH, SUBACK, PINGRESP, DISCONNECT = 2, 3, 9, 13, 14
-PING, GOODBYE = b"\xc0\x00", b"\xe0\x00"
+PING, LEAVING = b"\xc0\x00", b"\xe0\x00"
 _CONNECT_HEAD, _SUBSCRIBE_HEAD, _PUBLISH_HEAD = 0x10, 0x82, 0x30
 _QOS, _RETAIN = 0x06, 0x01  # of a PUBLISH's first byte
 _LENGTH_BYTES = 4

@@ -110,7 +110,7 @@ class MqttLink:
 
     async def close(self) -> None:
         if not self._end.done():
-            self._send(mqtt.GOODBYE)
+            self._send(mqtt.LEAVING)
             self._finish("closed on this side")
         await self._wire.gone(GOODBYE)
 
