@@ -104,7 +104,7 @@ class SystemUdpSocket:
         return len(run)
 
     def gather(self, take_run: TakeRun) -> None:
-        """See `UdpSocket.gather`; once is for good."""
+        """See `UdpSocket.gather`; once is for ever."""
         if self._take_run is None:
             SOCKETS.receive_segments(self._sock)
         self._take_run = take_run

@@ -52,7 +52,7 @@ class FilteringMeasured:
 
 
 class FilteringTest:
-    """A machine for a fresh UDP socket bound to `base`; one result, then it is idle for good."""
+    """A machine for a fresh UDP socket bound to `base`; one result, then it is idle permanently."""
 
     def __init__(
         self, base: Endpoint, server: Endpoint, now: float, *, new_transaction_id: Callable[[], bytes]

@@ -38,7 +38,7 @@ class Opened:
 
 
 class OpeningTest(Outputs[Opened, Transmit]):
-    """A machine for a fresh UDP socket bound to `base`; one result, then it is idle for good."""
+    """A machine for a fresh UDP socket bound to `base`; one result, then it is idle permanently."""
 
     def __init__(
         self,

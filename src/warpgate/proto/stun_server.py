@@ -44,7 +44,7 @@ LOWEST_RESPONSE_PORT = 1024
 # A node asks every 20 to 26 s, so this serves 2,000 nodes behind one address; a victim whose address is forged gets
 # at most 12 kB a second.
 SOURCE_RATE, SOURCE_BURST = 100.0, 400.0
-# 1 MiB for good. Sources share a place by chance, which costs one of them answers only while the other floods.
+# 1 MiB permanently. Sources share a place by chance, which costs one of them answers only while the other floods.
 LIMITER_PLACES = 65536
 
 # RFC 8489 and ICE: what a Binding request may hold without needing anything of a server without credentials.

@@ -119,7 +119,7 @@ class Finish(Message, frozen=True, tag=6):
 
 
 class Abort(Message, frozen=True, tag=7):
-    """The sender gives up, for good."""
+    """The sender gives up, and does not come back."""
 
     text: Text
 

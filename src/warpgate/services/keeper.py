@@ -35,7 +35,7 @@ class Role(enum.Enum):
     """What the channel wants from a broker."""
 
     CANDIDATE = "candidate"  # one of ours, not chosen (yet)
-    HOME = "home"  # in our address: kept up for good
+    HOME = "home"  # in our address: kept up permanently
     GUEST = "guest"  # a peer's: up while used
 
 
