@@ -25,6 +25,7 @@ from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.system import SystemNetwork
 from warpgate.plugins.registry import registered_names
+from warpgate.server.metrics import CONTENT_TYPE, family
 
 if TYPE_CHECKING:
     from warpgate.cli.shell import Shell
@@ -110,7 +111,7 @@ async def _answer_http(node: Node, stream: Stream) -> None:
     await stream.send(
         (
             f"HTTP/1.1 {'200 OK' if found else '404 Not Found'}\r\n"
-            "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
+            f"Content-Type: {CONTENT_TYPE}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         ).encode("ascii")
         + body
@@ -162,45 +163,33 @@ def _pipe(pipe: Pipe, since: float) -> dict[str, Any]:
 
 
 def metrics_text(node: Node) -> str:
-    """In the text format that Prometheus reads (exposition format 0.0.4)."""
+    """For Prometheus."""
     status = node.status()
     strategies = registered_names()
     pipes = Counter(
-        # On this side the name of the strategy is what the peer says it is.
         (
             pipe.service,
+            # On this side the name of the strategy is what the peer says it is.
             pipe.plugin if pipe.plugin in strategies else "other",
             pipe.transport.value,
-            pipe.relayed,
-            pipe.durable,
+            str(pipe.relayed).lower(),
+            str(pipe.durable).lower(),
         )
         for pipe, _ in status.pipes
     )
-    lines: list[str] = []
-
-    def family(name: str, kind: str, text: str) -> str:
-        lines.extend((f"# HELP warpgate_{name} {text}", f"# TYPE warpgate_{name} {kind}"))
-        return f"warpgate_{name}"
-
-    name = family("node_start_time_seconds", "gauge", "When the node was started, in Unix seconds.")
-    lines.append(f"{name} {status.since:.3f}")
-    name = family("brokers", "gauge", "Brokers that this node listens on.")
-    lines.append(f"{name} {len(status.brokers)}")
-    name = family("pipes", "gauge", "Open pipes.")
-    for (service, strategy, transport, relayed, durable), count in sorted(pipes.items()):
-        labels = f'service="{_escaped(service)}",strategy="{_escaped(strategy)}",transport="{transport}"'
-        labels += f',relayed="{_truth(relayed)}",durable="{_truth(durable)}"'
-        lines.append(f"{name}{{{labels}}} {count}")
-    name = family("events_total", "counter", "What happened, by the name of the event.")
-    lines += [f'{name}{{event="{event}"}} {count}' for event, count in status.counts]
-    name = family("stray_datagrams_total", "counter", "Datagrams that belonged to nothing.")
-    lines.append(f"{name} {status.strays}")
+    labels = ("service", "strategy", "transport", "relayed", "durable")
+    told = ((dict(zip(labels, each, strict=True)), count) for each, count in sorted(pipes.items()))
+    started = f"{status.since:.3f}"
+    lines = [
+        *family("node_start_time_seconds", "gauge", "When the node was started, in Unix seconds.", [({}, started)]),
+        *family("brokers", "gauge", "Brokers that this node listens on.", [({}, len(status.brokers))]),
+        *family("pipes", "gauge", "Open pipes.", told),
+        *family(
+            "events_total",
+            "counter",
+            "What happened, by the name of the event.",
+            (({"event": event}, count) for event, count in status.counts),
+        ),
+        *family("stray_datagrams_total", "counter", "Datagrams that belonged to nothing.", [({}, status.strays)]),
+    ]
     return "\n".join(lines) + "\n"
-
-
-def _truth(value: bool) -> str:
-    return str(value).lower()
-
-
-def _escaped(label: str) -> str:
-    return label.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,10 +1,10 @@
-"""What the name server counts, in the text format that Prometheus reads (exposition format 0.0.4)."""
+"""What the name server counts, and the text format that Prometheus reads (exposition format 0.0.4)."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds. A look-up takes under 1 ms, a write waits for the disk.
@@ -12,6 +12,19 @@ _BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 # Name without its prefix, "gauge" or "counter", what it is, its value.
 Reading = tuple[str, str, str, int]
+
+
+def family(name: str, kind: str, text: str, samples: Iterable[tuple[dict[str, str], object]]) -> list[str]:
+    """The lines of one metric, `warpgate_NAME`; a sample is its labels, which may hold anything, and its value."""
+    lines = [f"# HELP warpgate_{name} {text}", f"# TYPE warpgate_{name} {kind}"]
+    for labels, value in samples:
+        told = ",".join(f'{label}="{_escaped(of)}"' for label, of in labels.items())
+        lines.append(f"warpgate_{name}{{{told}}} {value}" if told else f"warpgate_{name} {value}")
+    return lines
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 class Metrics:
@@ -42,11 +55,7 @@ class Metrics:
         self._refusals[code] += 1
 
     def text(self) -> str:
-        lines: list[str] = []
-
-        def family(name: str, kind: str, text: str) -> None:
-            lines.extend((f"# HELP warpgate_{name} {text}", f"# TYPE warpgate_{name} {kind}"))
-
+        lines = []
         for name, kind, text, value in (
             ("names", "gauge", "Registered names, as last counted.", self.names),
             ("purged_total", "counter", "Expired rows removed.", self.purged),
@@ -54,15 +63,14 @@ class Metrics:
             ("connections_refused_total", "counter", "Connections over a limit.", self.connections_refused),
             *(reading for read in self.others for reading in read()),
         ):
-            family(name, kind, text)
-            lines.append(f"warpgate_{name} {value}")
-        family("requests_total", "counter", "Answered requests.")
-        for (operation, status), count in sorted(self._answers.items()):
-            lines.append(f'warpgate_requests_total{{operation="{operation}",status="{status}"}} {count}')
-        family("refusals_total", "counter", "Requests refused, by the reason's code.")
-        for code, count in sorted(self._refusals.items()):
-            lines.append(f'warpgate_refusals_total{{code="{code}"}} {count}')
-        family("request_seconds", "histogram", "From a request's head to its answer.")
+            lines += family(name, kind, text, [({}, value)])
+        answers = (
+            ({"operation": each, "status": str(status)}, n) for (each, status), n in sorted(self._answers.items())
+        )
+        lines += family("requests_total", "counter", "Answered requests.", answers)
+        refusals = (({"code": code}, count) for code, count in sorted(self._refusals.items()))
+        lines += family("refusals_total", "counter", "Requests refused, by the reason's code.", refusals)
+        lines += family("request_seconds", "histogram", "From a request's head to its answer.", ())
         for operation, buckets in sorted(self._seconds.items()):
             lines.extend(self._histogram(operation, buckets))
         return "\n".join(lines) + "\n"
