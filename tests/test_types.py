@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import warpgate
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```python\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -87,3 +90,11 @@ def test_pyright_finds_nothing_but_what_is_wrong(folder: Path) -> None:
     )
     found = json.loads(check(*words, ".", cwd=folder))["generalDiagnostics"]
     assert [Path(each["file"]).name for each in found] == ["wrong.py"], found
+
+
+def test_type_checkers_see_all_public_names() -> None:
+    """What is loaded when it is first used stands in a block of its own for them."""
+    facade = ast.parse((ROOT / "src/warpgate/__init__.py").read_text())
+    imports = [node for node in ast.walk(facade) if isinstance(node, ast.ImportFrom)]
+    seen = {name.name for node in imports if (node.module or "").startswith("warpgate") for name in node.names}
+    assert seen == {*warpgate.__all__, "sync"}

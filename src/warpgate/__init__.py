@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ConfigError,
         ConnectFailed,
         DecodeError,
+        IdentityInUse,
         NameNotFound,
         NameRefused,
         NetworkError,
