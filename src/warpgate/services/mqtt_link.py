@@ -18,6 +18,7 @@ from warpgate.errors import ProtocolError, ServiceError
 from warpgate.model.servers import BrokerUrl
 from warpgate.platform import SOCKETS
 from warpgate.proto import mqtt
+from warpgate.proto.bucket import TokenBucket
 from warpgate.services.broker import MessageReceiver, VersionRefused, no_matter
 from warpgate.services.mqtt_wire import SEND_BOUND, WebWire, Wire
 
@@ -70,7 +71,7 @@ class MqttLink:
         self._pinged_at: float | None = None  # without an answer yet
         self.rtt = 0.0
         self.dropped = 0  # messages that `publish` could not take
-        self._ration = Ration(time.monotonic())
+        self._ration = TokenBucket(READ_RATE, READ_BURST, time.monotonic())  # of what is read
         self._waking: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -151,7 +152,7 @@ class MqttLink:
     def received(self, data: bytes, pieces: int) -> None:
         self._packets.feed(data)
         self._heard_at = time.monotonic()
-        self._ration.charge(pieces * SMALLEST, self._heard_at)
+        self._ration.overdraw(pieces * SMALLEST)
         if self._waking is None:
             self._read_on()
 
@@ -170,7 +171,7 @@ class MqttLink:
                 return
             if packet is None:
                 return
-            self._ration.charge(before - len(self._packets.held), time.monotonic())
+            self._ration.overdraw(max(before - len(self._packets.held), SMALLEST))
             self._take(packet)
 
     def _go_on(self) -> None:
@@ -230,25 +231,3 @@ class MqttLink:
         early = not self._connected and self._mqtt5
         self._settle((VersionRefused if early else ServiceError)(reason))
         self._wire.close()
-
-
-class Ration:
-    """How much more may be read of a broker's stream; pure, the time is an argument."""
-
-    def __init__(self, now: float) -> None:
-        self._left = float(READ_BURST)
-        self._at = now
-
-    def charge(self, octets: int, now: float) -> None:
-        """One packet or arrival of this size."""
-        self._earn(now)
-        self._left -= max(octets, SMALLEST)
-
-    def wait(self, now: float) -> float:
-        """Seconds until there is some left; 0 when there is."""
-        self._earn(now)
-        return max(0.0, -self._left / READ_RATE)
-
-    def _earn(self, now: float) -> None:
-        self._left = min(READ_BURST, self._left + max(0.0, now - self._at) * READ_RATE)
-        self._at = now

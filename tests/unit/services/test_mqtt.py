@@ -24,10 +24,11 @@ from warpgate.events import BrokerConnected, Event, ServerFailed
 from warpgate.model.identity import Identity
 from warpgate.net.system import SystemNetwork
 from warpgate.net.tls import Trust
+from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.mqtt import publish
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.mqtt import MqttConnector
-from warpgate.services.mqtt_link import READ_BURST, READ_RATE, SMALLEST, Ration
+from warpgate.services.mqtt_link import READ_BURST, READ_RATE, SMALLEST
 
 TOPIC = "warpgate/2/receiver"
 
@@ -130,12 +131,12 @@ async def test_an_acknowledged_delivery_nobody_asked_for_ends_the_link(packet: b
 
 @pytest.mark.parametrize("size", [0, 40, 4000])
 def test_a_flood_is_read_no_faster_than_its_ration(size: int) -> None:
-    now, taken, ration = 0.0, 0, Ration(0.0)
+    now, taken, ration = 0.0, 0, TokenBucket(READ_RATE, READ_BURST, 0.0)
     while now < 10.0:
         if delay := ration.wait(now):
             now += delay
         else:
-            ration.charge(size, now)
+            ration.overdraw(max(size, SMALLEST))
             taken += 1
     assert taken * max(size, SMALLEST) <= READ_BURST + 10.1 * READ_RATE
     assert taken * max(size, SMALLEST) >= 10 * READ_RATE
