@@ -1,11 +1,14 @@
-"""A home router that maps ports gets another address (a new dial-in) and tells nobody inside."""
+"""A router gets another address (a new dial-in) and tells nobody inside: one that maps ports, one whose ports are just
+being searched for.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from ipaddress import ip_address
 
-from cascade_world import OpenSocket, World, virtual
+import pytest
+from cascade_world import OVER_UDP, OpenSocket, World, connected, exchange, virtual
 
 from warpgate.config import Config
 from warpgate.events import DoubleNatFound
@@ -50,5 +53,47 @@ def test_its_mappings_are_announced_at_the_new_address() -> None:
             await asyncio.sleep(NOTICED)
             assert world.announced() == (Endpoint.of(AFTER, port), LearntBy.PORT_MAP)
             assert world.a.said(DoubleNatFound) == []
+
+    virtual(story)
+
+
+SEARCHED = [
+    ("edm", "eim-apdf"),
+    ("eim-apdf", "edm"),
+    ("edm-peraddr", "eim-apdf"),
+    ("eim-apdf", "edm-peraddr"),
+    ("mape", "mape"),
+]
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+@pytest.mark.parametrize("kinds", SEARCHED, ids="-".join)
+def test_in_the_middle_of_a_search_it_begins_anew(kinds: tuple[str, str], who: str) -> None:
+    """What was sent meets nothing any more. Either side notices by what its fresh sockets are mapped to."""
+
+    async def story() -> None:
+        async with World(*kinds, seed=1) as world:
+            asyncio.get_running_loop().call_later(0.05, world.routers[who].renumber, AFTER)
+            one, other, seconds = await connected(world, **OVER_UDP)
+            assert one.plugin == "random_probe"
+            assert seconds < 12.0
+            await exchange(one, other)
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+def test_nothing_is_said_of_an_address_that_is_gone() -> None:
+    """What fresh sockets were once mapped to would make it look like one of several, and hide which ports there are."""
+
+    async def story() -> None:
+        async with World("mape", "public") as world:
+            [before] = world.a.node.address.attachments
+            world.routers["a"].renumber(AFTER)
+            await asyncio.sleep(NOTICED)
+            [after] = world.a.node.address.attachments
+            assert (str(after.reflexive), after.pool) == (AFTER, ())
+            assert after.nat.assignment.fixed == before.nat.assignment.fixed
 
     virtual(story)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any, NoReturn
 
 from warpgate.errors import AddressError, AttemptFailed
 from warpgate.lazy_dataclass import dataclass
+from warpgate.model.address import Attachment, NodeAddress
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.nat import Assignment, Mapping, NatProfile
 from warpgate.plan.birthday import Guessing, Part, guessing
-from warpgate.plugins.base import Attempt, RandomPunch, patient, until
+from warpgate.plugins.base import Attempt, RandomPunch, beside, patient, until
 
 OPEN, OPENED, MEET, REFUSED = "open", "opened", "meet", "refused"
 # How long it may take until either side's NAT is known well enough.
@@ -38,14 +40,59 @@ class Guess:
     sockets: int = 0
 
 
+class Anew(AttemptFailed):
+    """The initiator begins once more with this message: one side has another address outside than it had."""
+
+    def __init__(self, message: Guess) -> None:
+        super().__init__("the peer begins anew")
+        self.message = message
+
+
 async def answer(attempt: Attempt, kind: str) -> Guess:
-    """The peer's; AttemptFailed with the reason when it will not."""
+    """The peer's; AttemptFailed with the reason when it will not, Anew when it begins anew."""
     while True:
         message = await attempt.receive()
         if isinstance(message, Guess) and message.kind == REFUSED:
             raise AttemptFailed(f"the peer refused: {message.reason}")
         if isinstance(message, Guess) and message.kind == kind:
             return message
+        if isinstance(message, Guess) and message.kind in (OPEN, OPENED):
+            raise Anew(message)
+
+
+async def elsewhere(attempt: Attempt, part: Guessing) -> None:
+    """Returns when either side is seen at an address outside that is none of those it had."""
+    known = (*part.mine.outside, *part.theirs.outside, None)
+
+    def moved(node: NodeAddress, attachment: Attachment) -> bool:
+        return any(at.host == attachment.host and at.reflexive not in known for at in node.attachments)
+
+    await until(attempt, lambda: moved(attempt.local, part.mine) or moved(attempt.remote, part.theirs))
+
+
+async def refusal(attempt: Attempt) -> NoReturn:
+    """AttemptFailed when the peer will not, or will not go on."""
+    while True:
+        await answer(attempt, OPENED)
+
+
+async def until_either(attempt: Attempt, ours: Coroutine[Any, Any, None], other: Coroutine[Any, Any, object]) -> None:
+    """Until our part is over, or `other` is, such as listening to a peer that may refuse; both have ended then."""
+    tasks = [beside(attempt, other), beside(attempt, ours)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        await stop(*tasks)
+
+
+async def stop(*tasks: asyncio.Task[Any]) -> None:
+    """Their punch is over before the next one begins: a node has one at a time."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def measured(attempt: Attempt, wanted: Part) -> Guessing | None:

@@ -18,10 +18,13 @@ from warpgate.errors import AttemptFailed, NetworkError, ServiceError
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.plan.birthday import Guessing, Part, own_port_to_meet, sockets_to_meet
 from warpgate.plan.counting import counts, foretold
-from warpgate.plugins.base import Attempt, beside, signal_delay
-from warpgate.plugins.guesses import MEET, Guess, answer, endpoint_of, measured, open_sockets, parse
+from warpgate.plugins.base import Attempt, RandomPunch, beside, signal_delay
+from warpgate.plugins.guesses import MEET, Guess, answer, endpoint_of, measured, open_sockets, parse, stop, until_either
+from warpgate.plugins.router_care import CARE_INTERVAL
 
 MEETINGS = 2
+# How often the initiator may begin anew, where a side is seen to have another address outside.
+MOVES = 2
 # Two sides that meet have opened all their sockets so long after the message: they take up to 1 ms each.
 MEETING_OPENS = 0.3
 # The few sockets of a side that counts: how often each checks, and how far apart (s).
@@ -43,11 +46,13 @@ async def initiate_meeting(attempt: Attempt, part: Guessing) -> None:
             trying = beside(attempt, meeting.by_count(target, signal_delay(attempt) + 2 * MEETING_OPENS))
         else:
             trying = beside(attempt, meeting.by_all(target, MEETING_OPENS))
-        await asyncio.wait({trying}, timeout=None if last else _in_vain_after(attempt, part))
-        if trying.done():
-            trying.result()
+        try:
+            await asyncio.wait({trying}, timeout=None if last else _in_vain_after(attempt, part))
+            if trying.done():
+                trying.result()
+        finally:
+            await stop(trying)
         if not last:
-            await _stop(trying)
             attempt.note("not by these ports: both sides name others")
 
 
@@ -57,24 +62,28 @@ async def answer_meeting(attempt: Attempt, message: Guess) -> None:
     if part is None:
         raise AttemptFailed("our NAT is not known to map each destination to another of a few ports")
     meeting = _Meeting(attempt, part)
-    for turn in range(MEETINGS):
+    turns, moves = MEETINGS, MOVES
+    while turns:
         wait = signal_delay(attempt) + 2 * MEETING_OPENS
-        if counts(part.mine):
+        if counts(meeting.part.mine):
             trying = beside(attempt, meeting.by_count(parse(message.target), wait))
         else:
             attempt.signal(meeting.named())
             if not message.target:  # the peer counts: it can name its port when it knows ours
                 message, wait = await answer(attempt, MEET), MEETING_OPENS
             trying = beside(attempt, meeting.by_all(parse(message.target), wait))
-        if turn + 1 == MEETINGS:
-            await trying
-            return
+        turns -= 1
         following = beside(attempt, answer(attempt, MEET))
         await asyncio.wait({trying, following}, return_when=asyncio.FIRST_COMPLETED)
         if not following.done():
             trying.result()
+        if await meeting.moved() and moves:
+            turns, moves = MEETINGS, moves - 1
+        if not turns:
+            await trying
+            return
         message = await following
-        await _stop(trying)
+        await stop(trying)
 
 
 def _in_vain_after(attempt: Attempt, part: Guessing) -> float:
@@ -84,10 +93,11 @@ def _in_vain_after(attempt: Attempt, part: Guessing) -> float:
     return 2 * MEETING_OPENS + checked + 3 * signal_delay(attempt)
 
 
-async def _stop(trying: asyncio.Task[None]) -> None:
-    """Its punch is over before the next one begins: a node has one at a time."""
-    trying.cancel()
-    await asyncio.wait({trying})
+async def _watch(punch: RandomPunch, near: Endpoint) -> None:
+    """Whether our router has another address than it had: a server's answer to a fresh socket tells."""
+    while True:
+        await asyncio.sleep(CARE_INTERVAL)
+        await punch.maps_anew(near)
 
 
 class _Meeting:
@@ -95,14 +105,23 @@ class _Meeting:
 
     def __init__(self, attempt: Attempt, part: Guessing) -> None:
         self._attempt = attempt
-        self._part = part
+        self.part = part
         self._near = endpoint_of(part.mine.host_endpoint(Transport.UDP))
         self._draw = random.Random(attempt.session).sample
         self._named: set[int] = set()
 
+    async def moved(self) -> bool:
+        """Whether a side has another address outside by now: that is gone by from here on."""
+        before, now = self.part, await measured(self._attempt, Part.MEET)
+        self.part = before if now is None else now
+        return any(
+            one.reflexive != other.reflexive
+            for one, other in ((before.mine, self.part.mine), (before.theirs, self.part.theirs))
+        )
+
     def named(self) -> Guess:
         """One more of our external ports, for the peer's sockets to aim at."""
-        mine = self._part.mine
+        mine = self.part.mine
         taken = self._attempt.taken_ports(mine.host) | self._named
         port = own_port_to_meet(mine.nat, taken, self._draw)
         self._named.add(port)
@@ -118,13 +137,13 @@ class _Meeting:
         attempt = self._attempt
         attempt.admit([target])
         with closing(attempt.random_punch()) as punch:
-            count = min(sockets_to_meet(self._part.mine.nat), punch.mappings_left)
+            count = min(sockets_to_meet(self.part.mine.nat), punch.mappings_left)
             rate = attempt.config.budgets.random_probes_per_second
             ttl = attempt.priming_ttl(self._near)
             schedules = [((0.0, ttl), (wait + n / rate, None)) for n in range(count)]
             opened = await open_sockets(attempt, punch, self._near, target, schedules)
             attempt.note(f"{opened} sockets towards {target}: one of them should have the port that we named")
-            await asyncio.sleep(wait + count / rate)
+            await until_either(attempt, asyncio.sleep(wait + count / rate), _watch(punch, self._near))
             await punch.repeat(target, None)
 
     async def by_count(self, target: Endpoint, wait: float) -> None:
@@ -139,7 +158,7 @@ class _Meeting:
                 seen = await attempt.samples(await attempt.open_udp(near))
             except (ServiceError, NetworkError) as error:
                 raise AttemptFailed(f"no prediction: {error}") from None
-            endpoints = foretold(seen, self._part.mine.nat.assignment.step)
+            endpoints = foretold(seen, self.part.mine.nat.assignment.step)
             if not endpoints:
                 raise AttemptFailed("our NAT does not count any more")
             later = [(wait + n * MEETING_REPEAT, None) for n in range(MEETING_REPEATS)]
@@ -148,4 +167,5 @@ class _Meeting:
             named = endpoints[len(endpoints) // 2 - 1]
             attempt.signal(Guess(MEET, str(named)))
             attempt.note(f"{opened} sockets towards {target}, one of them as {named}")
-            await asyncio.sleep(wait + MEETING_REPEATS * MEETING_REPEAT)
+            over = wait + MEETING_REPEATS * MEETING_REPEAT
+            await until_either(attempt, asyncio.sleep(over), _watch(punch, near))

@@ -9,6 +9,9 @@ The initiator's one message starts both:
     initiator searches   OPEN; the responder spreads and answers OPENED with the range of ports    2 s, then probes
     both meet            MEET with a port; the responder answers MEET with one of its own          2 s, then checks
 
+When either side is seen at another address outside meanwhile, as a router is after a new dial-in, all that was sent was
+in vain: the initiator begins anew with what is known then.
+
 The spread is primed like every punch: its first packets die before the peer's router, where they could claim tuples.
 Routers suffer from this strategy, so it starts when nothing simpler can work or has; the core keeps the budgets.
 """
@@ -19,8 +22,9 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from warpgate.errors import AddressError, AttemptFailed
 from warpgate.model.address import Attachment, NodeAddress
@@ -55,12 +59,17 @@ from warpgate.plugins.guesses import (
     OPEN,
     OPENED,
     REFUSED,
+    Anew,
     Guess,
     answer,
+    elsewhere,
     endpoint_of,
     measured,
     open_sockets,
     parse,
+    refusal,
+    stop,
+    until_either,
 )
 from warpgate.plugins.meeting import answer_meeting, initiate_meeting
 from warpgate.plugins.router_care import RouterCare, look_after_router
@@ -79,6 +88,8 @@ SIMPLER_REPEAT = 0.05
 # behind the NAT make the first hopeless, or the filter was measured wrongly (a port with flows of an earlier program).
 LIKELY_PATIENCE = 3.0, 4.0  # seconds, and signals where those are slow
 SAMPLING = 1.0
+# One, and what is begun anew because of another address outside.
+SEARCHES = 3
 # How long the last probe may take to be answered.
 LAST_HIT = 1.0, 2.0
 # How often the spread waits for its router: then its sockets are tried, since those that do have mappings need it.
@@ -107,18 +118,30 @@ class RandomProbe(Plugin):
         if attempt.renewing:
             raise AttemptFailed("no search for a path in place of one that works")
         part = await _worth_guessing(attempt, found)
+        for _ in range(SEARCHES - 1):
+            searching, moved = beside(attempt, self._begin(attempt, part)), beside(attempt, elsewhere(attempt, part))
+            await asyncio.wait({searching, moved}, return_when=asyncio.FIRST_COMPLETED)
+            moved.cancel()
+            if searching.done():
+                searching.result()
+            await stop(searching)
+            attempt.note("one side has another address outside: beginning anew")
+            part = await _worth_guessing(attempt, found=False)
+        await self._begin(attempt, part)
+        raise AttemptFailed("both sides changed their addresses too often")
+
+    async def _begin(self, attempt: Attempt, part: Guessing) -> NoReturn:
+        """AttemptFailed when all was in vain."""
         if part.part is Part.SPREAD:
             target = endpoint_of(part.theirs.reflexive_endpoint(Transport.UDP))
-            spreading = beside(attempt, _spread(attempt, part, target))
-            listening = beside(attempt, answer(attempt, OPENED))  # returns by raising the refusal
-            done, _ = await asyncio.wait({spreading, listening}, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
+            await until_either(attempt, _spread(attempt, part, target), refusal(attempt))
         elif part.part is Part.SEARCH:
             target = endpoint_of(part.mine.reflexive_endpoint(Transport.UDP))
             attempt.signal(Guess(OPEN, str(target)))
             attempt.note(f"asked the peer to open many sockets towards {target}")
-            await _search(attempt, await answer(attempt, OPENED))
+            while (opened := await answer(attempt, OPENED)).target != str(target):
+                pass  # to what was asked before
+            await until_either(attempt, _search(attempt, opened), refusal(attempt))
         else:
             await initiate_meeting(attempt, part)
         await asyncio.sleep(patient(attempt, *LAST_HIT))
@@ -132,16 +155,23 @@ class RandomProbe(Plugin):
         try:
             if not isinstance(message, Guess):
                 raise AttemptFailed("a message that is none of ours")
-            if message.kind == OPEN:
-                await self._spread_for(attempt, message)
-            elif message.kind == MEET:
-                await answer_meeting(attempt, message)
-            else:
-                await _search(attempt, message)
+            for _ in range(SEARCHES):
+                try:
+                    await self._act(attempt, message)
+                    break
+                except Anew as anew:
+                    message = anew.message
         except AttemptFailed as error:
             attempt.signal(Guess(REFUSED, reason=str(error)[:200]))
             raise
         return await attempt.verified()
+
+    async def _act(self, attempt: Attempt, message: Guess) -> None:
+        if message.kind == MEET:
+            await answer_meeting(attempt, message)
+        else:
+            ours = self._spread_for if message.kind == OPEN else _search
+            await until_either(attempt, ours(attempt, message), answer(attempt, REFUSED))
 
     async def _spread_for(self, attempt: Attempt, message: Guess) -> None:
         target = parse(message.target)
@@ -194,40 +224,39 @@ async def _spread(attempt: Attempt, part: Guessing, target: Endpoint) -> None:
     parity = 0 if assignment.parity else None
     if parity is not None:
         ports = of_parity(ports, parity)
-    punch = attempt.random_punch()
     near = endpoint_of(part.mine.host_endpoint(Transport.UDP))
-    count = min(sockets_for(nat), punch.mappings_left)
-    counted = assignment.kind is Assignment.PER_ADDRESS
-    attempt.signal(
-        Guess(
-            OPENED,
-            str(target),
-            str(part.mine.reflexive),
-            ports.low,
-            ports.high,
-            fixed=ports.fixed,
-            bits=ports.bits,
-            step=assignment.step if counted else 0,
-            sockets=count if counted else 0,
+    with closing(attempt.random_punch()) as punch:
+        count = min(sockets_for(nat), punch.mappings_left)
+        counted = assignment.kind is Assignment.PER_ADDRESS
+        attempt.signal(
+            Guess(
+                OPENED,
+                str(target),
+                str(part.mine.reflexive),
+                ports.low,
+                ports.high,
+                fixed=ports.fixed,
+                bits=ports.bits,
+                step=assignment.step if counted else 0,
+                sockets=count if counted else 0,
+            )
         )
-    )
-    ttl, sure = attempt.priming_ttl(near), attempt.primes_surely(near)
-    later = [(after, ttl if sure else further) for after, further in LATER]
-    over = attempt.now() + attempt.config.timing.attempt_timeout  # the peer searches no longer
-    care = RouterCare(attempt, punch, near)
-    began = attempt.now()
-    opened = await open_sockets(attempt, punch, near, target, [((0.0, ttl),)] * count, parity)
-    attempt.note(f"{opened} sockets towards {target}; the peer looks for them in {_in_words(ports)}")
-    for after, hops in [*later, (ONCE_MORE, None)]:
-        waited = await care.room(SPREAD_WAITS)
-        await asyncio.sleep(began + after - attempt.now())
-        if after < ONCE_MORE or care.lost:
-            # The peer has probed meanwhile: its NAT lets in what comes from a port that was tried in vain.
-            await punch.repeat(target, None if waited else hops)
-    await asyncio.sleep(over - attempt.now())
-    punch.close()
-    if opened < count:
-        raise AttemptFailed(f"only {opened} of {count} sockets could be opened: {punch.shortage}")
+        ttl, sure = attempt.priming_ttl(near), attempt.primes_surely(near)
+        later = [(after, ttl if sure else further) for after, further in LATER]
+        over = attempt.now() + attempt.config.timing.attempt_timeout  # the peer searches no longer
+        care = RouterCare(attempt, punch, near)
+        began = attempt.now()
+        opened = await open_sockets(attempt, punch, near, target, [((0.0, ttl),)] * count, parity)
+        attempt.note(f"{opened} sockets towards {target}; the peer looks for them in {_in_words(ports)}")
+        for after, hops in [*later, (ONCE_MORE, None)]:
+            waited = await care.room(SPREAD_WAITS)
+            await asyncio.sleep(began + after - attempt.now())
+            if after < ONCE_MORE or care.lost:
+                # The peer has probed meanwhile: its NAT lets in what comes from a port that was tried in vain.
+                await punch.repeat(target, None if waited else hops)
+        await asyncio.sleep(over - attempt.now())
+        if opened < count:
+            raise AttemptFailed(f"only {opened} of {count} sockets could be opened: {punch.shortage}")
 
 
 def _in_words(ports: PortRange) -> str:
@@ -264,24 +293,19 @@ async def _search(attempt: Attempt, message: Guess) -> None:
     addresses = tuple(ip for ip in addresses if ends[ip] <= admitted)
     if not addresses:
         raise AttemptFailed(f"ports {ports.low} to {ports.high} may not be searched")
-    punch = attempt.random_punch()
-    beside(attempt, look_after_router(attempt, base, punch))
-    # Drawn from the session id, which is random itself: another order each time, and the same where that is replayed.
-    draw = random.Random(attempt.session).sample
-    most = punch.mappings_left // len(addresses)
-    if message.step:
-        order = ports.drawn_of_a_count(draw, message.step, max(1, message.sockets))[:most]
-    else:
-        order = ports.drawn(draw, most)
-    shown = "/".join(map(str, addresses))
-    attempt.note(f"probing up to {len(order) * len(addresses)} of {_in_words(ports)} of {shown} from {base}")
-    targets = [Endpoint(ip, port) for port in order for ip in addresses]
-    probing = beside(attempt, _probe_all(punch, base, targets))
-    listening = beside(attempt, answer(attempt, REFUSED))  # returns by raising the refusal
-    await asyncio.wait({probing, listening}, return_when=asyncio.FIRST_COMPLETED)
-    (listening if listening.done() else probing).result()
-    listening.cancel()
-    punch.close()
+    with closing(attempt.random_punch()) as punch:
+        # Drawn from the session id, which is random itself: another order each time, the same where that is replayed.
+        draw = random.Random(attempt.session).sample
+        most = punch.mappings_left // len(addresses)
+        if message.step:
+            order = ports.drawn_of_a_count(draw, message.step, max(1, message.sockets))[:most]
+        else:
+            order = ports.drawn(draw, most)
+        shown = "/".join(map(str, addresses))
+        attempt.note(f"probing up to {len(order) * len(addresses)} of {_in_words(ports)} of {shown} from {base}")
+        targets = [Endpoint(ip, port) for port in order for ip in addresses]
+        probing = _probe_all(punch, base, targets)
+        await until_either(attempt, probing, look_after_router(attempt, base, punch))
 
 
 async def _probe_all(punch: RandomPunch, base: Endpoint, targets: Sequence[Endpoint]) -> None:

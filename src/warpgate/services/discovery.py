@@ -253,6 +253,7 @@ class Discovery:
         news = [place.notice(seen) for place in self._places.values() if place.udp.local.ip == ip]
         if any(news):
             self._changed()
+            self.look_again()  # it may be another address of our NAT's, or the only one that it has now
         return seen
 
     def _best(self, local: Endpoint, transport: Transport) -> tuple[Endpoint, ...]:
@@ -426,6 +427,8 @@ class Discovery:
         if place.udp.other is not None and ip not in (None, place.filtering_for):
             place.filtering_for = ip
             self._spawn(place.tasks, self._measure(place, place.udp.other[0], ip))
+        if ip is not None:
+            place.forget_samples_unless(ip)
         if ip not in (None, place.sampled_for) and worth_sampling(place.learnt.nat):
             place.sampled_for, place.samples = ip, ()
             self._spawn(place.tasks, self._sample(place))

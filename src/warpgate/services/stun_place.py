@@ -109,6 +109,12 @@ class Place:
         self._noticed = (*self._noticed, *new)[-MAX_POOL:]
         return bool(new)
 
+    def forget_samples_unless(self, ip: IPAddress) -> None:
+        """Those of a NAT whose one address was another than this say nothing of ports by now."""
+        behind = {seen.mapped.ip for seen in self.samples}
+        if len(behind) == 1 and ip not in behind:
+            self.samples = ()
+
     def _profile(self) -> NatProfile:
         over_tcp = () if self.tcp is None else self.tcp.observations
         if self.udp.observations:
