@@ -292,7 +292,7 @@ def test_pipes_that_never_end_are_so_many_at_most(monkeypatch: pytest.MonkeyPatc
             real = engine._quic.get_next_available_stream_id
             numbers = iter(range(real(), 1 << 20, 4))
             monkeypatch.setattr(engine._quic, "get_next_available_stream_id", lambda: next(numbers), raising=False)
-            monkeypatch.setattr(engine, "carry", lambda *_, **__: None)
+            monkeypatch.setattr(engine, "_put", lambda *_, **__: None)
             for _ in range(CHANNELS - 1):
                 await world.a.node.connect(world.b.node.address, durable=True)
             with pytest.raises(ConnectFailed, match="did not answer"):
@@ -334,7 +334,7 @@ def test_pipes_that_never_say_what_they_are_for_are_shown_to_nobody() -> None:
             near, far = await pipes(world)
             for _ in range(90):
                 stream = of(near).engine._quic.get_next_available_stream_id()
-                of(near).engine.carry(stream, encode_pipe_head("a-long-name")[:5])
+                of(near).engine._put(stream, encode_pipe_head("a-long-name")[:5])
             of(near).soon()
             await asyncio.sleep(1)
             assert len(of(far).engine) == 91

@@ -20,7 +20,7 @@ from warpgate.core.connection.quic_channels import (
     Finished,
     QuicChannels,
 )
-from warpgate.core.connection.quic_engine import BROKEN, CLOSED, FIRST_CREDIT, State
+from warpgate.core.connection.quic_engine import BROKEN, CLOSED, FIRST_CREDIT, HOLD, State
 from warpgate.errors import AuthenticationError
 from warpgate.model.address import NodeAddress
 from warpgate.proto.channel_wire import SEEN, SERVER_CREDIT, encode_credit
@@ -366,13 +366,12 @@ def test_a_pipe_that_is_reset_before_it_says_anything_is_over_too() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_pipes_that_are_reset_while_something_of_them_waits_leave_the_others_alone(seed: int) -> None:
-    """The library (qh3 2.1) may fail then, for once or permanently: the connection goes on, or ends with the reason."""
+    """The library (qh3 2.1) loses its books when it forgets a stream one of whose frames is still prepared."""
     chance, two = random.Random(seed), Two().open()
-    if seed % 2:
-        two.lossy = lambda _: chance.random() < 0.3
+    two.lossy = lambda _: chance.random() < (0.0, 0.1, 0.3)[seed % 3]
     near: list[Channel] = []
     for _ in range(120):
-        if len(near) < 50 and chance.random() < 0.7 and two.client.state is State.OPEN:
+        if len(near) < 50 and chance.random() < 0.7 and two.client.may_open:
             near.append(two.client.open("x"))
         for channel in near + two.opened:
             if channel.room > 0 and chance.random() < 0.4:
@@ -386,17 +385,51 @@ def test_pipes_that_are_reset_while_something_of_them_waits_leave_the_others_alo
             near.pop(chance.randrange(len(near))).reset()
         two.step()
     two.lossy = lambda _: False
-    for _ in range(200):
-        for channel in two.opened:
+    for _ in range(300):
+        for channel in near + two.opened:
             channel.read()
         two.step()
-    ends = (two.client, two.server)
-    if any(end.state is State.ENDED for end in ends):
-        # Or the reset had a final size below what was sent, which the other side's library notices.
-        reasons = [str(end.failure) for end in ends]
-        assert any("cannot go on" in why or "FinalSize" in why for why in reasons), reasons
-        return
+    assert (two.client.state, two.server.state) == (State.OPEN, State.OPEN), (two.client.failure, two.server.failure)
+    assert two.client._hold is None
+    for channel in [channel for channel in near if channel.failure is None and channel.refused is None]:
+        other = next(channel_ for channel_ in two.opened if channel_.stream == channel.stream)
+        before = other._received
+        channel.write(b"after that")
+        two.steps(6)
+        assert other._received == before + 10
     one, other = two.pipe()
     one.write(b"after that")
-    two.steps(100)
+    two.steps(6)
     assert other.read() == b"after that"
+
+
+def test_a_peer_that_acknowledges_nothing_is_heard_all_the_same() -> None:
+    """While events wait for what is prepared (see `QuicEngine._take_out`)."""
+    two = Two().open()
+    pipes = [two.pipe() for _ in range(30)]
+    for near, _ in pipes:
+        near.write(bytes(near.room))
+    two.step()
+    two.lossy = lambda data: data in two._forth  # what the client sends
+    for near, _ in pipes[:10]:
+        near.reset()
+    two.client._repeated |= {near.stream for near, _ in pipes[:10]}  # as if they had left
+    pipes[20][1].write(b"still there")
+    since = two.now
+    while not pipes[20][0].readable:
+        two.step()
+        assert two.now - since < HOLD + 8 * DELAY
+
+
+def test_a_reset_leaves_before_what_waits() -> None:
+    two = Two().open()
+    pipes = [two.pipe() for _ in range(10)]
+    for near, far in pipes:
+        far.read()
+        near.write(bytes(near.room))
+    two.step()
+    since = two.now
+    pipes[3][0].reset()
+    while pipes[3][1].failure is None:
+        two.step()
+    assert two.now - since <= 4 * DELAY  # an acknowledgment makes room for it

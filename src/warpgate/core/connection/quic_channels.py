@@ -199,7 +199,9 @@ class QuicChannels(QuicEngine):
     def open(self, service: str, *, datagrams: bool = False) -> Channel:
         """While it `may_open`."""
         channel = self._add(self._quic.get_next_available_stream_id(), service, datagrams)
-        self.carry(channel.stream, encode_pipe_head(service, datagrams=datagrams))
+        # At once: the library counts the streams that have something.
+        self._put(channel.stream, encode_pipe_head(service, datagrams=datagrams))
+        self.wrote = True
         return channel
 
     def _add(self, stream: int, service: str | None, datagrams: bool) -> Channel:
@@ -236,7 +238,10 @@ class QuicChannels(QuicEngine):
 
     def carry(self, stream: int, data: bytes | memoryview, *, end: bool = False) -> None:
         self.wrote = True
-        self._put(stream, data, end=end)
+        if is_pipe(stream):
+            self._put_users(stream, data, end=end)
+        else:
+            self._put(stream, data, end=end)
 
     def waiting(self, stream: int) -> int:
         return self._queued(stream)
@@ -258,12 +263,12 @@ class QuicChannels(QuicEngine):
         self._stopping.pop(stream, None)
         with suppress(self._quic_error, ValueError):
             self._quic.stop_stream(stream, code)
+            self._repeated.add(stream)
 
     def cut(self, stream: int, code: int) -> None:
         """Send nothing more; nothing happens when all has been sent."""
         self.wrote = True
-        with suppress(self._quic_error, ValueError):
-            self._quic.reset_stream(stream, code)
+        self._reset(stream, code)
 
     def reset(self, stream: int) -> None:
         self.wrote = True
@@ -306,8 +311,10 @@ class QuicChannels(QuicEngine):
 
     def _give(self) -> None:
         """To the library what it can send now, one of each pipe in turn."""
+        if self._hold is not None or self._resets:
+            return
         room = min(window_room(self._quic) - self._given, self.unconfirmed_room)
-        contended = self._quic.get_send_buffer_size() > 0
+        contended = self._waits_to_leave > 0
         if not contended:
             self._debt = min(self._debt, 0)
         turns = len(self._senders)
@@ -354,7 +361,7 @@ class QuicChannels(QuicEngine):
         """Whether something is on its way, or waits to be sent."""
         return self.state is State.OPEN and (
             self._quic.should_wait_for_ack(now)
-            or self._quic.get_send_buffer_size() > 0
+            or self._waits_to_leave > 0
             or any(channel.sending for channel in self._senders)
         )
 

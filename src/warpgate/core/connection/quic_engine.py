@@ -9,23 +9,30 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from warpgate.core.connection.pieces import Pieces
 from warpgate.core.connection.quic_bounds import Holdings, Watch
 from warpgate.core.connection.quic_library import (
     ANYWHERE,
     SecretLog,
     closing,
     hand_over,
+    has_prepared_nothing,
     in_flight,
     opener,
+    take_out,
+    tell_gone,
     to_send,
+    wake,
+    window_room,
 )
 from warpgate.errors import AuthenticationError, NetworkError, WarpgateError
 from warpgate.model.identity import Identity, check_shown_key
 from warpgate.model.text import printable
 from warpgate.proto.quic_proof import HEAD_SIZE, check_head, make_head, session_of
-from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, is_protected
+from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, FIRST_PACKET_SIZE, is_protected
 
 if TYPE_CHECKING:
     from qh3.quic.connection import QuicConnection
@@ -36,6 +43,11 @@ FIRST_CREDIT = 32 * 1024
 
 # A client's packets that may have overtaken the end of its handshake: its head, its address and its first pipes.
 OVERTAKING = 4
+
+# Bytes of one stream that are sent before those of the next, where several wait.
+TURN = 4096
+# Events wait so long at most until what was prepared before them has left (`QuicEngine._take_out`).
+HOLD = 1.0
 
 HEAD = 0  # the stream that begins with the client's head
 CLOSED, REFUSED, ABORTED, BROKEN = range(4)  # application error codes
@@ -80,6 +92,17 @@ class QuicEngine(ABC):
         self._head = bytearray()  # server: what came before the head was whole and checked
         # Server: packets under keys that are known when the handshake is over.
         self._overtook: list[bytes] = []
+        # What users have written is given to the library as the congestion window has room: what it has prepared then
+        # leaves, and it need not be sent when its stream is reset.
+        self._unfed: dict[int, Pieces] = {}  # by stream; the first one is next
+        self._unfed_bytes = 0
+        self._finishing: set[int] = set()  # streams that end with it
+        self._ended: set[int] = set()  # streams whose end we have sent, until the library forgets them
+        self._repeated: set[int] = set()  # streams of which something may be prepared when they are over
+        self._resets: dict[int, int] = {}  # streams to be reset, by code
+        self._hold: float | None = None  # events wait; until then at most
+        self._polled: list[bytes] = []  # to be sent
+        tell_gone(quic, self._is_gone)
 
     def start_client(self, identity: Identity, peer_key: bytes, session: bytes, now: float) -> None:
         """The first flight is ready to be sent afterwards."""
@@ -191,31 +214,112 @@ class QuicEngine(ABC):
         return self.receive(overtook, now) if overtook else 0
 
     def _hand_over(self, datagrams: list[bytes], now: float) -> int:
-        counts: list[int] = []
-        if self.state is State.OPEN:
-            self._guard(lambda: counts.append(hand_over(self._quic, datagrams, now)))
-        else:
+        if self.state is not State.OPEN:
             self._guard(lambda: self._quic.receive_many_datagrams(datagrams, ANYWHERE, now))
+            return 0
+        counts: list[int] = []
+        self._guard(lambda: counts.append(hand_over(self._quic, datagrams, now)))
+        self._take_out(now)
         return sum(counts)
 
+    def _take_out(self, now: float) -> None:
+        """The library's events.
+
+        With the event that a stream is over in both directions the library (qh3 2.1) forgets it. If one of its frames
+        is prepared then (a repetition that waits for the congestion window, of something that has arrived meanwhile)
+        the packet with that frame is lost permanently, and so is every stream whose frames are prepared. So the events
+        wait until those have left, and what users write waits as well, to make room.
+        """
+        if self._repeated and (self._hold is None or now < self._hold):
+            self._polled += self._poll(now)
+            if not has_prepared_nothing(self._quic):
+                self._hold = self._hold or now + HOLD
+                return
+            if in_flight(self._quic) == 0:
+                self._repeated.clear()
+        self._hold = None
+        self._guard(lambda: take_out(self._quic))
+
     def handle_timeout(self, now: float) -> None:
-        self._guard(lambda: self._quic.handle_timer(now))
+        probes: list[bool] = []
+        self._guard(lambda: probes.append(wake(self._quic, now)))
+        if any(probes):
+            self._repeated |= self._ended
+        self._take_out(now)
         self._take_events()
 
     def datagrams(self, now: float) -> list[bytes]:
         """What is to be sent now."""
+        sent, self._polled = self._polled, []
+        more = True
+        while more:
+            self._feed()
+            news = self._poll(now)
+            sent += news
+            more = self._reset_streams() or bool(news and self._unfed and self._hold is None)
+        self._unsent.set(self._held_to_send)
+        return sent
+
+    def _feed(self) -> None:
+        """To the library what it can send now."""
+        room = window_room(self._quic)
+        if self._hold is not None or self._resets or room < FIRST_PACKET_SIZE:
+            return
+        room = room * 15 // 16 - self._quic.get_send_buffer_size()  # headers
+        while room > 0 and self._unfed:
+            stream, waiting = next(iter(self._unfed.items()))
+            del self._unfed[stream]
+            data = waiting.take(min(room, TURN) if self._unfed else room)
+            self._unfed_bytes -= len(data)
+            room -= len(data)
+            if waiting:
+                self._unfed[stream] = waiting
+            end = not waiting and stream in self._finishing
+            if end:
+                self._finishing.discard(stream)
+                self._ended.add(stream)
+            # It may be over: a reset whose event has not been taken yet.
+            with suppress(self._quic_error, ValueError):
+                self._quic.send_stream_data(stream, data, end)
+
+    def _reset(self, stream: int, code: int) -> None:
+        """Send nothing more on it, and what waits neither; nothing happens when all has been sent."""
+        self._drop_unfed(stream)
+        self._resets[stream] = code
+
+    def _reset_streams(self) -> bool:
+        """Whether any was: as soon as nothing is prepared. A frame of it that leaves behind the reset could be beyond
+        the end that the reset names, which ends the connection (RFC 9000 section 4.5).
+        """
+        if not self._resets or not has_prepared_nothing(self._quic):
+            return False
+        for stream, code in self._resets.items():
+            with suppress(self._quic_error, ValueError):
+                self._quic.reset_stream(stream, code)
+                self._repeated.add(stream)
+        self._resets.clear()
+        return True
+
+    def _poll(self, now: float) -> list[bytes]:
         try:
-            datagrams = to_send(self._quic, now)
+            return to_send(self._quic, now)
         except ValueError as error:
             self.failure = NetworkError(f"the QUIC library cannot go on: {error}")
             self.close(BROKEN, str(self.failure))
-            datagrams = to_send(self._quic, now)  # no stream is asked any more
-        self._unsent.set(self._held_to_send)
-        return datagrams
+            return to_send(self._quic, now)  # no stream is asked any more
+
+    def _is_gone(self, stream: int) -> None:
+        self._ended.discard(stream)
+        self._repeated.discard(stream)
+        self._drop_unfed(stream)
 
     @property
     def deadline(self) -> float | None:
-        return self._quic.get_timer()
+        timer = self._quic.get_timer()
+        if self._hold is None:
+            return timer
+        held = 0.0 if has_prepared_nothing(self._quic) else self._hold
+        return held if timer is None else min(held, timer)
 
     def close(self, code: int, reason: str) -> None:
         """End at once; the peer is told by the next datagram. Idempotent."""
@@ -257,6 +361,8 @@ class QuicEngine(ABC):
         elif isinstance(event, kinds.StreamReset):
             self._stream_reset(event.stream_id, event.error_code)
         elif isinstance(event, kinds.StopSendingReceived):
+            self._repeated.add(event.stream_id)  # the library has reset it
+            self._drop_unfed(event.stream_id)
             self._stop_sending(event.stream_id, event.error_code)
         else:
             self._other_event(event)
@@ -280,22 +386,44 @@ class QuicEngine(ABC):
 
     def _queued(self, stream: int) -> int:
         """Bytes of a stream that have not been sent once."""
-        return 0 if self.state is State.ENDED else self._quic.get_send_buffer_size(stream)
+        if self.state is State.ENDED:
+            return 0
+        return self._quic.get_send_buffer_size(stream) + len(self._unfed.get(stream, ()))
+
+    @property
+    def _waits_to_leave(self) -> int:
+        """The same of all streams."""
+        return 0 if self.state is State.ENDED else self._quic.get_send_buffer_size() + self._unfed_bytes
 
     @property
     def _held_to_send(self) -> int:
         """Bytes that were written and that the peer is not known to have. It decides how fast the library's congestion
         window grows, and what it gives credit for: honest ones leave less than our limit.
         """
-        return 0 if self.state is State.ENDED else self._quic.get_send_buffer_size() + in_flight(self._quic)
+        return 0 if self.state is State.ENDED else self._waits_to_leave + in_flight(self._quic)
 
     @property
     def _send_limit(self) -> int:
         return self._unsent.limit - self._held_to_send
 
     def _put(self, stream: int, data: bytes | memoryview, *, end: bool = False) -> None:
+        """What we say ourselves."""
         self._guard(lambda: self._quic.send_stream_data(stream, data, end))
+        self._unsent.set(self._held_to_send)
+
+    def _put_users(self, stream: int, data: bytes | memoryview, *, end: bool = False) -> None:
+        """What users have written."""
+        if self.state is State.ENDED:
+            return
+        self._unfed.setdefault(stream, Pieces()).add(bytes(data))
+        self._unfed_bytes += len(data)
+        if end:
+            self._finishing.add(stream)
         self._unsent.set(self._held_to_send)  # now: many may be written to before anything is sent
+
+    def _drop_unfed(self, stream: int) -> None:
+        self._unfed_bytes -= len(self._unfed.pop(stream, ()))
+        self._finishing.discard(stream)
 
     def _guard(self, call: Callable[[], None]) -> None:
         """The library's complaint about a connection that is over ends ours. When the peer has closed it, this is about
@@ -313,3 +441,7 @@ class QuicEngine(ABC):
             self.failure = self.failure or failure
             self.watch.end()
             self._unsent.release()
+            self._unfed.clear()
+            self._unfed_bytes = 0
+            self._resets.clear()
+            self._hold = None

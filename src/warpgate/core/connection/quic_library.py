@@ -12,6 +12,7 @@ import io
 import logging
 import ssl
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -22,7 +23,6 @@ from warpgate.proto.quic_frames import PacketOpener
 from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, FIRST_PACKET_SIZE
 
 if TYPE_CHECKING:
-    from qh3._hazmat import QuicConnectionCore
     from qh3.quic.configuration import QuicConfiguration
     from qh3.quic.connection import QuicConnection
 
@@ -112,15 +112,47 @@ def make_server(
 
 
 def hand_over(quic: QuicConnection, datagrams: list[bytes], now: float) -> int:
-    """After the handshake. How many of the packets were the peer's and not seen before.
+    """After the handshake. How many of the packets were the peer's and not seen before; `take_out` has the events.
 
     qh3 counts forged and repeated ones apart, but its `receive_many_datagrams` keeps that to itself (2.1).
     """
     core = quic._core
     assert core is not None
     report = quic._call_core(core.receive_many_datagrams, datagrams, ANYWHERE, now)
-    quic._drain_core()
     return int(report[2])
+
+
+class _Created(set[int]):
+    """In the place of qh3's own set: of every stream that it forgets it takes the id out of it, there or not."""
+
+    def __init__(self, gone: Callable[[int], None]) -> None:
+        super().__init__()
+        self._gone = gone
+
+    def discard(self, stream: Any) -> None:
+        super().discard(stream)
+        self._gone(stream)
+
+
+def tell_gone(quic: QuicConnection, gone: Callable[[int], None]) -> None:
+    """Before it is used; `gone` is called with the id of each stream that is over in both directions, and forgotten."""
+    quic._created_local_stream_ids = _Created(gone)
+
+
+def take_out(quic: QuicConnection) -> None:
+    """Events, to where `next_event` finds them; with its last one a stream is forgotten."""
+    if quic._core is not None:
+        quic._drain_core()
+
+
+def wake(quic: QuicConnection, now: float) -> bool:
+    """Its timer. Whether it sends the oldest packets once more as a probe (RFC 9002 section 6.2.4)."""
+    core = quic._core
+    if core is None:
+        return False
+    probes = core.pto_total
+    quic._call_core(core.handle_timer, now)
+    return core.pto_total != probes
 
 
 def to_send(quic: QuicConnection, now: float) -> list[bytes]:
@@ -129,25 +161,13 @@ def to_send(quic: QuicConnection, now: float) -> list[bytes]:
     ValueError: it has lost its books of the streams, and will send nothing more of some of them.
     """
     datagrams: list[bytes] = []
-    if quic._core is not None:
+    if (core := quic._core) is not None:
         # qh3 raises it when the anti-amplification limit leaves less room than a packet needs: nothing more can be sent
         # before the client has been heard again (RFC 9000 section 8.1).
         with suppress(RuntimeError):
-            while (transmit := _poll(quic._core, now)) is not None:
+            while (transmit := core.poll_transmit(now)) is not None:
                 datagrams.append(transmit[0])
     return datagrams
-
-
-def _poll(core: QuicConnectionCore, now: float) -> tuple[Any, ...] | None:
-    """qh3 (2.1) raises ValueError ("reserved stream is missing") when the stream that was next has been reset while
-    something of it waited. As a rule it goes on then; where it says anything else it does not.
-    """
-    try:
-        return core.poll_transmit(now)
-    except ValueError as error:
-        if "missing" not in str(error):
-            raise
-        return core.poll_transmit(now)
 
 
 def in_flight(quic: QuicConnection) -> int:
@@ -164,6 +184,12 @@ def window_room(quic: QuicConnection) -> int:
     """Bytes that the congestion window has room for."""
     core = quic._core
     return 0 if core is None else core.congestion_window - core.bytes_in_flight
+
+
+def has_prepared_nothing(quic: QuicConnection) -> bool:
+    """Right after `to_send`: no frame of a stream waits for the congestion window, or it will never leave."""
+    ends = closing(quic) is not None or quic._core is None or quic._core.state != "connected"
+    return ends or window_room(quic) >= FIRST_PACKET_SIZE
 
 
 def has_sent_all(quic: QuicConnection) -> bool:

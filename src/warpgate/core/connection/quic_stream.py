@@ -113,7 +113,7 @@ class QuicStream(QuicEngine, ByteStream):
         return self._queued(USER)
 
     def _carry(self, data: bytes | memoryview, *, end: bool = False) -> None:
-        self._put(USER, data, end=end)
+        self._put_users(USER, data, end=end)
 
     def _say_granted(self, total: int) -> None:
         self._put(self._credit_stream, total.to_bytes(_CREDIT_SIZE, "big"))
