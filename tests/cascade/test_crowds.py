@@ -14,7 +14,7 @@ from strangers_kit import Stranger, fresh_bytes, read_answer
 from warpgate.config import Budgets, Config
 from warpgate.core.connection.quic_bounds import UNPROVED, Holdings
 from warpgate.core.connection.quic_stream import QuicStream
-from warpgate.core.search.links import LINKS_A_SESSION
+from warpgate.core.search.links import LINKS_A_SESSION, UnchosenLinks
 from warpgate.errors import NetworkError
 from warpgate.events import SignalRefused, StrangerRefused
 from warpgate.model.endpoint import Endpoint, Mode
@@ -347,6 +347,24 @@ def test_a_link_that_waits_for_its_nomination_is_kept_while_somebody_else_proves
             await world.quiet()
 
     virtual(main)
+
+
+def test_links_that_peers_prove_from_everywhere_leave_ours_waiting() -> None:
+    """Each from another network and in a session of its own: no crowd is large."""
+    aborted: list[str] = []
+
+    class Waiting:
+        def __init__(self, ip: str) -> None:
+            self.remote = Endpoint.of(ip, 4000)
+
+        def abort(self) -> None:
+            aborted.append(str(self.remote.ip))
+
+    links = UnchosenLinks(8)
+    links.add(b"ours", Waiting("198.51.100.1"), ours=True)
+    for number in range(100):
+        links.add(number.to_bytes(16, "big"), Waiting(f"20.0.{number}.1"), ours=False)
+    assert aborted == [f"20.0.{number}.1" for number in range(93)]
 
 
 def test_one_session_keeps_eight_links_waiting_for_a_nomination() -> None:
