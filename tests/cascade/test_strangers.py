@@ -880,6 +880,33 @@ def test_refusals_that_come_twice_end_the_attempt_once() -> None:
     virtual(main)
 
 
+def test_nobody_but_the_peer_answers_or_refuses_an_offer() -> None:
+    """Whoever sees a HELLO or a first check knows the session's id."""
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            mallory = Stranger(world)
+            world.b.network.crash()
+            task = asyncio.ensure_future(world.a.node.connect(world.b.node.address, **OVER_UDP))
+            await asyncio.sleep(0.1)
+            [session] = world.a.run.sessions.ids
+            for kind in (SignalKind.REFUSAL, SignalKind.ANSWER, SignalKind.CHALLENGE):
+                said = Signal(
+                    kind=kind, session=session, sequence=1, time=now_unix(), address=mallory.address().encode()
+                )
+                envelope = seal(mallory.identity, world.a.node.public_key, said, fresh_bytes(16))
+                world.brokers[0].publish(TOPIC + world.a.node.node_id, envelope)
+                await asyncio.sleep(0.1)
+            assert [event.reason for event in world.a.said(SignalRefused)] == ["an answer to somebody else's offer"] * 3
+            world.b.network.boot()
+            pipe = await task
+            assert pipe.peer == world.b.node.node_id
+            await pipe.close()
+            mallory.close()
+
+    virtual(main)
+
+
 @pytest.mark.parametrize("welcome", [True, False])
 def test_an_offer_does_not_lead_us_to_a_broker_of_its_choice(welcome: bool) -> None:
     """Its answer, or refusal, goes out over our own."""
