@@ -173,3 +173,19 @@ def test_try_alternate_leads_to_another_server_of_the_internet() -> None:
             await far.close()
 
     virtual(story)
+
+
+def test_try_alternate_is_followed_twice() -> None:
+    async def story() -> None:
+        async with LyingWorld(alternate="203.0.113.21:3478") as world:
+            chain = []
+            for number in range(21, 26):
+                place = Endpoint.of(f"203.0.113.{number}", 3478)
+                chain.append(LyingTurn(world.internet.host("liar", str(place.ip)), place))
+                chain[-1].alternate = Endpoint.of(f"203.0.113.{number + 1}", 3478)
+            assert "from one server to the next" in await world.reason()
+            assert [bool(server.requests) for server in chain] == [True, True, False, False, False]
+            for server in chain:
+                await server.close()
+
+    virtual(story)

@@ -324,7 +324,7 @@ class Relays:
         if delay:
             await asyncio.sleep(delay)
         visited = {route.endpoint}
-        for _ in range(MAX_REDIRECTS + 2):
+        while True:
             try:
                 allocation = await self._allocate_at(route, wanted)
             except NoSuchFamily:
@@ -335,6 +335,8 @@ class Relays:
                 continue
             except Redirected as redirected:
                 endpoint = redirected.alternate
+                if len(visited) > MAX_REDIRECTS:
+                    raise ServiceError(f"{route.server} sends us from one server to the next") from None
                 # RFC 8489 section 10: the same family, and not where we have been before. Nor to this machine, its
                 # links, or a private network, unless that is where the server is that our user has named.
                 if endpoint in visited or endpoint.family is not route.endpoint.family or route.proxy:
@@ -348,7 +350,6 @@ class Relays:
             relayed = tuple(map(str, allocation.relayed))
             self._emit(RelayAllocated(str(route.server), route.transport.value, relayed, seconds))
             return allocation
-        raise ServiceError(f"{route.server} sends us from one server to the next")
 
     def _misdirected(self, alternate: Endpoint, server: Endpoint) -> str | None:
         own = {interface.ip for interface in self._network.interfaces()}

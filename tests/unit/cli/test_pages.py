@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -55,6 +56,7 @@ def test_a_page_is_whole_and_loads_nothing(name: str) -> None:
     assert read.unclosed == []
     assert page.startswith('<!DOCTYPE html>\n<html lang="en">')
     assert ("content", POLICY) in read.attributes
+    assert POLICY.startswith("default-src 'none'; style-src 'unsafe-inline'; ")  # no script, image or connection
     assert not {"script", "link", "img", "iframe", "object", "base", "a"} & set(read.tags)
     assert not {"src", "href", "xlink:href", "srcset", "data"} & {key for key, _ in read.attributes}
     assert not any(key.startswith("on") for key, _ in read.attributes)
@@ -178,6 +180,7 @@ KEPT = (ip_address("64:ff9b::"), *map(ip_address, (f"192.0.0.{n}" for n in range
             "mac-1 at 12:30:45 with 0.1.0 or 1.2.3.4.5",
         ),
         ("mqtt://broker.emqx.io:1883", "mqtt://broker.emqx.io:1883"),
+        (f"cannot read {Path.home()}/.local/share/warpgate", "cannot read ~/.local/share/warpgate"),
     ],
 )
 def test_masks(text: str, shown: str | None) -> None:

@@ -221,6 +221,12 @@ async def test_a_body_in_chunks_is_bounded_too(tmp_path: Path) -> None:
         assert (await client.ask("GET", "/health")).status == 200
 
 
+async def test_a_body_in_chunks_that_is_too_long_is_refused_before_its_end(tmp_path: Path) -> None:
+    async with up(tmp_path) as client:
+        head = b"PUT /v1/names/alice HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert b" 413 " in (await raw(client, head + b"bb8\r\n" + bytes(3000) + b"\r\n")).partition(b"\r\n")[0]
+
+
 async def raw(client: Client, data: bytes) -> bytes:
     """What the server answers to these bytes, until it hangs up: we do not."""
     port = int(client.url.rpartition(":")[2])
