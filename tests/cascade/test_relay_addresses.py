@@ -9,6 +9,7 @@ import pytest
 from cascade_world import OVER_TCP, OVER_UDP, Options, connected, exchange, hosted_by, virtual
 from test_relays import RelayWorld
 
+from warpgate.core.search.equipment import ENDPOINTS_PER_SESSION
 from warpgate.errors import AttemptFailed, ConnectFailed
 from warpgate.events import SignalRefused
 from warpgate.model.endpoint import Endpoint, Mode
@@ -187,5 +188,18 @@ def test_try_alternate_is_followed_twice() -> None:
             assert [bool(server.requests) for server in chain] == [True, True, False, False, False]
             for server in chain:
                 await server.close()
+
+    virtual(story)
+
+
+def test_of_the_relayed_endpoints_that_a_peer_names_four_are_tried() -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            session = hosted_by(world.a, 1, world.b.node.public_key)
+            named = [Endpoint.of(f"203.0.113.{number}", 50000) for number in range(30, 40)]
+            assert session.relays.admit(named) == tuple(named[:ENDPOINTS_PER_SESSION])
+            with pytest.raises(AttemptFailed, match=f"more than {ENDPOINTS_PER_SESSION} relayed endpoints"):
+                session.relays.admit(named[6:])
+            session.close()
 
     virtual(story)

@@ -153,6 +153,7 @@ def test_bounds() -> None:
     many = [entry(urls=[f"turn:h{n}-{m}.example" for m in range(20)])[0] for n in range(200)]
     assert len(parsed(many).turn) == MOST_KEPT
     assert parsed({"ttl": 1e308, "iceServers": entry()}).lifetime == LONGEST_LIFE
+    assert parsed({"ttl": "999999999s", "iceServers": entry()}).lifetime == LONGEST_LIFE
     for ttl in (True, None, [], "soon", "9" * 40):
         assert parsed({"ttl": ttl, "iceServers": entry()}).lifetime is None
 
