@@ -581,6 +581,18 @@ def test_a_slow_answer_has_five_seconds_in_all(pause: float) -> None:
     virtual(story)
 
 
+def test_an_answer_in_thousands_of_pieces_is_given_up() -> None:
+    """It is short, and each piece costs time of the loop."""
+
+    async def story(home: Home) -> None:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        home.router.override = lambda method, path: [head + b"1\r\nx\r\n" * 3000 + b"0\r\n\r\n"]
+        with pytest.raises(ServiceError, match="too many pieces"):
+            await home.igd()
+
+    virtual(story)
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "x-gzip", "identity, gzip"])
 def test_what_is_compressed_is_not_unpacked(encoding: str) -> None:
     async def story(home: Home) -> None:
