@@ -13,9 +13,11 @@ from cascade_world import EPOCH, OVER_UDP, World, connected, exchange, identity,
 from warpgate.config import Config
 from warpgate.core.context import Sources
 from warpgate.core.node import Node
-from warpgate.errors import ConnectFailed
+from warpgate.errors import ConnectFailed, ServiceError
 from warpgate.events import ServerFailed
+from warpgate.model.endpoint import Family
 from warpgate.model.wanted import RELAY_SERVICE
+from warpgate.proto.relay_limits import MEBIBYTE
 from warpgate.server.peer_relay import LIFETIME, PeerRelay
 from warpgate_testing.internet import OpenSocket
 from warpgate_testing.servers import MemoryBrokers
@@ -112,6 +114,32 @@ def test_who_is_not_allowed_gets_no_relay() -> None:
             assert failures[0].server.startswith("peer wg1")
             assert world.a.run.relays.servers == ()
             assert world.b.run.relays.servers
+
+    virtual(story)
+
+
+def test_a_member_takes_an_uplinks_share_and_no_more() -> None:
+    """Of allocations 32, of bytes 2 MiB a second and what a second may come at once."""
+
+    async def story() -> None:
+        async with GroupWorld("edm", "edm", allow=MEMBERS) as world:
+            relays = world.a.run.relays
+            opened = [await relays.open_udp({Family.V4}) for _ in range(32)]
+            with pytest.raises(ServiceError, match="486"):
+                await relays.open_udp({Family.V4})
+            assert world.relay.use.allocations[world.a.node.node_id] == 32
+            one, other = opened[0], opened[1]
+            one.permit(other.relayed[0].ip)
+            other.permit(one.relayed[0].ip)
+            await asyncio.sleep(1.0)
+            for _ in range(300):
+                for _ in range(50):  # 5 MB a second, for 3 s
+                    one.send(bytes(1000), other.relayed[0])
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(1.0)
+            assert MEBIBYTE < world.relay.use.relayed < (3 + 1 + 1) * 2 * MEBIBYTE
+            for allocation in opened:
+                allocation.drop()
 
     virtual(story)
 
