@@ -39,6 +39,8 @@ MISUSES = [
     (["listen", "--forward", "::1:80"], "IPv6"),
     (["listen", "--forward", "localhost:http"], "--forward"),
     (["listen", "--allow", "bob"], "'bob' is no node id"),
+    (["listen", "--relay"], "say to whom, with --allow ID"),
+    (["receive"], "say where to put what comes"),
     (["id", "--port", "0"], "--port"),
     (["id", "--identity", "../me"], "identity name"),
     (["id", "--broker", "http://broker.example"], "http://broker.example"),

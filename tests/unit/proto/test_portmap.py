@@ -47,6 +47,7 @@ class PcpGateway:
 
     boot: float = -5000.0
     result: int = 0
+    lease: int = LEASE
     requests: list[tuple[float, PcpRequest]] = field(default_factory=list)
 
     def __call__(self, data: bytes, now: float) -> list[bytes]:
@@ -57,7 +58,7 @@ class PcpGateway:
         wanted = request.mapping
         external = Endpoint(OUTSIDE, wanted.internal_port + 1000)
         mapping = type(wanted)(wanted.nonce, wanted.transport, wanted.internal_port, external)
-        lifetime = request.lifetime if not self.result else 60
+        lifetime = min(request.lifetime, self.lease) if not self.result else 60
         return [encode_response(PcpResponse(self.result, lifetime, int(now - self.boot), mapping))]
 
 
@@ -171,6 +172,17 @@ def test_a_lease_that_nobody_renews_is_lost() -> None:
     assert renewals == pytest.approx([0.5625, 0.78125, 0.890625])
     scene.gateway = PcpGateway()
     assert granted(TCP, 6000) in scene.run(LEASE + 10)
+
+
+def test_renewals_of_a_short_lease_are_four_seconds_apart() -> None:
+    """RFC 6887 section 11.2.1; the gateway chooses the lease, and does not answer what renews it."""
+    gateway = PcpGateway(result=0, lease=10)
+    scene = world(gateway, TCP)
+    scene.run(1.0)
+    scene.gateway = deaf
+    assert Lost(TCP) in scene.run(10.0)
+    renewals = [at for at, _ in scene.sends[1:] if at < 10.0]
+    assert renewals == pytest.approx([5.625, 9.625])
 
 
 def test_a_restarted_gateway_gets_all_mappings_again_with_the_first_answer() -> None:

@@ -330,6 +330,15 @@ class TestBounds:
         assert len(kit.to_peers) in (15, 16)
         assert kit.server.counters.dropped_rate > 180
 
+    def test_users_together_have_the_rate_of_all(self) -> None:
+        limits = RelayLimits(bytes_per_second_per_user=10_000.0, bytes_per_second=20_000.0)
+        kit = RelayKit(limits=limits)
+        users = [Relayed(kit, host=f"203.0.113.{number}") for number in range(10, 16)]
+        for _ in range(10):
+            for user in users:
+                user.send(bytes(1000 - OVERHEAD), PEER)
+        assert len(kit.to_peers) in (20, 21)
+
     def test_empty_datagrams_are_not_free(self) -> None:
         kit = RelayKit(limits=RelayLimits(bytes_per_second_per_user=2800.0))
         client = Relayed(kit)
