@@ -27,6 +27,8 @@ CALLED_FROM_OUTSIDE = {
     "get_protocol",
     "is_reading",
     "can_write_eof",
+    # by paho
+    "_create_socket",
     # by amqtt
     "get_peer_info",
     "get_ssl_info",

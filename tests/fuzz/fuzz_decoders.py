@@ -54,7 +54,7 @@ from warpgate.proto.datagram_frames import FrameReader, encode_frame
 from warpgate.proto.device_xml import LONGEST_TEXT, MOST_ELEMENTS
 from warpgate.proto.envelope import open_envelope
 from warpgate.proto.marks import MARK_SIZE
-from warpgate.proto.mqtt import LARGEST_PACKET, PacketReader
+from warpgate.proto.mqtt_framing import LARGEST_PACKET, Framing
 from warpgate.proto.portmap_wire import decode_request, decode_response
 from warpgate.proto.quic_proof import check_head
 from warpgate.proto.quic_wire import connection_id_of, is_first_packet
@@ -243,12 +243,10 @@ def _printable(text: str) -> None:
 
 
 def _mqtt(data: bytes) -> None:
-    reader = PacketReader(mqtt5=bool(len(data) % 2))
+    framing = Framing()
     for start in range(0, len(data), 7):
-        reader.feed(data[start : start + 7])
-        while reader.next() is not None:
-            pass
-        assert len(reader.held) <= LARGEST_PACKET + 7
+        framing.feed(data[start : start + 7])
+    assert framing._body <= LARGEST_PACKET
 
 
 def _quic_head(data: bytes) -> None:

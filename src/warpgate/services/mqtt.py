@@ -1,4 +1,6 @@
-"""Brokers over MQTT: names, TCP (through a web proxy, if it is MQTT over the web), TLS, and then `mqtt_link`."""
+"""Brokers over MQTT: names, TCP (through a web proxy, if it is MQTT over the web), TLS, and then `mqtt_link`, which is
+imported while TCP connects.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint
@@ -18,8 +21,10 @@ from warpgate.net.tls import Trust
 from warpgate.net.uplinks import ways_to
 from warpgate.services.broker import Judge, MessageReceiver, VersionRefused, no_matter
 from warpgate.services.defaults import public_login
-from warpgate.services.mqtt_link import MqttLink
 from warpgate.services.proxy import Proxies, Proxy, tunnel
+
+if TYPE_CHECKING:
+    from warpgate.services.mqtt_link import MqttLink
 
 REMEMBERED_BROKERS = 64
 # What a broker asks for, by its canonical URL: (user, password), or None.
@@ -42,6 +47,7 @@ class MqttConnector:
         self._proxies = Proxies() if proxies is None else proxies
         self._logins = logins
         self._trust = Trust() if trust is None else trust
+        self._link_type: type[MqttLink] | None = None
         self._speak_old: set[BrokerUrl] = set()
 
     async def connect(
@@ -84,19 +90,21 @@ class MqttConnector:
             raise
         on_step()
         try:
-            tls, login = await loading
+            link_type, tls, login = await loading
         except BaseException:
             stream.abort()
             raise
         broker = replace(broker, login=login)
-        return await MqttLink.open(stream.detach(), tls, broker, topic, on_message, on_step, mqtt5=mqtt5)
+        return await link_type.open(stream.detach(), tls, broker, topic, on_message, on_step, mqtt5=mqtt5)
 
-    async def _load(self, broker: BrokerUrl) -> tuple[ssl.SSLContext | None, tuple[str, str] | None]:
-        """What takes long, in a thread: the authorities' certificates 20 ms, and the file that has what everybody logs
-        in with.
+    async def _load(self, broker: BrokerUrl) -> tuple[type[MqttLink], ssl.SSLContext | None, tuple[str, str] | None]:
+        """What takes long, in a thread: paho 23 to 130 ms, the authorities' certificates 20 ms, and the file that has
+        what everybody logs in with.
         """
+        if self._link_type is None:
+            self._link_type = await in_thread(_import_link)
         tls = await self._trust.context() if broker.tls else None
-        return tls, broker.login or await in_thread(partial(self._logins, str(broker)))
+        return self._link_type, tls, broker.login or await in_thread(partial(self._logins, str(broker)))
 
     async def _find(self, broker: BrokerUrl, judge: Judge | None) -> tuple[tuple[Endpoint, ...], Proxy | None]:
         """Where to dial, and the proxy that is there, if it is one."""
@@ -127,3 +135,9 @@ def _admitted(endpoints: Sequence[Endpoint], judge: Judge) -> tuple[Endpoint, ..
         why = "; ".join(filter(None, reasons.values()))
         raise NetworkError(f"not called on a peer's word, only if our own settings name it: {why}")
     return admitted
+
+
+def _import_link() -> type[MqttLink]:
+    from warpgate.services.mqtt_link import MqttLink  # noqa: PLC0415 - see `MqttConnector._load`
+
+    return MqttLink

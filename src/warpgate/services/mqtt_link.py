@@ -1,8 +1,13 @@
-"""One MQTT connection, over a transport of the loop. A published message reaches the kernel before `publish` returns.
+"""One MQTT connection: paho's protocol engine between an asyncio transport and the signal channel.
+
+paho-mqtt is the client inside `aiomqtt`; it is driven directly, over a transport of the loop instead of a
+socket of its own (why: docs/decisions/mqtt-client.md). So nothing here blocks or needs a thread, TLS is the
+loop's, and a published message reaches the kernel before `publish` returns.
 
 MQTT 5 is asked for first, since there a client can tell the broker the largest packet it takes and that it
 wants no retained messages: strangers can publish to our topic. Brokers that know only 3.1.1 get that.
-Why not a library: docs/decisions/mqtt-client.md.
+
+Import this module in the background: paho takes 23 ms, and 130 ms where dnspython is installed (it loads that).
 """
 
 from __future__ import annotations
@@ -13,12 +18,20 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from typing import Any
 
-from warpgate.errors import ProtocolError, ServiceError
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from warpgate.errors import ServiceError
 from warpgate.model.servers import BrokerUrl
 from warpgate.platform import SOCKETS
-from warpgate.proto import mqtt
 from warpgate.proto.bucket import TokenBucket
+from warpgate.proto.mqtt_framing import LARGEST_PACKET
 from warpgate.services.broker import MessageReceiver, VersionRefused, no_matter
 from warpgate.services.mqtt_wire import SEND_BOUND, WebWire, Wire
 
@@ -37,6 +50,7 @@ GOODBYE = 0.03
 # by then, and would do so for 15 minutes; on slow paths so many round trips. Linux.
 USER_TIMEOUT = 3.0
 ROUND_TRIPS = 5.0
+NO_RETAINED = 2  # MQTT 5 section 3.8.3.1: "Do not send retained messages at the time of the subscribe"
 
 
 def _heed(answer: asyncio.Future[None]) -> None:
@@ -45,30 +59,29 @@ def _heed(answer: asyncio.Future[None]) -> None:
         answer.exception()
 
 
-def _refusal(reason: int) -> ServiceError:
-    if reason == mqtt.UNSUPPORTED_VERSION:
-        return VersionRefused("the broker speaks another version of MQTT")
-    return ServiceError(f"the broker refused the connection: {mqtt.reason_text(reason)}")
-
-
 class MqttLink:
     """Life: `open`, then `publish` and messages, until `closed` (the broker's doing) or `close` (ours)."""
 
-    def __init__(self, broker: BrokerUrl, topic: str, on_message: MessageReceiver, *, mqtt5: bool) -> None:
+    def __init__(
+        self, broker: BrokerUrl, topic: str, on_message: MessageReceiver, version: MQTTProtocolVersion
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._broker = broker
+        self._host = broker.host
         self._topic = topic
         self._on_message = on_message
-        self._mqtt5 = mqtt5
+        self._version = version
         self._wire = Wire(self) if broker.path is None else WebWire(self, broker)
-        self._packets = mqtt.PacketReader(mqtt5=mqtt5)
+        self._client = _Client(self._wire, version)
+        if broker.login is not None:
+            self._client.username_pw_set(*broker.login)
+        self._client.on_connect = self._connack
+        self._client.on_subscribe = self._suback
+        self._client.on_message = self._message
+        self._client.on_disconnect = self._disconnected
         self._answer: asyncio.Future[None] = self._loop.create_future()
         self._end: asyncio.Future[str] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._connected = False
-        self._keep_alive = float(KEEPALIVE)
-        self._sent_at = self._heard_at = time.monotonic()
-        self._pinged_at: float | None = None  # without an answer yet
         self.rtt = 0.0
         self.dropped = 0  # messages that `publish` could not take
         self._ration = TokenBucket(READ_RATE, READ_BURST, time.monotonic())  # of what is read
@@ -90,7 +103,8 @@ class MqttLink:
 
         Raises VersionRefused, else ServiceError.
         """
-        link = cls(broker, topic, on_message, mqtt5=mqtt5)
+        version = MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311
+        link = cls(broker, topic, on_message, version)
         try:
             await link._establish(sock, tls, on_step)
             SOCKETS.give_up_after(sock, max(USER_TIMEOUT, ROUND_TRIPS * link.rtt))
@@ -104,14 +118,14 @@ class MqttLink:
         if self._end.done() or self._wire.unsent > SEND_BOUND:
             self.dropped += 1
             return
-        self._send(mqtt.publish(topic, data, mqtt5=self._mqtt5))
+        self._client.publish(topic, data)
 
     async def closed(self) -> str:
         return await asyncio.shield(self._end)
 
     async def close(self) -> None:
         if not self._end.done():
-            self._send(mqtt.LEAVING)
+            self._client.disconnect()
             self._finish("closed on this side")
         await self._wire.gone(GOODBYE)
 
@@ -121,58 +135,59 @@ class MqttLink:
                 lambda: self._wire,
                 sock=sock,
                 ssl=tls,
-                server_hostname=self._broker.host if tls else None,
+                server_hostname=self._host if tls else None,
                 ssl_shutdown_timeout=GOODBYE if tls else None,
             )
         except OSError as error:  # ssl.SSLError is one
-            raise ServiceError(f"TLS with {self._broker.host}: {error}") from error
+            raise ServiceError(f"TLS with {self._host}: {error}") from error
         on_step()
         await self._wire.opened()
         on_step()
         started = time.monotonic()  # the loop's clock may be as coarse as a millisecond (uvloop)
-        name = f"wg{secrets.token_hex(8)}"  # says nothing about the node
-        self._send(mqtt.connect(name, self._broker.login, KEEPALIVE, mqtt5=self._mqtt5))
+        self._send_connect()
         await self._answer
         on_step()
         connected = time.monotonic()
         if self._end.done():  # with what came behind the answer
             raise ServiceError(self._end.result())
         self._answer = self._loop.create_future()
-        self._send(mqtt.subscribe(self._topic, mqtt5=self._mqtt5))
+        self._send_subscribe()
         await self._answer
         self.rtt = min(connected - started, time.monotonic() - connected)
-        self._look_after()
+        self._timer = self._loop.call_later(HOUSEKEEPING, self._keep_alive)
 
-    def _send(self, packet: bytes) -> None:
-        self._sent_at = time.monotonic()
-        self._wire.send(packet)
+    def _send_connect(self) -> None:
+        properties = None
+        if self._version is MQTTProtocolVersion.MQTTv5:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.MaximumPacketSize = LARGEST_PACKET
+        self._client.connect(self._host, keepalive=KEEPALIVE, properties=properties)  # over the wire it has already
 
-    # -- what the wire reports -----------------------------------------------------------------------------------
+    def _send_subscribe(self) -> None:
+        options = None
+        if self._version is MQTTProtocolVersion.MQTTv5:
+            options = SubscribeOptions(qos=0, retainHandling=NO_RETAINED)
+        self._client.subscribe(self._topic, options=options)
 
-    def received(self, data: bytes, pieces: int) -> None:
-        self._packets.feed(data)
-        self._heard_at = time.monotonic()
+    # What the transport reports.
+
+    def received(self, pieces: int) -> None:
         self._ration.overdraw(pieces * SMALLEST)
         if self._waking is None:
             self._read_on()
 
     def _read_on(self) -> None:
-        """Packet by packet, as far as the ration goes."""
+        """paho takes one packet a call, and gives up the wire when it does not like it."""
         while not self._end.done():
             if delay := self._ration.wait(time.monotonic()):
                 self._wire.pause(True)
                 self._waking = self._loop.call_later(delay, self._go_on)
                 return
-            before = len(self._packets.held)
-            try:
-                packet = self._packets.next()
-            except ProtocolError as error:
-                self._finish(str(error))
+            if not self._wire.inbound:
                 return
-            if packet is None:
-                return
-            self._ration.overdraw(max(before - len(self._packets.held), SMALLEST))
-            self._take(packet)
+            before = len(self._wire.inbound)
+            self._client.loop_read()
+            self._ration.overdraw(max(before - len(self._wire.inbound), SMALLEST))
 
     def _go_on(self) -> None:
         self._waking = None
@@ -182,35 +197,34 @@ class MqttLink:
     def lost(self, reason: str) -> None:
         self._finish(reason)
 
-    # -- what the broker says ------------------------------------------------------------------------------------
+    # What paho reports.
 
-    def _take(self, packet: mqtt.Packet) -> None:
-        match packet:
-            case mqtt.Connected(reason=reason, keep_alive=wanted):
-                if wanted:
-                    self._keep_alive = min(self._keep_alive, wanted)
-                self._connected = not reason
-                self._settle(_refusal(reason) if reason else None)
-            case mqtt.Subscribed(reason=reason):
-                why = f"the broker refused the subscription: {mqtt.reason_text(reason)}"
-                self._settle(ServiceError(why) if reason >= mqtt.FAILURE else None)
-            case mqtt.Published(payload=payload, retained=False):
-                self._loop.call_soon(self._on_message, payload)  # in a tick of its own, in case it raises
-            case mqtt.Alive():
-                self._pinged_at = None
-            case mqtt.Dismissed(reason=reason):
-                self._finish(f"the broker ended the connection: {mqtt.reason_text(reason)}")
+    def _connack(self, _c: paho.Client, _u: Any, _f: Any, reason: ReasonCode, _p: Any) -> None:
+        if not reason.is_failure:
+            self._connected = True
+            self._settle(None)
+        elif reason.getName() == "Unsupported protocol version":
+            self._settle(VersionRefused("the broker speaks another version of MQTT"))
+        else:
+            self._settle(ServiceError(f"the broker refused the connection: {reason}"))
 
-    def _look_after(self) -> None:
-        """A sign of life is asked for where either side has said nothing for too long."""
-        self._timer = self._loop.call_later(min(HOUSEKEEPING, self._keep_alive / 4), self._look_after)
-        now = time.monotonic()
-        if self._pinged_at is not None:
-            if now - self._pinged_at >= self._keep_alive:
-                self._finish("the broker has gone silent")
-        elif now - min(self._sent_at, self._heard_at) >= self._keep_alive:
-            self._pinged_at = now
-            self._send(mqtt.PING)
+    def _suback(self, _c: paho.Client, _u: Any, _m: int, reasons: list[ReasonCode], _p: Any) -> None:
+        refusal = next((reason for reason in reasons if reason.is_failure), None)
+        self._settle(ServiceError(f"the broker refused the subscription: {refusal}") if refusal else None)
+
+    def _message(self, _c: paho.Client, _u: Any, message: paho.MQTTMessage) -> None:
+        # In a tick of its own: what the receiver raises must not make paho lose its place in the stream.
+        if not message.retain:
+            self._loop.call_soon(self._on_message, bytes(message.payload))
+
+    def _disconnected(self, _c: paho.Client, _u: Any, flags: Any, reason: ReasonCode, _p: Any) -> None:
+        teller = "the broker ended the connection" if flags.is_disconnect_packet_from_server else "gave up"
+        self._finish(f"{teller}: {reason}")
+
+    def _keep_alive(self) -> None:
+        self._timer = self._loop.call_later(HOUSEKEEPING, self._keep_alive)
+        if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._finish("the broker has gone silent")
 
     def _settle(self, error: ServiceError | None) -> None:
         if self._answer.done():
@@ -228,6 +242,22 @@ class MqttLink:
             if timer is not None:
                 timer.cancel()
         # Old brokers may just hang up on a CONNECT of version 5.
-        early = not self._connected and self._mqtt5
+        early = not self._connected and self._version is MQTTProtocolVersion.MQTTv5
         self._settle((VersionRefused if early else ServiceError)(reason))
         self._wire.close()
+
+
+class _Client(paho.Client):
+    """paho without its own connecting, which blocks."""
+
+    def __init__(self, wire: Wire, version: MQTTProtocolVersion) -> None:
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"wg{secrets.token_hex(8)}",  # says nothing about the node
+            protocol=version,
+            reconnect_on_failure=False,
+        )
+        self._wire = wire
+
+    def _create_socket(self) -> Wire:
+        return self._wire

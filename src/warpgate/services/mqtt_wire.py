@@ -1,4 +1,4 @@
-"""The bytes of one MQTT connection, as they are or in a WebSocket."""
+"""What paho takes for a socket: the bytes of one MQTT connection, as they are or in a WebSocket."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol, cast
 from warpgate.errors import ProtocolError, ServiceError
 from warpgate.model.servers import BrokerUrl
 from warpgate.platform import SOCKETS
+from warpgate.proto.mqtt_framing import Framing
 from warpgate.proto.websocket import BINARY, MASK_SIZE, NONCE_SIZE, PONG, WebSocketReader, frame, upgrade
 
 # Unsent bytes a link holds for a broker that does not take them: 16 envelopes; more would come too late.
@@ -19,18 +20,20 @@ _SUBPROTOCOL = "mqtt"  # MQTT 5 section 6.0
 class Reader(Protocol):
     """Who is told what the wire sees."""
 
-    def received(self, data: bytes, pieces: int) -> None:
-        """It came in so many arrivals or frames."""
+    def received(self, pieces: int) -> None:
+        """There is more `inbound`; it came in so many arrivals or frames."""
 
     def lost(self, reason: str) -> None:
         """It is over. May come more than once."""
 
 
 class Wire(asyncio.Protocol):
-    """Over TCP or TLS."""
+    """An asyncio transport that looks like a non-blocking socket to paho."""
 
     def __init__(self, reader: Reader) -> None:
+        self.inbound = bytearray()
         self._reader = reader
+        self._framing = Framing()
         self._transport: asyncio.Transport | None = None
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -66,7 +69,8 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._acknowledge()
-        self._reader.received(data, 1)
+        self.inbound += data
+        self._reader.received(1)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone.set_result(None)
@@ -81,14 +85,36 @@ class Wire(asyncio.Protocol):
         if self._transport is not None:
             SOCKETS.acknowledge_at_once(self._transport.get_extra_info("socket"))
 
-    def send(self, data: bytes) -> None:
+    # What paho asks of a socket.
+
+    def recv(self, limit: int) -> bytes:
+        if not self.inbound:
+            raise BlockingIOError
+        data = bytes(self.inbound[:limit])
+        del self.inbound[:limit]
+        try:
+            self._framing.feed(data)
+        except ProtocolError as error:
+            self._reader.lost(str(error))
+            raise ConnectionError(str(error)) from error
+        return data
+
+    def send(self, data: bytes | bytearray) -> int:
         """asyncio tries the system call at once and keeps what the kernel does not take."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionError("connection closed")
+        self._transport.write(bytes(data))
+        return len(data)
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+
+    def fileno(self) -> int:
+        return -1
+
+    def setblocking(self, flag: bool) -> None:
+        """The loop's transports never block."""
 
 
 class WebWire(Wire):
@@ -109,7 +135,7 @@ class WebWire(Wire):
         self._acknowledge()
         before = self._web.frames
         try:
-            carried = self._web.receive(data)
+            self.inbound += self._web.receive(data)
         except ProtocolError as error:
             self._end(str(error))
             return
@@ -119,7 +145,7 @@ class WebWire(Wire):
             if self.unsent <= SEND_BOUND:
                 super().send(frame(PONG, self._web.ping, secrets.token_bytes(MASK_SIZE)))
             self._web.ping = None
-        self._reader.received(carried, 1 + self._web.frames - before)
+        self._reader.received(1 + self._web.frames - before)
         if self._web.closed:
             self._end(self._web.closed)
 
@@ -127,8 +153,9 @@ class WebWire(Wire):
         self._refuse("the broker closed the connection")
         super().connection_lost(exc)
 
-    def send(self, data: bytes) -> None:
-        super().send(frame(BINARY, data, secrets.token_bytes(MASK_SIZE)))
+    def send(self, data: bytes | bytearray) -> int:
+        super().send(frame(BINARY, bytes(data), secrets.token_bytes(MASK_SIZE)))
+        return len(data)
 
     def _end(self, reason: str) -> None:
         self._refuse(reason)

@@ -25,7 +25,6 @@ from warpgate.model.identity import Identity
 from warpgate.net.system import SystemNetwork
 from warpgate.net.tls import Trust
 from warpgate.proto.bucket import TokenBucket
-from warpgate.proto.mqtt import publish
 from warpgate.services.broker import BrokerConnector
 from warpgate.services.mqtt import MqttConnector
 from warpgate.services.mqtt_link import READ_BURST, READ_RATE, SMALLEST
@@ -88,8 +87,7 @@ async def test_the_round_trip_is_measured(mosquitto: Any) -> None:
 async def test_retained_junk_and_packets_too_large_do_not_arrive_and_do_no_harm(mosquitto: Any) -> None:
     broker = mosquitto()
     async with link_to(broker.url, "warpgate/2/other") as (vandal, _):
-        packet = publish(TOPIC, b"junk", mqtt5=True)
-        vandal._wire.send(bytes((packet[0] | 1,)) + packet[1:])
+        vandal._client.publish(TOPIC, b"junk", retain=True)
     async with link_to(broker.url) as (_, inbox), link_to(broker.url, "warpgate/2/other") as (sender, _):
         sender.publish(TOPIC, bytes(100_000))
         sender.publish(TOPIC, b"after")
@@ -122,10 +120,11 @@ async def test_a_packet_too_large_from_a_broker_that_should_know_better_ends_the
 
 @pytest.mark.parametrize("packet", [b"\x34\x07\x00\x01x\x00\x01\x00m", b"\x62\x02\x00\x01", b"\xf0\x00"])
 async def test_an_acknowledged_delivery_nobody_asked_for_ends_the_link(packet: bytes) -> None:
-    """Who would have to keep each message until it is released can be made to keep many."""
+    """paho keeps each QoS 2 message until a PUBREL comes: 800 MB in seconds, of a broker that sends none."""
     async with fake_broker() as (url, broker), link_to(url) as (link, inbox):
         broker.sock.send(packet)
         assert "broker" in await asyncio.wait_for(link.closed(), 2)
+        assert not link._client._in_messages
         assert not inbox
 
 
@@ -145,21 +144,21 @@ def test_a_flood_is_read_no_faster_than_its_ration(size: int) -> None:
 async def test_a_flood_of_empty_packets_stays_with_the_broker() -> None:
     async with fake_broker() as (url, broker), link_to(url) as (link, _):
         calls = 0
-        read = link._packets.next
+        read = link._client.loop_read
 
         def counted() -> Any:
             nonlocal calls
             calls += 1
             return read()
 
-        link._packets.next = counted
+        link._client.loop_read = counted
         began = time.monotonic()
         with suppress(BlockingIOError):
             while True:
                 broker.sock.send(b"\xd0\x00" * 50_000)
         await until(lambda: link._waking is not None)
         assert calls * SMALLEST <= READ_BURST + (time.monotonic() - began) * READ_RATE + 2 * SMALLEST
-        assert len(link._packets.held) <= 512 * 1024
+        assert len(link._wire.inbound) <= 512 * 1024
 
 
 async def test_an_end_is_told_with_its_reason(mosquitto: Any) -> None:
@@ -194,7 +193,7 @@ async def test_brokers_of_the_old_version_are_asked_again_in_theirs() -> None:
 
 async def test_a_refused_subscription_is_an_error() -> None:
     async with fake_broker(suback=0x87) as (url, _):
-        with pytest.raises(ServiceError, match="refused the subscription: not authorized"):
+        with pytest.raises(ServiceError, match="refused the subscription: Not authorized"):
             await MqttConnector(SystemNetwork()).connect(url, TOPIC, Inbox())
 
 
@@ -349,7 +348,7 @@ async def fake_broker(suback: int = 0) -> AsyncIterator[tuple[str, FakeBroker]]:
 async def test_nothing_is_loaded_for_a_broker_whose_name_leads_nowhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Offline no link is opened: the certificates would cost the start for nothing."""
+    """Offline no link is opened: the MQTT library and the certificates would cost the start for nothing."""
     connector, loads = MqttConnector(SystemNetwork()), []
 
     async def resolve(host: str, port: int) -> Any:
@@ -362,23 +361,3 @@ async def test_nothing_is_loaded_for_a_broker_whose_name_leads_nowhere(
         with pytest.raises(NetworkError, match="nobody answers"):
             await connector.connect(url, TOPIC, Inbox())
     assert loads == []
-
-
-async def test_a_broker_is_asked_for_signs_of_life_as_often_as_it_wants_and_given_up_without_them() -> None:
-    """Server Keep Alive (MQTT 5 section 3.2.2.3.14): one second here."""
-    seen: list[int] = []
-
-    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while head := await reader.readexactly(2):
-            await reader.readexactly(head[1])
-            seen.append(head[0])
-            if head[0] == 0x10:
-                writer.write(b"\x20\x06\x00\x00\x03\x13\x00\x01")
-            elif head[0] == 0x82:
-                writer.write(b"\x90\x04\x00\x01\x00\x00")
-            elif seen.count(0xC0) < 2:
-                writer.write(b"\xd0\x00")
-
-    async with server(mute) as (url, _), link_to(url) as (link, _):
-        assert await asyncio.wait_for(link.closed(), 20) == "the broker has gone silent"
-    assert seen.count(0xC0) == 2

@@ -156,6 +156,11 @@ def test_on_uvloop(mosquitto: Any) -> None:
         runner.run(story())
 
 
+def test_the_client_library_is_not_imported_before_a_broker_is_dialled() -> None:
+    check = "import sys, warpgate.services.signaling, warpgate.services.mqtt; sys.exit('paho' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
 def test_the_program_ends_at_once_although_a_broker_never_answers(black_hole: str) -> None:
     """asyncio.run waits for the loop's executor: nothing of ours may sit there."""
     script = f"""
