@@ -138,13 +138,16 @@ class Counting(Subscribers):
         return (OUTSIDE,), NatSpec(hairpin=True)
 
 
+@pytest.mark.parametrize("options", BOTH_WAYS)
 @pytest.mark.parametrize("kinds", [("edm-seq", "edm-seq"), ("edm-seq-2", "edm-seq")])
-def test_two_counts_behind_one_nat_meet_at_its_outside(kinds: tuple[str, str]) -> None:
+def test_two_counts_behind_one_nat_meet_at_its_outside(kinds: tuple[str, str], options: Options) -> None:
+    """Over TCP with two round trips more at the STUN server."""
+
     async def main() -> None:
         async with Counting(*kinds) as world:
-            plugin, where, waited = await met(world, OVER_UDP)
-            assert (plugin, where) == ("udp_punch", OUTSIDE)
-            assert waited <= 2 * S + 3 * R + 1e-6
+            plugin, where, waited = await met(world, options)
+            assert (plugin, where) == ("udp_punch" if options is OVER_UDP else "tcp_punch", OUTSIDE)
+            assert waited <= 2 * S + (3 if options is OVER_UDP else 5) * R + 1e-6
 
     virtual(main)
 
@@ -175,5 +178,42 @@ def test_the_same_address_inside_does_not_make_neighbours(options: Options) -> N
         async with Translated("eim-apdf", "eim-apdf") as world:
             plugin, where, _ = await met(world, options)
             assert (plugin, where) == ("udp_punch" if options is OVER_UDP else "tcp_punch", "198.51.100.2")
+
+    virtual(main)
+
+
+class Numbered(RelayWorld):
+    """Hosts that have these addresses inside, each behind a router of its own."""
+
+    def __init__(self, *insides: tuple[str, ...]) -> None:
+        self._insides = insides
+        super().__init__("eim-apdf", "eim-apdf")
+
+    def _site(self, name: str, kind: str, number: int, v6: bool) -> MemoryNetwork:
+        [layer] = kind_of(kind).layers
+        self.routers[name] = self.internet.router(name, f"198.51.100.{number}", layer.nat)
+        return self.internet.host(name, *self._insides[number - 1], behind=self.routers[name])
+
+
+@pytest.mark.parametrize("options", BOTH_WAYS)
+@pytest.mark.parametrize(
+    "insides",
+    [
+        (("192.168.1.2", "fd00:1::2"), ("192.168.2.2", "fd00:2::2")),
+        (("192.168.1.2", "fd00::2"), ("192.168.2.2", "fd00::2")),
+        (("100.64.1.2",), ("100.64.2.2",)),
+        (("100.64.0.2",), ("100.64.0.2",)),
+        (("192.168.1.2", "100.100.1.2"), ("192.168.2.2", "100.100.2.2")),
+    ],
+    ids=["ULA beside IPv4", "the same ULA", "100.64", "the same 100.64", "a VPN of 100.64 that leads nowhere"],
+)
+def test_numbers_that_mean_nothing_outside_delay_nobody(insides: tuple[tuple[str, ...], ...], options: Options) -> None:
+    """RFC 4193, RFC 6598: they are neither tried as if they did, nor taken for a neighbour's."""
+
+    async def main() -> None:
+        async with Numbered(*insides) as world:
+            plugin, where, waited = await met(world, options)
+            assert (plugin, where) == ("udp_punch" if options is OVER_UDP else "tcp_punch", "198.51.100.2")
+            assert waited <= S + 2 * R + 1e-6
 
     virtual(main)

@@ -128,7 +128,6 @@ class RandomProbe(Plugin):
             attempt.note("one side has another address outside: beginning anew")
             part = await _worth_guessing(attempt, found=False)
         await self._begin(attempt, part)
-        raise AttemptFailed("both sides changed their addresses too often")
 
     async def _begin(self, attempt: Attempt, part: Guessing) -> NoReturn:
         """AttemptFailed when all was in vain."""

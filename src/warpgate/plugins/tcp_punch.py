@@ -311,7 +311,7 @@ async def _dial(attempt: Attempt, remote: Endpoint, local: Endpoint, prime: bool
     """
     if not_before:
         await asyncio.sleep(not_before - attempt.now())
-    first_ttl = attempt.priming_ttl(local) if prime else None
+    first_ttl = _priming_ttl(attempt, remote, local) if prime else None
     if attempt.initiator:
         return await attempt.dial(remote, local, first_ttl)
     proving = beside(attempt, _keep(attempt, await attempt.connect(remote, local, first_ttl)))
@@ -319,6 +319,14 @@ async def _dial(attempt: Attempt, remote: Endpoint, local: Endpoint, prime: bool
     proving.result()
     await asyncio.sleep(_patience(attempt))
     raise AttemptFailed("it was not chosen")
+
+
+def _priming_ttl(attempt: Attempt, remote: Endpoint, local: Endpoint) -> int:
+    """What is turned back at an outer NAT that both sides are behind has to open that one as well: dead before it, it
+    would have to wait for its repetition, a second later. The peer's own router is beyond.
+    """
+    shared = any(remote.ip in at.outside for at in attempt.local.attachments)
+    return attempt.priming_ttl(local) + (shared and not attempt.primes_surely(local))
 
 
 async def _keep(attempt: Attempt, stream: TcpStream) -> None:
