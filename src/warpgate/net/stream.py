@@ -91,7 +91,7 @@ class SocketStream:
             except BlockingIOError:
                 return False
             except OSError as error:
-                failure = error
+                failure = error.with_traceback(None)  # it would hold this frame, which holds it
                 return True
             except NetworkError:  # closed meanwhile
                 return True

@@ -43,8 +43,9 @@ class TlsStream:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server, server_hostname=server_name)
         self._plain = bytearray(CHUNK)
         self._pushing: asyncio.Task[None] | None = None
-        self._unsent: NetworkError | None = None  # why what is encrypted could not be sent
-        self._broken: NetworkError | None = None  # why nothing more can be decrypted
+        # Words, not errors: those hold the frames that they went through, and so this object.
+        self._unsent: str | None = None  # why what is encrypted could not be sent
+        self._broken: str | None = None  # why nothing more can be decrypted
         self._ended = False  # the peer has said its end
         self._receiving = False
         self._sending = False
@@ -125,7 +126,7 @@ class TlsStream:
     def _decrypt(self, limit: int) -> bytes:
         """What has come; b"" when that is no whole record yet, or the stream has ended. NetworkError when it broke."""
         if self._broken is not None:
-            raise self._broken
+            raise NetworkError(self._broken)
         room = memoryview(self._plain)[:limit]
         filled = 0
         try:
@@ -139,9 +140,9 @@ class TlsStream:
             # Whoever needs to know that nothing was cut off has its own end mark: TURN's frames, our HELLO.
             self._ended = True
         except ssl.SSLError as error:
-            self._broken = _tls_error(self.remote, error)
+            self._broken = str(_tls_error(self.remote, error))
             if not filled:
-                raise self._broken from error
+                raise NetworkError(self._broken) from error
         return bytes(room[:filled])
 
     async def _flush(self) -> None:
@@ -150,7 +151,7 @@ class TlsStream:
         while self._pushing is not None:
             await asyncio.shield(self._pushing)
         if self._unsent is not None:
-            raise self._unsent
+            raise NetworkError(self._unsent)
 
     def _push(self) -> None:
         if self._pushing is None and self._outgoing.pending and self._unsent is None:
@@ -161,7 +162,7 @@ class TlsStream:
             while data := self._outgoing.read():
                 await self._stream.send(data)
         except NetworkError as error:
-            self._unsent = error
+            self._unsent = str(error)
         finally:
             self._pushing = None
 

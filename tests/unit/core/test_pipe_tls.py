@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +20,7 @@ from warpgate.core.pipes.base import Pipe, PipeInfo
 from warpgate.core.pipes.plain_tcp import StreamPipe
 from warpgate.core.pipes.streams import streams_over
 from warpgate.core.pipes.subscription import Subscription
-from warpgate.core.pipes.tls import TlsEnds, make_context
+from warpgate.core.pipes.tls import SecuredStream, TlsEnds, make_context
 from warpgate.errors import AuthenticationError, ConfigError, PipeClosed, ProtocolError, WarpgateError
 from warpgate.model import certificate
 from warpgate.model.endpoint import Endpoint, Transport
@@ -559,3 +561,60 @@ def test_a_trust_anchor_is_of_a_key_and_no_nodes_certificate() -> None:
         check_certificate(der, ALICE.public_key)
     with pytest.raises(AuthenticationError):
         trust_anchor(b"\x02" + b"\xff" * 32)
+
+
+async def _closed(_a: StreamPipe, b: StreamPipe) -> None:
+    await b.close()
+
+
+async def _sends_to_nobody(a: StreamPipe, b: StreamPipe) -> None:
+    b.abort()
+    with pytest.raises(PipeClosed):
+        await a.send(bytes(50_000_000))
+
+
+async def _reads_from_nobody(a: StreamPipe, b: StreamPipe) -> None:
+    b.abort()
+    with pytest.raises(PipeClosed):
+        await a.recv()
+
+
+async def _reads_nonsense(a: StreamPipe, b: StreamPipe) -> None:
+    await cast(SecuredStream, b._stream)._stream.send(bytes(200))
+    with pytest.raises(PipeClosed):
+        await a.recv()
+
+
+async def _aborted_while_it_sends(a: StreamPipe, _b: StreamPipe) -> None:
+    sending = asyncio.ensure_future(a.send(bytes(20_000_000)))
+    await asyncio.sleep(0)
+    a.abort()
+    await asyncio.wait([sending])
+    assert isinstance(sending.exception(), PipeClosed)
+
+
+@pytest.mark.parametrize(
+    "ending", [_closed, _sends_to_nobody, _reads_from_nobody, _reads_nonsense, _aborted_while_it_sends]
+)
+async def test_a_link_that_is_over_leaves_nothing_behind_for_the_collector(
+    ending: Callable[[StreamPipe, StreamPipe], Coroutine[Any, Any, None]],
+) -> None:
+    """200 KB for each, which many that come and go add up to before it runs."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with connection() as (near, far):
+            a, b = pipe_on(near, OF_ALICE), pipe_on(far, OF_BOB)
+            await asyncio.gather(a.start_tls(), b.start_tls())
+            left = [weakref.ref(one) for pipe in (a, b) for one in (pipe, pipe._stream)]
+            await ending(a, b)
+            a.abort()
+            b.abort()
+            del a, b, near, far
+        for _ in range(100):
+            if not any(one() for one in left):
+                break
+            await asyncio.sleep(0.01)  # callbacks of the loop that are on their way
+        assert [one() for one in left] == [None] * 4
+    finally:
+        gc.enable()

@@ -17,12 +17,17 @@ CHUNK = 256 * 1024
 FILTER_LIMIT = 1024 * 1024
 
 
-class FilteredReader:
-    """Bytes that were read but not yet given to the user: leftovers of filters and of `exactly`."""
+# The next bytes, as many if it can choose, b"" at end of stream.
+Read = Callable[[int], Awaitable[bytes]]
 
-    def __init__(self, read: Callable[[int], Awaitable[bytes]], remote: Endpoint) -> None:
-        """`read`: the next bytes, as many if it can choose, b"" at end of stream."""
-        self._read = read
+
+class FilteredReader:
+    """Bytes that were read but not yet given to the user: leftovers of filters and of `exactly`.
+
+    How to read more is told with each call: kept, it would make a circle of every pipe.
+    """
+
+    def __init__(self, remote: Endpoint) -> None:
         self._remote = remote
         self._held = bytearray()
 
@@ -34,33 +39,33 @@ class FilteredReader:
         """What was read ahead: somebody else goes on from there."""
         return self._take(len(self._held))
 
-    async def next(self, wanted: Subscription | int) -> bytes:
+    async def next(self, wanted: Subscription | int, read: Read) -> bytes:
         """As `Pipe.recv`."""
         if not isinstance(wanted, Subscription):
-            return await self._at_most(wanted)
+            return await self._at_most(wanted, read)
         if not wanted.takes_all:
-            return await self._filtered(wanted)
+            return await self._filtered(wanted, read)
         if self._held:
             return self._take(len(self._held))
-        return await self._read(CHUNK)
+        return await read(CHUNK)
 
-    async def _at_most(self, count: int) -> bytes:
+    async def _at_most(self, count: int, read: Read) -> bytes:
         if not self._held:
-            data = await self._read(min(count, CHUNK))
+            data = await read(min(count, CHUNK))
             if len(data) <= count:
                 return data
             self._held += data
         return self._take(count)
 
-    async def exactly(self, count: int) -> bytes:
+    async def exactly(self, count: int, read: Read) -> bytes:
         """As `Pipe.recv_n`."""
         while len(self._held) < count:
-            if not (data := await self._read(CHUNK)):
+            if not (data := await read(CHUNK)):
                 raise PipeClosed(f"the stream ended after {len(self._held)} of {count} bytes")
             self._held += data
         return self._take(count)
 
-    async def _filtered(self, sub: Subscription) -> bytes:
+    async def _filtered(self, sub: Subscription, read: Read) -> bytes:
         pattern = sub.pattern
         wrong_sender = sub.sender is not None and sub.sender != self._remote
         while True:
@@ -71,7 +76,7 @@ class FilteredReader:
                 return self._take(match.end())
             if len(self._held) >= FILTER_LIMIT:
                 raise PipeClosed(f"no match for {sub.content!r} within {FILTER_LIMIT} bytes; they are still readable")
-            if not (data := await self._read(CHUNK)):
+            if not (data := await read(CHUNK)):
                 return b""
             self._held += data
 
@@ -88,7 +93,7 @@ class BytePipe(Pipe):
 
     def __init__(self, info: PipeInfo, on_end: Callable[[Pipe, str], None]) -> None:
         super().__init__(info, on_end)
-        self._reader = FilteredReader(self._read, info.remote)
+        self._reader = FilteredReader(info.remote)
 
     async def recv(self, sub: Subscription | int = SUB_ALL, timeout: float | None = None) -> bytes:
         if timeout is not None:
@@ -97,11 +102,11 @@ class BytePipe(Pipe):
         if sub is not SUB_ALL:
             checked(sub)
         self._check_here()
-        return await self._reader.next(sub)
+        return await self._reader.next(sub, self._read)
 
     async def recv_n(self, count: int) -> bytes:
         self._check_here()
-        return await self._reader.exactly(count)
+        return await self._reader.exactly(count, self._read)
 
     def _check_here(self) -> None:
         """PipeClosed when nothing more is to be had."""
