@@ -46,9 +46,7 @@ class Store(Generic[Kept]):
 
     def load(self) -> Kept:
         if self._path is not None:
-            with contextlib.suppress(
-                OSError, msgspec.MsgspecError, ValueError, RecursionError, AddressError, ConfigError
-            ):
+            with contextlib.suppress(*_FAULTS):
                 return self._decode(read_small(self._path, self._limit))
         return self._empty()
 
