@@ -102,3 +102,22 @@ async def punches_both_ways(nodes: Pair) -> None:
         assert found.ok, (mode, found.error or "no echo", *found.report)
         assert (found.plugin, found.transport, found.relayed) == (plugin, transport, False)
         assert found.seconds < 0.75 * GENEROUS, found.report
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "mode", "transport"),
+    [
+        ("eim-apdf+uplinks", "eim-apdf", "datagram", "udp"),
+        ("eim-apdf+uplinks", "eim-apdf", "stream", "tcp"),
+        ("masquerade+uplinks", "masquerade+uplinks", "datagram", "udp"),
+        ("masquerade+uplinks", "masquerade", "stream", "tcp"),
+        ("eim-apdf-random+uplinks", "eim-apdf", "datagram", "udp"),
+    ],
+)
+async def test_routers_with_two_providers(lab: Lab, ours: str, theirs: str, mode: str, transport: str) -> None:
+    """Both ways; where ports are not kept, the one that the peer's way has is searched for."""
+    async with pair(lab, ours, theirs) as nodes:
+        found = await nodes.connect(mode, transport)
+        assert found.ok, (found.error, *found.report)
+        back = await nodes.b.connect(nodes.a.address, mode=mode, transport=transport)
+        assert back.ok, (back.error, *back.report)

@@ -161,6 +161,7 @@ SUFFIXES: Final[dict[str, Callable[[tuple[Layer, ...]], tuple[Layer, ...]]]] = {
     "hairpin": _outermost(lambda nat: replace(nat, hairpin=True)),
     "short": _outermost(lambda nat: replace(nat, lifetimes=Lifetimes(udp_unreplied=20.0, udp_replied=20.0))),
     "deaf": _outermost(lambda nat: replace(nat, refresh_inbound=False)),
+    "uplinks": _outermost(lambda nat: replace(nat, pooling=Pooling.BY_DESTINATION, pool_size=2)),
     "exclusive": _outermost(lambda nat: replace(nat, overloading=False)),
     "aged": _outermost(lambda nat: replace(nat, lifetimes=Lifetimes(absolute=60.0))),
     "small": _outermost(lambda nat: replace(nat, table_limit=512)),

@@ -210,7 +210,7 @@ class Nat:
 
     def _mapping_for(self, flow: Flow, now: float) -> LiveMapping | Drop:
         selector = DESTINATION_KEY[self.spec.mapping](flow.destination)
-        key: tuple[object, ...] = (flow.protocol, flow.source, selector)
+        key: tuple[object, ...] = (flow.protocol, flow.source, selector, self._uplink(flow))
         mapping = self._table.mapping(key)
         if mapping is None:
             return self._map(key, flow, now)
@@ -239,9 +239,11 @@ class Nat:
             # Linux (find_appropriate_src) first tries where the same inside endpoint is mapped already: a port that
             # had to move takes the endpoint's later flows along.
             for mapping in self._table.mappings_of_endpoint(flow.protocol, flow.source):
-                if self._free(mapping.external, flow, now):
+                if self._uplink(flow) in (None, mapping.external.ip) and self._free(mapping.external, flow, now):
                     return mapping.external
-        if self.spec.pooling is Pooling.ARBITRARY:
+        if (uplink := self._uplink(flow)) is not None:
+            ip = uplink
+        elif self.spec.pooling is Pooling.ARBITRARY:
             ip = self._rng.choice(self.external)
         else:
             if flow.source.ip not in self._paired:
@@ -252,6 +254,12 @@ class Nat:
             if self._free(external, flow, now):
                 return external
         return None
+
+    def _uplink(self, flow: Flow) -> IPAddress | None:
+        """The external address of the one that leads to this destination; None where there is one uplink."""
+        if self.spec.pooling is not Pooling.BY_DESTINATION:
+            return None
+        return self.external[flow.destination.ip.packed[-1] % len(self.external)]
 
     def _free(self, external: Endpoint, flow: Flow, now: float) -> bool:
         heard = Flow(flow.protocol, flow.destination, external)

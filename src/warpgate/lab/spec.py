@@ -25,10 +25,13 @@ class Unsolicited(enum.Enum):
 
 
 class Pooling(enum.Enum):
-    """RFC 4787 section 4.1: which of several external addresses a new mapping gets."""
+    """RFC 4787 section 4.1: which of several external addresses a new mapping gets; and what routers with more than one
+    uplink do.
+    """
 
     PAIRED = "paired"
     ARBITRARY = "arbitrary"
+    BY_DESTINATION = "by destination"  # several uplinks, each with an address, a NAT and a part of the destinations
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def outlook(kind: Kind, transport: Transport, family: Family) -> Outlook:
     dependent = [spec for spec in specs if not _predictable(spec)]
     return Outlook(
         passes=all(_passes(spec, transport) for spec in specs),
-        mapping=max((spec.mapping for spec in dependent), key=_by_dependence, default=Mapping.EIM),
+        mapping=max((_mapping(spec) for spec in dependent), key=_by_dependence, default=Mapping.EIM),
         filtering=max((spec.filtering for spec in specs), key=_STRICTNESS.index, default=Filtering.EIF),
         assignment=_deciding(specs, dependent[0]) if dependent else None,
         block_size=max((spec.block_size for spec in dependent), default=0),
@@ -152,7 +152,13 @@ def _found(ports: int) -> float:
 
 
 def _addresses(spec: NatSpec) -> int:
-    return spec.pool_size if spec.pooling is Pooling.ARBITRARY else 1
+    return 1 if spec.pooling is Pooling.PAIRED else spec.pool_size
+
+
+def _mapping(spec: NatSpec) -> Mapping:
+    """Each uplink has a NAT of its own."""
+    several = spec.pooling is Pooling.BY_DESTINATION
+    return Mapping.ADM if several and spec.mapping is Mapping.EIM else spec.mapping
 
 
 def _passes(spec: NatSpec, transport: Transport) -> bool:
@@ -161,7 +167,7 @@ def _passes(spec: NatSpec, transport: Transport) -> bool:
 
 def _predictable(spec: NatSpec) -> bool:
     """Whether what a server saw, or the local port itself, tells what any peer will see."""
-    return not spec.mapping.endpoint_dependent or spec.assignment.kind is Assignment.PRESERVING
+    return not _mapping(spec).endpoint_dependent or spec.assignment.kind is Assignment.PRESERVING
 
 
 def _deciding(specs: list[NatSpec], hidden: NatSpec) -> PortAssignment:

@@ -143,7 +143,7 @@ class MemoryInternet:
         router: MemoryRouter | None = None
         for depth, layer in enumerate(reversed(layers)):
             external: tuple[str, ...] = (public if depth == 0 else f"100.64.{number}.1",)
-            if layer.nat.pooling is Pooling.ARBITRARY:
+            if layer.nat.pooling is not Pooling.PAIRED:
                 external += tuple(f"198.51.100.{number + 10 * more}" for more in range(1, layer.nat.pool_size))
             if not layer.nat.translates:
                 external, private = (), public

@@ -173,7 +173,16 @@ class TestPorts:
         """RFC 4787 section 4.1: "paired" keeps one external address for an internal one, "arbitrary" does not."""
         nat = make(NatSpec(mapping=Mapping.APDM, assignment=ASSIGNMENTS[3], pooling=pooling, pool_size=4))
         used = {send(nat, Endpoint(Y1A.ip, 1000 + i)).ip for i in range(60)}
-        assert len(used) == (1 if pooling is Pooling.PAIRED else 4)
+        assert len(used) == (4 if pooling is Pooling.ARBITRARY else 1)
+
+    def test_each_destination_is_reached_by_one_uplink(self) -> None:
+        """And has there a mapping of its own, with the port kept in each."""
+        nat = make(NatSpec(pooling=Pooling.BY_DESTINATION, pool_size=2))
+        even, odd = (Endpoint.of(f"198.51.100.{number}", 7) for number in (2, 3))
+        seen = [send(nat, to) for to in (even, odd, even)]
+        assert seen[0] == seen[2]
+        assert seen[0].ip != seen[1].ip
+        assert seen[0].port == seen[1].port == INSIDE.port
 
 
 class TestUnsolicited:
