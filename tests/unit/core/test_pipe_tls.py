@@ -8,7 +8,7 @@ import socket
 import ssl
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -321,6 +321,19 @@ class TestTheStart:
         assert "BEGIN ENCRYPTED PRIVATE KEY" in loaded[0]
         assert "BEGIN PRIVATE KEY" not in loaded[0]
         assert list(tmp_path.iterdir()) == []
+
+    async def test_a_server_hands_out_no_tickets(self) -> None:
+        """By which a handshake without certificates could follow."""
+        to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = make_context(OF_ALICE).wrap_bio(to_client, to_server)
+        server = make_context(OF_BOB).wrap_bio(to_server, to_client, server_side=True)
+        for end in (client, server, client, server):
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+        with pytest.raises(ssl.SSLWantReadError):
+            client.read(1)
+        assert client.session is not None
+        assert not client.session.has_ticket
 
     async def test_without_room_for_the_key_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tempfile.tempdir", "/nowhere/at/all")
