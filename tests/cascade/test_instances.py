@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cascade_world import ALL_WAYS, EPOCH, STUN, URLS, Options, R, Seat, World, identity, virtual
+from strangers_kit import Stranger
 
 from warpgate.config import Config
 from warpgate.core.context import Sources
@@ -19,6 +20,8 @@ from warpgate.core.search.equipment import TOPIC
 from warpgate.core.search.twins import LOOK_AGAIN
 from warpgate.errors import IdentityInUse
 from warpgate.events import PeerTwinned, PipeOpened, TwinFound
+from warpgate.model.wanted import Wanted
+from warpgate.plugins.punching import Punch
 from warpgate.plugins.registry import REGISTRY
 from warpgate.proto.instances import PATIENCE
 from warpgate_testing.internet import MemoryNetwork
@@ -310,5 +313,24 @@ def test_an_address_without_an_instance_still_works() -> None:
             (await accepted(world.b.node)).abort()
             pipe.abort()
             assert not world.a.said(PeerTwinned)
+
+    virtual(main)
+
+
+def test_whoever_makes_up_instances_has_a_node_ask_once_a_second() -> None:
+    async def main() -> None:
+        async with World(kind_b="eim-apdf") as world:
+            mallory = Stranger(world)
+            await asyncio.sleep(60.0)
+            asked, began = len(world.brokers[0].log), world.now
+            for number in range(100):
+                wanted = Wanted(instance=number.to_bytes(4, "big"))
+                mallory.publish(mallory.offer(("udp_punch", Punch(1)), wanted=wanted))
+                await asyncio.sleep(0.05)
+            topic = TOPIC + world.b.node.node_id
+            heard = [entry for entry in world.brokers[0].log[asked:] if entry[0] == topic]
+            assert 0 < len(heard) - 100 <= (world.now - began) / PATIENCE + 1
+            mallory.close()
+            await world.quiet()
 
     virtual(main)
