@@ -166,6 +166,19 @@ def test_pipes_that_say_nothing_of_substance(folders: tuple[Path, Path]) -> None
     virtually(main)
 
 
+@pytest.mark.parametrize(("keys", "most"), [(1, VISITORS_OF_ONE), (2 * VISITORS, VISITORS)], ids=["one", "many"])
+def test_pipes_without_an_offer_are_bounded_of_one_peer_and_in_all(
+    folders: tuple[Path, Path], keys: int, most: int
+) -> None:
+    async def main() -> None:
+        house = Receiver(folders[1])
+        pipes = [Stranger(house, f"key{number % keys}") for number in range(2 * VISITORS)]
+        await asyncio.sleep(1)
+        assert sum(pipe.inside for pipe in pipes) == most
+
+    virtually(main)
+
+
 def test_slow_ones_that_move_are_not_sent_away(folders: tuple[Path, Path]) -> None:
     """At 100 bytes a second; a piece takes minutes. Newcomers take the places of those who stand still."""
     here, there = folders
