@@ -92,6 +92,16 @@ def test_a_guesser_who_says_nothing_more_burns_it_too() -> None:
     assert [type(event) for event in events(alice)] == [NotAgreed]
 
 
+def test_the_offerers_own_answer_sent_back_to_it_is_no_proof() -> None:
+    alice, mallory = offerer(), taker(WRONG)
+    (hello,) = said(mallory)
+    alice.receive(hello, 0.0)
+    answer = decode_code_message(said(alice)[0])
+    assert isinstance(answer, Answer)
+    alice.receive(encode_code_message(Confirm(answer.id, answer.sealed)), 0.0)
+    assert [type(event) for event in events(alice)] == [NotAgreed]
+
+
 def test_a_second_taker_gets_nothing() -> None:
     alice, bob, eve = offerer(), taker(), taker(seed=5)
     (hello,) = said(bob)

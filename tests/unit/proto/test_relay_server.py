@@ -546,6 +546,17 @@ class TestStreamsOfPeers:
         assert kit.server.calls == {}
         assert client.allocation.calls == {}
 
+    def test_streams_of_an_allocation_are_bounded_joined_ones_too(self) -> None:
+        kit = RelayKit(limits=RelayLimits(streams=3))
+        client = allocated(kit, TCP, stream=1)
+        client.ask(Method.CREATE_PERMISSION, peer(PEER))
+        for port in (1, 2, 3):
+            call = kit.server.called(client.allocation, Endpoint(PEER.ip, port), kit.now)
+            assert call is not None
+            data = Client(kit, port=4000 + port, stream=1 + port)
+            assert code(data.ask(Method.CONNECTION_BIND, (Attribute.CONNECTION_ID, call.number))) == 0
+        assert kit.server.called(client.allocation, Endpoint(PEER.ip, 4), kit.now) is None
+
     def test_a_stream_waits_where_a_datagram_is_lost(self) -> None:
         kit = RelayKit(limits=RelayLimits(bytes_per_second_per_user=1000.0))
         client = allocated(kit, TCP, stream=1)
