@@ -42,6 +42,15 @@ def test_a_request_is_opened_by_the_other_side(
     assert not opened.echoed
 
 
+@pytest.mark.parametrize("name", ["by \x1b]0;x\x07", "direct\nwarpgate:", "a b", "a,b", "\u202eoqkg"])
+@pytest.mark.parametrize("introduces", [True, False])
+def test_a_name_that_steers_a_terminal_is_none(name: str, introduces: bool) -> None:
+    mine = CheckCodec(True, S, K, b"m" * 32, b"\2" * 33)
+    data = mine.request(b"i" * 12, name, SOMEWHERE, introduce=introduces)
+    with pytest.raises(DecodeError, match="is no name of a plugin"):
+        verify_introduction(data, K) if introduces else both(False)[0].open(data, SOMEWHERE)
+
+
 @fixed
 @given(st.booleans(), ids, endpoints, st.booleans())
 def test_an_answer_is_opened_by_the_other_side(side: bool, id_: bytes, seen: Endpoint, chosen: bool) -> None:

@@ -268,3 +268,12 @@ def test_many_streams_that_nobody_reads_hold_little_together() -> None:
     for _, server in streams:
         server.close(CLOSED, "over")
     assert holdings.unread.held == 0
+
+
+def test_the_last_word_of_a_peer_steers_no_terminal() -> None:
+    path = Path()
+    client, server = path.open()
+    client.close(ABORTED, "bye\x1b[2J\nwarpgate: all is well")
+    path.steps(2)
+    assert "bye" in str(server.failure)
+    assert str(server.failure).isprintable()
