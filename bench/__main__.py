@@ -24,6 +24,7 @@ ALL = (
     "slow_reader",
     "dead_peers",
     "durability",
+    "beside_iroh",
     "moving_transfer",
     "files",
     "idle_pipes",

@@ -9,14 +9,22 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from warpgate.lab.flow import Protocol
-from warpgate.lab.host import Attached
+from warpgate.lab.host import Attached, Host
 from warpgate.lab.line import Quality
-from warpgate.lab.servers import Server, start_coturn, start_mosquitto
+from warpgate.lab.servers import (
+    Server,
+    find_program,
+    start_coturn,
+    start_mosquitto,
+    start_server,
+    workspace,
+)
 from warpgate.lab.steered import Counted, SteeredNode
 from warpgate.lab.topology import Lab
 from warpgate.model.endpoint import Endpoint, IPAddress
 
 USER, PASSWORD = "user", "password"
+IROH_RELAY_PORT = 3340
 DARK = Quality(loss=1.0)
 OUTAGE = 3.0
 # A connection that has not gone on by then is taken for dead.
@@ -71,28 +79,37 @@ class Ground:
         return (self.a, self.b)[self.runs % 2]
 
 
+async def start_iroh_relay(host: Host, _user: str, _password: str) -> Server:
+    """Without certificate, for whoever comes."""
+    return await start_server(host, [find_program("iroh-relay"), "--dev"], workspace(host), IROH_RELAY_PORT)
+
+
 Fault = Callable[[Ground], Awaitable[None]]
 
 
 @asynccontextmanager
-async def ground(kinds: tuple[str, str], *, family: int = 4, relays: int = 0, seed: int = 0) -> AsyncIterator[Ground]:
-    """Up with servers running, 40 ms apart from everything; everything ends with it."""
+async def ground(
+    kinds: tuple[str, str], *, family: int = 4, relays: int = 0, seed: int = 0, iroh: bool = False
+) -> AsyncIterator[Ground]:
+    """Up with servers running, 40 ms apart from everything; everything ends with it. `iroh`: instead of our nodes."""
     ipv4, ipv6 = int(family == 4), int(family == 6)
     async with AsyncExitStack() as stack:
         lab = await stack.enter_async_context(Lab(seed=seed))
         stun = await start_coturn(lab.add_host("stun", ipv4=2 * ipv4, ipv6=2 * ipv6))
         broker = await start_mosquitto(lab.add_host("broker", ipv4=ipv4, ipv6=ipv6))
+        relay = start_iroh_relay if iroh else start_coturn
         turn = [
-            await start_coturn(lab.add_host(f"relay{number}", ipv4=ipv4, ipv6=ipv6), USER, PASSWORD)
+            await relay(lab.add_host(f"relay{number}", ipv4=ipv4, ipv6=ipv6), USER, PASSWORD)
             for number in range(relays)
         ]
         settings = {
             "brokers": [broker.mqtt_url],
             "stun": [str(stun.endpoint)],
-            "turn": [f"turn:{USER}:{PASSWORD}@{server.endpoint}" for server in turn],
+            "turn": [f"{'http://' if iroh else f'turn:{USER}:{PASSWORD}@'}{server.endpoint}" for server in turn],
         }
         hosts = [lab.add_host(name, kind, ipv4=ipv4, ipv6=ipv6) for name, kind in zip("ab", kinds, strict=True)]
-        a, b = [await stack.enter_async_context(await SteeredNode.launch(host)) for host in hosts]
+        agent = {"agent": "bench.iroh_agent"} if iroh else {}
+        a, b = [await stack.enter_async_context(await SteeredNode.launch(host, **agent)) for host in hosts]
         yield Ground(lab, a, b, dict(zip("ab", kinds, strict=True)), family, settings, turn)
 
 

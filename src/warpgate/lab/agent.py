@@ -236,9 +236,8 @@ async def _echo(pipe: Pipe) -> None:
                 await pipe.send(data)
 
 
-async def main() -> None:
+async def serve(agent: Agent) -> None:
     """Until stdin ends."""
-    agent = Agent()
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=1 << 20)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -250,4 +249,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(serve(Agent()))

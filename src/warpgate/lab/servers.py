@@ -61,11 +61,11 @@ class Server:
 async def start_mosquitto(host: Host, port: int = MQTT_PORT) -> Server:
     """An MQTT broker on every address of this host, for anyone. ServiceError when it does not come up."""
     program = find_program("mosquitto")
-    directory = _workspace(host)
+    directory = workspace(host)
     lines = ["allow_anonymous true", "persistence false", "user root"]
     lines += [f"listener {port} {ip}" for ip in host.addresses]
     (directory / "mosquitto.conf").write_text("\n".join(lines) + "\n")
-    return await _start(host, [program, "-c", str(directory / "mosquitto.conf")], directory, port)
+    return await start_server(host, [program, "-c", str(directory / "mosquitto.conf")], directory, port)
 
 
 async def start_coturn(
@@ -83,7 +83,7 @@ async def start_coturn(
     speaks TLS there; the certificate to trust is `server.certificate`. ServiceError when it does not come up.
     """
     program = find_program("turnserver")
-    directory = _workspace(host)
+    directory = workspace(host)
     command = [program, "-n", "--no-dtls", "--no-cli", "--no-stdout-log"]
     if tls_port is None:
         command.append("--no-tls")
@@ -100,7 +100,7 @@ async def start_coturn(
     command += [f"--userdb={directory / 'users'}"]
     for ip in host.addresses:
         command += [f"--listening-ip={ip}", f"--relay-ip={ip}"]
-    return await _start(host, command, directory, STUN_PORT)
+    return await start_server(host, command, directory, STUN_PORT)
 
 
 def find_program(name: str) -> str:
@@ -111,7 +111,8 @@ def find_program(name: str) -> str:
     return path
 
 
-async def _start(host: Host, command: list[str], directory: Path, port: int) -> Server:
+async def start_server(host: Host, command: list[str], directory: Path, port: int) -> Server:
+    """What listens for TCP on this port of every address; its log is in `directory`. ServiceError where it does not."""
     endpoints = tuple(Endpoint(ip, port) for ip in host.addresses)
     for endpoint in endpoints:
         if await _accepts(host, endpoint):
@@ -145,6 +146,6 @@ async def _accepts(host: Host, endpoint: Endpoint) -> bool:
     return False
 
 
-def _workspace(host: Host) -> Path:
+def workspace(host: Host) -> Path:
     """A directory that goes when the host is closed."""
     return Path(host.resources.enter_context(tempfile.TemporaryDirectory(prefix="warpgate-lab-")))

@@ -79,10 +79,12 @@ class SteeredNode:
         self.start_seconds = 0.0
 
     @classmethod
-    async def launch(cls, host: Host, env: dict[str, str] | None = None) -> SteeredNode:
-        """Start the process; no node yet."""
+    async def launch(
+        cls, host: Host, env: dict[str, str] | None = None, agent: str = "warpgate.lab.agent"
+    ) -> SteeredNode:
+        """Start the process; no node yet. `agent`: the module that runs in it."""
         pipe = asyncio.subprocess.PIPE
-        command = [sys.executable, "-m", "warpgate.lab.agent"]
+        command = [sys.executable, "-m", agent]
         return cls(host, await host.popen(command, stdin=pipe, stdout=pipe, env=env))
 
     async def __aenter__(self) -> Self:

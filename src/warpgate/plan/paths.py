@@ -20,7 +20,7 @@ ONCE_MORE = 1.5
 LONGEST = 10.0  # whatever a peer's answers took before: it may hold them back
 UNKNOWN_ROUND_TRIP = 0.1
 # While a path is silent it is tried again and again, for it may come back: often at first.
-_KNOCKS = ((10.0, 0.2), (60.0, 1.0), (float("inf"), 5.0))
+_KNOCKS = ((10.0, 0.1), (60.0, 1.0), (float("inf"), 5.0))
 # A relayed path is kept where the direct one takes so much longer.
 DETOUR = 1.5
 

@@ -17,8 +17,16 @@ def no_matter() -> None:
     """For who does not care."""
 
 
+def not_before(_link: BrokerLink) -> None:
+    """For who has nothing to say until the link is there."""
+
+
 class VersionRefused(ServiceError):
     """The broker does not speak the version of its protocol it was asked for."""
+
+
+class HasteRefused(ServiceError):
+    """The broker ended the connection when it was told more before it had answered."""
 
 
 class BrokerLink(Protocol):
@@ -48,11 +56,14 @@ class BrokerConnector(Protocol):
         on_message: MessageReceiver,
         judge: Judge | None = None,
         on_step: Callable[[], None] = no_matter,
+        on_open: Callable[[BrokerLink], None] = not_before,
     ) -> BrokerLink:
         """Connect and subscribe to `topic`; what is published there goes to `on_message`.
 
         `judge` is asked about each address of the host before it is dialled; None: any will do. `on_step` is called
         each time that the other side has answered: the address is known, TCP, TLS, and MQTT's connection are there.
+        `on_open` gets a link as soon as it takes messages, though the broker may still refuse us, and them; that can
+        happen more than once, and the last one is what comes back.
 
         ConfigError for a URL that is none, NetworkError when the path (or the judge) refuses, ServiceError when the
         broker does. Sets no limit to the time it takes: the caller does. Cancelling leaves nothing behind.

@@ -75,6 +75,7 @@ class Keeper:
         self._judge = judge
         self._loop = asyncio.get_running_loop()
         self._link: BrokerLink | None = None
+        self._opening: BrokerLink | None = None  # takes messages, but the broker has not let us in yet
         self._waiting: deque[tuple[str, bytes]] = deque(maxlen=WAITING)
         self._nudge = asyncio.Event()
         self._redialling = False
@@ -108,16 +109,17 @@ class Keeper:
         self._task = self._loop.create_task(self._keep(), name=f"broker {self.url}")
 
     def publish(self, topic: str, data: bytes) -> bool:
-        """True when it went out at once; else it waits for the link, which is opened without delay."""
+        """True when it went out by a link that is up; else it waits for one, which is opened without delay."""
         self._used = self._loop.time()
-        if self._link is not None:
-            self._link.publish(topic, data)
-            return True
-        self._waiting.append((topic, data))
-        self._nudge.set()
-        if not self.running:
-            self.start()
-        return False
+        link = self._opening if self._link is None else self._link
+        if link is not None:
+            link.publish(topic, data)
+        if self._link is None:
+            self._waiting.append((topic, data))  # the broker may refuse us, and take us when asked in another manner
+            self._nudge.set()
+            if not self.running:
+                self.start()
+        return self._link is not None
 
     def become(self, role: Role) -> None:
         """Go on in another role, from the start if need be.
@@ -129,6 +131,11 @@ class Keeper:
         self._nudge.set()
         if not self.running:
             self.start()
+
+    def hurry(self) -> None:
+        """Somebody needs it now: the back-off is over, though not for a broker that refuses."""
+        if self._link is None:
+            self._nudge.set()
 
     def redial(self, young: float = 0.0) -> None:
         """The network has changed: a link of before is dead, even if nobody has noticed.
@@ -174,8 +181,9 @@ class Keeper:
             return self.role is not Role.GUEST
         finally:
             self._dialling = None
+            opened, self._opening = self._opening, None
         try:
-            self._up(link)
+            self._up(link, told=link is opened)
             reason = await self._watch(link)
         finally:
             self._link = None
@@ -190,18 +198,27 @@ class Keeper:
     async def _dial(self) -> BrokerLink:
         async with asyncio.timeout(self._patience) as limit:
             return await self._connector.connect(
-                self.url, self._topic, self._received, self._judge, partial(self._wait_on, limit)
+                self.url, self._topic, self._received, self._judge, partial(self._wait_on, limit), self._opened
             )
 
     def _wait_on(self, limit: asyncio.Timeout) -> None:
         """The broker has answered, so it is there, however far away: the next answer may take as long again."""
         limit.reschedule(self._loop.time() + self._patience)
 
-    def _up(self, link: BrokerLink) -> None:
+    def _opened(self, link: BrokerLink) -> None:
+        self._opening = link
+        self._tell(link)
+
+    def _tell(self, link: BrokerLink) -> None:
+        for topic, data in self._waiting:
+            link.publish(topic, data)
+
+    def _up(self, link: BrokerLink, *, told: bool) -> None:
         self._link = link
         self.reason = ""
-        while self._waiting:
-            link.publish(*self._waiting.popleft())
+        if not told:
+            self._tell(link)
+        self._waiting.clear()
         self._on_change(self)
 
     def _failed(self, reason: str) -> None:

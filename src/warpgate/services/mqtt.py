@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from warpgate.errors import NetworkError
+from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.servers import BrokerUrl
 from warpgate.net.network import Network, TcpStream
@@ -19,7 +20,15 @@ from warpgate.net.reach import dial_first, in_order
 from warpgate.net.threads import in_thread
 from warpgate.net.tls import Trust
 from warpgate.net.uplinks import ways_to
-from warpgate.services.broker import Judge, MessageReceiver, VersionRefused, no_matter
+from warpgate.services.broker import (
+    BrokerLink,
+    HasteRefused,
+    Judge,
+    MessageReceiver,
+    VersionRefused,
+    no_matter,
+    not_before,
+)
 from warpgate.services.defaults import public_login
 from warpgate.services.proxy import Proxies, Proxy, tunnel
 
@@ -29,6 +38,14 @@ if TYPE_CHECKING:
 REMEMBERED_BROKERS = 64
 # What a broker asks for, by its canonical URL: (user, password), or None.
 LogIns = Callable[[str], tuple[str, str] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a broker wants to be spoken to: `mqtt5`, else 3.1.1; `at_once`: without waiting for its first answer."""
+
+    mqtt5: bool = True
+    at_once: bool = True
 
 
 class MqttConnector:
@@ -48,7 +65,7 @@ class MqttConnector:
         self._logins = logins
         self._trust = Trust() if trust is None else trust
         self._link_type: type[MqttLink] | None = None
-        self._speak_old: set[BrokerUrl] = set()
+        self._manners: dict[BrokerUrl, Manner] = {}
 
     async def connect(
         self,
@@ -57,19 +74,26 @@ class MqttConnector:
         on_message: MessageReceiver,
         judge: Judge | None = None,
         on_step: Callable[[], None] = no_matter,
+        on_open: Callable[[BrokerLink], None] = not_before,
     ) -> MqttLink:
-        """See `BrokerConnector.connect`. TCP, [TLS], CONNECT, SUBSCRIBE: a round trip each."""
+        """See `BrokerConnector.connect`. TCP, [TLS], CONNECT and SUBSCRIBE: a round trip each; messages leave with the
+        last one. MQTT 5 section 3.1.4 lets a client go on before it is let in, but not all brokers do.
+        """
         broker = BrokerUrl.parse(url)
-        mqtt5 = broker not in self._speak_old
-        try:
-            return await self._connect(broker, topic, on_message, judge, on_step, mqtt5)
-        except VersionRefused:
-            if not mqtt5:
-                raise
-        link = await self._connect(broker, topic, on_message, judge, on_step, mqtt5=False)
-        if len(self._speak_old) < REMEMBERED_BROKERS:
-            self._speak_old.add(broker)
-        return link
+        known = manner = self._manners.get(broker, Manner())
+        while True:
+            try:
+                link = await self._connect(broker, topic, on_message, judge, on_step, on_open, manner)
+            except HasteRefused:
+                manner = replace(manner, at_once=False)
+            except VersionRefused:
+                if not manner.mqtt5:
+                    raise
+                manner = replace(manner, mqtt5=False)
+            else:
+                if manner != known and len(self._manners) < REMEMBERED_BROKERS:
+                    self._manners[broker] = manner
+                return link
 
     async def _connect(
         self,
@@ -78,7 +102,8 @@ class MqttConnector:
         on_message: MessageReceiver,
         judge: Judge | None,
         on_step: Callable[[], None],
-        mqtt5: bool,
+        on_open: Callable[[BrokerLink], None],
+        manner: Manner,
     ) -> MqttLink:
         endpoints, proxy = await self._find(broker, judge)
         on_step()
@@ -95,7 +120,9 @@ class MqttConnector:
             stream.abort()
             raise
         broker = replace(broker, login=login)
-        return await link_type.open(stream.detach(), tls, broker, topic, on_message, on_step, mqtt5=mqtt5)
+        link = link_type(broker, topic, on_message, mqtt5=manner.mqtt5, at_once=manner.at_once)
+        await link.open(stream.detach(), tls, on_step, partial(on_open, link))
+        return link
 
     async def _load(self, broker: BrokerUrl) -> tuple[type[MqttLink], ssl.SSLContext | None, tuple[str, str] | None]:
         """What takes long, in a thread: paho 23 to 130 ms, the authorities' certificates 20 ms, and the file that has

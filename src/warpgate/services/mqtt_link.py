@@ -32,7 +32,7 @@ from warpgate.model.servers import BrokerUrl
 from warpgate.platform import SOCKETS
 from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.mqtt_framing import LARGEST_PACKET
-from warpgate.services.broker import MessageReceiver, VersionRefused, no_matter
+from warpgate.services.broker import HasteRefused, MessageReceiver, VersionRefused, no_matter
 from warpgate.services.mqtt_wire import SEND_BOUND, WebWire, Wire
 
 # Seconds of silence after which the broker is asked for a sign of life; without one it is dead after as many
@@ -53,6 +53,19 @@ ROUND_TRIPS = 5.0
 NO_RETAINED = 2  # MQTT 5 section 3.8.3.1: "Do not send retained messages at the time of the subscribe"
 
 
+# After the broker has let us in: it may have dropped what came before.
+SUBSCRIBED_WITHIN = 0.5
+
+
+def _settle(answer: asyncio.Future[None], error: ServiceError | None) -> None:
+    if answer.done():
+        return
+    if error is None:
+        answer.set_result(None)
+    else:
+        answer.set_exception(error)
+
+
 def _heed(answer: asyncio.Future[None]) -> None:
     """Or the loop would report that nobody has."""
     if not answer.cancelled():
@@ -60,16 +73,18 @@ def _heed(answer: asyncio.Future[None]) -> None:
 
 
 class MqttLink:
-    """Life: `open`, then `publish` and messages, until `closed` (the broker's doing) or `close` (ours)."""
+    """Life: made, `open`, then `publish` and messages, until `closed` (the broker's doing) or `close` (ours)."""
 
     def __init__(
-        self, broker: BrokerUrl, topic: str, on_message: MessageReceiver, version: MQTTProtocolVersion
+        self, broker: BrokerUrl, topic: str, on_message: MessageReceiver, *, mqtt5: bool, at_once: bool
     ) -> None:
+        """`at_once`: go on without waiting to be let in."""
         self._loop = asyncio.get_running_loop()
         self._host = broker.host
         self._topic = topic
         self._on_message = on_message
-        self._version = version
+        self._version = version = MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311
+        self._at_once = at_once
         self._wire = Wire(self) if broker.path is None else WebWire(self, broker)
         self._client = _Client(self._wire, version)
         if broker.login is not None:
@@ -78,41 +93,35 @@ class MqttLink:
         self._client.on_subscribe = self._suback
         self._client.on_message = self._message
         self._client.on_disconnect = self._disconnected
-        self._answer: asyncio.Future[None] = self._loop.create_future()
+        self._let_in: asyncio.Future[None] = self._loop.create_future()
+        self._subscribed: asyncio.Future[None] = self._loop.create_future()
         self._end: asyncio.Future[str] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
-        self._connected = False
         self.rtt = 0.0
         self.dropped = 0  # messages that `publish` could not take
         self._ration = TokenBucket(READ_RATE, READ_BURST, time.monotonic())  # of what is read
         self._waking: asyncio.TimerHandle | None = None
 
-    @classmethod
     async def open(
-        cls,
+        self,
         sock: socket.socket,
         tls: ssl.SSLContext | None,
-        broker: BrokerUrl,
-        topic: str,
-        on_message: MessageReceiver,
         on_step: Callable[[], None] = no_matter,
-        *,
-        mqtt5: bool = True,
-    ) -> MqttLink:
-        """Takes over a connected, non-blocking socket: [TLS], [WebSocket], CONNECT and SUBSCRIBE, one round trip each.
+        on_open: Callable[[], None] = no_matter,
+    ) -> None:
+        """Takes over a connected, non-blocking socket: [TLS], [WebSocket], CONNECT and SUBSCRIBE, one round trip each,
+        or one for these two. `on_open`: from now on there may be messages, behind those.
 
-        Raises VersionRefused, else ServiceError.
+        Raises VersionRefused, HasteRefused, else ServiceError.
         """
-        version = MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311
-        link = cls(broker, topic, on_message, version)
         try:
-            await link._establish(sock, tls, on_step)
-            SOCKETS.give_up_after(sock, max(USER_TIMEOUT, ROUND_TRIPS * link.rtt))
+            await self._establish(sock, tls, on_step, on_open)
+            SOCKETS.give_up_after(sock, max(USER_TIMEOUT, ROUND_TRIPS * self.rtt))
         except BaseException:
-            link._answer.add_done_callback(_heed)  # nobody else may have got as far as to wait for it
-            link._wire.abort()
+            for answer in (self._let_in, self._subscribed):  # nobody may have got as far as to wait for it
+                answer.add_done_callback(_heed)
+            self._wire.abort()
             raise
-        return link
 
     def publish(self, topic: str, data: bytes) -> None:
         if self._end.done() or self._wire.unsent > SEND_BOUND:
@@ -129,7 +138,13 @@ class MqttLink:
             self._finish("closed on this side")
         await self._wire.gone(GOODBYE)
 
-    async def _establish(self, sock: socket.socket, tls: ssl.SSLContext | None, on_step: Callable[[], None]) -> None:
+    async def _establish(
+        self,
+        sock: socket.socket,
+        tls: ssl.SSLContext | None,
+        on_step: Callable[[], None],
+        on_open: Callable[[], None],
+    ) -> None:
         try:
             await self._loop.create_connection(
                 lambda: self._wire,
@@ -145,15 +160,21 @@ class MqttLink:
         on_step()
         started = time.monotonic()  # the loop's clock may be as coarse as a millisecond (uvloop)
         self._send_connect()
-        await self._answer
+        if not self._at_once:
+            await self._let_in
+        asked = time.monotonic()
+        self._send_subscribe()
+        on_open()
+        await self._let_in
         on_step()
         connected = time.monotonic()
         if self._end.done():  # with what came behind the answer
-            raise ServiceError(self._end.result())
-        self._answer = self._loop.create_future()
-        self._send_subscribe()
-        await self._answer
-        self.rtt = min(connected - started, time.monotonic() - connected)
+            raise self._early_end(self._end.result())
+        await asyncio.wait([self._subscribed], timeout=max(SUBSCRIBED_WITHIN, ROUND_TRIPS * (connected - started)))
+        if not self._subscribed.done():
+            self._send_subscribe()
+        await self._subscribed
+        self.rtt = min(connected - started, time.monotonic() - asked)
         self._timer = self._loop.call_later(HOUSEKEEPING, self._keep_alive)
 
     def _send_connect(self) -> None:
@@ -201,16 +222,16 @@ class MqttLink:
 
     def _connack(self, _c: paho.Client, _u: Any, _f: Any, reason: ReasonCode, _p: Any) -> None:
         if not reason.is_failure:
-            self._connected = True
-            self._settle(None)
+            _settle(self._let_in, None)
         elif reason.getName() == "Unsupported protocol version":
-            self._settle(VersionRefused("the broker speaks another version of MQTT"))
+            _settle(self._let_in, VersionRefused("the broker speaks another version of MQTT"))
         else:
-            self._settle(ServiceError(f"the broker refused the connection: {reason}"))
+            _settle(self._let_in, ServiceError(f"the broker refused the connection: {reason}"))
 
     def _suback(self, _c: paho.Client, _u: Any, _m: int, reasons: list[ReasonCode], _p: Any) -> None:
         refusal = next((reason for reason in reasons if reason.is_failure), None)
-        self._settle(ServiceError(f"the broker refused the subscription: {refusal}") if refusal else None)
+        error = ServiceError(f"the broker refused the subscription: {refusal}") if refusal else None
+        _settle(self._subscribed, error)
 
     def _message(self, _c: paho.Client, _u: Any, message: paho.MQTTMessage) -> None:
         # In a tick of its own: what the receiver raises must not make paho lose its place in the stream.
@@ -226,14 +247,6 @@ class MqttLink:
         if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._finish("the broker has gone silent")
 
-    def _settle(self, error: ServiceError | None) -> None:
-        if self._answer.done():
-            return
-        if error is None:
-            self._answer.set_result(None)
-        else:
-            self._answer.set_exception(error)
-
     def _finish(self, reason: str) -> None:
         if self._end.done():
             return
@@ -241,10 +254,17 @@ class MqttLink:
         for timer in (self._timer, self._waking):
             if timer is not None:
                 timer.cancel()
-        # Old brokers may just hang up on a CONNECT of version 5.
-        early = not self._connected and self._version is MQTTProtocolVersion.MQTTv5
-        self._settle((VersionRefused if early else ServiceError)(reason))
+        error = self._early_end(reason)
+        _settle(self._let_in, error)
+        _settle(self._subscribed, error)
         self._wire.close()
+
+    def _early_end(self, reason: str) -> ServiceError:
+        """Before we are subscribed: there are brokers that just hang up on what they do not like."""
+        if self._at_once:
+            return HasteRefused(reason)
+        old = not self._let_in.done() and self._version is MQTTProtocolVersion.MQTTv5
+        return (VersionRefused if old else ServiceError)(reason)
 
 
 class _Client(paho.Client):

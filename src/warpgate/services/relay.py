@@ -177,6 +177,7 @@ class Relays:
     def stock(self) -> None:
         """From now on there is an allocation in reserve, anew if there is one: our network is another one perhaps."""
         self._drop_reserve()
+        self._doubted_until = 0.0  # what comes has just been answered
         if self.configured:
             self._reserve = asyncio.ensure_future(self._open(RESERVE))
             self._reserve.add_done_callback(self._stocked)

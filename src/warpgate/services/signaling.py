@@ -127,6 +127,11 @@ class SignalChannel:
             if not keeper.live:
                 keeper.redial()
 
+    def hurry(self) -> None:
+        """Peers need to reach us now: those that are dialled again after a while are dialled at once."""
+        for keeper in self._keepers.values():
+            keeper.hurry()
+
     def reconnect(self, young: float = 0.0) -> None:
         """After a change of networks: dial all brokers anew, at once, but those dialled less than `young` s ago."""
         for keeper in self._keepers.values():

@@ -22,7 +22,7 @@ from warpgate.proto.stun import (
     decode,
     encode,
 )
-from warpgate.services.broker import Judge, MessageReceiver, no_matter
+from warpgate.services.broker import BrokerLink, Judge, MessageReceiver, no_matter, not_before
 from warpgate_testing.network import MemoryNetwork
 
 
@@ -60,17 +60,25 @@ class MemoryBroker:
         return len(self.log)
 
     async def connect(
-        self, topic: str, on_message: MessageReceiver, on_step: Callable[[], None] = no_matter
+        self,
+        topic: str,
+        on_message: MessageReceiver,
+        on_step: Callable[[], None] = no_matter,
+        on_open: Callable[[BrokerLink], None] = not_before,
     ) -> MemoryBrokerLink:
-        """Three round trips, as TCP, CONNECT and SUBSCRIBE take."""
-        for _ in range(3):
-            await asyncio.sleep(2 * self.one_way)
-            on_step()
-        if not self.alive:
-            raise NetworkError(f"{self.url}: connection refused")
+        """A round trip for TCP, and one for CONNECT and SUBSCRIBE together, with which messages may leave."""
+        await self._round_trip(on_step)
         link = MemoryBrokerLink(self, topic, on_message)
+        on_open(link)
+        await self._round_trip(on_step)
         self._links.append(link)
         return link
+
+    async def _round_trip(self, on_step: Callable[[], None]) -> None:
+        await asyncio.sleep(2 * self.one_way)
+        if not self.alive:
+            raise NetworkError(f"{self.url}: connection refused")
+        on_step()
 
     def publish(self, topic: str, data: bytes) -> None:
         """A message has left a client: deliver it two trips later to whoever listens by then."""
@@ -148,6 +156,7 @@ class MemoryBrokers:
         on_message: MessageReceiver,
         judge: Judge | None = None,
         on_step: Callable[[], None] = no_matter,
+        on_open: Callable[[BrokerLink], None] = not_before,
     ) -> MemoryBrokerLink:
         """Names stand for brokers of the internet; an address in the URL is judged."""
         if judge is not None and (reason := self._refusal(url, judge)) is not None:
@@ -155,7 +164,7 @@ class MemoryBrokers:
         broker = self._brokers.get(url)
         if broker is None:
             raise ServiceError(f"there is no broker at {url}")
-        return await broker.connect(topic, on_message, on_step)
+        return await broker.connect(topic, on_message, on_step, on_open)
 
     @staticmethod
     def _refusal(url: str, judge: Judge) -> str | None:

@@ -59,7 +59,7 @@ def test_patience_follows_the_round_trip(round_trip: float | None, seconds: floa
 
 
 def test_a_silent_path_is_tried_often_at_first_and_never_given_up() -> None:
-    assert [knock_after(silence) for silence in (0.0, 9.9, 10.0, 59.0, 60.0, 1e6)] == [0.2, 0.2, 1, 1, 5, 5]
+    assert [knock_after(silence) for silence in (0.0, 9.9, 10.0, 59.0, 60.0, 1e6)] == [0.1, 0.1, 1, 1, 5, 5]
 
 
 def test_upgrades_are_given_up_and_rescues_are_not() -> None:

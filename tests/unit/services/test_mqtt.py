@@ -191,6 +191,65 @@ async def test_brokers_of_the_old_version_are_asked_again_in_theirs() -> None:
     assert versions == [5, 4, 4], "once refused, the old version is asked for at once"
 
 
+async def test_a_broker_that_wants_to_be_waited_for_is_and_is_known_as_such() -> None:
+    """Messages that it may not have taken are given to the link that comes of it."""
+    packets: list[list[int]] = []
+
+    async def formal_broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        packets.append(seen := [])
+        while head := await reader.readexactly(2):
+            body = await reader.readexactly(head[1])
+            seen.append(head[0] >> 4)
+            if seen == [1]:
+                await asyncio.sleep(0.05)
+                if reader._buffer:  # type: ignore[attr-defined]
+                    return
+                writer.write(b"\x20\x03\x00\x00\x00")
+            elif head[0] >> 4 == 8:
+                writer.write(struct.pack("!BBHBB", 0x90, 4, *struct.unpack_from("!H", body), 0, 0))
+
+    connector = MqttConnector(SystemNetwork())
+    async with server(formal_broker) as (url, _):
+        for _ in range(2):
+            opened: list[Any] = []
+            link = await connector.connect(url, TOPIC, Inbox(), on_open=opened.append)
+            assert link is opened[-1]
+            await link.close()
+    assert [seen[:2] for seen in packets] == [[1], [1, 8], [1, 8]]
+
+
+async def test_what_is_to_be_said_leaves_with_the_first_words() -> None:
+    """One round trip for the broker's answers, and none for messages."""
+    came: list[bytes] = []
+
+    async def broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while not came or b"envelope" not in came[-1]:
+            came.append((came[-1] if came else b"") + await reader.read(4096))
+        at = came[-1].index(b"\x82")  # SUBSCRIBE
+        writer.write(b"\x20\x03\x00\x00\x00" + b"\x90\x04" + came[-1][at + 2 : at + 4] + b"\x00\x00")
+        await reader.read()
+
+    async with server(broker) as (url, _):
+        connector = MqttConnector(SystemNetwork())
+        async with asyncio.timeout(5):
+            link = await connector.connect(
+                url, TOPIC, Inbox(), on_open=lambda link: link.publish("warpgate/2/peer", b"envelope")
+            )
+        await link.close()
+
+
+async def test_a_subscription_that_a_broker_has_overheard_is_repeated() -> None:
+    async def broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(b"\x20\x03\x00\x00\x00")
+        again = await reader.readexactly(4)
+        writer.write(b"\x90\x04" + again[2:4] + b"\x00\x00")
+        await reader.read()
+
+    async with server(broker) as (url, _), asyncio.timeout(5), link_to(url) as (link, _):
+        assert link.rtt < 0.5
+
+
 async def test_a_refused_subscription_is_an_error() -> None:
     async with fake_broker(suback=0x87) as (url, _):
         with pytest.raises(ServiceError, match="refused the subscription: Not authorized"):
@@ -330,10 +389,11 @@ async def fake_broker(suback: int = 0) -> AsyncIterator[tuple[str, FakeBroker]]:
         async def serve() -> None:
             broker.sock, _ = await loop.sock_accept(listening)
             broker.sock.setblocking(False)
-            await loop.sock_recv(broker.sock, 4096)
+            came = b""
+            while b"\x82" not in came:
+                came += await loop.sock_recv(broker.sock, 4096)
             await loop.sock_sendall(broker.sock, b"\x20\x03\x00\x00\x00")
-            subscribe = await loop.sock_recv(broker.sock, 4096)
-            (mid,) = struct.unpack_from("!H", subscribe, 2)
+            (mid,) = struct.unpack_from("!H", came, came.index(b"\x82") + 2)
             await loop.sock_sendall(broker.sock, struct.pack("!BBHBB", 0x90, 4, mid, 0, suback))
 
         serving = asyncio.ensure_future(serve())

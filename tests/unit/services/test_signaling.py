@@ -15,7 +15,7 @@ from warpgate.errors import ConfigError, NetworkError
 from warpgate.events import BrokerConnected, Event, ServerFailed
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint
-from warpgate.services.broker import Judge, no_matter
+from warpgate.services.broker import BrokerLink, Judge, no_matter, not_before
 from warpgate.services.signaling import GUESTS, SignalChannel
 from warpgate_testing.clock import run_virtual
 
@@ -72,6 +72,7 @@ class World:
         on_message: Callable[[bytes], None],
         judge: Judge | None = None,
         on_step: Callable[[], None] = no_matter,
+        on_open: Callable[[BrokerLink], None] = not_before,
     ) -> MemoryLink:
         self.judges[url] = judge
         self.dialled.append((asyncio.get_running_loop().time(), url))
@@ -301,6 +302,53 @@ def test_a_broker_that_hangs_up_again_and_again_is_not_hammered() -> None:
     run_virtual(story())
 
 
+class HastyWorld(World):
+    """Links take messages a round trip before they are up; `asked_twice`: the broker refuses the first one."""
+
+    def __init__(self, asked_twice: bool) -> None:
+        super().__init__(a=0.1)
+        self.asked_twice = asked_twice
+        self.carried: list[list[bytes]] = []
+
+    async def connect(
+        self,
+        url: str,
+        topic: str,
+        on_message: Callable[[bytes], None],
+        judge: Judge | None = None,
+        on_step: Callable[[], None] = no_matter,
+        on_open: Callable[[BrokerLink], None] = not_before,
+    ) -> MemoryLink:
+        for last in (False, True) if self.asked_twice else (True,):
+            await asyncio.sleep(self.rtt[url])
+            link = MemoryLink(self, url, topic, on_message)
+            carried: list[bytes] = []
+            self.carried.append(carried)
+            link.publish = lambda _topic, data, carried=carried: carried.append(data)  # type: ignore[method-assign,misc]
+            on_open(link)
+            await asyncio.sleep(self.rtt[url])
+            if not last:
+                link.end("the broker closed the connection")
+        return link
+
+
+@pytest.mark.parametrize("asked_twice", [False, True])
+def test_a_message_leaves_when_the_link_takes_it_and_the_link_that_is_kept_has_each_once(asked_twice: bool) -> None:
+    async def story() -> None:
+        world = HastyWorld(asked_twice)
+        async with Owner(world, [A]) as me:
+            assert me.channel.publish([A], "warpgate/2/you", b"at first") == 0
+            await pause(0.15)
+            assert world.carried == [[b"at first"]]
+            assert me.channel.publish([A], "warpgate/2/you", b"while it opens") == 0, "it is not up yet"
+            await pause(1)
+            assert me.channel.publish([A], "warpgate/2/you", b"then") == 1
+            all_of_it = [b"at first", b"while it opens", b"then"]
+            assert world.carried == ([all_of_it[:2], all_of_it] if asked_twice else [all_of_it])
+
+    run_virtual(story())
+
+
 def test_publishing_reaches_live_brokers_in_the_same_tick() -> None:
     async def story() -> None:
         world = World(a=0.01, b=0.01)
@@ -359,7 +407,14 @@ def test_what_cannot_be_sent_is_told_and_dropped() -> None:
     run_virtual(story())
 
 
-def test_a_message_cuts_the_back_off_short_but_not_below_a_second() -> None:
+@pytest.mark.parametrize("message", [True, False])
+def test_a_message_or_a_need_cuts_the_back_off_short_but_not_below_a_second(message: bool) -> None:
+    def want(owner: Owner) -> None:
+        if message:
+            owner.channel.publish([A], "warpgate/2/you", b"offer")
+        else:
+            owner.channel.hurry()
+
     async def story() -> None:
         world = World(a=0.01)
         async with Owner(world, [A]) as me:
@@ -368,13 +423,14 @@ def test_a_message_cuts_the_back_off_short_but_not_below_a_second() -> None:
             await pause(300)
             world.refusing.clear()
             world.dialled.clear()
-            assert me.channel.publish([A], "warpgate/2/you", b"offer") == 0
+            want(me)
             await pause(1.1)
-            assert world.published == [(A, "warpgate/2/you", b"offer")]
+            assert world.up() == {A}
+            assert world.published == [(A, "warpgate/2/you", b"offer")] * message
             world.kill(A)
             world.dialled.clear()
             for _ in range(100):
-                me.channel.publish([A], "warpgate/2/you", b"offer")
+                want(me)
                 await pause(0.1)
             assert len(world.dialled) <= 10
 

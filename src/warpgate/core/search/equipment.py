@@ -43,6 +43,8 @@ class Channel(Protocol):
 
     def one_way(self, peer_brokers: tuple[BrokerRef, ...]) -> float | None: ...
 
+    def hurry(self) -> None: ...
+
 
 class Clocks:
     """By how much the clocks of peers that challenged us are ahead of ours, seconds."""

@@ -88,7 +88,7 @@ class PathSeeker:
     def lost(self) -> None:
         if (path := self._connection.current) is not None and path.relayed:
             self._equipment.relays.doubt((path.local.ip, path.remote.ip))
-        self._equipment.discovery.look_again()
+        self.late()
         self.start()
         self._tell()
 
@@ -99,8 +99,11 @@ class PathSeeker:
             self._ageing = asyncio.get_running_loop().call_at(renew_at, self._tell)
 
     def late(self) -> None:
-        """Until it is clear that the path is dead, one may know whether our public address is another one."""
+        """Until it is clear that the path is dead, one may know whether our public address is another one, and be back
+        at the brokers, where the peer will look for us: what ended the path may have ended the links to them.
+        """
         self._equipment.discovery.look_again()
+        self._equipment.channel.hurry()
 
     def moved(self) -> None:
         """Our network is another one: what is going on was begun from the one before."""
