@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from ipaddress import ip_address
+from types import SimpleNamespace
 
 import pytest
 
+from warpgate.cli import socks
 from warpgate.cli.places import (
     SocksEntrance,
     SocksPlace,
@@ -137,3 +140,11 @@ def test_the_proxy_of_a_named_service():
 def test_what_is_no_entrance_to_a_service(text):
     with pytest.raises(argparse.ArgumentTypeError):
         entrance_to_service(text)
+
+
+def test_a_proxy_reaches_public_addresses_but_none_of_its_own_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server in a cloud has public addresses, and services that trust who comes from there."""
+    own, another = ip_address("203.0.113.9"), ip_address("203.0.113.8")
+    monkeypatch.setattr(socks, "INTERFACES", SimpleNamespace(assigned=lambda: [SimpleNamespace(ip=own)]))
+    assert not socks._may_reach(own, SocksPlace())
+    assert socks._may_reach(another, SocksPlace())

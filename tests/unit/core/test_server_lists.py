@@ -169,6 +169,7 @@ def test_a_running_node_takes_no_older_list_wherever_it_is_from(machine: Machine
         machine.store.save(StoredList(older))
         newest = lists.newest()
         assert newest is not None
+        assert newest.sequence == OURS + 5
         assert not servers.take(newest)
         assert servers.listed.sequence == OURS + 5
     assert not servers.take(public_servers())
