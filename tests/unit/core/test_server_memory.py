@@ -65,6 +65,18 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
+def test_what_peers_name_and_what_is_on_our_link_is_never_written_down(machine: Machine) -> None:
+    """A peer's broker may have the address of a STUN server of ours, and a name of ours may lead to this machine."""
+    memory = machine.process()
+    memory.heard("evil.example", (IP,))
+    memory.observe(MappingLearnt("udp", "192.168.1.20:1", "198.51.100.1:1", f"{IP}:3478", 0.1))
+    memory.heard("one.example", (ip_address("127.0.0.1"), ip_address("169.254.1.1"), ip_address("fe80::1"), IP))
+    memory.observe(BrokerConnected(ONE, 0.03))
+    assert memory.recall("one.example") == (IP,)
+    memory.save()
+    assert "evil" not in machine.path.read_text()
+
+
 def test_addresses_are_remembered_when_the_server_has_done_its_part(machine: Machine) -> None:
     first = machine.process()
     for host in ("one.example", "two.example", "stun.example", "relay.example", "names.example"):
