@@ -15,6 +15,7 @@ from warpgate.core.connections import LINGERING
 from warpgate.core.search.seeker import NO_RELAY_KNOWN
 from warpgate.events import RelayAllocated
 from warpgate.model.endpoint import Endpoint, Family
+from warpgate.proto.turn import KEEPALIVE
 from warpgate.services.relay import RESERVE_PAUSE
 from warpgate_testing.network import OpenSocket
 from warpgate_testing.turn import MemoryTurn
@@ -114,6 +115,25 @@ def test_a_server_that_is_down_is_asked_again() -> None:
             world.hosts["a"].host.up = True
             await asyncio.sleep(100)
             assert len(world.reserves) == 2
+
+    virtual(main)
+
+
+def test_a_reserve_that_its_server_has_forgotten_is_replaced_before_it_is_wanted() -> None:
+    """The relay was restarted, or a NAT before us: with what is gone two nodes that need it found nothing for 20 s."""
+
+    async def main() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            await asyncio.sleep(5)
+            for client in tuple(world.turn.allocations):
+                world.turn._release(client)
+            await asyncio.sleep(KEEPALIVE + RESERVE_PAUSE + 1)
+            near, far, seconds = await connected(world, durable=True)
+            assert near.relayed
+            assert seconds == pytest.approx(S + 2 * HOP, abs=1e-6)
+            await exchange(near, far)
+            await near.close()
+            await far.close()
 
     virtual(main)
 

@@ -25,6 +25,7 @@ from warpgate.net.race import RaceLost, first_of
 from warpgate.net.reach import in_order, in_turn, on_the_internet
 from warpgate.net.tls import Trust
 from warpgate.net.uplinks import other_uplinks
+from warpgate.proto.turn import KEEPALIVE
 from warpgate.proto.turn_wire import RelayRequest
 from warpgate.services.proxy import Proxies
 from warpgate.services.relay_allocation import Allocation, MakeCarrier, NoSuchFamily, Redirected
@@ -51,6 +52,8 @@ RESERVE = RelayRequest(Transport.UDP, frozenset(Family))
 # After the reserve was used, or could not be had. A program that connects once is done with searching by then.
 RESERVE_PAUSE = 10.0
 RESERVE_RETRY = 60.0
+# What lies in reserve is asked for as often as the mapping to its server must be kept open anyway.
+RESERVE_ASKED = KEEPALIVE
 # Where a path by a relay has fallen silent, for so long the reserve there has to answer before it is used, seconds.
 DOUBTED = 30.0
 # So long a server is not asked, while there are others, for a peer that was not heard by its relay. Seconds.
@@ -103,6 +106,7 @@ class Relays:
         self._allocations: set[Allocation] = set()
         self._reserve: asyncio.Task[Allocation] | None = None
         self._restocking: asyncio.TimerHandle | None = None
+        self._asking: asyncio.TimerHandle | None = None
         self._doubted_until = 0.0
         # Until when others are asked for this peer: a peer that lies chooses nobody else's relay.
         self._in_vain: dict[tuple[bytes, TurnServer], float] = {}
@@ -213,11 +217,22 @@ class Relays:
             self._restock_in(RESERVE_RETRY)
         else:
             reserve.result().ended.add_done_callback(lambda _: self._reserve_ended(reserve))
+            self._ask_in_time(reserve)
+
+    def _ask_in_time(self, reserve: asyncio.Task[Allocation]) -> None:
+        self._asking = asyncio.get_running_loop().call_later(RESERVE_ASKED, self._ask_reserve, reserve)
+
+    def _ask_reserve(self, reserve: asyncio.Task[Allocation]) -> None:
+        """Only an answer tells that the server still knows it, at the address that our NAT gives us now."""
+        if self._reserve is reserve:
+            reserve.result().ask()
+            self._ask_in_time(reserve)
 
     def _reserve_ended(self, reserve: asyncio.Task[Allocation]) -> None:
+        """The server was restarted, or sees us at another address: it has another one for us, soon."""
         if self._reserve is reserve:
             self._reserve = None
-            self._restock_in(RESERVE_RETRY)
+            self._restock_in(RESERVE_PAUSE)
 
     def _restock_in(self, seconds: float) -> None:
         if self._restocking is not None:
@@ -226,9 +241,10 @@ class Relays:
 
     def _drop_reserve(self) -> None:
         reserve, self._reserve = self._reserve, None
-        if self._restocking is not None:
-            self._restocking.cancel()
-            self._restocking = None
+        for timer in (self._restocking, self._asking):
+            if timer is not None:
+                timer.cancel()
+        self._restocking = self._asking = None
         if reserve is None:
             return
         reserve.cancel()
