@@ -71,8 +71,9 @@ def test_who_has_had_a_turn_gives_way_to_another_peer() -> None:
     first = books.begin(session(), "x", 0.0)
     with pytest.raises(AttemptFailed, match="one at a time"):
         books.begin(session(b"another"), "x", TURN - 0.1)
-    with pytest.raises(AttemptFailed, match="one at a time"):
-        books.begin(session(), "x", TURN)  # not to itself, under which session ever
+    earlier, first = first, books.begin(session(), "x", TURN - 0.1)  # the peer begins anew: no longer turn for that
+    with pytest.raises(AttemptFailed, match="is over"):
+        earlier.open_towards(BASE, TARGET, ((0.0, 2),))
     second = books.begin(session(b"another"), "x", TURN)
     with pytest.raises(AttemptFailed, match="is over"):
         first.open_towards(BASE, TARGET, ((0.0, 2),))

@@ -90,7 +90,8 @@ class RandomPunches:
         """AttemptFailed when another one is going on, or this peer has had its share.
 
         What our own user asks for ends what a peer has asked for, or any stranger could keep us from it. One peer's
-        ends another's that has had its turn.
+        ends another's that has had its turn, and its own of an earlier search, which it has given up by that:
+        its network has changed.
         """
         if self._current is not None and not self._gives_way(self._current, session, now):
             raise AttemptFailed("another random punch is going on here; one at a time, for the router's sake")
@@ -99,19 +100,23 @@ class RandomPunches:
         left = limit - sum(entry.mappings for entry in recent)
         if left <= 0:
             raise AttemptFailed(f"this peer has cost {limit} new mappings within {window:g} s")
-        if self._current is not None:
-            self._current.close()
+        replaced = self._current
+        if replaced is not None:
+            replaced.close()
         entry = _Spent(now)
         self._spent[session.peer_key] = [*recent, entry]
         self._spent.move_to_end(session.peer_key)
         if len(self._spent) > PEERS_REMEMBERED:
             self._spent.popitem(last=False)
-        self._current = RandomPunch(self, session, plugin, entry, left)
-        return self._current
+        punch = self._current = RandomPunch(self, session, plugin, entry, left)
+        if replaced is not None and replaced.peer_key == session.peer_key:
+            punch.began = replaced.began  # no longer turn for that
+        return punch
 
     def _gives_way(self, current: RandomPunch, session: Punching, now: float) -> bool:
         had_its_turn = now - current.began >= TURN and current.peer_key != session.peer_key
-        return not current.own and (session.invited or had_its_turn)
+        given_up = current.peer_key == session.peer_key and not current.of(session)
+        return not current.own and (session.invited or had_its_turn or given_up)
 
     def end(self, punch: RandomPunch) -> None:
         if self._current is punch:
@@ -152,6 +157,9 @@ class RandomPunch:
         self._share = 1.0  # of the node's rate: less while our router loses what is sent
         self.shortage = ""
         self.times_held = 0
+
+    def of(self, session: Punching) -> bool:
+        return self._session is session
 
     @property
     def sockets(self) -> int:
