@@ -31,11 +31,16 @@ class Checks:
         self.sent.append((remote, offsets, ttl))
 
 
-def session(peer: bytes = b"peer", *, invited: bool = False, now: float = 0.0) -> Any:
+def session(peer: bytes = b"peer", *, invited: bool = False, seeker: bytes = b"", now: float = 0.0) -> Any:
     """As much of a session as a punch touches."""
     context = SimpleNamespace(now=lambda: now)
     return SimpleNamespace(
-        peer_key=peer, invited=invited, context=context, checks=Checks(), open_port=lambda near: near
+        peer_key=peer,
+        invited=invited,
+        seeker=seeker,
+        context=context,
+        checks=Checks(),
+        open_port=lambda near: near,
     )
 
 
@@ -68,10 +73,12 @@ def test_what_our_user_asks_for_goes_before_what_peers_ask_for() -> None:
 
 def test_who_has_had_a_turn_gives_way_to_another_peer() -> None:
     books = RandomPunches(Budgets())
-    first = books.begin(session(), "x", 0.0)
-    with pytest.raises(AttemptFailed, match="one at a time"):
-        books.begin(session(b"another"), "x", TURN - 0.1)
-    earlier, first = first, books.begin(session(), "x", TURN - 0.1)  # the peer begins anew: no longer turn for that
+    first = books.begin(session(seeker=b"one"), "x", 0.0)
+    for other in (session(b"another"), session(), session(seeker=b"two"), session(b"another", seeker=b"one")):
+        with pytest.raises(AttemptFailed, match="one at a time"):
+            books.begin(other, "x", TURN - 0.1)
+    # The peer's process begins anew: no longer turn for that.
+    earlier, first = first, books.begin(session(seeker=b"one"), "x", TURN - 0.1)
     with pytest.raises(AttemptFailed, match="is over"):
         earlier.open_towards(BASE, TARGET, ((0.0, 2),))
     second = books.begin(session(b"another"), "x", TURN)

@@ -59,6 +59,8 @@ class Punching(Protocol):
     @property
     def invited(self) -> bool: ...
     @property
+    def seeker(self) -> bytes: ...
+    @property
     def context(self) -> Clock: ...
     @property
     def checks(self) -> Probing: ...
@@ -90,8 +92,8 @@ class RandomPunches:
         """AttemptFailed when another one is going on, or this peer has had its share.
 
         What our own user asks for ends what a peer has asked for, or any stranger could keep us from it. One peer's
-        ends another's that has had its turn, and its own of an earlier search, which it has given up by that:
-        its network has changed.
+        ends another's that has had its turn, and that of an earlier search of the same seeker, which has given it up
+        by that: its network has changed.
         """
         if self._current is not None and not self._gives_way(self._current, session, now):
             raise AttemptFailed("another random punch is going on here; one at a time, for the router's sake")
@@ -115,7 +117,7 @@ class RandomPunches:
 
     def _gives_way(self, current: RandomPunch, session: Punching, now: float) -> bool:
         had_its_turn = now - current.began >= TURN and current.peer_key != session.peer_key
-        given_up = current.peer_key == session.peer_key and not current.of(session)
+        given_up = current.is_earlier_than(session)
         return not current.own and (session.invited or had_its_turn or given_up)
 
     def end(self, punch: RandomPunch) -> None:
@@ -158,8 +160,11 @@ class RandomPunch:
         self.shortage = ""
         self.times_held = 0
 
-    def of(self, session: Punching) -> bool:
-        return self._session is session
+    def is_earlier_than(self, session: Punching) -> bool:
+        """Whether the other one takes its place."""
+        own = self._session
+        same = own.peer_key == session.peer_key and own.seeker == session.seeker != b""
+        return same and own is not session
 
     @property
     def sockets(self) -> int:

@@ -173,6 +173,13 @@ class Session:
         return self.initiator and self._errand.invited
 
     @property
+    def seeker(self) -> bytes:
+        """The peer's process that looks for a path: by one search at a time. b"": it wants a pipe, of which there may
+        be several at once.
+        """
+        return self.remote.instance if self.mode is Mode.PATH else b""
+
+    @property
     def renewing(self) -> bool:
         """Whether a path is to be replaced whose mappings are old."""
         return self._errand.renews
