@@ -66,7 +66,9 @@ class Timing:
     # The same while a port is searched for, as a plain pipe stays on what it begins on: at 100 probes a second with
     # 256 sockets 86 % of all searches are over by then.
     search_patience: float = 5.0
-    attempt_timeout: float = 20.0  # a user gives up about then; full-range birthday probing needs 10 s for 98 %
+    # A user gives up about then; full-range birthday probing needs 10 s for 98 %. Up to twice that for a peer that
+    # answers slowly: TLS over a TCP relay and two satellites takes 22.5 s.
+    attempt_timeout: float = 20.0
     # A check or SYN volley: retransmission offsets. The first gap is longer than the jitter of a good path, then
     # doubling (noq: base RTT/10, doubling, cap 2 s). At 10 % loss each way, 12 sends fail together 1 in 10^8.
     check_offsets: tuple[float, ...] = (0.0, 0.03, 0.08, 0.16, 0.3, 0.5, 0.8, 1.2, 1.8, 2.6, 3.8, 5.5)

@@ -9,6 +9,7 @@ import pytest
 from cascade_world import LASTING, OVER_TCP, OVER_UDP, Options, World, connected, exchange, virtual
 from test_relays import RelayWorld
 
+from warpgate.errors import ConnectFailed
 from warpgate.events import PathsMissing
 from warpgate.model.endpoint import Mode, Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping
@@ -108,25 +109,42 @@ def test_a_durable_pipe_answers_after_a_round_trip_and_is_never_believed_lost(
 
 
 SECURE: Options = {**OVER_TCP, "secure": True}
+LASTING_OVER_TCP: Options = {**LASTING, "transport": Transport.TCP}
 
 
 @pytest.mark.parametrize(
     ("options", "round_trips"),
-    [(OVER_UDP, 2), ({"mode": Mode.STREAM}, 4.1), (OVER_TCP, 7), (SECURE, 9)],
-    ids=["datagram", "quic", "tcp", "tls"],
+    [(OVER_UDP, 2), ({"mode": Mode.STREAM}, 4.1), (OVER_TCP, 7), (SECURE, 9), (LASTING_OVER_TCP, 11)],
+    ids=["datagram", "quic", "tcp", "tls", "durable"],
 )
 def test_a_relay_is_waited_for(round_trip: float, options: Options, round_trips: float) -> None:
-    """A TCP relay takes seven round trips from the first SYN on, and TLS over it two more."""
+    """A TCP relay takes seven round trips from the first SYN on, and TLS over it two more: longer than the usual limit
+    of an attempt, where they take 2.5 s.
+    """
 
     async def story() -> None:
         async with RelayWorld("edm", "edm", settle=SETTLED) as world:
-            one, other, seconds = await connected(world, **options, timeout=30.0)
+            one, other, seconds = await connected(world, **options)
             assert (one.plugin, one.relayed) == ("turn", True)
             assert seconds <= round_trips * round_trip + 0.05
             await one.send(b"there")
             assert await other.recv(timeout=10.0) == b"there"
             await one.close()
             await other.close()
+
+    virtual(story)
+
+
+@pytest.mark.parametrize("options", [SECURE, LASTING_OVER_TCP], ids=["tls", "durable"])
+def test_a_limit_of_the_users_holds_however_slow_the_peer_is(monkeypatch: pytest.MonkeyPatch, options: Options) -> None:
+    monkeypatch.setattr(cascade_world, "HOP", 1.25)
+
+    async def story() -> None:
+        async with RelayWorld("edm", "edm", settle=SETTLED) as world:
+            began = world.now
+            with pytest.raises(ConnectFailed, match="within 20 s"):
+                await world.a.node.connect(world.b.node.address, **options, timeout=20.0)
+            assert world.now - began <= 20.6
 
     virtual(story)
 

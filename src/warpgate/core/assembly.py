@@ -441,7 +441,7 @@ class Assembly:
         mode: Mode | str,
         transport: Transport | str | None,
         plugins: Sequence[str] | None,
-        timeout: float,
+        timeout: float | None,
         secure: bool,
         service: str,
         durable: bool | None,
@@ -451,7 +451,7 @@ class Assembly:
         carrier = None if transport is None else Transport.of(transport)
         lasting = self._lasting(mode, durable)
 
-        async def attempt(address: NodeAddress, seconds: float, before: tuple[PluginReport, ...] = ()) -> Pipe:
+        async def attempt(address: NodeAddress, seconds: float | None, before: tuple[PluginReport, ...] = ()) -> Pipe:
             if address.public_key == self.context.identity.public_key:
                 raise ConfigError("that is this node's own address")
             if lasting:

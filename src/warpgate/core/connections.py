@@ -34,7 +34,7 @@ from warpgate.model.endpoint import Endpoint, IPAddress, Mode, SockAddr, Transpo
 from warpgate.model.identity import node_id_of
 from warpgate.plan.collision import settle
 from warpgate.plan.paths import UNKNOWN_ROUND_TRIP
-from warpgate.plan.patience import patience_of
+from warpgate.plan.patience import MOST_OF_USUAL, attempt_patience, patience_of
 from warpgate.proto.quic_wire import (
     CONNECTION_ID_SIZE,
     connection_id_of,
@@ -100,7 +100,7 @@ class Connections:
         remote: NodeAddress,
         plugins: Sequence[str] | None,
         transport: Transport | None,
-        timeout: float,
+        timeout: float | None,
         service: str = "",
         mode: Mode = Mode.STREAM,
     ) -> Pipe:
@@ -111,16 +111,16 @@ class Connections:
         open_one = partial(self._open, wanted, remote, service, mode)
         connection, channel = await open_one(timeout)
         pipe = self._pipe(connection, channel, began)
-        pipe.again = partial(open_one, self._context.config.timing.attempt_timeout)
+        pipe.again = partial(open_one, None)
         return pipe
 
     async def _open(
-        self, wanted: Wanted, remote: NodeAddress, service: str, mode: Mode, timeout: float
+        self, wanted: Wanted, remote: NodeAddress, service: str, mode: Mode, timeout: float | None
     ) -> tuple[Connection, Channel]:
         """On another connection, where one that was there before ends and the peer never knew of the channel."""
-        until = self._context.now() + timeout
+        began = self._context.now()
         while True:
-            patience = until - self._context.now()
+            patience = None if timeout is None else began + timeout - self._context.now()
             own, theirs, new = self._own(wanted), self._theirs(wanted), False
             if own is None and (theirs is None or not theirs.usable):
                 own, new = self._begin(wanted, remote, patience), True
@@ -131,8 +131,9 @@ class Connections:
             assert connection is not None
             seeker, channel = self._seekers[connection], None
             try:
-                async with asyncio.timeout(patience + LAST_WORD):
-                    if (reached := await self._reach(wanted, own)) is None:
+                async with asyncio.timeout(None) as limit:
+                    curb = partial(self._curb, limit, began, timeout, own)
+                    if (reached := await self._reach(wanted, own, curb)) is None:
                         continue
                     connection, seeker = reached, self._seekers[reached]
                     if connection is not own:
@@ -140,7 +141,7 @@ class Connections:
                     channel = await self._open_on(connection, service, mode)
                     return connection, channel
             except TimeoutError:
-                silence = f"node {connection.peer} did not answer within {timeout:g} s"
+                silence = f"node {connection.peer} did not answer within {self._granted(timeout, own):g} s"
                 raise self._failure(connection, seeker, silence) from None
             except PipeClosed as over:
                 unheard = channel is None or connection.engine.unseen(channel.stream)
@@ -150,6 +151,16 @@ class Connections:
                 self._linger(connection)
                 if own is not None and own is not connection:
                     self._linger(own, LINGERING if own.used else SUPERSEDED)
+
+    def _granted(self, timeout: float | None, own: Connection | None) -> float:
+        """Seconds for a pipe. Where our user has set no limit the searches for a first path end by themselves."""
+        usual = self._context.config.timing.attempt_timeout
+        if timeout is not None or own is None:
+            return usual if timeout is None else timeout
+        return MOST_OF_USUAL * usual if own.current is None else attempt_patience(usual, own.round_trip)
+
+    def _curb(self, limit: asyncio.Timeout, began: float, timeout: float | None, own: Connection | None) -> None:
+        limit.reschedule(began + self._granted(timeout, own) + LAST_WORD)
 
     async def _open_on(self, connection: Connection, service: str, mode: Mode) -> Channel:
         """PipeClosed with the peer's word, or when it is over. Without a name it is as if there were one: nothing is
@@ -164,9 +175,10 @@ class Connections:
             await connection.changed()
         return channel
 
-    async def _reach(self, wanted: Wanted, own: Connection | None) -> Connection | None:
+    async def _reach(self, wanted: Wanted, own: Connection | None, curb: Callable[[], None]) -> Connection | None:
         """The connection to be used, when the peer is known to be there: our own, or one that the peer has begun. None:
-        there is none to wait for. PipeClosed when ours is over; raises what says that the peer is not there.
+        there is none to wait for. PipeClosed when ours is over; raises what says that the peer is not there. `curb`
+        sets the limit by what is known.
         """
         silences: Sequence[Exception] = ()
         if own is not None and own.current is not None and not own.works:
@@ -175,6 +187,7 @@ class Connections:
         key, context = wanted[0], self._context
         ours_first = context.identity.node_id < node_id_of(key)
         while True:
+            curb()
             theirs = self._theirs(wanted)
             ours = None if own is None or own.end is not None else own
             chosen, until = settle(*((ours, theirs) if ours_first else (theirs, ours)), context.now())
@@ -233,7 +246,7 @@ class Connections:
         if own is not None and own.opening:
             own.finish("the peer has connected to us meanwhile")
 
-    def _begin(self, wanted: Wanted, remote: NodeAddress, timeout: float) -> Connection:
+    def _begin(self, wanted: Wanted, remote: NodeAddress, timeout: float | None) -> Connection:
         context = self._context
         engine = QuicChannels.client(
             context.identity,

@@ -291,16 +291,17 @@ class Node:
         """A pipe to the node that `dest` names: address bytes, its text form, or a nickname.
 
         `mode`: a member of Mode or its word ("datagram"), `transport` likewise ("tcp"). `plugins`: only these
-        strategies, by name. `timeout` in seconds (default: `attempt_timeout`). `secure`: an encrypted stream, whatever
-        wins: QUIC is one, TCP gets TLS on it (on both sides, see `Pipe.start_tls`). `service`: which of those that the
-        peer offers by name. `durable`: the pipe outlives the path it begins on (default: `Config.durable` for streams);
-        it is always `secure`, and shares one connection with the other durable pipes to that node.
+        strategies, by name. `timeout` in seconds (default: `attempt_timeout`, up to twice that with a peer that answers
+        slowly). `secure`: an encrypted stream, whatever wins: QUIC is one, TCP gets TLS on it (on both sides, see
+        `Pipe.start_tls`). `service`: which of those that the peer offers by name. `durable`: the pipe outlives the path
+        it begins on (default: `Config.durable` for streams); it is always `secure`, and shares one connection with the
+        other durable pipes to that node.
 
         AddressError, ConfigError (an argument of the wrong kind, unknown plugin, impossible mode), ConnectFailed with a
         report (where the peer has no such service the message lists what it has). For a nickname also NicknameError,
         NameNotFound, ServiceError (look-up), and PeerKeyChanged when it had another key before.
         """
-        patience = self._config.timing.attempt_timeout if timeout is None else _seconds(timeout)
+        patience = None if timeout is None else _seconds(timeout)
         return await self._run_here.connect(dest, mode, transport, plugins, patience, secure, service, durable)
 
     # -- one-time codes ------------------------------------------------------------------------------------------

@@ -13,8 +13,16 @@ LONGEST = 15.0
 # One signal, s: over two satellites in a row it takes 2.5. How far a peer is from its broker is what it says itself,
 # and how long an answer took is up to it, too; what goes by a signal's delay alone must not be moved beyond an attempt.
 LONGEST_SIGNAL = 5.0
+# An attempt: TLS over a TCP relay takes nine signals' time, two more where a broker has to be met first.
+ATTEMPT_SIGNALS = 12
+MOST_OF_USUAL = 2
 
 
 def patience_of(least: float, signals: float, signal_delay: float | None) -> float:
     """Seconds: `least`, or as long as so many signals take, up to `LONGEST`. `signal_delay`: of one, if it is known."""
     return max(least, min(signals * (signal_delay or 0.0), LONGEST))
+
+
+def attempt_patience(usual: float, signal_delay: float | None) -> float:
+    """Seconds that an attempt may take with a peer that answers: `usual`, or twice that where signals are slow."""
+    return max(usual, min(ATTEMPT_SIGNALS * (signal_delay or 0.0), MOST_OF_USUAL * usual))

@@ -166,7 +166,7 @@ class Connection(QuicDriver):
     @property
     def settled_at(self) -> float:
         """Until when another connection that both have begun is waited for."""
-        return self._proved_at + patience_of(HEAD_START, HANDSHAKE_ROUND_TRIPS, self._round_trip)
+        return self._proved_at + patience_of(HEAD_START, HANDSHAKE_ROUND_TRIPS, self.round_trip)
 
     @property
     def silence(self) -> float:
@@ -413,16 +413,16 @@ class Connection(QuicDriver):
     def _patience(self) -> float:
         if self._hasty:
             return HASTE * self._pause
-        return suspicion(self._round_trip)
+        return suspicion(self.round_trip)
 
     @property
-    def _round_trip(self) -> float:
+    def round_trip(self) -> float:
         return UNKNOWN_ROUND_TRIP if self._chosen is None else self._chosen.known_round_trip
 
     @property
     def _pause(self) -> float:
         """Until an answer that has not come is asked for again: the question, or the answer, may be lost."""
-        return max(QUESTION_GAP, 1.25 * self._round_trip)
+        return max(QUESTION_GAP, 1.25 * self.round_trip)
 
     def _look_after(self, seconds: float) -> None:
         if self._looking is not None:

@@ -22,7 +22,7 @@ from warpgate.services.name_answers import Found
 from warpgate.services.names import SERVICE, NameServer, NameServerCheck, NameServers
 
 # Connects to an address in so many seconds; the rows begin the report.
-Attempt = Callable[[NodeAddress, float, tuple[PluginReport, ...]], Awaitable[Pipe]]
+Attempt = Callable[[NodeAddress, float | None, tuple[PluginReport, ...]], Awaitable[Pipe]]
 
 
 class Names:
@@ -81,22 +81,23 @@ class Names:
         if await self._contacts.remember(seen):
             self._context.emit(ContactPinned(record.name, seen.node_id))
 
-    async def connect(self, text: str, timeout: float, attempt: Attempt) -> Pipe:
-        """Look the name up and connect to its address, `timeout` seconds for both. While the attempt goes on, the name
-        is pinned: that costs it nothing, and no pipe is handed out before it is done. Errors as for `look_up`, and the
-        attempt's.
+    async def connect(self, text: str, timeout: float | None, attempt: Attempt) -> Pipe:
+        """Look the name up and connect to its address, `timeout` seconds for both (None: each has its own). While the
+        attempt goes on, the name is pinned: that costs it nothing, and no pipe is handed out before it is done. Errors
+        as for `look_up`, and the attempt's.
         """
         began = self._context.now()
+        patience = self._context.config.timing.attempt_timeout if timeout is None else timeout
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience):
                 found = await self.look_up(text)
         except TimeoutError:
-            raise ServiceError(f"{text!r} could not be looked up within {timeout:g} s") from None
+            raise ServiceError(f"{text!r} could not be looked up within {patience:g} s") from None
         pinning = asyncio.ensure_future(self.remember(found))
         pinning.add_done_callback(lambda done: done.cancelled() or done.exception())
         seconds = self._context.now() - began
         try:
-            pipe = await attempt(found.address, timeout - seconds, (_row(found, seconds),))
+            pipe = await attempt(found.address, None if timeout is None else timeout - seconds, (_row(found, seconds),))
         except BaseException:
             pinning.cancel()
             raise

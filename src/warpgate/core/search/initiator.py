@@ -38,6 +38,7 @@ from warpgate.model.endpoint import Mode, Transport
 from warpgate.model.wanted import Wanted
 from warpgate.net.race import Race, RaceLost
 from warpgate.plan.cascade import Plan, Step, Verdict, make_plan
+from warpgate.plan.patience import attempt_patience
 from warpgate.plan.relay import Hope, Outlook, direct_hope
 from warpgate.plan.silence import GIVEN_UP, TOLD, silence_due, silence_words
 from warpgate.plugins.base import Plugin
@@ -109,6 +110,8 @@ class Initiator(Generic[Made]):
         self._report = Reporter(self._session.id, context.now(), before)
         self._race: Race[Links] = Race(lambda link: link.abort(), self._patience)
         self._deadline: asyncio.Timeout | None = None
+        self._granted = 0.0  # seconds until then
+        self._stretches = False
         self._stopped: str | None = None
         self.refusal: str | None = None  # the peer's word
         self._strategy_ended = asyncio.Event()
@@ -131,19 +134,23 @@ class Initiator(Generic[Made]):
     def report(self) -> tuple[PluginReport, ...]:
         return self._report.rows
 
-    async def run(self, timeout: float) -> Made:
-        """What was looked for, or ConnectFailed with the report."""
+    async def run(self, timeout: float | None) -> Made:
+        """What was looked for, or ConnectFailed with the report. `timeout` in seconds; None: `attempt_timeout`, and for
+        our user more than that with a peer that answers slowly.
+        """
         session = self._session
+        self._stretches = timeout is None and session.invited
+        self._granted = self._context.config.timing.attempt_timeout if timeout is None else timeout
         self._sessions.add(session)
         self._context.observers.append(self._observe)
         watching = asyncio.ensure_future(self._watch_for_silence())
         try:
             session.say_placed()
-            async with asyncio.timeout(timeout) as self._deadline:
+            async with asyncio.timeout(self._granted) as self._deadline:
                 link = await self._run_plan()
                 return await self._nominate(link)
         except TimeoutError:
-            why = self._stopped or f"no strategy reached {session.peer} within {timeout:g} s{self._unanswered()}"
+            why = self._stopped or f"no strategy reached {session.peer} within {self._granted:g} s{self._unanswered()}"
             raise self._failed(why) from None
         except RaceLost:
             raise self._failed(f"no strategy reached {session.peer}") from None
@@ -185,6 +192,18 @@ class Initiator(Generic[Made]):
     def knowledge_changed(self) -> None:
         """A relayed link that waits may have nothing to wait for any more: look when this has taken effect."""
         asyncio.get_running_loop().call_soon(self._race.reconsider)
+        if self._stretches and self._session.answered:
+            self._stretch()
+
+    def _stretch(self) -> None:
+        """To what is known now of the speed of signals; never back."""
+        usual, deadline = self._context.config.timing.attempt_timeout, self._deadline
+        more = attempt_patience(usual, self._session.signal_delay) - self._granted
+        if more <= 0 or self._stopped is not None or deadline is None or deadline.expired():
+            return
+        if (until := deadline.when()) is not None:
+            self._granted += more
+            deadline.reschedule(until + more)
 
     # -- a peer that does not answer -----------------------------------------------------------------------------
 

@@ -65,15 +65,15 @@ class PathSeeker:
         self._outdated: set[Initiator[Path]] = set()  # those of them that are of a network that we have left
         self._tasks: list[asyncio.Task[None]] = []
         self._ageing: asyncio.TimerHandle | None = None  # until the path that there is has to be replaced
-        self._patience = equipment.context.config.timing.attempt_timeout
+        self._patience: float | None = None
         self.report: tuple[PluginReport, ...] = ()
         self.failures: list[ConnectFailed] = []  # of the searches for the first path
         self.silences: list[ConnectFailed] = []  # of searches for further ones that heard nothing of the peer
 
     def start(self, patience: float | None = None) -> None:
-        """Once; from the first `lost` on where the peer began the connection. `patience`: for the first path, s."""
+        """Once; from the first `lost` on where the peer began the connection. `patience`: as for `Initiator.run`."""
         if not self._tasks:
-            self._patience = self._patience if patience is None else patience
+            self._patience = patience
             for plugins, wanted in ((self._direct, self._direct_wanted), (self._relayed, self._relay_wanted)):
                 if plugins:
                     task = self._context.tasks.spawn("paths", self._keep(plugins, wanted))
