@@ -372,8 +372,8 @@ class Connection(QuicDriver):
             at += size
         if not datagrams:
             super()._take_arrived(datagrams)
-        if self.engine.state is State.OPEN:
-            self._proved_at = min(self._proved_at, self._loop.time())
+        if self.engine.state is State.OPEN and self._proved_at == math.inf:
+            self._proved_at = self._answered_at = self._loop.time()  # a handshake is an answer, too
 
     def _spoke(self, path: Path) -> None:
         """The peer, by this path, now. Whoever sees its datagrams can repeat them, and forge some with our id."""
