@@ -7,7 +7,7 @@ import asyncio
 import cascade_world
 import pytest
 from cascade_world import LASTING, OVER_TCP, OVER_UDP, Options, World, connected, exchange, virtual
-from test_relays import RelayWorld
+from test_relays import TURN, RelayWorld
 
 from warpgate.errors import ConnectFailed
 from warpgate.events import PathsMissing
@@ -129,6 +129,24 @@ def test_a_relay_is_waited_for(round_trip: float, options: Options, round_trips:
             assert seconds <= round_trips * round_trip + 0.05
             await one.send(b"there")
             assert await other.recv(timeout=10.0) == b"there"
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+def test_a_relay_by_tcp_carries_a_megabyte_of_a_stream_over_udp(round_trip: float) -> None:
+    """The queue to the relay is full of data all the time, and answers to the peer's checks go through it, too."""
+
+    async def story() -> None:
+        async with RelayWorld("edm", "edm", settle=SETTLED, server=f"{TURN}?transport=tcp") as world:
+            one, other, _ = await connected(world, mode=Mode.STREAM)
+            assert (one.transport, one.relayed) == (Transport.UDP, True)
+            data, got = bytes(1 << 20), 0
+            sending = asyncio.ensure_future(one.send(data))
+            while got < len(data):
+                got += len(await other.recv())
+            await sending
             await one.close()
             await other.close()
 

@@ -166,7 +166,7 @@ class Allocation:
 
     def send(self, data: bytes, peer: Endpoint) -> bool:
         """False when it was not taken: too long, no room (see `writable`), or the allocation is gone."""
-        if not self.alive or self._carrier.full or len(data) > LARGEST_DATAGRAM:
+        if not self.alive or len(data) > LARGEST_DATAGRAM or self._carrier.full(len(data)):
             return False
         self._client.send(data, peer, self._driver.now())
         self._driver.drain()

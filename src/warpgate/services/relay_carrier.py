@@ -19,6 +19,9 @@ from warpgate.services.proxy import Proxy, tunnel
 
 # Datagrams in a stream must not pile up behind a slow one: a quarter of a second at 8 Mbit/s, then they are lost.
 QUEUE_LIMIT = 256 * 1024
+# Checks, their answers and acknowledgements are let in to twice that: lost behind data of our own, again and again,
+# they end a pipe that carries.
+SMALL = 256
 CHUNK = 64 * 1024
 # Bytes a second that are read where nothing of them is of use: from an honest server that is late data of peers that
 # are not talked to any more, from another one the cheapest way to keep us busy.
@@ -56,9 +59,8 @@ class Carrier(Protocol):
 
     reliable: bool
 
-    @property
-    def full(self) -> bool:
-        """Whether users' datagrams have to wait; what keeps the allocation alive does not."""
+    def full(self, size: int) -> bool:
+        """Whether a user's datagram of that size has to wait; what keeps the allocation alive does not."""
 
     def send(self, frame: bytes) -> bool:
         """False when it was not taken."""
@@ -89,8 +91,7 @@ class UdpCarrier:
         if source[:2] == self._target:
             self._on_frame(data)
 
-    @property
-    def full(self) -> bool:
+    def full(self, size: int) -> bool:
         return False  # the kernel tells with each datagram
 
     def send(self, frame: bytes) -> bool:
@@ -122,16 +123,15 @@ class StreamCarrier:
         self._reading = loop.create_task(self._read(), name="turn reads")
         self._writing = loop.create_task(self._write(), name="turn writes")
 
-    @property
-    def full(self) -> bool:
-        return self._queued > QUEUE_LIMIT
+    def full(self, size: int) -> bool:
+        return self._queued > QUEUE_LIMIT * (2 if size <= SMALL else 1)
 
     def send(self, frame: bytes) -> bool:
         if self._closing:
             return False
         self._queue.append(frame)
         self._queued += len(frame)
-        if self.full:
+        if self.full(CHUNK):
             self._room.clear()
         self._wake.set()
         return True
@@ -180,7 +180,7 @@ class StreamCarrier:
                     self._queue.clear()
                     await self._stream.send(chunk)
                     self._queued -= len(chunk)
-                    if not self.full:
+                    if not self.full(CHUNK):
                         self._room.set()
         except NetworkError as error:
             if not self._closing:
