@@ -29,7 +29,13 @@ class Relay(Protocol):
     async def open_udp(self) -> tuple[Endpoint, ...]:
         """Relayed endpoints, to be told to the peer; they let in what comes from its outside addresses.
 
-        Each may be the `base` of `probe`. The next call is for another server's. ServiceError with the reasons.
+        Each may be the `base` of `probe`. The next call is for another server's, or for the same one's where that has
+        forgotten what it gave, once. ServiceError with the reasons.
+        """
+
+    async def lost_udp(self, silence: float, patience: float) -> bool:
+        """True when the newest of `open_udp` is over, or its server silent for the first time, while there is another
+        that has not been asked; False when it has lasted. In seconds.
         """
 
     async def open_tcp(self) -> tuple[Endpoint, ...]:

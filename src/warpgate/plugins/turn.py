@@ -9,8 +9,9 @@ enough, the initiator's. The responder allocates one of its own
 * after a while, when the initiator's relay leads to nothing: either side's may serve.
 
 That spares the server an allocation for nearly every connect. A server may allocate and relay nothing (its machine's
-firewall lets no peer in): a side that has heard nobody by its relay opens a second one, at another server. The core
-nominates a relayed link only when nothing direct comes in time.
+firewall lets no peer in): a side that has heard nobody by its relay opens a second one, at another server. What was
+kept in reserve may be gone with a restart: then it opens another one as soon as the server says so, and where a server
+is silent, at the next one. The core nominates a relayed link only when nothing direct comes in time.
 
 Each transport is a lane of its own, and the initiator takes one: UDP relays wherever a UDP link will do, for streams,
 too. TCP relays are for pipes that must run over TCP: they know no half-close, and coturn (4.6) ends either connection
@@ -41,6 +42,9 @@ from warpgate.plugins.base import Attempt, Plugin, beside, patient
 OWN_RELAY_PATIENCE = 1.0, 2.0
 # Longer than that: the peer's own relay comes first.
 ANOTHER_PATIENCE = 2.0, 4.0
+# For a server's first answer. It is asked twice within that, and what a mistake costs is one allocation elsewhere.
+SILENCE = 0.5, 2.0
+MOST_RELAYS = 3  # of ours in a lane: a server may forget each that it gives
 # Without a relay of its own the initiator waits for the peer's: a signal there and back, and a slow allocation.
 PEER_PATIENCE = 5.0, 6.0
 # At 10 % loss each way seven checks fail together once in 10^5; more would be an attack's (core/search/relays.py).
@@ -170,13 +174,26 @@ class _Lane(ABC):
                 self._go_to(barred)
             except AttemptFailed as error:
                 attempt.note(str(error))
-        await asyncio.sleep(patient(attempt, *ANOTHER_PATIENCE))
-        if attempt.relay.heard:  # it works, and waits for a direct link
-            return
-        try:
-            await self._open_one()
-        except WarpgateError as error:
-            attempt.note(f"nobody comes by our {self.transport.name} relay, and there is no other: {error}")
+        await self._open_others()
+
+    async def _open_others(self) -> None:
+        """In the place of those that are lost, and of one by which nobody comes."""
+        for _ in range(MOST_RELAYS - 1):
+            lost = await self._lost()
+            if not lost and self._attempt.relay.heard:  # it works, and waits for a direct link
+                return
+            try:
+                await self._open_one()
+            except WarpgateError as error:
+                self._attempt.note(f"nobody comes by our {self.transport.name} relay, and there is no other: {error}")
+                return
+            if not lost:
+                return
+
+    async def _lost(self) -> bool:
+        """Whether our newest relay is gone; False when it had its time."""
+        await asyncio.sleep(patient(self._attempt, *ANOTHER_PATIENCE))
+        return False
 
     async def _open_one(self) -> None:
         relayed = await self._open()
@@ -239,6 +256,10 @@ class _UdpLane(_Lane):
 
     async def _open(self) -> tuple[Endpoint, ...]:
         return await self._attempt.relay.open_udp()
+
+    async def _lost(self) -> bool:
+        silence, patience = (patient(self._attempt, *least) for least in (SILENCE, ANOTHER_PATIENCE))
+        return await self._attempt.relay.lost_udp(silence, patience)
 
     def _opened(self, relayed: Sequence[Endpoint]) -> None:
         self._check(relayed, self.theirs)

@@ -13,6 +13,7 @@ through it. It knows no sockets; `reliable` tells whether it talks over a stream
   lives, too.
 * A channel number belongs to one peer for as long as the allocation lives (section 12 wants 5 min after its expiry).
 * Nothing is taken from the server for a peer that we have not permitted.
+* A server that was restarted says 437 to whatever is asked of the allocation, which is over then.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from warpgate.proto.turn_events import (
     Allocated,
     AllocationEnded,
     AllocationFailed,
-    AllocationRenewed,
     ConnectRefused,
     DataReceived,
     PeerConnected,
@@ -58,6 +58,7 @@ KEEPALIVE = 20.0
 MAX_LIFETIME = 3600.0  # a server that promises more is asked again all the same
 ASKING_PAUSE = 1.0
 TRY_ALTERNATE = 300
+ALLOCATION_MISMATCH = 437
 SERVER_ERRORS = range(500, 600)
 
 
@@ -161,8 +162,13 @@ class TurnClient(Outputs[TurnEvent, bytes]):
         self.permit(peer.ip, now)
         self._requests.begin(_Connect(peer), Method.CONNECT, ((Attribute.XOR_PEER_ADDRESS, peer),), now)
 
+    @property
+    def asking(self) -> bool:
+        """Whether an answer of the server's is due."""
+        return bool(self._requests.purposes)
+
     def renew(self, now: float) -> None:
-        """Ask for more time (section 8): `AllocationRenewed` follows, unless the server is silent."""
+        """Ask for more time (section 8)."""
         if self.state is State.READY and _Refresh() not in self._requests.purposes:
             self._requests.begin(_Refresh(), Method.REFRESH, (), now)
             self._spoke(now)
@@ -242,6 +248,8 @@ class TurnClient(Outputs[TurnEvent, bytes]):
                 self._refresh_answered(success, error, now)
             case _Release():
                 self._end("closed", lost=False)
+            case _Permit() | _Bind() if error is not None and error.code == ALLOCATION_MISMATCH:
+                self._end(f"the server {explain(error)}", lost=True)
             case _Permit(ip=ip):
                 if self._permissions.answered(ip, now, granted=success is not None, refused=error is not None):
                     self._refused(ip, error)
@@ -291,9 +299,7 @@ class TurnClient(Outputs[TurnEvent, bytes]):
 
     def _refresh_answered(self, success: StunMessage | None, error: ErrorCode | None, now: float) -> None:
         if success is not None:
-            lifetime = success.number(Attribute.LIFETIME)
-            self._renewed(lifetime or RETRY, now)
-            self._events.append(AllocationRenewed())
+            self._renewed(success.number(Attribute.LIFETIME) or RETRY, now)
         elif error is not None and error.code not in SERVER_ERRORS:
             self._end(f"the server {explain(error)}", lost=True)
         elif error is None and self._refusals.believed(now):
@@ -373,5 +379,7 @@ class TurnClient(Outputs[TurnEvent, bytes]):
 
     def _end(self, reason: str, *, lost: bool) -> None:
         self.state = State.ENDED
+        calls = [purpose.peer for purpose in self._requests.purposes if isinstance(purpose, _Connect)]
+        self._events.extend(ConnectRefused(peer, reason) for peer in calls)
         self._requests.drop()
         self._events.append(AllocationEnded(reason, lost))

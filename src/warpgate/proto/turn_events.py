@@ -26,11 +26,6 @@ class AllocationFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class AllocationRenewed:
-    """The server has said that it is still there."""
-
-
-@dataclass(frozen=True, slots=True)
 class AllocationEnded:
     """Nothing is relayed any more. `lost`: not by our wish."""
 
@@ -71,13 +66,4 @@ class ConnectRefused:
     reason: str
 
 
-TurnEvent = (
-    Allocated
-    | AllocationFailed
-    | AllocationRenewed
-    | AllocationEnded
-    | DataReceived
-    | PeerRefused
-    | PeerConnected
-    | ConnectRefused
-)
+TurnEvent = Allocated | AllocationFailed | AllocationEnded | DataReceived | PeerRefused | PeerConnected | ConnectRefused

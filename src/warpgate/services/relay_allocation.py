@@ -23,7 +23,6 @@ from warpgate.proto.turn_events import (
     Allocated,
     AllocationEnded,
     AllocationFailed,
-    AllocationRenewed,
     ConnectRefused,
     DataReceived,
     PeerConnected,
@@ -73,7 +72,7 @@ class Allocation:
         self.heard = False  # whether a peer was, by it
         self.on_tcp: Callable[[TcpEvent], None] | None = None
         self.ended: asyncio.Future[None] = loop.create_future()
-        self._renewed: asyncio.Future[None] = loop.create_future()
+        self._spoke: asyncio.Future[None] = loop.create_future()  # the server, since that was last asked for
         self._on_lost = on_lost
         self._shares = 1
         self._dead = False
@@ -115,9 +114,12 @@ class Allocation:
         self._driver.drain()
 
     async def answering(self) -> None:
-        """Until the server says that it is still there, asked now; ServiceError when it is over."""
-        self.ask()
-        await asyncio.wait([self._renewed, self.ended], return_when=asyncio.FIRST_COMPLETED)
+        """Until the server answers what it is asked, now if nothing was; ServiceError when it is over."""
+        if self._spoke.done():
+            self._spoke = asyncio.get_running_loop().create_future()
+        if not self._client.asking:
+            self.ask()
+        await asyncio.wait([self._spoke, self.ended], return_when=asyncio.FIRST_COMPLETED)
         if self.ended.done():
             raise ServiceError(f"the allocation at {self.route.endpoint} is over")
 
@@ -197,7 +199,11 @@ class Allocation:
     def _received(self, frame: bytes) -> bool:
         before = self._client.of_use
         self._driver.receive(frame)
-        return self._client.of_use != before
+        if self._client.of_use == before:
+            return False
+        if not self._spoke.done():
+            self._spoke.set_result(None)
+        return True
 
     def _allocated(self, relayed: tuple[Endpoint, ...], mapped: Endpoint | None) -> None:
         server = self.route.endpoint
@@ -234,9 +240,6 @@ class Allocation:
                 kind = NoSuchFamily if code == UNSUPPORTED_FAMILY else ServiceError
                 self._settle(kind(failure) if alternate is None else Redirected(event, alternate))
                 self._over(reason)
-            case AllocationRenewed():
-                renewed, self._renewed = self._renewed, asyncio.get_running_loop().create_future()
-                renewed.set_result(None)
             case AllocationEnded(reason=reason, lost=lost):
                 self._over(reason, lost=lost)
             case PeerConnected() | ConnectRefused():

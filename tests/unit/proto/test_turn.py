@@ -30,7 +30,6 @@ from warpgate.proto.turn_events import (
     Allocated,
     AllocationEnded,
     AllocationFailed,
-    AllocationRenewed,
     ConnectRefused,
     DataReceived,
     PeerConnected,
@@ -193,7 +192,7 @@ class TestLoggingIn:
         (again,) = ready.requests()
         assert (again.method, again.get(Attribute.NONCE)) == (Method.REFRESH, b"n2")
         ready.succeed(again, (Attribute.LIFETIME, 600))
-        assert (ready.client.state, ready.events()) == (State.READY, [AllocationRenewed()])
+        assert (ready.client.state, ready.events()) == (State.READY, [])
 
     def test_passwords_are_prepared_as_rfc_8265_says(self) -> None:
         assert opaque_string("p\u00a0a\u0308") == "p \u00e4"
@@ -370,8 +369,9 @@ class TestStaying:
         ready.client.renew(ready.now)
         (request,) = ready.requests()
         assert request.method == Method.REFRESH
+        assert ready.client.asking
         ready.succeed(request, (Attribute.LIFETIME, 600))
-        assert ready.events() == [AllocationRenewed()]
+        assert (ready.client.asking, ready.events()) == (False, [])
 
     def test_everything_is_renewed_in_time_for_hours(self, ready: Server) -> None:
         """A second peer was only tried: its permission is left to expire."""
@@ -395,7 +395,7 @@ class TestStaying:
                 gaps[key] = max(gaps.get(key, 0.0), ready.now - last.get(key, 0.0))
                 last[key] = ready.now
                 ready.succeed(request, (Attribute.LIFETIME, 600))
-            assert all(isinstance(event, DataReceived | AllocationRenewed) for event in ready.events())
+            assert all(isinstance(event, DataReceived) for event in ready.events())
         assert gaps.pop((Method.REFRESH, None)) <= 300
         assert gaps.pop((Method.CREATE_PERMISSION, Endpoint(PEER.ip, 0))) < 300
         assert gaps.pop((Method.CHANNEL_BIND, PEER)) < 600
@@ -430,6 +430,32 @@ class TestStaying:
         (ended,) = ready.events()
         assert ended.lost
         assert word in ended.reason
+
+    @pytest.mark.parametrize("method", [Method.CREATE_PERMISSION, Method.CHANNEL_BIND, Method.REFRESH])
+    def test_a_server_that_has_forgotten_it_says_so_to_whatever_is_asked(self, ready: Server, method: Method) -> None:
+        ready.client.permit(PEER.ip, 0.0)
+        if method != Method.CREATE_PERMISSION:
+            assert ready.grant_all() == [Method.CREATE_PERMISSION]
+            ready.say(relayed_from(PEER, b"x"))
+            ready.client.renew(0.0)
+        (request,) = [request for request in ready.requests() if request.method == method]
+        ready.events()
+        ready.refuse(request, 437)
+        (ended,) = ready.events()
+        assert isinstance(ended, AllocationEnded)
+        assert ended.lost
+        assert (ready.client.state, ready.client.asking) == (State.ENDED, False)
+
+    def test_a_call_by_an_allocation_that_is_over_is_refused(self) -> None:
+        tcp = Server(RelayRequest(Transport.TCP), reliable=True)
+        tcp.allocate()
+        tcp.client.connect(PEER, 0.0)
+        permission, _ = tcp.requests()
+        tcp.events()
+        tcp.refuse(permission, 437)
+        refused, ended = tcp.events()
+        assert isinstance(refused, ConnectRefused)
+        assert (refused.peer, isinstance(ended, AllocationEnded)) == (PEER, True)
 
     def test_closing_gives_it_back_and_is_repeated_until_answered(self, ready: Server) -> None:
         ready.client.close(1.0)

@@ -11,6 +11,7 @@ meet there, each by its own allocation; from elsewhere that address is somebody 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -57,7 +58,7 @@ class SessionRelays:
         self._context = session.equipment.context
         self._relayed: set[Endpoint] = set()  # of either side: a link to or from one is relayed
         self._admitted: dict[Endpoint, bool] = {}  # whether we may call it ourselves
-        # The second of each where nothing came by the first.
+        # More than one of each where nothing came by the first; also what its server has forgotten.
         self._udp: list[Allocation] = []
         self._tcp: list[TcpRelay] = []
         self._permitted: dict[Endpoint, set[IPAddress]] = {}  # by our relayed endpoint
@@ -86,16 +87,31 @@ class SessionRelays:
         return bool(self._admitted)
 
     async def open_udp(self) -> tuple[Endpoint, ...]:
-        before = [allocation.route.server for allocation in self._udp]
+        asked = [allocation.route.server for allocation in self._udp]
+        # A server that was restarted is as good as before, and one that forgets again is not.
+        before = [one.route.server for one in self._udp if one.alive or asked.count(one.route.server) > 1]
         families = relay_families(self._session.remote)
         allocation = await self._equipment.relays.open_udp(families, before, self._session.peer_key)
         try:
             self._check_open()
             self._udp.append(allocation)
+            for relayed in allocation.relayed:  # perhaps the same as before the restart
+                self._permitted.pop(relayed, None)
             self.let_in()
             return tuple([self._adopt(allocation, relayed) for relayed in allocation.relayed])
         finally:
             allocation.drop()  # its sockets hold shares of their own
+
+    async def lost_udp(self, silence: float, patience: float) -> bool:
+        newest = self._udp[-1]
+        others = set(self._equipment.relays.servers).difference(one.route.server for one in self._udp)
+        try:
+            async with asyncio.timeout(silence if others else None):
+                await newest.answering()
+        except (ServiceError, TimeoutError):
+            return True
+        await asyncio.wait([newest.ended], timeout=patience)
+        return newest.ended.done()
 
     def _adopt(self, allocation: Allocation, relayed: Endpoint) -> Endpoint:
         def open_socket(receiver: DatagramReceiver) -> UdpSocket:
@@ -206,7 +222,7 @@ class SessionRelays:
         self._over = True
         for relay in self._tcp:
             relay.close()
-        if any(allocation.heard for allocation in self._udp):
-            for allocation in self._udp[:-1]:
-                if not allocation.heard:
-                    self._equipment.relays.led_nowhere(allocation.route.server, self._session.peer_key)
+        heard = {allocation.route.server for allocation in self._udp if allocation.heard}
+        if heard:
+            for server in {allocation.route.server for allocation in self._udp[:-1]} - heard:
+                self._equipment.relays.led_nowhere(server, self._session.peer_key)
