@@ -42,8 +42,9 @@ from warpgate.plugins.base import Attempt, Plugin, beside, patient
 OWN_RELAY_PATIENCE = 1.0, 2.0
 # Longer than that: the peer's own relay comes first.
 ANOTHER_PATIENCE = 2.0, 4.0
-# For a server's first answer. It is asked twice within that, and what a mistake costs is one allocation elsewhere.
-SILENCE = 0.5, 2.0
+# For a server's first answer. It is asked twice within that, and what a mistake costs is one allocation elsewhere. A
+# signal has our own link on its way once, the answer twice.
+SILENCE = 0.5, 3.0
 MOST_RELAYS = 3  # of ours in a lane: a server may forget each that it gives
 # Without a relay of its own the initiator waits for the peer's: a signal there and back, and a slow allocation.
 PEER_PATIENCE = 5.0, 6.0
