@@ -6,13 +6,14 @@ import asyncio
 
 import cascade_world
 import pytest
-from cascade_world import LASTING, OVER_TCP, OVER_UDP, Options, World, connected, exchange, virtual
+from cascade_world import LASTING, OVER_TCP, OVER_UDP, Options, Seat, World, connected, exchange, virtual
 from test_relays import TURN, RelayWorld
 
 from warpgate.errors import ConnectFailed
 from warpgate.events import PathsMissing
 from warpgate.model.endpoint import Mode, Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping
+from warpgate.plugins.registry import REGISTRY
 
 SETTLED = 60.0
 
@@ -129,6 +130,24 @@ def test_a_relay_is_waited_for(round_trip: float, options: Options, round_trips:
             assert seconds <= round_trips * round_trip + 0.05
             await one.send(b"there")
             assert await other.recv(timeout=10.0) == b"there"
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+def test_a_program_just_started_repeats_its_offers_by_the_broker_that_it_meets_meanwhile(round_trip: float) -> None:
+    """It knew nothing of the way when it made its first one: each later one was said six times."""
+
+    async def story() -> None:
+        async with World("eim-apdf", "eim-apdf", settle=SETTLED) as world:
+            await world.a.node.close()
+            world.a = Seat(world, "a", world.hosts["a"], world.a.node._config, REGISTRY)
+            began = world.now
+            await world.a.node.start()
+            one, other, _ = await connected(world, mode=Mode.STREAM)
+            assert world.now - began <= 4.5 * round_trip
+            assert world.a.signals()["offer"] <= (7 if round_trip < 2.0 else 16)
             await one.close()
             await other.close()
 

@@ -20,7 +20,7 @@ class Sent:
         self.posts: list[tuple[float, int, tuple[str, ...]]] = []
         self.failures: list[str] = []
         self.error: ServiceError | None = None
-        self.box = Outbox(self._post, OFFSETS, self.failures.append)
+        self.box = Outbox(self._post, lambda: OFFSETS, self.failures.append)
 
     def _post(self, sequence: int, messages: tuple[PluginMessage, ...]) -> None:
         if self.error is not None:

@@ -25,10 +25,12 @@ Post = Callable[[int, tuple[PluginMessage, ...]], None]
 class Outbox:
     """`post(sequence, messages)` seals and publishes; it is called in the tick in which something was added."""
 
-    def __init__(self, post: Post, repeat_offsets: Sequence[float], on_failure: Callable[[str], None]) -> None:
-        """`repeat_offsets`: seconds after a message at which it is sent again."""
+    def __init__(
+        self, post: Post, repeat_offsets: Callable[[], Sequence[float]], on_failure: Callable[[str], None]
+    ) -> None:
+        """`repeat_offsets`: seconds after a message that leaves now at which it is sent again."""
         self._post = post
-        self._repeat_offsets = tuple(repeat_offsets)
+        self._repeat_offsets = repeat_offsets
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._queued: list[PluginMessage] = []
@@ -91,7 +93,7 @@ class Outbox:
         self._sent[sequence] = self._loop.time()
         self._unacknowledged[sequence] = messages
         self._repeats[sequence] = [
-            self._loop.call_later(offset, self._repeat, sequence) for offset in self._repeat_offsets
+            self._loop.call_later(offset, self._repeat, sequence) for offset in self._repeat_offsets()
         ]
         self._deliver(sequence, messages)
 

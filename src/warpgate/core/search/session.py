@@ -164,7 +164,7 @@ class Session:
         self.relays = SessionRelays(self)
         self.stack = contextlib.ExitStack()
         self.stack.callback(self.relays.close)
-        self.outbox = Outbox(self._post, self._repeats(), partial(self.note, "signals"))
+        self.outbox = Outbox(self._post, self._repeats, partial(self.note, "signals"))
         self.stack.callback(self.outbox.close)
 
     @property
