@@ -146,8 +146,8 @@ def test_a_program_just_started_repeats_its_offers_by_the_broker_that_it_meets_m
             began = world.now
             await world.a.node.start()
             one, other, _ = await connected(world, mode=Mode.STREAM)
-            assert world.now - began <= 4.5 * round_trip
-            assert world.a.signals()["offer"] <= (7 if round_trip < 2.0 else 16)
+            assert world.now - began <= 5 * round_trip + 0.01
+            assert world.a.signals()["offer"] <= (8 if round_trip < 2.0 else 20)
             await one.close()
             await other.close()
 
