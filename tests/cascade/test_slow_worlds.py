@@ -10,7 +10,7 @@ from cascade_world import LASTING, OVER_TCP, OVER_UDP, Options, Seat, World, con
 from test_relays import TURN, RelayWorld
 
 from warpgate.errors import ConnectFailed
-from warpgate.events import PathsMissing
+from warpgate.events import PathsMissing, PeerSilent
 from warpgate.model.endpoint import Mode, Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping
 from warpgate.plugins.registry import REGISTRY
@@ -148,6 +148,23 @@ def test_a_program_just_started_repeats_its_offers_by_the_broker_that_it_meets_m
             one, other, _ = await connected(world, mode=Mode.STREAM)
             assert world.now - began <= 5 * round_trip + 0.01
             assert world.a.signals()["offer"] <= (8 if round_trip < 2.0 else 20)
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+def test_a_broker_that_is_slow_to_let_us_in_is_not_said_to_be_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose second answer waits for the acknowledgement of the first: it takes three round trips."""
+    monkeypatch.setattr(cascade_world, "HOP", 1.75)
+
+    async def story() -> None:
+        async with World("eim-apdf", "eim-apdf", settle=SETTLED) as world:
+            await world.a.node.close()
+            world.a = Seat(world, "a", world.hosts["a"], world.a.node._config, REGISTRY)
+            await world.a.node.start()
+            one, other, _ = await connected(world, **OVER_UDP)
+            assert world.a.said(PeerSilent) == []
             await one.close()
             await other.close()
 

@@ -88,6 +88,11 @@ class Keeper:
         return self._link is not None
 
     @property
+    def opening(self) -> bool:
+        """Whether messages have left to the broker, which is yet to say that it takes them."""
+        return self._opening is not None
+
+    @property
     def running(self) -> bool:
         return self._task is not None and not self._task.done()
 

@@ -189,6 +189,10 @@ class SignalChannel:
                 reached += 1
         return reached
 
+    def opening(self, urls: Sequence[str]) -> bool:
+        """Whether one of these brokers is there, and has been spoken to, but has not let us in yet."""
+        return any((keeper := self._keepers.get(url)) is not None and keeper.opening for url in urls)
+
     def one_way(self, peer_brokers: Sequence[BrokerRef]) -> float | None:
         """Estimated seconds to the peer over the fastest common broker; None without one.
 

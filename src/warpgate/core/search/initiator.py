@@ -45,6 +45,7 @@ from warpgate.plugins.base import Plugin
 from warpgate.proto.check import CheckEvent
 
 NEVER_WAIT = 0.0
+LOOK_AGAIN = 0.5  # s, whether a broker has let us in
 # Of `relay_patience`, where nobody outside has seen anything of one side.
 FAINT_SHARE = 0.5
 # A direct link, by a predicted port if need be, is there after the time of so many signals, over TCP with its
@@ -231,6 +232,10 @@ class Initiator(Generic[Made]):
             if began is None:  # a broker that the peer names alone is connected to first
                 began = session.started + context.config.timing.broker_timeout - TOLD
             left = began + silence_due(after, session.signal_delay) - context.now()
+            if session.first_offer_at is None and self._equipment.channel.opening(
+                tuple(ref.url for ref in session.brokers)
+            ):
+                left = max(left, LOOK_AGAIN)  # it is only slow: its answers to CONNECT and SUBSCRIBE are on their way
             if left <= 0:
                 return bool(self._needing_signals & set(session.running))
             await asyncio.sleep(min(left, TOLD))  # the first offer may leave meanwhile
