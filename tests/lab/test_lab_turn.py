@@ -199,3 +199,15 @@ async def test_a_coturn_that_dies(privileges: None, how: str) -> None:
         counted = await two.a.counted(stop=True)
         assert counted.fault == ""
         assert (await two.a.path(0)).relayed
+
+
+async def test_a_coturn_that_has_forgotten_the_reserve_is_asked_for_another_within_the_connect(
+    privileges: None,
+) -> None:
+    async with sites("edm", "edm") as two:
+        await two.restart("/udp")
+        await two.relay.kill()
+        await start_coturn(two.relay.host)
+        done = await two.connect("datagram")
+        assert relayed(done), (done.error, done.report)
+        assert done.seconds < 5, done.report  # 0.3, but others use this machine; without that, never

@@ -59,6 +59,8 @@ MAX_LIFETIME = 3600.0  # a server that promises more is asked again all the same
 ASKING_PAUSE = 1.0
 TRY_ALTERNATE = 300
 ALLOCATION_MISMATCH = 437
+# What coturn (4.6) says of a permission for an allocation that it does not know; to a Refresh it says 437.
+BAD_REQUEST = 400
 SERVER_ERRORS = range(500, 600)
 
 
@@ -176,6 +178,9 @@ class TurnClient(Outputs[TurnEvent, bytes]):
     def refused(self, now: float) -> None:
         """Nobody listens there, the server's machine says: it is asked, and gone if it is silent. See `refusals`."""
         self._refusals.heard(now)
+        self._doubt(now)
+
+    def _doubt(self, now: float) -> None:
         if now >= self._asks_again_at:
             self._asks_again_at = now + ASKING_PAUSE
             self.renew(now)
@@ -241,6 +246,8 @@ class TurnClient(Outputs[TurnEvent, bytes]):
     def _answered(self, answered: Answered[_Purpose], now: float) -> None:
         message, error = answered.message, answered.error
         success = message if error is None else None
+        if error is not None and error.code == BAD_REQUEST:
+            self._doubt(now)
         match answered.purpose:
             case _Allocate():
                 self._allocate_answered(success, message, error, now)

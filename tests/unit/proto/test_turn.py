@@ -446,6 +446,19 @@ class TestStaying:
         assert ended.lost
         assert (ready.client.state, ready.client.asking) == (State.ENDED, False)
 
+    def test_coturn_is_asked_again_when_it_finds_fault_with_a_permission(self, ready: Server) -> None:
+        """That is its 437. What a server that always finds fault can have of us is a question a second."""
+        for number in range(9):
+            ready.client.permit(Endpoint(PEER.ip + number, 1).ip, 0.0)
+        asked = ready.requests()
+        for request in asked:
+            ready.refuse(request, 400)
+        (refresh,) = ready.requests()
+        assert (len(asked), refresh.method) == (9, Method.REFRESH)
+        ready.events()
+        ready.refuse(refresh, 437)
+        assert [type(event) for event in ready.events()] == [AllocationEnded]
+
     def test_a_call_by_an_allocation_that_is_over_is_refused(self) -> None:
         tcp = Server(RelayRequest(Transport.TCP), reliable=True)
         tcp.allocate()
