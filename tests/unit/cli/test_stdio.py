@@ -34,11 +34,14 @@ class Terminal:
 
 @pytest.fixture
 def descriptors():
+    """Their numbers stay taken: a thread that has yet to read for one test must not read what is the next one's."""
     opened = []
     yield opened
-    for descriptor in opened:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+    with open(os.devnull, "r+b", buffering=0) as null:
+        for descriptor in opened:
+            with contextlib.suppress(OSError):
+                os.fstat(descriptor)
+                os.dup2(null.fileno(), descriptor)
 
 
 @pytest.fixture(params=["pipe", "file", "socket"])
