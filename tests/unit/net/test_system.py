@@ -429,5 +429,5 @@ def narrow(rule: str) -> None:
 def own(ip: str) -> None:
     """An address of ours, as soon as the kernel has its route: for IPv6 it makes that in the background."""
     command("ip", "address", "add", ip, "dev", "lo", *(("nodad",) if ":" in ip else ()))
-    while subprocess.run(("ip", "route", "get", ip), check=False, capture_output=True).returncode:
+    while subprocess.run(("ip", "route", "get", ip, "from", ip), check=False, capture_output=True).returncode:
         pass
