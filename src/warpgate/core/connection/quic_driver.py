@@ -29,11 +29,6 @@ class QuicDriver(ABC):
         self.on_change: Callable[[], None] = lambda: None
         self._over = False
 
-    @property
-    def round_trip(self) -> float:
-        """Seconds, what waits on the way included; 0 before it is known."""
-        return self._engine.round_trip
-
     # -- waiting -------------------------------------------------------------------------------------------------
 
     async def opened(self) -> None:

@@ -22,7 +22,6 @@ from warpgate.core.connection.quic_library import (
     has_prepared_nothing,
     in_flight,
     opener,
-    round_trip,
     take_out,
     tell_gone,
     to_send,
@@ -313,10 +312,6 @@ class QuicEngine(ABC):
         self._ended.discard(stream)
         self._repeated.discard(stream)
         self._drop_unfed(stream)
-
-    @property
-    def round_trip(self) -> float:
-        return round_trip(self._quic)
 
     @property
     def deadline(self) -> float | None:

@@ -180,11 +180,6 @@ def largest_frame(quic: QuicConnection) -> int:
     return quic._remote_max_datagram_frame_size or 0
 
 
-def round_trip(quic: QuicConnection) -> float:
-    """Seconds, as measured by acknowledgements; 0 before that."""
-    return 0.0 if quic._core is None else quic._core.smoothed_rtt or 0.0
-
-
 def window_room(quic: QuicConnection) -> int:
     """Bytes that the congestion window has room for."""
     core = quic._core

@@ -12,7 +12,7 @@ from warpgate.core.connection.connection import Connection
 from warpgate.core.connection.paths import Origin
 from warpgate.core.pipes.base import ABORTED, Pipe, PipeInfo
 from warpgate.core.pipes.datagrams import DatagramPipe
-from warpgate.core.pipes.quic import BytesOverQuic
+from warpgate.core.pipes.quic import LINGER, BytesOverQuic
 from warpgate.core.pipes.subscription import Subscription
 from warpgate.errors import ConfigError, PipeClosed, WarpgateError
 from warpgate.model.endpoint import Endpoint, Transport
@@ -175,12 +175,12 @@ class DurablePipe(OnConnection, BytesOverQuic):
             raise PipeClosed(self._channel.refused)
 
     async def close(self) -> None:
-        """Returns when the peer has everything that was sent, or has taken nothing of it for 5 s (4 round trips)."""
+        """Returns when the peer has everything that was sent, or has taken nothing of it for 5 s."""
         if not self._finish("closed on this side"):
             return
         self._left = True
         try:
-            await self._deliver()
+            await self._deliver(LINGER)
         finally:
             self._channel.leave()
             self._connection.soon()

@@ -18,10 +18,8 @@ from warpgate.core.udp.demultiplexer import Demultiplexer, SessionChecks
 from warpgate.errors import ConfigError, PipeClosed
 from warpgate.proto.check import CheckEvent, CheckingEnded
 
-# How long `close` waits for a peer that takes nothing more of what was sent, seconds and round trips: a lossy path
-# repeats within that. No longer than LONGEST, whatever the peer's acknowledgements took before: it may hold them back.
-LINGER, LINGER_ROUND_TRIPS = 5.0, 4.0
-LONGEST = 60.0
+# How long `close` waits for a peer that takes nothing more of what was sent; a lossy path repeats within that.
+LINGER = 5.0
 
 
 class BytesOverQuic(BytePipe):
@@ -105,15 +103,15 @@ class BytesOverQuic(BytePipe):
 
     # -- ending --------------------------------------------------------------------------------------------------
 
-    async def _deliver(self) -> None:
-        """Send the end, and wait until the peer has everything, or has taken nothing of it for `LINGER`."""
+    async def _deliver(self, patience: float) -> None:
+        """Send the end, and wait until the peer has everything, or has taken nothing of it for `patience` seconds."""
         stream = self._stream
         stream.finish()
         self._driver.soon()
         progress = stream.progress
         while self._alive and not stream.delivered:
             try:
-                async with asyncio.timeout(min(LONGEST, max(LINGER, LINGER_ROUND_TRIPS * self._driver.round_trip))):
+                async with asyncio.timeout(patience):
                     while self._alive and not stream.delivered and stream.progress == progress:
                         await self._driver.changed()
             except TimeoutError:
@@ -163,12 +161,12 @@ class QuicPipe(BytesOverQuic):
                 self._udp.leave_port(self._base, relayed=self.relayed)
 
     async def close(self) -> None:
-        """Returns when the peer has everything that was sent, or has taken nothing of it for 5 s (4 round trips)."""
+        """Returns when the peer has everything that was sent, or has taken nothing of it for 5 s."""
         if not self._finish("closed on this side"):
             return
         self._left = True
         try:
-            await self._deliver()
+            await self._deliver(LINGER)
         finally:
             self._flow.close(CLOSED, "closed by the peer")
             self._checks.close()
