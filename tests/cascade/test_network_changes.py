@@ -249,7 +249,7 @@ class WithoutTheName(Resolver):
         raise NetworkError(f"resolve {host!r}: no such name")
 
 
-IPV4_ALONE = {"broker.example": "203.0.113.8", "stun.example": "203.0.113.1"}
+IPV4_ALONE = {"broker.example": "203.0.113.8", "stun.example": "203.0.113.1", "broker.stun.example": "203.0.113.2"}
 SERVERS = {"brokers": ("mqtt://broker.example", "mqtt://gone.example"), "stun": ("stun.example",)}
 
 
@@ -261,6 +261,8 @@ SERVERS = {"brokers": ("mqtt://broker.example", "mqtt://gone.example"), "stun": 
         ("64:ff9b::", SERVERS, True),
         ("64:ff9b::", {**SERVERS, "brokers": ()}, True),
         ("2001:db8:64::", {**SERVERS, "brokers": ()}, False),  # one name may have such an address by itself
+        # Whoever owns two servers would be sent what is meant for IPv4.
+        ("2001:db8:64::", {**SERVERS, "brokers": ("mqtt://broker.stun.example",)}, False),
     ],
 )
 def test_where_nobody_answers_for_the_well_known_name_those_of_our_servers_tell(

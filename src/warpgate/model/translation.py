@@ -82,14 +82,14 @@ def prefixes_in(answers: Iterable[IPv6Address]) -> tuple[Nat64Prefix, ...]:
     return tuple(prefix for prefix, count in found.most_common() if count)
 
 
-def prefixes_shared(names: Iterable[Collection[IPAddress]]) -> tuple[Nat64Prefix, ...]:
-    """The same from the addresses of any names: prefixes behind which their own IPv4 ones stand, the commonest first.
+def prefixes_shared(owners: Iterable[Collection[IPAddress]]) -> tuple[Nat64Prefix, ...]:
+    """The same from the addresses of any hosts: prefixes behind which their own IPv4 ones stand, the commonest first.
 
-    Some hosts write their IPv4 address into an IPv6 one by habit, so that two names have to agree; except on the prefix
-    that stands for a NAT64 everywhere.
+    Some hosts write their IPv4 address into an IPv6 one by habit, so that two owners of hosts have to agree; except on
+    the prefix that stands for a NAT64 everywhere.
     """
     met: Counter[Nat64Prefix] = Counter()
-    for addresses in names:
+    for addresses in owners:
         own = [ip for ip in addresses if isinstance(ip, IPv4Address)]
         ipv6 = [ip for ip in addresses if isinstance(ip, IPv6Address)]
         met.update({prefix for ip in ipv6 for prefix, _ in _places(ip, own)})

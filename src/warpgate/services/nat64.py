@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address
 from itertools import count, islice
@@ -90,21 +91,29 @@ class PrefixDiscovery:
     async def _told(self) -> tuple[Nat64Prefix, ...] | None:
         """The prefixes that the resolver tells of; None: it does not answer."""
         first = asyncio.ensure_future(self._addresses(WELL_KNOWN_NAME))
-        asking = [first]
+        others: list[asyncio.Future[tuple[str, tuple[IPAddress, ...]]]] = []
         try:
-            await asyncio.wait(asking, timeout=SILENT)
+            await asyncio.wait([first], timeout=SILENT)
             if not first.done() or not _told_by(first.result()):
-                asking += [asyncio.ensure_future(self._addresses(name)) for name in islice(self._names(), OTHER_NAMES)]
-                names = []
-                for answer in asyncio.as_completed(asking[1:]):
-                    names.append(await answer or ())
-                    if shared := prefixes_shared(names):
+                others += [asyncio.ensure_future(self._owned(name)) for name in islice(self._names(), OTHER_NAMES)]
+                owners: defaultdict[str, list[IPAddress]] = defaultdict(list)
+                for answer in asyncio.as_completed(others):
+                    owner, addresses = await answer
+                    owners[owner] += addresses
+                    if shared := prefixes_shared(owners.values()):
                         return shared
             answers = await first
             return None if answers is None else _told_by(answers)
         finally:
-            for each in asking:
-                each.cancel()
+            first.cancel()
+            for other in others:
+                other.cancel()
+
+    async def _owned(self, name: str) -> tuple[str, tuple[IPAddress, ...]]:
+        """Whose name it is, by its last two labels, and its addresses: one owner of two servers could make up a prefix,
+        and so lead to itself what is meant for IPv4.
+        """
+        return ".".join(name.lower().rstrip(".").split(".")[-2:]), await self._addresses(name) or ()
 
     async def _addresses(self, name: str) -> tuple[IPAddress, ...] | None:
         try:
