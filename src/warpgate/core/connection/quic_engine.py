@@ -45,7 +45,7 @@ FIRST_CREDIT = 32 * 1024
 OVERTAKING = 4
 
 # Bytes of one stream that are sent before those of the next, where several wait.
-TURN = 4096
+SLICE = 4096
 # Events wait so long at most until what was prepared before them has left (`QuicEngine._take_out`).
 HOLD = 1.0
 
@@ -269,7 +269,7 @@ class QuicEngine(ABC):
         while room > 0 and self._unfed:
             stream, waiting = next(iter(self._unfed.items()))
             del self._unfed[stream]
-            data = waiting.take(min(room, TURN) if self._unfed else room)
+            data = waiting.take(min(room, SLICE) if self._unfed else room)
             self._unfed_bytes -= len(data)
             room -= len(data)
             if waiting:
