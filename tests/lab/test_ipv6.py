@@ -101,10 +101,9 @@ async def test_ipv4_takes_over_where_ipv6_leads_nowhere(lab: Lab) -> None:
     async with between(lab, Home("eim-apdf", "46"), Home("eim-apdf", "46")) as nodes:
         for node in (nodes.a, nodes.b):
             lab.internet.withdraw(node.host.ipv6)
-        found = await nodes.connect(*DATAGRAM)
+        found = await nodes.connect_within(2 * (S + R), *DATAGRAM)
         assert direct(found), found
         assert not (await remote_of(nodes.a)).startswith("[")
-        assert found.seconds < (S + R) * GENEROUS, found.report
 
 
 @pytest.mark.parametrize(("mode", "transport"), [DATAGRAM, STREAM], ids=["udp", "tcp"])

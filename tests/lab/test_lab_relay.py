@@ -36,10 +36,11 @@ pytestmark = pytest.mark.lab
 
 DOOR = ("--door-port", "443")
 SERVER_NAME = "gate.lab"
-# Without a reserve, which the connect before has used, and with 40 ms to everybody; tests/cascade has the exact times.
-LIMIT = 0.5
+# Without a reserve, which the connect before has used, and with 40 ms to everybody. A slow machine may take three times
+# what an idle one does; tests/cascade has the exact times.
+LIMIT = 0.8
 # Both reach their relay by TLS, and QUIC goes through it: 0.43 s on an idle machine, most of them round trips.
-LIMIT_BY_DOORS = 0.7
+LIMIT_BY_DOORS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
