@@ -20,13 +20,13 @@ StreamT = TypeVar("StreamT", bound=TcpStream)
 
 # Section 5, Connection Attempt Delay: "250 milliseconds is recommended".
 ATTEMPT_DELAY = 0.25
-# Of all the addresses a name has in one family: the other may lead nowhere.
-ADDRESSES_TRIED = 4
+# Of all the addresses a name has in one family: the other may lead nowhere. The usual clouds' load balancers name eight.
+ADDRESSES_TRIED = 8
 
 
 def in_order(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
     """Which to try, the first at once and each further one when the last has not answered for `ATTEMPT_DELAY`: the
-    families in turn, the resolver's favourite first (section 4); not more than four of a family.
+    families in turn, the resolver's favourite first (section 4); not more than eight of a family.
     """
     first = [endpoint for endpoint in endpoints if endpoint.family is endpoints[0].family]
     others = [endpoint for endpoint in endpoints if endpoint.family is not endpoints[0].family]

@@ -16,7 +16,9 @@ from warpgate.net.network import Interface, Network
 _ELSEWHERE = (Endpoint.of("192.0.2.1", 9), Endpoint.of("2001:db8::1", 9))
 # What programs make within a machine: bridges of containers and virtual machines with their ends, and tunnels.
 _MADE_UP = re.compile(
-    r"(docker|podman|cni|flannel|cali|cilium|lxc|lxd|incus|virbr|vmnet|vbox|veth|vnet|tap|tun|utun|wg|br-|dummy)"
+    r"docker|podman|cni|flannel|cali|cilium|kube|weave|lxc|lxd|incus|virbr|vmnet|vmware|vbox|virtualbox|veth|vnet|"
+    r"tap|tun|utun|wg|tailscale|zt|ham|br-|bridge\d|dummy|awdl|llw",
+    re.IGNORECASE,
 )
 # More addresses of one interface in one family than this give way to other interfaces.
 _ALIKE = 2

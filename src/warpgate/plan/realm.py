@@ -37,8 +37,8 @@ def prevailing(observations: Sequence[Observation]) -> tuple[Observation, ...]:
 
 def outside(observations: Sequence[Observation], confirmed: Collection[IPAddress] = ()) -> Endpoint | None:
     """The endpoint that the outside sees of one socket, by what each server said last: at the IP address that most
-    servers see, with as many at one that is `confirmed` (by another transport, by the gateway), at one where the port
-    is kept, at the first. Of an address's ports the one that most see.
+    servers see, with as many at one that is `confirmed` (by another transport, by the gateway), at one that is no
+    server's own, at one where the port is kept, at the first. Of an address's ports the one that most see.
     """
     seen = prevailing(tuple({(one.local, one.server): one for one in observations}.values()))
     if not seen:
@@ -49,7 +49,8 @@ def outside(observations: Sequence[Observation], confirmed: Collection[IPAddress
         voices[one.mapped.ip].add(one.server.ip)
         ports[one.mapped].add(one.server)
     kept = {one.mapped.ip for one in seen if one.mapped.port == one.local.port}
-    ip = max(voices, key=lambda ip: (len(voices[ip]), ip in confirmed, ip in kept))
+    servers = {one.server.ip for one in observations}
+    ip = max(voices, key=lambda ip: (len(voices[ip]), ip in confirmed, ip not in servers, ip in kept))
     return max((mapped for mapped in ports if mapped.ip == ip), key=lambda mapped: len(ports[mapped]))
 
 

@@ -20,7 +20,7 @@ LARGEST_DATAGRAM = 1232
 LARGEST_ANSWER = 16 * 1024
 MOST_RECORDS = 64
 MOST_ALIASES = 8
-# Of those, who are tried in the end (`net/reach.py` takes four addresses).
+# Of those, who are tried in the end (`net/reach.py` takes eight addresses).
 MOST_TARGETS = 4
 _HEAD = struct.Struct("!HHHHHH")
 _FIXED = struct.Struct("!HHIH")

@@ -212,6 +212,12 @@ class PortMapClient(Outputs[PortMapEvent, Transmit]):
                 self._dialect is Dialect.PCP
             ):
                 self._speak_pmp(now)
+            case PmpRefused(result=result) if self._dialect is Dialect.NAT_PMP and (
+                result != PmpResult.UNSUPPORTED_VERSION  # a late answer to PCP
+            ):
+                for entry in self._entries:
+                    if entry.phase is _Phase.ASKING and entry.awaiting:
+                        self._refuse(entry, _name(PmpResult, result), 0, now)
             case _:
                 pass
 
@@ -307,6 +313,12 @@ class PortMapClient(Outputs[PortMapEvent, Transmit]):
         if not question.awaiting:
             return
         question.due, question.awaiting = None, False
+        if self._dialect is Dialect.PCP and response.result == PmpResult.UNSUPPORTED_VERSION:
+            for entry in self._entries:  # it knows PCP alone, and what was asked in that is lost
+                if entry.phase is _Phase.ASKING:
+                    entry.due = now
+            self.handle_timeout(now)
+            return
         if self._dialect is Dialect.PCP and not any(entry.external for entry in self._entries):
             self._speak_pmp(now)
         if response.result != PmpResult.SUCCESS or response.external is None:
@@ -359,13 +371,11 @@ class PortMapClient(Outputs[PortMapEvent, Transmit]):
             return
         if entry.phase is _Phase.GONE:
             return
-        if not external.port:
-            self._events.append(Refused(entry.wish, "the gateway granted port 0", self._dialect))
+        if not external.port or lifetime < SHORTEST_LEASE:
+            what = f"a lease of {lifetime} seconds" if external.port else "port 0"
+            self._events.append(Refused(entry.wish, f"the gateway granted {what}", self._dialect))
             self._decline(entry, now)
             self.handle_timeout(now)
-            return
-        if lifetime < SHORTEST_LEASE:
-            self._refuse(entry, f"the gateway granted a lease of {lifetime} seconds", 0, now)
             return
         entry.phase, entry.external, entry.sends = _Phase.HELD, external, 0
         # Some grant years; a router that has forgotten the mapping meanwhile is found out when it is asked again.

@@ -258,10 +258,10 @@ class TurnClient(Outputs[TurnEvent, bytes]):
             case _Permit() | _Bind() if error is not None and error.code == ALLOCATION_MISMATCH:
                 self._end(f"the server {explain(error)}", lost=True)
             case _Permit(ip=ip):
-                if self._permissions.answered(ip, now, granted=success is not None, refused=error is not None):
+                if self._permissions.answered(ip, now, granted=success is not None, refused=_final(error)):
                     self._refused(ip, error)
             case _Bind(peer=peer):
-                self._channels.answered(peer, now, granted=success is not None, refused=error is not None)
+                self._channels.answered(peer, now, granted=success is not None, refused=_final(error))
                 if success is not None:  # section 12: it also installs or refreshes the permission
                     self._permissions.answered(peer.ip, now, granted=True, refused=False)
             case _Connect(peer=peer):
@@ -307,7 +307,7 @@ class TurnClient(Outputs[TurnEvent, bytes]):
     def _refresh_answered(self, success: StunMessage | None, error: ErrorCode | None, now: float) -> None:
         if success is not None:
             self._renewed(success.number(Attribute.LIFETIME) or RETRY, now)
-        elif error is not None and error.code not in SERVER_ERRORS:
+        elif error is not None and _final(error):
             self._end(f"the server {explain(error)}", lost=True)
         elif error is None and self._refusals.believed(now):
             self._end("nobody listens there any more", lost=True)
@@ -390,3 +390,8 @@ class TurnClient(Outputs[TurnEvent, bytes]):
         self._events.extend(ConnectRefused(peer, reason) for peer in calls)
         self._requests.drop()
         self._events.append(AllocationEnded(reason, lost))
+
+
+def _final(error: ErrorCode | None) -> bool:
+    """Whether it was refused by what it is; silence, and what the server cannot do at the moment, may pass."""
+    return error is not None and error.code not in SERVER_ERRORS

@@ -80,6 +80,22 @@ def test_many_addresses_of_one_uplink_leave_room_for_another() -> None:
     assert names(network)[:3] == ["eth0 192.168.1.2", "eth0 192.168.1.3", "wlan0 192.168.7.2"]
 
 
+def test_bridges_and_tunnels_of_other_systems_come_last_as_well() -> None:
+    made_up = (
+        "vEthernet (WSL)",
+        "VMware Network Adapter VMnet8",
+        "VirtualBox Host-Only Network",
+        "bridge100",
+        "awdl0",
+        "utun3",
+        "tailscale0",
+        "ztabcdef",
+    )
+    found = tuple((name, f"172.18.{number}.1") for number, name in enumerate(made_up))
+    network = machine(*found, ("lan1", "192.168.9.1"), source="192.168.1.2")
+    assert names(network)[0] == "lan1 192.168.9.1"
+
+
 def test_where_all_are_alike_the_order_is_the_kernels() -> None:
     network = machine(("eth1", "192.168.2.2"), ("eth0", "192.168.1.2"), ("eth2", "192.168.3.2"))
     assert [interface.name for interface in by_use(network.interfaces(), network)] == ["eth1", "eth0", "eth2"]

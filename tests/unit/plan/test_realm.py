@@ -38,6 +38,9 @@ LIAR = seen("203.0.113.66", "8.8.8.8:5000")
         ((LIAR, ONE, TWO), (ONE, TWO), "198.51.100.1:5000"),
         ((ONE, LIAR, TWO), (ONE, TWO), "198.51.100.1:5000"),
         ((LIAR, ONE), (LIAR, ONE), "8.8.8.8:5000"),
+        # one that names itself, or another server
+        ((seen("203.0.113.66", "203.0.113.66:5000"), ONE), None, "198.51.100.1:5000"),
+        ((seen("203.0.113.66", "203.0.113.1:5000"), ONE), None, "198.51.100.1:5000"),
     ],
 )
 def test_what_counts(answers: tuple[Observation, ...], count: tuple[Observation, ...] | None, ours: str | None) -> None:

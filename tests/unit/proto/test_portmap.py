@@ -28,6 +28,7 @@ from warpgate.proto.portmap_wire import (
     PmpAddress,
     PmpMapped,
     PmpRefused,
+    PmpResult,
     decode_request,
     encode_response,
 )
@@ -406,10 +407,39 @@ def test_answers_that_nobody_asked_for_are_not_heard() -> None:
     assert [event for _, event in scene.events] == [granted(TCP, 6000)]
 
 
-@pytest.mark.parametrize("lifetime", [1, 3])
-def test_a_lease_that_only_flickers_is_none(lifetime: int) -> None:
+def test_a_gateway_of_pcp_alone_whose_first_packets_are_lost_is_spoken_to_in_pcp() -> None:
+    inner = PcpGateway()
+
+    def gateway(data: bytes, now: float) -> list[bytes]:
+        if data[0] == 0:  # NAT-PMP's question for the address, which leaves because nothing was heard
+            return [encode_response(PmpAddress(PmpResult.UNSUPPORTED_VERSION, 5000 + int(now), None))]
+        return inner(data, now) if now else []
+
+    scene = world(gateway, TCP, UDP)
+    assert scene.run(0.6) == [granted(TCP, 6000), granted(UDP, 6000)]
+    assert scene.run(20.0) == []
+
+
+def test_a_refusal_of_nat_pmp_that_names_no_mapping_is_told_and_not_asked_again_at_once() -> None:
+    inner = PmpGateway()
+
+    def gateway(data: bytes, now: float) -> list[bytes]:
+        if data[:2] == b"\0\2":
+            return [encode_response(PmpRefused(PmpResult.NOT_AUTHORIZED, 1000 + int(now)))]
+        return inner(data, now)
+
+    scene = world(gateway, TCP)
+    assert scene.run(25.0) == [Refused(TCP, "NOT_AUTHORIZED", Dialect.NAT_PMP)]
+    assert len(scene.sends) == 3  # PCP, and NAT-PMP's question and wish
+
+
+@pytest.mark.parametrize("lifetime", [0, 1, 3])
+def test_a_lease_that_only_flickers_is_none_and_deleted(lifetime: int) -> None:
+    asked = []
+
     def gateway(data: bytes, now: float) -> list[bytes]:
         request = decode_request(data)
+        asked.append(request.lifetime)
         return [encode_response(PcpResponse(0, lifetime, 5000 + int(now), request.mapping))]
 
     scene = world(gateway, replace(TCP, external_port=6000))
@@ -421,3 +451,4 @@ def test_a_lease_that_only_flickers_is_none(lifetime: int) -> None:
             Dialect.PCP,
         )
     ]
+    assert asked == ([LEASE, 0] if not lifetime else [LEASE, 0, 0, 0])

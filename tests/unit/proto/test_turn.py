@@ -356,6 +356,13 @@ class TestPeers:
         ready.client.send(b"y", PEER, 1.0)
         assert [request.method for request in ready.requests()] == [Method.SEND]
 
+    def test_a_server_that_is_full_at_the_moment_is_asked_for_the_permission_again_soon(self, ready: Server) -> None:
+        ready.client.send(b"x", PEER, 0.0)
+        (request, _) = ready.requests()
+        ready.refuse(request, 508, signed=True)
+        assert ready.events() == []
+        assert [(at, again.method) for at, again in ready.wait(5.1)] == [(5.0, Method.CREATE_PERMISSION)]
+
     def test_channels_do_not_run_out_by_a_peers_will(self, ready: Server) -> None:
         ready.client.permit(PEER.ip, 0.0)
         for port in range(1, 500):
