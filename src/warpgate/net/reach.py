@@ -20,7 +20,7 @@ StreamT = TypeVar("StreamT", bound=TcpStream)
 
 # Section 5, Connection Attempt Delay: "250 milliseconds is recommended".
 ATTEMPT_DELAY = 0.25
-# Of all the addresses a name has in one family: the other may lead nowhere. The usual clouds' load balancers name eight.
+# Of all the addresses a name has in one family: the other may lead nowhere. Load balancers of clouds have up to eight.
 ADDRESSES_TRIED = 8
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from warpgate.errors import ServiceError
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.net.network import Network
+from warpgate.proto.igd import MOST_SERVICES, Service
 from warpgate.services.portmap_board import Board, Mapped, Remembered
 from warpgate.services.portmap_outside import Outside, judge
 from warpgate.services.upnp import ActionRefused, Igd, Pinholes, find
@@ -31,6 +32,8 @@ class IgdClient:
         # What was found last; it is asked for deletions even if it was not found again when that was due.
         self._igd: Igd | Pinholes | None = None
         self._search_at = 0.0
+        # What did nothing for us: the router may have another service that does.
+        self._in_vain: set[Service] = set()
         self._renewals: dict[Transport, float] = {}
         # Whether anything was mapped or renewed since `serve` began.
         self.useful = False
@@ -56,6 +59,9 @@ class IgdClient:
             await self._clear_doubts(igd)
             failures = await self._renew_due() + await self._map_missing()
             if failures:
+                if not self._renewals and igd.service not in self._in_vain and len(self._in_vain) < MOST_SERVICES:
+                    self._in_vain.add(igd.service)
+                    self._search_at = 0.0
                 raise failures[0]
             await self._pause()
 
@@ -129,7 +135,7 @@ class IgdClient:
     async def _device(self) -> Igd | Pinholes:
         now = asyncio.get_running_loop().time()
         if self._igd is None or now >= self._search_at:
-            igd = await find(self._network, self._board.route, self._rng)
+            igd = await find(self._network, self._board.route, self._rng, self._in_vain)
             if self._igd is not None:
                 igd.doubtful |= self._igd.doubtful
             self._igd, self._search_at = igd, now + PRESENCE_TRUST

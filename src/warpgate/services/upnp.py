@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from ipaddress import IPv6Address, ip_address
 
@@ -53,7 +53,7 @@ class _Actions:
 
     def __init__(self, http: GatewayHttp, service: Service) -> None:
         self._http = http
-        self._service = service
+        self.service = service
         # External ports that were asked for and are not known to the caller: they may be mapped or not.
         self.doubtful: set[tuple[Transport, int]] = set()
 
@@ -62,9 +62,9 @@ class _Actions:
 
     async def _call(self, action: str, **arguments: object) -> Mapping[str, str]:
         """ServiceError; ActionRefused when the device says no."""
-        body = encode_call(self._service.type, action, arguments)
+        body = encode_call(self.service.type, action, arguments)
         try:
-            answer = await self._http.post(self._service.control, body, call_fields(self._service.type, action))
+            answer = await self._http.post(self.service.control, body, call_fields(self.service.type, action))
             # 200 or 500, as UPnP has it; the body tells, also where a router mixes them up.
             if answer.status not in (200, 500):
                 raise ServiceError(f"it answers with HTTP status {answer.status}")
@@ -253,19 +253,26 @@ class Pinholes(_Actions):
             opening.cancel()
 
 
-async def find(network: Network, route: Route, rng: random.Random) -> Igd | Pinholes:
+async def find(network: Network, route: Route, rng: random.Random, in_vain: Collection[Service] = ()) -> Igd | Pinholes:
     """What the gateway of this route offers: a connection that has an external address, or for IPv6 its firewall.
 
-    ServiceError when it does not answer a search, describes no such service, or cannot be understood.
+    `in_vain`: what is taken only where there is nothing else. ServiceError when it does not answer a search, describes
+    no such service, or cannot be understood.
     """
     http = GatewayHttp(network, route)
     failures: list[str] = []
+    spare: Igd | Pinholes | None = None
     async with aclosing(_locations(network, route)) as locations:
         async for location in locations:
             try:
-                return await _choose(http, await _describe(http, location, route), route, rng)
+                found = await _choose(http, await _describe(http, location, route), route, rng, in_vain)
+                if found.service not in in_vain:
+                    return found
+                spare = spare or found
             except ServiceError as error:
                 failures.append(str(error))
+    if spare is not None:
+        return spare
     raise ServiceError("; ".join(failures) or f"no UPnP gateway answers at {route.gateway.ip}")
 
 
@@ -277,8 +284,13 @@ async def _describe(http: GatewayHttp, location: str, route: Route) -> Sequence[
         raise ServiceError(f"UPnP device description at {location}: {error}") from error
 
 
-async def _choose(http: GatewayHttp, services: Sequence[Service], route: Route, rng: random.Random) -> Igd | Pinholes:
-    """The first of the right kind. Of several connections the first that is up; else the best, which may come up."""
+async def _choose(
+    http: GatewayHttp, services: Sequence[Service], route: Route, rng: random.Random, in_vain: Collection[Service]
+) -> Igd | Pinholes:
+    """The first of the right kind. Of several connections the first that is up; else the best, which may come up.
+    Those that are `in_vain` come last.
+    """
+    services = sorted(services, key=lambda service: service in in_vain)
     if route.ip.version == 6:
         for service in services:
             if service.type == IPV6_FIREWALL_1:

@@ -73,8 +73,8 @@ class UpnpRouter:
 
     Set at any time: `external` ("" where it has none), `refusals` (error codes by action, one a call), `conditions`
     (an action's error code for these arguments, 0: none), `override` (by method and path), `location` (in SSDP
-    answers), `base` (URLBase), `controls` (service types and where each is controlled), `silent` to searches, `pause`
-    (seconds after each piece of an answer).
+    answers), `others` (of further devices), `base` (URLBase), `controls` (service types and where each is
+    controlled), `silent` to searches, `pause` (seconds after each piece of an answer).
     """
 
     def __init__(self, network: Network, ip: IPAddress, *, version: int = 1, port: int = 5000) -> None:
@@ -86,6 +86,7 @@ class UpnpRouter:
         self.reason = "no reason"
         self.override: Override = _truth
         self.location = f"http://{Endpoint(ip, port)}{DESCRIBED_AT}"
+        self.others: tuple[str, ...] = ()
         self.base = ""
         kind = IP_CONNECTION_2 if version == 2 else IP_CONNECTION_1
         self.controls = [(kind, f"{CONTROL}IPConn"), (IPV6_FIREWALL_1, f"{CONTROL}Firewall")]
@@ -122,7 +123,8 @@ class UpnpRouter:
         text = data.decode("latin-1")
         self.searches.append(text)
         if not self.silent:
-            self._ssdp.send(ssdp_answer(self.location), source)
+            for location in (self.location, *self.others):
+                self._ssdp.send(ssdp_answer(location), source)
 
     # -- HTTP ------------------------------------------------------------------------------------------------
 

@@ -159,6 +159,43 @@ def test_the_connection_that_is_up_is_taken() -> None:
     virtual(story)
 
 
+@pytest.mark.parametrize("status", [404, 500])
+def test_another_service_of_the_router_is_used_where_the_first_maps_nothing(status: int) -> None:
+    async def story(home: Home) -> None:
+        home.router.controls = [(IP_CONNECTION_1, "/ctl/dead"), (PPP_CONNECTION_1, "/ctl/good")]
+        up = f"<GetExternalIPAddressResponse>{'<NewExternalIPAddress>203.0.113.9</NewExternalIPAddress>'}"
+        up = f'<e:Envelope xmlns:e="e"><e:Body>{up}</GetExternalIPAddressResponse></e:Body></e:Envelope>'
+        answers = chain([http_response(200, up)] * 2, repeat(http_response(status, "")))
+        home.router.override = lambda method, path: [next(answers)] if path == "/ctl/dead" else None
+        mapper = await home.mapped(home.mapper(), 20.0)
+        assert set(home.router.table) == {("TCP", 5000), ("UDP", 5000)}
+        mapped = mapper.mapped(LAPTOP, TCP)
+        assert mapped is not None
+        assert str(mapped.external) == "203.0.113.1:5000"
+        await mapper.close()
+        assert home.router.table == {}
+
+    virtual(story)
+
+
+def test_another_device_of_the_router_is_used_where_the_first_maps_nothing() -> None:
+    async def story(home: Home) -> None:
+        good = home.router.location
+        dead = good.replace(DESCRIBED_AT, "/dead.xml")
+        instead = {
+            "/dead.xml": [http_response(200, home.router.description().replace("/ctl/IPConn", "/ctl/dead"))],
+            "/ctl/dead": [http_response(404, "")],
+        }
+        home.router.override = lambda method, path: instead.get(path)
+        home.router.location, home.router.others = dead, (good,)
+        mapper = await home.mapped(home.mapper(), 20.0)
+        assert set(home.router.table) == {("TCP", 5000), ("UDP", 5000)}
+        await mapper.close()
+        assert home.router.table == {}
+
+    virtual(story)
+
+
 # -- routers of the field ------------------------------------------------------------------------------------
 
 
