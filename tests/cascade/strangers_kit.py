@@ -16,7 +16,7 @@ from warpgate.errors import NetworkError, WarpgateError
 from warpgate.lab.flow import Flow, Protocol
 from warpgate.model.address import Attachment, LearntBy, Listening, NodeAddress
 from warpgate.model.broker import BrokerRef
-from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
+from warpgate.model.endpoint import Endpoint, IPAddress, Mode, SockAddr
 from warpgate.model.identity import Identity
 from warpgate.model.wanted import ANYTHING, Wanted
 from warpgate.net.network import TcpStream
@@ -128,6 +128,8 @@ class Stranger:
         plugin: str = "direct",
         *,
         secure: bool = False,
+        mode: Mode = Mode.STREAM,
+        wanted: Wanted = ANYTHING,
     ) -> Handshake:
         """An initiator's handshake: `key` makes the session key, `claims` is the public key it says it has."""
         mine = self.identity if key is None else key
@@ -141,6 +143,8 @@ class Stranger:
             nonce=fresh_bytes(16),
             plugin=plugin,
             secure=secure,
+            mode=mode,
+            wanted=wanted,
         )
 
     async def authenticate(self, handshake: Handshake) -> TcpStream:

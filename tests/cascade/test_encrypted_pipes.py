@@ -17,6 +17,7 @@ from warpgate.core.search.quic_link import TIE
 from warpgate.errors import ConfigError, ConnectFailed, PipeClosed
 from warpgate.events import LinkVerified, PipeOpened, StrangerRefused
 from warpgate.model.endpoint import Mode, Transport
+from warpgate.plugins.punching import Punch
 
 CLEAR: Options = OVER_TCP
 TLS: Options = {**OVER_TCP, "secure": True}
@@ -240,6 +241,25 @@ class TestHostile:
                 await asyncio.sleep(10.0)
                 mallory.close()
                 stream.abort()
+                await world.quiet()
+                assert world.b.said(PipeOpened) == []
+
+        virtual(main)
+
+    def test_a_link_in_clear_that_is_for_a_path_by_its_own_word_alone(self) -> None:
+        """Paths are QUIC, so the door lets them in without TLS; but this session is one for a stream."""
+
+        async def main() -> None:
+            async with World("public", "public", config_b=ONLY) as world:
+                mallory = Stranger(world)
+                mallory.publish(mallory.offer(("udp_punch", Punch(1)), session=SESSION, mode="stream"))
+                await asyncio.sleep(1.0)
+                handshake = mallory.handshake(SESSION, mode=Mode.PATH)
+                stream = await mallory.authenticate(handshake)
+                handshake.nominate()
+                await stream.send(handshake.data_to_send() + b"in clear")
+                assert await hung_up(stream) == b""
+                mallory.close()
                 await world.quiet()
                 assert world.b.said(PipeOpened) == []
 

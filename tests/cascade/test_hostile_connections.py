@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from cascade_world import Seat, World, connected, exchange, hosted_by, identity, virtual
@@ -13,6 +14,7 @@ from durable_kit import darkness, moved
 from strangers_kit import Stranger, fresh_bytes, ips, sent_by
 
 from warpgate.config import Budgets, Config
+from warpgate.core.connection import guests
 from warpgate.core.connection.connection import Connection
 from warpgate.core.connection.guests import GONE, IDLE, PER_PEER
 from warpgate.core.connection.paths import GREETINGS, Origin, Path, TcpPath
@@ -299,6 +301,32 @@ def test_a_stranger_with_many_keys_leaves_room_for_others() -> None:
             others = [crowd.come(f"h{number}", ip=f"203.0.113.{number + 1}") for number in range(5)]
             assert all(one is not None and one.end is None for one in others)
             assert sum(one is not None and one.end is None for one in came) == UNPROVED - 5
+
+    virtual(main)
+
+
+def test_all_peers_together_have_so_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each carries a pipe, so none makes room for that; a host that has many of them does for one that has none."""
+    assert guests.CONNECTIONS == 1024
+    monkeypatch.setattr(guests, "CONNECTIONS", 20)
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            crowd = Newcomers(world)
+
+            def come(name: str, ip: str) -> bool:
+                connection = crowd.come(name, ip=ip)
+                if connection is None:
+                    return False
+                connection.engine.state = State.OPEN
+                crowd.book._guests.proved(connection)
+                crowd.book._all[connection].add(Mock(unseen=False))
+                return True
+
+            came = [come(f"m{number}", "198.51.100.66") for number in range(40)]
+            assert came == [number < 20 for number in range(40)]
+            assert all(come(f"h{number}", f"203.0.113.{number + 1}") for number in range(5))
+            assert len(crowd.book) == 20
 
     virtual(main)
 

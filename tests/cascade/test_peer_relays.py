@@ -187,6 +187,19 @@ def test_a_lender_that_talks_without_end_is_given_up(monkeypatch: pytest.MonkeyP
     virtual(story)
 
 
+def test_what_a_lender_has_handed_out_is_good_for_its_run_alone() -> None:
+    async def story() -> None:
+        async with GroupWorld("edm", "edm", allow=MEMBERS) as world:
+            await world.relay.close()
+            world.relay = PeerRelay(world.carol, world.machine, wall_clock=world._clock)
+            await world.relay.open()
+            checks = await world.a.run.relays.check()  # with the log-in that it has for the better part of an hour
+            assert all("401" in check.error for check in checks)
+            assert checks
+
+    virtual(story)
+
+
 def test_unused_configuration_asks_nobody() -> None:
     async def story() -> None:
         async with World("edm", "edm", config_a=Config(port_map=False)) as world:

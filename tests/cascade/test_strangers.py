@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from cascade_world import (
@@ -22,7 +24,11 @@ from cascade_world import (
 from rogue_plugins import LeavesLate, registry_with
 from strangers_kit import Stranger, altered, fresh_bytes, hung_up, ips, now_unix, renamed, sent_by
 
+from warpgate.cli.receive import Receiving
 from warpgate.config import Budgets, Config, Timing
+from warpgate.core import codes
+from warpgate.core.node import Node
+from warpgate.core.pipes.base import Pipe
 from warpgate.core.search.equipment import TOPIC
 from warpgate.errors import ConnectFailed, NetworkError
 from warpgate.events import (
@@ -40,6 +46,7 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.broker import BrokerRef
 from warpgate.model.endpoint import Endpoint, Family
 from warpgate.model.nat import Assignment, Filtering, Mapping, NatProfile, PortAssignment
+from warpgate.model.wanted import FILES_SERVICE, Wanted
 from warpgate.plugins.punching import Punch
 from warpgate.proto.envelope import seal
 from warpgate.proto.hello import NONCE_SIZE
@@ -86,6 +93,66 @@ def test_a_key_that_is_not_on_the_list_is_told_so(kind: str, options: Options) -
                 await world.a.node.connect(world.b.node.address, **options)
             assert world.now - began < 0.5
             await nobody_got_in(world)
+
+    virtual(main)
+
+
+def test_who_receives_by_a_code_lets_nobody_else_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither before the right one has shown that it has the code, nor after."""
+
+    async def at_once(work: Callable[[], None], *, daemon: bool) -> None:
+        work()  # virtual time would run away from a thread
+
+    monkeypatch.setattr(codes, "in_thread", at_once)
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            address, mallory = world.b.node.address, Stranger(world)
+            await world.b.node.close()
+
+            def node(*, accept: bool, beside: bool, allow: frozenset[str] | None) -> Node:
+                config = world.b.node._config
+                world.b.node._config = replace(config, accept=accept, beside=beside, allow=allow)
+                return world.b.node
+
+            def take_code(text: str) -> object:
+                started.set()
+                return Node.take_code(world.b.node, text)
+
+            monkeypatch.setattr(world.b.node, "take_code", take_code)
+            started, came, trusted = asyncio.Event(), asyncio.Queue[str](), asyncio.Queue[str]()
+
+            async def take(pipe: Pipe) -> None:
+                came.put_nowait(pipe.peer)
+
+            reception = SimpleNamespace(
+                take=take, trust=trusted.put_nowait, received=asyncio.Event(), failed=asyncio.Event(),
+                view=nullcontext(),
+            )  # fmt: skip
+            shell = SimpleNamespace(node=node, output=SimpleNamespace(note=lambda text: None))
+            command = Receiving(shell, reception)  # type: ignore[arg-type]
+            async with world.a.node.offer_code() as offered:
+                receiving = asyncio.ensure_future(command.run_by_code(str(offered.code)))
+                await started.wait()
+                wanted = Wanted(instance=world.b.node.address.instance)
+                stream = await mallory.dial()
+                await stream.send(mallory.handshake(fresh_bytes(16), wanted=wanted).data_to_send())
+                assert await hung_up(stream) != b""  # the reason
+                assert trusted.empty()
+                address = await offered.agreed()
+            assert await trusted.get() == world.a.node.node_id
+            stream = await mallory.dial()
+            await stream.send(mallory.handshake(fresh_bytes(16), wanted=wanted).data_to_send())
+            await hung_up(stream)
+            assert all("not among those allowed in" in event.reason for event in world.b.said(StrangerRefused))
+            assert len(world.b.said(StrangerRefused)) == 2
+            pipe = await world.a.node.connect(address, service=FILES_SERVICE)
+            assert await came.get() == world.a.node.node_id
+            reception.received.set()
+            assert await receiving == 0
+            assert came.empty()
+            pipe.abort()
+            mallory.close()
 
     virtual(main)
 
@@ -810,6 +877,25 @@ def test_more_of_the_same_session_costs_as_much_as_new_sessions(what: str) -> No
             await exchange(one, other)
             await one.close()
             await other.close()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("udp_punch", "datagram"), ("tcp_punch", "stream"), ("reverse", "stream")])
+def test_a_strategy_runs_once_a_session_however_often_it_is_asked_for(name: str, mode: str) -> None:
+    """What one run may send is bounded; this one ends at once, of a message that is none, and is asked for again."""
+
+    async def main() -> None:
+        async with World(kind_b="eim-apdf") as world:
+            mallory = Stranger(world)
+            session = fresh_bytes(16)
+            for sequence in range(1, 11):
+                mallory.publish(mallory.offer((name, 7), session=session, sequence=sequence, mode=mode))
+                await asyncio.sleep(1.0)
+            assert len(world.b.said(PluginEnded)) == 1
+            assert len(world.b.said(PluginStarted)) == 1
+            mallory.close()
+            await nobody_got_in(world)
 
     virtual(main)
 

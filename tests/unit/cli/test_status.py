@@ -8,12 +8,14 @@ import socket
 import stat
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 from loopback_kit import PATIENCE
 
 from warpgate.cli.status import Running
-from warpgate.cli.status_door import _is_for_us
+from warpgate.cli.status_door import _is_for_us, metrics_text
+from warpgate.model.endpoint import Transport
 
 
 def free_port() -> int:
@@ -238,6 +240,17 @@ def test_a_web_page_whose_name_leads_here_reads_no_metrics(host: str, told: bool
     assert _is_for_us(fields) == told
     assert _is_for_us([*fields, b"host: pages.example"]) is False
     assert _is_for_us(fields[:1])  # a program of its own that speaks HTTP/1.0
+
+
+def test_metrics_have_no_word_of_a_peers():
+    """The strategy of a pipe is what its HELLO or its check says."""
+    told = {"service": "web", "transport": Transport.TCP, "relayed": False, "durable": False}
+    pipes = [(SimpleNamespace(plugin=plugin, **told), 0.0) for plugin in ("direct", "2lbgtqdcwyvmrkmmdx3bqadjgm")]
+    status = SimpleNamespace(pipes=pipes, since=0.0, brokers=(), counts=(), strays=0)
+    text = metrics_text(SimpleNamespace(status=lambda: status))
+    assert 'strategy="direct"' in text
+    assert 'strategy="other"' in text
+    assert "2lbgtqdcwyvmrkmmdx3bqadjgm" not in text
 
 
 def test_metrics_at_a_port_that_is_taken(start):

@@ -7,13 +7,19 @@ import contextlib
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from warpgate.cli import status_door
 from warpgate.cli.status_place import answering, ask
+from warpgate.config import Config
 from warpgate.errors import NetworkError
 from warpgate.platform import SOCKETS
+from warpgate_testing.clock import run_virtual
 
 ANSWER = b"answer" * 50_000
 
@@ -171,3 +177,43 @@ async def test_what_a_killed_process_has_left_behind_goes(in_file_system: bool, 
     with pytest.raises(NetworkError):
         await ask(path)
     assert not path.exists()
+
+
+class Silent:
+    """Who asks, and then takes nothing of the answer."""
+
+    aborted = False
+
+    async def send(self, data: bytes) -> None:
+        await asyncio.Event().wait()
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_eight_at_a_time_are_told_and_who_takes_nothing_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    doors: list[Any] = []
+
+    @contextlib.contextmanager
+    def caught(path: Path, answer: Any, accepted: Any) -> Iterator[None]:
+        doors.append(accepted)
+        yield
+
+    async def story() -> None:
+        shell = SimpleNamespace(settings=SimpleNamespace(config=Config()))
+        async with status_door.told(None, shell, "listen"):  # type: ignore[arg-type]
+            crowd = [Silent() for _ in range(20)]
+            for stream in crowd:
+                doors[0](lambda stream: stream.send(ANSWER), stream)
+            await asyncio.sleep(4.9)
+            assert [stream.aborted for stream in crowd] == [False] * 8 + [True] * 12
+            await asyncio.sleep(0.2)
+            assert all(stream.aborted for stream in crowd)
+            doors[0](lambda stream: stream.send(ANSWER), after := Silent())
+            await asyncio.sleep(0.1)
+            assert not after.aborted
+
+    monkeypatch.setattr(status_door, "answering", caught)
+    run_virtual(story())

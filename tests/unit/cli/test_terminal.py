@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
+import os
+import pty
+import select
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 from cli_fakes import FakeWorld, target_text
 
+from warpgate.cli import asking
 from warpgate.cli.main import main
 from warpgate.cli.output import Output
 from warpgate.cli.records import Failed, PipeOpen
 from warpgate.cli.terminal import Door, guarded_streams, in_one_line
 from warpgate.errors import ConnectFailed, ProtocolError
 from warpgate.events import PluginReport, ServerFailed, StrangerRefused
+from warpgate.platform import TERMINAL
+from warpgate.transfer.reports import Announced
 
 ATTACK = "x\x1b]0;owned\x07\x1b[2J\r\nwarpgate: fine\x9b1m\u202eb\u2028\x7f"
 
@@ -129,3 +137,21 @@ def test_what_libraries_log(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert shown.startswith("warpgate: log: bad packet: x\\x1b")
     assert harmless(shown)
     assert shown.count("\n") == 1
+
+
+async def test_what_was_typed_before_a_question_does_not_answer_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        person, terminal = pty.openpty()
+        for descriptor in (person, terminal):
+            stack.callback(os.close, descriptor)
+        monkeypatch.setattr(asking, "_STDIN", terminal)
+        monkeypatch.setattr(type(TERMINAL), "is_ours", lambda self, descriptor: True)
+        asked = asyncio.Event()
+        output = SimpleNamespace(prompt=lambda text: asked.set(), note=lambda text: None)
+        keeper = asking.Doorkeeper(output, contextlib.nullcontext)  # type: ignore[arg-type]
+        os.write(person, b"y\n")
+        select.select([terminal], [], [], 10.0)  # there it is: a whole line
+        agreed = asyncio.ensure_future(keeper.consent(Announced("a" * 26, "file", False, 1, 10)))
+        await asyncio.wait_for(asked.wait(), 10.0)
+        os.write(person, b"n\n")
+        assert await asyncio.wait_for(agreed, 10.0) is False

@@ -234,7 +234,8 @@ def test_data_that_comes_is_no_consent() -> None:
     virtually(main)
 
 
-def test_until_the_peer_has_answered_from_there_an_address_gets_a_few_datagrams() -> None:
+@pytest.mark.parametrize("size", [1200, 5000, 12001])
+def test_until_the_peer_has_answered_from_there_an_address_gets_a_few_datagrams(size: int) -> None:
     async def main() -> None:
         pipes = Datagrams()
         one, other = pipes.one, pipes.other
@@ -256,7 +257,7 @@ def test_until_the_peer_has_answered_from_there_an_address_gets_a_few_datagrams(
 
     async def flood(pipe: PlainDatagramPipe) -> None:
         while True:
-            await pipe.send(b"d" * 1200)
+            await pipe.send(b"d" * size)
 
     virtually(main)
 

@@ -461,6 +461,19 @@ async def test_places_that_misbehave(
             await fetch_list(SystemNetwork(), place, Trust(certificate[1]), NO_PROXY)
 
 
+def test_a_place_that_says_nothing_is_given_up_after_fifteen_seconds() -> None:
+    class Silent(SystemNetwork):
+        async def resolve(self, host: str, port: int) -> Any:
+            await asyncio.Event().wait()
+
+    async def story() -> None:
+        with pytest.raises(NetworkError, match="no answer within 15 s"):
+            await fetch_list(Silent(), PLACE, Trust(), NO_PROXY)
+        assert asyncio.get_running_loop().time() == pytest.approx(15.0)
+
+    run_virtual(story())
+
+
 async def test_doctor_asks_each_place(machine: Machine) -> None:
     machine.places = {PLACE: listed(), PLACE + "2": ServiceError("it answers 500")}
     first, second = await machine.lists().check(SystemNetwork())

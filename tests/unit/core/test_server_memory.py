@@ -176,8 +176,14 @@ def test_only_so_many_networks_are_kept(machine: Machine) -> None:
         memory.observe(BrokerConnected(ONE, 0.02))
         memory.save()
     stored = server_store(machine.path).load()
-    assert len(stored) == MOST_NETWORKS
+    assert len(stored) == len(json.loads(machine.path.read_text())) == MOST_NETWORKS == 16
     assert memory._key in stored
+
+
+def test_of_a_file_with_more_networks_the_newest_are_read(machine: Machine) -> None:
+    machine.path.write_text(json.dumps([{**GOOD, "key": f"{number:016x}"} for number in range(20)]))
+    machine.path.chmod(0o600)
+    assert [int.from_bytes(key) for key in server_store(machine.path).load()] == list(range(4, 20))
 
 
 def test_a_file_at_its_limits_can_be_read_again(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from warpgate.proto.hello import Handshake, Role
 from warpgate.proto.signals import Signal, SignalKind, decode_signal, encode_signal
 from warpgate.proto.stun import ErrorCode
 
-HOSTILE = ["\x1b]0;t\x07\x1b[2J", "direct\nwarpgate: fine", "a\u202eb", "a b", "\x9b2J"]
+HOSTILE = ["\x1b]0;t\x07\x1b[2J", "direct\nwarpgate: fine", "a\u202eb", "a b", "a,b", "\x9b2J"]
 KEY, SESSION, NONCE = b"k" * 32, b"s" * 16, b"n" * 16
 PLACE = Endpoint.of("192.0.2.1", 1)
 PUBLIC = Identity.generate().public_key

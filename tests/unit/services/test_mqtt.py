@@ -95,6 +95,17 @@ async def test_retained_junk_and_packets_too_large_do_not_arrive_and_do_no_harm(
         assert inbox == [b"after"]
 
 
+async def test_what_a_broker_retains_is_not_wanted_and_not_read() -> None:
+    """Anybody can leave something on our topic that each new subscriber would be given."""
+    async with fake_broker() as (url, broker), link_to(url) as (_, inbox):
+        assert broker.came.endswith(TOPIC.encode() + b"\x20")  # MQTT 5 section 3.8.3.1: retain handling 2, QoS 0
+        head = len(TOPIC).to_bytes(2, "big") + TOPIC.encode() + b"\0"
+        for flags, body in ((0x31, b"old"), (0x30, b"new")):
+            broker.sock.send(bytes((flags, len(head + body))) + head + body)
+        await until(lambda: inbox)
+        assert inbox == [b"new"]
+
+
 async def test_a_publish_is_with_the_kernel_when_it_returns() -> None:
     """Not one turn of the loop lies between `publish` and the other end of the connection."""
     async with fake_broker() as (url, broker), link_to(url) as (link, _):
@@ -377,6 +388,7 @@ class FakeBroker:
 
     def __init__(self) -> None:
         self.sock: Any = None
+        self.came = b""
 
 
 @asynccontextmanager
@@ -389,9 +401,9 @@ async def fake_broker(suback: int = 0) -> AsyncIterator[tuple[str, FakeBroker]]:
         async def serve() -> None:
             broker.sock, _ = await loop.sock_accept(listening)
             broker.sock.setblocking(False)
-            came = b""
-            while b"\x82" not in came:
-                came += await loop.sock_recv(broker.sock, 4096)
+            while b"\x82" not in broker.came:
+                broker.came += await loop.sock_recv(broker.sock, 4096)
+            came = broker.came
             await loop.sock_sendall(broker.sock, b"\x20\x03\x00\x00\x00")
             (mid,) = struct.unpack_from("!H", came, came.index(b"\x82") + 2)
             await loop.sock_sendall(broker.sock, struct.pack("!BBHBB", 0x90, 4, mid, 0, suback))

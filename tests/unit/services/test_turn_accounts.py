@@ -246,3 +246,13 @@ async def test_no_relay_is_waited_for_longer_than_the_account_takes_to_fail() ->
     with pytest.raises(ServiceError, match="no account gives"):
         await relays.open_udp([])
     task.cancel()
+
+
+def test_a_provider_that_says_nothing_is_given_up_after_ten_seconds() -> None:
+    async def story() -> None:
+        silent = TurnAccount("provider", asyncio.Event().wait, lambda event: None, lambda: 1.8e9, random.Random(1))
+        with pytest.raises(ServiceError, match="no answer within 10 s"):
+            await silent.renew()
+        assert asyncio.get_running_loop().time() == pytest.approx(10.0)
+
+    run_virtual(story())
