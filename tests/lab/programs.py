@@ -87,13 +87,10 @@ async def next_event(process: Process, *kinds: str) -> dict[str, Any]:
 async def sent_although_the_receiver_is_killed(
     here: Seat, there: Seat, file: str, folder: str, size: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Its events "sent" and "received" at the end. `file` and `folder` as each seat writes them.
-
-    Over TCP, where its kernel says so at once; over UDP its silence would be noticed after 30 s.
-    """
+    """Its events "sent" and "received" at the end. `file` and `folder` as each seat writes them."""
     receiver = await started(there, "receive", folder)
     address = (await next_event(receiver, "ready"))["address"]
-    sender = await started(here, "send", file, address, "--transport", "tcp")
+    sender = await started(here, "send", file, address)
     while (await next_event(sender, "progress"))["done"] < size // 4:
         pass
     await there.host.stop(receiver, kill=True)

@@ -71,8 +71,8 @@ SHA-256 at the other end. Without TARGET a code is printed, which is good for on
     warpgate send photos/                         here
     warpgate receive 4821-piano-zebra             there
 
-When the connection breaks it is made again, and what the receiver has already is not sent
-again; that is so too when the command is given once more. Modification times of files and the executable bit are kept;
+It goes on when either side changes its network. When the connection breaks it is made again, and what the receiver has
+already is not sent again; that is so too when the command is given once more. Modification times of files and the executable bit are kept;
 symbolic links in a directory are left out, and told; so are files that cannot be read or whose names cannot be sent,
 and then the exit status is 1."""
 

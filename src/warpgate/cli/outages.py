@@ -1,4 +1,4 @@
-"""What `connect` tells of its durable connection: each path for programs, outages for people."""
+"""What `connect` tells of its durable connection: each path for programs, outages for people, as `send` does."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ def _add_send(parser: Parser) -> None:
         metavar="S",
         help="after a break, go on trying until nothing got through for S seconds (default 120)",
     )
-    parser.set_defaults(datagram=False, tls=True, durable=False)
+    parser.set_defaults(datagram=False, tls=True, durable=None)
 
 
 def _add_receive(parser: Parser) -> None:

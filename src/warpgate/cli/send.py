@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from warpgate.cli.address import draw_qr
 from warpgate.cli.connecting import Journey
 from warpgate.cli.options import UsageError
+from warpgate.cli.outages import Outages
 from warpgate.cli.shell import Shell
 from warpgate.cli.status_door import told
 from warpgate.cli.transfer_records import CodeShown, SentShown, Skipped
@@ -83,8 +84,9 @@ async def _send(
     shell: Shell, files: Sequence[Path], journey: Journey, patience: float, *, qr: bool, text: bool = False
 ) -> int:
     sources, complete = await _scanned(shell, files)
+    told_of_outages = None if shell.output.json else Outages(shell.output).observe
     async with AsyncExitStack() as stack:
-        node = await stack.enter_async_context(shell.node(accept=False))
+        node = await stack.enter_async_context(shell.node(accept=False, observer=told_of_outages))
         await stack.enter_async_context(told(node, shell, "send"))
         if journey.target is None:
             offered = await stack.enter_async_context(node.offer_code())  # to the end: others are told that it is used
