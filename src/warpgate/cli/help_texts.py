@@ -72,9 +72,9 @@ SHA-256 at the other end. Without TARGET a code is printed, which is good for on
     warpgate receive 4821-piano-zebra             there
 
 It goes on when either side changes its network. When the connection breaks it is made again, and what the receiver has
-already is not sent again; that is so too when the command is given once more. Modification times of files and the executable bit are kept;
-symbolic links in a directory are left out, and told; so are files that cannot be read or whose names cannot be sent,
-and then the exit status is 1."""
+already is not sent again; that is so too when the command is given once more. Modification times of files and the
+executable bit are kept; symbolic links in a directory are left out, and told; so are files that cannot be read or
+whose names cannot be sent, and then the exit status is 1."""
 
 SERVICE = """\
 Write a systemd user unit that runs COMMAND with this program, these words and the WARPGATE_* variables that are set
