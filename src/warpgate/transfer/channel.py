@@ -20,6 +20,7 @@ from warpgate.proto.transfer_wire import AnyMessage, Busy, Deframer, encode
 SIGN_OF_LIFE = 10.0
 # Four signs missed; also how long one message may take to be sent, when the other side's buffers are full.
 SILENCE = 45.0
+SHORTEST_SILENCE = 30.0  # for who is less patient: two signs may be missed
 # Less than this is no progress: a slow line of 56 bytes a second makes it in 20 s, and so does one small file.
 LEAST_PROGRESS = 1024
 # Refusals are said before the pipe is closed: what the other side still sends is thrown away for so long, because
@@ -30,12 +31,15 @@ PARTING = 5.0
 class Channel:
     """`async with Channel(pipe)`: the pipe is closed with it; aborted when an error or a cancellation leaves it."""
 
-    def __init__(self, pipe: Pipe) -> None:
-        """ConfigError for a datagram pipe."""
+    def __init__(self, pipe: Pipe, patience: float = SILENCE) -> None:
+        """`patience` in seconds: of who wants to know sooner that the other side is gone. ConfigError for a datagram
+        pipe.
+        """
         if pipe.mode is not Mode.STREAM:
             raise ConfigError("files are sent over streams, this is a datagram pipe")
         self.peer = pipe.peer
         self._pipe = pipe
+        self._silence = min(SILENCE, max(patience, SHORTEST_SILENCE))
         self._deframer = Deframer()
         # One at a time: as objects the names in what was received last take several times its bytes.
         self._received: Iterator[AnyMessage] = iter(())
@@ -64,13 +68,13 @@ class Channel:
             self._pipe.abort()
 
     async def send(self, *messages: AnyMessage) -> None:
-        """PipeClosed; NetworkError when the other side has taken nothing for `SILENCE` seconds."""
+        """PipeClosed; NetworkError when the other side has taken nothing for so long."""
         async with self._sending:
             try:
-                async with asyncio.timeout(SILENCE):
+                async with asyncio.timeout(self._silence):
                     await self._pipe.send(b"".join(map(encode, messages)))
             except TimeoutError:
-                raise NetworkError(f"{self.peer} has taken nothing for {SILENCE:g} s") from None
+                raise NetworkError(f"{self.peer} has taken nothing for {self._silence:g} s") from None
             self._sent_at = asyncio.get_running_loop().time()
 
     async def receive(self) -> AnyMessage:
@@ -79,9 +83,9 @@ class Channel:
             if self._deframer.progress - self._progress >= LEAST_PROGRESS:
                 self.moved()
             try:
-                data = await self._pipe.recv(timeout=SILENCE)
+                data = await self._pipe.recv(timeout=self._silence)
             except TimeoutError:
-                raise NetworkError(f"{self.peer} has said nothing for {SILENCE:g} s") from None
+                raise NetworkError(f"{self.peer} has said nothing for {self._silence:g} s") from None
             if not data:
                 raise PipeClosed(f"{self.peer} ended the stream{' within a message' * self._deframer.pending}")
             self._received = self._deframer.feed(data)

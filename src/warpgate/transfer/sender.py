@@ -108,7 +108,7 @@ class Sending:
 
     async def over(self, pipe: Pipe) -> Transferred:
         """One connection. PipeClosed or NetworkError when it breaks."""
-        async with Channel(pipe) as channel:
+        async with Channel(pipe, self._patience) as channel:
             talk = _Talk(self, channel)
             listening = asyncio.create_task(talk.listen())
             writing = asyncio.create_task(talk.write())

@@ -9,6 +9,7 @@ import os
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transfer_kit import ALICE, BLOB, Exchange, PipeInMemory, grow_a_tree, tree_of
@@ -21,6 +22,7 @@ from warpgate.proto.transfer_wire import (
 from warpgate.transfer import admission, channel, sender
 from warpgate.transfer.receiver import Receiver, Rules
 from warpgate.transfer.reports import Advanced, Announced, Interrupted, LeftOut, Report, Transferred
+from warpgate.transfer.sender import send
 from warpgate.transfer.source import Reader, scan
 
 HEAD = 200_000  # more than the offer and the list take
@@ -370,6 +372,19 @@ class TestSilence:
         assert far.aborted
         with pytest.raises(PipeClosed):
             await near.recv()
+
+    async def test_a_sender_of_little_patience_gives_it_up_sooner(
+        self, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (blob := folders[0] / "blob").write_bytes(BLOB)
+        monkeypatch.setattr(channel, "SHORTEST_SILENCE", 0.1)
+        near, _ = PipeInMemory.pair()
+
+        async def connect() -> Any:
+            return near
+
+        with pytest.raises(ProtocolError, match=r"has said nothing for 0\.1 s"):
+            await send(scan(blob), connect, patience=0.05)
 
     async def test_a_peer_that_takes_nothing_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(channel, "SILENCE", 0.1)
