@@ -53,7 +53,13 @@ class NetworkError(WarpgateError):
 
 
 class ServiceError(WarpgateError):
-    """An outside server (STUN, broker, relay, name server) failed or refused."""
+    """An outside server (STUN, broker, relay, name server) failed or refused; `passing`: it says that it cannot just
+    now, and may a moment later.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class NameNotFound(ServiceError):

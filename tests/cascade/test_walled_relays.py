@@ -27,11 +27,13 @@ from cascade_world import (
 from test_relays import TURN, RelayWorld
 
 from warpgate.config import Config, Timing
+from warpgate.errors import ConnectFailed
 from warpgate.events import PluginNoted
 from warpgate.model.endpoint import Endpoint
 from warpgate.net.network import TcpStream
 from warpgate.plugins.registry import REGISTRY
 from warpgate.plugins.turn import ANOTHER_PATIENCE
+from warpgate.proto.stun import Method
 from warpgate.services.relay import RESERVE_PAUSE
 from warpgate_testing.internet import PathSpec
 from warpgate_testing.turn import MemoryTurn
@@ -157,5 +159,50 @@ def test_a_peer_that_is_silent_at_a_relay_chooses_no_relay_for_others() -> None:
             assert seconds < 0.3
             await one.close()
             await other.close()
+
+    virtual(story)
+
+
+@pytest.mark.parametrize("options", [OVER_UDP, OVER_TCP, LASTING], ids=["udp", "tcp", "durable"])
+@pytest.mark.parametrize(("a", "b"), [(True, False), (False, True), (True, True)], ids=["a", "b", "both"])
+def test_a_relay_without_room_at_the_moment_is_asked_again(a: bool, b: bool, options: Options) -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm", a=a, b=b) as world:
+            for seat in (world.a, world.b):
+                seat.run.relays._drop_reserve()
+            world.turn.full = {Method.ALLOCATE: world.now + 1.5}
+            one, other, seconds = await connected(world, **options)
+            assert (one.plugin, seconds < 4.0) == ("turn", True)
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+@pytest.mark.parametrize("options", [OVER_UDP, LASTING], ids=["udp", "durable"])
+def test_a_relay_that_has_no_room_for_a_permission_at_the_moment_is_asked_again(options: Options) -> None:
+    async def story() -> None:
+        async with RelayWorld("edm", "edm", b=False) as world:
+            world.turn.full = {Method.CREATE_PERMISSION: world.now + 1.5}
+            one, other, seconds = await connected(world, **options)
+            assert (one.plugin, seconds < 4.0) == ("turn", True)
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+def test_a_relay_that_has_no_room_at_all_holds_nothing_up() -> None:
+    """The search for a port is what the end waits for, as without any second question."""
+
+    async def story() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            for seat in (world.a, world.b):
+                seat.run.relays._drop_reserve()
+            world.turn.full = {Method.ALLOCATE: world.now + 600.0}
+            began = world.now
+            with pytest.raises(ConnectFailed, match="508"):
+                await world.a.node.connect(world.b.node.address, **OVER_UDP)
+            assert world.now - began < 12.1
 
     virtual(story)

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from warpgate.errors import AddressError, AttemptFailed, WarpgateError
+from warpgate.errors import AddressError, AttemptFailed, ServiceError, WarpgateError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
@@ -42,6 +42,9 @@ from warpgate.plugins.base import Attempt, Plugin, beside, patient
 OWN_RELAY_PATIENCE = 1.0, 2.0
 # Longer than that: the peer's own relay comes first.
 ANOTHER_PATIENCE = 2.0, 4.0
+# A server that has no room at the moment is asked again after so many seconds each: a pair that has no other
+# way waits for it.
+NO_ROOM_PAUSES = 1.0, 2.0
 # For a server's first answer. It is asked twice within that, and what a mistake costs is one allocation elsewhere. A
 # signal has our own link on its way once, the answer twice.
 SILENCE = 0.5, 3.0
@@ -160,7 +163,7 @@ class _Lane(ABC):
     async def _allocate(self) -> None:
         attempt = self._attempt
         try:
-            await self._open_one()
+            await self._open_when_there_is_room()
         except WarpgateError as error:
             attempt.note(f"no {self.transport.name} relay of ours: {error}")
             self._failure = str(error)
@@ -176,6 +179,18 @@ class _Lane(ABC):
             except AttemptFailed as error:
                 attempt.note(str(error))
         await self._open_others()
+
+    async def _open_when_there_is_room(self) -> None:
+        for pause in NO_ROOM_PAUSES:
+            try:
+                await self._open_one()
+                return
+            except ServiceError as error:
+                if not error.passing:
+                    raise
+                self._attempt.note(f"no {self.transport.name} relay of ours yet: {error}")
+            await asyncio.sleep(pause)
+        await self._open_one()
 
     async def _open_others(self) -> None:
         """In the place of those that are lost, and of one by which nobody comes."""

@@ -39,7 +39,7 @@ from warpgate.proto.turn_events import (
     PeerRefused,
     TurnEvent,
 )
-from warpgate.proto.turn_peers import Channels, Permissions
+from warpgate.proto.turn_peers import REFUSAL_LASTS, RETRY, TROUBLE_RETRY, Channels, Permissions
 from warpgate.proto.turn_requests import Answered, Requests
 from warpgate.proto.turn_wire import (
     RelayRequest,
@@ -52,7 +52,6 @@ from warpgate.proto.turn_wire import (
 
 # RFC 8656 section 8 wants it refreshed a minute before it expires: half of the usual 600 s leaves room for many tries.
 REFRESH_FRACTION = 0.5
-RETRY = 5.0
 # Below the 30 s after which the quickest common NATs drop a UDP mapping (references), refreshed from inside only.
 KEEPALIVE = 20.0
 MAX_LIFETIME = 3600.0  # a server that promises more is asked again all the same
@@ -258,12 +257,13 @@ class TurnClient(Outputs[TurnEvent, bytes]):
             case _Permit() | _Bind() if error is not None and error.code == ALLOCATION_MISMATCH:
                 self._end(f"the server {explain(error)}", lost=True)
             case _Permit(ip=ip):
-                if self._permissions.answered(ip, now, granted=success is not None, refused=_final(error)):
-                    self._refused(ip, error)
+                self._permissions.answered(ip, now, _pause(success, error))
+                if error is not None and _final(error):
+                    self._events.append(PeerRefused(ip, f"the server {explain(error)}"))
             case _Bind(peer=peer):
-                self._channels.answered(peer, now, granted=success is not None, refused=_final(error))
+                self._channels.answered(peer, now, _pause(success, error))
                 if success is not None:  # section 12: it also installs or refreshes the permission
-                    self._permissions.answered(peer.ip, now, granted=True, refused=False)
+                    self._permissions.answered(peer.ip, now, None)
             case _Connect(peer=peer):
                 number = None if success is None else success.number(Attribute.CONNECTION_ID)
                 if number is not None:
@@ -368,10 +368,6 @@ class TurnClient(Outputs[TurnEvent, bytes]):
         self._requests.begin(_Bind(peer), Method.CHANNEL_BIND, attributes, now)
         self._spoke(now)
 
-    def _refused(self, ip: IPAddress, error: ErrorCode | None) -> None:
-        reason = "did not answer" if error is None else explain(error)
-        self._events.append(PeerRefused(ip, f"the server {reason}"))
-
     def _say(self, frame: bytes, now: float) -> None:
         self._outbox.append(frame)
         self._spoke(now)
@@ -392,6 +388,15 @@ class TurnClient(Outputs[TurnEvent, bytes]):
         self._events.append(AllocationEnded(reason, lost))
 
 
-def _final(error: ErrorCode | None) -> bool:
-    """Whether it was refused by what it is; silence, and what the server cannot do at the moment, may pass."""
-    return error is not None and error.code not in SERVER_ERRORS
+def _final(error: ErrorCode) -> bool:
+    """Whether it was refused for what it is; what the server cannot do at the moment may pass."""
+    return error.code not in SERVER_ERRORS
+
+
+def _pause(success: StunMessage | None, error: ErrorCode | None) -> float | None:
+    """Seconds until what was asked for a peer is asked for again; None where it was granted."""
+    if success is not None:
+        return None
+    if error is None:
+        return RETRY
+    return REFUSAL_LASTS if _final(error) else TROUBLE_RETRY

@@ -14,6 +14,8 @@ PERMISSION_RENEWAL = 200.0  # leaves 100 s for retries
 CHANNEL_LIFETIME = 600.0  # section 12: "10 minutes"
 CHANNEL_RENEWAL = 400.0
 RETRY = 5.0
+# Where the server itself is in trouble: the last check of a peer comes after 3.5 s.
+TROUBLE_RETRY = 2.0
 # A peer that the server will not serve is not asked about again while an attempt lasts.
 REFUSAL_LASTS = 60.0
 # An attempt asks for a handful; a peer may make us answer from as many ports as it likes, but not bind them all.
@@ -55,18 +57,13 @@ class Permissions:
         permission.asking = True
         return True
 
-    def answered(self, ip: IPAddress, now: float, *, granted: bool, refused: bool) -> bool:
-        """Take the outcome (neither: silence); True when it is a refusal that was not known yet."""
+    def answered(self, ip: IPAddress, now: float, pause: float | None) -> None:
+        """Granted, or to be asked for again after `pause` seconds."""
         permission = self._known.get(ip)
-        if permission is None:
-            return False
-        permission.asking = False
-        if granted:
-            permission.expires = now + PERMISSION_LIFETIME
-            permission.renew_at = now + PERMISSION_RENEWAL
-            return False
-        permission.renew_at = now + (REFUSAL_LASTS if refused else RETRY)
-        return refused
+        if permission is not None:
+            permission.asking = False
+            permission.renew_at = now + (PERMISSION_RENEWAL if pause is None else pause)
+            permission.expires = now + PERMISSION_LIFETIME if pause is None else permission.expires
 
     def due(self, now: float) -> list[IPAddress]:
         """Those to be asked for again, now marked as asked."""
@@ -138,14 +135,12 @@ class Channels:
         channel.asking = True
         return True
 
-    def answered(self, peer: Endpoint, now: float, *, granted: bool, refused: bool) -> None:
+    def answered(self, peer: Endpoint, now: float, pause: float | None) -> None:
+        """As above."""
         channel = self._channels[peer]
         channel.asking = False
-        if granted:
-            channel.expires = now + CHANNEL_LIFETIME
-            channel.renew_at = now + CHANNEL_RENEWAL
-        else:
-            channel.renew_at = now + (REFUSAL_LASTS if refused else RETRY)
+        channel.renew_at = now + (CHANNEL_RENEWAL if pause is None else pause)
+        channel.expires = now + CHANNEL_LIFETIME if pause is None else channel.expires
 
     def due(self, now: float) -> list[Endpoint]:
         """Those to be bound again, now marked as asked."""

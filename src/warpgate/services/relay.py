@@ -142,7 +142,7 @@ class Relays:
                 Allocation.drop,
             )
         except RaceLost as lost:
-            raise ServiceError(f"no relay: {lost}") from None
+            raise ServiceError(f"no relay: {lost}", passing=_passing(lost)) from None
 
     async def open_tcp(self, family: Family, acceptor: Acceptor, besides: Collection[TurnServer] = ()) -> TcpRelay:
         """A relayed TCP endpoint (RFC 6062); streams of peers who call go to the acceptor. ServiceError."""
@@ -299,7 +299,7 @@ class Relays:
         try:
             return await first_of(runners, Allocation.drop)
         except RaceLost as lost:
-            raise ServiceError(f"no relay: {lost}") from None
+            raise ServiceError(f"no relay: {lost}", passing=_passing(lost)) from None
 
     async def _ask(self, server: TurnServer, transport: TurnTransport, wanted: RelayRequest) -> Allocation:
         """One server over one transport, at the first of its addresses that answers (RFC 8305)."""
@@ -313,7 +313,7 @@ class Relays:
             return await first_of(ways, Allocation.drop)
         except (RaceLost, WarpgateError) as error:
             self._emit(ServerFailed("turn", str(server), f"over {transport.name}: {error}"))
-            raise ServiceError(str(error)) from None
+            raise ServiceError(str(error), passing=_passing(error)) from None
 
     async def _routes(self, server: TurnServer, transport: TurnTransport) -> list[Route]:
         """What looks like the web goes by the system's web proxy, if it names one. NetworkError without a way."""
@@ -421,6 +421,12 @@ async def _proved(allocation: Allocation) -> Allocation:
         allocation.drop()
         raise
     return allocation
+
+
+def _passing(error: Exception) -> bool:
+    """Whether any of the servers may do it a moment later."""
+    failures = error.failures.values() if isinstance(error, RaceLost) else (error,)
+    return any(isinstance(each, ServiceError) and each.passing for each in failures)
 
 
 def _of(reserve: asyncio.Task[Allocation] | None) -> Allocation | None:

@@ -17,7 +17,7 @@ from warpgate.model.scope import unreachable
 from warpgate.model.turn_server import Credentials
 from warpgate.net.driver import MachineDriver
 from warpgate.net.network import DatagramReceiver, TakeRun, each_alone
-from warpgate.proto.turn import State, TurnClient
+from warpgate.proto.turn import SERVER_ERRORS, State, TurnClient
 from warpgate.proto.turn_auth import LongTermAuth
 from warpgate.proto.turn_events import (
     Allocated,
@@ -34,6 +34,7 @@ from warpgate.services.relay_carrier import Carrier, OnBroken, OnFrame, OnRefuse
 # UDP and IPv6 headers, and what a Send indication adds to a datagram (RFC 8656 section 11.1), with some room.
 OVERHEAD = 100
 UNSUPPORTED_FAMILY = 440
+QUOTA_REACHED = 486  # RFC 8656 section 7.2: the client's own; what an earlier run of its has left expires
 LARGEST_DATAGRAM = 65507 - OVERHEAD
 
 MakeCarrier = Callable[[OnFrame, OnBroken, OnRefused], Carrier]
@@ -238,7 +239,8 @@ class Allocation:
             case AllocationFailed(reason=reason, code=code, alternate=alternate):
                 failure = f"{self.route.endpoint}: {reason}"
                 kind = NoSuchFamily if code == UNSUPPORTED_FAMILY else ServiceError
-                self._settle(kind(failure) if alternate is None else Redirected(event, alternate))
+                passing = code == QUOTA_REACHED or code in SERVER_ERRORS
+                self._settle(kind(failure, passing=passing) if alternate is None else Redirected(event, alternate))
                 self._over(reason)
             case AllocationEnded(reason=reason, lost=lost):
                 self._over(reason, lost=lost)

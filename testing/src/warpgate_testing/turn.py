@@ -80,6 +80,7 @@ class MemoryTurn:
     ) -> None:
         """`relay_ip`: another of the host's addresses, to relay at (coturn's relay-ip, without external-ip)."""
         self.requests: Counter[str] = Counter()
+        self.full: dict[int, float] = {}  # until when requests of this method are refused (508)
         self.dropped: Counter[str] = Counter()
         self.allocations: dict[object, MemoryAllocation] = {}
         self._network = network
@@ -200,6 +201,8 @@ class MemoryTurn:
         stream: bool,
     ) -> Attributes | None:
         """The answer's attributes; None when it comes later."""
+        if self.now() < self.full.get(message.method, 0.0):
+            raise _Refusal(508, "Insufficient Capacity")
         if message.method == Method.ALLOCATE:
             if allocation is not None:
                 raise _Refusal(437, "Allocation Mismatch")

@@ -361,7 +361,7 @@ class TestPeers:
         (request, _) = ready.requests()
         ready.refuse(request, 508, signed=True)
         assert ready.events() == []
-        assert [(at, again.method) for at, again in ready.wait(5.1)] == [(5.0, Method.CREATE_PERMISSION)]
+        assert [(at, again.method) for at, again in ready.wait(2.1)] == [(2.0, Method.CREATE_PERMISSION)]
 
     def test_channels_do_not_run_out_by_a_peers_will(self, ready: Server) -> None:
         ready.client.permit(PEER.ip, 0.0)
