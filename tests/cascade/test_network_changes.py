@@ -19,7 +19,9 @@ from warpgate.events import Event, LinkVerified, Nat64Found, PluginEnded, Server
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.translation import WELL_KNOWN_NAME
 from warpgate.net.network import Interface
-from warpgate_testing.internet import MemoryInternet, MemoryNetwork
+from warpgate.proto.stun import StunMessage
+from warpgate_testing.internet import MemoryInternet, MemoryNetwork, PathSpec
+from warpgate_testing.servers import MemoryStun
 
 QUIC = {"mode": Mode.STREAM, "transport": Transport.UDP}
 MADE_UP = ("192.0.0.170", "192.0.0.171", "64:ff9b::192.0.0.170", "64:ff9b::192.0.0.171")
@@ -272,6 +274,67 @@ def test_where_nobody_answers_for_the_well_known_name_those_of_our_servers_tell(
         host = WithoutTheName(MemoryInternet().host("host", "2001:db8::2"), prefix, seconds)
         async with Node(Config(**servers, port_map=False), identity=identity("a"), network=host) as node:
             assert (OWN in hosts(node)) is found
+
+    virtual(main)
+
+
+class Slow(Resolver):
+    """A DNS64 with an answer for each name, after so many seconds for that of ipv4only.arpa."""
+
+    def __init__(self, host: MemoryNetwork, prefix: str, seconds: float, well_known: str) -> None:
+        super().__init__(host)
+        self._prefix, self._seconds, self._well_known = prefix, seconds, well_known
+
+    async def resolve(self, host: str, port: int) -> tuple[Endpoint, ...]:
+        if host == WELL_KNOWN_NAME:
+            await asyncio.sleep(self._seconds)
+            made_up = [self._well_known + text for text in REAL]
+            return tuple(Endpoint.of(text, port) for text in (*REAL, *made_up))
+        if host in IPV4_ALONE:
+            return tuple(Endpoint.of(text, port) for text in (self._prefix + IPV4_ALONE[host], IPV4_ALONE[host]))
+        raise NetworkError(f"resolve {host!r}: no such name")
+
+
+def test_a_late_answer_for_the_well_known_name_counts_for_more_than_what_our_servers_names_told() -> None:
+    async def main() -> None:
+        host = Slow(MemoryInternet().host("host", "2001:db8::2"), "2001:db8:64::", 3.0, "64:ff9b::")
+        events: list[Event] = []
+        node = Node(Config(**SERVERS, port_map=False), identity=identity("a"), network=host, observer=events.append)
+        async with node:
+            await asyncio.sleep(10.0)
+        assert [event.prefix for event in events if isinstance(event, Nat64Found)] == [
+            "2001:db8:64::/96",
+            "64:ff9b::/96",
+        ]
+
+    virtual(main)
+
+
+class Translated(MemoryStun):
+    """Behind a NAT64: it sees IPv4."""
+
+    def _answer(self, request: StunMessage, at: Endpoint, source: Endpoint) -> bytes:
+        return super()._answer(request, at, Endpoint.of("198.51.100.64", source.port))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2, 2.0, 10.0])
+def test_an_address_that_a_dns64_made_up_is_no_failure_of_its_server(seconds: float) -> None:
+    """The server may answer before the resolver has told of the NAT64."""
+
+    async def main() -> None:
+        internet = MemoryInternet(path=PathSpec(delay=0.02))
+        stun_host = internet.host("stun", "64:ff9b::203.0.113.1")
+        stun = Translated(stun_host, Endpoint.of("64:ff9b::203.0.113.1", 3478))
+        host = Slow(internet.host("host", "2001:db8::2"), "64:ff9b::", seconds, "64:ff9b::")
+        events: list[Event] = []
+        config = Config(brokers=(), stun=("stun.example",), port_map=False)
+        node = Node(config, identity=identity("a"), network=host, observer=events.append)
+        async with node:
+            await asyncio.sleep(seconds + 30.0)
+            reflexive = {str(at.host): str(at.reflexive) for at in node.address.attachments}
+        await stun.close()
+        assert reflexive[OWN] == "198.51.100.64"
+        assert [event for event in events if isinstance(event, ServerFailed)] == []
 
     virtual(main)
 

@@ -32,6 +32,8 @@ from warpgate.proto.transaction import Transactions
 REMEASURE_AFTER = 2.0
 # No NAT is known that forgets sooner; keepalives in seconds.
 LEAST_KEEPALIVE = 4.0
+# The server was reached by an address that a DNS64 had made up. What it has in IPv4 is asked for with the prefix.
+TRANSLATED = "a translator is between"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +153,8 @@ class BindingClient:
             what = str(answer.error) if answer.error else "no mapped address"
             self._silent(source, f"answered: {what}", now)
             return
-        if mapped.family is not self._base.family:  # it was reached by an address that a DNS64 had made
-            self._silent(source, f"a translator is between: it sees {mapped}", now)
+        if mapped.family is not self._base.family:
+            self._silent(source, f"{TRANSLATED}: it sees {mapped}", now)
             return
         if (reason := misnamed(mapped, source.ip)) is not None:
             self._silent(source, f"of no use: {reason}", now)

@@ -26,7 +26,7 @@ from warpgate.net.race import RaceLost, first_of
 from warpgate.net.reach import ATTEMPT_DELAY, in_order
 from warpgate.plan.classify import Observation
 from warpgate.plan.realm import outside
-from warpgate.proto.binding import BindingEvent, Mapped, OtherAddress, ServerSilent
+from warpgate.proto.binding import TRANSLATED, BindingEvent, Mapped, OtherAddress, ServerSilent
 from warpgate.services.service_records import service_endpoints
 from warpgate.services.stun_place import Learnt, Place
 from warpgate.services.stun_samples import sample_assignment, worth_sampling
@@ -71,6 +71,7 @@ class Discovery:
         self._known: dict[Endpoint, Learnt] = {}
         self._progress = asyncio.Event()
         self._failures: set[tuple[Endpoint, str, Endpoint]] = set()
+        self._translated: set[tuple[Endpoint, str, Endpoint]] = set()
 
     # -- the owner's side ----------------------------------------------------------------------------------------
 
@@ -411,8 +412,14 @@ class Discovery:
         self._let_go()
 
     def _failed(self, local: Endpoint, transport: Transport, server: Endpoint, reason: str) -> None:
-        """Told once: a server that stays silent is asked again and again."""
+        """Told once: a server that stays silent is asked again and again. That a translator is between is told when it
+        is seen again: what the resolver says of that may come later than the server's answer.
+        """
         failure = (local, transport.value, server)
+        if reason.startswith(TRANSLATED) and failure not in self._translated:
+            self._translated.add(failure)
+            self._progressed()
+            return
         known = failure in self._failures or not any(server in found for found in self._endpoints.values())
         self._failures.add(failure)
         if known:

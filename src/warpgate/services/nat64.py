@@ -78,18 +78,24 @@ class PrefixDiscovery:
             told = await self._told()
             if told is None:
                 self._answered.set()  # a resolver that is down says nothing about the prefix that we have
-            else:
-                found = [prefix for prefix in told if is_translators(prefix)]
-                if told and not found:
-                    self._emit(ServerFailed("nat64", WELL_KNOWN_NAME, f"of no use: the prefix {told[0]}"))
-                self._set(next(iter(found), None))
-                if found:
-                    return
+            elif self._take(told):
+                return
             pause = RETRY.after(failures)
             await asyncio.sleep(self._rng.uniform(pause / 2, pause))
 
+    def _take(self, told: tuple[Nat64Prefix, ...]) -> bool:
+        """Whether one of them is of use."""
+        found = [prefix for prefix in told if is_translators(prefix)]
+        if told and not found:
+            self._emit(ServerFailed("nat64", WELL_KNOWN_NAME, f"of no use: the prefix {told[0]}"))
+        self._set(next(iter(found), None))
+        return bool(found)
+
     async def _told(self) -> tuple[Nat64Prefix, ...] | None:
-        """The prefixes that the resolver tells of; None: it does not answer."""
+        """The prefixes that the resolver tells of; None: it does not answer. What our servers' names tell is used at
+        once, and what the well-known name does counts for more, whenever it comes.
+        """
+        shared: tuple[Nat64Prefix, ...] = ()
         first = asyncio.ensure_future(self._addresses(WELL_KNOWN_NAME))
         others: list[asyncio.Future[tuple[str, tuple[IPAddress, ...]]]] = []
         try:
@@ -101,9 +107,10 @@ class PrefixDiscovery:
                     owner, addresses = await answer
                     owners[owner] += addresses
                     if shared := prefixes_shared(owners.values()):
-                        return shared
+                        self._take(shared)
+                        break
             answers = await first
-            return None if answers is None else _told_by(answers)
+            return shared or None if answers is None else _told_by(answers) or shared
         finally:
             first.cancel()
             for other in others:

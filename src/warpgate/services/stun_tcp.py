@@ -22,6 +22,7 @@ from warpgate.model.scope import misnamed
 from warpgate.net.network import Network, TcpStream
 from warpgate.plan.classify import Observation
 from warpgate.plan.realm import prevailing
+from warpgate.proto.binding import TRANSLATED
 from warpgate.proto.stun import BINDING, StreamDecoder, StunClass, StunMessage, decode, encode
 from warpgate.services.stun_udp import new_transaction_id
 
@@ -73,7 +74,7 @@ class StunStream:
                 continue
             if answer.cls is StunClass.SUCCESS and answer.mapped is not None:
                 if answer.mapped.family is not self.stream.local.family:
-                    raise ServiceError(f"a translator is between: it sees {answer.mapped}")
+                    raise ServiceError(f"{TRANSLATED}: it sees {answer.mapped}")
                 if (reason := misnamed(answer.mapped, self.stream.remote.ip)) is not None:
                     raise ServiceError(f"of no use: {reason}")
                 return answer.mapped
