@@ -416,7 +416,7 @@ class Discovery:
         is seen again: what the resolver says of that may come later than the server's answer.
         """
         failure = (local, transport.value, server)
-        if reason.startswith(TRANSLATED) and failure not in self._translated:
+        if local.ip.version == 6 and reason.startswith(TRANSLATED) and failure not in self._translated:
             self._translated.add(failure)
             self._progressed()
             return
