@@ -420,6 +420,24 @@ def test_a_peer_that_acknowledges_nothing_is_heard_all_the_same(monkeypatch: pyt
     assert two.now - since > HOLD
 
 
+def test_a_line_beside_many_files_waits_for_few_of_them() -> None:
+    rng = random.Random(3)
+    two = Two().open()
+    files = [two.pipe() for _ in range(24)]
+    near, far = two.pipe()
+    two.lossy = lambda _data: rng.random() < 0.02
+    late = []
+    for number in range(150):
+        for stream, sink in files:
+            stream.write(bytes(max(0, min(stream.room, 8192))))
+            sink.read()
+        near.write(bytes([number]))
+        late += [number - came for came in far.read()]
+        two.step()
+    assert len(late) > 130
+    assert sorted(late)[len(late) * 3 // 4] <= 3
+
+
 def test_a_reset_leaves_before_what_waits() -> None:
     two = Two().open()
     pipes = [two.pipe() for _ in range(10)]

@@ -3,9 +3,8 @@
 What all channels together may make us hold is bounded by what they share (`pool`): TOTAL_WINDOW, and for each
 UNASKED, which the other side may send before any credit, or FLOOR of datagrams that nobody reads.
 
-Datagrams leave here only as far as the congestion window has room: the library (qh3 2.1) minds it for streams alone,
-and keeps what it cannot send without a bound. While streams wait as well, each kind gets half, and datagrams that are
-few go first.
+Datagrams wait for the congestion window here, as the users' bytes do: the library (qh3 2.1) keeps what it cannot send
+of them without a bound.
 """
 
 from __future__ import annotations
@@ -24,11 +23,9 @@ from warpgate.core.connection.quic_engine import ABORTED, CLOSED, FIRST_CREDIT, 
 from warpgate.core.connection.quic_library import (
     SecretLog,
     confirm,
-    has_sent_all,
     largest_frame,
     make_client,
     make_server,
-    window_room,
 )
 from warpgate.errors import NetworkError, WarpgateError
 from warpgate.model.identity import Identity
@@ -69,8 +66,6 @@ CHANNELS = 1024
 AHEAD = 128
 # Datagrams of pipes that are still to come: their first bytes were lost, or overtaken.
 HELD = 8
-# Bytes of datagrams that go before those of streams when there were none for a while.
-BURST = 16 * 1024
 
 
 def _ignore(_address: bytes) -> None:
@@ -123,9 +118,6 @@ class QuicChannels(QuicEngine):
         self.wrote = False  # something was written since the owner last looked
         self.pipes_seen = 0  # how many the peer has opened
         self._held: deque[tuple[int, bytes]] = deque(maxlen=HELD)  # datagrams that have overtaken their pipe
-        self._senders: deque[DatagramChannel] = deque()  # with datagrams to be sent; the first one is next
-        self._given = 0  # bytes of datagrams that the library may not have sent yet
-        self._debt = 0  # how many bytes more than streams they have had, while both waited
         self._stopping: dict[int, int] = {}  # streams to be stopped when what waits on them has left, by code
         self._pings = 0
         self.answered = 0  # the number of the last ping that came back
@@ -278,66 +270,41 @@ class QuicChannels(QuicEngine):
     # -- datagrams -----------------------------------------------------------------------------------------------
 
     def has_datagrams(self, channel: DatagramChannel) -> None:
-        if channel not in self._senders:
-            self._senders.append(channel)
+        if self.state is State.OPEN:
+            self._wait(channel.stream)
 
     def datagrams(self, now: float) -> list[bytes]:
-        sent = self._with_datagrams(now)
+        sent = super().datagrams(now)
         if ready := [stream for stream in self._stopping if not self._queued(stream)]:
             for stream in ready:
                 self._stop_now(stream, self._stopping[stream])
-            sent += self._sent(now)
+            sent += super().datagrams(now)
         return sent
 
-    def _with_datagrams(self, now: float) -> list[bytes]:
-        if not self._senders or self.state is not State.OPEN:
-            return self._sent(now)
-        self._give()
-        sent = self._sent(now)
-        # Streams left something, or heads of pipes had to go first.
-        if self._senders and has_sent_all(self._quic):
-            self._debt = min(self._debt, 0)
-            self._give()
-            sent += self._sent(now)
-        return sent
+    def _has(self, stream: int) -> bool:
+        return stream in self._unfed or self._sends_datagrams(stream) is not None
 
-    def _sent(self, now: float) -> list[bytes]:
-        sent = super().datagrams(now)
-        if self._given:
-            left = sum(map(len, sent))  # the library sends datagrams before streams
-            self._given = 0 if has_sent_all(self._quic) else max(0, self._given - left)
-            self._debt = max(-BURST, self._debt - left)
-        return sent
+    def _sends_datagrams(self, stream: int) -> DatagramChannel | None:
+        channel = self._channels.get(stream)
+        return channel if isinstance(channel, DatagramChannel) and channel.sending else None
 
-    def _give(self) -> None:
-        """To the library what it can send now, one of each pipe in turn."""
-        if self._hold is not None or self._resets:
-            return
-        room = min(window_room(self._quic) - self._given, self.unconfirmed_room)
-        contended = self._waits_to_leave > 0
-        if not contended:
-            self._debt = min(self._debt, 0)
-        turns = len(self._senders)
-        while self._senders and turns and not (contended and self._debt > 0):
-            channel = self._senders[0]
-            if not channel.sending:
-                self._senders.popleft()
-            elif self._queued(channel.stream):
-                # Its head goes first: the peer keeps few datagrams of a pipe that it does not know.
-                turns -= 1
-                self._senders.rotate(-1)
-            else:
-                cost = len(channel.first) + EACH
-                if cost > room:
-                    return
-                self._guard(partial(self._quic.send_datagram_frame, encode_datagram(channel.stream, channel.next())))
-                self.wrote = True
-                self.unconfirmed_room -= cost
-                room -= cost
-                self._given += cost
-                self._debt += 2 * cost
-                turns = len(self._senders)
-                self._senders.rotate(-1)
+    def _feed_from(self, stream: int, room: int) -> int | None:
+        channel = self._sends_datagrams(stream)
+        if channel is None:
+            return super()._feed_from(stream, room)
+        # Its head goes first: the peer keeps few datagrams of a pipe that it does not know.
+        if self._quic.get_send_buffer_size(stream):
+            return 0
+        fed = 0
+        while channel.sending and fed + (cost := len(channel.first) + EACH) <= room:
+            if cost > self.unconfirmed_room:
+                return fed
+            self._guard(partial(self._quic.send_datagram_frame, encode_datagram(stream, channel.next())))
+            self.wrote = True
+            self.unconfirmed_room -= cost
+            self._given += cost
+            fed += cost
+        return fed or None
 
     def _take_datagram(self, stream: int, data: bytes) -> None:
         channel = self._channels.get(stream)
@@ -360,9 +327,7 @@ class QuicChannels(QuicEngine):
     def waits_for_answer(self, now: float) -> bool:
         """Whether something is on its way, or waits to be sent."""
         return self.state is State.OPEN and (
-            self._quic.should_wait_for_ack(now)
-            or self._waits_to_leave > 0
-            or any(channel.sending for channel in self._senders)
+            self._quic.should_wait_for_ack(now) or self._waits_to_leave > 0 or any(map(self._has, self._in_turn))
         )
 
     # -- the engine ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from heapq import heappop, heappush, heapreplace
 from typing import TYPE_CHECKING
 
 from warpgate.core.connection.pieces import Pieces
@@ -20,6 +21,7 @@ from warpgate.core.connection.quic_library import (
     closing,
     hand_over,
     has_prepared_nothing,
+    has_sent_all,
     in_flight,
     opener,
     take_out,
@@ -44,8 +46,8 @@ FIRST_CREDIT = 32 * 1024
 # A client's packets that may have overtaken the end of its handshake: its head, its address and its first pipes.
 OVERTAKING = 4
 
-# Bytes of one stream that are sent before those of the next, where several wait.
-SLICE = 4096
+# Bytes of one pipe that are sent before those of the next, where several wait.
+SLICE = 8192
 # Events wait so long at most until what was prepared before them has left (`QuicEngine._take_out`).
 HOLD = 1.0
 
@@ -94,12 +96,16 @@ class QuicEngine(ABC):
         self._overtook: list[bytes] = []
         # What users have written is given to the library as the congestion window has room: what it has prepared then
         # leaves, and it need not be sent when its stream is reset.
-        self._unfed: dict[int, Pieces] = {}  # by stream; the first one is next
+        self._turns: list[tuple[int, int]] = []  # a heap of pipes that wait, or did: how much each has sent, its stream
+        self._in_turn: set[int] = set()  # their streams
+        self._level = 0  # how much those had sent that were next
+        self._unfed: dict[int, Pieces] = {}  # by stream
         self._unfed_bytes = 0
         self._finishing: set[int] = set()  # streams that end with it
         self._ended: set[int] = set()  # streams whose end we have sent, until the library forgets them
         self._repeated: set[int] = set()  # streams of which something may be prepared when they are over
         self._resets: dict[int, int] = {}  # streams to be reset, by code
+        self._given = 0  # bytes of datagrams that the library may not have sent yet
         self._hold: float | None = None  # events wait; until then at most
         self._polled: list[bytes] = []  # to be sent
         tell_gone(quic, self._is_gone)
@@ -256,31 +262,64 @@ class QuicEngine(ABC):
             self._feed()
             news = self._poll(now)
             sent += news
-            more = self._reset_streams() or bool(news and self._unfed and self._hold is None)
+            if self._given:
+                self._given = 0 if has_sent_all(self._quic) else max(0, self._given - sum(map(len, news)))
+            more = self._reset_streams() or bool(news and self._turns and self._hold is None)
         self._unsent.set(self._held_to_send)
         return sent
 
     def _feed(self) -> None:
-        """To the library what it can send now."""
+        """To the library what it can send now: the pipe that has sent least is next, so little goes before much.
+
+        One that begins to wait is level with those that wait (start-time fair queueing).
+        """
         room = window_room(self._quic)
         if self._hold is not None or self._resets or room < FIRST_PACKET_SIZE:
             return
-        room = room * 15 // 16 - self._quic.get_send_buffer_size()  # headers
-        while room > 0 and self._unfed:
-            stream, waiting = next(iter(self._unfed.items()))
+        room = room * 15 // 16 - self._quic.get_send_buffer_size() - self._given  # headers
+        held_up = []
+        while room > 0 and self._turns:
+            self._level, stream = self._turns[0]
+            if not self._has(stream):
+                heappop(self._turns)
+                self._in_turn.discard(stream)
+                continue
+            fed = self._feed_from(stream, min(room, SLICE) if len(self._turns) > 1 else room)
+            if fed is None:
+                break
+            if fed:
+                heapreplace(self._turns, (self._level + fed, stream))
+            else:
+                held_up.append(heappop(self._turns))
+            room -= fed
+        for turn in held_up:
+            heappush(self._turns, turn)
+
+    def _wait(self, stream: int) -> None:
+        """Something is to be sent on it."""
+        if stream not in self._in_turn:
+            self._in_turn.add(stream)
+            heappush(self._turns, (self._level, stream))
+
+    def _has(self, stream: int) -> bool:
+        """Whether something of users' waits on it."""
+        return stream in self._unfed
+
+    def _feed_from(self, stream: int, room: int) -> int | None:
+        """How many bytes it was; None when what is next needs more room than there is."""
+        waiting = self._unfed[stream]
+        data = waiting.take(room)
+        self._unfed_bytes -= len(data)
+        end = False
+        if not waiting:
             del self._unfed[stream]
-            data = waiting.take(min(room, SLICE) if self._unfed else room)
-            self._unfed_bytes -= len(data)
-            room -= len(data)
-            if waiting:
-                self._unfed[stream] = waiting
-            end = not waiting and stream in self._finishing
-            if end:
+            if end := stream in self._finishing:
                 self._finishing.discard(stream)
                 self._ended.add(stream)
-            # It may be over: a reset whose event has not been taken yet.
-            with suppress(self._quic_error, ValueError):
-                self._quic.send_stream_data(stream, data, end)
+        # It may be over: a reset whose event has not been taken yet.
+        with suppress(self._quic_error, ValueError):
+            self._quic.send_stream_data(stream, data, end)
+        return len(data)
 
     def _reset(self, stream: int, code: int) -> None:
         """Send nothing more on it, and what waits neither; nothing happens when all has been sent."""
@@ -417,6 +456,7 @@ class QuicEngine(ABC):
             return
         self._unfed.setdefault(stream, Pieces()).add(bytes(data))
         self._unfed_bytes += len(data)
+        self._wait(stream)
         if end:
             self._finishing.add(stream)
         self._unsent.set(self._held_to_send)  # now: many may be written to before anything is sent
@@ -441,6 +481,8 @@ class QuicEngine(ABC):
             self.failure = self.failure or failure
             self.watch.end()
             self._unsent.release()
+            self._turns.clear()
+            self._in_turn.clear()
             self._unfed.clear()
             self._unfed_bytes = 0
             self._resets.clear()
