@@ -217,7 +217,7 @@ def test_what_is_wanted_of_a_peer() -> None:
     assert (wanted.encode(), Wanted.decode(example("wanted"))) == (example("wanted"), wanted)
     one = replace(alice_address(), instance=wanted.instance).encode()
     words = " ".join(PAGE.split())
-    assert f"the key, `{one[34:35].hex()} {one[35:39].hex()}`, and goes on like this" in words
+    assert f"the key, `{one[34:35].hex()} {one[35:39].hex()}`, and goes on as above" in words
     assert one[39:] == example("address")[35:]
     sizes = f"length(1)=0|{INSTANCE_SIZE}  [instance]  length(1)=0 to {MAX_SERVICE}"
     assert sizes in PAGE
@@ -236,8 +236,8 @@ def test_several_processes_with_one_key() -> None:
 def test_what_is_said_before_there_is_a_path() -> None:
     words = " ".join(PAGE.split())
     assert f"each of the first {demultiplexer.GREETED_PAIRS} pairs" in words
-    assert f"has proved itself, {demultiplexer.EXPECTED_LIMIT} at most; and count" in words
-    assert f"among the {demultiplexer.UNVALIDATED_DATAGRAMS} to a pair" in words
+    assert f"has proved itself, {demultiplexer.EXPECTED_LIMIT} at most. They count" in words
+    assert f"among the {demultiplexer.UNVALIDATED_DATAGRAMS} datagrams to a pair" in words
     assert f"answers {quic_bounds.AHEAD} connections at once" in words
 
 
@@ -451,7 +451,7 @@ def test_limits() -> None:
     assert row("TCP connections proved") == f"{unchosen}; the oldest makes room"
     assert f"at most {gate.TOKEN_LIFE:g} s ago" in PAGE
     offers = f"{budgets.offers_per_second:g} a second, {budgets.offers_at_once:g} at once"
-    assert f"all keys together ({offers})" in " ".join(PAGE.split())
+    assert row("sessions begun by offers") == offers
     assert row("introductions") == f"{budgets.introductions_per_second:g} a second"
     assert row("HELLO nonces") == f"{4 * session.BACKLOG}"
     assert row("pairs of endpoints") == f"{MAX_PAIRS_UNINVITED} for each transport"
