@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -34,6 +36,7 @@ from warpgate.plan.paths import UNKNOWN_ROUND_TRIP
 from warpgate.plugins.udp_punch import Punch
 from warpgate.proto.quic_wire import DURABLE_ID_SIZE
 from warpgate_testing.internet import Captured
+from warpgate_testing.servers import MemoryBrokerLink
 
 THIRD_BROKER = "mqtt://203.0.113.77:25"
 
@@ -122,6 +125,39 @@ def test_a_peer_that_ends_every_path_has_few_searches(began_by_us: bool) -> None
             assert AT_ONCE < searches(seat) - before <= AT_ONCE + 60 * RATE + 2
             await asyncio.sleep(10)
             await exchange(near, far)
+            near.abort()
+            far.abort()
+
+    virtual(main)
+
+
+def test_a_peer_that_falls_silent_all_the_time_has_brokers_dialled_once_a_second() -> None:
+    """Whoever is out of reach may be at its brokers, and so shall we be: how often those failed counts no more then."""
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            near, far = await durable(world)
+            alone(near)
+            broker, dials = world.brokers[0], list[float]()
+            connect = broker.connect
+
+            async def counted(topic: str, *words: Any) -> MemoryBrokerLink:
+                if topic.endswith(world.b.node.node_id):
+                    dials.append(world.now)
+                return await connect(topic, *words)
+
+            broker.connect = counted  # type: ignore[method-assign]
+            broker.kill()
+            await asyncio.sleep(120.0)
+            began = world.now
+            while world.now < began + 60.0:
+                for path in tuple(near.connection._paths):
+                    path.close()
+                await asyncio.sleep(0.05)
+            lately = [at for at in dials if at >= began]
+            assert 15 < len(lately) <= 62
+            assert min(later - at for at, later in pairwise(lately)) >= 1.0 - 1e-6
+            broker.revive()
             near.abort()
             far.abort()
 

@@ -26,13 +26,14 @@ from cascade_world import (
 from warpgate.config import Budgets, Config
 from warpgate.core.search.attempt import PluginAttempt
 from warpgate.errors import ConnectFailed
-from warpgate.events import PluginEnded, PluginSkipped, SignalRefused
+from warpgate.events import PluginEnded, PluginNoted, PluginSkipped, SignalRefused
 from warpgate.lab.kinds import BLOCK, EDM, KINDS, Layer
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.nat import Assignment, Filtering, PortAssignment
-from warpgate.plan.birthday import Guessing
+from warpgate.plan.birthday import Guessing, Part
 from warpgate.plugins.base import Attempt
-from warpgate.plugins.guesses import MEET, OPEN, OPENED, Guess
+from warpgate.plugins.guesses import MEET, OPEN, OPENED, Guess, endpoint_of
+from warpgate.plugins.random_probe import RandomProbe
 
 STUN = R  # one round trip to a server
 COUNTING = ["edm-seq", "edm-seq-2", "edm-seq-7", "edm-seq--1", "edm-seq--2"]
@@ -414,6 +415,33 @@ def test_hostile_messages_cost_nothing(message: Guess) -> None:
             assert world.routers["b"].counters().flows_created == before
             ended = [event for event in world.b.said(PluginEnded) if event.plugin == "random_probe"]
             assert [event.outcome for event in ended] == ["failed"]
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("kinds", [("eim-apdf", "edm"), ("edm", "eim-apdf")], ids=["spreads", "searches"])
+def test_a_peer_that_begins_anew_without_end_has_three_turns_and_its_share_of_mappings(kinds: tuple[str, str]) -> None:
+    async def says(self: RandomProbe, attempt: Attempt, part: Guessing) -> None:
+        near, far = (endpoint_of(at.reflexive_endpoint(Transport.UDP)) for at in (part.mine, part.theirs))
+        asks = (
+            Guess(OPEN, str(near)) if part.part is Part.SEARCH else Guess(OPENED, str(far), str(near.ip), 1024, 65535)
+        )
+        for _ in range(20):
+            attempt.signal(asks)
+            await asyncio.sleep(4.0)
+
+    async def main() -> None:
+        async with World(*kinds) as world:
+            before = world.routers["b"].counters().flows_created
+            for attempts in range(1, 6):
+                with mock.patch.object(RandomProbe, "_begin", says), pytest.raises(ConnectFailed):
+                    await world.a.node.connect(world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=20.0)
+                await world.quiet()
+                notes = [event.text for event in world.b.said(PluginNoted)]
+                begun = [text for text in notes if "sockets towards" in text or text.startswith("probing up")]
+                assert 0 < len(begun) <= 3 * attempts
+            made = world.routers["b"].counters().flows_created - before
+            assert 2 * 256 < made <= Budgets().new_mappings_per_peer
 
     virtual(main)
 
