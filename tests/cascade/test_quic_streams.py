@@ -372,6 +372,50 @@ def test_closing_towards_a_dead_peer_takes_as_long_as_linger() -> None:
     virtual(main)
 
 
+@pytest.mark.parametrize("options", [OVER_QUIC, LASTING], ids=["plain", "durable"])
+@pytest.mark.parametrize("first", ["peer", "nobody"])
+def test_a_node_that_closes_while_its_pipe_is_being_closed_waits_for_that(options: Options, first: str) -> None:
+    """A handler is at its end, of its own accord or because the peer's has closed: nothing is cut, nothing lingers."""
+    blob = BLOB[:200_000]
+
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await connected(world, **options)
+            await exchange(near, far)
+            await far.send(blob)
+            if first == "peer":
+                near.write_eof()
+                assert await far.recv() == b""
+            closing = asyncio.ensure_future(far.close())
+            await asyncio.sleep(0)
+            began = world.now
+            await world.b.node.close()
+            assert await near.recv_n(len(blob)) == blob
+            await closing
+            assert world.now - began < 0.5
+            await near.close()
+            assert world.now - began < 0.5
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("options", [OVER_QUIC, LASTING], ids=["plain", "durable"])
+def test_nor_does_that_take_longer_where_the_peer_is_gone(options: Options) -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await connected(world, **options)
+            await exchange(near, far)
+            world.hosts["a"].crash()
+            closing = asyncio.ensure_future(far.close())
+            await asyncio.sleep(0)
+            began = world.now
+            await world.b.node.close()
+            await closing
+            assert world.now - began < 1.0
+
+    virtual(main)
+
+
 def test_there_is_no_socket_to_hand_over_but_asyncio_streams_work() -> None:
     async def main() -> None:
         async with World("eim-apdf+no-tcp", "eim-apdf") as world:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from weakref import WeakSet
 
 from warpgate.core.context import Context
 from warpgate.core.pipes.base import Pipe, PipeInfo
 from warpgate.core.pipes.plain_datagram import PlainDatagramPipe
 from warpgate.core.pipes.plain_tcp import StreamPipe
-from warpgate.core.pipes.quic import QuicPipe
+from warpgate.core.pipes.quic import BytesOverQuic, QuicPipe
 from warpgate.core.search.links import TcpLink, UdpLink
 from warpgate.core.search.quic_link import QuicLink
 from warpgate.core.search.session import Session
@@ -30,6 +31,7 @@ class PipeMaker:
         self._context = context
         self._udp = udp
         self._open: dict[Pipe, float] = {}  # since when, in Unix seconds; in order of their opening
+        self._leaving: WeakSet[BytesOverQuic] = WeakSet()  # some are being closed, which lasts while data is under way
 
     async def watch(self) -> None:
         """End stream pipes whose peer has gone silent with our data in flight; runs as long as the node."""
@@ -41,7 +43,8 @@ class PipeMaker:
 
     async def close(self) -> None:
         """Close all of them side by side; what a peer has not taken by then is lost with the program."""
-        closing = [asyncio.ensure_future(pipe.close()) for pipe in self.open_pipes]
+        ends = [pipe.left() for pipe in self._leaving] + [pipe.close() for pipe in self.open_pipes]
+        closing = list(map(asyncio.ensure_future, ends))
         if closing:
             _, late = await asyncio.wait(closing, timeout=CLOSING)
             for task in late:
@@ -147,4 +150,6 @@ class PipeMaker:
 
     def ended(self, pipe: Pipe, reason: str) -> None:
         self._open.pop(pipe, None)
+        if isinstance(pipe, BytesOverQuic):
+            self._leaving.add(pipe)
         self._context.emit(PipeEnded(pipe.session.hex(), pipe.peer, reason))

@@ -37,6 +37,7 @@ class BytesOverQuic(BytePipe):
         self._driver = driver
         self._sending = asyncio.Lock()  # a large `send` waits in the middle; another one must not cut in
         self._left = False  # closed, aborted: nothing is received any more
+        self._delivering = False
 
     async def _changed(self) -> None:
         """Until anything may have happened."""
@@ -109,14 +110,22 @@ class BytesOverQuic(BytePipe):
         stream.finish()
         self._driver.soon()
         progress = stream.progress
-        while self._alive and not stream.delivered:
-            try:
+        self._delivering = True
+        try:
+            while self._alive and not stream.delivered:
                 async with asyncio.timeout(patience):
                     while self._alive and not stream.delivered and stream.progress == progress:
                         await self._driver.changed()
-            except TimeoutError:
-                return
-            progress = stream.progress
+                progress = stream.progress
+        except TimeoutError:
+            pass
+        finally:
+            self._delivering = False
+
+    async def left(self) -> None:
+        """Until a `close` that is going on has no more to wait for."""
+        while self._delivering and self._alive and not self._stream.delivered:
+            await self._driver.changed()
 
 
 class QuicPipe(BytesOverQuic):

@@ -351,6 +351,7 @@ class Demultiplexer:
 
     def close(self) -> None:
         for session in list(self.sessions.values()):
+            session.abandon("this node was closed")  # a pipe may still be waiting for its peer
             session.end()
         self.sessions.clear()
         for base in list(self._ports):
