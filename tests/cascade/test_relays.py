@@ -241,6 +241,22 @@ def test_where_a_direct_link_could_be_the_relay_waits_its_second() -> None:
     virtual(story)
 
 
+@pytest.mark.parametrize("kinds", [("udp-blocked", "public"), ("public", "udp-blocked")])
+def test_where_no_datagram_gets_out_no_port_is_waited_for(kinds: tuple[str, str]) -> None:
+    """A program that has just started: TCP has been answered, and that UDP is blocked is said after 4 s."""
+
+    async def story() -> None:
+        async with RelayWorld(*kinds, settle=0.3) as world:
+            sites = [world.routers.get(name, world.hosts[name]) for name in "ab"]
+            world.internet.partition(*sites)
+            near, far, seconds = await connected(world)
+            assert (near.plugin, near.relayed) == ("turn", True)
+            assert seconds == pytest.approx(1.0, abs=0.01)
+            await exchange(near, far)
+
+    virtual(story)
+
+
 @pytest.mark.parametrize("kinds", [("edm", "eim-apdf"), ("eim-apdf", "edm")])
 def test_a_plain_pipe_waits_for_a_port_that_is_searched_for(kinds: tuple[str, str]) -> None:
     """It would stay on the relay. Of all searches 86 % are over within `search_patience`, a third within a second."""

@@ -312,9 +312,14 @@ class Initiator(Generic[Made]):
             patience = session.patience(patience, signals)
         if outlook.hope is not Hope.FAIR:
             patience *= FAINT_SHARE
-        elif patience and any(plugin.searches and plugin.name in session.running for plugin in self._plugins):
+        elif patience and self._searching():
             patience = max(patience, timing.search_patience)
         return max(NEVER_WAIT, session.started + patience - context.now())
+
+    def _searching(self) -> bool:
+        """Whether a port is searched for, or will be. Without UDP the strategy still waits to be told what cannot be."""
+        running = [plugin for plugin in self._plugins if plugin.searches and plugin.name in self._session.running]
+        return any(self._outlook(plugin.transports).hope is Hope.FAIR for plugin in running)
 
     def _direct_steps(self) -> list[Step]:
         """Those still at work; a relay carries a stream over UDP wherever either will do."""
