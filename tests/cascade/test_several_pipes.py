@@ -62,6 +62,20 @@ def test_one_after_the_other(kind_a: str, kind_b: str, options: Options) -> None
     virtual(main)
 
 
+def test_fifty_at_once_take_turns_with_their_signals() -> None:
+    """The peer listens to 20 a second of each sender: it heard a part of the offers, and repetitions of that part."""
+
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            address = world.b.node.address
+            ones = await asyncio.gather(*(world.a.node.connect(address, **OVER_TCP) for _ in range(50)))
+            assert world.a.signals()["offer"] <= 2 * len(ones)
+            others = [await world.b.node.accept() for _ in ones]
+            await close_all(world, *ones, *others)
+
+    virtual(main)
+
+
 def test_punched_tcp_takes_other_ports_for_the_second_pipe_at_once() -> None:
     async def main() -> None:
         async with World("eim-apdf", "eim-apdf") as world:

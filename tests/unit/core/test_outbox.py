@@ -6,8 +6,9 @@ import asyncio
 
 from pipe_kit import virtually
 
-from warpgate.core.search.outbox import TURNS, Outbox
+from warpgate.core.search.outbox import TURNS, Outbox, Pace
 from warpgate.errors import ServiceError
+from warpgate.proto.gate import SENDER_BURST, SENDER_RATE
 from warpgate.proto.signals import PluginMessage
 
 OFFSETS = (0.6, 1.5, 3.0)
@@ -16,11 +17,11 @@ OFFSETS = (0.6, 1.5, 3.0)
 class Sent:
     """What was posted, and when."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace | None = None) -> None:
         self.posts: list[tuple[float, int, tuple[str, ...]]] = []
         self.failures: list[str] = []
         self.error: ServiceError | None = None
-        self.box = Outbox(self._post, lambda: OFFSETS, self.failures.append)
+        self.box = Outbox(self._post, lambda: OFFSETS, self.failures.append, pace or Pace())
 
     def _post(self, sequence: int, messages: tuple[PluginMessage, ...]) -> None:
         if self.error is not None:
@@ -170,5 +171,42 @@ def test_what_cannot_be_sent_is_told_and_tried_again() -> None:
         await asyncio.sleep(0.6)
         assert sent.posts == [(0.6, 1, ("a",))]
         sent.box.close()
+
+    virtually(main)
+
+
+def test_one_peer_is_told_no_more_than_it_listens_to_by_all_sessions_together() -> None:
+    async def main() -> None:
+        pace = Pace()
+        boxes = [Sent(pace) for _ in range(100)]
+        for sent in boxes:
+            sent.box.add(message("offer"))
+        await asyncio.sleep(60.0)
+        times = sorted(at for sent in boxes for at, _, _ in sent.posts)
+        firsts = [sent.posts[0][0] for sent in boxes]
+        assert firsts == sorted(firsts)  # none has to wait for the repetitions of many others
+        assert firsts[-1] < 100 / SENDER_RATE * 2
+        for begin in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0):
+            assert len([at for at in times if at <= begin]) <= SENDER_BURST + begin * SENDER_RATE
+        assert all(len(sent.posts) >= 2 for sent in boxes)  # repetitions wait, too, and one may be for several
+        for sent in boxes:
+            sent.box.close()
+
+    virtually(main)
+
+
+def test_what_becomes_needless_while_it_waits_is_not_said() -> None:
+    async def main() -> None:
+        pace = Pace()
+        others, late, closed = [Sent(pace) for _ in range(int(SENDER_BURST))], Sent(pace), Sent(pace)
+        for sent in (*others, late, closed):
+            sent.box.add(message("offer"))
+            sent.box.acknowledge(0.0)
+        await asyncio.sleep(0.01)
+        assert (late.posts, closed.posts) == ([], [])
+        late.box.acknowledged(1)  # a check showed that the peer needs no offer any more
+        closed.box.close()
+        await asyncio.sleep(0.5)
+        assert (late.posts, closed.posts) == ([], [])
 
     virtually(main)

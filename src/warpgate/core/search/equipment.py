@@ -14,6 +14,7 @@ from warpgate.core.context import Context
 from warpgate.core.found_pairs import FoundPairs
 from warpgate.core.search.budget import RandomPunches
 from warpgate.core.search.links import UnchosenLinks
+from warpgate.core.search.outbox import Pace
 from warpgate.core.search.rations import Ration
 from warpgate.core.udp.demultiplexer import Demultiplexer
 from warpgate.errors import ProtocolError
@@ -28,7 +29,7 @@ from warpgate.services.discovery import Discovery
 from warpgate.services.relay import Relays
 
 TOPIC = "warpgate/2/"
-CLOCKS_REMEMBERED = 256
+CLOCKS_REMEMBERED = PACES_REMEMBERED = 256
 # Relayed ones of a peer: one of each family, over UDP and over TCP.
 ENDPOINTS_PER_SESSION = 4
 
@@ -80,6 +81,7 @@ class Equipment:
     relay_targets: Ration
     peer_searches: TokenBucket  # for peers that our user did not ask for
     clocks: Clocks
+    paces: OrderedDict[bytes, Pace]  # by the peer's key; least recently begun with first
     quic_holdings: Holdings
     found: FoundPairs
 
@@ -109,9 +111,17 @@ class Equipment:
             Ration(rate, 4 * rate, context.now(), ENDPOINTS_PER_SESSION),
             TokenBucket(budgets.searches_per_second, budgets.searches_at_once, context.now()),
             Clocks(),
+            OrderedDict(),
             Holdings(),
             found,
         )
+
+    def pace(self, peer_key: bytes) -> Pace:
+        pace = self.paces.setdefault(peer_key, Pace())
+        self.paces.move_to_end(peer_key)
+        if len(self.paces) > PACES_REMEMBERED:
+            self.paces.popitem(last=False)
+        return pace
 
     def publish(self, peer_key: bytes, signal: Signal, brokers: tuple[BrokerRef, ...]) -> int:
         """Seal a signal to its receiver; on how many of the brokers it went out at once. ProtocolError: too large."""

@@ -225,12 +225,16 @@ class Initiator(Generic[Made]):
             self.stop(self._silence())
 
     async def _silent(self, after: float) -> bool:
-        """Wait until silence has lasted so long since our first offer left; whether it has."""
+        """Wait until silence has lasted so long since our first offer left, or a word of the peer's in another session;
+        whether it has.
+        """
         session, context = self._session, self._context
         while not session.answered:
             began = session.first_offer_at
             if began is None:  # a broker that the peer names alone is connected to first
                 began = session.started + context.config.timing.broker_timeout - TOLD
+            # Of many sessions the peer answers one after the other, too.
+            began = max(began, session.pace.heard_at)
             left = began + silence_due(after, session.signal_delay) - context.now()
             if session.first_offer_at is None and self._equipment.channel.opening(
                 tuple(ref.url for ref in session.brokers)
@@ -317,7 +321,7 @@ class Initiator(Generic[Made]):
         return max(NEVER_WAIT, session.started + patience - context.now())
 
     def _searching(self) -> bool:
-        """Whether a port is searched for, or will be. Without UDP the strategy still waits to be told what cannot be."""
+        """Whether a port is searched for, or may be. Without UDP the strategy only waits to be told what cannot be."""
         running = [plugin for plugin in self._plugins if plugin.searches and plugin.name in self._session.running]
         return any(self._outlook(plugin.transports).hope is Hope.FAIR for plugin in running)
 

@@ -9,9 +9,12 @@ repeated: whoever misses it repeats its message and gets another one. Whatever e
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 
 from warpgate.errors import WarpgateError
+from warpgate.proto.bucket import TokenBucket
+from warpgate.proto.gate import SENDER_BURST, SENDER_RATE
 from warpgate.proto.signals import PluginMessage
 
 # Turns of the loop until what was added leaves: strategies that start in one tick begin tasks of their own, and what
@@ -19,19 +22,60 @@ from warpgate.proto.signals import PluginMessage
 # By then they have sent their first packets, too.
 TURNS = 3
 
+# Of the rate at which a peer listens. The rest is for what a broker delivers more densely than it was said.
+PACE = 0.8
+
 Post = Callable[[int, tuple[PluginMessage, ...]], None]
 
 
+class Pace:
+    """What all sessions say to one peer, no faster than it listens: of what is too fast it would hear the first part
+    alone, and repetitions of that would keep it from the rest.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._bucket = TokenBucket(PACE * SENDER_RATE, PACE * SENDER_BURST, self._loop.time())
+        self._waiting: dict[tuple[Outbox, int], None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.heard_at = -math.inf  # by any session
+
+    def say(self, outbox: Outbox, sequence: int) -> None:
+        """Now, or in its turn, if it has not become needless by then."""
+        self._waiting.setdefault((outbox, sequence))
+        if self._timer is None:
+            self._advance()
+
+    def _advance(self) -> None:
+        self._timer = None
+        while self._waiting:
+            outbox, sequence = turn = next(iter(self._waiting))
+            needed = outbox.needs(sequence)
+            if needed and not self._bucket.take(self._loop.time()):
+                self._timer = self._loop.call_later(self._bucket.wait(self._loop.time()), self._advance)
+                return
+            del self._waiting[turn]
+            if needed:
+                outbox.deliver(sequence)
+
+
 class Outbox:
-    """`post(sequence, messages)` seals and publishes; it is called in the tick in which something was added."""
+    """`post(sequence, messages)` seals and publishes; it is called in the tick in which something was added, unless too
+    much is said to this peer.
+    """
 
     def __init__(
-        self, post: Post, repeat_offsets: Callable[[], Sequence[float]], on_failure: Callable[[str], None]
+        self,
+        post: Post,
+        repeat_offsets: Callable[[], Sequence[float]],
+        on_failure: Callable[[str], None],
+        pace: Pace,
     ) -> None:
         """`repeat_offsets`: seconds after a message that leaves now at which it is sent again."""
         self._post = post
         self._repeat_offsets = repeat_offsets
         self._on_failure = on_failure
+        self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._queued: list[PluginMessage] = []
         self._flush: asyncio.Handle | None = None
@@ -41,6 +85,7 @@ class Outbox:
         self._repeats: dict[int, list[asyncio.TimerHandle]] = {}
         self._sent: dict[int, float] = {}
         self._repeated: set[int] = set()
+        self._owes = False  # a bare acknowledgement
         self._open = True
         self.sequence = 0
 
@@ -87,29 +132,18 @@ class Outbox:
         self._flush = None
         self._drop_acknowledgement()
         self._drop_correction()
-        messages, self._queued = tuple(self._queued), []
+        self._unacknowledged[self.sequence + 1], self._queued = tuple(self._queued), []
         self.sequence += 1
-        sequence = self.sequence
-        self._sent[sequence] = self._loop.time()
-        self._unacknowledged[sequence] = messages
-        self._repeats[sequence] = [
-            self._loop.call_later(offset, self._repeat, sequence) for offset in self._repeat_offsets()
-        ]
-        self._deliver(sequence, messages)
-
-    def _repeat(self, sequence: int) -> None:
-        if sequence in self._unacknowledged:
-            self._repeated.add(sequence)
-            self._deliver(sequence, self._unacknowledged[sequence])
+        self._pace.say(self, self.sequence)
 
     def repeat_all(self) -> None:
-        """Send now what is not acknowledged yet."""
+        """Send once more what is not acknowledged yet."""
         for sequence in tuple(self._unacknowledged):
-            self._repeat(sequence)
+            self._pace.say(self, sequence)
 
     def _send_acknowledgement(self) -> None:
-        self._acknowledgement = None
-        self._deliver(0, ())
+        self._acknowledgement, self._owes = None, True
+        self._pace.say(self, 0)
 
     def _drop_acknowledgement(self) -> None:
         if self._acknowledgement is not None:
@@ -121,9 +155,22 @@ class Outbox:
             self._correction.cancel()
             self._correction = None
 
-    def _deliver(self, sequence: int, messages: tuple[PluginMessage, ...]) -> None:
+    def needs(self, sequence: int) -> bool:
+        """Whether it is still to be said."""
+        return sequence in self._unacknowledged if sequence else self._owes and self._open
+
+    def deliver(self, sequence: int) -> None:
+        """Its turn has come."""
+        self._owes = False  # every envelope acknowledges
+        if sequence in self._sent:
+            self._repeated.add(sequence)
+        elif sequence:
+            self._sent[sequence] = self._loop.time()
+            self._repeats[sequence] = [
+                self._loop.call_later(offset, self._pace.say, self, sequence) for offset in self._repeat_offsets()
+            ]
         try:
-            self._post(sequence, messages)
+            self._post(sequence, self._unacknowledged.get(sequence, ()))
         except WarpgateError as error:
             self._on_failure(str(error))
 

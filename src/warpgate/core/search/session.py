@@ -164,7 +164,8 @@ class Session:
         self.relays = SessionRelays(self)
         self.stack = contextlib.ExitStack()
         self.stack.callback(self.relays.close)
-        self.outbox = Outbox(self._post, self._repeats, partial(self.note, "signals"))
+        self.pace = equipment.pace(peer_key)
+        self.outbox = Outbox(self._post, self._repeats, partial(self.note, "signals"), self.pace)
         self.stack.callback(self.outbox.close)
 
     @property
@@ -287,7 +288,7 @@ class Session:
         """Accept a fresh envelope of the peer's; returns the plugins it has messages for, in order."""
         if not self._of_the_wanted(remote):
             return ()
-        self.answered = True
+        self._heard()
         if self.initiator and signal.reason and not self._warned:
             self._warned = True
             self.context.emit(PeerTwinned(self.id.hex(), self.peer, signal.reason))
@@ -401,8 +402,12 @@ class Session:
 
     def peer_heard(self) -> None:
         """The peer spoke under the session key: it has our first offer (or needs none)."""
-        self.answered = True
+        self._heard()
         self.outbox.acknowledged(1)
+
+    def _heard(self) -> None:
+        self.answered = True
+        self.pace.heard_at = self.context.now()
 
     def fresh_nonce(self, nonce: bytes) -> bool:
         """False for a HELLO that was seen before in this session."""
