@@ -33,9 +33,6 @@ CALLED_FROM_OUTSIDE = {
     "get_peer_info",
     "get_ssl_info",
     "topic_filtering",
-    # the gateway's half of a codec, for gateways in tests
-    "encode_response",
-    "decode_request",
 }
 
 

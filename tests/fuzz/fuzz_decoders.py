@@ -55,7 +55,7 @@ from warpgate.proto.device_xml import LONGEST_TEXT, MOST_ELEMENTS
 from warpgate.proto.envelope import open_envelope
 from warpgate.proto.marks import MARK_SIZE
 from warpgate.proto.mqtt_framing import LARGEST_PACKET, Framing
-from warpgate.proto.portmap_wire import decode_request, decode_response
+from warpgate.proto.portmap_wire import decode_response
 from warpgate.proto.quic_proof import check_head
 from warpgate.proto.quic_wire import connection_id_of, is_first_packet
 from warpgate.proto.signals import decode_body, decode_signal
@@ -84,11 +84,6 @@ FAULT = (
     b"</errorDescription></UPnPError></detail></s:Fault></s:Body></s:Envelope>"
 )
 SSDP = b"HTTP/1.1 200 OK\r\nST: x\r\nLOCATION: http://192.168.1.1:5000/d.xml\r\n\r\n"
-PCP_REQUEST = (
-    bytes.fromhex("02010000000004b000000000000000000000ffffc0a80102")
-    + bytes(range(12))
-    + bytes.fromhex("110000001388138800000000000000000000ffff00000000")
-)
 PCP = bytes.fromhex("02810000000004b000000064") + bytes(12) + bytes(range(12)) + bytes.fromhex(
     "110000001388138800000000000000000000ffffcb007101"
 )  # fmt: skip
@@ -382,7 +377,6 @@ DECODERS = (
         (pack_channel_data(0x4000, b"data", padded=True),),
     ),
     Target("port_mapping", decode_response, (DecodeError,), (PCP, *NAT_PMP)),
-    Target("port_mapping_request", decode_request, (DecodeError,), (PCP_REQUEST,)),
     Target("ssdp", ssdp.decode_answer, (DecodeError,), (SSDP,)),
     Target("igd_description", _description, (DecodeError,), (DESCRIPTION,)),
     Target("igd_url", _text(_url), (DecodeError,), _PLACES),

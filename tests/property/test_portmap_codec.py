@@ -20,11 +20,10 @@ from warpgate.proto.portmap_wire import (
     PmpMapped,
     PmpRefused,
     Response,
-    decode_request,
     decode_response,
     encode_request,
-    encode_response,
 )
+from warpgate_testing.portmap import decode_request, encode_response
 
 words = st.integers(0, 2**32 - 1)
 nonces = st.binary(min_size=12, max_size=12)

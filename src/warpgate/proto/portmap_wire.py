@@ -147,32 +147,6 @@ def encode_pmp_map_request(transport: Transport, internal_port: int, external_po
     return _PMP_MAP_REQUEST.pack(PMP_VERSION, opcode, 0, internal_port, external_port, lifetime)
 
 
-def encode_response(response: Response) -> bytes:
-    """What a server sends: for servers in the lab and in tests."""
-    match response:
-        case PcpResponse(result, lifetime, epoch, mapping):
-            header = _RESPONSE_HEADER.pack(PCP_VERSION, _RESPONSE | _OP_MAP, 0, result, lifetime, epoch)
-            return header if mapping is None else header + _pack_mapping(mapping)
-        case PmpAddress(result, epoch, external):
-            header = _PMP_HEADER.pack(PMP_VERSION, _RESPONSE, result, epoch)
-            return header if external is None else header + external.packed
-        case PmpMapped(result, epoch, transport, internal_port, external_port, lifetime):
-            header = _PMP_HEADER.pack(PMP_VERSION, _RESPONSE | _PMP_OPCODES[transport], result, epoch)
-            return header + _PMP_MAPPING.pack(internal_port, external_port, lifetime)
-        case PmpRefused(result, epoch):
-            return _PMP_HEADER.pack(PMP_VERSION, _RESPONSE | 0x7F, result, epoch)
-
-
-def decode_request(data: bytes) -> PcpRequest:
-    """What a PCP server receives. DecodeError for all but a MAP request."""
-    if not _REQUEST_HEADER.size + _MAPPING.size <= len(data) <= MAX_SIZE or len(data) % 4:
-        raise DecodeError(f"a PCP MAP request does not have {len(data)} bytes")
-    version, opcode, _, lifetime, client = _REQUEST_HEADER.unpack_from(data)
-    if (version, opcode) != (PCP_VERSION, _OP_MAP):
-        raise DecodeError(f"PCP version {version}, opcode {opcode} is no MAP request")
-    return PcpRequest(_unpack_ip(client), lifetime, _unpack_mapping(data, _REQUEST_HEADER.size))
-
-
 def decode_response(data: bytes) -> Response:
     """What a gateway answered, in either protocol; DecodeError for anything else."""
     if len(data) < _PMP_HEADER.size or len(data) > MAX_SIZE:

@@ -29,9 +29,8 @@ from warpgate.proto.portmap_wire import (
     PmpMapped,
     PmpRefused,
     PmpResult,
-    decode_request,
-    encode_response,
 )
+from warpgate_testing.portmap import decode_request, encode_response
 
 BASE = Endpoint(ip_address("192.168.1.2"), 40000)
 SERVER = Endpoint(ip_address("192.168.1.1"), 5351)

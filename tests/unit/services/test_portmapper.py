@@ -15,11 +15,12 @@ from warpgate.errors import NetworkError, ServiceError
 from warpgate.events import Event, PortMapped, ServerFailed
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.network import Gateway, Interface
-from warpgate.proto.portmap_wire import PcpMapping, PcpResponse, decode_request, encode_response
+from warpgate.proto.portmap_wire import PcpMapping, PcpResponse
 from warpgate.services import portmap_igd, portmapper
 from warpgate.services.portmap_board import Remembered
 from warpgate.services.portmapper import PortMapper
 from warpgate.services.upnp import IgdLease
+from warpgate_testing.portmap import decode_request, encode_response
 
 HOME = Interface("eth0", ip_address("192.168.1.2"), 24)
 LOOPBACK = Interface("lo", ip_address("127.0.0.1"), 8)
