@@ -19,16 +19,13 @@ from warpgate.core.connection.byte_stream import WINDOW
 from warpgate.core.connection.channel import EACH, Channel, DatagramChannel
 from warpgate.core.connection.pool import Pool
 from warpgate.core.connection.quic_bounds import Holdings
-from warpgate.core.connection.quic_engine import ABORTED, CLOSED, FIRST_CREDIT, FindKey, QuicEngine, State
+from warpgate.core.connection.quic_engine import ABORTED, CLOSED, FIRST_CREDIT, QuicEngine, State
 from warpgate.core.connection.quic_library import (
     SecretLog,
     confirm,
     largest_frame,
-    make_client,
-    make_server,
 )
 from warpgate.errors import NetworkError, WarpgateError
-from warpgate.model.identity import Identity
 from warpgate.proto.channel_wire import (
     ALPN,
     CLIENT_CREDIT,
@@ -95,7 +92,7 @@ class Finished:
 class QuicChannels(QuicEngine):
     """The channels of two nodes. `on_channel` gets those that the peer opens, `on_news` its encoded addresses."""
 
-    alpn = ALPN
+    alpn, id_size, takes_datagrams = ALPN, DURABLE_ID_SIZE, True
 
     def __init__(self, quic: QuicConnection, secrets: SecretLog, holdings: Holdings, *, client: bool) -> None:
         super().__init__(quic, secrets, holdings, client=client)
@@ -123,28 +120,6 @@ class QuicChannels(QuicEngine):
         self.answered = 0  # the number of the last ping that came back
         self.on_channel: Callable[[Channel], None] = lambda channel: channel.reset()
         self.on_news: Callable[[bytes], None] = _ignore
-
-    @classmethod
-    def client(
-        cls, identity: Identity, peer_key: bytes, session: bytes, now: float, holdings: Holdings
-    ) -> QuicChannels:
-        """Its first flight is ready to be sent. `session`: 16 bytes that name the connection from now on."""
-        secrets = SecretLog()
-        quic = make_client(secrets, cls.alpn, DURABLE_ID_SIZE, datagrams=True)
-        engine = cls(quic, secrets, holdings, client=True)
-        engine.start_client(identity, peer_key, session, now)
-        return engine
-
-    @classmethod
-    def server(
-        cls, identity: Identity, certificate: bytes, first_id: bytes, find_key: FindKey, holdings: Holdings
-    ) -> QuicChannels:
-        """As `QuicStream.server`."""
-        secrets = SecretLog()
-        quic = make_server(secrets, certificate, identity, first_id, cls.alpn, DURABLE_ID_SIZE, datagrams=True)
-        engine = cls(quic, secrets, holdings, client=False)
-        engine.await_client(find_key)
-        return engine
 
     def close(self, code: int, reason: str) -> None:
         """An orderly end tells the peer which of its pipes have come to be known here."""

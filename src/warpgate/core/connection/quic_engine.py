@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from heapq import heappop, heappush, heapreplace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from warpgate.core.connection.pieces import Pieces
 from warpgate.core.connection.quic_bounds import Holdings, Watch
@@ -23,6 +23,8 @@ from warpgate.core.connection.quic_library import (
     has_prepared_nothing,
     has_sent_all,
     in_flight,
+    make_client,
+    make_server,
     opener,
     take_out,
     tell_gone,
@@ -74,6 +76,8 @@ class QuicEngine(ABC):
     """
 
     alpn: str  # a connection of another kind is refused
+    id_size: int  # bytes of our connection ids
+    takes_datagrams = False  # DATAGRAM frames, of the peer's
 
     def __init__(self, quic: QuicConnection, secrets: SecretLog, holdings: Holdings, *, client: bool) -> None:
         from qh3.quic import connection, events  # noqa: PLC0415 - loaded by now
@@ -110,8 +114,30 @@ class QuicEngine(ABC):
         self._polled: list[bytes] = []  # to be sent
         tell_gone(quic, self._is_gone)
 
-    def start_client(self, identity: Identity, peer_key: bytes, session: bytes, now: float) -> None:
-        """The first flight is ready to be sent afterwards."""
+    @classmethod
+    def client(cls, identity: Identity, peer_key: bytes, session: bytes, now: float, holdings: Holdings) -> Self:
+        """Its first flight is ready to be sent. `session`: 16 bytes; `holdings` are the node's."""
+        secrets = SecretLog()
+        quic = make_client(secrets, cls.alpn, cls.id_size, datagrams=cls.takes_datagrams)
+        engine = cls(quic, secrets, holdings, client=True)
+        engine._start_client(identity, peer_key, session, now)
+        return engine
+
+    @classmethod
+    def server(
+        cls, identity: Identity, certificate: bytes, first_id: bytes, find_key: FindKey, holdings: Holdings
+    ) -> Self:
+        """For a first packet with the destination `first_id`; `certificate` is PEM, of `identity`. `find_key` judges
+        the session that the client's head names.
+        """
+        secrets = SecretLog()
+        frames = cls.takes_datagrams
+        quic = make_server(secrets, certificate, identity, first_id, cls.alpn, cls.id_size, datagrams=frames)
+        engine = cls(quic, secrets, holdings, client=False)
+        engine._await_client(find_key)
+        return engine
+
+    def _start_client(self, identity: Identity, peer_key: bytes, session: bytes, now: float) -> None:
         self.session = session
 
         def certain() -> None:
@@ -128,8 +154,7 @@ class QuicEngine(ABC):
         self._certain = certain
         self._quic.connect(ANYWHERE, now)
 
-    def await_client(self, find_key: FindKey) -> None:
-        """`find_key` judges the session that the client's head names."""
+    def _await_client(self, find_key: FindKey) -> None:
 
         def certain() -> None:
             head = bytes(self._head[:HEAD_SIZE])

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from warpgate.core.connection.byte_stream import WINDOW, ByteStream
 from warpgate.core.connection.quic_bounds import Holdings
-from warpgate.core.connection.quic_engine import FIRST_CREDIT, FindKey, QuicEngine, State
-from warpgate.core.connection.quic_library import SecretLog, make_client, make_server
+from warpgate.core.connection.quic_engine import FIRST_CREDIT, QuicEngine, State
+from warpgate.core.connection.quic_library import SecretLog
 from warpgate.errors import NetworkError, WarpgateError
-from warpgate.model.identity import Identity
 from warpgate.proto.quic_proof import ALPN
 from warpgate.proto.quic_wire import CONNECTION_ID_SIZE
 
@@ -30,7 +29,7 @@ _CREDIT_SIZE = 8
 class QuicStream(QuicEngine, ByteStream):
     """The engine's verbs for the wire, the byte stream's for the user."""
 
-    alpn = ALPN
+    alpn, id_size = ALPN, CONNECTION_ID_SIZE
 
     def __init__(self, quic: QuicConnection, secrets: SecretLog, holdings: Holdings, *, client: bool) -> None:
         QuicEngine.__init__(self, quic, secrets, holdings, client=client)
@@ -41,25 +40,6 @@ class QuicStream(QuicEngine, ByteStream):
         self._delivered |= {USER: 0, self._peer_credit_stream: 0}
         self._partial_credit = b""
         self.confirmed = not client  # whether the server has said anything that it says to a client it has proved
-
-    @classmethod
-    def client(cls, identity: Identity, peer_key: bytes, session: bytes, now: float, holdings: Holdings) -> QuicStream:
-        """Its first flight is ready to be sent. `holdings` are the node's."""
-        secrets = SecretLog()
-        stream = cls(make_client(secrets, cls.alpn, CONNECTION_ID_SIZE), secrets, holdings, client=True)
-        stream.start_client(identity, peer_key, session, now)
-        return stream
-
-    @classmethod
-    def server(
-        cls, identity: Identity, certificate: bytes, first_id: bytes, find_key: FindKey, holdings: Holdings
-    ) -> QuicStream:
-        """For a first packet with the destination `first_id`; `certificate` is PEM, of `identity`."""
-        secrets = SecretLog()
-        quic = make_server(secrets, certificate, identity, first_id, cls.alpn, CONNECTION_ID_SIZE)
-        stream = cls(quic, secrets, holdings, client=False)
-        stream.await_client(find_key)
-        return stream
 
     # -- the engine ----------------------------------------------------------------------------------------------
 
