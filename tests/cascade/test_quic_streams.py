@@ -9,6 +9,7 @@ from cascade_world import HOP, LASTING, Options, R, S, World, connected, ends, e
 
 from warpgate import api
 from warpgate.core.connection.byte_stream import SEND_BUFFER, WINDOW
+from warpgate.core.connection.channel import Channel
 from warpgate.core.connections import LINGERING
 from warpgate.core.pipes.quic import LINGER
 from warpgate.core.pipes.subscription import Subscription
@@ -359,15 +360,60 @@ def test_a_silent_peer_ends_the_pipe_within_35_seconds() -> None:
     virtual(main)
 
 
-def test_closing_towards_a_dead_peer_takes_as_long_as_linger() -> None:
+@pytest.mark.parametrize("size", [4, 300_000])
+@pytest.mark.parametrize("options", [OVER_QUIC, LASTING], ids=["quic", "durable"])
+@pytest.mark.parametrize("kinds", [("public", "public"), ("edm", "eim-apdf")], ids="-".join)
+def test_closing_towards_a_dead_peer_takes_as_long_as_linger(
+    kinds: tuple[str, str], options: Options, size: int
+) -> None:
+    """Also where the path was searched for, and the first packets of QUIC's travelled with an offer."""
+
     async def main() -> None:
-        async with World("public", "public") as world:
-            one, _ = await pair(world)
+        async with World(*kinds) as world:
+            one, other, waited = await connected(world, **options)
+            assert (waited > 0.5) == (kinds[0] == "edm")
+            await exchange(one, other)
+            await one.send(bytes(size))
             world.lose(1.0)
-            await one.send(b"lost")
             began = world.now
             await one.close()
-            assert world.now - began == pytest.approx(LINGER, abs=0.1)
+            # A probe takes out what waited, two seconds later at most behind a search.
+            assert LINGER <= world.now - began + 0.01 <= LINGER + (0.1 if waited < 0.5 else 3.0)
+            await other.close()
+
+    virtual(main)
+
+
+def test_a_peer_that_never_says_that_it_has_all_is_waited_for_as_long_however_busy_other_pipes_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What they send is acknowledged all the time."""
+    monkeypatch.setattr(Channel, "_say_delivered", lambda _: None)
+
+    async def main() -> None:
+        async with World("public", "public") as world:
+            one, there, _ = await connected(world, **LASTING)
+            busy, reader, _ = await connected(world, **LASTING)
+
+            async def write() -> None:
+                while True:
+                    await busy.send(bytes(1000))
+                    await asyncio.sleep(0.01)
+
+            async def read() -> None:
+                while await reader.recv():
+                    pass
+
+            tasks = [asyncio.ensure_future(work) for work in (write(), read())]
+            await asyncio.sleep(1.0)
+            await one.send(bytes(10_000))
+            began = world.now
+            await one.close()
+            assert world.now - began == pytest.approx(LINGER, abs=0.2)
+            for task in tasks:
+                task.cancel()
+            for pipe in (there, busy, reader):
+                pipe.abort()
 
     virtual(main)
 

@@ -29,6 +29,14 @@ class QuicDriver(ABC):
         self.on_change: Callable[[], None] = lambda: None
         self._over = False
 
+    @property
+    def acknowledged(self) -> int:
+        return self._engine.acknowledged
+
+    @property
+    def in_flight(self) -> int:
+        return self._engine.in_flight
+
     # -- waiting -------------------------------------------------------------------------------------------------
 
     async def opened(self) -> None:

@@ -23,6 +23,7 @@ from warpgate.core.connection.quic_library import (
     has_prepared_nothing,
     has_sent_all,
     in_flight,
+    losses,
     make_client,
     make_server,
     opener,
@@ -88,6 +89,7 @@ class QuicEngine(ABC):
         self.is_client = client
         self._delivered: dict[int, int] = {}  # bytes that have come out in order, of the streams the peer may send on
         self.watch = Watch(holdings, self._may_send, self._how_far)
+        self.acknowledged = 0  # bytes of packets, at least
         self._unsent = holdings.unsent.share()  # of what waits to be sent, or to be acknowledged
         self._handshaken = False
         self._certain: Callable[[], None] = lambda: None  # tries to turn OPENING into OPEN
@@ -207,6 +209,11 @@ class QuicEngine(ABC):
     # -- the wire ------------------------------------------------------------------------------------------------
 
     @property
+    def in_flight(self) -> int:
+        """Bytes of packets that were sent and are neither acknowledged nor lost."""
+        return in_flight(self._quic)
+
+    @property
     def id(self) -> bytes:
         """The connection id that the peer's packets carry, as `connection_id_of` tells it."""
         return self._quic.host_cid[:CONNECTION_ID_SIZE]
@@ -249,7 +256,10 @@ class QuicEngine(ABC):
             self._guard(lambda: self._quic.receive_many_datagrams(datagrams, ANYWHERE, now))
             return 0
         counts: list[int] = []
+        flying, lost = self.in_flight, losses(self._quic)
         self._guard(lambda: counts.append(hand_over(self._quic, datagrams, now)))
+        if losses(self._quic) == lost:  # else nobody says how much of it was acknowledged
+            self.acknowledged += max(0, flying - self.in_flight)
         self._take_out(now)
         return sum(counts)
 

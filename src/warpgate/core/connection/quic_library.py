@@ -175,6 +175,11 @@ def in_flight(quic: QuicConnection) -> int:
     return 0 if quic._core is None else quic._core.bytes_in_flight
 
 
+def losses(quic: QuicConnection) -> int:
+    """How many packets were held to be lost."""
+    return 0 if quic._core is None else quic._core.loss_total
+
+
 def largest_frame(quic: QuicConnection) -> int:
     """Bytes of the largest DATAGRAM frame that the peer takes (RFC 9221 section 3); 0 before the handshake."""
     return quic._remote_max_datagram_frame_size or 0

@@ -36,6 +36,7 @@ class BytesOverQuic(BytePipe):
         self._stream = stream
         self._driver = driver
         self._sending = asyncio.Lock()  # a large `send` waits in the middle; another one must not cut in
+        self._on_its_way_until: int | None = None  # so many bytes acknowledged, when all has left
         self._left = False  # closed, aborted: nothing is received any more
         self._delivering = False
 
@@ -109,14 +110,13 @@ class BytesOverQuic(BytePipe):
         stream = self._stream
         stream.finish()
         self._driver.soon()
-        progress = stream.progress
         self._delivering = True
         try:
             while self._alive and not stream.delivered:
+                progress = self._progress()
                 async with asyncio.timeout(patience):
-                    while self._alive and not stream.delivered and stream.progress == progress:
+                    while self._alive and not stream.delivered and self._progress() == progress:
                         await self._driver.changed()
-                progress = stream.progress
         except TimeoutError:
             pass
         finally:
@@ -126,6 +126,16 @@ class BytesOverQuic(BytePipe):
         """Until a `close` that is going on has no more to wait for."""
         while self._delivering and self._alive and not self._stream.delivered:
             await self._driver.changed()
+
+    def _progress(self) -> tuple[int, int, int]:
+        """Changes whenever the peer has taken something of what was sent. What is on its way when the last byte has
+        left may be so for long, in a queue before a slow link: it counts as it is acknowledged, and nothing that is
+        sent later (by other pipes of the connection) does.
+        """
+        allowed, waiting = self._stream.progress
+        if self._on_its_way_until is None and not waiting:
+            self._on_its_way_until = self._driver.acknowledged + self._driver.in_flight
+        return allowed, waiting, min(self._driver.acknowledged, self._on_its_way_until or 0)
 
 
 class QuicPipe(BytesOverQuic):
