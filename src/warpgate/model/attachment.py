@@ -128,9 +128,9 @@ def encode_attachment(attachment: Attachment) -> bytes:
     out = bytes((shape, _ports_form(udp) | _ports_form(tcp) << 4)) + host.packed
     if reflexive_form == 2 and reflexive is not None:
         out += reflexive.packed
-    out += pack_number(udp.local, 2) + _encode_mapped(udp)
+    out += pack_number(udp.local) + _encode_mapped(udp)
     if tcp.local != udp.local:
-        out += pack_number(tcp.local, 2)
+        out += pack_number(tcp.local)
     out += _encode_mapped(tcp)
     if has_nat:
         out += _encode_nat(attachment.nat)
@@ -147,7 +147,7 @@ def _ports_form(listening: Listening) -> int:
 def _encode_mapped(listening: Listening) -> bytes:
     if listening.mapped is None or listening.mapped == listening.local:
         return b""
-    return pack_number(listening.mapped, 2)
+    return pack_number(listening.mapped)
 
 
 def decode_attachment(reader: Reader) -> Attachment:
@@ -177,12 +177,12 @@ def _encode_nat(nat: NatProfile) -> bytes:
     mapping, filtering, assigned = (min(count, _SAMPLES_CAP) for count in counts)
     samples = _BLOCKED.index(nat.udp_blocked) | mapping << 2 | filtering << 6 | assigned << 10
     samples |= nat.pooled << 14 | assignment.parity << 15
-    out = bytes((behaviour,)) + pack_number(samples, 2)
+    out = bytes((behaviour,)) + pack_number(samples)
     if assignment.kind in _COUNTED:
-        out += pack_number(assignment.step, 2, signed=True)
+        out += pack_number(assignment.step, signed=True)
     elif assignment.kind is Assignment.BLOCK:
-        out += pack_number(assignment.low, 2) + pack_number(assignment.high, 2)
-        out += pack_number(assignment.fixed, 2) if port_set else b""
+        out += pack_number(assignment.low) + pack_number(assignment.high)
+        out += pack_number(assignment.fixed) if port_set else b""
     return out
 
 

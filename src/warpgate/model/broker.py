@@ -110,9 +110,9 @@ def encode_broker(broker: BrokerRef) -> bytes:
     flags |= (path is not None) << 5 | (path not in (None, USUAL_PATH)) << 6
     out = bytes((flags,)) + packed
     if not default:
-        out += pack_number(port, 2)
+        out += pack_number(port)
     if broker.rtt is not None:
-        out += pack_number(round(min(broker.rtt * 1000, 65535)), 2)
+        out += pack_number(round(min(broker.rtt * 1000, 65535)))
     if path is not None and path != USUAL_PATH:
         out += bytes((len(path),)) + path.encode("ascii")
     return out

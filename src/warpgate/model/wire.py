@@ -35,11 +35,11 @@ class Reader:
         return IPv6Address(self.take(16)) if v6 else IPv4Address(self.take(4))
 
 
-def pack_number(value: int, size: int, *, signed: bool = False) -> bytes:
+def pack_number(value: int, *, signed: bool = False) -> bytes:
     try:
-        return value.to_bytes(size, "big", signed=signed)
+        return value.to_bytes(2, "big", signed=signed)
     except OverflowError:
-        raise AddressError(f"{value} does not fit in {size} bytes of an address") from None
+        raise AddressError(f"{value} does not fit in 2 bytes of an address") from None
 
 
 def pick(table: Sequence[T], number: int) -> T:

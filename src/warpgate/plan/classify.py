@@ -57,13 +57,12 @@ def classify(
     observations: Sequence[Observation],
     filtering: Filtering = Filtering.UNKNOWN,
     filtering_samples: int = 0,
-    udp_blocked: bool | None = None,
 ) -> NatProfile:
     """The fingerprint of the NAT before one interface.
 
     `observations` are in the order in which the requests were sent (that is the order in which a NAT assigns
     ports; answers may overtake each other). Several local sockets may be mixed: mapping behaviour is compared
-    per socket, port assignment over all. `udp_blocked` counts only when nothing was observed.
+    per socket, port assignment over all.
     """
     current = _current(observations)
     mapping, mapping_samples = _mapping(current)
@@ -72,7 +71,7 @@ def classify(
         mapping=mapping,
         filtering=filtering,
         assignment=assignment,
-        udp_blocked=False if observations else udp_blocked,
+        udp_blocked=False if observations else None,
         mapping_samples=mapping_samples,
         filtering_samples=0 if filtering is Filtering.UNKNOWN else filtering_samples,
         assignment_samples=assignment_samples,

@@ -81,7 +81,7 @@ def _loosened(fixed: int) -> list[int]:
 FULL_RANGE = PortRange(FIRST_PORT, LAST_PORT)
 
 
-def next_ports(ports: Sequence[int], step: int, limit: int = CANDIDATES) -> tuple[int, ...]:
+def next_ports(ports: Sequence[int], step: int) -> tuple[int, ...]:
     """The likeliest ports of the next mapping of a NAT that counts in `step` (may be negative), likeliest first.
 
     `ports`: of mappings in the order in which they were asked for, the last one just now. Where others' mappings come
@@ -90,7 +90,7 @@ def next_ports(ports: Sequence[int], step: int, limit: int = CANDIDATES) -> tupl
     if not ports or not step:
         return ()
     gaps = Counter(steps_between(before, after, step) for before, after in pairwise(ports))
-    likeliest = sorted(range(1, limit + 1), key=lambda gap: (-gaps[gap], gap))
+    likeliest = sorted(range(1, CANDIDATES + 1), key=lambda gap: (-gaps[gap], gap))
     found = (wrapped(ports[-1] + gap * step) for gap in likeliest)
     return tuple(dict.fromkeys(found))
 

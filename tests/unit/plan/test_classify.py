@@ -219,11 +219,10 @@ def test_random_ports_are_hardly_ever_taken_for_something_better() -> None:
     assert kinds.count(Assignment.RANDOM) >= 199
 
 
-def test_filtering_and_blocking_are_taken_over() -> None:
-    profile = classify([saw(S1, 30000)], Filtering.ADF, 2, udp_blocked=True)
+def test_filtering_is_taken_over() -> None:
+    profile = classify([saw(S1, 30000)], Filtering.ADF, 2)
     assert (profile.filtering, profile.filtering_samples, profile.udp_blocked) == (Filtering.ADF, 2, False)
     assert classify([], Filtering.UNKNOWN, 2) == NatProfile()
-    assert classify([], udp_blocked=True) == NatProfile(udp_blocked=True)
 
 
 def test_ipv6_without_translation() -> None:
