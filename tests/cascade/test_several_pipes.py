@@ -8,6 +8,7 @@ import pytest
 from cascade_world import BOTH_WAYS, OVER_TCP, OVER_UDP, Options, R, World, connected, ends, exchange, virtual
 from rogue_plugins import QUICK, ROGUES, DialsAfterwards, Hangs, ReturnsADeadLink, registry_with
 
+from warpgate.core.connections import LINGERING
 from warpgate.core.pipes.base import Pipe
 from warpgate.errors import ConnectFailed, PipeClosed
 from warpgate.events import LinkVerified, PluginEnded, PluginNoted
@@ -72,6 +73,31 @@ def test_fifty_at_once_take_turns_with_their_signals() -> None:
             assert world.a.signals()["offer"] <= 2 * len(ones)
             others = [await world.b.node.accept() for _ in ones]
             await close_all(world, *ones, *others)
+
+    virtual(main)
+
+
+def test_durable_pipes_beyond_what_one_connection_carries_are_on_another() -> None:
+    """qh3 lets a peer open 100 streams; the hundredth pipe failed after 20 s, "did not answer"."""
+
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            address = world.b.node.address
+            ones = await asyncio.gather(*(world.a.node.connect(address, durable=True) for _ in range(120)))
+            others = [await world.b.node.accept() for _ in ones]
+            assert len({pipe.connection.id for pipe in ones}) == 2  # type: ignore[attr-defined]
+            for number, pipe in enumerate(ones):
+                await pipe.send(number.to_bytes(2))
+            assert sorted([int.from_bytes(await other.recv_n(2)) for other in others]) == list(range(120))
+            for pipe in (*ones[:3], *others[:3]):
+                await pipe.close()
+            began = world.now
+            again = await world.a.node.connect(address, durable=True)
+            assert world.now - began < R
+            for pipe in (*ones, *others, again, await world.b.node.accept()):
+                await pipe.close()
+            await asyncio.sleep(2 * LINGERING)  # then connections are closed that nobody uses
+            await world.quiet()
 
     virtual(main)
 

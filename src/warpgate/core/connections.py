@@ -52,6 +52,8 @@ SLOWEST_ROUND_TRIP = 2.5  # two satellites; a search takes longer
 ROUND_TRIP_SIGNALS = 2
 # The searches end in time by themselves, and know why they have failed.
 LAST_WORD = 0.5
+# How long a pipe waits until the peer takes one more on a connection (qh3: 99 at once), before another one is begun.
+FULL = 1.0
 # A connection whose peer has answered so recently is believed to be alive.
 FRESH = 15.0
 
@@ -138,8 +140,8 @@ class Connections:
                     connection, seeker = reached, self._seekers[reached]
                     if connection is not own:
                         self._prefer(connection, own)
-                    channel = await self._open_on(connection, service, mode)
-                    return connection, channel
+                    if (channel := await self._open_on(connection, service, mode)) is not None:
+                        return connection, channel
             except TimeoutError:
                 silence = f"node {connection.peer} did not answer within {self._granted(timeout, own):g} s"
                 raise self._failure(connection, seeker, silence) from None
@@ -162,13 +164,18 @@ class Connections:
     def _curb(self, limit: asyncio.Timeout, began: float, timeout: float | None, own: Connection | None) -> None:
         limit.reschedule(began + self._granted(timeout, own) + LAST_WORD)
 
-    async def _open_on(self, connection: Connection, service: str, mode: Mode) -> Channel:
-        """PipeClosed with the peer's word, or when it is over. Without a name it is as if there were one: nothing is
-        waited for.
+    async def _open_on(self, connection: Connection, service: str, mode: Mode) -> Channel | None:
+        """None: it is full. PipeClosed with the peer's word, or when it is over. Without a name it is as if there were
+        one: nothing is waited for.
         """
         if mode is Mode.DATAGRAM and connection.engine.largest_datagram <= 0:
             raise PipeClosed(f"node {connection.peer} takes no datagrams on durable connections")
-        channel = await connection.open_channel(service, datagrams=mode is Mode.DATAGRAM)
+        try:
+            async with asyncio.timeout(FULL):
+                channel = await connection.open_channel(service, datagrams=mode is Mode.DATAGRAM)
+        except TimeoutError:
+            connection.full = connection.engine.state is State.OPEN
+            return None
         while service and not channel.taken:
             if (end := channel.failure_of(connection.peer) or connection.end) is not None:
                 raise PipeClosed(end)
@@ -219,7 +226,7 @@ class Connections:
 
     def _own(self, wanted: Wanted) -> Connection | None:
         connection = self._shared.get(wanted)
-        return None if connection is None or connection.end is not None else connection
+        return None if connection is None or connection.end is not None or connection.full else connection
 
     def _theirs(self, wanted: Wanted) -> Connection | None:
         """The best of those that this very process of the peer's has begun, where nothing is asked of the paths. While
@@ -231,7 +238,7 @@ class Connections:
         fits = [
             other
             for other in self._all
-            if not other.engine.is_client
+            if not (other.engine.is_client or other.full)
             and other.peer_key == key
             and other.end is None
             and (other.remote.instance == instance or (other.opening and not other.remote.instance))
@@ -306,6 +313,7 @@ class Connections:
         assert isinstance(pipe, DurablePipe | DurableDatagramPipe)
         connection = pipe.connection
         if connection in self._all:
+            connection.full = False
             self._all[connection].discard(pipe)
             self._linger(connection)
 

@@ -85,6 +85,7 @@ class Connection(QuicDriver):
         self.leaving = False  # the address that its path is on will be gone; another one is there
         self.superseded = False  # at the server: its client has gone on with another one, as it seems
         self.opened_channels = 0  # by this end, so far
+        self.full = False  # the peer takes no more pipes on it
         self.moves = 0  # how often another path was chosen
         self.current: Origin | None = None  # the chosen path, or the last one that was
         self.first_words = FirstWords()
