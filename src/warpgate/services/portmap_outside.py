@@ -18,12 +18,16 @@ class Outside(enum.Enum):
 
 
 def judge(ip: IPAddress | None, own: IPAddress) -> Outside:
-    """`own` is the address that is mapped; a firewall that only lets in names that one."""
+    """`own` is the address that is mapped; a firewall that only lets in names that one. A private IPv4 one is
+    translated somewhere.
+    """
     if ip is None or ip.is_unspecified:
         return Outside.NONE
     if ip.version != own.version:
         return Outside.NONSENSE
     scope = scope_of(ip)
-    if ip == own or scope is Scope.GLOBAL:
+    if scope is Scope.GLOBAL or (ip == own and ip.version == 6):
         return Outside.USABLE
+    if ip == own:
+        return Outside.NONSENSE
     return Outside.PRIVATE if scope in (Scope.SITE, Scope.TRANSLATOR) else Outside.NONSENSE

@@ -103,8 +103,13 @@ class Igd(_Actions):
                 # WANIPConnection:2 section 2.5.20 calls it by the first name; some answer with the second.
                 reserved = answer.get("NewReservedPort", answer.get("NewExternalPort", ""))
                 if reserved.isascii() and reserved.isdecimal() and 0 < int(reserved[:6]) < 65536:
+                    port = int(reserved)
                     self.doubtful.discard((transport, wanted))
-                    return IgdLease(int(reserved), float(lease))
+                    self.doubtful.add((transport, port))
+                    owner = await self._owner(transport, port)
+                    self.doubtful.discard((transport, port))
+                    if owner in (None, internal):
+                        return IgdLease(port, float(lease))
         return await self._add(transport, internal, Tries(Try(wanted, lease), internal.port))
 
     async def renew(self, transport: Transport, internal: Endpoint, external_port: int, lease: int) -> IgdLease:

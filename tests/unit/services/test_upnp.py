@@ -196,6 +196,30 @@ def test_another_device_of_the_router_is_used_where_the_first_maps_nothing() -> 
     virtual(story)
 
 
+def test_our_own_private_address_is_no_external_one() -> None:
+    async def story(home: Home) -> None:
+        home.router.external = str(LAPTOP)
+        mapper = await home.mapped(home.mapper())
+        assert (mapper.mappings, home.router.table) == ((), {})
+        assert "UPnP IGD 1: what it calls its external address is none (192.168.1.2)" in home.reasons()
+        await mapper.close()
+
+    virtual(story)
+
+
+def test_a_port_that_a_router_calls_reserved_and_leaves_to_another() -> None:
+    async def story(home: Home) -> None:
+        home.router.table = {("TCP", 5000): Entry(THEIRS, 0)}
+        reserved = "<AddAnyPortMappingResponse><NewReservedPort>5000</NewReservedPort></AddAnyPortMappingResponse>"
+        lies = iter([[http_response(200, f'<e:Envelope xmlns:e="e"><e:Body>{reserved}</e:Body></e:Envelope>')]])
+        home.router.override = lambda method, path: next(lies, None) if method == "POST" else None
+        lease = await (await home.igd()).map(TCP, OURS, 5000, 60)
+        assert lease.external_port != 5000
+        assert home.router.table[("TCP", lease.external_port)] == Entry(OURS, 60)
+
+    virtual(story, 2)
+
+
 # -- routers of the field ------------------------------------------------------------------------------------
 
 
