@@ -19,7 +19,7 @@ class TokenBucket:
 
     def take(self, now: float, floor: float = 0.0) -> bool:
         """Take one token; False when there is none, or fewer than `floor`."""
-        if self.wait(now) or self._tokens < floor:
+        if self.wait(now, floor):
             return False
         self._tokens -= 1
         return True
@@ -28,11 +28,12 @@ class TokenBucket:
         """Take so many, whether or not they are there: whoever comes next has to wait for longer."""
         self._tokens -= amount
 
-    def wait(self, now: float) -> float:
-        """Seconds until there is one token, if nobody else takes it; 0.0: now."""
+    def wait(self, now: float, floor: float = 0.0) -> float:
+        """Seconds until there is one token, and `floor` at least, if nobody else takes any; 0.0: now."""
         self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
         self._at = now
-        return 0.0 if self._tokens >= 1 else (1 - self._tokens) / self._rate + ROUNDING
+        missing = max(1.0, floor) - self._tokens
+        return missing / self._rate + ROUNDING if missing > 0 else 0.0
 
     def full(self, now: float) -> bool:
         self.wait(now)

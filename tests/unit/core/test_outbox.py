@@ -195,6 +195,30 @@ def test_one_peer_is_told_no_more_than_it_listens_to_by_all_sessions_together() 
     virtually(main)
 
 
+def test_who_has_said_little_does_not_wait_for_who_has_said_much() -> None:
+    """After a move: the searches that the moves before it began are still at work, and have as much to say as there is
+    room for.
+    """
+
+    async def main() -> None:
+        pace = Pace()
+        talkers = [Sent(pace) for _ in range(20)]
+        for _ in range(10):
+            for sent in talkers:
+                sent.box.add(message("volley"))
+            await asyncio.sleep(1.0)
+        late = [Sent(pace) for _ in range(4)]
+        for text in ("offer", "relayed"):
+            for sent in late:
+                sent.box.add(message(text))
+            await asyncio.sleep(0.01)
+        assert [len(sent.posts) for sent in late] == [2] * 4
+        for sent in (*talkers, *late):
+            sent.box.close()
+
+    virtually(main)
+
+
 def test_what_becomes_needless_while_it_waits_is_not_said() -> None:
     async def main() -> None:
         pace = Pace()

@@ -24,13 +24,16 @@ TURNS = 3
 
 # Of the rate at which a peer listens. The rest is for what a broker delivers more densely than it was said.
 PACE = 0.8
+# How many of these are kept for sessions that have said no more than a few envelopes: after a move what connects again
+# must not stand behind all that older searches still have to say.
+KEPT, FEW = 8.0, 4
 
 Post = Callable[[int, tuple[PluginMessage, ...]], None]
 
 
 class Pace:
     """What all sessions say to one peer, no faster than it listens: of what is too fast it would hear the first part
-    alone, and repetitions of that would keep it from the rest.
+    alone, and repetitions of that would keep it from the rest. The session that has said least is next.
     """
 
     def __init__(self) -> None:
@@ -43,20 +46,28 @@ class Pace:
     def say(self, outbox: Outbox, sequence: int) -> None:
         """Now, or in its turn, if it has not become needless by then."""
         self._waiting.setdefault((outbox, sequence))
-        if self._timer is None:
-            self._advance()
+        self._advance()
 
     def _advance(self) -> None:
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         while self._waiting:
-            outbox, sequence = turn = next(iter(self._waiting))
-            needed = outbox.needs(sequence)
-            if needed and not self._bucket.take(self._loop.time()):
-                self._timer = self._loop.call_later(self._bucket.wait(self._loop.time()), self._advance)
-                return
-            del self._waiting[turn]
-            if needed:
+            outbox, sequence = turn = min(self._waiting, key=_said)
+            if outbox.needs(sequence):
+                now = self._loop.time()
+                if wait := self._bucket.wait(now, 0.0 if outbox.said < FEW else KEPT):
+                    self._timer = self._loop.call_later(wait, self._advance)
+                    return
+                self._bucket.take(now)
+                del self._waiting[turn]
                 outbox.deliver(sequence)
+            else:
+                del self._waiting[turn]
+
+
+def _said(turn: tuple[Outbox, int]) -> int:
+    return turn[0].said
 
 
 class Outbox:
@@ -88,6 +99,7 @@ class Outbox:
         self._owes = False  # a bare acknowledgement
         self._open = True
         self.sequence = 0
+        self.said = 0  # envelopes, with repetitions and acknowledgements
 
     def add(self, message: PluginMessage) -> None:
         """Goes out at the end of this tick, together with everything else added in it."""
@@ -161,6 +173,7 @@ class Outbox:
 
     def deliver(self, sequence: int) -> None:
         """Its turn has come."""
+        self.said += 1
         self._owes = False  # every envelope acknowledges
         if sequence in self._sent:
             self._repeated.add(sequence)
