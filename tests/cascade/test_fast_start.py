@@ -12,15 +12,17 @@ from cascade_world import HOP, Options, R, S, Seat, World, connected, ends, exch
 from strangers_kit import Stranger
 
 from warpgate.config import Config
+from warpgate.core.connection.paths import Path
 from warpgate.core.connection.quic_bounds import AHEAD, Holdings
 from warpgate.core.connection.quic_channels import QuicChannels
 from warpgate.core.connection.quic_stream import QuicStream
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.quic_ahead import COMPUTING
 from warpgate.core.udp.demultiplexer import GREETED_PAIRS, UNVALIDATED_DATAGRAMS, SessionChecks
-from warpgate.events import StrangerRefused
+from warpgate.events import PathOpened, PathsMissing, StrangerRefused
 from warpgate.model.address import BrokerRef
 from warpgate.proto.signals import PluginMessage, Signal
+from warpgate_testing.internet import PathSpec
 
 r = HOP
 MODES = ["path", "stream"]
@@ -126,6 +128,83 @@ def test_loss_of_what_is_said_first_is_made_up_for(options: Options) -> None:
         virtual(lambda seed=seed: main(seed))
     assert statistics.median(waits) < 0.15
     assert sorted(waits)[-2] < 1.0
+
+
+@pytest.mark.parametrize(("round_trip", "most"), [(0.01, 0), (0.04, 0), (0.6, 1), (2.5, 2)])
+def test_a_slow_path_is_not_filled_with_what_was_said_already(
+    round_trip: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the broker is near: what proved the path says how long its answers may take."""
+    repeated: Counter[Path] = Counter()
+    say_again = Path.say_again
+
+    def counted(self: Path) -> None:
+        repeated[self] += 1
+        say_again(self)
+
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            delayed = PathSpec(delay=round_trip / 2)
+            world.internet.set_path(world.routers["a"], world.routers["b"], delayed)
+            monkeypatch.setattr(Path, "say_again", counted)
+            near, far, _ = await connected(world, durable=True)
+            began = world.now
+            await near.send(b"there")
+            assert await far.recv() == b"there"
+            await far.send(b"back")
+            assert await near.recv() == b"back"
+            assert world.now - began < round_trip + 0.05
+            await asyncio.sleep(3 * round_trip)
+            assert all(count <= most for count in repeated.values())
+            assert len(world.a.said(PathOpened)) == len(world.b.said(PathOpened)) == 1, "none is taken for dead"
+            await near.close()
+            await far.close()
+
+    virtual(main)
+
+
+def test_a_proof_that_is_lost_is_said_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    say = Path.say
+    lost: list[Path] = []
+
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+
+            def say_but_once(self: Path, datagrams: list[bytes]) -> None:
+                if datagrams and not lost and self.origin.local.ip == world.a.node.address.attachments[0].host:
+                    lost.append(self)
+                    with monkeypatch.context() as patch:
+                        patch.setattr(self, "send", lambda _: None)
+                        say(self, datagrams)
+                else:
+                    say(self, datagrams)
+
+            monkeypatch.setattr(Path, "say", say_but_once)
+            began = world.now
+            near, far, waited = await connected(world, durable=True)
+            assert waited == pytest.approx(S + r, abs=1e-6)
+            assert world.now - began == pytest.approx(S + r + 0.125 + r, abs=1e-6), "the responder has the pipe, too"
+            await near.close()
+            await far.close()
+
+    virtual(main)
+
+
+def test_a_peer_that_is_gone_with_the_first_path_is_missed_as_soon_as_ever() -> None:
+    """Two probe timeouts of a round trip that was not measured: no broker is farther than usual."""
+
+    async def main() -> None:
+        async with World("eim-apdf", "eim-apdf") as world:
+            near, _, _ = await connected(world, durable=True)
+            world.internet.partition(world.routers["a"], world.routers["b"])
+            began = world.now
+            await near.send(b"there")
+            while not world.a.said(PathsMissing):
+                await asyncio.sleep(0.01)
+            assert world.now - began < 0.7
+            near.abort()
+
+    virtual(main)
 
 
 # -- attacks -----------------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ class Tap(Path):
 
     def __init__(self, pipe: DurablePipe) -> None:
         origin = pipe.connection.paths[0]
-        super().__init__(replace(origin, plugin="tap", relayed=True), 0.0, UNKNOWN_ROUND_TRIP)
+        super().__init__(replace(origin, plugin="tap", relayed=True), 0.0, UNKNOWN_ROUND_TRIP, UNKNOWN_ROUND_TRIP)
         self.sent: list[bytes] = []
 
     def start(self) -> None: ...
@@ -490,7 +490,7 @@ def test_a_first_packet_with_a_short_id_is_none(size: int) -> None:
         async with World("public", "public") as world:
             data = b"\xc0\0\0\0\1" + bytes((size,)) + bytes(size) + bytes((DURABLE_ID_SIZE,)) + bytes(1300)
             path = SimpleNamespace(
-                expected=UNKNOWN_ROUND_TRIP,
+                known_round_trip=UNKNOWN_ROUND_TRIP,
                 origin=SimpleNamespace(peer_key=identity("m").public_key, remote="there"),
             )
             assert not world.b.run.connections._claim(world.a.node.address, path, [data])

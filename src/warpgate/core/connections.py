@@ -434,13 +434,14 @@ class Connections:
         now, udp = self._context.now(), self._equipment.udp
         self._context.acquainted.marks.renew(session.peer, session.key, session.role)
         expected = session.patience(UNKNOWN_ROUND_TRIP, ROUND_TRIP_SIGNALS)
-        if session.signal_delay is None:  # no broker has been met yet; but a path is proved by a round trip
-            expected = max(expected, min(now - session.started, SLOWEST_ROUND_TRIP))
+        longest = max(expected, min(session.way_there_and_back, SLOWEST_ROUND_TRIP))
+        if session.signal_delay is None:  # no broker has been met yet
+            expected = longest
         if isinstance(link, TcpLink):
-            return TcpPath(origin, now, expected, link.stream, self._context.tasks)
+            return TcpPath(origin, now, expected, longest, link.stream, self._context.tasks)
         assert not isinstance(link, QuicLink)  # only streams have those
         try:
-            return UdpPath(origin, now, expected, udp, link.checks, session.keep_port(link.local))
+            return UdpPath(origin, now, expected, longest, udp, link.checks, session.keep_port(link.local))
         except NetworkError:
             udp.forget(session.checks)
             raise
@@ -461,7 +462,7 @@ class Connections:
                 remote,
                 origin.remote,
                 data,
-                patience_of(hello, HANDSHAKE_ROUND_TRIPS, path.expected),
+                patience_of(hello, HANDSHAKE_ROUND_TRIPS, path.known_round_trip),
             )
         if connection is None or connection.end is not None or not self._guests.seat(connection, origin.remote):
             return False

@@ -19,6 +19,12 @@ LATEST = 3.0
 ONCE_MORE = 1.5
 LONGEST = 10.0  # whatever a peer's answers took before: it may hold them back
 UNKNOWN_ROUND_TRIP = 0.1
+# While an answer is late it is asked for again after a round trip, and not more often than this, seconds. So loss of
+# 5 % each way makes all questions within the patience go unanswered once in a billion times.
+QUESTION_GAP = 0.05
+_LATER = 1.25  # round trips
+# RFC 9002 section 6.2.1 doubles its probe timeout each time; what is expected may be a tenth of what is found out.
+_BACK_OFF = 4.0
 # While a path is silent it is tried again and again, for it may come back: often at first.
 _KNOCKS = ((10.0, 0.1), (60.0, 1.0), (float("inf"), 5.0))
 # A relayed path is kept where the direct one takes so much longer.
@@ -40,6 +46,14 @@ def suspicion(round_trip: float | None) -> float:
     measured = UNKNOWN_ROUND_TRIP if round_trip is None else round_trip
     timeout = measured * (1 + _VARIATION) + _ACK_DELAY
     return min(max(_TIMEOUTS * timeout, SOONEST), max(LATEST, ONCE_MORE * measured), LONGEST)
+
+
+def ask_after(expected: float, longest: float, times: int) -> float:
+    """Seconds until a question that was asked so often, 1 at first, is asked again. The round trip is expected to take
+    the one, but may take the other: one packet more then shows soon whether the first was lost, but not one after the
+    other. Once it is measured the two are the same.
+    """
+    return max(QUESTION_GAP, _LATER * min(expected * _BACK_OFF ** (times - 1), longest))
 
 
 def knock_after(silence: float) -> float:

@@ -11,6 +11,7 @@ from warpgate.plan.paths import (
     SOONEST,
     UPGRADE,
     PathState,
+    ask_after,
     best,
     knock_after,
     suspicion,
@@ -66,3 +67,21 @@ def test_upgrades_are_given_up_and_rescues_are_not() -> None:
     assert [UPGRADE.after(failures) for failures in (1, 2, 3, 4, 99)] == [5.0, 15.0, 60.0, None, None]
     assert RESCUE.after(1) == 0.25
     assert RESCUE.after(99) == 30.0
+
+
+@pytest.mark.parametrize(
+    ("expected", "longest", "pauses"),
+    [
+        (0.01, 0.01, (0.05, 0.05, 0.05)),  # measured
+        (0.04, 0.04, (0.05, 0.05, 0.05)),
+        (2.5, 2.5, (3.125, 3.125, 3.125)),
+        (0.1, 0.1, (0.125, 0.125, 0.125)),  # no slower than signals
+        (0.1, 0.6, (0.125, 0.5, 0.75)),
+        (0.1, 2.5, (0.125, 0.5, 2.0, 3.125)),
+    ],
+)
+def test_questions_are_repeated_as_the_round_trip_has_it(
+    expected: float, longest: float, pauses: tuple[float, ...]
+) -> None:
+    assert [ask_after(expected, longest, times) for times in range(1, len(pauses) + 1)] == pytest.approx(pauses)
+    assert ask_after(expected, longest, 64) == pytest.approx(pauses[-1])

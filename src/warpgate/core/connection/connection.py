@@ -39,7 +39,7 @@ from warpgate.model.endpoint import IPAddress
 from warpgate.model.identity import node_id_of
 from warpgate.plan.ages import Ages
 from warpgate.plan.collision import HEAD_START
-from warpgate.plan.paths import UNKNOWN_ROUND_TRIP, best, knock_after, suspicion
+from warpgate.plan.paths import UNKNOWN_ROUND_TRIP, ask_after, best, knock_after, suspicion
 from warpgate.plan.patience import patience_of
 from warpgate.proto.bucket import TokenBucket
 
@@ -49,10 +49,7 @@ PATHS = 8
 RETIREMENT = 3.0
 # When the leading end is heard by another path, and for so long not by ours, it has moved.
 FOLLOW = 0.1
-# While an answer is late it is asked for again after a round trip, and not more often than this, seconds. So loss of
-# 5 % each way makes all questions within the patience go unanswered once in a billion times.
-QUESTION_GAP = 0.05
-# So many such gaps without an answer are enough where there is another reason for doubt.
+# So many pauses between questions without an answer are enough where there is another reason for doubt.
 HASTE = 3
 # Until a client has proved its key: one, and what is lost once more.
 HANDSHAKE_ROUND_TRIPS = 2
@@ -234,6 +231,8 @@ class Connection(QuicDriver):
         self._count += 1
         self.leaving = False
         path.number = self._count
+        if self.current is not None:  # it takes the place of one that has died, and may die as soon
+            path.longest = path.expected
         path.deliver = self._heard
         path.on_lost = self._lost
         path.on_room = self.soon
@@ -413,7 +412,7 @@ class Connection(QuicDriver):
     @property
     def _patience(self) -> float:
         if self._hasty:
-            return HASTE * self._pause
+            return HASTE * ask_after(self.round_trip, self.round_trip, 1)
         return suspicion(self.round_trip)
 
     @property
@@ -422,8 +421,8 @@ class Connection(QuicDriver):
 
     @property
     def _pause(self) -> float:
-        """Until an answer that has not come is asked for again: the question, or the answer, may be lost."""
-        return max(QUESTION_GAP, 1.25 * self.round_trip)
+        """Until an answer that has not come is asked for again."""
+        return self._chosen.ask_after(len(self._asked)) if self._chosen is not None else 0.0
 
     def _look_after(self, seconds: float) -> None:
         if self._looking is not None:

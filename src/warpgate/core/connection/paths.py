@@ -18,7 +18,7 @@ from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.network import TcpStream
 from warpgate.plan.ages import Life
-from warpgate.plan.paths import PathState
+from warpgate.plan.paths import PathState, ask_after
 from warpgate.proto.check import CheckEvent, CheckingEnded, PathValidated
 from warpgate.proto.datagram_frames import FrameReader, encode_frame
 
@@ -74,13 +74,14 @@ def _nothing() -> None:
 class Path(ABC):
     """`deliver` gets what comes by it, `on_lost` the reason when it is over, once at most."""
 
-    def __init__(self, origin: Origin, now: float, expected: float) -> None:
-        """`expected`: its round trip in seconds, until that is measured."""
+    def __init__(self, origin: Origin, now: float, expected: float, longest: float) -> None:
+        """Its round trip in seconds, until that is measured: what it probably is, and what it may be."""
         self.origin = origin
         self.opened = now
         self.heard = now  # when something of the peer's came by it last
         self.round_trip: float | None = None
         self.expected = expected
+        self.longest = longest
         self.silent = False
         self.number = 0  # its connection counts
         self.greetings = GREETINGS
@@ -102,8 +103,12 @@ class Path(ABC):
 
     @property
     def known_round_trip(self) -> float:
-        """As measured, or as it is to be expected."""
-        return self.expected if self.round_trip is None else self.round_trip
+        """As measured, or as long as it may be."""
+        return self.longest if self.round_trip is None else self.round_trip
+
+    def ask_after(self, times: int) -> float:
+        """Seconds until what was asked so often is asked again: the question, or the answer, may be lost."""
+        return ask_after(self.expected if self.round_trip is None else self.round_trip, self.known_round_trip, times)
 
     @property
     def life(self) -> Life:
@@ -176,12 +181,13 @@ class UdpPath(Path):
         origin: Origin,
         now: float,
         expected: float,
+        longest: float,
         udp: Demultiplexer,
         checks: SessionChecks,
         own_port: bool,
     ) -> None:
         """`own_port`: the socket was opened for this path alone and is left with it. NetworkError when it is closed."""
-        super().__init__(origin, now, expected)
+        super().__init__(origin, now, expected, longest)
         self._udp = udp
         self._port = udp.port(origin.local)
         self._checks = checks
@@ -268,8 +274,10 @@ class UdpPath(Path):
 class TcpPath(Path):
     """A nominated TCP link that carries datagrams, each with its length before it (RFC 4571)."""
 
-    def __init__(self, origin: Origin, now: float, expected: float, stream: TcpStream, tasks: Tasks) -> None:
-        super().__init__(origin, now, expected)
+    def __init__(
+        self, origin: Origin, now: float, expected: float, longest: float, stream: TcpStream, tasks: Tasks
+    ) -> None:
+        super().__init__(origin, now, expected, longest)
         self._stream = stream
         self._backlog: list[bytes] = []
         self._waiting = 0
