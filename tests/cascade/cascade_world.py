@@ -258,7 +258,7 @@ class World:
         current = asyncio.current_task()
         assert [str(task) for task in asyncio.all_tasks() if task is not current] == []
         assert [broker.clients for broker in self.brokers] == [0] * len(self.brokers)
-        assert self.loop_errors == []
+        assert self.loop_errors == [], self.loop_errors  # no test module: pytest would not say which
 
 
 class Indifferent:

@@ -33,7 +33,7 @@ from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, IPAddress, Mode, SockAddr, Transport
 from warpgate.model.identity import node_id_of
 from warpgate.plan.collision import settle
-from warpgate.plan.paths import UNKNOWN_ROUND_TRIP
+from warpgate.plan.paths import UNKNOWN_ROUND_TRIP, longest_round_trip
 from warpgate.plan.patience import MOST_OF_USUAL, attempt_patience, patience_of
 from warpgate.proto.quic_wire import (
     CONNECTION_ID_SIZE,
@@ -434,8 +434,10 @@ class Connections:
         now, udp = self._context.now(), self._equipment.udp
         self._context.acquainted.marks.renew(session.peer, session.key, session.role)
         expected = session.patience(UNKNOWN_ROUND_TRIP, ROUND_TRIP_SIGNALS)
-        longest = max(expected, min(session.way_there_and_back, SLOWEST_ROUND_TRIP))
-        if session.signal_delay is None:  # no broker has been met yet
+        delay, offered = session.signal_delay, session.first_offer_at if session.initiator else None
+        longest = longest_round_trip(now, session.started, offered, session.first_heard_at, delay)
+        longest = max(expected, min(longest, SLOWEST_ROUND_TRIP))
+        if delay is None:  # no broker has been met yet
             expected = longest
         if isinstance(link, TcpLink):
             return TcpPath(origin, now, expected, longest, link.stream, self._context.tasks)

@@ -48,6 +48,16 @@ def suspicion(round_trip: float | None) -> float:
     return min(max(_TIMEOUTS * timeout, SOONEST), max(LATEST, ONCE_MORE * measured), LONGEST)
 
 
+def longest_round_trip(now: float, began: float, offered: float | None, heard: float, delay: float | None) -> float:
+    """Seconds that the round trip of a path takes at most that is proved now. What proved it to an initiator (`offered`
+    is when it first did so) left the peer when the offer was there or, if that is later, when its first signal left,
+    which was `heard`; `delay`: of a signal. A responder, and who has met no broker, has asked since it `began`.
+    """
+    if offered is None or delay is None:
+        return now - began
+    return 2 * (now - max(offered + delay, heard - delay))
+
+
 def ask_after(expected: float, longest: float, times: int) -> float:
     """Seconds until a question that was asked so often, 1 at first, is asked again. The round trip is expected to take
     the one, but may take the other: one packet more then shows soon whether the first was lost, but not one after the

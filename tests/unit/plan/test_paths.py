@@ -14,6 +14,7 @@ from warpgate.plan.paths import (
     ask_after,
     best,
     knock_after,
+    longest_round_trip,
     suspicion,
 )
 
@@ -67,6 +68,22 @@ def test_upgrades_are_given_up_and_rescues_are_not() -> None:
     assert [UPGRADE.after(failures) for failures in (1, 2, 3, 4, 99)] == [5.0, 15.0, 60.0, None, None]
     assert RESCUE.after(1) == 0.25
     assert RESCUE.after(99) == 30.0
+
+
+@pytest.mark.parametrize(
+    ("offered", "heard", "delay", "seconds"),
+    [
+        (10.1, 0.0, 0.04, 0.72),  # nothing came by a broker yet
+        (10.1, 10.18, 0.04, 0.72),
+        (10.1, 10.38, 0.04, 0.32),  # the peer was late
+        (None, 10.38, 0.04, 0.5),
+        (10.1, 0.0, None, 0.5),
+    ],
+)
+def test_what_proves_a_path_says_how_slow_it_may_be(
+    offered: float | None, heard: float, delay: float | None, seconds: float
+) -> None:
+    assert longest_round_trip(10.5, 10.0, offered, heard, delay) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(

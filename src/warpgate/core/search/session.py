@@ -155,7 +155,7 @@ class Session:
         self.setbacks: dict[str, list[str]] = {}  # by plugin: which of its ways have failed so far
         self.token = b""  # what the peer gave us to show that our offers are no recordings
         self.heard_at: float | None = None
-        self._first_heard_at = 0.0
+        self.first_heard_at = 0.0
         self.seen_sequences: set[int] = set()
         self._checks: SessionChecks | None = None
         self._kept_port: Endpoint | None = None
@@ -274,15 +274,6 @@ class Session:
             delay = self.equipment.channel.one_way(self.remote.brokers)
         return None if delay is None else min(delay, LONGEST_SIGNAL)
 
-    @property
-    def way_there_and_back(self) -> float:
-        """Seconds that the round trip of a link that has just come takes at most."""
-        # What proved it left the peer when our first offer was there or, if that is later, when its first signal left.
-        now, delay, offered = self.context.now(), self.signal_delay, self.first_offer_at
-        if delay is None or offered is None or not self.initiator:
-            return now - self.started
-        return 2 * (now - max(offered + delay, self._first_heard_at - delay))
-
     def patience(self, least: float, signals: float) -> float:
         """Seconds to wait for something of the peer's: `least`, or what so many signals take where they are slow."""
         return patience_of(least, signals, self.signal_delay)
@@ -311,7 +302,7 @@ class Session:
                 return ()
             self.seen_sequences.add(signal.sequence)
             self.heard_at = self.context.now()
-            self._first_heard_at = self._first_heard_at or self.heard_at
+            self.first_heard_at = self.first_heard_at or self.heard_at
             self.outbox.acknowledge(self.context.config.timing.answer_delay)
         if remote.reach_digest != self.remote.reach_digest:
             self._take_remote(remote)
