@@ -47,7 +47,6 @@ from warpgate.proto.quic_wire import (
 LINGERING = 60.0
 # One that both have begun and that carried nothing: what the peer has just opened on it is there by then.
 SUPERSEDED = 3.0
-SLOWEST_ROUND_TRIP = 2.5  # two satellites; a search takes longer
 # A path's round trip, as expected from that of signals: there and back over a relay, which is as far as a broker.
 ROUND_TRIP_SIGNALS = 2
 # The searches end in time by themselves, and know why they have failed.
@@ -435,10 +434,8 @@ class Connections:
         self._context.acquainted.marks.renew(session.peer, session.key, session.role)
         expected = session.patience(UNKNOWN_ROUND_TRIP, ROUND_TRIP_SIGNALS)
         delay, offered = session.signal_delay, session.first_offer_at if session.initiator else None
-        longest = longest_round_trip(now, session.started, offered, session.first_heard_at, delay)
-        longest = max(expected, min(longest, SLOWEST_ROUND_TRIP))
-        if delay is None:  # no broker has been met yet
-            expected = longest
+        longest = max(expected, longest_round_trip(now, session.started, offered, session.first_heard_at, delay))
+        expected = longest if delay is None else expected  # no broker has been met yet
         if isinstance(link, TcpLink):
             return TcpPath(origin, now, expected, longest, link.stream, self._context.tasks)
         assert not isinstance(link, QuicLink)  # only streams have those

@@ -19,6 +19,7 @@ LATEST = 3.0
 ONCE_MORE = 1.5
 LONGEST = 10.0  # whatever a peer's answers took before: it may hold them back
 UNKNOWN_ROUND_TRIP = 0.1
+SLOWEST_ROUND_TRIP = 2.5  # two satellites; a search takes longer
 # While an answer is late it is asked for again after a round trip, and not more often than this, seconds. So loss of
 # 5 % each way makes all questions within the patience go unanswered once in a billion times.
 QUESTION_GAP = 0.05
@@ -53,9 +54,8 @@ def longest_round_trip(now: float, began: float, offered: float | None, heard: f
     is when it first did so) left the peer when the offer was there or, if that is later, when its first signal left,
     which was `heard`; `delay`: of a signal. A responder, and who has met no broker, has asked since it `began`.
     """
-    if offered is None or delay is None:
-        return now - began
-    return 2 * (now - max(offered + delay, heard - delay))
+    ways = now - began if offered is None or delay is None else 2 * (now - max(offered + delay, heard - delay))
+    return min(ways, SLOWEST_ROUND_TRIP)
 
 
 def ask_after(expected: float, longest: float, times: int) -> float:
