@@ -17,6 +17,9 @@ EventT = TypeVar("EventT")
 TransmitT = TypeVar("TransmitT")
 
 
+def _to_nobody(_: object) -> None: ...
+
+
 class MachineDriver(Generic[EventT, TransmitT]):
     """Drives from construction (a machine may have something to say at once: call `drain`) to `close`."""
 
@@ -111,3 +114,4 @@ class MachineDriver(Generic[EventT, TransmitT]):
         self._set_timer()
         while (transmit := self._machine.poll_transmit()) is not None:
             self._transmit(transmit)
+        self._transmit = self._on_event = _to_nobody  # whose they are may own this driver: a circle

@@ -162,6 +162,11 @@ class Watch:
         self._out_of_order.clear()
         self._holdings.forget(self)
 
+    def let_go(self) -> None:
+        """Nothing arrives any more: of the functions that it was made with."""
+        self.on_excess = lambda: None
+        self._may_send, self._delivered = (lambda _: False), (lambda _: 0)
+
     def _look(self, datagram: bytes, now: float) -> None:
         assert self._opener is not None
         if datagram[0] & _LONG_HEADER:

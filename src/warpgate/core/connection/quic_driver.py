@@ -124,6 +124,8 @@ class QuicDriver(ABC):
         self._drop_timer()
         self._release()
         self._wake()
+        self.on_change = lambda: None
+        self._engine.let_go()
 
     @abstractmethod
     def _release(self) -> None:

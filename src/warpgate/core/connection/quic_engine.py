@@ -23,6 +23,7 @@ from warpgate.core.connection.quic_library import (
     has_prepared_nothing,
     has_sent_all,
     in_flight,
+    let_go,
     losses,
     make_client,
     make_server,
@@ -63,6 +64,9 @@ _TLS_ALERTS = range(0x100, 0x200)
 FindKey = Callable[[bytes], bytes]
 
 
+def _nothing() -> None: ...
+
+
 class State(enum.Enum):
     """Where the connection stands."""
 
@@ -92,7 +96,7 @@ class QuicEngine(ABC):
         self.acknowledged = 0  # bytes of packets, at least
         self._unsent = holdings.unsent.share()  # of what waits to be sent, or to be acknowledged
         self._handshaken = False
-        self._certain: Callable[[], None] = lambda: None  # tries to turn OPENING into OPEN
+        self._certain: Callable[[], None] = _nothing  # tries to turn OPENING into OPEN
         self.state = State.OPENING
         self.failure: WarpgateError | None = None  # why it ended, when it ended
         self.closed_with: int | None = None  # the error code by which the peer, or an error, ended it
@@ -399,6 +403,12 @@ class QuicEngine(ABC):
         """End at once; the peer is told by the next datagram. Idempotent."""
         self._guard(lambda: self._quic.close(error_code=code, reason_phrase=reason))
         self._end(NetworkError(reason))
+
+    def let_go(self) -> None:
+        """After the last datagram: whoever drove it, and the library, are freed at once, not by Python's collector."""
+        self._certain = _nothing
+        self.watch.let_go()
+        let_go(self._quic)
 
     # -- events --------------------------------------------------------------------------------------------------
 

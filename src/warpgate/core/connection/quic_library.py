@@ -139,6 +139,14 @@ def tell_gone(quic: QuicConnection, gone: Callable[[int], None]) -> None:
     quic._created_local_stream_ids = _Created(gone)
 
 
+def let_go(quic: QuicConnection) -> None:
+    """What is over is freed at once, its handshake above all, and not by the collector: it has circles."""
+    quic._created_local_stream_ids = set()
+    bridge, quic._tls = quic._tls, None
+    if bridge is not None:
+        bridge.tls.alpn_cb, bridge.tls.update_traffic_key_cb = None, lambda *_: None
+
+
 def take_out(quic: QuicConnection) -> None:
     """Events, to where `next_event` finds them; with its last one a stream is forgotten."""
     if quic._core is not None:

@@ -204,6 +204,7 @@ class SessionChecks:
     def end(self) -> None:
         """Nothing is sent or noticed any more."""
         self.driver.close()
+        self._listener = lambda _: None
         if self._watch is not None:
             self._watch.close()
             self._watch = None

@@ -50,3 +50,4 @@ class Outflow:
             self._unsticking.cancel()
             self._unsticking = None
         self._stuck.clear()
+        self._on_room = lambda: None
