@@ -102,7 +102,7 @@ class Connection(QuicDriver):
         self._asked: dict[int, float] = {}  # when that and its repetitions were sent
         self._answered_at = context.now()
         self._looking: asyncio.TimerHandle | None = None  # for an answer that should have come
-        self._outage = Outage(context, engine.session.hex(), self.peer, self.finish)
+        self._outage = Outage(context, engine.session.hex(), self.peer)
         self._said: NodeAddress | None = None  # what the peer knows to be our address
         self._news = TokenBucket(NEWS_RATE / 2, NEWS_AT_ONCE / 4, context.now())
         self._saying: asyncio.TimerHandle | None = None
@@ -290,7 +290,7 @@ class Connection(QuicDriver):
 
     def _missed(self) -> None:
         """No path works from now on."""
-        self._outage.begin(worked=self.engine.state is State.OPEN)
+        self._outage.begin(self.engine.state is State.OPEN, self.finish)
         if self.seeker is not None:
             self.seeker.lost()
 
@@ -585,6 +585,7 @@ class Connection(QuicDriver):
             self._on_end(self)
         if self.seeker is not None:
             self.seeker.close()
+            self.seeker = None
         self._outage.close()
         for timer in (self._looking, self._saying):
             if timer is not None:
@@ -593,3 +594,4 @@ class Connection(QuicDriver):
         self._chosen = None
         for path in self._closing:
             path.close()
+            path.let_go()

@@ -12,15 +12,16 @@ from warpgate.events import PathsMissing, PathsWork
 class Outage:
     """Of one connection. Only what was there can be missed: of a handshake that is late, nothing is told."""
 
-    def __init__(self, context: Context, connection: str, peer: str, give_up: Callable[[str], None]) -> None:
-        """`give_up` is called with the reason after `outage_patience`."""
+    def __init__(self, context: Context, connection: str, peer: str) -> None:
         self._context, self._of, self._peer = context, (connection, peer), peer
-        self._give_up = give_up
         self._timer: asyncio.TimerHandle | None = None
         self._told = False
 
-    def begin(self, worked: bool) -> None:
-        """Whether it `worked` before; called again while it lasts, it does nothing."""
+    def begin(self, worked: bool, give_up: Callable[[str], None]) -> None:
+        """Whether it `worked` before; `give_up` is called with the reason after `outage_patience`.
+
+        Called again while it lasts, it does nothing.
+        """
         if self._timer is not None:
             return
         if worked:
@@ -28,7 +29,7 @@ class Outage:
             self._context.emit(PathsMissing(*self._of))
         patience = self._context.config.timing.outage_patience
         gone = f"node {self._peer} could not be reached for {patience:g} s"
-        self._timer = asyncio.get_running_loop().call_later(patience, self._give_up, gone)
+        self._timer = asyncio.get_running_loop().call_later(patience, give_up, gone)
 
     def end(self, plugin: str, gap: float) -> None:
         """A path works, over `plugin`; the peer had not answered for `gap` seconds."""

@@ -164,6 +164,10 @@ class Path(ABC):
     def abandon(self) -> None:
         """Let go of it without a word: it leads nowhere."""
 
+    def let_go(self) -> None:
+        """Of the connection, which is over."""
+        self.deliver, self.on_lost, self.on_room = _nobody, _no_matter, _nothing
+
     def _arrived(self, datagrams: list[bytes]) -> bool:
         return not self.lost and self.deliver(self, datagrams)
 

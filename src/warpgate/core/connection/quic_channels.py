@@ -118,7 +118,7 @@ class QuicChannels(QuicEngine):
         self._stopping: dict[int, int] = {}  # streams to be stopped when what waits on them has left, by code
         self._pings = 0
         self.answered = 0  # the number of the last ping that came back
-        self.on_channel: Callable[[Channel], None] = lambda channel: channel.reset()
+        self.on_channel: Callable[[Channel], None] = Channel.reset
         self.on_news: Callable[[bytes], None] = _ignore
 
     def close(self, code: int, reason: str) -> None:
@@ -348,6 +348,10 @@ class QuicChannels(QuicEngine):
             self._pipe_data(stream, data, end)
         else:
             raise NetworkError(f"the peer opened a stream {stream}")
+
+    def let_go(self) -> None:
+        super().let_go()
+        self.on_channel, self.on_news = Channel.reset, _ignore
 
     def _heard_news(self, address: bytes) -> None:
         self._news_left -= 1.0

@@ -407,6 +407,8 @@ class QuicEngine(ABC):
     def let_go(self) -> None:
         """After the last datagram: whoever drove it, and the library, are freed at once, not by Python's collector."""
         self._certain = _nothing
+        if self.failure is not None:
+            self.failure.__traceback__ = None  # it leads here
         self.watch.let_go()
         let_go(self._quic)
 

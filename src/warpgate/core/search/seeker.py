@@ -123,6 +123,7 @@ class PathSeeker:
         for task in self._tasks:
             if task is not current:
                 task.cancel()
+        self._tasks = []
 
     def _forget_age(self) -> None:
         if self._ageing is not None:
