@@ -77,8 +77,9 @@ class Race(Generic[T]):
             if self._best is not None:
                 self._discard(self._best[1])
             raise
+        failures, self._failures = self._failures, {}  # whose tracebacks may lead to the owner of this race
         if self._best is None:
-            raise RaceLost(self._failures)
+            raise RaceLost(failures)
         return self._best
 
     async def _until_won(self, pending: dict[asyncio.Future[T], str]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -103,6 +105,37 @@ def test_failures_are_collected_and_do_not_end_the_race() -> None:
             await Race[str](lambda _: None).run({})
 
     virtually(main)
+
+
+@pytest.mark.parametrize("won", [False, True])
+def test_a_race_that_is_over_leaves_nothing_behind_for_the_collector(won: bool) -> None:
+    """Its owner's methods ran in it, and are in the tracebacks of its failures."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.race: Race[str] = Race(lambda result: None)
+
+        async def run(self) -> None:
+            with suppress(RaceLost):
+                await self.race.run({"one": self.fail, "two": wins("two", 1.0) if won else self.fail})
+
+        async def fail(self) -> str:
+            raise OSError("no")
+
+    async def main() -> None:
+        owner = Owner()
+        left = ref(owner)
+        await owner.run()
+        del owner
+        await asyncio.sleep(1.0)
+        assert left() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        virtually(main)
+    finally:
+        gc.enable()
 
 
 def test_ties_in_one_tick_go_to_the_one_that_was_named_first_and_the_rest_is_discarded() -> None:

@@ -51,3 +51,4 @@ class QuicAhead:
         if self._waits:
             self._end()
             self._stream.close(CLOSED, "not used")
+            self._stream.let_go()
