@@ -386,6 +386,25 @@ def test_an_altered_envelope_is_refused_wherever_it_was_altered() -> None:
     virtual(main)
 
 
+def test_an_offer_of_a_session_that_is_over_keeps_nobody_out() -> None:
+    """`warpgate` tells its user of peers that were turned away; a late copy after a move was told as that."""
+
+    async def main() -> None:
+        async with World() as world:
+            alice = Stranger(world)
+            session = fresh_bytes(16)
+            alice.publish(alice.offer(session=session))
+            await asyncio.sleep(PATIENCE + 5.0)
+            alice.publish(alice.offer(session=session))
+            await asyncio.sleep(1.0)
+            [refused] = world.b.said(SignalRefused)
+            assert (refused.reason, refused.told) == ("a session that is over", False)
+            alice.close()
+            await nobody_got_in(world)
+
+    virtual(main)
+
+
 @pytest.mark.parametrize("sequence", [0, 1])
 def test_who_has_our_key_is_nobody_elses_to_say(sequence: int) -> None:
     async def main() -> None:

@@ -121,7 +121,9 @@ class PlainDatagramPipe(DatagramPipe):
             self._checks.close()
 
     def detach(self) -> socket.socket:
-        """The new socket gets this flow alone. Consent checks stop on this side: detach both, or keep sending."""
+        """The new socket gets this flow alone, with late answers to checks and the peer's consent checks (STUN:
+        RFC 8489's cookie 0x2112A442 is in bytes 4 to 7). Ours stop: detach both, or keep sending.
+        """
         self._check_open()
         sock = self._port.socket.detach(self.remote)
         self._drop()

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.rations import Ration, offering
-from warpgate.core.search.responder import NotMeant, Overloaded, Responder, Unsure
+from warpgate.core.search.responder import NotMeant, Overloaded, Responder, SessionOver, Unsure
 from warpgate.core.search.sessions import Sessions
 from warpgate.core.search.twins import Twins
 from warpgate.errors import AuthenticationError, ProtocolError, WarpgateError
@@ -104,7 +104,8 @@ class SignalReader:
             raise  # neither refused nor acknowledged: an honest peer says it again
         except AuthenticationError as error:
             self._answer(opened, SignalKind.REFUSAL, reason=str(error)[:MAX_REASON])
-            self._context.emit(SignalRefused(node_id_of(opened.sender), str(error), told=True))
+            told = not isinstance(error, SessionOver)  # of a pipe that there was: nobody is kept out
+            self._context.emit(SignalRefused(node_id_of(opened.sender), str(error), told))
 
     def _hold(self, opened: Opened) -> None:
         """Look at it again when those who may be meant have had their time to say that they are there."""
