@@ -9,11 +9,14 @@ import pytest
 from cascade_world import LASTING, OVER_TCP, OVER_UDP, Options, Seat, World, connected, exchange, virtual
 from test_relays import TURN, RelayWorld
 
+from warpgate.config import Config
 from warpgate.errors import ConnectFailed
 from warpgate.events import PathsMissing, PeerSilent
-from warpgate.model.endpoint import Mode, Transport
+from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping
 from warpgate.plugins.registry import REGISTRY
+from warpgate_testing.internet import PathSpec
+from warpgate_testing.servers import MemoryStun
 
 SETTLED = 60.0
 
@@ -249,3 +252,58 @@ def test_a_port_is_searched_for(round_trip: float, kinds: tuple[str, str]) -> No
             await other.close()
 
     virtual(story)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "options", "round_trips"),
+    [
+        (("eim-apdf", "eim-apdf"), OVER_TCP, 1.6),
+        (("edm-seq", "eim-apdf"), OVER_TCP, 3.6),
+        (("eim-apdf", "edm-seq"), OVER_TCP, 3.6),
+        (("edm", "edm"), OVER_TCP, 6.1),
+        (("eim-apdf", "edm-seq"), {"mode": Mode.STREAM}, 3.6),
+    ],
+    ids=["punch", "counting", "counting-back", "relay", "quic"],
+)
+def test_a_near_broker_says_nothing_of_a_slow_way(
+    round_trip: float, kinds: tuple[str, str], options: Options, round_trips: float
+) -> None:
+    """Connections had 1.6 s then, and a relay five: none of these came in 20 s, but for those that had one anyway."""
+
+    async def story() -> None:
+        world = RelayWorld(*kinds, settle=SETTLED)
+        world.brokers[0].one_way = 0.02
+        async with world:
+            one, other, seconds = await connected(world, **options)
+            assert seconds <= round_trips * round_trip + 0.1
+            await exchange(one, other)
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+FAR_STUN = "203.0.113.21:3478"
+
+
+def test_a_stun_server_far_away_keeps_nobody_waiting_where_another_is_near() -> None:
+    """A connect that fails shows all of its waits: the listening ports' volley, and those of three fresh ones."""
+
+    async def failing(*stun: str) -> float:
+        config = Config(stun=stun)
+        world = World("edm", "edm", config_a=config, config_b=config, settle=SETTLED)
+        far = world.internet.host("far", "203.0.113.21")
+        for site in world.routers.values():
+            world.internet.set_path(site, far, PathSpec(delay=1.25))
+        server = MemoryStun(far, Endpoint.parse(FAR_STUN))
+        async with world:
+            began = world.now
+            with pytest.raises(ConnectFailed):
+                await world.a.node.connect(world.b.node.address, **OVER_TCP)
+            seconds = world.now - began
+            await server.close()
+        return seconds
+
+    usual, beside = virtual(lambda: failing(cascade_world.STUN)), virtual(lambda: failing(FAR_STUN, cascade_world.STUN))
+    assert usual == pytest.approx(7.16, abs=0.05)
+    assert beside == pytest.approx(usual, abs=0.05)

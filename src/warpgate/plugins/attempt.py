@@ -178,6 +178,12 @@ class Attempt(Protocol):
     def signal_delay(self) -> float | None:
         """Estimated one-way time of a signal to the peer, measured once an answer has come; None if unknown."""
 
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds that packets to the peer and back may take: as long as a signal, or as those to the nearest STUN
+        server if that is more. None if nothing is known.
+        """
+
     def now(self) -> float: ...
 
     def note(self, text: str) -> None:

@@ -63,8 +63,8 @@ def signal_delay(attempt: Attempt) -> float:
 
 
 def patient(attempt: Attempt, least: float, signals: float) -> float:
-    """Seconds: `least`, or what so many signals take where they are slow; see `plan.patience`."""
-    return patience_of(least, signals, attempt.signal_delay)
+    """Seconds: `least`, or what so many signals take where ways are slow; see `plan.patience`."""
+    return patience_of(least, signals, attempt.round_trip)
 
 
 async def news(attempt: Attempt, patience: float | None) -> None:

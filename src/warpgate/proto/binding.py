@@ -138,6 +138,12 @@ class BindingClient:
             if known.answers and known.mapped is not None
         )
 
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds to the nearest server of those that are furthest outside, and back; None while none answers."""
+        nearest = self._nearest()
+        return None if nearest is None else self._servers[nearest].rtt
+
     def owns(self, data: bytes) -> bool:
         """Whether `receive` would look at this datagram."""
         return self._transactions.owns(data)
@@ -188,15 +194,14 @@ class BindingClient:
             self._transactions.begin(request, server, now)
 
     def _keep_alive(self, now: float) -> None:
-        nearest = min(
-            (server for server, known in self._servers.items() if known.answers),
-            key=self._distance,
-            default=None,
-        )
-        self._kept = nearest
+        self._kept = nearest = self._nearest()
         for server in self._servers if nearest is None else (nearest,):
             self._ask(server, now)
         self._schedule(now)
+
+    def _nearest(self) -> Endpoint | None:
+        answering = (server for server, known in self._servers.items() if known.answers)
+        return min(answering, key=self._distance, default=None)
 
     def _distance(self, server: Endpoint) -> tuple[bool, bool, float]:
         known = self._servers[server]
@@ -218,7 +223,9 @@ class BindingClient:
         else:
             # The measurement that a change brings is no renewal.
             known.renewed |= now - known.since > REMEASURE_AFTER
-        known.mapped, known.rtt, known.answers = mapped, rtt, True
+        # By another endpoint we may be somewhere else. Or else the least counts: more is a loss, or somebody's queue.
+        known.rtt = rtt if changed else min(known.rtt, rtt)
+        known.mapped, known.answers = mapped, True
         self._events.append(Mapped(server, mapped, rtt, changed))
         if moved and now - self._measured_at >= REMEASURE_AFTER:
             self.measure(now)

@@ -222,6 +222,12 @@ class Discovery:
         found = [place.udp.forgotten_after for place in self._places.values()]
         return min((seconds for seconds in found if seconds is not None), default=None)
 
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds to the nearest server and back, by UDP from whichever socket; None: none answers."""
+        found = (place.udp.round_trip for place in self._places.values())
+        return min((seconds for seconds in found if seconds is not None), default=None)
+
     def answered(self, near: Endpoint) -> bool:
         """Whether any server has ever answered a UDP socket on this interface."""
         return any(place.udp.servers for place in self._places.values() if place.udp.local.ip == near.ip)

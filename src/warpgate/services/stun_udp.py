@@ -122,6 +122,11 @@ class UdpProbe:
         return self._client.keepalive if self._client.shortened else None
 
     @property
+    def round_trip(self) -> float | None:
+        """Seconds to the nearest server outside and back."""
+        return self._client.round_trip
+
+    @property
     def local(self) -> Endpoint:
         return self.sock.local
 

@@ -155,6 +155,10 @@ class FakeAttempt(Attempt):
     def signal_delay(self) -> float | None:
         return self._signal_delay
 
+    @property
+    def round_trip(self) -> float | None:
+        return self._signal_delay
+
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 

@@ -56,6 +56,22 @@ def test_every_server_is_asked_at_once_and_the_answers_reported() -> None:
     assert made.mappings == ((FIRST, REFLEXIVE), (SECOND, REFLEXIVE))
 
 
+def test_the_nearest_server_is_as_far_as_its_quickest_answer_says() -> None:
+    """A lost request counts half a second, a queue what it likes. From another endpoint all may be further."""
+    made = client(FIRST, SECOND)
+    assert made.round_trip is None
+    for at, seconds, mapped, known in (
+        (0.0, 0.2, REFLEXIVE, 0.2),
+        (30.0, 0.05, REFLEXIVE, 0.05),
+        (60.0, 0.5, REFLEXIVE, 0.05),
+        (90.0, 0.3, MOVED, 0.3),
+    ):
+        made.measure(at)
+        for index, request in enumerate(sent(made)):
+            made.receive(answer(request, mapped), request.remote, at + seconds + index)
+        assert made.round_trip == pytest.approx(known)
+
+
 def test_an_unanswered_request_is_repeated_unchanged_then_given_up() -> None:
     made = client(FIRST)
     (first,) = sent(made)

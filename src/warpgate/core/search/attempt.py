@@ -127,6 +127,10 @@ class PluginAttempt:
     def signal_delay(self) -> float | None:
         return self._session.signal_delay
 
+    @property
+    def round_trip(self) -> float | None:
+        return self._session.round_trip
+
     def now(self) -> float:
         return self._context.now()
 

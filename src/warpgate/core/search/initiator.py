@@ -38,7 +38,7 @@ from warpgate.model.endpoint import Mode, Transport
 from warpgate.model.wanted import Wanted
 from warpgate.net.race import Race, RaceLost
 from warpgate.plan.cascade import Plan, Step, Verdict, make_plan
-from warpgate.plan.patience import attempt_patience
+from warpgate.plan.patience import attempt_patience, patience_of
 from warpgate.plan.relay import Hope, Outlook, direct_hope
 from warpgate.plan.silence import GIVEN_UP, TOLD, silence_due, silence_words
 from warpgate.plugins.base import Plugin
@@ -199,7 +199,7 @@ class Initiator(Generic[Made]):
     def _stretch(self) -> None:
         """To what is known now of the speed of signals; never back."""
         usual, deadline = self._context.config.timing.attempt_timeout, self._deadline
-        more = attempt_patience(usual, self._session.signal_delay) - self._granted
+        more = attempt_patience(usual, self._session.round_trip) - self._granted
         if more <= 0 or self._stopped is not None or deadline is None or deadline.expired():
             return
         if (until := deadline.when()) is not None:
@@ -313,7 +313,8 @@ class Initiator(Generic[Made]):
         patience = timing.relay_patience
         if patience:  # or else it was asked for not to wait at all
             signals = DIRECT_SIGNALS if Transport.UDP in carriers else DIRECT_SIGNALS_TCP
-            patience = session.patience(patience, signals)
+            # A link that works is not kept waiting by a server far away.
+            patience = patience_of(patience, signals, session.signal_delay)
         if outlook.hope is not Hope.FAIR:
             patience *= FAINT_SHARE
         elif patience and self._searching():

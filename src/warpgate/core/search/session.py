@@ -31,7 +31,7 @@ from warpgate.model.identity import node_id_of
 from warpgate.model.text import printable
 from warpgate.model.wanted import ANYTHING, Wanted
 from warpgate.net.threads import in_thread
-from warpgate.plan.patience import LONGEST_SIGNAL, patience_of
+from warpgate.plan.patience import LONGEST_SIGNAL, patience_of, round_trip_of
 from warpgate.plan.relay import Hope, direct_hope
 from warpgate.plan.targets import names_a_stranger, refusal
 from warpgate.proto.check import (
@@ -274,9 +274,14 @@ class Session:
             delay = self.equipment.channel.one_way(self.remote.brokers)
         return None if delay is None else min(delay, LONGEST_SIGNAL)
 
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds that packets to the peer and back may take, as far as that is known before there is a path."""
+        return round_trip_of(self.signal_delay, self.equipment.discovery.round_trip)
+
     def patience(self, least: float, signals: float) -> float:
-        """Seconds to wait for something of the peer's: `least`, or what so many signals take where they are slow."""
-        return patience_of(least, signals, self.signal_delay)
+        """Seconds to wait for something of the peer's: `least`, or what so many signals take where ways are slow."""
+        return patience_of(least, signals, self.round_trip)
 
     @property
     def hello_patience(self) -> float:
@@ -370,10 +375,8 @@ class Session:
         """From a message that was repeated the first copy counts, until there is a better one: brokers delay more than
         they lose, and where a repetition always comes before the acknowledgement, it is all there is.
         """
-        sent, certain = (
-            self.outbox.sent_at(signal.acknowledges),
-            not self.outbox.repeated(signal.acknowledges),
-        )
+        sent = self.outbox.sent_at(signal.acknowledges)
+        certain = not self.outbox.repeated(signal.acknowledges)
         if sent is None or signal.held < 0 or self._measured_surely:
             return
         if self.measured_delay is None or certain:
