@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from cascade_world import BOTH_WAYS, OVER_TCP, OVER_UDP, Options, R, World, connected, ends, exchange, virtual
+from cascade_world import BOTH_WAYS, OVER_TCP, OVER_UDP, Options, R, S, World, connected, ends, exchange, virtual
 from rogue_plugins import QUICK, ROGUES, DialsAfterwards, Hangs, ReturnsADeadLink, registry_with
 
 from warpgate.core.connections import LINGERING
@@ -113,6 +113,37 @@ def test_punched_tcp_takes_other_ports_for_the_second_pipe_at_once() -> None:
             assert sum(text.startswith("volley 2 from fresh ports") for text in notes) == 2, notes
             others = [await world.b.node.accept() for _ in ones]
             await close_all(world, *ones, *others)
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("kind_a", ["eim-apdf", "masquerade"])
+def test_datagram_pipes_beside_another_take_one_fresh_port_at_once(kind_a: str) -> None:
+    """Each waited 1.7 s: for its first volley, in vain, on the endpoints that carry the first pipe."""
+
+    async def main() -> None:
+        async with World(kind_a, "eim-apdf") as world:
+            address = world.b.node.address
+            listening = address.attachments[0].host_endpoint(Transport.UDP)
+            ones = await asyncio.gather(*(world.a.node.connect(address, **OVER_UDP) for _ in range(10)))
+            ones.append(await world.a.node.connect(address, **OVER_UDP))  # beside those that are open
+            assert [one.seconds for one in ones] == pytest.approx([S + R / 2] + 10 * [R + S + R / 2])
+            assert world.a.signals()["offer"] <= 2 * len(ones)
+            assert not world.b.signals()
+            others = [await world.b.node.accept() for _ in ones]
+            assert {other.local for other in others} == {listening}  # the router there has no new mappings
+            await close_all(world, *ones, *others)
+
+    virtual(main)
+
+
+def test_direct_datagram_pipes_at_once_have_a_socket_of_their_own_each() -> None:
+    async def main() -> None:
+        async with World("public", "public") as world:
+            address = world.b.node.address
+            ones = await asyncio.gather(*(world.a.node.connect(address, **OVER_UDP) for _ in range(5)))
+            assert [(one.plugin, one.seconds) for one in ones] == [("direct", pytest.approx(R))] * 5
+            await close_all(world, *ones, *[await world.b.node.accept() for _ in ones])
 
     virtual(main)
 

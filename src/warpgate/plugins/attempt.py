@@ -144,8 +144,8 @@ class Attempt(Protocol):
 
     @property
     def alone(self) -> bool:
-        """False where this strategy began sooner, and is still at work, for another pipe to the same peer: a TCP
-        connection between the same two ports is that one's.
+        """False where this strategy began sooner, and is still at work, for another pipe of this kind to the same peer:
+        a TCP connection between the same two ports is that one's, as are datagrams between the same two endpoints.
         """
 
     @property
@@ -236,8 +236,8 @@ class Attempt(Protocol):
         """
 
     def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
-        """Whether a datagram pipe is on this pair of endpoints already, or an old mapping (`renewing`): then another of
-        our sockets is needed.
+        """Whether a datagram pipe is on this pair of endpoints already, or about to be (not `alone`), or an old mapping
+        (`renewing`): then another of our sockets is needed.
         """
 
     async def verified(self) -> Link:

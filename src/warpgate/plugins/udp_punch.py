@@ -8,6 +8,10 @@ fired, the initiator sends with full TTL.
 Later volleys use fresh sockets on both sides and swapped order (the responder primes, the initiator fires on its
 answer): 97.6 % of punches succeed on the first try, so a repetition must differ.
 
+A pair of endpoints carries one datagram pipe. Where others are on those of the listening sockets, or about to be, the
+initiator leaves from a fresh socket at once. That makes another pair, so the peer can stay on its listening socket: it
+is told as a prediction is. Usable after one STUN round trip + s + r.
+
 Behind a NAT that gives each destination the next port of a count, a side samples the count on a fresh socket, fires
 once from it, and tells the ports that this must have led to; the other side probes those from its listening socket.
 Usable after s + one STUN round trip + R when the initiator counts, s more when the responder does. Two sides that both
@@ -17,6 +21,7 @@ count go to fresh sockets at once: each samples, tells, and sends its n-th packe
 from __future__ import annotations
 
 import asyncio
+import itertools
 from functools import partial
 from typing import ClassVar
 
@@ -32,7 +37,7 @@ from warpgate.plan.counting import (
     target_to_foretell,
 )
 from warpgate.plan.targets import Pair, pairs
-from warpgate.plan.volley import DOUBTING, PRIMING_TTL, Face, routes_between
+from warpgate.plan.volley import DOUBTING, PRIMING_TTL, Face, as_text, routes_between
 from warpgate.plugins.base import (
     Attempt,
     Plugin,
@@ -100,7 +105,7 @@ class UdpPunch(Plugin):
         possible = _in_aim(attempt)
         targets = [pair for pair in possible if not attempt.occupied(pair.base, pair.remote)]
         if possible and not targets:
-            why = "mappings are old" if attempt.renewing else "other pipes are on all known endpoints"
+            why = "mappings are old" if attempt.renewing else "other pipes are on all known endpoints, or will be"
             attempt.note(f"{why}: going to fresh ports at once")
             return 0.0
         for pair in targets:
@@ -123,6 +128,7 @@ class UdpPunch(Plugin):
         return delay + max(LATE_SIGNAL, delay / 2)
 
     async def _initiate_volleys(self, attempt: Attempt, talk: Conversation, patience: float) -> Link:
+        towards_listed = not patience and not attempt.renewing and _listed_will_do(attempt)
         # Earlier when the peer's NAT turns out to count as ours does: then the first one was in vain.
         await until(attempt, lambda: both_count(attempt.local, attempt.remote), patience)
         for volley in range(2, VOLLEYS + 1):
@@ -130,16 +136,30 @@ class UdpPunch(Plugin):
             faces = await _fresh(attempt)
             if why := self.unsuitable(attempt.local, attempt.remote):  # known since the first one
                 raise AttemptFailed(why)
-            try:
-                peers = await talk.exchange(volley, faces)
-            except AttemptFailed as error:
-                attempt.note(f"volley {volley}: {error}")
-                continue
-            for base, peer in routes_between(faces, peers):
-                attempt.probe(base, peer)
+            if volley == 2 and towards_listed:
+                self._fire_towards_listed(attempt, faces)
+            else:
+                try:
+                    peers = await talk.exchange(volley, faces)
+                except AttemptFailed as error:
+                    attempt.note(f"volley {volley}: {error}")
+                    continue
+                for base, peer in routes_between(faces, peers):
+                    attempt.probe(base, peer)
             await asyncio.sleep(patient(attempt, VOLLEY_PATIENCE, VOLLEY_SIGNALS))
         await asyncio.sleep(attempt.config.timing.check_offsets[-1])
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
+
+    def _fire_towards_listed(self, attempt: Attempt, faces: list[Face]) -> None:
+        """From fresh ports to the peer's listening ones, which fire back as soon as they are told."""
+        wait = self._full_after(attempt, signal_delay(attempt))
+        for face, pair in itertools.product(faces, _in_aim(attempt)):
+            if pair.base.ip == face.local.ip and not pair.nearby:
+                attempt.probe(face.local, pair.remote, offsets=(0.0,), ttl=attempt.priming_ttl(face.local))
+                attempt.probe(face.local, pair.remote, offsets=_later(attempt, wait))
+        endpoints = as_text(faces)
+        attempt.signal(Punch(PREDICTED, endpoints))
+        attempt.note(f"from fresh ports to the peer's listening ones: {', '.join(endpoints)}")
 
     async def _follow_address(self, attempt: Attempt) -> None:
         """The peer's endpoints have changed, or become known: it has already sent to us from the new ones."""
@@ -228,6 +248,11 @@ class UdpPunch(Plugin):
 
 def _later(attempt: Attempt, wait: float) -> tuple[float, ...]:
     return tuple(wait + offset for offset in attempt.config.timing.check_offsets)
+
+
+def _listed_will_do(attempt: Attempt) -> bool:
+    """Whether packets between a fresh port and the other side's listening one are seen where each side expects them."""
+    return all(at.nat.mapping.predictable for at in (*attempt.local.attachments, *attempt.remote.attachments))
 
 
 def _in_aim(attempt: Attempt) -> list[Pair]:

@@ -66,6 +66,7 @@ class FakeAttempt(Attempt):
         self._stack = contextlib.ExitStack()
         self._transports = transports
         self.forbidden: frozenset[Endpoint] = frozenset()  # `admit` leaves these out
+        self.taken = False  # other pipes are on all pairs of the listening sockets
         self.signals: list[tuple[float, Any]] = []
         self.notes: list[tuple[float, str]] = []
         self.probes: list[tuple[float, Endpoint, Endpoint, int | None]] = []
@@ -220,7 +221,7 @@ class FakeAttempt(Attempt):
         return False
 
     def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
-        return False
+        return self.taken
 
     async def verified(self) -> Link:
         return await self.verified_links.get()

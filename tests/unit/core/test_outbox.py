@@ -9,7 +9,7 @@ from pipe_kit import virtually
 from warpgate.core.search.outbox import TURNS, Outbox, Pace
 from warpgate.errors import ServiceError
 from warpgate.proto.gate import SENDER_BURST, SENDER_RATE
-from warpgate.proto.signals import PluginMessage
+from warpgate.proto.signals import MAX_BODY, PluginMessage
 
 OFFSETS = (0.6, 1.5, 3.0)
 
@@ -214,6 +214,27 @@ def test_who_has_said_little_does_not_wait_for_who_has_said_much() -> None:
             await asyncio.sleep(0.01)
         assert [len(sent.posts) for sent in late] == [2] * 4
         for sent in (*talkers, *late):
+            sent.box.close()
+
+    virtually(main)
+
+
+def test_what_waits_for_its_turn_takes_along_what_is_said_meanwhile() -> None:
+    async def main() -> None:
+        pace = Pace()
+        others, late = [Sent(pace) for _ in range(int(SENDER_BURST))], Sent(pace)
+        for sent in (*others, late):
+            sent.box.add(message("offer"))
+        await asyncio.sleep(0.01)
+        late.box.add(message("volley"))
+        await asyncio.sleep(0.01)
+        late.box.add(PluginMessage("long", bytes(MAX_BODY)))
+        await asyncio.sleep(0.01)
+        late.box.add(PluginMessage("longer", bytes(MAX_BODY)))  # might not fit beside it
+        await asyncio.sleep(2.0)
+        said = {sequence: names for _, sequence, names in late.posts}
+        assert said == {1: ("offer", "volley", "long"), 2: ("longer",)}
+        for sent in (*others, late):
             sent.box.close()
 
     virtually(main)

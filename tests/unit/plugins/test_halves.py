@@ -181,6 +181,27 @@ class TestUdpPunch:
 
         play(UdpPunch, story)
 
+    def test_beside_other_pipes_one_fresh_port_meets_the_peers_listening_one(self) -> None:
+        async def story(it: Story) -> None:
+            it.attempt.taken = True
+            attempt = await it.until(0.01)
+            [(at, fresh)] = attempt.opened
+            assert attempt.signals == [(at, Punch(0, (f"198.51.100.1:{fresh.port}",)))]
+            assert attempt.probes[0] == (at, fresh, THEIRS, 2)
+            assert attempt.probes[1] == (at + S + max(LATE_SIGNAL, S / 2), fresh, THEIRS, None)
+            attempt = await it.until(2.0)  # in vain: what follows is from fresh ports on both sides
+            assert [message.volley for _, message in attempt.signals] == [0, 3]
+
+        play(UdpPunch, story, local=home(1, NAT), remote=home(2, NAT))
+
+    def test_beside_other_pipes_both_go_to_fresh_ports_where_a_nat_maps_each_destination_anew(self) -> None:
+        async def story(it: Story) -> None:
+            it.attempt.taken = True
+            attempt = await it.until(0.01)
+            assert [message.volley for _, message in attempt.signals] == [2]
+
+        play(UdpPunch, story, local=home(1, NAT), remote=home(2, NatProfile(Mapping.APDM, Filtering.APDF)))
+
     def test_it_fails_when_all_volleys_have(self) -> None:
         async def story(it: Story) -> None:
             for volley in range(2, VOLLEYS + 1):

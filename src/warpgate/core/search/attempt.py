@@ -99,9 +99,10 @@ class PluginAttempt:
 
     @property
     def alone(self) -> bool:
-        older = itertools.takewhile(lambda session: session is not self._session, self._sessions)
-        peer, name = self._session.peer_key, self._plugin.name
-        return not any(session.peer_key == peer and name in session.running for session in older)
+        mine, name = self._session, self._plugin.name
+        older = itertools.takewhile(lambda session: session is not mine, self._sessions)
+        rivals = (session for session in older if session.peer_key == mine.peer_key and name in session.running)
+        return not any((session.mode is Mode.DATAGRAM) is (mine.mode is Mode.DATAGRAM) for session in rivals)
 
     @property
     def renewing(self) -> bool:
@@ -221,7 +222,9 @@ class PluginAttempt:
         if self.renewing:
             return True
         # Streams share a pair of endpoints: QUIC's connection ids tell them apart.
-        return self._session.mode is Mode.DATAGRAM and self._equipment.udp.owner(base, remote) is not None
+        if self._session.mode is not Mode.DATAGRAM:
+            return False
+        return not self.alone or self._equipment.udp.owner(base, remote) is not None
 
     async def verified(self) -> UdpLink | QuicLink:
         queue = self._session.verified.queue(self._plugin.name)

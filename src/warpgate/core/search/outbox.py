@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from warpgate.errors import WarpgateError
 from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.gate import SENDER_BURST, SENDER_RATE
-from warpgate.proto.signals import PluginMessage
+from warpgate.proto.signals import MAX_BODY, PluginMessage
 
 # Turns of the loop until what was added leaves: strategies that start in one tick begin tasks of their own, and what
 # those say first belongs into the same envelope (a broker's Nagle algorithm holds the next one back for a round trip).
@@ -64,6 +64,11 @@ class Pace:
                 outbox.deliver(sequence)
             else:
                 del self._waiting[turn]
+
+
+def _fit(messages: tuple[PluginMessage, ...]) -> bool:
+    """Whether they may share an envelope, whatever else is in it."""
+    return len(messages) <= FEW and sum(len(message.body) for message in messages) <= MAX_BODY
 
 
 def _said(turn: tuple[Outbox, int]) -> int:
@@ -144,8 +149,13 @@ class Outbox:
         self._flush = None
         self._drop_acknowledgement()
         self._drop_correction()
-        self._unacknowledged[self.sequence + 1], self._queued = tuple(self._queued), []
+        queued, self._queued = tuple(self._queued), []
+        waiting = None if self.sequence in self._sent else self._unacknowledged.get(self.sequence)
+        if waiting is not None and _fit(together := waiting + queued):
+            self._unacknowledged[self.sequence] = together  # its turn has not come yet: one envelope is enough
+            return
         self.sequence += 1
+        self._unacknowledged[self.sequence] = queued
         self._pace.say(self, self.sequence)
 
     def repeat_all(self) -> None:
