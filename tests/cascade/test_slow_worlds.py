@@ -9,9 +9,9 @@ import pytest
 from cascade_world import LASTING, OVER_TCP, OVER_UDP, Options, Seat, World, connected, exchange, virtual
 from test_relays import TURN, RelayWorld
 
-from warpgate.config import Config
+from warpgate.config import Config, Timing
 from warpgate.errors import ConnectFailed
-from warpgate.events import PathsMissing, PeerSilent
+from warpgate.events import PathsMissing, PeerSilent, ServerFailed
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.nat import Assignment, Filtering, Mapping
 from warpgate.plugins.registry import REGISTRY
@@ -307,3 +307,50 @@ def test_a_stun_server_far_away_keeps_nobody_waiting_where_another_is_near() -> 
     usual, beside = virtual(lambda: failing(cascade_world.STUN)), virtual(lambda: failing(FAR_STUN, cascade_world.STUN))
     assert usual == pytest.approx(7.16, abs=0.05)
     assert beside == pytest.approx(usual, abs=0.05)
+
+
+@pytest.mark.parametrize(("up", "down"), [(2.0, 0.05), (0.05, 2.0)], ids=["up", "down"])
+@pytest.mark.parametrize("options", [OVER_UDP, OVER_TCP, LASTING], ids=["udp", "tcp", "durable"])
+@pytest.mark.parametrize("kinds", [("eim-apdf", "eim-apdf"), ("edm", "edm")], ids="-".join)
+def test_a_line_that_is_slow_one_way_only(kinds: tuple[str, str], options: Options, up: float, down: float) -> None:
+    """All of the peer's: none of ours tells that it is."""
+
+    async def story() -> None:
+        world = RelayWorld(*kinds, settle=SETTLED)
+        site = world.routers["b"]
+        for far in (world.routers["a"], world.stun_host, world.turn_host):
+            world.internet.set_path(site, far, PathSpec(delay=up), PathSpec(delay=down))
+        async with world:
+            one, other, seconds = await connected(world, **options)
+            assert seconds <= 5 * (up + down)
+            await exchange(one, other)
+            await one.close()
+            await other.close()
+
+    virtual(story)
+
+
+@pytest.mark.parametrize(
+    ("one_way", "limit", "reached"), [(2.4, 5.0, True), (2.5, 5.0, False), (2.5, 10.0, True)], ids=str
+)
+def test_a_broker_is_as_far_as_its_setting_allows(one_way: float, limit: float, reached: bool) -> None:
+    """Two satellites in a row answer after 2.5 s, twice that is nobody's: it is told what was waited for."""
+
+    async def story() -> None:
+        config = Config(timing=Timing(broker_timeout=limit))
+        world = World("eim-apdf", "eim-apdf", config_a=config, config_b=config, settle=SETTLED)
+        world.brokers[0].one_way = one_way
+        async with world:
+            failures = {failure.reason for failure in world.a.said(ServerFailed)}
+            if reached:
+                assert failures == set()
+                one, other, _ = await connected(world, **OVER_TCP)
+                await exchange(one, other)
+                await one.close()
+                await other.close()
+                return
+            assert failures == {f"no answer within {limit:g} s"}
+            with pytest.raises(ConnectFailed, match=r"no offer could be sent .* none of its brokers can be reached"):
+                await world.a.node.connect(world.b.node.address, **OVER_TCP)
+
+    virtual(story)
