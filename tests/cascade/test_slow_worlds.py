@@ -309,6 +309,23 @@ def test_a_stun_server_far_away_keeps_nobody_waiting_where_another_is_near() -> 
     assert beside == pytest.approx(usual, abs=0.05)
 
 
+def test_an_attempt_does_not_outlast_the_half_of_a_peer_that_knows_of_no_slow_way() -> None:
+    """It had 30 s, the peer's half 25: a pipe that had opened after 26 s broke a second later."""
+
+    async def story() -> None:
+        world = World("eim-apdf", "eim-apdf", settle=25.0, lag=lambda: 1.25)
+        for far in (world.stun_host, world.routers["b"]):
+            world.internet.set_path(world.routers["a"], far, PathSpec(delay=1.25))
+        async with world:
+            began = world.now
+            with pytest.raises(ConnectFailed):
+                await world.a.node.connect(world.b.node.address, **OVER_TCP)
+            assert world.now - began <= 20.1
+            await world.quiet()
+
+    virtual(story)
+
+
 @pytest.mark.parametrize(("up", "down"), [(2.0, 0.05), (0.05, 2.0)], ids=["up", "down"])
 @pytest.mark.parametrize("options", [OVER_UDP, OVER_TCP, LASTING], ids=["udp", "tcp", "durable"])
 @pytest.mark.parametrize("kinds", [("eim-apdf", "eim-apdf"), ("edm", "edm")], ids="-".join)

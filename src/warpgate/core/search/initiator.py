@@ -197,9 +197,11 @@ class Initiator(Generic[Made]):
             self._stretch()
 
     def _stretch(self) -> None:
-        """To what is known now of the speed of signals; never back."""
+        """To what is known now of the speed of signals; never back. Not to that of packets: the peer's half, which may
+        not know of it, is over after 25 s, and a link that it has left is none.
+        """
         usual, deadline = self._context.config.timing.attempt_timeout, self._deadline
-        more = attempt_patience(usual, self._session.round_trip) - self._granted
+        more = attempt_patience(usual, self._session.signal_delay) - self._granted
         if more <= 0 or self._stopped is not None or deadline is None or deadline.expired():
             return
         if (until := deadline.when()) is not None:
