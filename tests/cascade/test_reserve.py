@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cascade_world import HOP, R, S, connected, exchange, virtual
 from durable_kit import Counters, moved
-from test_durable_pipes import durable
+from test_durable_pipes import durable, gone
 from test_relays import RelayWorld
 
 from warpgate.core.connections import LINGERING
@@ -20,7 +20,7 @@ from warpgate.events import PluginNoted, RelayAllocated
 from warpgate.model.endpoint import Endpoint, Family, Mode
 from warpgate.proto.stun import Method, StunMessage
 from warpgate.proto.turn import KEEPALIVE
-from warpgate.services.relay import RESERVE_PAUSE
+from warpgate.services.relay import RESERVE_PAUSE, RESTART_PAUSE
 from warpgate_testing.network import OpenSocket
 from warpgate_testing.turn import MemoryTurn, _Refusal
 
@@ -194,6 +194,30 @@ def test_a_reserve_that_turns_out_to_be_forgotten_is_replaced_within_the_connect
             await exchange(near, far)
             await near.close()
             await far.close()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("a", ["edm+noudp", "edm"])
+@pytest.mark.parametrize("b", ["edm+noudp", "edm"])
+def test_a_relay_that_starts_again_carries_a_pipe_of_who_reaches_it_over_tcp_at_once(a: str, b: str) -> None:
+    """It refuses connections meanwhile; that was final for the search, which ends after 20 s."""
+
+    async def main() -> None:
+        async with RelayWorld(a, b) as world:
+            near, far, _ = await durable(world)
+            counters = Counters(near, far)
+            await asyncio.sleep(7)
+            began = world.now
+            await world.turn.close()
+            await asyncio.sleep(2.0)
+            world.turn = Restarted(world.turn_host, world.turn._local)
+            await asyncio.sleep(10)
+            assert counters.worst(began) < 2.0 + RESTART_PAUSE + 2 * R
+            await counters.stop()
+            await near.close()
+            await far.close()
+            await gone(world)
 
     virtual(main)
 

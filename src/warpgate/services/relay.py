@@ -59,6 +59,9 @@ DOUBTED = 30.0
 # So long a server is not asked, while there are others, for a peer that was not heard by its relay. Seconds.
 IN_VAIN = 600.0
 MOST_IN_VAIN = 256
+# A server that has given us something before and refuses connections may just be starting again: for so long it is
+# asked each half a second. Over UDP its silence lasts for longer, and is asked into meanwhile.
+RESTART, RESTART_PAUSE = 3.0, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ class Relays:
         self._doubted_until = 0.0
         # Until when others are asked for this peer: a peer that lies chooses nobody else's relay.
         self._in_vain: dict[tuple[bytes, TurnServer], float] = {}
+        # What has given us an allocation.
+        self._seen_working: set[TurnServer] = set()
 
     @property
     def servers(self) -> tuple[TurnServer, ...]:
@@ -303,17 +308,27 @@ class Relays:
 
     async def _ask(self, server: TurnServer, transport: TurnTransport, wanted: RelayRequest) -> Allocation:
         """One server over one transport, at the first of its addresses that answers (RFC 8305)."""
-        try:
-            routes = await self._routes(server, transport)
-            ways = in_turn({str(route.endpoint): partial(self._allocate, route, wanted) for route in routes})
-            for route in routes:
-                for ip in other_uplinks(self._network, route.endpoint)[:OTHER_UPLINKS]:
-                    other = partial(self._allocate, replace(route, source=ip), wanted, UPLINK_DELAY)
-                    ways[f"{route.endpoint} from {ip}"] = other
-            return await first_of(ways, Allocation.drop)
-        except (RaceLost, WarpgateError) as error:
-            self._emit(ServerFailed("turn", str(server), f"over {transport.name}: {error}"))
-            raise ServiceError(str(error), passing=_passing(error)) from None
+        given_up = asyncio.get_running_loop().time() + (RESTART if server in self._seen_working else 0.0)
+        while True:
+            try:
+                allocation = await self._ask_once(server, transport, wanted)
+            except (RaceLost, WarpgateError) as error:
+                if _passing(error) or asyncio.get_running_loop().time() >= given_up:
+                    self._emit(ServerFailed("turn", str(server), f"over {transport.name}: {error}"))
+                    raise ServiceError(str(error), passing=_passing(error)) from None
+            else:
+                self._seen_working.add(server)
+                return allocation
+            await asyncio.sleep(RESTART_PAUSE)
+
+    async def _ask_once(self, server: TurnServer, transport: TurnTransport, wanted: RelayRequest) -> Allocation:
+        routes = await self._routes(server, transport)
+        ways = in_turn({str(route.endpoint): partial(self._allocate, route, wanted) for route in routes})
+        for route in routes:
+            for ip in other_uplinks(self._network, route.endpoint)[:OTHER_UPLINKS]:
+                other = partial(self._allocate, replace(route, source=ip), wanted, UPLINK_DELAY)
+                ways[f"{route.endpoint} from {ip}"] = other
+        return await first_of(ways, Allocation.drop)
 
     async def _routes(self, server: TurnServer, transport: TurnTransport) -> list[Route]:
         """What looks like the web goes by the system's web proxy, if it names one. NetworkError without a way."""
