@@ -18,6 +18,7 @@ ALL = (
     "adversity",
     "lossy_links",
     "aged_mappings",
+    "households",
     "throughput",
     "tls_on_pipes",
     "stream_over_udp",

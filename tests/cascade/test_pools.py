@@ -45,6 +45,20 @@ def test_a_punch_finds_the_addresses_that_were_not_known_when_it_began(
     assert virtual(lambda: crossed(kinds, seed, options, settle=0.0)) < 4.0
 
 
+@pytest.mark.parametrize("seed", [56, 159, 166])
+def test_all_addresses_of_four_are_seen(seed: int) -> None:
+    """In each of these runs none of the first 16 samples, nor what servers see of the node's own socket, has one of
+    them.
+    """
+
+    async def main() -> None:
+        async with World("edm-pool", "eim-adf", seed=seed) as world:
+            (at,) = world.a.node.address.attachments
+            assert len({at.reflexive, *at.pool}) == 4
+
+    virtual(main)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kinds", [("eim-pool", "eim-pool"), ("eim-pool", "eim-adf"), ("eim-apdf", "eim-pool")])
 def test_fresh_ports_may_be_at_another_address_than_the_listening_one(kinds: tuple[str, str], seed: int) -> None:

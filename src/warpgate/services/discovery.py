@@ -471,6 +471,10 @@ class Discovery:
         for reason in sampled.failures:
             self._say(ServerFailed("stun", str(place.udp.servers[0]), f"samples of our NAT's ports: {reason}"))
         self._changed()
+        if place.learnt.nat.pooled and place.udp.servers:
+            # A peer's filter is opened to the addresses that we name. Of four, 16 samples miss one in one case of 25.
+            place.samples += (await sample_assignment(self._network, place.udp.local, place.udp.servers, 0)).seen
+            self._changed()
 
     # -- telling -------------------------------------------------------------------------------------------------
 
