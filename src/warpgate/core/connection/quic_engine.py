@@ -161,7 +161,6 @@ class QuicEngine(ABC):
         self._quic.connect(ANYWHERE, now)
 
     def _await_client(self, find_key: FindKey) -> None:
-
         def certain() -> None:
             head = bytes(self._head[:HEAD_SIZE])
             if len(head) < HEAD_SIZE:

@@ -12,7 +12,7 @@ from warpgate.core.connection.connection import Connection
 from warpgate.core.connection.paths import Origin
 from warpgate.core.pipes.base import ABORTED, Pipe, PipeInfo
 from warpgate.core.pipes.datagrams import DatagramPipe
-from warpgate.core.pipes.quic import LINGER, BytesOverQuic
+from warpgate.core.pipes.quic import BytesOverQuic
 from warpgate.core.pipes.subscription import Subscription
 from warpgate.errors import ConfigError, PipeClosed, WarpgateError
 from warpgate.model.endpoint import Endpoint, Transport
@@ -180,7 +180,7 @@ class DurablePipe(OnConnection, BytesOverQuic):
             return
         self._left = True
         try:
-            await self._deliver(LINGER)
+            await self._deliver()
         finally:
             self._channel.leave()
             self._connection.soon()

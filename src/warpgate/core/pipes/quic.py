@@ -105,8 +105,8 @@ class BytesOverQuic(BytePipe):
 
     # -- ending --------------------------------------------------------------------------------------------------
 
-    async def _deliver(self, patience: float) -> None:
-        """Send the end, and wait until the peer has everything, or has taken nothing of it for `patience` seconds."""
+    async def _deliver(self) -> None:
+        """Send the end, and wait until the peer has everything, or has taken nothing of it for `LINGER`."""
         stream = self._stream
         stream.finish()
         self._driver.soon()
@@ -114,7 +114,7 @@ class BytesOverQuic(BytePipe):
         try:
             while self._alive and not stream.delivered:
                 progress = self._progress()
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(LINGER):
                     while self._alive and not stream.delivered and self._progress() == progress:
                         await self._driver.changed()
         except TimeoutError:
@@ -185,7 +185,7 @@ class QuicPipe(BytesOverQuic):
             return
         self._left = True
         try:
-            await self._deliver(LINGER)
+            await self._deliver()
         finally:
             self._flow.close(CLOSED, "closed by the peer")
             self._checks.close()

@@ -27,6 +27,8 @@ PACE = 0.8
 # How many of these are kept for sessions that have said no more than a few envelopes: after a move what connects again
 # must not stand behind all that older searches still have to say.
 KEPT, FEW = 8.0, 4
+# So many messages wait for their turn in one envelope; what else it carries has room beside them.
+TOGETHER = 4
 
 Post = Callable[[int, tuple[PluginMessage, ...]], None]
 
@@ -68,7 +70,7 @@ class Pace:
 
 def _fit(messages: tuple[PluginMessage, ...]) -> bool:
     """Whether they may share an envelope, whatever else is in it."""
-    return len(messages) <= FEW and sum(len(message.body) for message in messages) <= MAX_BODY
+    return len(messages) <= TOGETHER and sum(len(message.body) for message in messages) <= MAX_BODY
 
 
 def _said(turn: tuple[Outbox, int]) -> int:
