@@ -440,7 +440,7 @@ class Connections:
             return TcpPath(origin, now, expected, longest, link.stream, self._context.tasks)
         assert not isinstance(link, QuicLink)  # only streams have those
         try:
-            return UdpPath(origin, now, expected, longest, udp, link.checks, session.keep_port(link.local))
+            return UdpPath(origin, now, expected, longest, udp, link.checks, session.ports.keep(link.local))
         except NetworkError:
             udp.forget(session.checks)
             raise

@@ -40,7 +40,7 @@ def session(peer: bytes = b"peer", *, invited: bool = False, seeker: bytes = b""
         seeker=seeker,
         context=context,
         checks=Checks(),
-        open_port=lambda near: near,
+        ports=SimpleNamespace(open=lambda near: near),
     )
 
 

@@ -128,7 +128,7 @@ class PipeMaker:
     def _datagram(self, session: Session, link: UdpLink, info: PipeInfo) -> PlainDatagramPipe:
         udp = self._udp
         port = udp.port(link.local)
-        own_port = session.keep_port(link.local)
+        own_port = session.ports.keep(link.local)
         pipe = PlainDatagramPipe(
             info,
             udp,
@@ -143,7 +143,7 @@ class PipeMaker:
 
     def _quic(self, session: Session, link: QuicLink, info: PipeInfo) -> QuicPipe:
         self._udp.port(link.local)
-        own_port = session.keep_port(link.local)
+        own_port = session.ports.keep(link.local)
         pipe = QuicPipe(info, self._udp, link.udp.checks, link.flow, self.ended, own_port)
         link.udp.checks.hand_over(pipe.check_event, relayed=link.relayed)
         return pipe

@@ -216,7 +216,7 @@ class PluginAttempt:
         self._session.checks.probe(base, remote, self._plugin.name, chosen, ttl)
 
     def try_found(self) -> bool:
-        return not self.renewing and self._session.try_found(self._plugin.name)
+        return not self.renewing and self._session.found.check(self._plugin.name)
 
     def occupied(self, base: Endpoint, remote: Endpoint) -> bool:
         if self.renewing:
@@ -233,7 +233,7 @@ class PluginAttempt:
         return self._own(await first_quic(self._session, queue))
 
     async def open_udp(self, near: Endpoint) -> Endpoint:
-        return self._session.open_port(near)
+        return self._session.ports.open(near)
 
     async def reflexive(self, base: Endpoint) -> Endpoint:
         return await self._equipment.discovery.map_udp(self._equipment.udp.port(base).socket)

@@ -49,6 +49,15 @@ class Clock(Protocol):
     def now(self) -> float: ...
 
 
+class Ports(Protocol):
+    """As `SessionPorts`."""
+
+    def open(self, near: Endpoint) -> Endpoint: ...
+    def drop(self, base: Endpoint) -> None: ...
+    def can_be_mapped(self, near: Endpoint) -> bool: ...
+    async def map(self, base: Endpoint) -> Endpoint: ...
+
+
 class Punching(Protocol):
     """What a punch needs of its session."""
 
@@ -64,10 +73,8 @@ class Punching(Protocol):
     def context(self) -> Clock: ...
     @property
     def checks(self) -> Probing: ...
-    def open_port(self, near: Endpoint) -> Endpoint: ...
-    def drop_port(self, base: Endpoint) -> None: ...
-    def can_be_mapped(self, near: Endpoint) -> bool: ...
-    async def map_port(self, base: Endpoint) -> Endpoint: ...
+    @property
+    def ports(self) -> Ports: ...
     def patience(self, least: float, signals: float) -> float: ...
 
 
@@ -194,7 +201,7 @@ class RandomPunch:
             self.shortage = str(error)
             self._opened, given_back = self._opened[:-SPARED], self._opened[-SPARED:]
             for spared in given_back:
-                self._session.drop_port(spared)
+                self._session.ports.drop(spared)
             return False
         self._opened.append(base)
         for after, ttl in schedule:
@@ -204,10 +211,10 @@ class RandomPunch:
     def _open_port(self, near: Endpoint, parity: int | None) -> Endpoint:
         """The system draws ports; each second one has the parity that is wanted."""
         for _ in range(PARITY_DRAWS):
-            base = self._session.open_port(near)
+            base = self._session.ports.open(near)
             if parity is None or base.port & 1 == parity:
                 return base
-            self._session.drop_port(base)
+            self._session.ports.drop(base)
         raise NetworkError(f"the system gives no port whose number is {'odd' if parity else 'even'}")
 
     async def probe(self, base: Endpoint, remote: Endpoint) -> None:
@@ -222,23 +229,23 @@ class RandomPunch:
                 self._session.checks.probe(base, remote, self._plugin, (0.0,), ttl)
 
     async def maps_anew(self, near: Endpoint) -> float | None:
-        if self.mappings_left <= 0 or not self._session.can_be_mapped(near):
+        if self.mappings_left <= 0 or not self._session.ports.can_be_mapped(near):
             return 0.0
         try:
-            base = self._session.open_port(near)
+            base = self._session.ports.open(near)
         except NetworkError:
             return 0.0  # that is our own shortage, not the router's
         try:
             await self._slot()
             asked = self._session.context.now()
             async with asyncio.timeout(self._session.patience(*MAPPED_WITHIN)):
-                await self._session.map_port(base)
+                await self._session.ports.map(base)
         except (ServiceError, TimeoutError):
             return None
         except AttemptFailed:
             return 0.0  # the budget is used up
         finally:
-            self._session.drop_port(base)
+            self._session.ports.drop(base)
         return self._session.context.now() - asked
 
     def hold_back(self) -> None:

@@ -370,7 +370,7 @@ class Initiator(Generic[Made]):
                     await link.start_tls(self._session.tls_ends, self._session.hello_patience)
             else:
                 link.nominate()
-                self._session.remember(link if isinstance(link, UdpLink) else link.udp)
+                self._session.found.remember(link if isinstance(link, UdpLink) else link.udp)
         except BaseException:
             link.abort()
             raise

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from warpgate.core.search.equipment import ENDPOINTS_PER_SESSION, Equipment
+from warpgate.core.search.ports import SessionPorts
 from warpgate.core.udp.demultiplexer import SessionChecks
 from warpgate.errors import AttemptFailed, ServiceError
 from warpgate.events import SignalRefused
@@ -46,7 +47,8 @@ class RelayUser(Protocol):
     def invited(self) -> bool: ...
     @property
     def checks(self) -> SessionChecks: ...
-    def adopt_port(self, base: Endpoint) -> Endpoint: ...
+    @property
+    def ports(self) -> SessionPorts: ...
 
 
 class SessionRelays:
@@ -118,7 +120,7 @@ class SessionRelays:
             return allocation.socket(relayed, receiver)
 
         udp = self._equipment.udp
-        base = self._session.adopt_port(udp.adopt(open_socket).base)
+        base = self._session.ports.adopt(udp.adopt(open_socket).base)
         gone = f"the relay {allocation.route.endpoint} does not relay for us any more"
         allocation.ended.add_done_callback(lambda _: udp.lose(base, gone))
         self._session.checks.agent.trust(relayed)

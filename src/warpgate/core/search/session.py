@@ -19,10 +19,11 @@ from warpgate.core.pipes.tls import TlsEnds
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.links import TcpLink, UdpLink
 from warpgate.core.search.outbox import Outbox
+from warpgate.core.search.ports import FoundBefore, SessionPorts
 from warpgate.core.search.quic_ahead import QuicAhead
 from warpgate.core.search.relays import SessionRelays
 from warpgate.core.udp.demultiplexer import SessionChecks
-from warpgate.errors import AttemptFailed, NetworkError
+from warpgate.errors import AttemptFailed
 from warpgate.events import ClocksDiffer, LinkVerified, PeerPlaced, PeerTwinned, PluginNoted, SignalSent
 from warpgate.model.address import NodeAddress
 from warpgate.model.broker import BrokerRef
@@ -30,7 +31,6 @@ from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
 from warpgate.model.text import printable
 from warpgate.model.wanted import ANYTHING, Wanted
-from warpgate.net.threads import in_thread
 from warpgate.plan.patience import LONGEST_SIGNAL, patience_of, round_trip_of
 from warpgate.plan.relay import Hope, direct_hope
 from warpgate.plan.targets import names_a_stranger, refusal
@@ -106,7 +106,7 @@ class Session:
     What the peer is known by (`remote`, `token`, the measured delay of a signal) is what its last fresh signal said;
     `seen_sequences` and `heard_at` are what we acknowledge of it. Checks, sockets and links that were opened for the
     attempt are ours until `close`, but for those that a pipe has taken along: the checks by `SessionChecks.hand_over`,
-    a socket by `keep_port`. `flight` goes with the first offer and checks. Nothing of a pipe leads back here.
+    a socket by `SessionPorts.keep`. `flight` goes with the first offer and checks. Nothing of a pipe leads back here.
     """
 
     def __init__(
@@ -158,9 +158,8 @@ class Session:
         self.first_heard_at = 0.0
         self.seen_sequences: set[int] = set()
         self._checks: SessionChecks | None = None
-        self._kept_port: Endpoint | None = None
-        self._extra_ports: list[Endpoint] = []
-        self._found: list[tuple[Endpoint, Endpoint]] | None = None  # None: not looked for yet
+        self.ports = SessionPorts(equipment)
+        self.found = FoundBefore(self)
         self._nonces: set[bytes] = set()
         self.relays = SessionRelays(self)
         self.stack = contextlib.ExitStack()
@@ -504,74 +503,6 @@ class Session:
         else:
             self.note(link.plugin, f"{link.local} -> {link.remote} carries another pipe already")
 
-    # -- sockets of this session ---------------------------------------------------------------------------------
-
-    def open_port(self, near: Endpoint) -> Endpoint:
-        """A fresh UDP socket on the interface of `near`."""
-        return self.adopt_port(self.equipment.udp.open(Endpoint(near.ip, 0)).base)
-
-    def adopt_port(self, base: Endpoint) -> Endpoint:
-        """This socket of the udp's was opened for this session."""
-        self._extra_ports.append(base)
-        return base
-
-    def drop_port(self, base: Endpoint) -> None:
-        """One of `open_port` that is not needed after all."""
-        self._extra_ports.remove(base)
-        self.equipment.udp.close_port(base)
-
-    def can_be_mapped(self, near: Endpoint) -> bool:
-        """Whether a server could tell what it sees of a socket on this interface."""
-        return self.equipment.discovery.answered(near)
-
-    async def map_port(self, base: Endpoint) -> Endpoint:
-        """What the outside sees of one of `open_port`, asked now. ServiceError when no server answers."""
-        return await self.equipment.discovery.map_udp(self.equipment.udp.port(base).socket)
-
-    def keep_port(self, base: Endpoint) -> bool:
-        """Whether the socket was opened for this session, or one before: the pipe on it takes it along."""
-        if base not in self._extra_ports and not self.equipment.udp.kept.take(base):
-            return False
-        self._kept_port = base
-        return True
-
-    def try_found(self, plugin: str) -> bool:
-        """Check the pairs by which this peer was reached before, once; whether there are any."""
-        if self._found is None:
-            self._found = self._found_pairs() if self.initiator else []
-            for base, remote in self._found:
-                self.note(plugin, f"trying {base} -> {remote}, by which the peer was reached before")
-                self.checks.probe(base, remote, plugin, None, None)
-        return bool(self._found)
-
-    def _found_pairs(self) -> list[tuple[Endpoint, Endpoint]]:
-        """What has to be bound for them is."""
-        udp, found = self.equipment.udp, self.equipment.found.of(self.peer_key)
-        own = _listening(self.context.address) if found else set()
-        addresses = {endpoint.ip for endpoint in own}
-        pairs = []
-        for base, remote in found:
-            if base.ip not in addresses or self.refuse_target(remote) is not None:
-                continue
-            if base not in own and base not in udp.kept:
-                try:
-                    self.adopt_port(udp.open(base).base)
-                except NetworkError:
-                    continue  # somebody's, or that of a pipe of ours
-            pairs.append((base, remote))
-        return pairs
-
-    def remember(self, link: UdpLink) -> None:
-        """It was chosen. What the addresses tell need not be remembered, and what a peer made us look for is not."""
-        told = {
-            *_listening(self.remote),
-            *(at.reflexive_endpoint(Transport.UDP) for at in self.remote.attachments),
-        }
-        known = link.local in _listening(self.context.address) and link.remote in told
-        if self.invited and not link.relayed and not known:
-            write = self.equipment.found.found(self.peer_key, link.local, link.remote)
-            self.context.tasks.spawn("found pairs", in_thread(write, daemon=False))
-
     def refuse_target(self, endpoint: Endpoint) -> str | None:
         """Why the peer may not have this endpoint tried, or None."""
         if names_a_stranger(endpoint, self.remote):
@@ -585,14 +516,6 @@ class Session:
         self.stack.close()
         self.inbound.clear()
         self.verified.clear()
-        for base in self._extra_ports:
-            if base != self._kept_port:
-                self.equipment.udp.close_port(base)
+        self.ports.close()
         if self._checks is not None and self._checks.agent.selected is None:
             self.equipment.udp.forget(self._checks)
-
-
-def _listening(address: NodeAddress) -> set[Endpoint]:
-    """The UDP sockets of its own that it tells of."""
-    endpoints = (at.host_endpoint(Transport.UDP) for at in address.attachments)
-    return {endpoint for endpoint in endpoints if endpoint is not None}
