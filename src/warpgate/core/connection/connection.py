@@ -27,8 +27,10 @@ from warpgate.core.connection.channel import Channel
 from warpgate.core.connection.errand import Errand, Seeker
 from warpgate.core.connection.first_words import FirstWords, Greet
 from warpgate.core.connection.outage import Outage
+from warpgate.core.connection.own_address import OwnAddress
 from warpgate.core.connection.paths import Origin, Path
-from warpgate.core.connection.quic_channels import NEWS_AT_ONCE, NEWS_RATE, QuicChannels
+from warpgate.core.connection.question import Question
+from warpgate.core.connection.quic_channels import QuicChannels
 from warpgate.core.connection.quic_driver import QuicDriver
 from warpgate.core.connection.quic_engine import CLOSED, State
 from warpgate.core.context import Context
@@ -41,7 +43,6 @@ from warpgate.plan.ages import Ages
 from warpgate.plan.collision import HEAD_START
 from warpgate.plan.paths import UNKNOWN_ROUND_TRIP, ask_after, best, knock_after, suspicion
 from warpgate.plan.patience import patience_of
-from warpgate.proto.bucket import TokenBucket
 
 # A peer has a few: more than these at once are of no use to it.
 PATHS = 8
@@ -55,7 +56,6 @@ HASTE = 3
 HANDSHAKE_ROUND_TRIPS = 2
 # Until a client's first word that has not been answered is said again, and doubled each time.
 FIRST_PAUSE = 0.2
-ASKED = 64  # repetitions of a question; the last ones are answered first
 
 
 class Connection(QuicDriver):
@@ -98,14 +98,11 @@ class Connection(QuicDriver):
         self._ages = Ages()
         self._suspected = False
         self._hasty = False  # there is reason for doubt: an answer is not waited for as long as otherwise
-        self._ping: tuple[int, float] | None = None  # the one that is not answered yet, and when it was sent
-        self._asked: dict[int, float] = {}  # when that and its repetitions were sent
+        self._question = Question()
         self._answered_at = context.now()
         self._looking: asyncio.TimerHandle | None = None  # for an answer that should have come
         self._outage = Outage(context, engine.session.hex(), self.peer)
-        self._said: NodeAddress | None = None  # what the peer knows to be our address
-        self._news = TokenBucket(NEWS_RATE / 2, NEWS_AT_ONCE / 4, context.now())
-        self._saying: asyncio.TimerHandle | None = None
+        self._own_address = OwnAddress(context)
         engine.on_news = self._take_news
 
     # -- what is to be known -------------------------------------------------------------------------------------
@@ -169,7 +166,7 @@ class Connection(QuicDriver):
     @property
     def silence(self) -> float:
         """For how long the peer has not answered although something waited for it, seconds."""
-        if self._chosen is not None and self._ping is None:
+        if self._chosen is not None and not self._question.open:
             return 0.0
         return self._context.now() - self._answered_at
 
@@ -313,7 +310,7 @@ class Connection(QuicDriver):
         path.silent = False
         path.route(self.ids)  # a newer one between the same endpoints may have had them, and be gone
         self._suspected = self._hasty = False
-        self._ping = None
+        self._question.drop()
         seconds = self._context.now() - self.began
         self._context.emit(PathChosen(self.id.hex(), self.peer, *path.origin.told, seconds, gap, reason))
         if self.engine.is_client:
@@ -343,7 +340,8 @@ class Connection(QuicDriver):
             if (other := self._best()) is not None:
                 self._choose(other, f"the path before is gone: {reason}")
             else:
-                self._answered_at = self._context.now() if self._ping is None else self._answered_at
+                if not self._question.open:
+                    self._answered_at = self._context.now()
                 self._missed()
         self.soon()
 
@@ -396,18 +394,13 @@ class Connection(QuicDriver):
         self.soon()
 
     def _answer_wanted(self) -> None:
-        if self._ping is None:  # what is written until its answer comes asks again then
+        if not self._question.open:  # what is written until its answer comes asks again then
             self.engine.wrote = False
-            self._asked.clear()
-            self._ping = (self._ask(), self._loop.time())
+            self._ask()
             self._look_after(self._pause)
 
-    def _ask(self) -> int:
-        number = self.engine.ping()
-        self._asked[number] = self._loop.time()
-        if len(self._asked) > ASKED:
-            del self._asked[next(iter(self._asked))]
-        return number
+    def _ask(self) -> None:
+        self._question.ask(self.engine.ping(), self._loop.time())
 
     @property
     def _patience(self) -> float:
@@ -422,7 +415,7 @@ class Connection(QuicDriver):
     @property
     def _pause(self) -> float:
         """Until an answer that has not come is asked for again."""
-        return self._chosen.ask_after(len(self._asked)) if self._chosen is not None else 0.0
+        return self._chosen.ask_after(self._question.times) if self._chosen is not None else 0.0
 
     def _look_after(self, seconds: float) -> None:
         if self._looking is not None:
@@ -467,19 +460,21 @@ class Connection(QuicDriver):
         return ways
 
     def _take_answer(self, now: float) -> None:
-        if self._ping is None or self.engine.answered < self._ping[0]:
+        question, answered = self._question, self.engine.answered
+        if not question.is_answered(answered):
             return
         gap = self.silence
-        sent, self._ping = self._ping[1], None
+        question.drop()
         self._hasty = False
         self._answered_at = now
         if (path := self._chosen) is not None:
             path.answered(confirmed=self.engine.confirmed)
             if not self._suspected:
-                path.took(now - sent)
-            elif path.heard >= sent:
+                path.took(now - question.asked_at)
+            elif path.heard >= question.asked_at:
                 # Perhaps it was only slower than was to be expected, which then has to be known.
-                path.took(now - self._asked.get(self.engine.answered, now - path.known_round_trip))
+                sent = question.sent_at(answered)
+                path.took(path.known_round_trip if sent is None else now - sent)
                 self._suspected = False
                 self._settled(gap)
         if self.engine.wrote or self.engine.waits_for_answer(now):
@@ -487,9 +482,9 @@ class Connection(QuicDriver):
 
     def _look(self) -> None:
         """An answer should have come by now."""
-        if self._ping is None or self._over or self._chosen is None:
+        if not self._question.open or self._over or self._chosen is None:
             return
-        waiting = self._loop.time() - self._ping[1]
+        waiting = self._loop.time() - self._question.asked_at
         if waiting >= self._patience and not self._suspected:
             self._suspect()
         elif waiting >= self._patience / 2 and self.seeker is not None:
@@ -509,22 +504,14 @@ class Connection(QuicDriver):
     # -- addresses -----------------------------------------------------------------------------------------------
 
     def say_address(self) -> None:
-        """Tell the peer where we are, if that has changed: it takes so much news and not more, so what changes often is
-        said later, and what changes while nothing arrives is said when something does.
+        """Tell the peer where we are, if that has changed; what changes while nothing arrives is said when something
+        does.
         """
-        address, now = self._context.address, self._loop.time()
-        if self.engine.state is not State.OPEN or not self.works or address == self._said:
+        if self.engine.state is not State.OPEN or not self.works:
             return
-        if self._news.take(now):
-            self._said = address
-            self.engine.say_news(address.encode())
+        if (address := self._own_address.news(self.say_address)) is not None:
+            self.engine.say_news(address)
             self.soon()
-        elif self._saying is None:
-            self._saying = self._loop.call_later(self._news.wait(now), self._say_late)
-
-    def _say_late(self) -> None:
-        self._saying = None
-        self.say_address()
 
     def _take_news(self, address: bytes) -> None:
         remote = NodeAddress.decode(address)
@@ -546,7 +533,7 @@ class Connection(QuicDriver):
         """Whether the peer has answered within so many seconds, while it is `usable`; else it is asked."""
         if self._context.now() - self._answered_at <= within:
             return True
-        if self._ping is None:
+        if not self._question.open:
             self._knock()
         return False
 
@@ -587,9 +574,9 @@ class Connection(QuicDriver):
             self.seeker.close()
             self.seeker = None
         self._outage.close()
-        for timer in (self._looking, self._saying):
-            if timer is not None:
-                timer.cancel()
+        self._own_address.close()
+        if self._looking is not None:
+            self._looking.cancel()
         self._closing, self._paths = self._paths, []
         self._chosen = None
         for path in self._closing:
