@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from warpgate.cli.transfer_records import in_bytes
+from warpgate.model.recent import Recent
 from warpgate.model.text import printable
 from warpgate.platform import TERMINAL
 
@@ -43,7 +44,7 @@ class Doorkeeper:
         self._output = output
         self._quiet = quiet
         self._asking = asyncio.Lock()
-        self._refused: dict[str, None] = {}
+        self._refused: Recent[str, None] = Recent(REMEMBERED)
 
     async def consent(self, told: Announced) -> bool:
         """False also when nobody answers in time, or the terminal is somebody else's at the moment."""
@@ -57,8 +58,6 @@ class Doorkeeper:
             return False
         if not agreed:
             self._refused[told.peer] = None
-            if len(self._refused) > REMEMBERED:
-                del self._refused[next(iter(self._refused))]
         return agreed
 
     async def _ask(self, told: Announced) -> bool:

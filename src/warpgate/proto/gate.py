@@ -14,6 +14,7 @@ import hmac
 from collections import OrderedDict
 
 from warpgate.errors import AuthenticationError, DecodeError
+from warpgate.model.recent import Recent
 from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.envelope import MAX_ENVELOPE, Opened
 
@@ -75,7 +76,7 @@ class EnvelopeGate:
     def __init__(self, now: float) -> None:
         self._all = TokenBucket(GLOBAL_RATE, GLOBAL_BURST, now)
         self._seen: OrderedDict[bytes, float] = OrderedDict()  # sender + id -> when admitted, oldest first
-        self._senders: OrderedDict[bytes, TokenBucket] = OrderedDict()  # least recently heard first
+        self._senders: Recent[bytes, TokenBucket] = Recent(MAX_SENDERS)
 
     def admit_bytes(self, size: int, now: float, *, marked: bool = False) -> None:
         """Before opening: DecodeError when too large, AuthenticationError when the topic is flooded.
@@ -101,18 +102,11 @@ class EnvelopeGate:
             if now - admitted <= DUPLICATE_DELAY:
                 raise Duplicate("the same envelope by another broker")
             raise AuthenticationError(f"replayed: the same envelope came {now - admitted:.0f} s ago")
-        if not self._bucket(opened.sender, now).take(now):
+        bucket = self._senders.get(opened.sender) or TokenBucket(SENDER_RATE, SENDER_BURST, now)
+        self._senders[opened.sender] = bucket
+        if not bucket.take(now):
             raise AuthenticationError(f"over the rate: more than {SENDER_RATE:.0f} signals a second")
         self._seen[name] = now
-
-    def _bucket(self, sender: bytes, now: float) -> TokenBucket:
-        bucket = self._senders.get(sender)
-        if bucket is None:
-            bucket = self._senders[sender] = TokenBucket(SENDER_RATE, SENDER_BURST, now)
-            if len(self._senders) > MAX_SENDERS:
-                self._senders.popitem(last=False)
-        self._senders.move_to_end(sender)
-        return bucket
 
     def _forget(self, now: float) -> None:
         # A signal dated WINDOW ahead stays fresh for twice WINDOW.

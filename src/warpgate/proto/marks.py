@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections import OrderedDict, deque
+from collections import deque
 
+from warpgate.model.recent import Recent
 from warpgate.proto.hello import Role
 
 TAG_SIZE = 8
@@ -55,7 +56,7 @@ class Marks:
     def __init__(self) -> None:
         self._sessions: dict[str, deque[_Session]] = {}  # the latest last
         self._expected: dict[bytes, tuple[str, bytes]] = {}  # tag -> whose, session key
-        self._latest: OrderedDict[str, tuple[bytes, Role]] = OrderedDict()  # of strangers
+        self._latest: Recent[str, tuple[bytes, Role]] = Recent(STRANGERS)  # of strangers
 
     def met(self, peer: str) -> None:
         """It is an acquaintance from now on; idempotent."""
@@ -69,9 +70,6 @@ class Marks:
         sessions = self._sessions.get(peer)
         if sessions is None:
             self._latest[peer] = key, role
-            self._latest.move_to_end(peer)
-            if len(self._latest) > STRANGERS:
-                self._latest.popitem(last=False)
             return
         if any(session.key == key for session in sessions):
             return

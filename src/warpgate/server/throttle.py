@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 
+from warpgate.model.recent import Recent
 from warpgate.proto.bucket import TokenBucket
 
 # Who has not been seen for longest is forgotten first, and with that gets a full bucket again: to gain by it one needs
@@ -18,8 +18,7 @@ class Throttle:
     def __init__(self, per_minute: int | None, remembered: int = _REMEMBERED) -> None:
         self._burst = float(per_minute or 0)
         self._limited = per_minute is not None
-        self._remembered = remembered
-        self._buckets: OrderedDict[Hashable, TokenBucket] = OrderedDict()  # least recently seen first
+        self._buckets: Recent[Hashable, TokenBucket] = Recent(remembered)
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -28,8 +27,6 @@ class Throttle:
         """0.0 and one token is gone; else the seconds to wait for one."""
         if not self._limited:
             return 0.0
-        bucket = self._buckets.pop(who, None) or TokenBucket(self._burst / 60, self._burst, now)
+        bucket = self._buckets.get(who) or TokenBucket(self._burst / 60, self._burst, now)
         self._buckets[who] = bucket
-        if len(self._buckets) > self._remembered:
-            self._buckets.popitem(last=False)
         return 0.0 if bucket.take(now) else bucket.wait(now)

@@ -18,6 +18,7 @@ from warpgate.errors import NetworkError, ServiceError, WarpgateError
 from warpgate.events import Observer, RelayAllocated, ServerFailed
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, Family, IPAddress, Transport
+from warpgate.model.recent import Recent
 from warpgate.model.scope import carried_by, misnamed
 from warpgate.model.turn_server import TurnServer, TurnTransport
 from warpgate.net.network import Acceptor, Network, TcpStream
@@ -112,7 +113,7 @@ class Relays:
         self._asking: asyncio.TimerHandle | None = None
         self._doubted_until = 0.0
         # Until when others are asked for this peer: a peer that lies chooses nobody else's relay.
-        self._in_vain: dict[tuple[bytes, TurnServer], float] = {}
+        self._in_vain: Recent[tuple[bytes, TurnServer], float] = Recent(MOST_IN_VAIN)
         # What has given us an allocation.
         self._seen_working: set[TurnServer] = set()
 
@@ -201,10 +202,7 @@ class Relays:
         """The peer was not heard by its relay, and by another's meanwhile: there is a wall between it and peers, or
         this one says so.
         """
-        self._in_vain.pop((peer, server), None)
         self._in_vain[peer, server] = asyncio.get_running_loop().time() + IN_VAIN
-        if len(self._in_vain) > MOST_IN_VAIN:
-            del self._in_vain[next(iter(self._in_vain))]
 
     def _led_nowhere_for(self, peer: bytes) -> frozenset[TurnServer]:
         now = asyncio.get_running_loop().time()

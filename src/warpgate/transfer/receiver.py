@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import NoReturn
 from warpgate.core.pipes.base import Pipe
 from warpgate.errors import DecodeError, TransferRefused
 from warpgate.lazy_dataclass import dataclass
+from warpgate.model.recent import Recent
 from warpgate.net.threads import SerialThread
 from warpgate.platform import FILES
 from warpgate.proto.transfer_names import NameRules
@@ -85,7 +85,7 @@ class Receiver:
         self._consent = consent
         self._watcher = watcher
         self._admission = Admission()
-        self._complete: OrderedDict[tuple[str, bytes], Transferred] = OrderedDict()
+        self._complete: Recent[tuple[str, bytes], Transferred] = Recent(REMEMBERED)
 
     async def take(self, pipe: Pipe) -> Transferred:
         """One pipe from start to end; it is closed in any case.
@@ -128,8 +128,6 @@ class Receiver:
             self._watcher(Stopped(channel.peer, offer.name))
             raise
         self._complete[channel.peer, offer.transfer] = done
-        if len(self._complete) > REMEMBERED:
-            self._complete.popitem(last=False)
         self._watcher(done)
         visitor.leaving = True
         await channel.part(Done(done.identical))

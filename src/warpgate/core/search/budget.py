@@ -7,7 +7,6 @@ seconds than `new_mappings_per_peer`, on our own router as on the peer's.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,6 +14,7 @@ from warpgate.config import Budgets
 from warpgate.errors import AttemptFailed, NetworkError, ServiceError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
+from warpgate.model.recent import Recent
 
 # Peers whose spending is remembered; whoever has more identities than these gets one punch at a time all the same.
 PEERS_REMEMBERED = 1024
@@ -93,7 +93,7 @@ class RandomPunches:
         self._budgets = budgets
         self._current: RandomPunch | None = None
         self._next_probe = 0.0
-        self._spent: OrderedDict[bytes, list[_Spent]] = OrderedDict()
+        self._spent: Recent[bytes, list[_Spent]] = Recent(PEERS_REMEMBERED)
 
     def begin(self, session: Punching, plugin: str, now: float) -> RandomPunch:
         """AttemptFailed when another one is going on, or this peer has had its share.
@@ -114,9 +114,6 @@ class RandomPunches:
             replaced.close()
         entry = _Spent(now)
         self._spent[session.peer_key] = [*recent, entry]
-        self._spent.move_to_end(session.peer_key)
-        if len(self._spent) > PEERS_REMEMBERED:
-            self._spent.popitem(last=False)
         punch = self._current = RandomPunch(self, session, plugin, entry, left)
         if replaced is not None and replaced.peer_key == session.peer_key:
             punch.began = replaced.began  # no longer turn for that

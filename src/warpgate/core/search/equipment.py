@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -21,6 +20,7 @@ from warpgate.errors import ProtocolError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import BrokerRef
 from warpgate.model.identity import node_id_of
+from warpgate.model.recent import Recent
 from warpgate.net.network import TcpStream
 from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.envelope import seal
@@ -49,23 +49,6 @@ class Channel(Protocol):
     def hurry(self) -> None: ...
 
 
-class Clocks:
-    """By how much the clocks of peers that challenged us are ahead of ours, seconds."""
-
-    def __init__(self) -> None:
-        self._ahead: OrderedDict[bytes, float] = OrderedDict()  # least recently learnt first
-
-    def ahead(self, peer_key: bytes) -> float:
-        return self._ahead.get(peer_key, 0.0)
-
-    def learn(self, peer_key: bytes, ahead: float) -> None:
-        """What is said to this peer is dated by its clock from now on."""
-        self._ahead[peer_key] = ahead
-        self._ahead.move_to_end(peer_key)
-        if len(self._ahead) > CLOCKS_REMEMBERED:
-            self._ahead.popitem(last=False)
-
-
 @dataclass(frozen=True, slots=True)
 class Equipment:
     """Made when the parts are there, and handed to whoever begins a session; it outlives all of them."""
@@ -80,8 +63,8 @@ class Equipment:
     random_punches: RandomPunches
     relay_targets: Ration
     peer_searches: TokenBucket  # for peers that our user did not ask for
-    clocks: Clocks
-    paces: OrderedDict[bytes, Pace]  # by the peer's key; least recently begun with first
+    clocks: Recent[bytes, float]  # of peers that challenged us, by their keys: seconds ahead of ours
+    paces: Recent[bytes, Pace]  # by the peer's key
     quic_holdings: Holdings
     found: FoundPairs
 
@@ -110,17 +93,15 @@ class Equipment:
             RandomPunches(budgets),
             Ration(rate, 4 * rate, context.now(), ENDPOINTS_PER_SESSION),
             TokenBucket(budgets.searches_per_second, budgets.searches_at_once, context.now()),
-            Clocks(),
-            OrderedDict(),
+            Recent(CLOCKS_REMEMBERED),
+            Recent(PACES_REMEMBERED),
             Holdings(),
             found,
         )
 
     def pace(self, peer_key: bytes) -> Pace:
-        pace = self.paces.setdefault(peer_key, Pace())
-        self.paces.move_to_end(peer_key)
-        if len(self.paces) > PACES_REMEMBERED:
-            self.paces.popitem(last=False)
+        pace = self.paces.get(peer_key) or Pace()
+        self.paces[peer_key] = pace
         return pace
 
     def publish(self, peer_key: bytes, signal: Signal, brokers: tuple[BrokerRef, ...]) -> int:

@@ -6,12 +6,12 @@ trouble to make up both. Hence those whom the node knows have a share that no st
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 
 from warpgate.core.context import Context
 from warpgate.model.address import NodeAddress
 from warpgate.model.identity import node_id_of
+from warpgate.model.recent import Recent
 from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.envelope import Opened
 from warpgate.proto.relay_limits import user_of
@@ -33,8 +33,7 @@ class Ration:
         self._rate, self._burst = rate, burst
         self._a_few = a_few
         self._all = TokenBucket(rate, burst, now)
-        # Least recently heard first.
-        self._crowds: OrderedDict[tuple[bool, Hashable], TokenBucket] = OrderedDict()
+        self._crowds: Recent[tuple[bool, Hashable], TokenBucket] = Recent(CROWDS_REMEMBERED)
 
     def take(self, now: float, known: bool, *crowds: Hashable) -> bool:
         """Whether one of these crowds (a key, a place) may have one; `known`: whether we know who asks.
@@ -55,11 +54,8 @@ class Ration:
         bucket = self._crowds.get(crowd)
         if bucket is None:
             part = MUCH_OF_KNOWN if crowd[0] else MUCH
-            burst = max(self._a_few, self._burst * part)
-            bucket = self._crowds[crowd] = TokenBucket(self._rate * part, burst, now)
-            if len(self._crowds) > CROWDS_REMEMBERED:
-                self._crowds.popitem(last=False)
-        self._crowds.move_to_end(crowd)
+            bucket = TokenBucket(self._rate * part, max(self._a_few, self._burst * part), now)
+        self._crowds[crowd] = bucket
         return bucket
 
 

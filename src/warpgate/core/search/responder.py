@@ -6,7 +6,7 @@ policy. It hands out a pipe only for the one link that the initiator nominates; 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
@@ -34,6 +34,7 @@ from warpgate.events import StrangerRefused
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.model.identity import node_id_of
+from warpgate.model.recent import Recent
 from warpgate.model.wanted import Wanted
 from warpgate.plan.shares import Turns
 from warpgate.proto.bucket import TokenBucket
@@ -125,8 +126,8 @@ class Responder:
         self._paths = paths
         self._begin_stream = begin_stream
         self._hosted: dict[bytes, HostedSession] = {}
-        self._over: OrderedDict[bytes, None] = OrderedDict()
-        self._offers: OrderedDict[bytes, deque[float]] = OrderedDict()
+        self._over: Recent[bytes, None] = Recent(SESSIONS_REMEMBERED)
+        self._offers: Recent[bytes, deque[float]] = Recent(PEERS_REMEMBERED)
         budgets, now = context.config.budgets, context.now()
         self._places: Turns[bytes] = Turns(budgets.sessions_at_once)
         self._introductions = Ration(budgets.introductions_per_second, budgets.introductions_per_second, now)
@@ -351,10 +352,8 @@ class Responder:
 
     def _ration(self, opened: Opened) -> None:
         limit, now = self._context.config.budgets.offers_per_peer_per_minute, self._context.now()
-        times = self._offers.setdefault(opened.sender, deque(maxlen=limit))
-        self._offers.move_to_end(opened.sender)
-        if len(self._offers) > PEERS_REMEMBERED:
-            self._offers.popitem(last=False)
+        times = self._offers.get(opened.sender, deque(maxlen=limit))
+        self._offers[opened.sender] = times
         if len(times) == limit and now - times[0] < 60.0:
             raise AuthenticationError(f"more than {limit} offers a minute")
         self._ration_all(opened)
@@ -381,8 +380,6 @@ class Responder:
         self._hosted.pop(session.id, None)
         self._places.leave(session.id)
         self._over[session.id] = None
-        if len(self._over) > SESSIONS_REMEMBERED:
-            self._over.popitem(last=False)
 
     def close(self) -> None:
         for hosted in list(self._hosted.values()):

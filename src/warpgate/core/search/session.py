@@ -198,7 +198,7 @@ class Session:
             session=self.id,
             sequence=sequence,
             acknowledges=self.acknowledges,
-            time=max(0.0, context.wall_clock() + equipment.clocks.ahead(self.peer_key)),
+            time=max(0.0, context.wall_clock() + equipment.clocks.get(self.peer_key, 0.0)),
             address=context.address.encode(),
             messages=messages,
             known=self.remote.plan_digest(context.address) if self.initiator else b"",
@@ -397,7 +397,7 @@ class Session:
         """The peer can't tell our offer from a recording: say it again at once, by its clock and with its token."""
         self.answered = True
         ahead = signal.time - self.context.wall_clock()
-        self.equipment.clocks.learn(self.peer_key, ahead)
+        self.equipment.clocks[self.peer_key] = ahead
         if abs(ahead) > WINDOW:
             self.context.emit(ClocksDiffer(self.peer, ahead))
         if signal.token != self.token:

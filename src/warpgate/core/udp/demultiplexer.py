@@ -7,7 +7,7 @@ introduces a key, which is rationed.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
@@ -15,6 +15,7 @@ from typing import TypeVar
 from warpgate.core.udp.kept_ports import KeptPorts
 from warpgate.errors import NetworkError, ProtocolError
 from warpgate.model.endpoint import Endpoint, SockAddr
+from warpgate.model.recent import Recent
 from warpgate.net.driver import MachineDriver
 from warpgate.net.network import DatagramReceiver, Network, UdpSocket, Watch
 from warpgate.proto.check import CheckAgent, CheckEvent
@@ -300,7 +301,7 @@ class Demultiplexer:
         self.kept = KeptPorts(self._close_idle)
         # By connection id: what answers QUIC clients of ours that have begun, and have no flow yet, and where it came.
         self.ahead: dict[bytes, deque[tuple[Port, FlowKey, bytes]]] = {}
-        self._past: OrderedDict[bytes, None] = OrderedDict()
+        self._past: Recent[bytes, None] = Recent(PAST_LIMIT)
         self._held = 0  # bytes of early datagrams on all ports
         self.strays = 0  # datagrams that belonged to nothing
         self._take_answer = take_answer
@@ -460,8 +461,6 @@ class Demultiplexer:
     def retire(self, session_id: bytes) -> None:
         """This session is over (but for its pipe): what its peer still sends is nobody's."""
         self._past[session_id] = None
-        if len(self._past) > PAST_LIMIT:
-            self._past.popitem(last=False)
 
     def forget(self, session: SessionChecks) -> None:
         """Stop routing for a session; its pipe's flow, if any, is the pipe's own."""
