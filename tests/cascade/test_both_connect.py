@@ -35,7 +35,7 @@ ONE_WAY = S / 2
 def count(world: World) -> tuple[int, int]:
     """Those that are proved; of one that was given up before, its server hears no more, and forgets it."""
     books = (world.a.run.connections, world.b.run.connections)
-    return tuple(sum(connection.engine.state is State.OPEN for connection in book._all) for book in books)
+    return tuple(sum(connection.engine.state is State.OPEN for connection in book.known) for book in books)
 
 
 async def gone(world: World) -> None:

@@ -366,7 +366,7 @@ def test_a_peer_without_them_is_named() -> None:
     async def main() -> None:
         async with World() as world:
             stream, far, _ = await connected(world, durable=True)
-            for connection in world.a.run.connections._all:
+            for connection in world.a.run.connections.known:
                 connection.engine._quic._remote_max_datagram_frame_size = None  # an older version
             with pytest.raises(ConnectFailed, match="takes no datagrams on durable connections"):
                 await world.a.node.connect(world.b.node.address, **DATAGRAMS)

@@ -595,7 +595,7 @@ def test_who_gains_by_naming_a_connection() -> None:
             near, far, _ = await durable(world)
             assert isinstance(near, DurablePipe)
             book, key = world.b.run.connections, world.a.node.public_key
-            [connection] = book._all
+            [connection] = book.known
             assert book.knows(key, near.session)
             assert not book.knows(identity("c").public_key, near.session)
             connection.engine.session = b""  # as before its client has proved itself

@@ -272,7 +272,7 @@ def test_what_is_said_first_may_be_nonsense_or_somebody_elses(mode: str) -> None
             await exchange(near, far)
             stranger, other = Stranger(world), Stranger(world, "other", "198.51.100.67")
             first = flight_of(stranger, mode)
-            [honest] = [one.first_words.flight for one in world.a.run.connections._all]
+            [honest] = [one.first_words.flight for one in world.a.run.connections.known]
             for flight in (
                 (first[0][:30] + bytes(1170),),
                 (b"\xc0\0\0\0\1" + bytes(1195),),

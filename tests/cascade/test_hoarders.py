@@ -35,7 +35,7 @@ async def opened(world: World, number: int, options: dict[str, object]) -> list[
     pipes = []
     for count in range(number):
         if count % A_CONNECTION == 0:
-            world.a.run.connections._shared.clear()  # or all were pipes of one connection
+            world.a.run.connections.known._shared.clear()  # or all were pipes of one connection
         pipes.append(await world.a.node.connect(world.b.node.address, **options))  # type: ignore[arg-type]
     return pipes
 

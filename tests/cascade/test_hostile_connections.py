@@ -170,8 +170,8 @@ def test_peers_that_left_have_few_searches_together() -> None:
             budget = Budgets()
             for _ in range(8):
                 await durable(world)
-                world.a.run.connections._shared.clear()  # or they were pipes of one connection
-            for connection in world.a.run.connections._all:  # what it asks of b by signals is not b's search
+                world.a.run.connections.known._shared.clear()  # or they were pipes of one connection
+            for connection in world.a.run.connections.known:  # what it asks of b by signals is not b's search
                 connection.seeker.close()
                 connection.seeker = None
             taken = world.b.run.equipment.peer_searches
@@ -179,7 +179,7 @@ def test_peers_that_left_have_few_searches_together() -> None:
                 pass
             world.hosts["a"].crash()
             before, began = searches(world.b), world.now
-            for connection in tuple(world.b.run.connections._all):
+            for connection in tuple(world.b.run.connections.known):
                 connection._knock()
             await asyncio.sleep(1.5)
             began_since = searches(world.b) - before
@@ -356,7 +356,7 @@ def test_all_peers_together_have_so_many_connections(monkeypatch: pytest.MonkeyP
                     return False
                 connection.engine.state = State.OPEN
                 crowd.book._guests.proved(connection)
-                crowd.book._all[connection].add(Mock(unseen=False))
+                crowd.book.known.pipes[connection].add(Mock(unseen=False))
                 return True
 
             came = [come(f"m{number}", "198.51.100.66") for number in range(40)]

@@ -125,7 +125,7 @@ def happen(story: Story, event: Event) -> None:
 
 def lose_a_path(seat: Seat) -> None:
     """One end is told; the other one is not."""
-    for connection in tuple(seat.run.connections._all):
+    for connection in seat.run.connections.known:
         for path in connection._paths[:1]:
             path.abandon()
             connection._lost(path, "it was this test's turn")
@@ -172,7 +172,7 @@ def test_whatever_happens_nothing_is_lost_doubled_or_reordered(
             assert story.faults() == []
             used = {pipe.session for pipe in story.pipes if not pipe.closed}
             for seat in (world.a, world.b):
-                assert used <= {connection.id for connection in seat.run.connections._all}
+                assert used <= {connection.id for connection in seat.run.connections.known}
             for pipe in story.pipes:
                 await pipe.close()
             await asyncio.gather(*story.echoing)

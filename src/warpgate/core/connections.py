@@ -15,6 +15,7 @@ from warpgate.core.connection.quic_channels import QuicChannels
 from warpgate.core.connection.quic_engine import State
 from warpgate.core.connection.quic_library import loaded
 from warpgate.core.connection.unclaimed import UnclaimedPaths
+from warpgate.core.known_connections import KnownConnections, Wanted
 from warpgate.core.pipes.base import Pipe, PipeInfo
 from warpgate.core.pipes.durable import DurableDatagramPipe, DurablePipe
 from warpgate.core.pipes.maker import PipeMaker
@@ -56,9 +57,6 @@ FULL = 1.0
 # A connection whose peer has answered so recently is believed to be alive.
 FRESH = 15.0
 
-# Whose, which of the processes with that key, by which strategies and transport.
-Wanted = tuple[bytes, bytes, tuple[str, ...] | None, Transport | None]
-
 
 class Connections:
     """`connect` for pipes of ours; `take_pipe` gets those that peers open."""
@@ -80,19 +78,14 @@ class Connections:
         self._take_pipe = take_pipe
         self._refusal = refusal
         self._certificate = certificate
-        # By whose they are and the ids in datagrams: peers choose the first ones, perhaps those of others.
-        self._by_id: dict[tuple[bytes, bytes], Connection] = {}
-        self._all: dict[Connection, set[DurablePipe | DurableDatagramPipe]] = {}
-        self._shared: dict[Wanted, Connection] = {}  # those that further pipes of ours go on
+        self.known = KnownConnections()
         self._unclaimed = UnclaimedPaths()
         self._seekers: dict[Connection, PathSeeker] = {}
         self._lingering: dict[Connection, asyncio.TimerHandle] = {}
-        # For news of connections with these peers.
-        self._waiting: dict[bytes, list[asyncio.Future[None]]] = {}
-        self._guests = Guests(self._all)
+        self._guests = Guests(self.known.pipes)
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self.known)
 
     # -- pipes of ours -------------------------------------------------------------------------------------------
 
@@ -122,7 +115,7 @@ class Connections:
         began = self._context.now()
         while True:
             patience = None if timeout is None else began + timeout - self._context.now()
-            own, theirs, new = self._own(wanted), self._theirs(wanted), False
+            own, theirs, new = self.known.own(wanted), self.known.theirs(wanted), False
             if own is None and (theirs is None or not theirs.usable):
                 own, new = self._begin(wanted, remote, patience), True
             if own is not None:
@@ -194,7 +187,7 @@ class Connections:
         ours_first = context.identity.node_id < node_id_of(key)
         while True:
             curb()
-            theirs = self._theirs(wanted)
+            theirs = self.known.theirs(wanted)
             ours = None if own is None or own.end is not None else own
             chosen, until = settle(*((ours, theirs) if ours_first else (theirs, ours)), context.now())
             if chosen is not None and chosen.answers(FRESH):
@@ -205,44 +198,7 @@ class Connections:
                 raise PipeClosed(own.end or "")
             if silences and own is not None and not own.works:
                 raise silences[0]
-            await self._news_of(key, until)
-
-    async def _news_of(self, peer_key: bytes, until: float | None) -> None:
-        """Until something has happened to a connection with it, or that instant."""
-        waiter = self._context.new_future()
-        waiters = self._waiting.setdefault(peer_key, [])
-        waiters.append(waiter)
-        try:
-            async with asyncio.timeout_at(until):
-                await waiter
-        except TimeoutError:
-            waiters.remove(waiter)
-
-    def _tell(self, connection: Connection) -> None:
-        for waiter in self._waiting.pop(connection.peer_key, ()):
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def _own(self, wanted: Wanted) -> Connection | None:
-        connection = self._shared.get(wanted)
-        return None if connection is None or connection.end is not None or connection.full else connection
-
-    def _theirs(self, wanted: Wanted) -> Connection | None:
-        """The best of those that this very process of the peer's has begun, where nothing is asked of the paths. While
-        one is being proved it may not have been said whose it is.
-        """
-        key, instance, plugins, transport = wanted
-        if plugins is not None or transport is not None or not instance:
-            return None
-        fits = [
-            other
-            for other in self._all
-            if not (other.engine.is_client or other.full)
-            and other.peer_key == key
-            and other.end is None
-            and (other.remote.instance == instance or (other.opening and not other.remote.instance))
-        ]
-        return min(fits, key=_rank, default=None)
+            await self.known.news_of(key, until)
 
     def _prefer(self, theirs: Connection, own: Connection | None) -> None:
         """Our user asks for this peer: it is no stranger's from now on. `own` has come second."""
@@ -264,7 +220,7 @@ class Connections:
         connection = self._add(engine, remote, ())
         _, _, plugins, transport = wanted
         seeker = self._equip(connection, plugins, transport)
-        self._shared[wanted] = connection
+        self.known.share(wanted, connection)
         connection.begin()
         self._equipment.udp.expect_ahead(engine.id)
         seeker.start(timeout)
@@ -302,7 +258,7 @@ class Connections:
             pipe = DurableDatagramPipe(info, connection, channel, queue, self._pipe_ended)
         else:
             pipe = DurablePipe(info, connection, channel, self._pipe_ended)
-        self._all[connection].add(pipe)
+        self.known.pipes[connection].add(pipe)
         self._use(connection)
         self._pipes.add(pipe)
         return pipe
@@ -311,9 +267,9 @@ class Connections:
         self._pipes.ended(pipe, reason)
         assert isinstance(pipe, DurablePipe | DurableDatagramPipe)
         connection = pipe.connection
-        if connection in self._all:
+        if connection in self.known:
             connection.full = False
-            self._all[connection].discard(pipe)
+            self.known.pipes[connection].discard(pipe)
             self._linger(connection)
 
     def _use(self, connection: Connection) -> None:
@@ -322,22 +278,20 @@ class Connections:
 
     def _linger(self, connection: Connection, seconds: float = LINGERING) -> None:
         self._use(connection)
-        if connection in self._all and not self._all[connection]:
+        if connection in self.known and not self.known.pipes[connection]:
             self._lingering[connection] = self._context.loop.call_later(
                 seconds, self._close_idle, connection, connection.opened_channels
             )
 
     def _close_idle(self, connection: Connection, opened: int) -> None:
-        if not self._all.get(connection) and connection.opened_channels == opened:
+        if not self.known.pipes.get(connection) and connection.opened_channels == opened:
             connection.close(reason="not used any more")
 
     # -- connections ---------------------------------------------------------------------------------------------
 
     def _add(self, engine: QuicChannels, remote: NodeAddress, first_ids: tuple[bytes, ...]) -> Connection:
         connection = Connection(self._context, engine, remote, first_ids, self._ended)
-        self._all[connection] = set()
-        for connection_id in connection.ids:
-            self._by_id[connection.peer_key, connection_id] = connection
+        self.known.add(connection)
         engine.on_channel = partial(self._take_channel, connection)
         connection.on_change = partial(self._changed, connection)
         return connection
@@ -350,16 +304,12 @@ class Connections:
         return seeker
 
     def _ended(self, connection: Connection) -> None:
-        pipes = self._all.pop(connection, set())
+        pipes = self.known.remove(connection)
         self._seekers.pop(connection, None)
         self._equipment.udp.end_ahead(connection.engine.id)
         self._use(connection)
         self._guests.leave(connection)
-        for key in [key for key, other in self._by_id.items() if other is connection]:
-            del self._by_id[key]
-        for wanted in [wanted for wanted, other in self._shared.items() if other is connection]:
-            del self._shared[wanted]
-        self._tell(connection)
+        self.known.tell(connection.peer_key)
         for pipe in pipes:
             if pipe.unseen:
                 pipe.suspend()
@@ -370,24 +320,25 @@ class Connections:
     async def _resume(self, pipe: DurablePipe | DurableDatagramPipe) -> None:
         await pipe.resume()
         if not pipe.closed:
-            if pipe.connection in self._all:
-                self._all[pipe.connection].add(pipe)
+            if pipe.connection in self.known:
+                self.known.pipes[pipe.connection].add(pipe)
                 self._use(pipe.connection)
             pipe.changed()
 
     def _changed(self, connection: Connection) -> None:
-        self._tell(connection)  # first: a pipe that waits is opened by the packet that also has our address
+        # First: a pipe that waits is opened by the packet that also has our address.
+        self.known.tell(connection.peer_key)
         if connection.engine.state is State.OPEN:
             self._equipment.udp.end_ahead(connection.engine.id)
             self._guests.proved(connection)
             connection.say_address()
-        for pipe in tuple(self._all.get(connection, ())):
+        for pipe in tuple(self.known.pipes.get(connection, ())):
             pipe.changed()
 
     def _take_channel(self, connection: Connection, channel: Channel) -> None:
         if connection.engine.is_client:
-            for other in self._all:
-                if other.peer_key == connection.peer_key and other.opening and not other.engine.is_client:
+            for other in self.known.with_peer(connection.peer_key):
+                if other.opening and not other.engine.is_client:
                     other.superseded = True
         try:
             check_invited(self._context.config, connection.peer_key)
@@ -404,25 +355,24 @@ class Connections:
 
     def knows(self, peer_key: bytes, connection: bytes) -> bool:
         """Whether there is this connection with this peer; one that is not proved yet has no id."""
-        return bool(connection) and any(other.id == connection and other.peer_key == peer_key for other in self._all)
+        return bool(connection) and any(other.id == connection for other in self.known.with_peer(peer_key))
 
     def expects(self, peer_key: bytes) -> bool:
         """Whether there is any with it: paths for it come from whoever has moved."""
-        return any(other.peer_key == peer_key for other in self._all)
+        return bool(self.known.with_peer(peer_key))
 
     def sought(self, peer_key: bytes, connection: bytes, remote: NodeAddress) -> None:
         """A peer that is at `remote` now looks for a path for this connection."""
-        for other in tuple(self._all):
-            if connection and other.id == connection and other.peer_key == peer_key:
+        for other in self.known.with_peer(peer_key):
+            if connection and other.id == connection:
                 other.meet(remote)
                 other.question()
 
     def take(self, session: Session, link: Links) -> None:
         """A nominated link of a session that a peer began: it is for the connection that its first datagram names."""
         path = self._path(session, link)
-        for connection in self._all:
-            if connection.peer_key == session.peer_key:
-                connection.meet(session.remote)
+        for connection in self.known.with_peer(session.peer_key):
+            connection.meet(session.remote)
         self._unclaimed.add(path, partial(self._claim, session.remote), self._share)
 
     def _path(self, session: Session, link: Links) -> Path:
@@ -451,7 +401,7 @@ class Connections:
         if not data:
             return False
         origin = path.origin
-        connection = self._by_id.get((origin.peer_key, connection_id_of(data)))
+        connection = self.known.named(origin.peer_key, connection_id_of(data))
         if connection is not None and connection.engine.is_client and self._for_another(origin):
             return False
         if connection is None and is_first_packet(data) and is_durable(data):
@@ -473,9 +423,7 @@ class Connections:
         """Whether a peer has looked for this path for a connection that it has begun itself. What it says first on one
         of ours comes between the same endpoints, but from us it would not take anything for that one by this path.
         """
-        return any(
-            other.peer_key == origin.peer_key and origin.session in other.first_words.sessions for other in self._all
-        )
+        return any(origin.session in other.first_words.sessions for other in self.known.with_peer(origin.peer_key))
 
     def _share(self, path: Path) -> bool:
         """Whether a connection has a path between the same endpoints, and takes this one too: the one that has been
@@ -484,9 +432,8 @@ class Connections:
         pair = (path.origin.transport, path.origin.local, path.origin.remote)
         sharing = [
             other
-            for other in self._all
-            if other.peer_key == path.origin.peer_key
-            and any((origin.transport, origin.local, origin.remote) == pair for origin in other.paths)
+            for other in self.known.with_peer(path.origin.peer_key)
+            if any((origin.transport, origin.local, origin.remote) == pair for origin in other.paths)
         ]
         if sharing:
             max(sharing, key=lambda other: other.silence).add(path)
@@ -501,9 +448,9 @@ class Connections:
         first, key = flight[0], session.peer_key
         if not (is_first_packet(first) and is_durable(first)):
             return False
-        connection = self._by_id.get((key, connection_id_of(first)))
+        connection = self.known.named(key, connection_id_of(first))
         if connection is None:
-            if sum(other.ahead for other in self._all) >= AHEAD:
+            if sum(other.ahead for other in self.known) >= AHEAD:
                 return False
             patience = self._context.config.timing.responder_patience
             connection = self._accept(key, session.remote, None, first, patience)
@@ -547,8 +494,7 @@ class Connections:
         self._guests.enter(connection, source)
         # Its offer may have left just before the peer came to know ours.
         connection.superseded = any(
-            other.peer_key == key and other.engine.is_client and other.usable and other.engine.pipes_seen
-            for other in self._all
+            other.engine.is_client and other.usable and other.engine.pipes_seen for other in self.known.with_peer(key)
         )
         self._equip(connection)
         proving = self._prove(connection, patience)
@@ -569,30 +515,25 @@ class Connections:
 
     def vanished(self, addresses: frozenset[IPAddress]) -> None:
         """These addresses of ours are no more."""
-        for connection in tuple(self._all):
+        for connection in self.known:
             connection.vanished(addresses)
 
     def moved(self, own: frozenset[IPAddress], usable: frozenset[IPAddress]) -> None:
         """Another network, an address more or less: `own` are those that there are now, and `usable` for new paths."""
-        for connection in tuple(self._all):
+        for connection in self.known:
             connection.doubt(own, usable)
         for seeker in tuple(self._seekers.values()):
             seeker.moved()
 
     def address_changed(self) -> None:
         """The node's address is another one: peers are told."""
-        for connection in tuple(self._all):
+        for connection in self.known:
             connection.say_address()
 
     async def close(self) -> None:
-        connections = tuple(self._all)
+        connections = tuple(self.known)
         for connection in connections:
             connection.close(reason="the node was closed")
         self._unclaimed.close()
         for connection in connections:
             await connection.closed()
-
-
-def _rank(connection: Connection) -> tuple[bool, bool, bool, float]:
-    """Of those that a peer has begun, the best first."""
-    return (not connection.usable, not connection.opening, not connection.used, connection.began)
