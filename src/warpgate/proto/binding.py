@@ -18,13 +18,12 @@ Rules:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.scope import Scope, misnamed, scope_of
-from warpgate.proto.machine import Transmit
+from warpgate.proto.machine import Outputs, Transmit
 from warpgate.proto.stun import BINDING, Attribute, StunClass, StunMessage
 from warpgate.proto.transaction import Transactions
 
@@ -79,7 +78,7 @@ class _Server:
     renewed: bool = False  # the mapping was there still when it was asked for again
 
 
-class BindingClient:
+class BindingClient(Outputs[BindingEvent, Transmit]):
     """A machine for the UDP socket bound to `base`; asks all `servers` at once when made."""
 
     def __init__(
@@ -94,12 +93,12 @@ class BindingClient:
         keepalive_high: float = 26.0,
     ) -> None:
         """`new_transaction_id` gives 12 random bytes, `jitter` a number in 0..1; keepalives in seconds."""
+        super().__init__()
         self._new_transaction_id = new_transaction_id
         self._jitter = jitter
         self._low, self._high = keepalive_low, keepalive_high
-        self._transactions = Transactions(base)
+        self._transactions = Transactions(base, self._outbox)
         self._base = base
-        self._events: deque[BindingEvent] = deque()
         self._servers = {server: _Server() for server in servers}
         self._kept: Endpoint | None = None  # who is asked again and again
         self.shortened = False  # keepalives leave more often than they were to
@@ -175,12 +174,6 @@ class BindingClient:
             self._silent(transaction.server, reason, now)
         if now >= self._keepalive_at:
             self._keep_alive(now)
-
-    def poll_transmit(self) -> Transmit | None:
-        return self._transactions.poll_transmit()
-
-    def poll_event(self) -> BindingEvent | None:
-        return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
         if not self._servers:

@@ -20,13 +20,12 @@ seconds: peers decide by what it says (`plan/birthday.py`), and a node may be as
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint
 from warpgate.model.nat import Filtering
-from warpgate.proto.machine import Transmit
+from warpgate.proto.machine import Outputs, Transmit
 from warpgate.proto.stun import BINDING, Attribute, ChangeRequest, StunClass, StunMessage
 from warpgate.proto.transaction import RETRANSMIT_WAITS, Transactions
 
@@ -51,16 +50,16 @@ class FilteringMeasured:
     round_trip: float = SHORTEST_ROUND_TRIP
 
 
-class FilteringTest:
+class FilteringTest(Outputs[FilteringMeasured, Transmit]):
     """A machine for a fresh UDP socket bound to `base`; one result, then it is idle permanently."""
 
     def __init__(
         self, base: Endpoint, server: Endpoint, now: float, *, new_transaction_id: Callable[[], bytes]
     ) -> None:
+        super().__init__()
         self._server = server
         self._new_transaction_id = new_transaction_id
-        self._transactions = Transactions(base)
-        self._events: deque[FilteringMeasured] = deque()
+        self._transactions = Transactions(base, self._outbox)
         self._other: Endpoint | None = None
         self._round_trip = SHORTEST_ROUND_TRIP
         self._results: dict[ChangeRequest, bool] = {}  # whether the changed answer arrived
@@ -97,12 +96,6 @@ class FilteringTest:
             else:
                 self._results[change] = False
                 self._conclude()
-
-    def poll_transmit(self) -> Transmit | None:
-        return self._transactions.poll_transmit()
-
-    def poll_event(self) -> FilteringMeasured | None:
-        return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
         return self._transactions.poll_timeout()

@@ -55,7 +55,7 @@ class OpeningTest(Outputs[Opened, Transmit]):
         self._base, self._server, self._other = base, server, other
         self._waits = [wait * round_trip for wait in WAITS]
         self._new_transaction_id = new_transaction_id
-        self._transactions = Transactions(base)
+        self._transactions = Transactions(base, self._outbox)
         self._untried = deque(TTLS)
         self._try_next(now)
 
@@ -74,9 +74,6 @@ class OpeningTest(Outputs[Opened, Transmit]):
     def handle_timeout(self, now: float) -> None:
         if self._transactions.handle_timeout(now):
             self._try_next(now)
-
-    def poll_transmit(self) -> Transmit | None:
-        return self._outbox.popleft() if self._outbox else self._transactions.poll_transmit()
 
     def poll_timeout(self) -> float | None:
         return self._transactions.poll_timeout()

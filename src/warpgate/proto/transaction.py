@@ -38,14 +38,14 @@ class Transaction:
 
 
 class Transactions:
-    """The outstanding requests of one socket, and the datagrams they want sent."""
+    """The outstanding requests of one socket; what they want sent goes to `outbox`, the owner's."""
 
     __slots__ = ("_base", "_open", "_outbox")
 
-    def __init__(self, base: Endpoint) -> None:
+    def __init__(self, base: Endpoint, outbox: deque[Transmit]) -> None:
         self._base = base
         self._open: dict[bytes, Transaction] = {}
-        self._outbox: deque[Transmit] = deque()
+        self._outbox = outbox
 
     def begin(
         self, request: StunMessage, server: Endpoint, now: float, waits: Sequence[float] = RETRANSMIT_WAITS
@@ -95,9 +95,6 @@ class Transactions:
                 del self._open[transaction.request.transaction_id]
                 given_up.append(transaction)
         return given_up
-
-    def poll_transmit(self) -> Transmit | None:
-        return self._outbox.popleft() if self._outbox else None
 
     def poll_timeout(self) -> float | None:
         return min((transaction.due for transaction in self._open.values()), default=None)

@@ -5,9 +5,13 @@ Book-keeping only; `turn.TurnClient` sends the requests. What is not used for on
 
 from __future__ import annotations
 
+from typing import ClassVar, Generic, TypeVar
+
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.proto.turn_wire import FIRST_CHANNEL
+
+K = TypeVar("K")
 
 PERMISSION_LIFETIME = 300.0  # section 9: "exactly 5 minutes"
 PERMISSION_RENEWAL = 200.0  # leaves 100 s for retries
@@ -24,7 +28,7 @@ MAX_PERMISSIONS = 256
 
 
 @dataclass(slots=True)
-class _Permission:
+class _Grant:
     """`renew_at`: when to ask (again); `asking` while a request is open."""
 
     used: float
@@ -33,129 +37,88 @@ class _Permission:
     asking: bool = True
 
 
-class Permissions:
-    """Addresses that may send to the relayed endpoints."""
+class _Grants(Generic[K]):
+    """What the server grants for a lifetime, and again in time as long as it is used."""
+
+    lifetime: ClassVar[float]
+    renewal: ClassVar[float]
+    most: ClassVar[int]
 
     def __init__(self) -> None:
-        self._known: dict[IPAddress, _Permission] = {}
+        self._known: dict[K, _Grant] = {}
+
+    def use(self, key: K, now: float) -> bool:
+        """Note that we talk; True when a request must be sent now."""
+        grant = self._known.get(key)
+        if grant is None:
+            if len(self._known) >= self.most:
+                return False
+            self._known[key] = _Grant(used=now)
+            return True
+        grant.used = now
+        if grant.asking or now < grant.renew_at:
+            return False
+        grant.asking = True
+        return True
+
+    def answered(self, key: K, now: float, pause: float | None) -> None:
+        """Granted, or to be asked for again after `pause` seconds."""
+        grant = self._known.get(key)
+        if grant is not None:
+            grant.asking = False
+            grant.renew_at = now + (self.renewal if pause is None else pause)
+            grant.expires = now + self.lifetime if pause is None else grant.expires
+
+    def due(self, now: float) -> list[K]:
+        """Those to be asked for again, now marked as asked."""
+        found = []
+        for key, grant in self._known.items():
+            if self._kept(grant) and grant.renew_at <= now:
+                grant.asking = True
+                found.append(key)
+        return found
+
+    def poll_timeout(self) -> float | None:
+        return min((grant.renew_at for grant in self._known.values() if self._kept(grant)), default=None)
+
+    def _kept(self, grant: _Grant) -> bool:
+        """To be renewed when it is due: used since a lifetime before that. Others wait until they are used again."""
+        return not grant.asking and grant.renew_at - grant.used < self.lifetime
+
+
+class Permissions(_Grants[IPAddress]):
+    """Addresses that may send to the relayed endpoints."""
+
+    lifetime, renewal, most = PERMISSION_LIFETIME, PERMISSION_RENEWAL, MAX_PERMISSIONS
 
     def known(self, ip: IPAddress) -> bool:
         """Whether we ever asked for it: late datagrams of an expired one are welcome."""
         return ip in self._known
 
-    def use(self, ip: IPAddress, now: float) -> bool:
-        """Note that we talk; True when a request must be sent now."""
-        permission = self._known.get(ip)
-        if permission is None:
-            if len(self._known) >= MAX_PERMISSIONS:
-                return False
-            self._known[ip] = _Permission(used=now)
-            return True
-        permission.used = now
-        if permission.asking or now < permission.renew_at:
-            return False
-        permission.asking = True
-        return True
 
-    def answered(self, ip: IPAddress, now: float, pause: float | None) -> None:
-        """Granted, or to be asked for again after `pause` seconds."""
-        permission = self._known.get(ip)
-        if permission is not None:
-            permission.asking = False
-            permission.renew_at = now + (PERMISSION_RENEWAL if pause is None else pause)
-            permission.expires = now + PERMISSION_LIFETIME if pause is None else permission.expires
-
-    def due(self, now: float) -> list[IPAddress]:
-        """Those to be asked for again, now marked as asked."""
-        found = []
-        for ip, permission in self._known.items():
-            if self._kept(permission) and not permission.asking and permission.renew_at <= now:
-                permission.asking = True
-                found.append(ip)
-        return found
-
-    def poll_timeout(self) -> float | None:
-        return min(
-            (
-                permission.renew_at
-                for permission in self._known.values()
-                if self._kept(permission) and not permission.asking
-            ),
-            default=None,
-        )
-
-    def _kept(self, permission: _Permission) -> bool:
-        """Worth renewing: used since a lifetime before it would be due. Others wait until they are used again."""
-        return permission.renew_at - permission.used < PERMISSION_LIFETIME
-
-
-@dataclass(slots=True)
-class _Channel:
-    number: int
-    used: float
-    expires: float = 0.0
-    renew_at: float = 0.0
-    asking: bool = True
-
-
-class Channels:
+class Channels(_Grants[Endpoint]):
     """Peers with a number of their own; the number stays theirs."""
 
+    lifetime, renewal, most = CHANNEL_LIFETIME, CHANNEL_RENEWAL, MAX_CHANNELS
+
     def __init__(self) -> None:
-        self._channels: dict[Endpoint, _Channel] = {}
+        super().__init__()
+        self._numbers: dict[Endpoint, int] = {}
         self._peers: dict[int, Endpoint] = {}
 
     def number_of(self, peer: Endpoint) -> int:
-        return self._channels[peer].number
+        """Of one in use: a free one at first."""
+        number = self._numbers.setdefault(peer, FIRST_CHANNEL + len(self._numbers))
+        self._peers[number] = peer
+        return number
 
     def peer_of(self, number: int) -> Endpoint | None:
         return self._peers.get(number)
 
     def bound(self, peer: Endpoint, now: float) -> int | None:
         """The number to send by, None while there is none."""
-        channel = self._channels.get(peer)
+        channel = self._known.get(peer)
         if channel is None:
             return None
         channel.used = now
-        return channel.number if now < channel.expires else None
-
-    def use(self, peer: Endpoint, now: float) -> bool:
-        """The peer was heard; True when a request must be sent now."""
-        channel = self._channels.get(peer)
-        if channel is None:
-            if len(self._channels) >= MAX_CHANNELS:
-                return False
-            number = FIRST_CHANNEL + len(self._channels)
-            self._channels[peer] = _Channel(number, used=now)
-            self._peers[number] = peer
-            return True
-        channel.used = now
-        if channel.asking or now < channel.renew_at:
-            return False
-        channel.asking = True
-        return True
-
-    def answered(self, peer: Endpoint, now: float, pause: float | None) -> None:
-        """As above."""
-        channel = self._channels[peer]
-        channel.asking = False
-        channel.renew_at = now + (CHANNEL_RENEWAL if pause is None else pause)
-        channel.expires = now + CHANNEL_LIFETIME if pause is None else channel.expires
-
-    def due(self, now: float) -> list[Endpoint]:
-        """Those to be bound again, now marked as asked."""
-        found = []
-        for peer, channel in self._channels.items():
-            if self._kept(channel) and not channel.asking and channel.renew_at <= now:
-                channel.asking = True
-                found.append(peer)
-        return found
-
-    def poll_timeout(self) -> float | None:
-        return min(
-            (channel.renew_at for channel in self._channels.values() if self._kept(channel) and not channel.asking),
-            default=None,
-        )
-
-    def _kept(self, channel: _Channel) -> bool:
-        return channel.renew_at - channel.used < CHANNEL_LIFETIME
+        return self._numbers[peer] if now < channel.expires else None

@@ -183,10 +183,6 @@ class TcpProbe:
         """Somebody who was asked has neither answered nor failed."""
         return not self._down.union(self._up).issuperset(self._asked)
 
-    @property
-    def asked(self) -> bool:
-        return bool(self._asked)
-
     def forget(self) -> None:
         """All connections are gone and nothing is known any more (the network has changed)."""
         self._up.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
@@ -38,8 +39,30 @@ def new_transaction_id() -> bytes:
     return secrets.token_bytes(TRANSACTION_ID_SIZE)
 
 
-class UdpProbe:
-    """Asks servers over a socket it does not own, for as long as it is open; the owner routes answers here."""
+class _Asking(ABC):
+    """A client on a socket that it does not own, whose owner routes answers here."""
+
+    def __init__(self, sock: UdpSocket, client: BindingClient) -> None:
+        self.sock = sock
+        self._client = client
+        self._driver: MachineDriver[BindingEvent, Transmit] = MachineDriver(client, self._transmit, self._happened)
+
+    def receive(self, data: bytes, source: SockAddr) -> bool:
+        """Whether it was an answer for us."""
+        if not self._client.owns(data):
+            return False
+        self._driver.receive(data, Endpoint.from_sockaddr(source))
+        return True
+
+    def _transmit(self, transmit: Transmit) -> None:
+        self.sock.send(transmit.data, transmit.remote.sockaddr)
+
+    @abstractmethod
+    def _happened(self, event: BindingEvent) -> None: ...
+
+
+class UdpProbe(_Asking):
+    """Asks servers for as long as the socket is open."""
 
     def __init__(
         self,
@@ -48,25 +71,21 @@ class UdpProbe:
         rng: random.Random,
         on_event: Callable[[UdpProbe, BindingEvent], None],
     ) -> None:
-        self.sock = sock
         self._others: dict[Endpoint, Endpoint] = {}  # servers' second addresses (RFC 5780)
         self._on_event = on_event
         self._observations: list[tuple[float, Observation]] = []
         self._asked: list[Endpoint] = []
         self._silent: set[Endpoint] = set()
-        loop = asyncio.get_running_loop()
-        self._client = BindingClient(
+        client = BindingClient(
             sock.local,
             (),
-            loop.time(),
+            asyncio.get_running_loop().time(),
             new_transaction_id=new_transaction_id,
             jitter=rng.random,
             keepalive_low=timing.keepalive_low,
             keepalive_high=timing.keepalive_high,
         )
-        self._driver: MachineDriver[BindingEvent, Transmit] = MachineDriver(
-            self._client, self._transmit, self._happened
-        )
+        super().__init__(sock, client)
 
     # The owner's side.
 
@@ -98,13 +117,6 @@ class UdpProbe:
         """Ask all servers again."""
         self._client.measure(self._driver.now())
         self._driver.drain()
-
-    def receive(self, data: bytes, source: SockAddr) -> bool:
-        """Whether it was an answer for us."""
-        if not self._client.owns(data):
-            return False
-        self._driver.receive(data, Endpoint.from_sockaddr(source))
-        return True
 
     def close(self) -> None:
         self._driver.close()
@@ -162,10 +174,6 @@ class UdpProbe:
         return bool(self._asked) and self._silent.issuperset(self._asked)
 
     @property
-    def asked(self) -> bool:
-        return bool(self._asked)
-
-    @property
     def observations(self) -> tuple[Observation, ...]:
         """In the order in which the requests were sent."""
         places = {server: place for place, server in enumerate(self._asked)}
@@ -180,10 +188,7 @@ class UdpProbe:
             group = sorted([*group, observation], key=lambda seen: places.get(seen.server, -1))
         return (*ordered, *group)
 
-    # Between the machine and the socket.
-
-    def _transmit(self, transmit: Transmit) -> None:
-        self.sock.send(transmit.data, transmit.remote.sockaddr)
+    # The machine's side.
 
     def _happened(self, event: BindingEvent) -> None:
         match event:
@@ -271,7 +276,7 @@ async def _result(network: Network, near: Endpoint, make: Callable[[Endpoint, fl
         sock.close()
 
 
-class UdpQuestion:
+class UdpQuestion(_Asking):
     """One question over a socket: what do these servers see of it?
 
     Over when `wanted` have answered, or those that are not much slower than the first, or all have failed.
@@ -279,18 +284,15 @@ class UdpQuestion:
 
     def __init__(self, sock: UdpSocket, servers: tuple[Endpoint, ...], wanted: int) -> None:
         loop = asyncio.get_running_loop()
-        self.sock = sock
         self._servers = servers
         self._wanted = min(wanted, len(servers))
         self._seen: dict[Endpoint, Endpoint] = {}
         self._reasons: list[str] = []
         self._done: asyncio.Future[None] = loop.create_future()
-        self._client = BindingClient(
+        client = BindingClient(
             sock.local, servers, loop.time(), new_transaction_id=new_transaction_id, jitter=lambda: 0.0
         )
-        self._driver: MachineDriver[BindingEvent, Transmit] = MachineDriver(
-            self._client, self._transmit, self._happened
-        )
+        super().__init__(sock, client)
 
     async def answers(self) -> tuple[Observation, ...]:
         """In the order in which the servers were asked; ServiceError when none answers."""
@@ -304,16 +306,6 @@ class UdpQuestion:
         return tuple(
             Observation(self.sock.local, server, self._seen[server]) for server in self._servers if server in self._seen
         )
-
-    def receive(self, data: bytes, source: SockAddr) -> bool:
-        """Whether it was an answer for us."""
-        if not self._client.owns(data):
-            return False
-        self._driver.receive(data, Endpoint.from_sockaddr(source))
-        return True
-
-    def _transmit(self, transmit: Transmit) -> None:
-        self.sock.send(transmit.data, transmit.remote.sockaddr)
 
     def _happened(self, event: BindingEvent) -> None:
         match event:
