@@ -329,7 +329,7 @@ class Connections:
         # First: a pipe that waits is opened by the packet that also has our address.
         self.known.tell(connection.peer_key)
         if connection.engine.state is State.OPEN:
-            self._equipment.udp.end_ahead(connection.engine.id)
+            self._equipment.udp.end_ahead(connection.ids[0])
             self._guests.proved(connection)
             connection.say_address()
         for pipe in tuple(self.known.pipes.get(connection, ())):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
@@ -117,47 +118,69 @@ class SystemUdpSocket:
             raise NetworkError(f"UDP socket {self.local} is closed")
 
     def _drain(self) -> None:
-        left, sock, receiver, size = DRAIN, self._sock, self._receiver, LARGEST_DATAGRAM
-        while left > 0:
+        if self._take_run is not None:
+            self._give(self._gathered())
+            return
+        sock, receiver = self._sock, self._receiver
+        for _ in range(DRAIN):
             try:
-                if self._take_run is None:
-                    data, source = sock.recvfrom(LARGEST_DATAGRAM)
-                else:
-                    data, source, size = SOCKETS.receive(sock, LARGEST_DATAGRAM)
+                data, source = sock.recvfrom(LARGEST_DATAGRAM)
             except BlockingIOError:
                 return
-            except OSError as error:  # an ICMP error about an earlier datagram: reading it clears it
-                self.receive_errors += 1
-                left -= 1
-                if error.errno == errno.ECONNREFUSED and self._on_refused is not None:
-                    self._on_refused()
-                    if not self._open:
-                        return
-                continue
-            if size < len(data):
-                left -= self._give(data, source, size)
-            else:  # mostly
-                left -= 1
+            except OSError as error:
+                self._failed_to_receive(error)
+            else:
                 receiver(data, source)
             if not self._open:
                 return
 
-    def _give(self, data: bytes, source: SockAddr, size: int) -> int:
-        """What came at once; how many datagrams. A receiver that takes them one by one and fails loses one of them."""
-        if self._take_run is not None:
-            run = [data[start : start + size] for start in range(0, len(data), size)]
-            if self._take_run(run, source):
-                return len(run)
-        for start in range(0, len(data), size):
+    def _gathered(self) -> deque[tuple[SockAddr, list[bytes]]]:
+        """What waits, DRAIN datagrams or a few more: those of one sender together, as they come mostly, whether or not
+        the kernel has joined them.
+        """
+        runs: deque[tuple[SockAddr, list[bytes]]] = deque()
+        sock, left, last = self._sock, DRAIN, None
+        run: list[bytes] = []
+        while left > 0:
             try:
-                self._receiver(data[start : start + size], source)
-            except BaseException:
-                if rest := data[start + size :]:
-                    self._loop.call_soon(self._give, rest, source, size)
-                raise
-            if not self._open:
+                data, source, size = SOCKETS.receive(sock, LARGEST_DATAGRAM)
+            except BlockingIOError:
                 break
-        return -(-len(data) // size)
+            except OSError as error:
+                self._failed_to_receive(error)
+                left -= 1
+                continue
+            if source != last:
+                last, run = source, []
+                runs.append((source, run))
+            if size < len(data):
+                run += [data[start : start + size] for start in range(0, len(data), size)]
+                left -= -(-len(data) // size)
+            else:
+                run.append(data)
+                left -= 1
+        return runs
+
+    def _give(self, runs: deque[tuple[SockAddr, list[bytes]]]) -> None:
+        """A receiver that takes them one by one and fails loses one of them."""
+        assert self._take_run is not None
+        while self._open and runs:
+            source, run = runs.popleft()
+            if len(run) > 1 and self._take_run(run, source):
+                continue
+            try:
+                while self._open and run:
+                    self._receiver(run.pop(0), source)
+            except BaseException:
+                runs.appendleft((source, run))
+                self._loop.call_soon(self._give, runs)
+                raise
+
+    def _failed_to_receive(self, error: OSError) -> None:
+        """An ICMP error about an earlier datagram: reading has cleared it."""
+        self.receive_errors += 1
+        if error.errno == errno.ECONNREFUSED and self._on_refused is not None:
+            self._on_refused()
 
     def detach(self, remote: Endpoint) -> socket.socket:
         """A connected socket on our endpoint. The kernel prefers it for datagrams from `remote`; the rest

@@ -144,7 +144,8 @@ def test_a_receiver_that_fails_loses_one_datagram_only(world: World) -> None:
     world.run(main)
 
 
-def test_a_receiver_that_fails_in_a_burst_loses_one_datagram_only(world: World) -> None:
+@pytest.mark.parametrize("gathers", [False, True])
+def test_a_receiver_that_fails_in_a_burst_loses_one_datagram_only(world: World, gathers: bool) -> None:
     async def main() -> None:
         got: list[bytes] = []
         whole = asyncio.Event()
@@ -158,6 +159,8 @@ def test_a_receiver_that_fails_in_a_burst_loses_one_datagram_only(world: World) 
 
         a = world.a.open_udp(world.at_a(), nobody)
         b = world.b.open_udp(world.at_b(), fails_at_the_third)
+        if gathers:
+            b.gather(lambda _datagrams, _source: False)
         a.send_all([b"%d" % number for number in range(10)], b.local.sockaddr)
         await whole.wait()
         assert got == [b"%d" % number for number in range(10) if number != 3]

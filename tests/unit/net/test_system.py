@@ -17,7 +17,7 @@ from namespaces import command, in_namespace
 from network_worlds import Connected, Datagrams, SystemWorld, World, recv_exactly, uvloop
 
 from warpgate.errors import NetworkError
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.net.network import TcpStream
 from warpgate.net.system import SystemNetwork
 from warpgate.net.tcp import SystemTcpListener
@@ -208,6 +208,28 @@ def test_errors_of_earlier_datagrams_do_not_kill_a_udp_socket(
         assert b.receive_errors == 2  # type: ignore[attr-defined]
         a.close()
         b.close()
+
+    system.run(main)
+
+
+def test_what_waits_from_one_sender_is_taken_together_however_it_was_sent(system: World) -> None:
+    async def main() -> None:
+        runs: asyncio.Queue[tuple[list[bytes], int]] = asyncio.Queue()
+        inbox = Datagrams()
+
+        def take_run(datagrams: list[bytes], source: SockAddr) -> bool:
+            runs.put_nowait((datagrams, source[1]))
+            return True
+
+        a, b, other = system.a.open_udp(ANY, ignore), system.b.open_udp(ANY, inbox), system.a.open_udp(ANY, ignore)
+        b.gather(take_run)
+        for data, sender in ((b"1", a), (b"22", a), (b"3", a), (b"alone", other), (b"4", a), (b"5", a)):
+            assert sender.send(data, b.local.sockaddr)
+        assert await runs.get() == ([b"1", b"22", b"3"], a.local.port)
+        assert await runs.get() == ([b"4", b"5"], a.local.port)
+        assert await inbox.received.get() == (b"alone", other.local)
+        for opened in (a, b, other):
+            opened.close()
 
     system.run(main)
 

@@ -105,6 +105,11 @@ class ByteStream(ABC):
             self._carry(b"", end=True)
 
     @property
+    def granted(self) -> int:
+        """How many bytes the peer may have sent, as it was told."""
+        return self._granted
+
+    @property
     def readable(self) -> bool:
         return bool(self._unread)
 

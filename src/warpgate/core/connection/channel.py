@@ -149,13 +149,14 @@ class Channel(ByteStream):
 
     def arrived(self, data: bytes, end: bool) -> bool:
         """Whether it may be shown to somebody for the first time: the head is whole now."""
-        waiting = self.service is None
-        rest = self._reply.feed(self._head.feed(data))
+        waiting = self._head.service is None
+        if waiting or not self._reply.taken:
+            data = self._reply.feed(self._head.feed(data))
         self.unheard = None
         if self._left:
-            self._received += len(rest)
+            self._received += len(data)
         else:
-            self._take(rest)
+            self._take(data)
         if end and self.service is None:
             raise NetworkError("the peer opened a pipe and said nothing")
         if self._reply.taken is False and (end or self._reply.full):

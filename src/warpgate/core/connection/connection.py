@@ -20,8 +20,6 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
 
 from warpgate.core.connection.channel import Channel
 from warpgate.core.connection.errand import Errand, Seeker
@@ -89,7 +87,7 @@ class Connection(QuicDriver):
         self._context = context
         self._on_end = on_end
         self._paths: list[Path] = []
-        # Of the datagrams that have arrived in this turn, how many each.
+        # Of the datagrams that have arrived in this turn, in order, how many by which.
         self._came_by: list[tuple[Path, int]] = []
         self._closing: list[Path] = []
         self._count = 0
@@ -356,15 +354,15 @@ class Connection(QuicDriver):
         heard = self.first_words.heard
         if heard and heard[0] in datagrams and self.engine.state is State.OPENING:
             path.send(self.first_words.flight)
-        self._came_by.append((path, len(datagrams)))
+        before = self._came_by.pop()[1] if self._came_by and self._came_by[-1][0] is path else 0
+        self._came_by.append((path, before + len(datagrams)))
         self.deliver(datagrams)
         return True
 
     def _take_arrived(self, datagrams: list[bytes]) -> None:
         came_by, self._came_by = self._came_by, []
         at = 0
-        for path, runs in groupby(came_by, itemgetter(0)):
-            size = sum(map(itemgetter(1), runs))
+        for path, size in came_by:
             if self.engine.receive(datagrams[at : at + size], self._loop.time()):
                 self._spoke(path)
             at += size
@@ -435,7 +433,8 @@ class Connection(QuicDriver):
         ways = self._ways()
         if all(path.full for path in ways):
             return  # `on_room` leads back here
-        datagrams = self.engine.datagrams(now)
+        if not (datagrams := self.engine.datagrams(now)):
+            return
         for path in ways:
             path.say(datagrams)
         for path in self._paths:  # the peer, too, must know whose it is

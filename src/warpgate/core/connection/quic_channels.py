@@ -26,6 +26,7 @@ from warpgate.core.connection.quic_library import (
     largest_frame,
 )
 from warpgate.errors import NetworkError, WarpgateError
+from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.channel_wire import (
     ALPN,
     CLIENT_CREDIT,
@@ -102,7 +103,7 @@ class QuicChannels(QuicEngine):
         self._credits, self._news = CreditReader(), NewsReader()
         self.unread = Pool(TOTAL_WINDOW, TOTAL_WINDOW / WINDOW, holdings.unread)
         self.unsent = holdings.unsent
-        self._news_left = float(NEWS_AT_ONCE)
+        self._news_left = TokenBucket(NEWS_RATE, NEWS_AT_ONCE, 0.0)
         self._now = 0.0
         self._channels: dict[int, Channel] = {}
         self._finished = {True: Finished(4), False: Finished(1)}  # by whether the client opened them
@@ -308,7 +309,6 @@ class QuicChannels(QuicEngine):
     # -- the engine ----------------------------------------------------------------------------------------------
 
     def receive(self, datagrams: list[bytes], now: float) -> int:
-        self._news_left = min(float(NEWS_AT_ONCE), self._news_left + NEWS_RATE * (now - self._now))
         self._now = now
         return super().receive(datagrams, now)
 
@@ -338,14 +338,14 @@ class QuicChannels(QuicEngine):
             return
         self.confirmed = True  # a server says nothing before it has its client's proof
         self.unconfirmed_room = 1 << 62
-        if stream == CONTROL:
+        if is_pipe(stream):
+            self._pipe_data(stream, data, end)
+        elif stream == CONTROL:
             for address in self._news.feed(data):
                 self._heard_news(address)
         elif stream == self._peer_credit_stream:
             for credited, total in self._credits.feed(data):
                 self._credit(credited, total)
-        elif is_pipe(stream):
-            self._pipe_data(stream, data, end)
         else:
             raise NetworkError(f"the peer opened a stream {stream}")
 
@@ -354,8 +354,7 @@ class QuicChannels(QuicEngine):
         self.on_channel, self.on_news = Channel.reset, _ignore
 
     def _heard_news(self, address: bytes) -> None:
-        self._news_left -= 1.0
-        if self._news_left < 0:
+        if not self._news_left.take(self._now):
             raise NetworkError("the peer moves too often to be true")
         self.on_news(address)
 
@@ -382,7 +381,8 @@ class QuicChannels(QuicEngine):
             self._delivered[stream] = len(data)
         if channel.arrived(data, end):
             self.on_channel(channel)
-        self._drop_if_over(channel)
+        if end:
+            self._drop_if_over(channel)
 
     def _drop_if_over(self, channel: Channel) -> None:
         if channel.over:

@@ -163,6 +163,8 @@ class DurablePipe(OnConnection, BytesOverQuic):
 
     def changed(self) -> None:
         """After each step of the connection's."""
+        if self._channel.failure is None and self._connection.end is None:
+            return
         if self.closed or self._resumed is not None:
             return
         reason = self._channel.failure_of(self.peer) or self._connection.end

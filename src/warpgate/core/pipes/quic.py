@@ -95,8 +95,10 @@ class BytesOverQuic(BytePipe):
         while True:
             self._check_here()
             if self._stream.readable:
+                granted = self._stream.granted
                 data = self._stream.read()
-                self._driver.soon()  # there may be new credit to tell
+                if self._stream.granted != granted:  # new credit, to be told
+                    self._driver.soon()
                 return data
             if self._stream.peer_finished:
                 return b""

@@ -21,7 +21,7 @@ from warpgate.net.network import DatagramReceiver, Network, UdpSocket, Watch
 from warpgate.proto.check import CheckAgent, CheckEvent
 from warpgate.proto.check_wire import session_of
 from warpgate.proto.machine import Transmit
-from warpgate.proto.quic_wire import connection_id_of, is_of_handshake
+from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, connection_id_of, is_of_handshake
 from warpgate.proto.stun import COOKIE, is_stun
 
 # Datagrams that overtake the nomination (which may have to be repeated) wait for the pipe, so many at most.
@@ -113,9 +113,10 @@ class Port:
             return False
         connection_id = connection_id_of(datagrams[0])
         deliver_all = routes.get(connection_id)
-        if deliver_all is None or any(
-            data[4:8] == COOKIE or connection_id_of(data) != connection_id for data in datagrams
-        ):
+        if deliver_all is None or connection_id[3:7] == COOKIE:
+            return False
+        # Short headers all: a check, or a packet of a handshake, has something else there.
+        if {data[1 : 1 + CONNECTION_ID_SIZE] for data in datagrams} != {connection_id}:
             return False
         deliver_all(datagrams)
         return True
@@ -420,7 +421,8 @@ class Demultiplexer:
 
     def end_ahead(self, connection_id: bytes) -> None:
         """Idempotent."""
-        self._held -= sum(len(data) for _, _, data in self.ahead.pop(connection_id, ()))
+        if held := self.ahead.pop(connection_id, None):
+            self._held -= sum(len(data) for _, _, data in held)
 
     def take_early(self, port: Port, key: FlowKey) -> deque[bytes]:
         """What was held of this flow; nothing is from now on."""

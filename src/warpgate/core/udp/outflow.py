@@ -27,7 +27,7 @@ class Outflow:
 
     def send(self, datagrams: Sequence[bytes]) -> None:
         """Lost while it is full."""
-        if self._stuck:
+        if self._stuck or not datagrams:
             return
         taken = self._socket.send_all(datagrams, self._to)
         if taken < len(datagrams):
