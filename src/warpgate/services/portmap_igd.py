@@ -32,7 +32,8 @@ class IgdClient:
         # What was found last; it is asked for deletions even if it was not found again when that was due.
         self._igd: Igd | Pinholes | None = None
         self._search_at = 0.0
-        # What did nothing for us: the router may have another service that does.
+        # What did nothing for us: the router may have another service that does. When none does, all have their turn
+        # again: what is mended, or was out of order while the network came up, is found.
         self._in_vain: set[Service] = set()
         self._renewals: dict[Transport, float] = {}
         # Whether anything was mapped or renewed since `serve` began.
@@ -59,7 +60,9 @@ class IgdClient:
             await self._clear_doubts(igd)
             failures = await self._renew_due() + await self._map_missing()
             if failures:
-                if not self._renewals and igd.service not in self._in_vain and len(self._in_vain) < MOST_SERVICES:
+                if not self._renewals:
+                    if igd.service in self._in_vain or len(self._in_vain) >= MOST_SERVICES:
+                        self._in_vain.clear()
                     self._in_vain.add(igd.service)
                     self._search_at = 0.0
                 raise failures[0]

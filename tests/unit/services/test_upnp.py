@@ -178,16 +178,20 @@ def test_another_service_of_the_router_is_used_where_the_first_maps_nothing(stat
     virtual(story)
 
 
+def with_dead_device(router: UpnpRouter) -> None:
+    """It answers before the good one, and does nothing."""
+    instead = {
+        "/dead.xml": [http_response(200, router.description().replace("/ctl/IPConn", "/ctl/dead"))],
+        "/ctl/dead": [http_response(404, "")],
+    }
+    router.override = lambda method, path: instead.get(path)
+    router.others = (router.location,)
+    router.location = router.location.replace(DESCRIBED_AT, "/dead.xml")
+
+
 def test_another_device_of_the_router_is_used_where_the_first_maps_nothing() -> None:
     async def story(home: Home) -> None:
-        good = home.router.location
-        dead = good.replace(DESCRIBED_AT, "/dead.xml")
-        instead = {
-            "/dead.xml": [http_response(200, home.router.description().replace("/ctl/IPConn", "/ctl/dead"))],
-            "/ctl/dead": [http_response(404, "")],
-        }
-        home.router.override = lambda method, path: instead.get(path)
-        home.router.location, home.router.others = dead, (good,)
+        with_dead_device(home.router)
         mapper = await home.mapped(home.mapper(), 20.0)
         assert set(home.router.table) == {("TCP", 5000), ("UDP", 5000)}
         await mapper.close()
@@ -218,6 +222,20 @@ def test_a_port_that_a_router_calls_reserved_and_leaves_to_another() -> None:
         assert home.router.table[("TCP", lease.external_port)] == Entry(OURS, 60)
 
     virtual(story, 2)
+
+
+def test_a_device_that_is_mended_when_all_had_failed_has_its_turn_again() -> None:
+    async def story(home: Home) -> None:
+        with_dead_device(home.router)
+        home.router.conditions["AddPortMapping"] = lambda _: 501
+        mapper = await home.mapped(home.mapper(), 60.0)
+        assert home.router.table == {}
+        home.router.conditions.clear()
+        await asyncio.sleep(120.0)
+        assert set(home.router.table) == {("TCP", 5000), ("UDP", 5000)}
+        await mapper.close()
+
+    virtual(story)
 
 
 # -- routers of the field ------------------------------------------------------------------------------------
