@@ -47,7 +47,11 @@ class Choices:
     verbose: bool | None = None
 
 
-KEYS = tuple(item.name for item in fields(Choices))
+# The kind of each key, as it is said above.
+KINDS = {item.name: str(item.type).removesuffix(" | None") for item in fields(Choices)}
+KEYS = tuple(KINDS)
+# Those whose values may have commas of their own: in a variable they are separated by spaces alone.
+WITH_COMMAS = ("server_list", "ice_servers", "rendezvous")
 # No settings: where the file is, where keys are kept, and what `listen --exec` tells its command.
 MORE_VARIABLES = ("config", "data", "peer")
 
@@ -143,109 +147,85 @@ def _read_file(path: Path | None, *, must_exist: bool = False) -> Choices:
         raise ConfigError(f"config file {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} is not TOML: {error}") from error
-    table = {key.replace("-", "_"): value for key, value in table.items()}
-    for key in table:
-        if key not in KEYS:
-            raise ConfigError(f"config file {path}: unknown key {key!r} (known: {', '.join(KEYS)})")
-    place = f"config file {path}"
-    return Choices(
-        identity=_text(table, "identity", place),
-        port=_port_value(table.get("port"), f"{place}, port"),
-        port_map=_switch_value(table, "port_map", place),
-        json=_switch_value(table, "json", place),
-        verbose=_switch_value(table, "verbose", place),
-        broker=_texts(table, "broker", place),
-        stun=_texts(table, "stun", place),
-        server_list=_texts(table, "server_list", place),
-        turn=_texts(table, "turn", place),
-        ice_servers=_texts(table, "ice_servers", place),
-        ice_token=_text(table, "ice_token", place),
-        relay_peer=_texts(table, "relay_peer", place),
-        names=_texts(table, "names", place),
-        rendezvous=_texts(table, "rendezvous", place),
-        interface=_texts(table, "interface", place),
-    )
+    said: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in KINDS:
+            raise ConfigError(f"config file {path}: unknown key {name!r} (known: {', '.join(KEYS)})")
+        said[name] = _IN_FILE[KINDS[name]](value, name, f"config file {path}")
+    return Choices(**said)
 
 
-def _text(table: Mapping[str, Any], key: str, place: str) -> str | None:
-    value = table.get(key)
-    if value is not None and not isinstance(value, str):
+def _text(value: object, key: str, place: str) -> str:
+    if not isinstance(value, str):
         raise ConfigError(f"{place}: {key} must be a text, not {value!r}")
     return value
 
 
-def _texts(table: Mapping[str, Any], key: str, place: str) -> tuple[str, ...] | None:
+def _texts(value: object, key: str, place: str) -> tuple[str, ...]:
     """A repeatable key: one text or a list of them."""
-    value = table.get(key)
-    if value is None:
-        return None
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
         raise ConfigError(f"{place}: {key} must be a text or a list of texts, not {value!r}")
     return tuple(item for item in values if item)
 
 
-def _switch_value(table: Mapping[str, Any], key: str, place: str) -> bool | None:
-    value = table.get(key)
-    if value is not None and not isinstance(value, bool):
+def _switch(value: object, key: str, place: str) -> bool:
+    if not isinstance(value, bool):
         raise ConfigError(f"{place}: {key} must be true or false, not {value!r}")
     return value
 
 
-def _port_value(value: object, place: str) -> int | None:
-    if value is None:
-        return None
+def _port(value: object, key: str, place: str) -> int:
+    return _port_number(value, f"{place}, {key}")
+
+
+def _port_number(value: object, place: str) -> int:
     # bool is an int in Python: `port = true` is a mistake, not port 1.
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
         raise ConfigError(f"{place}: {value!r} is no port number (1 to 65535)")
     return value
 
 
+_IN_FILE: dict[str, Callable[[object, str, str], Any]] = {
+    "str": _text,
+    "tuple[str, ...]": _texts,
+    "bool": _switch,
+    "int": _port,
+}
+
+
 # --- the environment
 
 
 def _read_environment(environ: Mapping[str, str]) -> Choices:
-    port = environ.get("WARPGATE_PORT", "")
-    return Choices(
-        identity=environ.get("WARPGATE_IDENTITY") or None,
-        port=_port_value(int(port) if port.isascii() and port.isdigit() else port or None, "WARPGATE_PORT"),
-        port_map=_switched(environ, "WARPGATE_PORT_MAP"),
-        json=_switched(environ, "WARPGATE_JSON"),
-        verbose=_switched(environ, "WARPGATE_VERBOSE"),
-        broker=_separated(environ.get("WARPGATE_BROKER")),
-        stun=_separated(environ.get("WARPGATE_STUN")),
-        server_list=_listed(environ.get("WARPGATE_SERVER_LIST")),
-        turn=_separated(environ.get("WARPGATE_TURN")),
-        ice_servers=_listed(environ.get("WARPGATE_ICE_SERVERS")),
-        ice_token=environ.get("WARPGATE_ICE_TOKEN") or None,
-        relay_peer=_separated(environ.get("WARPGATE_RELAY_PEER")),
-        names=_separated(environ.get("WARPGATE_NAMES")),
-        rendezvous=_listed(environ.get("WARPGATE_RENDEZVOUS")),
-        interface=_separated(environ.get("WARPGATE_INTERFACE")),
-    )
+    """A variable that is set but empty means none of what is repeatable, and says nothing of other keys."""
+    said: dict[str, Any] = {}
+    for key, kind in KINDS.items():
+        name = f"WARPGATE_{key.upper()}"
+        value = environ.get(name)
+        if value is not None and (value or kind == "tuple[str, ...]"):
+            said[key] = _in_variable(value, key, kind, name)
+    return Choices(**said)
+
+
+def _in_variable(value: str, key: str, kind: str, name: str) -> object:
+    match kind:
+        case "tuple[str, ...]":
+            return tuple((value if key in WITH_COMMAS else value.replace(",", " ")).split())
+        case "bool" if value.lower() in TRUE + FALSE:
+            return value.lower() in TRUE
+        case "bool":
+            raise ConfigError(f"{name} must be one of {', '.join(TRUE + FALSE)}, not {value.lower()!r}")
+        case "int":
+            return _port_number(int(value) if value.isascii() and value.isdigit() else value, name)
+    return value
 
 
 def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
     """What begins like ours and is none: misspelt, or of another version."""
     known = {f"WARPGATE_{name.upper()}" for name in (*KEYS, *MORE_VARIABLES)}
     return tuple(sorted(name for name in environ if name.startswith("WARPGATE_") and name not in known))
-
-
-def _separated(value: str | None) -> tuple[str, ...] | None:
-    """Comma or space separated; set but empty means none."""
-    return None if value is None else tuple(value.replace(",", " ").split())
-
-
-def _listed(value: str | None) -> tuple[str, ...] | None:
-    """Space separated: a rendezvous has commas of its own."""
-    return None if value is None else tuple(value.split())
-
-
-def _switched(environ: Mapping[str, str], name: str) -> bool | None:
-    value = environ.get(name, "").lower()
-    if value and value not in TRUE + FALSE:
-        raise ConfigError(f"{name} must be one of {', '.join(TRUE + FALSE)}, not {value!r}")
-    return value in TRUE if value else None
 
 
 # --- what the values must look like
