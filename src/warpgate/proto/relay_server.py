@@ -324,7 +324,7 @@ class RelayServer(Outputs[RelayEvent, RelayOutput]):
         wanted = message.number(Attribute.LIFETIME)
         lifetime = LIFETIME if wanted is None else min(max(wanted, LIFETIME), MAX_LIFETIME)
         expires = now + lifetime
-        made = Allocation(path, user, network, usage, transport, families, lifetime, expires, asked)
+        made = Allocation(path, user, usage, transport, families, lifetime, expires, asked)
         self.allocations[path] = made
         self._events.append(OpenPorts(made))
 

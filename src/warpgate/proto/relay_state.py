@@ -48,7 +48,6 @@ class Allocation:
 
     path: Path
     user: str
-    network: object  # whose `usage` it is
     usage: Usage
     transport: Transport
     families: tuple[Family, ...]

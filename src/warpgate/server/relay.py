@@ -93,7 +93,6 @@ class RelayService:
         )
         self._inside = {each.announced: each.local for each in settings.addresses.values()}
         self._outside = {each.local: each.announced for each in settings.addresses.values()}
-        self.places: tuple[Endpoint, ...] = ()
         self._udp: list[UdpSocket | None] = []
         self._listeners: list[TcpListener] = []
         self._streams: dict[int, ClientStream] = {}
@@ -117,7 +116,6 @@ class RelayService:
     ) -> RelayService:
         """Binds UDP (with `datagrams`) and TCP on all `places` or on none: NetworkError when one is taken."""
         self = cls(network, settings, wall_clock)
-        self.places = tuple(places)
         try:
             for index, place in enumerate(places):
                 receive = partial(self._datagram, index)

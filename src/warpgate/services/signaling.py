@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from warpgate.config import Timing
 from warpgate.errors import ConfigError
 from warpgate.events import BrokerConnected, Observer, ServerFailed
-from warpgate.lazy_dataclass import dataclass
 from warpgate.model.broker import BrokerRef
 from warpgate.model.servers import BrokerUrl
 from warpgate.services.broker import BrokerConnector, Judge
@@ -38,15 +37,6 @@ HOMES_REMEMBERED = 4
 GUESTS = 8
 # An envelope has at most 4 KiB (`proto/envelope.py`).
 LARGEST_ENVELOPE = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerStatus:
-    """How one broker stands: `reason` is its last failure, "" when it is up or has not failed yet."""
-
-    url: str
-    live: bool
-    reason: str
 
 
 def _nobody() -> None:
@@ -167,15 +157,6 @@ class SignalChannel:
             if keeper.role is not Role.GUEST and not keeper.live and not keeper.failures
         )
         return (self._listed + awaited)[: max(self._home, len(self._listed))]
-
-    def status(self, urls: Sequence[str] = ()) -> tuple[BrokerStatus, ...]:
-        """How these brokers stand (all known ones when none are named)."""
-        wanted = urls or tuple(self._keepers)
-        known = ((url, self._keepers.get(url)) for url in wanted)
-        return tuple(
-            BrokerStatus(url, keeper is not None and keeper.live, keeper.reason if keeper else "not contacted")
-            for url, keeper in known
-        )
 
     def publish(self, urls: Sequence[str], topic: str, data: bytes) -> int:
         """Send on each of these brokers; the number on which it went out at once.

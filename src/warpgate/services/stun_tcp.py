@@ -165,11 +165,6 @@ class TcpProbe:
         self._vacancy.set()
 
     @property
-    def failed(self) -> bool:
-        """Servers were asked, and none answers."""
-        return bool(self._asked) and self._down.issuperset(self._asked)
-
-    @property
     def observations(self) -> tuple[Observation, ...]:
         return tuple(Observation(self.local, server, mapped) for server, mapped in self._up.items())
 
