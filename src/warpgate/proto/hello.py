@@ -36,6 +36,7 @@ import enum
 import hmac
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from warpgate.errors import AuthenticationError, DecodeError
@@ -290,18 +291,7 @@ class Handshake:
         message, mac = self._take(HEADER_SIZE + size)
         expected = self._expected
         self._check(mac, b"tcp welcome" + self._nonce + bytes((expected.role,)), message)
-        nonce = message[HEADER_SIZE:]
-        self._authenticated(
-            HelloReceived(
-                expected.session,
-                expected.role,
-                expected.key,
-                nonce,
-                expected.mode,
-                expected.plugin,
-                expected.secure,
-            )
-        )
+        self._authenticated(replace(expected, nonce=message[HEADER_SIZE:]))
 
     def _on_refused(self, size: int) -> None:
         message, mac = self._take(HEADER_SIZE + size)

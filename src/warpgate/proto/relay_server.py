@@ -85,7 +85,6 @@ _UNDERSTOOD = frozenset({
     Attribute.CONNECTION_ID,
 })  # fmt: skip
 _SEND_UNDERSTOOD = frozenset({Attribute.XOR_PEER_ADDRESS, Attribute.DATA})
-_COMPREHENSION_OPTIONAL = 0x8000
 
 
 class RelayServer(Outputs[RelayEvent, RelayOutput]):
@@ -169,7 +168,7 @@ class RelayServer(Outputs[RelayEvent, RelayOutput]):
     def _send_indication(self, message: StunMessage, allocation: Allocation, now: float) -> None:
         """RFC 8656 section 11.2; what it asks for and we do not have (DONT-FRAGMENT) costs it the datagram."""
         peer, data = message.endpoint(Attribute.XOR_PEER_ADDRESS), message.raw(Attribute.DATA)
-        if peer is None or data is None or _unknown(message, _SEND_UNDERSTOOD):
+        if peer is None or data is None or message.unknown(_SEND_UNDERSTOOD):
             self.counters.ignored += 1
         else:
             self._to_peer(allocation, data, peer.sockaddr, now)
@@ -273,8 +272,7 @@ class RelayServer(Outputs[RelayEvent, RelayOutput]):
         login = None
         try:
             login = self._admission.judge(message, data, path.host)
-            unknown = _unknown(message, _UNDERSTOOD)
-            if unknown:
+            if message.unknown(_UNDERSTOOD):
                 raise Refused(420)
             asked = Asked(message, login)
             if message.method == Method.ALLOCATE:
@@ -531,7 +529,7 @@ class RelayServer(Outputs[RelayEvent, RelayOutput]):
     def _refuse(self, message: StunMessage, path: Path, refused: Refused, login: Login | None) -> None:
         attributes: Attributes = ((Attribute.ERROR_CODE, ErrorCode(refused.code)),)
         if refused.code == 420:
-            attributes += ((Attribute.UNKNOWN_ATTRIBUTES, _unknown(message, _UNDERSTOOD)),)
+            attributes += ((Attribute.UNKNOWN_ATTRIBUTES, message.unknown(_UNDERSTOOD)),)
         if refused.challenge:
             attributes += self._admission.challenge(path.host)
             self.counters.challenged += 1
@@ -554,15 +552,6 @@ class RelayServer(Outputs[RelayEvent, RelayOutput]):
         """Bytes that outsiders cannot foresee: connection ids admit."""
         self._numbered += 1
         return hmac.digest(self._salt, b"number" + self._numbered.to_bytes(8, "big"), hashlib.sha256)
-
-
-def _unknown(message: StunMessage, understood: frozenset[Attribute]) -> tuple[int, ...]:
-    """Comprehension-required attributes that we do nothing about (RFC 8489 section 6.3.1)."""
-    return tuple(
-        dict.fromkeys(
-            number for number, _ in message.attributes if number < _COMPREHENSION_OPTIONAL and number not in understood
-        )
-    )
 
 
 def _forget_channel(allocation: Allocation, channel: Channel) -> None:

@@ -11,7 +11,7 @@ import enum
 import hashlib
 import hmac
 from binascii import crc32
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from warpgate.errors import AuthenticationError, DecodeError
 from warpgate.lazy_dataclass import dataclass
@@ -54,6 +54,7 @@ __all__ = [
 HEADER_SIZE = 20
 TRANSACTION_ID_SIZE = 12
 COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
+_COMPREHENSION_OPTIONAL = 0x8000  # from here on (section 14)
 _FINGERPRINT_XOR = 0x5354554E  # RFC 8489 section 14.7: "STUN"
 # The longest real message (a TURN answer) has about 15; 64 KiB of empty ones would take 10 ms to decode.
 _MAX_ATTRIBUTES = 64
@@ -122,6 +123,11 @@ class StunMessage:
 
     def __contains__(self, attribute: int) -> bool:
         return self.get(attribute) is not None
+
+    def unknown(self, understood: Set[int]) -> tuple[int, ...]:
+        """Comprehension-required attributes that are none of these, each once (RFC 8489 section 6.3.1)."""
+        numbers = dict.fromkeys(number for number, _ in self.attributes)
+        return tuple(number for number in numbers if number < _COMPREHENSION_OPTIONAL and number not in understood)
 
     def endpoint(self, attribute: int) -> Endpoint | None:
         value = self.get(attribute)

@@ -61,7 +61,6 @@ _UNDERSTOOD = frozenset({
     Attribute.USE_CANDIDATE,
 })  # fmt: skip
 _DATAGRAM_ONLY = frozenset({Attribute.CHANGE_REQUEST, Attribute.PADDING, Attribute.RESPONSE_PORT})
-_COMPREHENSION_OPTIONAL = 0x8000
 _FINGERPRINT_HEADER = b"\x80\x28\x00\x04"
 
 
@@ -211,14 +210,7 @@ def _success(request: StunMessage, attributes: list[tuple[int, AttributeValue]])
 
 def _refusal(request: StunMessage, missing: frozenset[Attribute]) -> StunMessage | None:
     """The error that this request gets; `missing` is what we cannot do where it came in."""
-    unknown = tuple(
-        dict.fromkeys(
-            number
-            for number, _ in request.attributes
-            if number < _COMPREHENSION_OPTIONAL and (number not in _UNDERSTOOD or number in missing)
-        )
-    )
-    if unknown:
+    if unknown := request.unknown(_UNDERSTOOD - missing):
         return _error(request, 420, "Unknown Attribute", (Attribute.UNKNOWN_ATTRIBUTES, unknown))
     port = request.number(Attribute.RESPONSE_PORT)
     if port is None:

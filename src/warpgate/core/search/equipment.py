@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 import msgspec
 
@@ -27,26 +26,12 @@ from warpgate.proto.envelope import seal
 from warpgate.proto.signals import Signal
 from warpgate.services.discovery import Discovery
 from warpgate.services.relay import Relays
+from warpgate.services.signaling import SignalChannel
 
 TOPIC = "warpgate/2/"
 CLOCKS_REMEMBERED = PACES_REMEMBERED = 256
 # Relayed ones of a peer: one of each family, over UDP and over TCP.
 ENDPOINTS_PER_SESSION = 4
-
-
-class Channel(Protocol):
-    """What a search asks of the signal channel."""
-
-    @property
-    def brokers(self) -> tuple[BrokerRef, ...]: ...
-
-    def publish(self, urls: tuple[str, ...], topic: str, data: bytes) -> int: ...
-
-    def opening(self, urls: tuple[str, ...]) -> bool: ...
-
-    def one_way(self, peer_brokers: tuple[BrokerRef, ...]) -> float | None: ...
-
-    def hurry(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +41,7 @@ class Equipment:
     context: Context
     udp: Demultiplexer
     discovery: Discovery
-    channel: Channel
+    channel: SignalChannel
     relays: Relays
     accept: Callable[[TcpStream], None]  # takes a TCP connection that has proved nothing yet
     unchosen: UnchosenLinks
@@ -74,7 +59,7 @@ class Equipment:
         context: Context,
         udp: Demultiplexer,
         discovery: Discovery,
-        channel: Channel,
+        channel: SignalChannel,
         relays: Relays,
         accept: Callable[[TcpStream], None],
         found: FoundPairs,
