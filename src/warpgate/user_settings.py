@@ -148,11 +148,11 @@ def _read_file(path: Path | None, *, must_exist: bool = False) -> Choices:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} is not TOML: {error}") from error
     said: dict[str, Any] = {}
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in KINDS:
-            raise ConfigError(f"config file {path}: unknown key {name!r} (known: {', '.join(KEYS)})")
-        said[name] = _IN_FILE[KINDS[name]](value, name, f"config file {path}")
+    for written, value in table.items():
+        key = written.replace("-", "_")
+        if key not in KINDS:
+            raise ConfigError(f"config file {path}: unknown key {key!r} (known: {', '.join(KEYS)})")
+        said[key] = _IN_FILE[KINDS[key]](value, key, f"config file {path}")
     return Choices(**said)
 
 
@@ -213,13 +213,17 @@ def _in_variable(value: str, key: str, kind: str, name: str) -> object:
     match kind:
         case "tuple[str, ...]":
             return tuple((value if key in WITH_COMMAS else value.replace(",", " ")).split())
-        case "bool" if value.lower() in TRUE + FALSE:
-            return value.lower() in TRUE
         case "bool":
-            raise ConfigError(f"{name} must be one of {', '.join(TRUE + FALSE)}, not {value.lower()!r}")
+            return _switched(value.lower(), name)
         case "int":
             return _port_number(int(value) if value.isascii() and value.isdigit() else value, name)
     return value
+
+
+def _switched(value: str, name: str) -> bool:
+    if value not in TRUE + FALSE:
+        raise ConfigError(f"{name} must be one of {', '.join(TRUE + FALSE)}, not {value!r}")
+    return value in TRUE
 
 
 def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
