@@ -22,7 +22,6 @@ from warpgate.proto.stun import (
     ChangeRequest,
     ErrorCode,
     FamilyError,
-    IcmpReport,
     StunClass,
     StunMessage,
 )
@@ -124,10 +123,6 @@ _values: tuple[tuple[st.SearchStrategy[AttributeValue], tuple[Attribute, ...]], 
     (st.booleans(), (Attribute.EVEN_PORT,)),
     (_errors, (Attribute.ERROR_CODE,)),
     (st.builds(FamilyError, st.sampled_from(Family), _errors), (Attribute.ADDRESS_ERROR_CODE,)),
-    (
-        st.builds(IcmpReport, st.integers(0, 127), st.integers(0, 511), st.binary(min_size=4, max_size=4)),
-        (Attribute.ICMP,),
-    ),
     (st.lists(ports, max_size=5).map(tuple), (Attribute.UNKNOWN_ATTRIBUTES, Attribute.PASSWORD_ALGORITHMS)),
     (st.integers(0, 3).map(lambda bits: ChangeRequest(bits << 1)), (Attribute.CHANGE_REQUEST,)),
     (st.sampled_from(Family), (Attribute.REQUESTED_ADDRESS_FAMILY, Attribute.ADDITIONAL_ADDRESS_FAMILY)),

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from warpgate.cli.ends import PipeEnd, cancel_all, owned
 from warpgate.cli.forwarding import forward
-from warpgate.cli.listening import announce, parse_allowed
-from warpgate.cli.naming import naming_news, parse_name, while_named
+from warpgate.cli.listening import announce, naming_news, parse_allowed, parse_name, while_named
 from warpgate.cli.options import UsageError
 from warpgate.cli.places import SocksPlace
 from warpgate.cli.process import run_on_pipe

@@ -1,12 +1,17 @@
-"""What commands that wait for peers have in common: who is let in, and where peers can connect."""
+"""What commands that wait for peers have in common: who is let in, where peers can connect, and by what nickname."""
 
 from __future__ import annotations
 
+import asyncio
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
+from warpgate.cli.name_records import Named, Unnamed
 from warpgate.cli.options import UsageError
 from warpgate.cli.records import Ready
+from warpgate.cli.target import check_name
+from warpgate.events import Event, NameNotRegistered, Observer
 
 if TYPE_CHECKING:
     from warpgate.cli.shell import Shell
@@ -30,3 +35,44 @@ def announce(node: Node, shell: Shell) -> None:
     shell.output.show(Ready(node.node_id, node.address.to_text()))
     if not node.address.brokers:
         shell.output.note("there is no broker: only peers who can reach this machine directly can connect")
+
+
+def parse_name(text: str | None, shell: Shell) -> str | None:
+    """The folded --name. NicknameError for what is none, ServiceError when no name server is configured."""
+    return None if text is None else check_name(text, shell.settings.config)
+
+
+def naming_news(shell: Shell) -> Observer:
+    """An observer that tells when a server does not take the name: with the library alone that is just an event."""
+
+    def observe(event: Event) -> None:
+        if isinstance(event, NameNotRegistered):
+            retry = round(event.retry, 3)
+            shell.output.warn(Unnamed(event.name, event.server, event.reason, event.refused, retry))
+
+    return observe
+
+
+async def while_named(work: Coroutine[Any, Any, int], node: Node, name: str | None, shell: Shell) -> int:
+    """Run `work` to its end, with `name` registered as soon as a server can be reached.
+
+    A server that refuses it ends the work: NameRefused. Who was told a name shall not wait behind another.
+    """
+    if name is None:
+        return await work
+    working = asyncio.ensure_future(work)
+    naming = asyncio.ensure_future(_register(node, name, shell))
+    try:
+        await asyncio.wait((working, naming), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await naming
+        return await working
+    finally:
+        for task in (working, naming):
+            task.cancel()
+        await asyncio.gather(working, naming, return_exceptions=True)
+
+
+async def _register(node: Node, name: str, shell: Shell) -> None:
+    servers = await node.nickname(name, wait=True)
+    shell.output.show(Named(name, node.node_id, servers))

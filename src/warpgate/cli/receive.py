@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from warpgate.cli.asking import at_terminal
 from warpgate.cli.ends import cancel_all
-from warpgate.cli.listening import announce, parse_allowed
-from warpgate.cli.naming import naming_news, parse_name, while_named
+from warpgate.cli.listening import announce, naming_news, parse_allowed, parse_name, while_named
 from warpgate.cli.options import UsageError
 from warpgate.cli.reception import Reception, writable
 from warpgate.cli.shell import Shell

@@ -14,6 +14,7 @@ import binascii
 import hashlib
 import re
 from base64 import b32decode, b32encode, urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -149,28 +150,17 @@ class NodeAddress:
         if not compact.startswith(TEXT_PREFIX):
             raise AddressError(_why_not_an_address(compact))
         body = compact.removeprefix(TEXT_PREFIX)
-        try:
-            data = urlsafe_b64decode(body.encode("ascii") + b"=" * (-len(body) % 4))
-        except (UnicodeEncodeError, binascii.Error):
-            data = b""
-        # Re-encoding finds what the decoder skips: characters outside the alphabet, stray bits at the end.
-        if len(data) <= _CHECKSUM_SIZE or urlsafe_b64encode(data).decode("ascii").rstrip("=") != body:
-            raise AddressError("the address text is mangled: characters were lost, added or changed")
-        return cls._checked(data)
+        return cls._checked(_unpadded(body, 4, urlsafe_b64decode, urlsafe_b64encode), "text")
 
     @classmethod
     def _from_host_name(cls, text: str) -> NodeAddress:
         body = text.removeprefix(HOST_NAME_PREFIX).replace(".", "").upper()
-        try:
-            data = b32decode(body.encode("ascii") + b"=" * (-len(body) % 8))
-        except (UnicodeEncodeError, binascii.Error):
-            data = b""
-        if len(data) <= _CHECKSUM_SIZE or b32encode(data).decode("ascii").rstrip("=") != body:
-            raise AddressError("the address in the host name is mangled: characters were lost, added or changed")
-        return cls._checked(data)
+        return cls._checked(_unpadded(body, 8, b32decode, b32encode), "in the host name")
 
     @classmethod
-    def _checked(cls, data: bytes) -> NodeAddress:
+    def _checked(cls, data: bytes, what: str) -> NodeAddress:
+        if len(data) <= _CHECKSUM_SIZE:
+            raise AddressError(f"the address {what} is mangled: characters were lost, added or changed")
         encoded, checksum = data[:-_CHECKSUM_SIZE], data[-_CHECKSUM_SIZE:]
         if checksum != _checksum(encoded):
             raise AddressError("the address text is mangled: its checksum does not match (copy it again, whole)")
@@ -196,6 +186,15 @@ def _encoded(address: NodeAddress) -> bytes:
 def _reach_digest(address: NodeAddress) -> bytes:
     places = tuple(replace(attachment, nat=NatProfile(), pool=()) for attachment in address.attachments)
     return NodeAddress(address.public_key, (), places).digest
+
+
+def _unpadded(body: str, group: int, decode: Callable[[bytes], bytes], encode: Callable[[bytes], bytes]) -> bytes:
+    """b"" for what `encode` does not make: decoders skip characters outside the alphabet, and stray bits at the end."""
+    try:
+        data = decode(body.encode("ascii") + b"=" * (-len(body) % group))
+    except (UnicodeEncodeError, binascii.Error):
+        return b""
+    return data if encode(data).decode("ascii").rstrip("=") == body else b""
 
 
 def _why_not_an_address(text: str) -> str:

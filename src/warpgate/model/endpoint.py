@@ -26,6 +26,9 @@ class Transport(enum.Enum):
         return _member(cls, "transport", value)
 
 
+PROTOCOL_NUMBERS = {Transport.TCP: 6, Transport.UDP: 17}  # IANA's, of what is carried in IP
+
+
 class Mode(enum.Enum):
     """What a pipe promises: reliable ordered bytes, or datagrams as UDP gives them.
 

@@ -28,6 +28,7 @@ from warpgate.model.wanted import ANYTHING, Wanted
 from warpgate.proto.stun import (
     BINDING,
     Attribute,
+    Attributes,
     AttributeValue,
     ErrorCode,
     StunClass,
@@ -95,7 +96,7 @@ def refusal_of(data: bytes, session_key: bytes, reason: str) -> bytes:
     request = decode(data)
     room = max(0, len(data) - REFUSAL_OVERHEAD)
     short = reason.encode()[:room].decode(errors="ignore")
-    attributes: tuple[tuple[int, AttributeValue], ...] = (
+    attributes: Attributes = (
         (Attribute.WG_SESSION, request.raw(Attribute.WG_SESSION) or b""),
         (Attribute.ICE_CONTROLLED, request.number(Attribute.ICE_CONTROLLING) or 0),
         (Attribute.ERROR_CODE, ErrorCode(FORBIDDEN, short)),
@@ -187,7 +188,7 @@ class CheckCodec:
 
     def answer(self, transaction_id: bytes, remote: Endpoint, *, chosen: bool = False) -> bytes:
         """The success response to a request that came from `remote`; `chosen`: the pair is the nominated one."""
-        attributes: tuple[tuple[int, AttributeValue], ...] = (
+        attributes: Attributes = (
             (Attribute.WG_SESSION, self._session),
             self._role(),
             (Attribute.WG_NONCE, self.nonce(remote)),

@@ -65,10 +65,6 @@ class FilteringTest(Outputs[FilteringMeasured, Transmit]):
         self._results: dict[ChangeRequest, bool] = {}  # whether the changed answer arrived
         self._ask(ChangeRequest.NOTHING, now, RETRANSMIT_WAITS)
 
-    def owns(self, data: bytes) -> bool:
-        """Whether `receive` would look at this datagram."""
-        return self._transactions.owns(data)
-
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
         """Ignores what is not an answer to us."""
         found = self._transactions.take_answer(data)  # from anywhere: see _is_from

@@ -27,7 +27,6 @@ from warpgate.lazy_dataclass import dataclass
 from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint
 from warpgate.proto.machine import Outputs, Transmit
-from warpgate.proto.portmap_epoch import Epoch
 from warpgate.proto.portmap_events import (
     AllReleased,
     Dialect,
@@ -119,6 +118,36 @@ class _Question:
     answer: IPv4Address | None = field(default=None)
 
 
+class _Epoch:
+    """Whether the gateway has kept its mappings, told by the clock that its answers carry: the last epoch heard, in
+    seconds, and when. Each check records and returns False when state was lost.
+    """
+
+    __slots__ = ("_at", "_epoch")
+
+    def __init__(self) -> None:
+        self._epoch: int | None = None
+        self._at = 0.0
+
+    def check_pcp(self, epoch: int, now: float) -> bool:
+        """RFC 6887 section 8.5: its clock must not go back by more than 1 s, nor deviate by more than 1/16 and 2 s."""
+        previous, elapsed = self._record(epoch, now)
+        if previous is None:
+            return True
+        server = epoch - previous
+        return server >= -1 and elapsed + 2 >= server - server / 16 and server + 2 >= elapsed - elapsed / 16
+
+    def check_pmp(self, epoch: int, now: float) -> bool:
+        """RFC 6886 section 3.6: at least 7/8 of the time must have passed for it, less 2 s."""
+        previous, elapsed = self._record(epoch, now)
+        return previous is None or epoch >= previous + elapsed * 7 / 8 - 2
+
+    def _record(self, epoch: int, now: float) -> tuple[int | None, float]:
+        previous, elapsed = self._epoch, now - self._at
+        self._epoch, self._at = epoch, now
+        return previous, elapsed
+
+
 class PortMapClient(Outputs[PortMapEvent, Transmit]):
     """A machine (`proto/machine.py`); it has packets to send from the first `handle_timeout` on."""
 
@@ -145,7 +174,7 @@ class PortMapClient(Outputs[PortMapEvent, Transmit]):
         self._heard = False
         self._silent_at: float | None = now + SILENCE
         self._question = _Question(now + PMP_PATIENCE if base.ip.version == 4 else None)
-        self._epoch = Epoch()
+        self._epoch = _Epoch()
         self._restart_heard_from = now
         self._leaving = False
         self._entries = [_Entry(wish, _Phase.ASKING, now) for wish in wishes]

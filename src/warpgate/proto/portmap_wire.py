@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from warpgate.errors import DecodeError
 from warpgate.lazy_dataclass import dataclass
-from warpgate.model.endpoint import Endpoint, IPAddress, Transport
+from warpgate.model.endpoint import PROTOCOL_NUMBERS, Endpoint, IPAddress, Transport
 
 SERVER_PORT = 5351  # RFC 6886 section 3, RFC 6887 section 19.1
 PCP_VERSION = 2
@@ -30,9 +30,8 @@ _PMP_HEADER = struct.Struct("!BBHI")
 _PMP_MAP_REQUEST = struct.Struct("!BBHHHI")
 _PMP_MAPPING = struct.Struct("!HHI")
 
-# IANA protocol numbers for PCP; NAT-PMP's opcodes.
-_PROTOCOLS = {Transport.TCP: 6, Transport.UDP: 17}
-_TRANSPORTS = {number: transport for transport, number in _PROTOCOLS.items()}
+# PCP's and NAT-PMP's numbers for them.
+_TRANSPORTS = {number: transport for transport, number in PROTOCOL_NUMBERS.items()}
 _PMP_OPCODES = {Transport.UDP: 1, Transport.TCP: 2}
 _PMP_TRANSPORTS = {number: transport for transport, number in _PMP_OPCODES.items()}
 
@@ -190,7 +189,7 @@ def _decode_pmp(data: bytes) -> PmpAddress | PmpMapped | PmpRefused:
 
 
 def _pack_mapping(mapping: PcpMapping) -> bytes:
-    protocol = _PROTOCOLS[mapping.transport]
+    protocol = PROTOCOL_NUMBERS[mapping.transport]
     external = mapping.external
     return _MAPPING.pack(mapping.nonce, protocol, mapping.internal_port, external.port, _pack_ip(external.ip))
 

@@ -23,7 +23,7 @@ from warpgate.lazy_dataclass import dataclass
 from warpgate.model.turn_server import password_of
 from warpgate.proto.stun import (
     Attribute,
-    AttributeValue,
+    Attributes,
     Integrity,
     PasswordAlgorithm,
     StunMessage,
@@ -39,8 +39,6 @@ MAC_SIZE = 9
 ALGORITHMS = (PasswordAlgorithm.SHA256, PasswordAlgorithm.MD5)
 # Clocks of clients run a little ahead or behind; credentials are made for a day.
 CLOCK_SKEW = 300
-
-Attributes = tuple[tuple[int, AttributeValue], ...]
 
 
 class Refused(Exception):

@@ -22,9 +22,9 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 
 from warpgate.errors import DecodeError
-from warpgate.model.endpoint import Endpoint, Family, IPAddress, SockAddr, Transport
+from warpgate.model.endpoint import PROTOCOL_NUMBERS, Endpoint, Family, IPAddress, SockAddr, Transport
 from warpgate.proto.machine import Outputs
-from warpgate.proto.relay_admission import Admission, Attributes, Login, Refused
+from warpgate.proto.relay_admission import Admission, Login, Refused
 from warpgate.proto.relay_limits import Meter, PeerPolicy, RelayLimits, user_of
 from warpgate.proto.relay_state import (
     Allocation,
@@ -46,6 +46,7 @@ from warpgate.proto.relay_state import (
 )
 from warpgate.proto.stun import (
     Attribute,
+    Attributes,
     ErrorCode,
     FamilyError,
     Method,
@@ -69,7 +70,7 @@ OVERHEAD = 28
 USERS = 65536
 # Of requests, each at most a challenge of some 130 bytes. A node takes three a minute, and its first log-in.
 SOURCE_RATE, SOURCE_BURST = 50.0, 300.0
-_PROTOCOLS = {17: Transport.UDP, 6: Transport.TCP}
+_TRANSPORTS = {number: transport for transport, number in PROTOCOL_NUMBERS.items()}
 _UNDERSTOOD = frozenset({
     Attribute.USERNAME,
     Attribute.REALM,
@@ -330,7 +331,7 @@ class RelayServer(Outputs[RelayEvent, RelayOutput]):
         protocol = message.number(Attribute.REQUESTED_TRANSPORT)
         if protocol is None:
             raise Refused(400)
-        transport = _PROTOCOLS.get(protocol)
+        transport = _TRANSPORTS.get(protocol)
         if transport is None:
             raise Refused(442)
         special = Attribute.EVEN_PORT in message or Attribute.RESERVATION_TOKEN in message

@@ -19,11 +19,11 @@ from warpgate.model.endpoint import Endpoint
 from warpgate.proto.stun_attributes import (
     MAGIC_COOKIE,
     Attribute,
+    Attributes,
     AttributeValue,
     ChangeRequest,
     ErrorCode,
     FamilyError,
-    IcmpReport,
     PasswordAlgorithm,
     pack,
     unpack,
@@ -33,10 +33,10 @@ __all__ = [
     "BINDING",
     "Attribute",
     "AttributeValue",
+    "Attributes",
     "ChangeRequest",
     "ErrorCode",
     "FamilyError",
-    "IcmpReport",
     "Integrity",
     "Method",
     "PasswordAlgorithm",
@@ -112,7 +112,7 @@ class StunMessage:
     method: int
     cls: StunClass
     transaction_id: bytes
-    attributes: tuple[tuple[int, AttributeValue], ...] = ()
+    attributes: Attributes = ()
 
     def get(self, attribute: int) -> AttributeValue | None:
         """The first one counts (RFC 8489 section 14: later duplicates are ignored)."""

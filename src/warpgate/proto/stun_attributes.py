@@ -72,7 +72,6 @@ class Attribute(enum.IntEnum):
     RESERVATION_TOKEN = 0x0022
     ADDITIONAL_ADDRESS_FAMILY = 0x8000
     ADDRESS_ERROR_CODE = 0x8001
-    ICMP = 0x8004
     # RFC 6062 (TURN over TCP)
     CONNECTION_ID = 0x002A
     # warpgate's own: comprehension-optional, so that a foreign agent passes over them
@@ -120,17 +119,9 @@ class FamilyError:
     error: ErrorCode
 
 
-@dataclass(frozen=True, slots=True)
-class IcmpReport:
-    """RFC 8656 section 18.13: an ICMP error that the relay met; type 0..127, code 0..511, data 4 bytes."""
-
-    type: int
-    code: int
-    data: bytes
-
-
 # What it is depends on the attribute (see TABLE); `StunMessage`'s typed getters tell it to the type checker.
 AttributeValue = Any
+Attributes = tuple[tuple[int, AttributeValue], ...]
 Pack = Callable[[Any, bytes], bytes]  # (value, transaction id)
 Unpack = Callable[[bytes, bytes], AttributeValue]  # (data, transaction id)
 
@@ -217,17 +208,6 @@ def _unpack_family(data: bytes, _tid: bytes) -> Family:
     if number not in (1, 2):
         raise DecodeError(f"{number} is not an address family of STUN")
     return Family.V4 if number == 1 else Family.V6
-
-
-def _pack_icmp(value: IcmpReport, _tid: bytes) -> bytes:
-    if not (0 <= value.type < 128 and 0 <= value.code < 512):
-        raise ValueError(f"ICMP type {value.type} and code {value.code} do not fit")
-    return bytes(2) + (value.type << 9 | value.code).to_bytes(2, "big") + _fixed(value.data, 4)
-
-
-def _unpack_icmp(data: bytes, _tid: bytes) -> IcmpReport:
-    number = int.from_bytes(_exactly(data, 8)[2:4], "big")
-    return IcmpReport(number >> 9, number & 0x1FF, data[4:])
 
 
 def _pack_text(value: str, _tid: bytes, limit: int = _MAX_TEXT) -> bytes:
@@ -360,7 +340,6 @@ TABLE: Mapping[int, tuple[Pack, Unpack]] = MappingProxyType({
     Attribute.ADDRESS_ERROR_CODE: (_pack_family_error, _unpack_family_error),
     Attribute.PASSWORD_ALGORITHMS: (_pack_algorithms, _unpack_algorithms),
     Attribute.ALTERNATE_DOMAIN: _TEXT,
-    Attribute.ICMP: (_pack_icmp, _unpack_icmp),
     Attribute.SOFTWARE: _FREE_TEXT,
     Attribute.ALTERNATE_SERVER: _ENDPOINT,
     Attribute.CACHE_TIMEOUT: _uint(4),

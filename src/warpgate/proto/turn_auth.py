@@ -20,6 +20,7 @@ from warpgate.errors import AuthenticationError
 from warpgate.model.turn_server import Credentials
 from warpgate.proto.stun import (
     Attribute,
+    Attributes,
     AttributeValue,
     Integrity,
     PasswordAlgorithm,
@@ -41,7 +42,7 @@ class LongTermAuth:
         self._credentials = credentials
         self._key: bytes | None = None
         self._integrity = Integrity.SHA1
-        self._attributes: tuple[tuple[int, AttributeValue], ...] = ()
+        self._attributes: Attributes = ()
         self.nonce = b""
 
     @property

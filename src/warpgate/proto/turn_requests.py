@@ -21,7 +21,7 @@ from warpgate.errors import AuthenticationError, DecodeError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.proto.stun import (
     HEADER_SIZE,
-    AttributeValue,
+    Attributes,
     ErrorCode,
     StunClass,
     StunMessage,
@@ -40,8 +40,6 @@ MAX_CHALLENGES = 4
 # RFC 8489 section 6.2.2: over TCP nothing is repeated, and the request times out after 39.5 s. An attempt takes 20 s
 # at most, and a server that has nothing to say for half of that is not there.
 RELIABLE_WAIT = 10.0
-
-Attributes = tuple[tuple[int, AttributeValue], ...]
 
 
 @dataclass(slots=True)

@@ -10,15 +10,13 @@ from types import MappingProxyType
 
 from warpgate.errors import DecodeError
 from warpgate.lazy_dataclass import dataclass
-from warpgate.model.endpoint import Endpoint, Family, Transport
+from warpgate.model.endpoint import PROTOCOL_NUMBERS, Endpoint, Family, Transport
 from warpgate.model.text import printable
-from warpgate.proto.stun import Attribute, AttributeValue, ErrorCode, Method, StunClass, StunMessage, encode
+from warpgate.proto.stun import Attribute, Attributes, AttributeValue, ErrorCode, Method, StunClass, StunMessage, encode
 
 # RFC 8656 section 12: channel numbers are 0x4000 to 0x4FFF.
 FIRST_CHANNEL = 0x4000
 LAST_CHANNEL = 0x4FFF
-# IANA protocol numbers, in REQUESTED-TRANSPORT.
-_PROTOCOL = {Transport.UDP: 17, Transport.TCP: 6}
 
 # RFC 8656 section 19, RFC 6062 section 6.3, RFC 8489 section 14.8: for people.
 _MEANINGS: Mapping[int, str] = MappingProxyType({
@@ -60,8 +58,8 @@ class RelayRequest:
     families: frozenset[Family] = frozenset({Family.V4})
 
     @property
-    def attributes(self) -> tuple[tuple[int, AttributeValue], ...]:
-        found: list[tuple[int, AttributeValue]] = [(Attribute.REQUESTED_TRANSPORT, _PROTOCOL[self.transport])]
+    def attributes(self) -> Attributes:
+        found: list[tuple[int, AttributeValue]] = [(Attribute.REQUESTED_TRANSPORT, PROTOCOL_NUMBERS[self.transport])]
         if self.families == {Family.V6}:
             found.append((Attribute.REQUESTED_ADDRESS_FAMILY, Family.V6))
         elif Family.V6 in self.families:
@@ -89,10 +87,7 @@ def unpack_channel_data(frame: bytes) -> tuple[int, bytes]:
 
 def pack_send(transaction_id: bytes, peer: Endpoint, data: bytes) -> bytes:
     """A Send indication (RFC 8656 section 11.1); ValueError when it does not fit."""
-    attributes: tuple[tuple[int, AttributeValue], ...] = (
-        (Attribute.XOR_PEER_ADDRESS, peer),
-        (Attribute.DATA, data),
-    )
+    attributes = ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.DATA, data))
     return encode(StunMessage(Method.SEND, StunClass.INDICATION, transaction_id, attributes))
 
 

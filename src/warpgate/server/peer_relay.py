@@ -117,9 +117,9 @@ class PeerRelay:
 
     async def close(self) -> None:
         """Idempotent."""
+        self._before += self._carried
         relay, self._relay = self._relay, None
         if relay is not None:
-            self._before += relay.machine.counters.bytes_to_peers + relay.machine.counters.bytes_to_clients
             await relay.close()
 
     async def tell(self, pipe: Pipe) -> None:

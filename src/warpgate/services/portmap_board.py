@@ -1,14 +1,19 @@
-"""What is mapped on one route to a gateway, by whom; and what a later run must know to delete it."""
+"""What is mapped on one route to a gateway, by whom; and what a later run must know to delete it.
+
+Whether a gateway's external address is one that peers could connect to is judged here, too: it may say anything.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Callable, Sequence
 from ipaddress import IPv6Network
 from typing import Protocol
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
+from warpgate.model.scope import Scope, scope_of
 from warpgate.net.network import Gateway, Interface, Network
 
 UNIQUE_LOCAL = IPv6Network("fc00::/7")  # RFC 4193: not reached from outside, whatever a router opens
@@ -48,6 +53,31 @@ class Remembered:
     internal: Endpoint
     external_port: int
     nonce: bytes = b""
+
+
+class Outside(enum.Enum):
+    """The value is what to tell the user."""
+
+    USABLE = "its external address can be reached"
+    NONE = "it has no external address: it is not connected"
+    PRIVATE = "its external address is a private one, so another NAT is before it"
+    NONSENSE = "what it calls its external address is none"
+
+
+def judge(ip: IPAddress | None, own: IPAddress) -> Outside:
+    """`own` is the address that is mapped; a firewall that only lets in names that one. A private IPv4 one is
+    translated somewhere.
+    """
+    if ip is None or ip.is_unspecified:
+        return Outside.NONE
+    if ip.version != own.version:
+        return Outside.NONSENSE
+    scope = scope_of(ip)
+    if scope is Scope.GLOBAL or (ip == own and ip.version == 6):
+        return Outside.USABLE
+    if ip == own:
+        return Outside.NONSENSE
+    return Outside.PRIVATE if scope in (Scope.SITE, Scope.TRANSLATOR) else Outside.NONSENSE
 
 
 class LeaseStore(Protocol):

@@ -14,8 +14,7 @@ from warpgate.proto.machine import Transmit
 from warpgate.proto.portmap import PortMapClient
 from warpgate.proto.portmap_events import AllReleased, Granted, Lost, PortMapEvent, Refused, Silent, Wish
 from warpgate.proto.portmap_wire import NONCE_SIZE, SERVER_PORT
-from warpgate.services.portmap_board import Board, Mapped, Remembered
-from warpgate.services.portmap_outside import Outside, judge
+from warpgate.services.portmap_board import Board, Mapped, Outside, Remembered, judge
 
 STORED_AS = "pcp"
 # How long a close waits for deletions to be acknowledged: a gateway is one hop away, and three were sent by then.

@@ -11,8 +11,7 @@ from warpgate.errors import ServiceError
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
 from warpgate.net.network import Network
 from warpgate.proto.igd import MOST_SERVICES, Service
-from warpgate.services.portmap_board import Board, Mapped, Remembered
-from warpgate.services.portmap_outside import Outside, judge
+from warpgate.services.portmap_board import Board, Mapped, Outside, Remembered, judge
 from warpgate.services.upnp import ActionRefused, Igd, Pinholes, find
 
 STORED_AS = "upnp"

@@ -13,7 +13,7 @@ from ipaddress import IPv6Address, ip_address
 
 from warpgate.errors import AddressError, DecodeError, NetworkError, ServiceError
 from warpgate.lazy_dataclass import dataclass
-from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr, Transport
+from warpgate.model.endpoint import PROTOCOL_NUMBERS, Endpoint, IPAddress, SockAddr, Transport
 from warpgate.net.driver import MachineDriver
 from warpgate.net.network import Network
 from warpgate.proto.igd import IP_CONNECTION_2, IPV6_FIREWALL_1, Service, decode_description, place_at
@@ -24,7 +24,6 @@ from warpgate.proto.ssdp import Found, Over, Search
 from warpgate.services.gateway_http import GatewayHttp
 from warpgate.services.portmap_board import Route
 
-PROTOCOL_NUMBERS = {Transport.TCP: 6, Transport.UDP: 17}
 DESCRIPTION = "warpgate"
 EPHEMERAL = (49152, 65535)  # nearly all free
 

@@ -16,7 +16,6 @@ from warpgate.proto.stun import (
     ChangeRequest,
     ErrorCode,
     FamilyError,
-    IcmpReport,
     Integrity,
     Method,
     PasswordAlgorithm,
@@ -141,7 +140,6 @@ EVERY_VALUE: list[tuple[Attribute, AttributeValue]] = [
     (Attribute.REQUESTED_TRANSPORT, 17),
     (Attribute.DONT_FRAGMENT, True),
     (Attribute.RESERVATION_TOKEN, bytes(8)),
-    (Attribute.ICMP, IcmpReport(3, 300, b"abcd")),
     (Attribute.CONNECTION_ID, 77),
     (Attribute.WG_KEY, bytes(33)),
     (Attribute.WG_NONCE, bytes(16)),
@@ -299,7 +297,6 @@ def test_is_stun_looks_at_bits_cookie_and_length() -> None:
         (Attribute.WG_PLUGIN, "x" * 33),
         (Attribute.WG_KEY, b""),
         (Attribute.ERROR_CODE, ErrorCode(200, "")),
-        (Attribute.ICMP, IcmpReport(128, 0, bytes(4))),
         (Attribute.DATA, bytes(65536)),
     ],
 )
