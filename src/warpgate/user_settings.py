@@ -56,11 +56,11 @@ WITH_COMMAS = ("server_list", "ice_servers", "rendezvous")
 MORE_VARIABLES = ("config", "data", "peer")
 
 
-def user_config(environ: Mapping[str, str] = os.environ) -> Config:
+def user_config() -> Config:
     """What `Config.from_user` gives. A variable that begins like ours and is none gives a warning."""
-    for name in unknown_variables(environ):
+    for name in unknown_variables(os.environ):
         warnings.warn(f"{name} is set, but there is no such setting of warpgate", stacklevel=3)
-    return node_config(read_choices(environ))
+    return node_config(read_choices(os.environ))
 
 
 def read_choices(environ: Mapping[str, str], *, file: str | None = None, above: Choices | None = None) -> Choices:

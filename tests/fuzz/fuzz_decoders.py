@@ -43,7 +43,6 @@ from warpgate.proto.channel_wire import (
     decode_datagram,
     encode_credit,
     encode_datagram,
-    encode_news,
     encode_pipe_head,
     encode_refusal,
     is_pipe,
@@ -281,7 +280,7 @@ _LINES = (
 _PLACES = (b"http://192.168.1.1:5000/ctl", b"http://192.168.1.1@127.0.0.1/", b"//[::1]/", b"/ctl?x#y")
 
 PIPE_HEADS = (encode_pipe_head("ssh") + TAKEN + b"data", encode_pipe_head("") + encode_refusal("no \x1b[2J"))
-NEWS = encode_news(VECTORS["address"]) * 2
+NEWS = encode_frame(VECTORS["address"]) * 2
 FRAMES = encode_frame(bytes(30)) + encode_frame(bytes(1200))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -112,8 +112,8 @@ class CodeExchange:
             self._outcome.exception()  # whoever does not ask shall not be told by asyncio
 
 
-def new_code(below: Callable[[int], int] = secrets.randbelow) -> OneTimeCode:
-    return OneTimeCode.generate(below)
+def new_code() -> OneTimeCode:
+    return OneTimeCode.generate(secrets.randbelow)
 
 
 def _load_library() -> None:

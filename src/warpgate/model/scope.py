@@ -52,13 +52,14 @@ _V4_STRETCHES = sorted(
 )
 _V4_STARTS = [start for start, _ in _V4_STRETCHES]
 _LOCAL_TRANSLATORS = IPv6Network("64:ff9b:1::/48")  # RFC 8215
+UNIQUE_LOCAL = IPv6Network("fc00::/7")  # RFC 4193
 # RFC 4291 section 2.4, in this order: what is none of these is not assigned, and nobody's.
 _V6: tuple[tuple[IPv6Network, Scope], ...] = tuple(
     (IPv6Network(network), scope)
     for network, scope in (
         ("::1/128", Scope.LOOPBACK),
         ("fe80::/10", Scope.LINK),
-        ("fc00::/7", Scope.SITE),  # RFC 4193
+        (str(UNIQUE_LOCAL), Scope.SITE),
         ("fec0::/10", Scope.SITE),  # RFC 3879: its forerunner, still routed within sites
         (str(_LOCAL_TRANSLATORS), Scope.TRANSLATOR),
         ("2000::/3", Scope.GLOBAL),

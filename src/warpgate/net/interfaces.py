@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from ipaddress import IPv6Network
 from itertools import groupby
 
+from warpgate.model.scope import UNIQUE_LOCAL
 from warpgate.net.network import Gateway, Interface
 from warpgate.platform import INTERFACES
 from warpgate.platform.interfaces import AssignedAddress
@@ -17,8 +17,6 @@ from warpgate.platform.interfaces import AssignedAddress
 # One stable and one more: addresses travel in the node's address, and a host with privacy extensions easily
 # has eight, all behind the same link.
 GLOBAL_V6_PER_INTERFACE = 2
-
-_UNIQUE_LOCAL = IPv6Network("fc00::/7")  # RFC 4193
 
 # Changes come in bursts (DHCP, IPv6 autoconfiguration): one is over when nothing more has come for so long. A move to
 # another network is one, and pipes wait for its end; who goes on changing is looked at all the same.
@@ -59,12 +57,12 @@ def _best_v6(addresses: list[AssignedAddress]) -> list[AssignedAddress]:
     """Stable before temporary, because the address is published; one global and one local (ULA) where both
     are. A deprecated one only where it is the last of its kind: it will be gone (RFC 4862 section 5.5.4).
     """
-    lasting = {address.ip in _UNIQUE_LOCAL for address in addresses if not address.deprecated}
+    lasting = {address.ip in UNIQUE_LOCAL for address in addresses if not address.deprecated}
     addresses = [
-        address for address in addresses if not address.deprecated or (address.ip in _UNIQUE_LOCAL) not in lasting
+        address for address in addresses if not address.deprecated or (address.ip in UNIQUE_LOCAL) not in lasting
     ]
     ranked = sorted(addresses, key=lambda address: (address.deprecated, address.temporary))
-    first_of_kind = {address.ip in _UNIQUE_LOCAL: address for address in reversed(ranked)}
+    first_of_kind = {address.ip in UNIQUE_LOCAL: address for address in reversed(ranked)}
     kinds = [first_of_kind[kind] for kind in (False, True) if kind in first_of_kind]
     best = sorted(kinds, key=lambda address: address.deprecated)
     best += [address for address in ranked if address not in best]

@@ -11,11 +11,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, IPAddress, SockAddr
-from warpgate.model.scope import carries
+from warpgate.model.scope import UNIQUE_LOCAL, carries
 from warpgate.model.translation import SERVICE_CONTINUITY, Nat64Prefix
 from warpgate.net.network import (
     Acceptor,
@@ -31,7 +31,6 @@ from warpgate.net.network import (
 )
 from warpgate.net.remembered import Resolve
 
-_UNIQUE_LOCAL = IPv6Network("fc00::/7")  # RFC 4193
 # Peers of one socket whose addresses are remembered in both forms; a punch has a few dozen.
 REMEMBERED = 1024
 
@@ -145,7 +144,7 @@ def without_ipv4(interfaces: tuple[Interface, ...]) -> dict[str, IPv6Address]:
     """The interfaces that have IPv6 and no IPv4, each with the address to translate behind: a global one if any."""
     with_ipv4 = {interface.name for interface in interfaces if interface.ip.version == 4}
     found: dict[str, IPv6Address] = {}
-    for interface in sorted(interfaces, key=lambda interface: interface.ip in _UNIQUE_LOCAL):
+    for interface in sorted(interfaces, key=lambda interface: interface.ip in UNIQUE_LOCAL):
         ip = interface.ip
         if isinstance(ip, IPv6Address) and not ip.is_loopback and interface.name not in with_ipv4:
             found.setdefault(interface.name, ip)
@@ -244,7 +243,6 @@ class _TranslatedStream:
         self.recv = stream.recv  # as they are: what a pipe does most must not cost a second call
         self.send = stream.send
         self.stalled = stream.stalled
-        self.unacknowledged = stream.unacknowledged
         self.unacknowledged = stream.unacknowledged
         self.write_eof = stream.write_eof
         self.abort = stream.abort

@@ -171,15 +171,13 @@ def _crosswise(alike: Sequence[Pair]) -> list[Pair]:
     return sorted(alike, key=lambda pair: bases.index(pair.base) + remotes.index(pair.remote))
 
 
-def refusals(
-    own: NodeAddress, peer: NodeAddress, around: Surroundings | None = None, invited: bool = True
-) -> tuple[str, ...]:
-    """Why endpoints of the peer's address are left out, one sentence each: for reports."""
+def refusals(own: NodeAddress, peer: NodeAddress, around: Surroundings | None = None) -> tuple[str, ...]:
+    """Why endpoints of the address of a peer that came are left out, one sentence each: for reports."""
     reasons: dict[str, None] = {}
     for theirs in peer.attachments:
         for transport in Transport:
             for endpoint in (theirs.host_endpoint(transport), theirs.reflexive_endpoint(transport)):
-                reason = None if endpoint is None else refusal(endpoint, own, peer, around, invited)
+                reason = None if endpoint is None else refusal(endpoint, own, peer, around, invited=False)
                 if reason is not None:
                     reasons.setdefault(reason)
     return tuple(reasons)

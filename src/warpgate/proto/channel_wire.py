@@ -19,6 +19,7 @@ from warpgate.errors import DecodeError
 from warpgate.model.address import MAX_ADDRESS_SIZE
 from warpgate.model.text import printable
 from warpgate.model.wanted import MAX_SERVICE, is_service_name
+from warpgate.proto.datagram_frames import FrameReader
 from warpgate.proto.quic_wire import encode_integer, integer_at
 
 # RFC 7301; a change of the rules in this file needs another name.
@@ -57,10 +58,6 @@ def nth_pipe(stream: int) -> int:
 
 def encode_credit(stream: int, total: int) -> bytes:
     return stream.to_bytes(8, "big") + total.to_bytes(8, "big")
-
-
-def encode_news(address: bytes) -> bytes:
-    return len(address).to_bytes(2, "big") + address
 
 
 def encode_pipe_head(service: str, *, datagrams: bool = False) -> bytes:
@@ -109,26 +106,11 @@ class CreditReader:
         ]
 
 
-class NewsReader:
+class NewsReader(FrameReader):
     """From the bytes of a control stream to addresses."""
 
     def __init__(self) -> None:
-        self._partial = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """DecodeError for an address that is longer than any."""
-        data = self._partial + data
-        found = []
-        while len(data) >= 2:
-            size = int.from_bytes(data[:2], "big")
-            if not 0 < size <= MAX_ADDRESS_SIZE:
-                raise DecodeError(f"an address of {size} bytes")
-            if len(data) < 2 + size:
-                break
-            found.append(data[2 : 2 + size])
-            data = data[2 + size :]
-        self._partial = data
-        return found
+        super().__init__(1, MAX_ADDRESS_SIZE, "an address")
 
 
 class PipeHeadReader:

@@ -1,4 +1,7 @@
-"""Datagrams on a byte stream, each with its length before it: 2 bytes, big-endian (RFC 4571 section 2)."""
+"""Datagrams on a byte stream, each with its length before it: 2 bytes, big-endian (RFC 4571 section 2).
+
+So are a node's addresses (`proto/channel_wire.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,25 @@ SMALLEST, LARGEST = 21, 1500
 
 
 def encode_frame(data: bytes) -> bytes:
-    """SMALLEST to LARGEST bytes."""
+    """A datagram has SMALLEST to LARGEST bytes."""
     return len(data).to_bytes(_SIZE, "big") + data
 
 
 class FrameReader:
-    """Holds less than one frame."""
+    """Holds less than one frame: `what`, of `smallest` to `largest` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, smallest: int = SMALLEST, largest: int = LARGEST, what: str = "a datagram") -> None:
+        self._smallest, self._largest, self._what = smallest, largest, what
         self._partial = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The frames that are whole now. DecodeError for a size that no datagram has."""
+        """What is whole now. DecodeError for a size that none has."""
         data = self._partial + data
         at, found = 0, []
         while len(data) - at >= _SIZE:
             size = int.from_bytes(data[at : at + _SIZE], "big")
-            if not SMALLEST <= size <= LARGEST:
-                raise DecodeError(f"a datagram of {size} bytes")
+            if not self._smallest <= size <= self._largest:
+                raise DecodeError(f"{self._what} of {size} bytes")
             end = at + _SIZE + size
             if end > len(data):
                 break

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network
 
 from warpgate.model.endpoint import Endpoint, IPAddress
+from warpgate.model.scope import Scope, scope_of
 from warpgate.net.network import Interface
-
-# Where a packet from the internet cannot come to: RFC 1918, RFC 6598 (carriers' NATs), loopback and link-local, RFC
-# 4193. Not `ip.is_private`, which holds the addresses of documentation too.
-_NOT_PUBLIC = tuple(
-    map(
-        IPv4Network,
-        ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
-    )
-)
-_NOT_PUBLIC_V6 = tuple(map(IPv6Network, ("fc00::/7", "fe80::/10", "::1/128")))
 
 
 def is_public(ip: IPAddress) -> bool:
     """Whether packets from the internet can be addressed to it."""
-    if ip.is_multicast or ip.is_unspecified:
-        return False
-    if ip.version == 4:
-        return not any(ip in network for network in _NOT_PUBLIC)
-    return not any(ip in network for network in _NOT_PUBLIC_V6)
+    return scope_of(ip) is Scope.GLOBAL
 
 
 def stun_places(interfaces: Sequence[Interface], port: int, other_port: int) -> Mapping[Endpoint, Endpoint | None]:

@@ -8,15 +8,12 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable, Sequence
-from ipaddress import IPv6Network
 from typing import Protocol
 
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import Endpoint, IPAddress, Transport
-from warpgate.model.scope import Scope, scope_of
+from warpgate.model.scope import UNIQUE_LOCAL, Scope, scope_of
 from warpgate.net.network import Gateway, Interface, Network
-
-UNIQUE_LOCAL = IPv6Network("fc00::/7")  # RFC 4193: not reached from outside, whatever a router opens
 
 
 @dataclass(frozen=True, slots=True)

@@ -305,7 +305,7 @@ def test_the_same_pair_is_listed_once() -> None:
 
 def test_reasons_are_told_once_each() -> None:
     peer = node(at("192.168.7.7"), at("192.168.7.7"), at("127.0.0.1", "203.0.113.9", port=22))
-    assert refusals(HOME, peer, None, invited=False) == (
+    assert refusals(HOME, peer) == (
         f"192.168.7.7:5000 {PRIVATE}",
         "127.0.0.1:22 is a loopback address",
     )

@@ -21,7 +21,6 @@ from warpgate.proto.channel_wire import (
     decode_datagram,
     encode_credit,
     encode_datagram,
-    encode_news,
     encode_pipe_head,
     encode_refusal,
 )
@@ -48,7 +47,7 @@ def test_credit(said: list[tuple[int, int]], places: list[int]) -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=MAX_ADDRESS_SIZE), max_size=4), cuts)
 def test_news(addresses: list[bytes], places: list[int]) -> None:
-    reader, data = NewsReader(), b"".join(map(encode_news, addresses))
+    reader, data = NewsReader(), b"".join(map(encode_frame, addresses))
     assert [found for piece in cut(data, places) for found in reader.feed(piece)] == addresses
 
 

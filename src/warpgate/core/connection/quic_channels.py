@@ -40,13 +40,13 @@ from warpgate.proto.channel_wire import (
     decode_datagram,
     encode_credit,
     encode_datagram,
-    encode_news,
     encode_pipe_head,
     is_pipe,
     largest_datagram,
     nth_pipe,
     opened_by_client,
 )
+from warpgate.proto.datagram_frames import encode_frame
 from warpgate.proto.quic_wire import DURABLE_ID_SIZE
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class QuicChannels(QuicEngine):
 
     def say_news(self, address: bytes) -> None:
         """Our encoded address, which has changed."""
-        self.carry(CONTROL, encode_news(address))
+        self.carry(CONTROL, encode_frame(address))
 
     # -- what channels ask for -----------------------------------------------------------------------------------
 

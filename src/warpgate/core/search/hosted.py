@@ -107,7 +107,7 @@ class HostedSession:
     def comment(self, opened: Opened) -> None:
         """Say what of the peer's address is left out, to our user, and what it has wrong of ours, to the peer."""
         session, context = self.session, self._context
-        if reasons := refusals(context.address, opened.address, context.around, invited=False):
+        if reasons := refusals(context.address, opened.address, context.around):
             context.emit(TargetsRefused(session.id.hex(), session.peer, reasons))
         if opened.signal.known:
             session.correct(opened.signal.known)
