@@ -10,7 +10,6 @@ import os
 import socket
 import ssl
 import threading
-from typing import cast
 
 from warpgate.errors import ConfigError, NetworkError
 from warpgate.model.endpoint import Endpoint
@@ -19,6 +18,7 @@ from warpgate.net.threads import in_thread
 
 # What is decrypted or encrypted in one go; smaller costs calls, larger only memory.
 CHUNK = 128 * 1024
+LARGEST_RECORD = 16 * 1024  # RFC 8446 section 5.1
 
 
 class TlsStream:
@@ -41,7 +41,6 @@ class TlsStream:
         self._stream = stream
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server, server_hostname=server_name)
-        self._plain = bytearray(CHUNK)
         self._pushing: asyncio.Task[None] | None = None
         # Words, not errors: those hold the frames that they went through, and so this object.
         self._unsent: str | None = None  # why what is encrypted could not be sent
@@ -112,12 +111,10 @@ class TlsStream:
         self._stream.write_eof()
 
     def abort(self) -> None:
-        self._plain = bytearray()  # errors and tasks that are over may hold this object for a while
         self._stream.abort()
 
     def close(self) -> None:
         """As `write_eof` says."""
-        self._plain = bytearray()
         self._stream.close()
 
     def detach(self) -> socket.socket:
@@ -127,13 +124,14 @@ class TlsStream:
         """What has come; b"" when that is no whole record yet, or the stream has ended. NetworkError when it broke."""
         if self._broken is not None:
             raise NetworkError(self._broken)
-        room = memoryview(self._plain)[:limit]
-        filled = 0
+        records: list[bytes] = []  # no buffer: 128 KiB of each idle pipe
+        room = min(limit, CHUNK)
         try:
-            while filled < len(room) and not self._ended:
-                count = cast(int, self._tls.read(len(room) - filled, room[filled:]))
-                self._ended = not count
-                filled += count
+            while room and not self._ended:
+                record = self._tls.read(min(room, LARGEST_RECORD))
+                self._ended = not record
+                records.append(record)
+                room -= len(record)
         except ssl.SSLWantReadError:
             pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -141,9 +139,9 @@ class TlsStream:
             self._ended = True
         except ssl.SSLError as error:
             self._broken = str(_tls_error(self.remote, error))
-            if not filled:
+            if not records:
                 raise NetworkError(self._broken) from error
-        return bytes(room[:filled])
+        return b"".join(records)
 
     async def _flush(self) -> None:
         """Until everything that is encrypted is in the kernel."""

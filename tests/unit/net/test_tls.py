@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -72,6 +73,19 @@ async def test_a_cancelled_receive_loses_nothing(tmp_path: Path) -> None:
         stream.write_eof()
         assert await stream.recv(10) == b""
         stream.close()
+
+
+async def test_an_idle_stream_has_no_room_for_what_may_come(tmp_path: Path) -> None:
+    async with asyncio.timeout(20), echo(tmp_path) as (endpoint, context):
+        tcp = await SystemNetwork().dial_tcp(endpoint)
+        tracemalloc.start()
+        try:
+            streams = [TlsStream(tcp, context, "127.0.0.1") for _ in range(20)]
+            size = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert size < 20 * 16 * 1024
+        streams[0].abort()
 
 
 async def test_a_certificate_of_nobody_we_trust_is_refused(tmp_path: Path) -> None:
