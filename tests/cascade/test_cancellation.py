@@ -7,8 +7,10 @@ out; and at many instants of attempts that wait for something that never comes.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from cascade_world import OVER_TCP, OVER_UDP, STUN, URLS, Options, World, connected, ends, identity, virtual
@@ -17,6 +19,7 @@ from rogue_plugins import QUICK, Hangs, LeavesLate, registry_with
 from warpgate.config import Config
 from warpgate.core.node import Node
 from warpgate.core.pipes.base import Pipe
+from warpgate.core.search import seeker
 from warpgate.errors import ConnectFailed, NetworkError, PipeClosed
 from warpgate.net.network import TcpStream
 from warpgate_testing.internet import MemoryInternet, PathSpec
@@ -361,6 +364,47 @@ def test_close_ends_what_waits_and_waits_for_what_ends(whose: str, options: Opti
                     await task
 
     virtual(main, limit=3600.0)
+
+
+@pytest.mark.parametrize("late", ["found", "failed"])
+def test_a_search_for_a_path_that_takes_its_time_to_leave(late: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection is over, then its node: what ends the node cancels what waits for the search a second time."""
+    closed = []
+
+    class Found:
+        def close(self) -> None:
+            closed.append(self)
+
+    class LeavesLater(seeker.Initiator[Any]):
+        async def run(self, timeout: float | None) -> Any:
+            try:
+                return await super().run(timeout)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.1)
+            if late == "found":
+                return Found()
+            raise ConnectFailed("too late", ())
+
+    monkeypatch.setattr(seeker, "Initiator", LeavesLater)
+
+    async def main() -> None:
+        async with World("edm", "edm") as world:
+            the_offer_is_lost(world)
+            task = asyncio.ensure_future(
+                world.a.node.connect(world.b.node.address, plugins=["udp_punch"], durable=True)
+            )
+            await asyncio.sleep(0.5)
+            for connection in tuple(world.a.run.connections._all):
+                connection.close()
+            await asyncio.sleep(0.01)
+            await world.a.node.close()
+            with pytest.raises(ConnectFailed):
+                await task
+            await asyncio.sleep(1.0)
+            gc.collect()  # else a failure that nobody has looked at is not reported yet
+            assert len(closed) == (late == "found")
+
+    virtual(main)
 
 
 def test_iterating_over_a_node_ends_with_it_even_while_its_user_is_busy() -> None:

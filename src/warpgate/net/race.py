@@ -26,6 +26,12 @@ class RaceLost(Exception):
         self.failures = dict(failures)
 
 
+def heed(done: asyncio.Future[Any]) -> None:
+    """A done callback of what may fail when nobody waits for it any more; else the loop would report that."""
+    if not done.cancelled():
+        done.exception()
+
+
 def no_patience(_: object) -> float:
     """Every result wins at once."""
     return 0.0

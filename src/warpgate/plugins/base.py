@@ -27,7 +27,7 @@ from warpgate.errors import AttemptFailed
 from warpgate.model.address import NodeAddress
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.net.link import Link
-from warpgate.net.race import RaceLost, first_of
+from warpgate.net.race import RaceLost, first_of, heed
 from warpgate.plan.counting import being_measured
 from warpgate.plan.patience import patience_of
 from warpgate.plan.targets import Pair, pairs
@@ -90,7 +90,7 @@ async def fingerprinted(attempt: Attempt) -> None:
 def beside(attempt: Attempt, part: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """Runs for as long as the strategy's half. What it raises is for whoever waits for it."""
     task = asyncio.ensure_future(part)
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    task.add_done_callback(heed)
     attempt.stack.callback(task.cancel)
     return task
 

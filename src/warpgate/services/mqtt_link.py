@@ -29,6 +29,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from warpgate.errors import ServiceError
 from warpgate.model.servers import BrokerUrl
+from warpgate.net.race import heed
 from warpgate.platform import SOCKETS
 from warpgate.proto.bucket import TokenBucket
 from warpgate.proto.mqtt_framing import LARGEST_PACKET
@@ -66,12 +67,6 @@ def _settle(answer: asyncio.Future[None], error: ServiceError | None) -> None:
         answer.set_exception(error)
 
 
-def _heed(answer: asyncio.Future[None]) -> None:
-    """Or the loop would report that nobody has."""
-    if not answer.cancelled():
-        answer.exception()
-
-
 class MqttLink:
     """Life: made, `open`, then `publish` and messages, until `closed` (the broker's doing) or `close` (ours)."""
 
@@ -95,6 +90,8 @@ class MqttLink:
         self._client.on_disconnect = self._disconnected
         self._let_in: asyncio.Future[None] = self._loop.create_future()
         self._subscribed: asyncio.Future[None] = self._loop.create_future()
+        for answer in (self._let_in, self._subscribed):  # nobody may get as far as to wait for it
+            answer.add_done_callback(heed)
         self._end: asyncio.Future[str] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
         self.rtt = 0.0
@@ -118,8 +115,6 @@ class MqttLink:
             await self._establish(sock, tls, on_step, on_open)
             SOCKETS.give_up_after(sock, max(USER_TIMEOUT, ROUND_TRIPS * self.rtt))
         except BaseException:
-            for answer in (self._let_in, self._subscribed):  # nobody may have got as far as to wait for it
-                answer.add_done_callback(_heed)
             self._wire.abort()
             raise
 

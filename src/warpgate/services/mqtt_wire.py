@@ -8,6 +8,7 @@ from typing import Protocol, cast
 
 from warpgate.errors import ProtocolError, ServiceError
 from warpgate.model.servers import BrokerUrl
+from warpgate.net.race import heed
 from warpgate.platform import SOCKETS
 from warpgate.proto.mqtt_framing import Framing
 from warpgate.proto.websocket import BINARY, MASK_SIZE, NONCE_SIZE, PONG, WebSocketReader, frame, upgrade
@@ -126,6 +127,7 @@ class WebWire(Wire):
         self._request = upgrade(broker.authority, broker.path or "/", nonce, _SUBPROTOCOL)
         self._web = WebSocketReader(nonce, _SUBPROTOCOL)
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._opened.add_done_callback(heed)
 
     async def opened(self) -> None:
         super().send(self._request)

@@ -216,7 +216,10 @@ class Relays:
     def _stocked(self, reserve: asyncio.Task[Allocation]) -> None:
         if reserve.cancelled():
             return
-        if reserve.exception() is not None:
+        failure = reserve.exception()
+        if self._reserve is not reserve:  # dropped in this very turn: we are closed, or there is a newer one
+            return
+        if failure is not None:
             self._restock_in(RESERVE_RETRY)
         else:
             reserve.result().ended.add_done_callback(lambda _: self._reserve_ended(reserve))

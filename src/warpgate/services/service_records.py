@@ -16,7 +16,7 @@ from warpgate.errors import DecodeError, NetworkError
 from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.model.scope import Scope, scope_of
 from warpgate.net.network import Network
-from warpgate.net.race import RaceLost, first_of
+from warpgate.net.race import RaceLost, first_of, heed
 from warpgate.net.reach import in_turn
 from warpgate.proto.dns_srv import (
     ID_SIZE,
@@ -84,6 +84,7 @@ async def _ask_one(network: Network, resolver: Endpoint, name: str) -> tuple[Ser
     message_id = secrets.token_bytes(ID_SIZE)
     question = encode_question(message_id, name)
     answer: asyncio.Future[tuple[ServiceTarget, ...] | None] = asyncio.get_running_loop().create_future()
+    answer.add_done_callback(heed)
 
     def received(data: bytes, source: SockAddr) -> None:
         if answer.done() or source[:2] != resolver.sockaddr[:2]:

@@ -16,6 +16,7 @@ from warpgate.lazy_dataclass import dataclass
 from warpgate.model.endpoint import PROTOCOL_NUMBERS, Endpoint, IPAddress, SockAddr, Transport
 from warpgate.net.driver import MachineDriver
 from warpgate.net.network import Network
+from warpgate.net.race import heed
 from warpgate.proto.igd import IP_CONNECTION_2, IPV6_FIREWALL_1, Service, decode_description, place_at
 from warpgate.proto.igd_soap import Fault, call_fields, decode_answer, encode_call
 from warpgate.proto.igd_tries import WILDCARD, Refusal, Tries, Try
@@ -214,6 +215,7 @@ class Pinholes(_Actions):
         doubt = (transport, internal.port)
         self.doubtful.add(doubt)
         opening = asyncio.ensure_future(self._open(transport, internal, lease))
+        opening.add_done_callback(heed)
         self._opening[transport] = opening
         try:
             await asyncio.shield(opening)

@@ -16,6 +16,7 @@ from warpgate.events import ContactPinned, NameFound, NameReleased, PluginReport
 from warpgate.model.address import NodeAddress
 from warpgate.model.contact import Contact
 from warpgate.model.nickname import fold
+from warpgate.net.race import heed
 from warpgate.net.tls import Trust
 from warpgate.proto.name_record import RecordKind
 from warpgate.services.name_answers import Found
@@ -94,7 +95,7 @@ class Names:
         except TimeoutError:
             raise ServiceError(f"{text!r} could not be looked up within {patience:g} s") from None
         pinning = asyncio.ensure_future(self.remember(found))
-        pinning.add_done_callback(lambda done: done.cancelled() or done.exception())
+        pinning.add_done_callback(heed)
         seconds = self._context.now() - began
         try:
             pipe = await attempt(found.address, None if timeout is None else timeout - seconds, (_row(found, seconds),))

@@ -231,7 +231,9 @@ class PathSeeker:
             self._running.discard(initiator)
             self._outdated.discard(initiator)
             if path is None:
-                await self._give_up(searching)
+                searching.add_done_callback(_drop)
+                searching.cancel()
+                await asyncio.wait([searching])
         self.report += initiator.report if connection.current is None else ()
         connection.meet(initiator.remote)
         connection.add(path)
@@ -245,12 +247,11 @@ class PathSeeker:
             if len(self.failures) >= len(self._tasks):
                 self._connection.finish(f"no path to {self._connection.peer}")
 
-    async def _give_up(self, searching: asyncio.Future[Path]) -> None:
-        """Also where it has just found something: nobody else would close that."""
-        searching.cancel()
-        await asyncio.wait([searching])
-        if not searching.cancelled() and searching.exception() is None:
-            searching.result().close()
-
     def _found(self, session: Session, link: Links, _report: tuple[PluginReport, ...]) -> Path:
         return self._make_path(session, link)
+
+
+def _drop(searching: asyncio.Future[Path]) -> None:
+    """It was given up: what it has just found nobody else would close, nor look at why it failed."""
+    if not searching.cancelled() and searching.exception() is None:
+        searching.result().close()
