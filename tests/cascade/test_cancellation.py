@@ -394,7 +394,7 @@ def test_a_search_for_a_path_that_takes_its_time_to_leave(late: str, monkeypatch
                 world.a.node.connect(world.b.node.address, plugins=["udp_punch"], durable=True)
             )
             await asyncio.sleep(0.5)
-            for connection in tuple(world.a.run.connections._all):
+            for connection in world.a.run.connections.known:
                 connection.close()
             await asyncio.sleep(0.01)
             await world.a.node.close()
