@@ -15,12 +15,13 @@ from test_relays import RelayWorld
 from warpgate.core.connections import LINGERING
 from warpgate.core.search.equipment import ENDPOINTS_PER_SESSION
 from warpgate.core.search.seeker import NO_RELAY_KNOWN
-from warpgate.errors import ConnectFailed, NetworkError
+from warpgate.errors import ConnectFailed, NetworkError, ServiceError
 from warpgate.events import PluginNoted, RelayAllocated
 from warpgate.model.endpoint import Endpoint, Family, Mode
 from warpgate.proto.stun import Method, StunMessage
 from warpgate.proto.turn import KEEPALIVE
-from warpgate.services.relay import RESERVE_PAUSE, RESTART_PAUSE
+from warpgate.services.relay import LONGEST_RESTART, RESERVE_PAUSE, RESTART, RESTART_PAUSE, Relays
+from warpgate_testing.internet import MemoryInternet
 from warpgate_testing.network import OpenSocket
 from warpgate_testing.turn import MemoryTurn, _Refusal
 
@@ -218,6 +219,38 @@ def test_a_relay_that_starts_again_carries_a_pipe_of_who_reaches_it_over_tcp_at_
             await near.close()
             await far.close()
             await gone(world)
+
+    virtual(main)
+
+
+def test_a_relay_that_worked_once_and_then_refuses_is_asked_each_half_a_second_for_a_minute_and_not_for_ever() -> None:
+    async def main() -> None:
+        internet = MemoryInternet()
+        client, host = internet.host("client", "203.0.113.2"), internet.host("turn", "203.0.113.5")
+        at, dial, dials = Endpoint.of("203.0.113.5", 3478), client.dial_tcp, 0
+
+        async def counted(remote: Endpoint, local: Endpoint | None = None) -> Any:
+            nonlocal dials
+            dials += 1
+            return await dial(remote, local)
+
+        async def refusals() -> int:
+            before = dials
+            with pytest.raises(ServiceError):
+                await relays.open_udp([Family.V4])
+            return dials - before
+
+        client.dial_tcp = counted  # type: ignore[assignment, method-assign]
+        relays = Relays(client, [f"turn:user:password@{at}?transport=tcp"], lambda _: None)
+        for _ in range(2):
+            turn = MemoryTurn(host, at)
+            (await relays.open_udp([Family.V4])).drop()
+            await asyncio.sleep(1.0)
+            await turn.close()
+            assert 1 < await refusals() <= RESTART / RESTART_PAUSE
+            await asyncio.sleep(LONGEST_RESTART)
+            assert [await refusals() for _ in range(5)] == [1] * 5
+        await relays.close()
 
     virtual(main)
 

@@ -8,6 +8,7 @@ for no server.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
@@ -61,8 +62,10 @@ DOUBTED = 30.0
 IN_VAIN = 600.0
 MOST_IN_VAIN = 256
 # A server that has given us something before and refuses connections may just be starting again: for so long it is
-# asked each half a second. Over UDP its silence lasts for longer, and is asked into meanwhile.
+# asked each half a second. Over UDP its silence lasts for longer, and is asked into meanwhile. One that still refuses
+# a minute later does not start: whoever wants a relay asks it once, like one that has never given us anything.
 RESTART, RESTART_PAUSE = 3.0, 0.5
+LONGEST_RESTART = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,8 @@ class Relays:
         self._doubted_until = 0.0
         # Until when others are asked for this peer: a peer that lies chooses nobody else's relay.
         self._in_vain: Recent[tuple[bytes, TurnServer], float] = Recent(MOST_IN_VAIN)
-        # What has given us an allocation.
-        self._seen_working: set[TurnServer] = set()
+        # What has given us an allocation, and until when it is believed to be starting again: since it refused first.
+        self._believed: dict[tuple[str, int], float] = {}
 
     @property
     def servers(self) -> tuple[TurnServer, ...]:
@@ -309,16 +312,19 @@ class Relays:
 
     async def _ask(self, server: TurnServer, transport: TurnTransport, wanted: RelayRequest) -> Allocation:
         """One server over one transport, at the first of its addresses that answers (RFC 8305)."""
-        given_up = asyncio.get_running_loop().time() + (RESTART if server in self._seen_working else 0.0)
+        now, place = asyncio.get_running_loop().time, (server.host, server.port)
+        given_up = now() + RESTART
         while True:
             try:
                 allocation = await self._ask_once(server, transport, wanted)
             except (RaceLost, WarpgateError) as error:
-                if _passing(error) or asyncio.get_running_loop().time() >= given_up:
+                believed = min(self._believed.get(place, 0.0), now() + LONGEST_RESTART)
+                self._believed[place] = believed
+                if _passing(error) or now() >= min(given_up, believed):
                     self._emit(ServerFailed("turn", str(server), f"over {transport.name}: {error}"))
                     raise ServiceError(str(error), passing=_passing(error)) from None
             else:
-                self._seen_working.add(server)
+                self._believed[place] = math.inf
                 return allocation
             await asyncio.sleep(RESTART_PAUSE)
 
