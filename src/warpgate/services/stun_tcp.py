@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NoReturn
 
 from warpgate.config import Timing
@@ -108,12 +108,17 @@ async def sample_tcp(
     """What servers see of `wanted` fresh ports of the interface `ip`, in the order in which their SYNs left, all in one
     tick; and the connection from the last one, which keeps its mapping until closed.
 
-    ServiceError when nobody tells of that one; of the others, whatever is there by then counts.
+    ServiceError when nobody tells of that one; of the others, whatever is there by then counts. Where the server of the
+    last one takes much longer than others those are asked instead, from the start: nobody is to hold us up.
     """
     local = Endpoint(ip, 0)
     asked = [servers[number % len(servers)] for number in range(wanted)]
     dialling = [asyncio.ensure_future(StunStream.dial(network, server, local)) for server in asked]
     try:
+        if quicker := await _overtaken(dict(zip(dialling, asked, strict=True))):
+            dialling[-1].add_done_callback(_abort)
+            dialling[-1].cancel()
+            return await sample_tcp(network, quicker, ip, wanted)
         connection, _ = await dialling[-1]
         await asyncio.wait(dialling, timeout=OTHERS)
     except WarpgateError as error:
@@ -125,16 +130,28 @@ async def sample_tcp(
         for task in dialling[:-1]:
             task.add_done_callback(_abort)
             task.cancel()
-    told = [
-        (task.result(), server)
-        for task, server in zip(dialling, asked, strict=True)
-        if task.done() and not task.cancelled() and task.exception() is None
-    ]
+    told = [(task.result(), server) for task, server in zip(dialling, asked, strict=True) if _told(task)]
     return tuple(Observation(one.stream.local, server, mapped) for (one, mapped), server in told), connection.stream
 
 
+async def _overtaken(dialling: Mapping[asyncio.Future[tuple[StunStream, Endpoint]], Endpoint]) -> list[Endpoint]:
+    """The servers that have told while that of the last one has not, after as long again as the first of them took."""
+    began, last, pending = asyncio.get_running_loop().time(), [*dialling][-1], {*dialling}
+    while not last.done() and not any(map(_told, dialling)):
+        _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    if not last.done():
+        await asyncio.wait([last], timeout=max(OTHERS, asyncio.get_running_loop().time() - began))
+    if last.done():
+        return []
+    return [server for each, server in dialling.items() if _told(each) and server != dialling[last]]
+
+
+def _told(task: asyncio.Future[tuple[StunStream, Endpoint]]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
 def _abort(task: asyncio.Future[tuple[StunStream, Endpoint]]) -> None:
-    if not task.cancelled() and task.exception() is None:
+    if _told(task):
         task.result()[0].stream.abort()
 
 

@@ -244,6 +244,23 @@ class MemoryStun:
             await asyncio.wait(self._streams)
 
 
+class SlowStun(MemoryStun):
+    """Lets `pause` seconds pass before each answer."""
+
+    pause = 3.6  # who asks over UDP gives up after 3.75 s, over TCP after 5 s
+
+    def _datagram(self, at: Endpoint, data: bytes, source: SockAddr) -> None:
+        asyncio.get_running_loop().call_later(self.pause, super()._datagram, at, data, source)
+
+    async def _serve(self, stream: TcpStream) -> None:
+        try:
+            await asyncio.sleep(self.pause)
+        except BaseException:
+            stream.close()
+            raise
+        await super()._serve(stream)
+
+
 def _request(data: bytes) -> StunMessage:
     request = decode(data)
     if request.method != BINDING or request.cls is not StunClass.REQUEST:

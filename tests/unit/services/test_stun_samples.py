@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
 from warpgate.model.endpoint import Endpoint
 from warpgate.services.stun_samples import PARITY_DRAWS, SOCKETS, sample_assignment
+from warpgate.services.stun_tcp import OTHERS, SAMPLES, sample_tcp
 from warpgate_testing.clock import run_virtual
-from warpgate_testing.internet import MemoryInternet
-from warpgate_testing.servers import MemoryStun
+from warpgate_testing.internet import MemoryInternet, PathSpec
+from warpgate_testing.servers import MemoryStun, SlowStun
 
 STUN, STUN_2 = Endpoint.parse("203.0.113.1:3478"), Endpoint.parse("203.0.113.2:3479")
 
@@ -49,3 +51,31 @@ def test_even_and_odd_ports_are_among_those_that_are_sampled(own: int, odd_first
         assert internet.open_sockets() == ()
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("places", [(0, 1), (0, 2), (1, 2), (0,)])
+def test_a_server_that_is_slow_on_purpose_holds_no_sample_of_tcp_up(places: tuple[int, ...]) -> None:
+    """Wherever it is among honest ones: what the last one of the samples sees was waited for, 10 s."""
+
+    async def main() -> float:
+        internet = MemoryInternet(seed=1, path=PathSpec(delay=0.02))
+        at = [Endpoint.parse(f"203.0.113.{number}:3478") for number in (1, 2, 3)]
+        stuns = [
+            (MemoryStun if number in places else SlowStun)(internet.host(str(server), str(server.ip)), server)
+            for number, server in enumerate(at)
+        ]
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        seen, stream = await sample_tcp(internet.host("a", "198.51.100.7"), at, ip_address("198.51.100.7"))
+        seconds = loop.time() - began
+        assert seen[-1].mapped == stream.local
+        assert len(seen) == SAMPLES or seen[-1].server == at[2]
+        stream.abort()
+        for stun in stuns:
+            await stun.close()
+        await asyncio.sleep(1.0)
+        assert internet.open_sockets() == ()
+        return seconds
+
+    # Two round trips, as long again, and two once more.
+    assert run_virtual(main()) <= 3 * max(4 * 0.02, OTHERS) + 1e-6
