@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -26,7 +27,7 @@ from cascade_world import (
 from warpgate.config import Budgets, Config
 from warpgate.core.search.attempt import PluginAttempt
 from warpgate.errors import ConnectFailed
-from warpgate.events import PluginEnded, PluginNoted, PluginSkipped, SignalRefused
+from warpgate.events import Event, PathChosen, PluginEnded, PluginNoted, PluginSkipped, SignalRefused
 from warpgate.lab.kinds import BLOCK, EDM, KINDS, Layer
 from warpgate.model.endpoint import Endpoint, Transport
 from warpgate.model.nat import Assignment, Filtering, PortAssignment
@@ -496,3 +497,33 @@ def test_a_peer_that_asks_for_meetings_without_end_gets_two_of_few_sockets() -> 
             assert len({flow.destination for flow in sent}) == 2
 
     virtual(main)
+
+
+@pytest.mark.parametrize(("kinds", "side"), [(("edm", "eim-apdf"), "ab"), (("eim-apdf", "edm"), "a")])
+def test_a_first_path_that_dies_at_once_is_suspected_soon_however_long_it_was_searched_for(
+    kinds: tuple[str, str], side: str
+) -> None:
+    """Its round trip was taken for what the search had lasted: suspected after 5 s, and 11 s at the responder."""
+
+    async def suspected(at: str) -> None:
+        async with World(*kinds, seed=1) as world:
+            seat, found = (world.a, world.b)[at == "b"], asyncio.Event()
+
+            def die(event: Event) -> None:
+                if isinstance(event, PathChosen):
+                    asyncio.get_running_loop().call_soon(world.internet.partition, *world.routers.values())
+                    found.set()
+
+            seat.run.context.observers.append(die)
+            began = world.now
+            connecting = asyncio.ensure_future(world.a.node.connect(world.b.node.address, durable=True))
+            await found.wait()
+            assert world.now - began > 1.0
+            await asyncio.sleep(0.8)
+            [connection] = seat.run.connections.known
+            assert not connection.works
+            connecting.cancel()
+            await asyncio.wait([connecting])
+
+    for at in side:
+        virtual(partial(suspected, at))

@@ -22,7 +22,7 @@ from warpgate.core.pipes.maker import PipeMaker
 from warpgate.core.search.equipment import Equipment
 from warpgate.core.search.hosted import check_invited
 from warpgate.core.search.initiator import Links
-from warpgate.core.search.links import TcpLink
+from warpgate.core.search.links import TcpLink, UdpLink
 from warpgate.core.search.quic_link import QuicLink
 from warpgate.core.search.seeker import PathSeeker
 from warpgate.core.search.session import Session
@@ -386,6 +386,9 @@ class Connections:
         delay, offered = session.signal_delay, session.first_offer_at if session.initiator else None
         longest = max(expected, longest_round_trip(now, session.started, offered, session.first_heard_at, delay))
         expected = longest if delay is None else expected  # no broker has been met yet
+        if isinstance(link, UdpLink) and (measured := link.checks.agent.round_trip) is not None:
+            longest = min(longest, max(UNKNOWN_ROUND_TRIP, measured))  # the handshake takes its time, too
+            expected = min(expected, longest)
         if isinstance(link, TcpLink):
             return TcpPath(origin, now, expected, longest, link.stream, self._context.tasks)
         assert not isinstance(link, QuicLink)  # only streams have those

@@ -123,6 +123,7 @@ class _Pair:
     nonce: bytes | None = None  # the peer's for our end of this pair, once it was heard there
     verified: bool = False  # we may nominate it
     validated: bool = False  # the peer receives there
+    round_trip: float | None = None  # seconds from a check to its answer, of the last one that was answered
 
 
 class _Due(NamedTuple):
@@ -203,7 +204,8 @@ class CheckAgent:
         self._pairs: dict[tuple[Endpoint, Endpoint], _Pair] = {}
         self._due: list[_Due] = []  # a heap
         self._scheduled = 0
-        self._outstanding: dict[bytes, tuple[_Pair, bool]] = {}  # transaction id: (pair, nominating)
+        # By transaction id: the pair, whether it nominates, when it was sent.
+        self._outstanding: dict[bytes, tuple[_Pair, bool, float]] = {}
         # Lists: an empty deque takes 760 bytes, and a pipe keeps its agent; both are drained after each step.
         self._outbox: list[Transmit] = []
         self._events: list[CheckEvent] = []
@@ -265,10 +267,10 @@ class CheckAgent:
         """End without a word to the peer; `CheckingEnded` follows."""
         self._end(reason, by_peer=False)
 
-    def ask(self) -> None:
+    def ask(self, now: float) -> None:
         """There is a sign that the selected pair's other end may be gone: one check now, besides those that are due."""
         if self.phase is Phase.SELECTED and self.selected is not None:
-            self._send_check(self._pairs[self.selected], None)
+            self._send_check(self._pairs[self.selected], None, now)
 
     def refused(self, now: float) -> None:
         """Nobody listens at the selected pair's other end, its machine says: consent is asked for. See `refusals`.
@@ -299,6 +301,13 @@ class CheckAgent:
     def path_validated(self) -> bool:
         """Whether the peer is known to receive at the selected pair."""
         return self.selected is not None and self._pairs[self.selected].validated
+
+    @property
+    def round_trip(self) -> float | None:
+        """Of the selected pair, in seconds, as its checks have measured it, each with an id of its own; None where only
+        the peer has been heard by it so far.
+        """
+        return None if self.selected is None else self._pairs[self.selected].round_trip
 
     # -- the five verbs ------------------------------------------------------------------------------------------
 
@@ -366,7 +375,7 @@ class CheckAgent:
             if self._trust_heard or base in self._trusted:
                 self._verified(pair)
             else:  # a triggered check (RFC 8445 section 7.3.1.4)
-                self._send_check(pair, None)
+                self._send_check(pair, None, now)
 
     def _nominated(self, pair: _Pair, label: str, now: float) -> None:
         if self.phase is not Phase.CHECKING:
@@ -377,10 +386,11 @@ class CheckAgent:
         self._events.append(Nominated(pair.base, pair.remote, pair.plugin))
 
     def _response(self, check: OpenedCheck, remote: Endpoint, now: float) -> None:
-        pair, nominating = self._outstanding.pop(check.message.transaction_id, (None, False))
+        pair, nominating, sent = self._outstanding.pop(check.message.transaction_id, (None, False, now))
         if pair is None or pair.remote != remote:  # RFC 8445 section 7.2.5.2.1: symmetric addresses only
             return
         news = self._learn(pair, check.nonce)
+        pair.round_trip = now - sent
         self._validated(pair)
         if self.selected == (pair.base, pair.remote):
             self._consented = now
@@ -388,18 +398,18 @@ class CheckAgent:
         if self.phase is Phase.CLOSING:
             self._end("closed", by_peer=False)
         elif nominating and self.phase is Phase.NOMINATING:
-            self._nomination_answered(pair, check.chooses, news)
+            self._nomination_answered(pair, check.chooses, news, now)
         elif self.controlling and self.phase is Phase.CHECKING and not pair.verified:
             self._verified(pair)
 
-    def _nomination_answered(self, pair: _Pair, chosen: bool, news: bool) -> None:
+    def _nomination_answered(self, pair: _Pair, chosen: bool, news: bool, now: float) -> None:
         if chosen:
             self.phase = Phase.SELECTED
             self._repeats.clear()
             self._give_up = None
             self._events.append(NominationConfirmed())
         elif news:  # we gave back a nonce for another endpoint than the one that we are seen at
-            self._send_check(pair, None, Attribute.USE_CANDIDATE)
+            self._send_check(pair, None, now, Attribute.USE_CANDIDATE)
 
     def _learn(self, pair: _Pair, nonce: bytes | None) -> bool:
         """The peer's nonce for this pair; whether it is another one than before."""
@@ -425,16 +435,16 @@ class CheckAgent:
         while self._due and self._due[0].at <= now:
             due = heapq.heappop(self._due)
             if not due.void:
-                self._send_check(due.pair, due.ttl)
+                self._send_check(due.pair, due.ttl, now)
 
-    def _send_check(self, pair: _Pair, ttl: int | None, *flags: Attribute) -> None:
+    def _send_check(self, pair: _Pair, ttl: int | None, now: float, *flags: Attribute) -> None:
         transaction_id = self._new_id()
         data = self._codec.request(
             transaction_id, pair.plugin, pair.remote, *flags, echo=pair.nonce, introduce=not self._heard
         )
         if len(self._outstanding) >= MAX_OUTSTANDING:
             self._outstanding.pop(next(iter(self._outstanding)))
-        self._outstanding[transaction_id] = (pair, Attribute.USE_CANDIDATE in flags)
+        self._outstanding[transaction_id] = (pair, Attribute.USE_CANDIDATE in flags, now)
         self._outbox.append(Transmit(data, pair.base, pair.remote, ttl))
 
     def _send_repeats(self, now: float) -> None:
@@ -444,7 +454,7 @@ class CheckAgent:
         what = Attribute.WG_CLOSE if self.phase is Phase.CLOSING else Attribute.USE_CANDIDATE
         while self._repeats and self._repeats[0] <= now:
             self._repeats.pop(0)
-            self._send_check(pair, None, what)
+            self._send_check(pair, None, now, what)
             if not self._repeats:
                 self._give_up = now + LAST_ANSWER
 
@@ -455,7 +465,7 @@ class CheckAgent:
             return
         due = self._consented + self._settings.consent_silence
         if (now >= due or self._refusals is not None) and self.selected is not None:
-            self._send_check(self._pairs[self.selected], None)
+            self._send_check(self._pairs[self.selected], None, now)
             due = now + (CONSENT_REPEAT if self._refusals is None else DOUBT_REPEAT)
         self._next_consent = due
 

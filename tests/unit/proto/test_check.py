@@ -135,6 +135,15 @@ def connected() -> Pair:
 # -- the usual course -----------------------------------------------------------------------------------------------
 
 
+def test_the_round_trip_is_that_of_the_check_that_was_answered() -> None:
+    pair = Pair(lose=lambda number, _: number <= 3)
+    pair.probe(pair.a)
+    pair.run(5.0)
+    assert pair.agreed
+    assert pair.a.round_trip == pytest.approx(2 * DELAY)
+    assert pair.b.round_trip is None, "it has asked for nothing yet"
+
+
 def test_a_check_its_answer_the_nomination_and_its_answer() -> None:
     pair = connected()
     assert [round(at / DELAY) for at, _ in pair.sent] == [0, 1, 2, 3]
@@ -491,7 +500,7 @@ def test_what_the_peer_sends_is_no_consent() -> None:
     pair.lose = lambda _, transmit: transmit.base == THERE and decode(transmit.data).cls is StunClass.SUCCESS
     deaf = pair.now
     for second in range(40):
-        pair.b._send_check(pair.b._pairs[THERE, HERE], None)
+        pair.b._send_check(pair.b._pairs[THERE, HERE], None, pair.now)
         pair.run(deaf + second)
     [ended] = [event for event in pair.events_a if isinstance(event, CheckingEnded)]
     assert ended.reason.startswith("no answer from the peer for 3")
@@ -663,7 +672,7 @@ def test_a_refusal_that_is_forged_ends_nothing_and_asks_little() -> None:
 def test_when_the_other_end_is_in_doubt_it_is_asked_once() -> None:
     pair = connected()
     before = len(pair.sent)
-    pair.a.ask()
+    pair.a.ask(pair.now)
     pair.run(pair.now + 10.0)  # before the next consent
     classes = [decode(transmit.data).cls for _, transmit in pair.sent[before:]]
     assert classes == [StunClass.REQUEST, StunClass.SUCCESS]
@@ -672,7 +681,7 @@ def test_when_the_other_end_is_in_doubt_it_is_asked_once() -> None:
 
 def test_while_nothing_is_chosen_nobody_is_asked() -> None:
     pair = Pair(nominate_at_once=False)
-    pair.a.ask()
+    pair.a.ask(pair.now)
     assert pair.a.poll_transmit() is None
 
 

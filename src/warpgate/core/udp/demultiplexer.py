@@ -196,7 +196,7 @@ class SessionChecks:
 
     def ask(self) -> None:
         """One check on what was chosen: see `CheckAgent.ask`."""
-        self.agent.ask()
+        self.agent.ask(self.driver.now())
         self.driver.drain()
 
     def _refused(self) -> None:
