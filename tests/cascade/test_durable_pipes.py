@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from cascade_world import HOP, OVER_UDP, R, S, World, connected, ends, exchange, identity, virtual
+from cascade_world import HOP, OVER_UDP, Options, R, S, World, connected, ends, exchange, identity, virtual
 from durable_kit import Counters, Fault, both, darkness, forgotten, moved, renumbered
 from test_relays import RelayWorld
 
 from warpgate.config import Config, Timing
 from warpgate.core.connection.paths import UdpPath
-from warpgate.core.connections import LINGERING
+from warpgate.core.connections import FAREWELL, LINGERING
 from warpgate.core.pipes.base import Pipe
 from warpgate.core.pipes.durable import DurablePipe
+from warpgate.core.pipes.maker import CLOSING
 from warpgate.core.udp.demultiplexer import UNVALIDATED_DATAGRAMS
 from warpgate.errors import ConfigError, ConnectFailed, PipeClosed
 from warpgate.events import PathChosen, PathLost, PathOpened
-from warpgate.model.endpoint import SockAddr, Transport
+from warpgate.model.endpoint import Mode, SockAddr, Transport
+from warpgate_testing.wire import Host, Packet
 
 r = HOP
 SETTLED = 3.0  # before a fault
@@ -569,6 +572,63 @@ def test_closing_the_node_tells_the_peer() -> None:
             assert await reading == b""
             assert world.now - began < 1.0
             await near.close()
+
+    virtual(main)
+
+
+LAST_WORDS: list[dict[str, object]] = [
+    {"durable": True},
+    {"durable": True, "mode": Mode.DATAGRAM},
+    OVER_UDP,
+    {"mode": Mode.STREAM, "transport": Transport.UDP},
+]
+
+
+@pytest.mark.parametrize("lost", range(6))
+@pytest.mark.parametrize("options", LAST_WORDS)
+def test_closing_the_node_tells_the_peer_also_where_a_packet_of_it_is_lost(options: Options, lost: int) -> None:
+    """Nobody is there to repeat it."""
+
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await connected(world, **options)
+            await exchange(near, far)
+            await asyncio.sleep(1.0)
+            wire, sent = world.internet._wire, 0
+            send = wire.send
+
+            def send_all_but_one(host: Host, packet: Packet) -> None:
+                nonlocal sent
+                to_a = str(packet.flow.destination.ip).startswith("198.51.100.1")
+                sent += to_a
+                if not to_a or sent != lost + 1:
+                    send(host, packet)
+
+            reading = asyncio.ensure_future(near.recv())
+            wire.send = send_all_but_one  # type: ignore[method-assign]
+            began = world.now
+            await world.b.node.close()
+            assert world.now - began < 5 * R  # what was sent is waited for
+            with contextlib.suppress(PipeClosed):
+                assert await reading == b""
+            assert world.now - began < 1.0
+            await near.close()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("options", LAST_WORDS)
+def test_closing_the_node_takes_no_longer_where_the_peer_is_gone(options: Options) -> None:
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await connected(world, **options)
+            await exchange(near, far)
+            await asyncio.sleep(1.0)
+            world.internet.partition(*world.routers.values())
+            began = world.now
+            await world.b.node.close()
+            assert world.now - began < CLOSING + 2 * FAREWELL
+            near.abort()
 
     virtual(main)
 

@@ -54,6 +54,9 @@ ROUND_TRIP_SIGNALS = 2
 LAST_WORD = 0.5
 # How long a pipe waits until the peer takes one more on a connection (qh3: 99 at once), before another one is begun.
 FULL = 1.0
+# Between the two times that a closing node says so, seconds: a burst of loss is over, and nobody notices.
+FAREWELL = 0.003
+CLOSED_NODE = "the node was closed"
 # A connection whose peer has answered so recently is believed to be alive.
 FRESH = 15.0
 
@@ -536,7 +539,11 @@ class Connections:
     async def close(self) -> None:
         connections = tuple(self.known)
         for connection in connections:
-            connection.close(reason="the node was closed")
+            connection.say_farewell(CLOSED_NODE)
+        if connections:
+            await asyncio.sleep(FAREWELL)
+        for connection in connections:
+            connection.close(reason=CLOSED_NODE)
         self._unclaimed.close()
         for connection in connections:
             await connection.closed()

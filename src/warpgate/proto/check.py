@@ -259,6 +259,11 @@ class CheckAgent:
         self._repeats = [now + offset for offset in CLOSE_OFFSETS]
         self._send_repeats(now)
 
+    def insist(self, now: float) -> None:
+        """Say once more that the selected pair is over, if the peer is not known to know: we shall not be there to."""
+        if self.phase is Phase.CLOSING and self.selected is not None:
+            self._send_check(self._pairs[self.selected], None, now, Attribute.WG_CLOSE)
+
     def trust(self, base: Endpoint) -> None:
         """What is sent from `base` leaves from `base` itself (a relay): whoever was heard there can be reached."""
         self._trusted.add(base)

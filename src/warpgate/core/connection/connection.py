@@ -101,6 +101,7 @@ class Connection(QuicDriver):
         self._looking: asyncio.TimerHandle | None = None  # for an answer that should have come
         self._outage = Outage(context, engine.session.hex(), self.peer)
         self._own_address = OwnAddress(context)
+        self._farewell: list[bytes] = []  # said before it is closed, and once more with that
         engine.on_news = self._take_news
 
     # -- what is to be known -------------------------------------------------------------------------------------
@@ -549,6 +550,13 @@ class Connection(QuicDriver):
 
     # -- ending --------------------------------------------------------------------------------------------------
 
+    def say_farewell(self, reason: str) -> None:
+        """Before `close`, where nobody will be there to repeat it (RFC 9000 section 10.2.1): the peer is told twice."""
+        self.engine.close(CLOSED, reason)
+        self._farewell = self.engine.datagrams(self._loop.time())
+        for path in self._paths:
+            path.send(self._farewell)
+
     async def closed(self) -> None:
         """After `close`, until its last word has left."""
         for path in self._closing:
@@ -579,5 +587,6 @@ class Connection(QuicDriver):
         self._closing, self._paths = self._paths, []
         self._chosen = None
         for path in self._closing:
+            path.send(self._farewell)
             path.close()
             path.let_go()

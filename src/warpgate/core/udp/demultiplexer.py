@@ -354,6 +354,7 @@ class Demultiplexer:
 
     def close(self) -> None:
         for session in list(self.sessions.values()):
+            session.agent.insist(session.driver.now())
             session.abandon("this node was closed")  # a pipe may still be waiting for its peer
             session.end()
         self.sessions.clear()
