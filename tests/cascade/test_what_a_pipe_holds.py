@@ -14,6 +14,7 @@ import pytest
 from cascade_world import LASTING, OVER_TCP, OVER_UDP, Options, World, connected, exchange, virtual
 from qh3.quic.connection import QuicConnection
 from qh3.quic.tls_bridge import QuicTlsBridge
+from test_relays import RelayWorld
 
 from warpgate.core.connection.quic_bounds import Watch
 from warpgate.core.connection.quic_driver import QuicDriver
@@ -29,10 +30,15 @@ from warpgate.core.search.report import Reporter
 from warpgate.core.search.session import Session
 from warpgate.errors import PipeClosed
 from warpgate.model.endpoint import Mode, Transport
+from warpgate.proto.turn import TurnClient
+from warpgate.services.relay_allocation import Allocation
+from warpgate.services.relay_carrier import StreamCarrier
+from warpgate.services.relay_tcp import TcpRelay
 
 OVER_QUIC: Options = {"mode": Mode.STREAM, "transport": Transport.UDP}
 QUIC = (QuicConnection, QuicTlsBridge, QuicEngine, QuicDriver, Watch, BytesOverQuic)
 SEARCH = (Session, Initiator, HostedSession, PluginAttempt, Outbox, Reporter)
+RELAY = (Allocation, StreamCarrier, TurnClient, TcpRelay)
 PIPES = 40
 # Both ends together, bytes: their queues, a socket of their own each, and the report are 5 kB of them.
 LIMIT = 13 * 1024
@@ -102,6 +108,31 @@ def test_what_quic_holds_is_freed_with_its_connection(
             await asyncio.sleep(LINGERING + 100.0)
             world.a.events.clear()
             world.b.events.clear()
+            assert [it() for it in left if it() is not None] == []
+
+    try:
+        virtual(main)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("options", [OVER_UDP, OVER_TCP], ids=["udp", "tcp"])
+def test_what_a_relay_holds_is_freed_with_its_allocation(options: Options) -> None:
+    async def main() -> None:
+        async with RelayWorld("edm", "edm") as world:
+            gc.collect()
+            gc.disable()
+            near, far, _ = await connected(world, **options)
+            await exchange(near, far)
+            assert near.relayed
+            left = [ref(it) for it in gc.get_objects() if isinstance(it, RELAY)]
+            assert len(left) >= 4
+            await near.close()
+            await far.close()
+            del near, far
+            await world.a.node.close()
+            await world.b.node.close()
+            await asyncio.sleep(100.0)
             assert [it() for it in left if it() is not None] == []
 
     try:

@@ -130,6 +130,7 @@ class _Lane(ABC):
         self._barred: tuple[Endpoint, ...] = ()  # the peer's that may be tried when ours is at the same relay
         self.mine: tuple[Endpoint, ...] = ()
         self.theirs: tuple[Endpoint, ...] = ()
+        attempt.stack.callback(self._forget)
 
     async def link(self) -> Link:
         """The first link over a relay; AttemptFailed when neither side has one."""
@@ -139,6 +140,10 @@ class _Lane(ABC):
         if coming.done():
             return coming.result()
         raise AttemptFailed(self._hopeless.result())
+
+    def _forget(self) -> None:
+        """The task that ended leads back here."""
+        self._allocating = None
 
     # -- our relay -----------------------------------------------------------------------------------------------
 

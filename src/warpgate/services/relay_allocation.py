@@ -265,6 +265,7 @@ class Allocation:
         self._dead = True
         self._driver.close()
         self._carrier.close()
+        self.on_tcp = None
         if not self.ended.done():
             self.ended.set_result(None)
         if lost and was_used:

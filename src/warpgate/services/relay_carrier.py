@@ -37,6 +37,13 @@ OnBroken = Callable[[str], None]
 OnRefused = Callable[[], None]
 
 
+def _useless(_frame: bytes) -> bool:
+    return False
+
+
+def _no_matter(_reason: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One way to one server: `name` is what its certificate must hold, `source` the address of ours to use (None: the
@@ -102,6 +109,7 @@ class UdpCarrier:
 
     def close(self) -> None:
         self._socket.close()
+        self._on_frame = _useless  # it was the allocation's, which owns this
 
 
 class StreamCarrier:
@@ -146,6 +154,8 @@ class StreamCarrier:
             return
         self._closing = True
         self._reading.cancel()
+        del self._reading
+        self._on_frame, self._on_broken = _useless, _no_matter  # they were the allocation's, which owns this
         self._room.set()
         self._wake.set()
         flushing = asyncio.get_running_loop().call_later(FLUSHING, self._stream.abort)

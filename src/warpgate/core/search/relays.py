@@ -228,3 +228,5 @@ class SessionRelays:
         if heard:
             for server in {allocation.route.server for allocation in self._udp[:-1]} - heard:
                 self._equipment.relays.led_nowhere(server, self._session.peer_key)
+        self._udp.clear()
+        self._tcp.clear()
