@@ -473,6 +473,28 @@ def test_an_outage_full_of_small_writes_loses_nothing() -> None:
     virtual(main)
 
 
+@pytest.mark.parametrize("seconds", [100.0, 112.0, 136.0])
+def test_when_the_brokers_come_back_a_path_is_looked_for_at_once(seconds: float) -> None:
+    """After a long outage the pause between two searches is 30 s: it took so long to go on."""
+
+    async def main() -> None:
+        async with World() as world:
+            near, far, _ = await durable(world)
+            world.brokers[0].kill()
+            darkness(seconds)(world)
+            await near.send(b"after the dark")
+            await asyncio.sleep(seconds)
+            world.brokers[0].revive()
+            world.a.run.channel.hurry()  # else it is dialled again after a pause of its own
+            began = world.now
+            assert await far.recv() == b"after the dark"
+            assert world.now - began < 1.5
+            await near.close()
+            await far.close()
+
+    virtual(main)
+
+
 def test_a_peer_that_is_gone_ends_the_pipe_when_patience_is_over() -> None:
     patience = replace(Timing(), outage_patience=120.0)
 

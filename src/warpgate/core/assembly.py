@@ -366,6 +366,8 @@ class Assembly:
             self.relays.ask()  # and often one machine is both broker and relay
             self.udp.ask_relayed()
         self._update_address()
+        if self._live_brokers > live:
+            self.connections.reachable()
         self.twins.ask()
 
     # -- the address ---------------------------------------------------------------------------------------------

@@ -531,6 +531,12 @@ class Connections:
         for seeker in tuple(self._seekers.values()):
             seeker.moved()
 
+    def reachable(self) -> None:
+        """A broker is there again, perhaps at the end of an outage: who waits until the next search need not."""
+        for connection, seeker in tuple(self._seekers.items()):
+            if connection.silent:
+                seeker.hurry()
+
     def address_changed(self) -> None:
         """The node's address is another one: peers are told."""
         for connection in self.known:
