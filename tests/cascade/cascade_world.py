@@ -72,7 +72,10 @@ def identity(name: str) -> Identity:
 class Seat:
     """One node, its host, and everything it said."""
 
-    def __init__(self, world: World, name: str, network: MemoryNetwork, config: Config, registry: Registry) -> None:
+    def __init__(
+        self, world: World, name: str, network: MemoryNetwork, config: Config, registry: Registry, *, key: str = ""
+    ) -> None:
+        """`key`: whose identity it has, another process of that one's."""
         self.name = name
         self.network = network
         self.events: list[Event] = []
@@ -85,7 +88,7 @@ class Seat:
         )
         self.node = Node(
             config,
-            identity=identity(name),
+            identity=identity(key or name),
             network=network,
             brokers=MemoryBrokers(*world.brokers),
             observer=self.events.append,

@@ -370,22 +370,6 @@ def test_a_peer_that_asks_for_more_is_refused_with_the_reason(kinds: tuple[str, 
     virtual(main)
 
 
-def test_one_random_punch_at_a_time() -> None:
-    async def connect(world: World) -> bool:
-        try:
-            await world.a.node.connect(world.b.node.address, **OVER_UDP, plugins=["random_probe"], timeout=15.0)
-        except ConnectFailed as failed:
-            return "one at a time" not in str(failed)
-        return True
-
-    async def main() -> None:
-        async with World("eim-apdf", "edm", seed=2) as world:
-            assert sorted(await asyncio.gather(connect(world), connect(world))) == [False, True]
-            assert [event for event in world.b.said(SignalRefused) if "one at a time" in event.reason]
-
-    virtual(main)
-
-
 @pytest.mark.parametrize(
     "message",
     [

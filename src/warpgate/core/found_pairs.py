@@ -39,13 +39,21 @@ class FoundPairs:
         self._store = store
         self._wall_clock = wall_clock
         self._pairs = the_newest(store.load())
+        self._watchers: set[Callable[[], None]] = set()
 
     def found(self, peer: bytes, base: Endpoint, remote: Endpoint) -> Callable[[], None]:
         """`peer`, a public key, was reached so. What is returned writes it down; it blocks."""
         new = FoundPair(self._own, peer, base, remote, self._wall_clock())
         self._pairs = the_newest([*self._pairs, new])
+        for watcher in tuple(self._watchers):
+            watcher()
         store = self._store
         return lambda: store.save(the_newest([*store.load(), new]))
+
+    def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
+        """Called when a pair is found, which other searches may go by. What is returned ends that."""
+        self._watchers.add(watcher)
+        return lambda: self._watchers.discard(watcher)
 
     def of(self, peer: bytes) -> tuple[tuple[Endpoint, Endpoint], ...]:
         """Our endpoint and the peer's, the newest pair first."""

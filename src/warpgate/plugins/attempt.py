@@ -58,7 +58,7 @@ class Relay(Protocol):
 
 
 class RandomPunch(Protocol):
-    """Many sockets or many ports, within the node's budgets; the only one of the node while it lasts."""
+    """Many sockets or many ports, within the node's budgets, which it shares with others."""
 
     @property
     def mappings_left(self) -> int:
@@ -75,6 +75,11 @@ class RandomPunch(Protocol):
     @property
     def times_held(self) -> int:
         """How often `hold_back` stopped it."""
+
+    async def plan(self, near: Endpoint, target: Endpoint, wanted: int) -> int:
+        """How many sockets to open towards it: fewer than wanted where others have some open, of which those towards
+        the same endpoint are shared. Those of an earlier plan are left alone. AttemptFailed when none may be opened.
+        """
 
     def open_towards(
         self,
@@ -122,7 +127,7 @@ class RandomPunch(Protocol):
         """Idempotent."""
 
     def close(self) -> None:
-        """Nothing more is to be sent: the node may go on to its next random punch. Idempotent."""
+        """Nothing more is to be sent; its sockets are for those that share them. Idempotent."""
 
 
 class Attempt(Protocol):
@@ -261,8 +266,10 @@ class Attempt(Protocol):
     def taken_ports(self, ip: IPAddress) -> frozenset[int]:
         """External UDP ports that sockets of ours on this interface were seen to have."""
 
-    def random_punch(self) -> RandomPunch:
-        """AttemptFailed when a budget is used up or another one is going on; over with the plugin's part."""
+    async def random_punch(self, *, alone: bool = False) -> RandomPunch:
+        """As soon as others leave room for it; over with the plugin's part. `alone`: for sockets that take all our
+        ports. AttemptFailed when a budget is used up, or others' are in the way for too long.
+        """
 
     async def reflexive_tcp(self, near: Endpoint) -> tuple[Endpoint, Endpoint]:
         """(local, reflexive) of a fresh TCP port on the interface of `near`; its mapping is kept open meanwhile."""

@@ -89,7 +89,7 @@ async def until_either(attempt: Attempt, ours: Coroutine[Any, Any, None], other:
 
 
 async def stop(*tasks: asyncio.Task[Any]) -> None:
-    """Their punch is over before the next one begins: a node has one at a time."""
+    """Returns when they have ended, and nothing of theirs disturbs what begins then."""
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

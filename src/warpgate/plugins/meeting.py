@@ -36,7 +36,12 @@ OWN_NOISE = 0.005
 
 async def initiate_meeting(attempt: Attempt, part: Guessing) -> None:
     """Returns when all was in vain."""
-    meeting = _Meeting(attempt, part)
+    with closing(await attempt.random_punch(alone=True)) as punch:
+        await _initiate(attempt, part, punch)
+
+
+async def _initiate(attempt: Attempt, part: Guessing, punch: RandomPunch) -> None:
+    meeting = _Meeting(attempt, part, punch)
     counting = counts(part.mine)
     for turn in range(MEETINGS):
         attempt.signal(Guess(MEET) if counting else meeting.named())
@@ -61,7 +66,11 @@ async def answer_meeting(attempt: Attempt, message: Guess) -> None:
     part = await measured(attempt, Part.MEET)
     if part is None:
         raise AttemptFailed("our NAT is not known to map each destination to another of a few ports")
-    meeting = _Meeting(attempt, part)
+    with closing(await attempt.random_punch(alone=True)) as punch:
+        await _answer(attempt, message, _Meeting(attempt, part, punch))
+
+
+async def _answer(attempt: Attempt, message: Guess, meeting: _Meeting) -> None:
     turns, moves = MEETINGS, MOVES
     while turns:
         wait = signal_delay(attempt) + 2 * MEETING_OPENS
@@ -103,8 +112,9 @@ async def _watch(punch: RandomPunch, near: Endpoint) -> None:
 class _Meeting:
     """One side's part; the ports that it has named."""
 
-    def __init__(self, attempt: Attempt, part: Guessing) -> None:
+    def __init__(self, attempt: Attempt, part: Guessing, punch: RandomPunch) -> None:
         self._attempt = attempt
+        self._punch = punch
         self.part = part
         self._near = endpoint_of(part.mine.host_endpoint(Transport.UDP))
         self._draw = random.Random(attempt.session).sample
@@ -134,38 +144,37 @@ class _Meeting:
 
         Each checks twice: a packet may be lost.
         """
-        attempt = self._attempt
+        attempt, punch = self._attempt, self._punch
         attempt.admit([target])
-        with closing(attempt.random_punch()) as punch:
-            count = min(sockets_to_meet(self.part.mine.nat), punch.mappings_left)
-            rate = attempt.config.budgets.random_probes_per_second
-            ttl = attempt.priming_ttl(self._near)
-            schedules = [((0.0, ttl), (wait + n / rate, None)) for n in range(count)]
-            opened = await open_sockets(attempt, punch, self._near, target, schedules)
-            attempt.note(f"{opened} sockets towards {target}: one of them should have the port that we named")
-            await until_either(attempt, asyncio.sleep(wait + count / rate), _watch(punch, self._near))
-            await punch.repeat(target, None)
+        count = await punch.plan(self._near, target, sockets_to_meet(self.part.mine.nat))
+        rate = attempt.config.budgets.random_probes_per_second
+        ttl = attempt.priming_ttl(self._near)
+        schedules = [((0.0, ttl), (wait + n / rate, None)) for n in range(count)]
+        opened = await open_sockets(attempt, punch, self._near, target, schedules)
+        attempt.note(f"{opened} sockets towards {target}: one of them should have the port that we named")
+        await until_either(attempt, asyncio.sleep(wait + count / rate), _watch(punch, self._near))
+        await punch.repeat(target, None)
 
     async def by_count(self, target: Endpoint, wait: float) -> None:
         """A few sockets towards the port that the peer has named; they get the next ports of our count, one of which we
         name. `wait` (s): until the peer has opened its sockets towards that one.
         """
-        attempt, near = self._attempt, self._near
+        attempt, near, punch = self._attempt, self._near, self._punch
         attempt.admit([target])
-        with closing(attempt.random_punch()) as punch:
-            await asyncio.sleep(OWN_NOISE)
-            try:
-                seen = await attempt.samples(await attempt.open_udp(near))
-            except (ServiceError, NetworkError) as error:
-                raise AttemptFailed(f"no prediction: {error}") from None
-            endpoints = foretold(seen, self.part.mine.nat.assignment.step)
-            if not endpoints:
-                raise AttemptFailed("our NAT does not count any more")
-            later = [(wait + n * MEETING_REPEAT, None) for n in range(MEETING_REPEATS)]
-            schedules = [((0.0, attempt.priming_ttl(near)), *later)] * len(endpoints)
-            opened = await open_sockets(attempt, punch, near, target, schedules)
-            named = endpoints[len(endpoints) // 2 - 1]
-            attempt.signal(Guess(MEET, str(named)))
-            attempt.note(f"{opened} sockets towards {target}, one of them as {named}")
-            over = wait + MEETING_REPEATS * MEETING_REPEAT
-            await until_either(attempt, asyncio.sleep(over), _watch(punch, near))
+        await asyncio.sleep(OWN_NOISE)
+        try:
+            seen = await attempt.samples(await attempt.open_udp(near))
+        except (ServiceError, NetworkError) as error:
+            raise AttemptFailed(f"no prediction: {error}") from None
+        endpoints = foretold(seen, self.part.mine.nat.assignment.step)
+        if not endpoints:
+            raise AttemptFailed("our NAT does not count any more")
+        later = [(wait + n * MEETING_REPEAT, None) for n in range(MEETING_REPEATS)]
+        count = await punch.plan(near, target, len(endpoints))
+        schedules = [((0.0, attempt.priming_ttl(near)), *later)] * count
+        opened = await open_sockets(attempt, punch, near, target, schedules)
+        named = endpoints[len(endpoints) // 2 - 1]
+        attempt.signal(Guess(MEET, str(named)))
+        attempt.note(f"{opened} sockets towards {target}, one of them as {named}")
+        over = wait + MEETING_REPEATS * MEETING_REPEAT
+        await until_either(attempt, asyncio.sleep(over), _watch(punch, near))

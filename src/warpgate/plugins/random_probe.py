@@ -112,6 +112,7 @@ class RandomProbe(Plugin):
 
     async def initiate(self, attempt: Attempt) -> Link:
         found = attempt.try_found()
+        beside(attempt, _try_found_meanwhile(attempt))
         return await race({"checks": attempt.verified, "guessing": partial(self._initiate, attempt, found)}, "guessing")
 
     async def _initiate(self, attempt: Attempt, found: bool) -> Link:
@@ -183,6 +184,13 @@ class RandomProbe(Plugin):
         await _spread(attempt, part, target)
 
 
+async def _try_found_meanwhile(attempt: Attempt) -> NoReturn:
+    """Of several searches one is over first: streams go by the pair that it has found."""
+    while True:
+        await attempt.knowledge_changed()
+        attempt.try_found()
+
+
 async def _worth_guessing(attempt: Attempt, found: bool) -> Guessing:
     """Waits until nothing simpler can be hoped for. AttemptFailed when it does not become clear that this can.
 
@@ -224,8 +232,8 @@ async def _spread(attempt: Attempt, part: Guessing, target: Endpoint) -> None:
     if parity is not None:
         ports = of_parity(ports, parity)
     near = endpoint_of(part.mine.host_endpoint(Transport.UDP))
-    with closing(attempt.random_punch()) as punch:
-        count = min(sockets_for(nat), punch.mappings_left)
+    with closing(await attempt.random_punch()) as punch:
+        count = await punch.plan(near, target, sockets_for(nat))
         counted = assignment.kind is Assignment.PER_ADDRESS
         attempt.signal(
             Guess(
@@ -237,7 +245,7 @@ async def _spread(attempt: Attempt, part: Guessing, target: Endpoint) -> None:
                 fixed=ports.fixed,
                 bits=ports.bits,
                 step=assignment.step if counted else 0,
-                sockets=count if counted else 0,
+                sockets=sockets_for(nat) if counted else 0,
             )
         )
         ttl, sure = attempt.priming_ttl(near), attempt.primes_surely(near)
@@ -292,7 +300,7 @@ async def _search(attempt: Attempt, message: Guess) -> None:
     addresses = tuple(ip for ip in addresses if ends[ip] <= admitted)
     if not addresses:
         raise AttemptFailed(f"ports {ports.low} to {ports.high} may not be searched")
-    with closing(attempt.random_punch()) as punch:
+    with closing(await attempt.random_punch()) as punch:
         # Drawn from the session id, which is random itself: another order each time, the same where that is replayed.
         draw = random.Random(attempt.session).sample
         most = punch.mappings_left // len(addresses)

@@ -238,7 +238,7 @@ class FakeAttempt(Attempt):
     def taken_ports(self, ip: IPAddress) -> frozenset[int]:
         return frozenset()
 
-    def random_punch(self) -> RandomPunch:
+    async def random_punch(self, *, alone: bool = False) -> RandomPunch:
         raise AttemptFailed("no random punch in this test")
 
     # -- TCP -------------------------------------------------------------------------------------------------

@@ -250,15 +250,16 @@ class PluginAttempt:
     def taken_ports(self, ip: IPAddress) -> frozenset[int]:
         return self._equipment.discovery.taken_ports(ip)
 
-    def random_punch(self) -> RandomPunch:
+    async def random_punch(self, *, alone: bool = False) -> RandomPunch:
         context, session = self._context, self._session
         try:
-            punch = self._equipment.random_punches.begin(session, self._plugin.name, context.now())
+            punch = await self._equipment.random_punches.begin(session, self._plugin.name, alone=alone)
         except AttemptFailed as error:
             if not session.initiator:
                 context.emit(SignalRefused(session.peer, str(error)))
             raise
         self.stack.callback(punch.close)
+        session.stack.callback(punch.close)  # the session may be over before its plugins are
         return punch
 
     # -- TCP -----------------------------------------------------------------------------------------------------

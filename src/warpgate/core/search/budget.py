@@ -1,26 +1,39 @@
 """Random punches of a node, whoever asks for them, within their budgets.
 
-One at a time; at most `random_probes_per_second`; and no more new mappings for a peer in `new_mappings_window`
-seconds than `new_mappings_per_peer`, on our own router as on the peer's.
+All that go on share `random_probes_per_second`, peer by peer; and they make no more new mappings for a peer in
+`new_mappings_window` seconds than `new_mappings_per_peer`, on our own router as on the peer's.
+
+Those towards the same endpoint of the same peer share their sockets: a socket understands the checks of any session.
+So each finds its peer as soon as if it had all of them, and those that join open few more; who is done leaves its own
+to the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
 
 from warpgate.config import Budgets
 from warpgate.errors import AttemptFailed, NetworkError, ServiceError
 from warpgate.lazy_dataclass import dataclass
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.model.recent import Recent
 
 # Peers whose spending is remembered; whoever has more identities than these gets one punch at a time all the same.
 PEERS_REMEMBERED = 1024
-# Seconds after which one peer's punch gives way to another peer's: by then 97 % have met in a block of 1024 (in one
-# second) and 86 % in all ports. Who only holds the place does so no longer than this.
+# For so many peers at once, besides what our own user asks for.
+PEERS_AT_ONCE = 4
+# Seconds after which one peer's punches give way to another peer's, and for which that one waits: by then 97 % have met
+# in a block of 1024 (in one second) and 86 % in all ports. Who only holds a place does so no longer than this.
 TURN = 5.0
+# Who joins a spread adds so much of what it had alone, up to SHARED sockets: four in all ports share 448, and need 144
+# probes each.
+JOINING, SHARED = 1 / 4, 512
+# Spreads that go elsewhere have all their sockets while there are AMPLE together, and FEWER then: 500 probes find one.
+AMPLE, FEWER, MOST_SOCKETS = 768, 128, 1024
 # Sockets given back when the system has no more: for brokers, accepted connections, and files of the program.
 SPARED = 8
 PARITY_DRAWS = 32
@@ -54,6 +67,7 @@ class Ports(Protocol):
 
     def open(self, near: Endpoint) -> Endpoint: ...
     def drop(self, base: Endpoint) -> None: ...
+    def give(self, base: Endpoint, heir: Any) -> None: ...
     def can_be_mapped(self, near: Endpoint) -> bool: ...
     async def map(self, base: Endpoint) -> Endpoint: ...
 
@@ -75,6 +89,7 @@ class Punching(Protocol):
     def checks(self) -> Probing: ...
     @property
     def ports(self) -> Ports: ...
+    def knows(self, base: Endpoint, remote: Endpoint) -> bool: ...
     def patience(self, least: float, signals: float) -> float: ...
 
 
@@ -86,47 +101,104 @@ class _Spent:
     mappings: int = 0
 
 
+class _Account:
+    """One peer's: what it has cost, when its turn began, and the queue of its punches for the next probe."""
+
+    def __init__(self, budgets: Budgets) -> None:
+        self._limit, self._window = budgets.new_mappings_per_peer, budgets.new_mappings_window
+        self._spent: list[_Spent] = []
+        self.began = 0.0
+        self.queue = asyncio.Lock()
+
+    def left(self, now: float) -> int:
+        return self._limit - sum(entry.mappings for entry in self._spent if now - entry.at < self._window)
+
+    def begin(self, now: float) -> _Spent:
+        """AttemptFailed when nothing is left."""
+        if self.left(now) <= 0:
+            raise AttemptFailed(f"this peer has cost {self._limit} new mappings within {self._window:g} s")
+        self._spent = [entry for entry in self._spent if now - entry.at < self._window]
+        self._spent.append(_Spent(now))
+        return self._spent[-1]
+
+
 class RandomPunches:
     """The node's books."""
 
     def __init__(self, budgets: Budgets) -> None:
         self._budgets = budgets
-        self._current: RandomPunch | None = None
+        self._open: list[RandomPunch] = []
         self._next_probe = 0.0
-        self._spent: Recent[bytes, list[_Spent]] = Recent(PEERS_REMEMBERED)
+        self._accounts: Recent[bytes, _Account] = Recent(PEERS_REMEMBERED)
+        self._ended = asyncio.Event()
 
-    def begin(self, session: Punching, plugin: str, now: float) -> RandomPunch:
-        """AttemptFailed when another one is going on, or this peer has had its share.
-
-        What our own user asks for ends what a peer has asked for, or any stranger could keep us from it. One peer's
-        ends another's that has had its turn, and that of an earlier search of the same seeker, which has given it up
-        by that: its network has changed.
+    async def begin(self, session: Punching, plugin: str, *, alone: bool = False) -> RandomPunch:
+        """As soon as there is a place. `alone`: two such punches never go on at once. AttemptFailed when this peer has
+        had its share, or what others have asked for is in the way for too long.
         """
-        if self._current is not None and not self._gives_way(self._current, session, now):
-            raise AttemptFailed("another random punch is going on here; one at a time, for the router's sake")
-        limit, window = self._budgets.new_mappings_per_peer, self._budgets.new_mappings_window
-        recent = [entry for entry in self._spent.get(session.peer_key, ()) if now - entry.at < window]
-        left = limit - sum(entry.mappings for entry in recent)
-        if left <= 0:
-            raise AttemptFailed(f"this peer has cost {limit} new mappings within {window:g} s")
-        replaced = self._current
-        if replaced is not None:
-            replaced.close()
-        entry = _Spent(now)
-        self._spent[session.peer_key] = [*recent, entry]
-        punch = self._current = RandomPunch(self, session, plugin, entry, left)
-        if replaced is not None and replaced.peer_key == session.peer_key:
-            punch.began = replaced.began  # no longer turn for that
+        await self.until_clear(session, lambda: self._in_the_way(session, alone))
+        now = session.context.now()
+        account = self._accounts.get(session.peer_key) or _Account(self._budgets)
+        self._accounts[session.peer_key] = account
+        if all(punch.account is not account for punch in self._open):
+            account.began = now
+        punch = RandomPunch(self, session, plugin, account, account.begin(now), alone=alone)
+        self._open.append(punch)
         return punch
 
-    def _gives_way(self, current: RandomPunch, session: Punching, now: float) -> bool:
-        had_its_turn = now - current.began >= TURN and current.peer_key != session.peer_key
-        given_up = current.is_earlier_than(session)
-        return not current.own and (session.invited or had_its_turn or given_up)
+    def _in_the_way(self, session: Punching, alone: bool) -> list[RandomPunch]:
+        """What our own user asks for ends what peers have asked for, or any stranger could keep us from it; and a
+        search ends an earlier one of the same seeker, which has given that up: its network has changed.
+        """
+        for punch in tuple(self._open):
+            if not punch.own and (session.invited or punch.is_earlier_than(session)):
+                punch.close()
+        in_the_way = [punch for punch in self._open if alone and punch.alone]
+        if not session.invited:
+            others = [punch for punch in self._open if punch.peer_key != session.peer_key]
+            full = len({punch.peer_key for punch in others}) >= PEERS_AT_ONCE
+            in_the_way += [punch for punch in others if full or punch.own]
+        return in_the_way
+
+    async def until_clear(self, session: Punching, in_the_way: Callable[[], list[RandomPunch]]) -> None:
+        """Wait for these to end: another peer's do when they have had their turn. AttemptFailed when others' stay."""
+        now = session.context.now
+        deadline = math.inf if session.invited else now() + TURN
+        while punches := in_the_way():
+            others = [punch for punch in punches if punch.peer_key != session.peer_key]
+            asked = {punch.account.began + TURN: punch.account for punch in others if not punch.own}
+            if asked and min(asked) <= now():
+                for punch in [punch for punch in self._open if punch.account is asked[min(asked)]]:
+                    punch.close()
+            elif others and deadline <= now():
+                raise AttemptFailed("other random punches are going on here, and only a few may, for the router's sake")
+            else:
+                self._ended.clear()
+                wake = min(at for at in (math.inf, deadline, *asked) if at > now())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if wake == math.inf else wake - now()):
+                        await self._ended.wait()
 
     def end(self, punch: RandomPunch) -> None:
-        if self._current is punch:
-            self._current = None
+        self._open.remove(punch)
+        self._ended.set()
+
+    def beside(self, punch: RandomPunch) -> list[RandomPunch]:
+        return [other for other in self._open if other is not punch]
+
+    @property
+    def planned(self) -> int:
+        """Sockets of all."""
+        return sum(punch.planned for punch in self._open)
+
+    def sharing(self, punch: RandomPunch) -> list[RandomPunch]:
+        """The others that go where it goes."""
+        return [other for other in self.beside(punch) if other.aim == punch.aim is not None]
+
+    def take(self, base: Endpoint, session: Any) -> None:
+        """The peer has found this socket for this session, whose it is from now on, whoever had opened it."""
+        for punch in self._open:
+            punch.give(base, session)
 
     @property
     def rate(self) -> float:
@@ -147,11 +219,15 @@ class RandomPunches:
 class RandomPunch:
     """One punch: the implementation of `plugins.base.RandomPunch`. Idempotent `close`."""
 
-    def __init__(self, punches: RandomPunches, session: Punching, plugin: str, spent: _Spent, mappings: int) -> None:
-        self.mappings_left = mappings
+    def __init__(
+        self, punches: RandomPunches, session: Punching, plugin: str, account: _Account, spent: _Spent, *, alone: bool
+    ) -> None:
         self.own = session.invited
         self.peer_key = session.peer_key
-        self.began = spent.at
+        self.account = account
+        self.alone = alone
+        self.aim: tuple[bytes, IPAddress, Endpoint] | None = None
+        self.planned = 0  # of its sockets, and those it was left
         self._punches = punches
         self._session = session
         self._plugin = plugin
@@ -183,6 +259,28 @@ class RandomPunch:
 
     def speed_up(self) -> None:
         self._share = min(1.0, self._share + LEAST_SHARE)
+
+    @property
+    def mappings_left(self) -> int:
+        return self.account.left(self._session.context.now())
+
+    async def plan(self, near: Endpoint, target: Endpoint, wanted: int) -> int:
+        self._opened = []
+        self.planned = 0
+        self.aim = (self.peer_key, near.ip, target)
+        await self._punches.until_clear(self._session, self._no_room)
+        if sharing := self._punches.sharing(self):
+            wanted = min(math.ceil(wanted * JOINING), SHARED - sum(punch.planned for punch in sharing))
+        elif not self.alone and self._punches.planned + wanted > AMPLE:
+            wanted = min(wanted, FEWER)
+        self.planned = max(0, min(wanted, MOST_SOCKETS - self._punches.planned, self.mappings_left))
+        return self.planned
+
+    def _no_room(self) -> list[RandomPunch]:
+        """Who takes it, unless we share with somebody."""
+        if self._punches.sharing(self) or self._punches.planned + FEWER <= MOST_SOCKETS:
+            return []
+        return [punch for punch in self._punches.beside(self) if punch.planned]
 
     def open_towards(
         self,
@@ -222,7 +320,7 @@ class RandomPunch:
     async def repeat(self, remote: Endpoint, ttl: int | None) -> None:
         for base in tuple(self._opened):
             await self._turn()
-            if self._open:
+            if self._open and base in self._opened:
                 self._session.checks.probe(base, remote, self._plugin, (0.0,), ttl)
 
     async def maps_anew(self, near: Endpoint) -> float | None:
@@ -261,19 +359,36 @@ class RandomPunch:
         self._spend()
 
     async def _turn(self) -> None:
-        now = self._session.context.now()
-        await asyncio.sleep(self._punches.next_slot(now, self._share) - now)
+        async with self.account.queue:  # peers take turns, however many searches each has asked for
+            now = self._session.context.now()
+            await asyncio.sleep(self._punches.next_slot(now, self._share) - now)
 
     def _spend(self) -> None:
         if not self._open:
             raise AttemptFailed("this random punch is over")
         if self.mappings_left <= 0:
             raise AttemptFailed("the budget of new mappings for this peer is used up")
-        self.mappings_left -= 1
         self._spent.mappings += 1
         self._spent.at = self._session.context.now()
+
+    def give(self, base: Endpoint, session: Any) -> None:
+        """Idempotent."""
+        if base in self._opened:
+            self._opened.remove(base)
+            if session is not self._session:
+                self._session.ports.give(base, session.ports)
 
     def close(self) -> None:
         if self._open:
             self._open = False
             self._punches.end(self)
+            for heir in self._punches.sharing(self)[:1]:
+                heir.inherit(self)
+
+    def inherit(self, other: RandomPunch) -> None:
+        """The sockets of one that is over, but for those where its peer was heard."""
+        for base in tuple(other._opened):
+            if self.aim is not None and not other._session.knows(base, self.aim[2]):
+                other.give(base, self._session)
+                self._opened.append(base)
+                self.planned += 1

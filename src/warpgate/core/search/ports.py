@@ -9,7 +9,7 @@ from warpgate.core.search.links import UdpLink
 from warpgate.core.udp.demultiplexer import SessionChecks
 from warpgate.errors import NetworkError
 from warpgate.model.address import NodeAddress
-from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.model.endpoint import Endpoint, Mode, Transport
 from warpgate.net.threads import in_thread
 
 
@@ -36,6 +36,11 @@ class SessionPorts:
         self._opened.remove(base)
         self._udp.close_port(base)
 
+    def give(self, base: Endpoint, heir: SessionPorts) -> None:
+        """It is another session's from now on."""
+        self._opened.remove(base)
+        heir.adopt(base)
+
     def can_be_mapped(self, near: Endpoint) -> bool:
         """Whether a server could tell what it sees of a socket on this interface."""
         return self._discovery.answered(near)
@@ -54,7 +59,7 @@ class SessionPorts:
     def close(self) -> None:
         for base in self._opened:
             if base != self._kept:
-                self._udp.close_port(base)
+                self._udp.close_idle(base)
 
 
 class Reached(Protocol):
@@ -73,39 +78,45 @@ class Reached(Protocol):
     @property
     def peer_key(self) -> bytes: ...
     @property
+    def mode(self) -> Mode: ...
+    @property
     def remote(self) -> NodeAddress: ...
     def note(self, plugin: str, text: str) -> None: ...
     def refuse_target(self, endpoint: Endpoint) -> str | None: ...
 
 
 class FoundBefore:
-    """The pairs by which this peer was reached before, that no address tells; implements the plugins' `try_found`."""
+    """The pairs by which this peer was reached before, or is by now, that no address tells; implements the plugins'
+    `try_found`.
+    """
 
     def __init__(self, session: Reached) -> None:
         self._session = session
-        self._pairs: list[tuple[Endpoint, Endpoint]] | None = None  # None: not looked for yet
+        self._pairs: set[tuple[Endpoint, Endpoint]] = set()  # being tried
 
     def check(self, plugin: str) -> bool:
-        """Check them, once; whether there are any."""
+        """Check each once; whether there are any."""
         session = self._session
-        if self._pairs is None:
-            self._pairs = self._bound() if session.initiator else []
-            for base, remote in self._pairs:
-                session.note(plugin, f"trying {base} -> {remote}, by which the peer was reached before")
-                session.checks.probe(base, remote, plugin, None, None)
+        for base, remote in self._bound() if session.initiator else ():
+            self._pairs.add((base, remote))
+            session.note(plugin, f"trying {base} -> {remote}, by which the peer was reached before")
+            session.checks.probe(base, remote, plugin, None, None)
         return bool(self._pairs)
 
     def _bound(self) -> list[tuple[Endpoint, Endpoint]]:
-        """Those that can be tried; what has to be bound for them is."""
-        session = self._session
+        """New ones that can be tried; what has to be bound for them is. Streams share a pair with others; datagrams
+        carry no label.
+        """
+        session, alone = self._session, self._session.mode is Mode.DATAGRAM
         udp, found = session.equipment.udp, session.equipment.found.of(session.peer_key)
         own = _listening(session.equipment.context.address) if found else set()
         addresses = {endpoint.ip for endpoint in own}
         pairs = []
         for base, remote in found:
-            if base.ip not in addresses or session.refuse_target(remote) is not None:
+            taken = alone and udp.owner(base, remote) is not None
+            if taken or (base, remote) in self._pairs or base.ip not in addresses or session.refuse_target(remote):
                 continue
-            if base not in own and base not in udp.kept:
+            if base not in own and base not in udp.kept and (alone or not udp.has(base)):
                 try:
                     session.ports.adopt(udp.open(base).base)
                 except NetworkError:

@@ -164,6 +164,7 @@ class Session:
         self.relays = SessionRelays(self)
         self.stack = contextlib.ExitStack()
         self.stack.callback(self.relays.close)
+        self.stack.callback(equipment.found.watch(self._say_news))
         self.pace = equipment.pace(peer_key)
         self.outbox = Outbox(self._post, self._repeats, partial(self.note, "signals"), self.pace)
         self.stack.callback(self.outbox.close)
@@ -488,7 +489,9 @@ class Session:
         elif isinstance(event, PairVerified | Nominated):
             link = self.udp_link(event)
             self.say_verified(link)
-            if isinstance(event, PairVerified):
+            if isinstance(event, Nominated):
+                self.equipment.random_punches.take(event.base, self)
+            else:
                 self._take_verified(link)
         self._owner.check_event(event)
 
@@ -499,6 +502,7 @@ class Session:
     def _take_verified(self, link: UdpLink) -> None:
         # QUIC is told apart by its connection ids: streams and paths share a pair.
         if self.mode is not Mode.DATAGRAM or self.equipment.udp.claim(self.checks, link.local, link.remote):
+            self.equipment.random_punches.take(link.local, self)
             self.verified.put(self._taker(link.plugin), link)
         else:
             self.note(link.plugin, f"{link.local} -> {link.remote} carries another pipe already")
@@ -516,6 +520,6 @@ class Session:
         self.stack.close()
         self.inbound.clear()
         self.verified.clear()
-        self.ports.close()
         if self._checks is not None and self._checks.agent.selected is None:
             self.equipment.udp.forget(self._checks)
+        self.ports.close()  # but where others have flows

@@ -299,7 +299,7 @@ class Demultiplexer:
         self._on_garbage = on_garbage
         self._ports: dict[Endpoint, Port] = {}
         self.sessions: dict[bytes, SessionChecks] = {}
-        self.kept = KeptPorts(self._close_idle)
+        self.kept = KeptPorts(self.close_idle)
         # By connection id: what answers QUIC clients of ours that have begun, and have no flow yet, and where it came.
         self.ahead: dict[bytes, deque[tuple[Port, FlowKey, bytes]]] = {}
         self._past: Recent[bytes, None] = Recent(PAST_LIMIT)
@@ -325,9 +325,10 @@ class Demultiplexer:
         elif base in self._ports:
             self.kept.add(base)
 
-    def _close_idle(self, base: Endpoint) -> None:
+    def close_idle(self, base: Endpoint) -> None:
+        """Later, if others have a flow there."""
         if (port := self._ports.get(base)) is not None and port.in_use:
-            self.kept.add(base)
+            self.kept.again(base)
         else:
             self.close_port(base)
 
@@ -367,6 +368,9 @@ class Demultiplexer:
             return self._ports[base]
         except KeyError:
             raise NetworkError(f"our UDP socket {base} is closed") from None
+
+    def has(self, base: Endpoint) -> bool:
+        return base in self._ports
 
     @property
     def ports(self) -> tuple[Port, ...]:

@@ -30,10 +30,14 @@ class KeptPorts:
 
     def add(self, base: Endpoint) -> None:
         """Nobody needs it any more."""
-        if base not in self._timers:
-            self._timers[base] = asyncio.get_running_loop().call_later(KEPT, self._over, base)
+        self.again(base)
         if len(self._timers) > MOST_KEPT:
             self._over(next(iter(self._timers)))
+
+    def again(self, base: Endpoint) -> None:
+        """It is in use after all: that may be over in a while."""
+        if base not in self._timers:
+            self._timers[base] = asyncio.get_running_loop().call_later(KEPT, self._over, base)
 
     def take(self, base: Endpoint) -> bool:
         """Whether it was kept: from now on it is the caller's."""
