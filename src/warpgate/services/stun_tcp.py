@@ -125,6 +125,7 @@ async def sample_tcp(
         raise ServiceError(f"no STUN server tells what it sees of TCP {ip}: {error}") from error
     except BaseException:  # nobody gets the connection that may be there already
         dialling[-1].add_done_callback(_abort)
+        dialling[-1].cancel()
         raise
     finally:
         for task in dialling[:-1]:

@@ -48,7 +48,7 @@ def test_when_relays_are_in_doubt_only_who_is_reached_by_one_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[bytes] = []
-    monkeypatch.setattr(CheckAgent, "ask", lambda agent: asked.append(agent.session))
+    monkeypatch.setattr(CheckAgent, "ask", lambda agent, _: asked.append(agent.session))
 
     async def main() -> None:
         side = Side(MemoryInternet().host("one", "198.51.100.1"), controlling=True)

@@ -79,3 +79,24 @@ def test_a_server_that_is_slow_on_purpose_holds_no_sample_of_tcp_up(places: tupl
 
     # Two round trips, as long again, and two once more.
     assert run_virtual(main()) <= 3 * max(4 * 0.02, OTHERS) + 1e-6
+
+
+@pytest.mark.parametrize("instant", [0.0, 0.01, 0.05, 0.09, 0.12, 0.17, 0.2])
+def test_samples_of_tcp_that_are_given_up_leave_nothing_open(instant: float) -> None:
+    async def main() -> None:
+        internet = MemoryInternet(seed=1, path=PathSpec(delay=0.02))
+        at = [Endpoint.parse(f"203.0.113.{number}:3478") for number in (1, 2, 3)]
+        kinds = (MemoryStun, MemoryStun, SlowStun)
+        stuns = [kind(internet.host(str(one), str(one.ip)), one) for kind, one in zip(kinds, at, strict=True)]
+        host = internet.host("a", "198.51.100.7")
+        asking = asyncio.ensure_future(sample_tcp(host, at, ip_address("198.51.100.7")))
+        await asyncio.sleep(instant)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await asyncio.sleep(0.001)
+        assert [entry for entry in internet.open_sockets() if entry.host == "a"] == []
+        for stun in stuns:
+            await stun.close()
+
+    run_virtual(main())
