@@ -19,6 +19,7 @@ from warpgate.net.network import DatagramReceiver, TakeRun, Watch, each_alone
 from warpgate.net.sockets import Readiness, address_family, network_error
 from warpgate.platform import SOCKETS
 from warpgate.platform.readiness import watch_of
+from warpgate.platform.sockets import ReceiveSegments
 
 # Datagrams taken per wake-up: enough to make the wake-up cheap, few enough that timers and other sockets
 # wait for 64 callbacks at most.
@@ -59,6 +60,7 @@ class SystemUdpSocket:
         self.local = Endpoint.from_sockaddr(sock.getsockname())
         self._receiver = receiver
         self._take_run: TakeRun | None = None
+        self._receive: ReceiveSegments | None = None  # of who takes runs
         self._on_refused = on_refused
         self._twins: dict[Endpoint, SystemUdpSocket] = {}  # of flows that are watched
         self._open = True
@@ -107,7 +109,7 @@ class SystemUdpSocket:
     def gather(self, take_run: TakeRun) -> None:
         """See `UdpSocket.gather`; once is for ever."""
         if self._take_run is None:
-            SOCKETS.receive_segments(self._sock)
+            self._receive = SOCKETS.receive_segments(self._sock, LARGEST_DATAGRAM)
         self._take_run = take_run
 
     async def writable(self) -> None:
@@ -118,8 +120,8 @@ class SystemUdpSocket:
             raise NetworkError(f"UDP socket {self.local} is closed")
 
     def _drain(self) -> None:
-        if self._take_run is not None:
-            self._give(self._gathered())
+        if self._receive is not None:
+            self._give(self._gathered(self._receive))
             return
         sock, receiver = self._sock, self._receiver
         for _ in range(DRAIN):
@@ -134,16 +136,16 @@ class SystemUdpSocket:
             if not self._open:
                 return
 
-    def _gathered(self) -> deque[tuple[SockAddr, list[bytes]]]:
+    def _gathered(self, receive: ReceiveSegments) -> deque[tuple[SockAddr, list[bytes]]]:
         """What waits, DRAIN datagrams or a few more: those of one sender together, as they come mostly, whether or not
         the kernel has joined them.
         """
         runs: deque[tuple[SockAddr, list[bytes]]] = deque()
-        sock, left, last = self._sock, DRAIN, None
+        left, last = DRAIN, None
         run: list[bytes] = []
         while left > 0:
             try:
-                data, source, size = SOCKETS.receive(sock, LARGEST_DATAGRAM)
+                data, beside, _, source = receive()
             except BlockingIOError:
                 break
             except OSError as error:
@@ -153,7 +155,8 @@ class SystemUdpSocket:
             if source != last:
                 last, run = source, []
                 runs.append((source, run))
-            if size < len(data):
+            if beside:
+                size = SOCKETS.segment_size(beside)
                 run += [data[start : start + size] for start in range(0, len(data), size)]
                 left -= -(-len(data) // size)
             else:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fcntl import ioctl
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from termios import TIOCOUTQ
@@ -25,7 +26,7 @@ from warpgate.model.endpoint import Family, SockAddr
 from warpgate.platform.interfaces import AssignedAddress, DefaultRoute, Interfaces
 from warpgate.platform.posix import PosixSockets
 from warpgate.platform.readiness import watch_of
-from warpgate.platform.sockets import Flight
+from warpgate.platform.sockets import Beside, Flight, ReceiveSegments
 
 # Level, hop limit, least hop limit (ip(7), ipv6(7) and linux/in.h, in6.h: the last ones have no name in Python).
 _HOP_OPTIONS = {
@@ -103,16 +104,14 @@ class LinuxSockets(PosixSockets):
         size = struct.pack("=H", len(datagrams[0]))
         sock.sendmsg(datagrams, [(socket.IPPROTO_UDP, _UDP_SEGMENT, size)], 0, to)
 
-    def receive_segments(self, sock: socket.socket) -> None:
+    def receive_segments(self, sock: socket.socket, size: int) -> ReceiveSegments:
         with suppress(OSError):  # before Linux 5.0
             sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+        return partial(sock.recvmsg, size, _GRO_ROOM)
 
-    def receive(self, sock: socket.socket, size: int) -> tuple[bytes, SockAddr, int]:
-        data, ancillary, _, source = sock.recvmsg(size, _GRO_ROOM)
-        for level, kind, value in ancillary:
-            if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
-                return data, source, int.from_bytes(value, sys.byteorder)
-        return data, source, size
+    def segment_size(self, beside: Beside) -> int:
+        ((_, _, value),) = beside  # nothing else was asked for
+        return int.from_bytes(value, sys.byteorder)
 
     def send_by(self, sock: socket.socket, family: Family, device: str) -> None:
         level, option = _UNICAST_IF[family]

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from warpgate.lazy_dataclass import dataclass
@@ -26,6 +26,12 @@ class Flight:
 
     unacked: int
     mark: float
+
+
+# What the system says beside data: level, kind, value.
+Beside = list[tuple[int, int, bytes]]
+# Data, what came beside it (nothing: it is one datagram), flags, sender.
+ReceiveSegments = Callable[[], tuple[bytes, Beside, int, SockAddr]]
 
 
 class Sockets:
@@ -92,13 +98,20 @@ class Sockets:
         """All of them or none; OSError also where a way to `to` cannot have that many at once."""
         raise OSError(errno.EOPNOTSUPP, "this system sends one datagram a call")
 
-    def receive_segments(self, sock: socket.socket) -> None:
-        """Let `receive` give several datagrams of one sender at once."""
+    def receive_segments(self, sock: socket.socket, size: int) -> ReceiveSegments:
+        """What to read a UDP socket by from now on, at most `size` bytes a call: datagrams of one sender come at once,
+        where the system joins them.
+        """
 
-    def receive(self, sock: socket.socket, size: int) -> tuple[bytes, SockAddr, int]:
-        """Data, sender, and the size of each datagram in it (the last one may be shorter)."""
-        data, source = sock.recvfrom(size)
-        return data, source, size
+        def receive() -> tuple[bytes, Beside, int, SockAddr]:
+            data, source = sock.recvfrom(size)
+            return data, [], 0, source
+
+        return receive
+
+    def segment_size(self, beside: Beside) -> int:
+        """Of each datagram in what was read (the last one may be shorter), by what came beside it: not nothing."""
+        raise NotImplementedError
 
     # -- staying on an interface
 

@@ -17,7 +17,7 @@ _LONG = 0x80
 _FIRST = 0xC0  # long header, fixed bit, type Initial: 0b1100xxxx
 _HANDSHAKE = 0xE0  # type Handshake
 _TYPE_MASK = 0xF0
-_VERSION = b"\0\0\0\1"
+VERSION = b"\0\0\0\1"
 
 
 def connection_id_of(data: bytes) -> bytes:
@@ -45,7 +45,7 @@ def is_durable(data: bytes) -> bool:
 
 def is_first_packet(data: bytes) -> bool:
     """Whether a datagram looks like the first of a client's: an Initial packet of version 1."""
-    return len(data) >= FIRST_PACKET_SIZE and data[0] & _TYPE_MASK == _FIRST and data[1:5] == _VERSION
+    return len(data) >= FIRST_PACKET_SIZE and data[0] & _TYPE_MASK == _FIRST and data[1:5] == VERSION
 
 
 def is_protected(data: bytes) -> bool:
@@ -55,8 +55,7 @@ def is_protected(data: bytes) -> bool:
 
 def is_of_handshake(data: bytes) -> bool:
     """Whether it looks like the first of a client's, or like one of those that follow until both have their keys."""
-    # The version first: for a user's datagram it is all that is looked at.
-    return data[1:5] == _VERSION and (data[0] & _TYPE_MASK == _HANDSHAKE or is_first_packet(data))
+    return data[1:5] == VERSION and (data[0] & _TYPE_MASK == _HANDSHAKE or is_first_packet(data))
 
 
 def encode_integer(value: int) -> bytes:

@@ -184,9 +184,11 @@ class Faulty:
         self._sock, self._method, self._codes = sock, method, list(codes)
 
     def __getattr__(self, name: str) -> Any:
-        return self._fail if name == self._method and self._codes else getattr(self._sock, name)
+        return self._call if name == self._method else getattr(self._sock, name)
 
-    def _fail(self, *_: object) -> Any:
+    def _call(self, *arguments: Any) -> Any:
+        if not self._codes:
+            return getattr(self._sock, self._method)(*arguments)
         code = self._codes.pop(0)
         raise OSError(code, os.strerror(code))
 
@@ -199,10 +201,10 @@ def test_errors_of_earlier_datagrams_do_not_kill_a_udp_socket(
         inbox = Datagrams()
         a, b = system.a.open_udp(ANY, ignore), system.b.open_udp(ANY, inbox)
         real: Any = b._sock  # type: ignore[attr-defined]
-        if gathers:
-            b.gather(lambda _datagrams, _source: False)
         method = "recvmsg" if gathers else "recvfrom"
         monkeypatch.setattr(b, "_sock", Faulty(real, method, errno.ECONNREFUSED, errno.EHOSTUNREACH))
+        if gathers:
+            b.gather(lambda _datagrams, _source: False)
         a.send(b"alive", b.local.sockaddr)
         assert (await inbox.received.get())[0] == b"alive"
         assert b.receive_errors == 2  # type: ignore[attr-defined]

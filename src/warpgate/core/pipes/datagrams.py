@@ -68,6 +68,8 @@ class DatagramPipe(Pipe):
 
     def _pick(self, sub: Subscription | int) -> bytes | None:
         """Out of the queue, which is not empty."""
+        if sub is SUB_ALL:  # mostly
+            return self._queue.popleft()
         if not isinstance(sub, Subscription):
             if (size := len(self._queue[0])) > sub:
                 raise ConfigError(f"recv({sub}) would cut a datagram of {size} bytes: give it more room")

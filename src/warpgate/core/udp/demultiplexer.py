@@ -21,7 +21,7 @@ from warpgate.net.network import DatagramReceiver, Network, UdpSocket, Watch
 from warpgate.proto.check import CheckAgent, CheckEvent
 from warpgate.proto.check_wire import session_of
 from warpgate.proto.machine import Transmit
-from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, connection_id_of, is_of_handshake
+from warpgate.proto.quic_wire import CONNECTION_ID_SIZE, VERSION, connection_id_of, is_of_handshake
 from warpgate.proto.stun import COOKIE, is_stun
 
 # Datagrams that overtake the nomination (which may have to be repeated) wait for the pipe, so many at most.
@@ -86,15 +86,15 @@ class Port:
 
     def receive(self, data: bytes, source: SockAddr) -> None:
         """A datagram has arrived."""
-        # The slice first: for a user's datagram it is all that is looked at.
+        # The slices first: of a user's datagram they are all that is looked at.
         if data[4:8] == COOKIE and is_stun(data) and self._udp.take_stun(self, data, source):
             return
         key, ahead = source[:2], self._udp.ahead
-        routes = self.streams.get(key)
+        routes = self.streams.get(key) if self.streams else None
         if routes is not None and (deliver_all := routes.get(connection_id_of(data))) is not None:
             deliver_all([data])
-        elif ((claim := self.unclaimed.get(key)) is not None and claim([data])) or (
-            is_of_handshake(data) and self._udp.admit(self, data, source)
+        elif (self.unclaimed and (claim := self.unclaimed.get(key)) is not None and claim([data])) or (
+            data[1:5] == VERSION and is_of_handshake(data) and self._udp.admit(self, data, source)
         ):
             return
         elif ahead and (held := ahead.get(connection_id_of(data))) is not None:
