@@ -24,7 +24,11 @@ WITHIN = ("DecodeError", "Refused")
 MAKERS = {
     "ConnectFailed": ("_failed", "stop"),
     "PipeClosed": ("_finish", "abort", "_end"),
+}
+# Kinds of one that only we tell apart.
+KINDS = {
     "AuthenticationError": ("Uninvited",),
+    "ServiceError": ("Unusable", "Translated"),
 }
 SHORTEST = 12  # of doctor's: what is shorter is a word in a sentence
 
@@ -127,7 +131,7 @@ def _classes() -> Iterator[tuple[str, type[Exception]]]:
 
 def _error(name: str, kind: type[Exception], sources: list[Source]) -> str:
     words = " ".join((kind.__doc__ or "").split())
-    texts = list(_texts(sources, lambda called: called == name))
+    texts = list(_texts(sources, lambda called: called in (name, *KINDS.get(name, ()))))
     core = [source for source in sources if source.layer == "core"]
     texts += _texts(core, lambda called: called in MAKERS.get(name, ()))
     if kind is errors.ConnectFailed:

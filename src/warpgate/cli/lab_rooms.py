@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from warpgate.cli.records import LabHost
 from warpgate.errors import ServiceError
@@ -20,18 +20,12 @@ ADDRESS_PATIENCE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Variable:
-    name: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
 class Room:
     """`variables` tell programs in this host where the lab's servers are and where to keep their key."""
 
     host: Host
     kind: str
-    variables: tuple[Variable, ...]
+    variables: Mapping[str, str]
 
     async def start(self, command: Sequence[str], *, quiet: bool) -> asyncio.subprocess.Process:
         """Run a program here; `quiet`: no stdin, and its output is to be read from its pipe.
@@ -39,7 +33,7 @@ class Room:
         The word `warpgate` at the beginning means this program, wherever it is installed.
         """
         words = [sys.executable, "-m", "warpgate", *command[1:]] if command[0] == "warpgate" else list(command)
-        environment = {variable.name: variable.value for variable in self.variables}
+        environment = dict(self.variables)
         if not quiet:
             return await self.host.popen(words, env=environment, stdin=None)
         pipe, together = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
@@ -49,7 +43,7 @@ class Room:
         """How to get a shell here from another terminal, while this process lives."""
         own = f"/proc/{os.getpid()}"
         user = f" --user={own}/ns/user --preserve-credentials" if user_namespace else ""
-        settings = " ".join(shlex.quote(f"{variable.name}={variable.value}") for variable in self.variables)
+        settings = " ".join(shlex.quote(f"{name}={value}") for name, value in self.variables.items())
         enter = f"nsenter{user} --net={own}/fd/{self.host.namespace.fd} env {settings} $SHELL"
         outside = [str(ip) for router in self.host.routers if router.nat for ip in router.nat.external]
         addresses = tuple(str(ip) for ip in self.host.addresses)

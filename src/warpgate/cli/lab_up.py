@@ -16,7 +16,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 
-from warpgate.cli.lab_rooms import Companion, Room, Variable
+from warpgate.cli.lab_rooms import Companion, Room
 from warpgate.cli.options import UsageError
 from warpgate.cli.shell import TERMINATED, Shell
 from warpgate.errors import ConfigError
@@ -78,16 +78,9 @@ async def _up(plan: Plan, shell: Shell) -> int:
             # Two addresses: only then can a STUN server tell how NATs filter (RFC 5780).
             server = lab.add_host("server", ipv4=2)
             broker, stun = await asyncio.gather(start_mosquitto(server), start_coturn(server))
-            known = (
-                Variable("WARPGATE_BROKER", broker.mqtt_url),
-                Variable("WARPGATE_STUN", str(stun.endpoint)),
-            )
+            known = {"WARPGATE_BROKER": broker.mqtt_url, "WARPGATE_STUN": str(stun.endpoint)}
             a, b = (
-                Room(
-                    lab.add_host(name, behind=kind),
-                    kind,
-                    (*known, Variable("WARPGATE_DATA", f"{folder}/{name}")),
-                )
+                Room(lab.add_host(name, behind=kind), kind, {**known, "WARPGATE_DATA": f"{folder}/{name}"})
                 for name, kind in (("a", plan.kind_a), ("b", plan.kind_b))
             )
             if plan.command_a:

@@ -20,14 +20,13 @@ from fcntl import ioctl
 from warpgate.model.endpoint import Family, SockAddr
 from warpgate.platform.bsd_wire import DARWIN, FREEBSD, RTF_GATEWAY, Layout, default_routes
 from warpgate.platform.interfaces import AssignedAddress, DefaultRoute, Interfaces
-from warpgate.platform.posix import PosixSockets
+from warpgate.platform.posix import PosixSockets, is_running
 
 # sys/sysctl.h, sys/socket.h: CTL_NET, PF_ROUTE, any protocol and family, NET_RT_FLAGS.
 _ROUTES = (4, 17, 0, 0, 2, RTF_GATEWAY)
 
-# sys/sockio.h: _IOWR('i', 17, struct ifreq), whose first 16 bytes are the name and the next two the flags; net/if.h.
+# sys/sockio.h: _IOWR('i', 17, struct ifreq).
 _SIOCGIFFLAGS = 0xC0206911
-_IFF_UP, _IFF_RUNNING = 0x1, 0x40
 # netinet6/in6_var.h: _IOWR('i', 73, struct in6_ifreq) of 288 bytes, sockaddr_in6 or flags at 16.
 _SIOCGIFAFLAG_IN6 = 0xC1206949
 _IN6_IFREQ = 288
@@ -72,7 +71,7 @@ class BsdInterfaces(Interfaces):
         flags = _flags_of_v6(each, self.layout) if each.ip.version == 6 and self.layout else 0
         return replace(
             each,
-            running=_is_running(each.name),
+            running=is_running(each.name, _SIOCGIFFLAGS) is not False,  # else getifaddrs' word must do
             temporary=bool(flags & _TEMPORARY),
             deprecated=bool(flags & _DEPRECATED),
             tentative=bool(flags & (_TENTATIVE | _DUPLICATED)),
@@ -92,16 +91,6 @@ class FreeBsdInterfaces(BsdInterfaces):
 class AppleInterfaces(BsdInterfaces):
     layout = DARWIN
     may_set_proxy = True
-
-
-def _is_running(name: str) -> bool:
-    request = struct.pack("16sh14x", name.encode()[:15], 0)
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            flags: int = struct.unpack("16xH14x", ioctl(sock, _SIOCGIFFLAGS, request))[0]
-    except OSError:
-        return True  # getifaddrs named it; that must do
-    return flags & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING
 
 
 def _flags_of_v6(each: AssignedAddress, layout: Layout) -> int:

@@ -24,7 +24,7 @@ from termios import TIOCOUTQ
 
 from warpgate.model.endpoint import Family, SockAddr
 from warpgate.platform.interfaces import AssignedAddress, DefaultRoute, Interfaces
-from warpgate.platform.posix import PosixSockets
+from warpgate.platform.posix import PosixSockets, is_running
 from warpgate.platform.readiness import watch_of
 from warpgate.platform.sockets import Beside, Flight, ReceiveSegments
 
@@ -58,10 +58,8 @@ _TCP_INFO_SIZE = 60
 # thread-self, not self: a thread may have entered a network namespace of its own.
 PROC_NET = Path("/proc/thread-self/net")
 
-# linux/if.h, linux/sockios.h
+# linux/sockios.h
 _SIOCGIFFLAGS = 0x8913
-_IFF_UP = 0x1
-_IFF_RUNNING = 0x40  # has a carrier: an unplugged interface keeps its addresses, and nobody can be reached there
 
 # linux/netlink.h, linux/rtnetlink.h
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
@@ -183,7 +181,7 @@ class LinuxInterfaces(Interfaces):
             found = [address for message in _address_messages() if (address := _assigned(message)) is not None]
         except OSError:
             return super().assigned()
-        running = {name: _is_running(name) for name in dict.fromkeys(each.name for each in found)}
+        running = {name: bool(is_running(name, _SIOCGIFFLAGS)) for name in dict.fromkeys(each.name for each in found)}
         order = list(running)
         found.sort(key=lambda each: order.index(each.name))
         return tuple(replace(each, running=running[each.name]) for each in found)
@@ -228,16 +226,6 @@ class LinuxInterfaces(Interfaces):
         except OSError:
             return super().blind_spots()
         return ()
-
-
-def _is_running(name: str) -> bool:
-    request = struct.pack("16sh14x", name.encode()[:15], 0)
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            flags: int = struct.unpack("16xH14x", ioctl(sock, _SIOCGIFFLAGS, request))[0]
-    except OSError:  # gone since it was listed
-        return False
-    return flags & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING
 
 
 def _address_messages() -> Iterator[bytes]:

@@ -7,9 +7,27 @@ import sys
 assert sys.platform != "win32"
 
 import socket
+import struct
+from fcntl import ioctl
 
 from warpgate.model.endpoint import SockAddr
 from warpgate.platform.sockets import Sockets
+
+# net/if.h, linux/if.h. Without a carrier an interface keeps its addresses, and nobody can be reached there.
+_IFF_UP, _IFF_RUNNING = 0x1, 0x40
+
+
+def is_running(name: str, request: int) -> bool | None:
+    """Whether the interface is up and has a carrier; None where it does not tell: it is gone, perhaps. `request` is
+    SIOCGIFFLAGS: of a struct ifreq the first 16 bytes are the name and the next two the flags.
+    """
+    asked = struct.pack("16sh14x", name.encode()[:15], 0)
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            flags: int = struct.unpack("16xH14x", ioctl(sock, request, asked))[0]
+    except OSError:
+        return None
+    return flags & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING
 
 
 class PosixSockets(Sockets):

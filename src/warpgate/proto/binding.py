@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from warpgate.errors import ServiceError
 from warpgate.lazy_dataclass import dataclass
-from warpgate.model.endpoint import Endpoint
+from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.model.scope import Scope, misnamed, scope_of
 from warpgate.proto.machine import Outputs, Transmit
 from warpgate.proto.stun import BINDING, Attribute, StunClass, StunMessage
@@ -31,8 +32,26 @@ from warpgate.proto.transaction import Transactions
 REMEASURE_AFTER = 2.0
 # No NAT is known that forgets sooner; keepalives in seconds.
 LEAST_KEEPALIVE = 4.0
-# The server was reached by an address that a DNS64 had made up. What it has in IPv4 is asked for with the prefix.
-TRANSLATED = "a translator is between"
+
+
+class Unusable(ServiceError):
+    """A server's answer tells no outside endpoint of ours."""
+
+
+class Translated(Unusable):
+    """It was reached by an address that a DNS64 had made up. What it has in IPv4 is asked for with the prefix."""
+
+
+def mapped_in(answer: StunMessage, local: Endpoint, server: IPAddress) -> Endpoint:
+    """As what this server sees our socket `local`. Unusable."""
+    mapped = answer.mapped
+    if answer.cls is StunClass.ERROR or mapped is None:
+        raise Unusable(f"answered: {answer.error}" if answer.error else "answered: no mapped address")
+    if mapped.family is not local.family:
+        raise Translated(f"a translator is between: it sees {mapped}")
+    if (reason := misnamed(mapped, server)) is not None:
+        raise Unusable(f"of no use: {reason}")
+    return mapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +70,11 @@ class Mapped:
 
 @dataclass(frozen=True, slots=True)
 class ServerSilent:
-    """`server` gave no usable answer."""
+    """`server` gave no usable answer. `translated`: see `Translated`."""
 
     server: Endpoint
     reason: str
+    translated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +173,10 @@ class BindingClient(Outputs[BindingEvent, Transmit]):
         if found is None:
             return
         transaction, answer = found
-        mapped = answer.mapped
-        if answer.cls is StunClass.ERROR or mapped is None:
-            what = str(answer.error) if answer.error else "no mapped address"
-            self._silent(source, f"answered: {what}", now)
-            return
-        if mapped.family is not self._base.family:
-            self._silent(source, f"{TRANSLATED}: it sees {mapped}", now)
-            return
-        if (reason := misnamed(mapped, source.ip)) is not None:
-            self._silent(source, f"of no use: {reason}", now)
+        try:
+            mapped = mapped_in(answer, self._base, source.ip)
+        except Unusable as error:
+            self._silent(source, str(error), now, translated=isinstance(error, Translated))
             return
         self._answered(source, mapped, now - transaction.started, now)
         self._note_other(source, answer.endpoint(Attribute.OTHER_ADDRESS))
@@ -234,10 +248,10 @@ class BindingClient(Outputs[BindingEvent, Transmit]):
             known.other = other
             self._events.append(OtherAddress(server, other))
 
-    def _silent(self, server: Endpoint, reason: str, now: float) -> None:
+    def _silent(self, server: Endpoint, reason: str, now: float, *, translated: bool = False) -> None:
         known = self._servers[server]
         was_keeping_alive = known.answers
         known.answers = False
-        self._events.append(ServerSilent(server, reason))
+        self._events.append(ServerSilent(server, reason, translated))
         if was_keeping_alive and any(other.answers for other in self._servers.values()):
             self._keep_alive(now)

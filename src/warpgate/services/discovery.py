@@ -26,7 +26,7 @@ from warpgate.net.race import RaceLost, first_of
 from warpgate.net.reach import ATTEMPT_DELAY, in_order
 from warpgate.plan.classify import Observation
 from warpgate.plan.realm import outside
-from warpgate.proto.binding import TRANSLATED, BindingEvent, Mapped, OtherAddress, ServerSilent
+from warpgate.proto.binding import BindingEvent, Mapped, OtherAddress, ServerSilent
 from warpgate.services.service_records import service_endpoints
 from warpgate.services.stun_place import Learnt, Place
 from warpgate.services.stun_samples import sample_assignment, worth_sampling
@@ -402,8 +402,8 @@ class Discovery:
         match event:
             case Mapped(server=server, mapped=mapped, rtt=rtt, changed=True):
                 self._mapped(Transport.UDP, probe.local, server, mapped, rtt)
-            case ServerSilent(server=server, reason=reason):
-                self._failed(probe.local, Transport.UDP, server, reason)
+            case ServerSilent(server=server, reason=reason, translated=translated):
+                self._failed(probe.local, Transport.UDP, server, reason, translated)
             case OtherAddress(server=server, other=other) if probe.other == (server, other):
                 probe.ask_others(server, other)
         self._let_go()
@@ -417,12 +417,14 @@ class Discovery:
         self._say(MappingLearnt(transport.value, str(local), str(mapped), str(server), seconds))
         self._let_go()
 
-    def _failed(self, local: Endpoint, transport: Transport, server: Endpoint, reason: str) -> None:
+    def _failed(
+        self, local: Endpoint, transport: Transport, server: Endpoint, reason: str, translated: bool = False
+    ) -> None:
         """Told once: a server that stays silent is asked again and again. That a translator is between is told when it
         is seen again: what the resolver says of that may come later than the server's answer.
         """
         failure = (local, transport.value, server)
-        if local.ip.version == 6 and reason.startswith(TRANSLATED) and failure not in self._translated:
+        if local.ip.version == 6 and translated and failure not in self._translated:
             self._translated.add(failure)
             self._progressed()
             return

@@ -18,11 +18,10 @@ from warpgate.config import Timing
 from warpgate.errors import DecodeError, ServiceError, WarpgateError
 from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint, IPAddress
-from warpgate.model.scope import misnamed
 from warpgate.net.network import Network, TcpStream
 from warpgate.plan.classify import Observation
 from warpgate.plan.realm import prevailing
-from warpgate.proto.binding import TRANSLATED
+from warpgate.proto.binding import Translated, mapped_in
 from warpgate.proto.stun import BINDING, StreamDecoder, StunClass, StunMessage, decode, encode
 from warpgate.services.stun_udp import new_transaction_id
 
@@ -70,15 +69,8 @@ class StunStream:
         await self.stream.send(encode(request))
         for _ in range(MOST_ANSWERS):
             answer = await self._next()
-            if answer.transaction_id != request.transaction_id:
-                continue
-            if answer.cls is StunClass.SUCCESS and answer.mapped is not None:
-                if answer.mapped.family is not self.stream.local.family:
-                    raise ServiceError(f"{TRANSLATED}: it sees {answer.mapped}")
-                if (reason := misnamed(answer.mapped, self.stream.remote.ip)) is not None:
-                    raise ServiceError(f"of no use: {reason}")
-                return answer.mapped
-            raise ServiceError(f"answered {answer.error}" if answer.error else "answered without an address")
+            if answer.transaction_id == request.transaction_id:
+                return mapped_in(answer, self.stream.local, self.stream.remote.ip)
         raise ServiceError("the server talks, and does not answer")
 
     async def idle(self, seconds: float) -> None:
@@ -166,9 +158,9 @@ class TcpProbe:
         timing: Timing,
         rng: random.Random,
         on_mapped: Callable[[Endpoint, Endpoint, Endpoint, float], None],
-        on_failed: Callable[[Endpoint, str], None],
+        on_failed: Callable[[Endpoint, str, bool], None],
     ) -> None:
-        """`on_mapped`: local, server, mapped, seconds it took; `on_failed`: server, reason."""
+        """`on_mapped`: local, server, mapped, seconds it took; `on_failed`: server, reason, see `Translated`."""
         self.local = local
         self._network = network
         self._timing = timing
@@ -235,7 +227,7 @@ class TcpProbe:
                 lived = await self._connection(server)
             except WarpgateError as error:
                 lived = 0.0
-                self._fail(server, str(error))
+                self._fail(server, error)
             failures = 0 if lived >= self._timing.keepalive_low else failures + 1
             if failures:
                 await asyncio.sleep(BACKOFF.drawn(failures, self._rng.uniform))
@@ -255,7 +247,7 @@ class TcpProbe:
             # until dialling again shows something else: an address that changes every minute helps nobody.
             lived = loop.time() - started
             if lived < self._timing.keepalive_low:
-                self._on_failed(server, f"{error}, after only {lived:.1f} s")
+                self._on_failed(server, f"{error}, after only {lived:.1f} s", False)
             return lived
         finally:
             connection.stream.abort()
@@ -295,8 +287,8 @@ class TcpProbe:
         self._look_for_vacancy()
         self._on_mapped(self.local, server, mapped, asyncio.get_running_loop().time() - started)
 
-    def _fail(self, server: Endpoint, reason: str) -> None:
+    def _fail(self, server: Endpoint, error: WarpgateError) -> None:
         self._up.pop(server, None)
         self._down.add(server)
         self._vacancy.set()
-        self._on_failed(server, reason)
+        self._on_failed(server, str(error), isinstance(error, Translated))
