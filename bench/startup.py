@@ -1,18 +1,25 @@
-"""How long until a node is up, without any network or to a complete address with servers 40 ms away; imports; and what
-the first pipe of a process costs beside its later ones.
+"""How long until a node is up, without any network or to a complete address with servers 40 ms away; imports; a whole
+`warpgate connect`; what the first pipe of a process costs beside its later ones; and an idle node's memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench.rig import rig
 from bench.rows import Row, median_ms, show, spread
+from warpgate.lab.servers import start_coturn, start_mosquitto
+from warpgate.lab.topology import Lab
 
 COUNT = 9
 OFFLINE = """
@@ -44,15 +51,31 @@ async def main(address, words, waiting):
     print(json.dumps(times))
 asyncio.run(main(sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3])))
 """
+# As it is after `pip install warpgate`: that brings no dnspython, which paho would load (4 MB).
+IDLE = """
+import sys
+sys.modules["dns"] = None
+from warpgate.cli.main import main
+sys.exit(main(["listen"]))
+"""
+IDLE_NODES = 5
+IDLE_SECONDS = 8.0  # the filtering test gives up after 5 s
 LISTENER = """
-import asyncio, sys
-from warpgate import Config, Identity, Node
+import asyncio
+from warpgate import Config, Identity, Node, PipeClosed
 async def main():
     config = Config(brokers=(), stun=(), port=0, interfaces=("lo",), port_map=False)
-    async with Node(config, identity=Identity.generate()) as node:
+    async with Node(config, identity=Identity.generate()) as node, asyncio.TaskGroup() as tasks:
         await asyncio.sleep(1)
         print(node.address.to_text(), flush=True)
         async for pipe in node:
+            tasks.create_task(echo(pipe))
+async def echo(pipe):
+    async with pipe:
+        try:
+            while data := await pipe.recv():
+                await pipe.send(data)
+        except PipeClosed:
             pass
 asyncio.run(main())
 """
@@ -73,14 +96,17 @@ def offline() -> Row:
     return Row("Node.start() with no network at all", median_ms(times), 100, note=spread(times))
 
 
-def imports() -> Row:
+def imports() -> list[Row]:
     """Interleaved, so that the machine's moods hit both alike."""
     base, whole = [], []
     for _ in range(COUNT):
         base.append(_run("import asyncio"))
-        whole.append(_run("import asyncio, warpgate"))
+        whole.append(_run("from warpgate import Node"))
     added = [with_us - without for with_us, without in zip(whole, base, strict=True)]
-    return Row("import warpgate adds to import asyncio", statistics.median(added) * 1000, 60)
+    return [
+        Row("from warpgate import Node", median_ms(whole), 120, note=spread(whole)),
+        Row("of that, more than import asyncio", statistics.median(added) * 1000, 60),
+    ]
 
 
 def _run(code: str) -> float:
@@ -110,10 +136,7 @@ def first_pipes() -> list[Row]:
         ("plain stream over UDP, at once", {**plain, "transport": "udp"}, 0.0, 3.0),
         ("plain stream over UDP, 0.3 s later", {**plain, "transport": "udp"}, 0.3, 2.0),
     )
-    listener = subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True)
-    try:
-        assert listener.stdout is not None
-        address = listener.stdout.readline().strip()
+    with _listener() as address:
 
         def run(words: dict[str, object], waiting: float) -> list[float]:
             command = [sys.executable, "-c", FIRST_PIPES, address, json.dumps(words), str(waiting)]
@@ -129,10 +152,35 @@ def first_pipes() -> list[Row]:
             rows.append(Row(f"first pipe, of later ones: {what}", ratio, limit, "", note=note))
         ahead = [run(lasting, 0.3)[0] / statistics.median(run(plain, 0.3)) for _ in range(COUNT)]
         rows.append(Row("first durable pipe, of a plain one, 0.3 s later", statistics.median(ahead), 3.0, ""))
+        rows.append(_whole_connect(address))
+    return rows
+
+
+@contextmanager
+def _listener() -> Iterator[str]:
+    """The address of a node on loopback that echoes."""
+    listener = subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True)
+    try:
+        assert listener.stdout is not None
+        yield listener.stdout.readline().strip()
     finally:
         listener.terminate()
         listener.wait()
-    return rows
+
+
+def _whole_connect(address: str) -> Row:
+    """The command, from its start to its end: something there and back."""
+    times = []
+    with TemporaryDirectory() as folder:
+        env = {**os.environ, "WARPGATE_DATA": folder, "WARPGATE_INTERFACE": "lo"}
+        env |= {"WARPGATE_BROKER": "", "WARPGATE_STUN": "", "WARPGATE_PORT_MAP": "no"}
+        command = [sys.executable, "-m", "warpgate", "connect", address]
+        for _ in range(COUNT):
+            began = time.perf_counter()
+            done = subprocess.run(command, check=True, capture_output=True, env=env, input=b"hello")
+            times.append(time.perf_counter() - began)
+            assert done.stdout == b"hello"
+    return Row("warpgate connect, from its start to its end", median_ms(times), 350, note=spread(times))
 
 
 async def to_complete_address() -> Row:
@@ -144,8 +192,39 @@ async def to_complete_address() -> Row:
     return Row("Node.start() to a complete address", median_ms(times), 250, note=spread(times))
 
 
+async def idle_memory() -> list[Row]:
+    """Of `warpgate listen`, the only node on its machine.
+
+    Resident: all of it. Its share: a page of a library that other processes have mapped, too, counts by its part (PSS);
+    here that is libc and what else the broker and this script have loaded.
+    """
+    shares, resident = [], []
+    async with Lab(seed=0) as lab:
+        servers, host = lab.add_host("servers", ipv4=2), lab.add_host("idle", behind="eim-apdf")
+        broker, stun = await start_mosquitto(servers), await start_coturn(servers)
+        env = {"WARPGATE_BROKER": broker.mqtt_url, "WARPGATE_STUN": str(stun.endpoint), "PYTHONDONTWRITEBYTECODE": ""}
+        for _ in range(IDLE_NODES):
+            with TemporaryDirectory() as folder:
+                command, own = [sys.executable, "-c", IDLE], {"WARPGATE_DATA": folder}
+                node = await host.popen(command, env=env | own, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+                await asyncio.sleep(IDLE_SECONDS)
+                shares.append(_megabytes(node.pid, "Pss:"))
+                resident.append(_megabytes(node.pid, "Rss:"))
+                await host.stop(node)
+    return [
+        Row("idle warpgate listen, its share of memory", statistics.median(shares), 45, "MB"),
+        Row("idle warpgate listen, resident", statistics.median(resident), 58, "MB", note="(the aim: 45)"),
+    ]
+
+
+def _megabytes(process: int, key: str) -> float:
+    rows = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(int(row.split()[1]) for row in rows if row.startswith(key)) / 1024
+
+
 def main() -> bool:
-    return show([offline(), asyncio.run(to_complete_address()), imports(), help_text(), *first_pipes()])
+    rows = [offline(), asyncio.run(to_complete_address()), *imports(), help_text(), *first_pipes()]
+    return show(rows + asyncio.run(idle_memory()))
 
 
 if __name__ == "__main__":

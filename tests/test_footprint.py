@@ -62,6 +62,11 @@ def test_importing_the_node_loads_what_a_program_needs_to_make_one() -> None:
     assert len([name for name in more if name.startswith("warpgate.")]) < 20, sorted(more)
 
 
+def test_listen_loads_nothing_that_only_mistakes_need() -> None:
+    more = loaded("import warpgate.cli.listen") - loaded("import asyncio")
+    assert not {"difflib", "rich", "shutil"} & more
+
+
 def test_a_node_starts_without_what_only_some_need() -> None:
     more = loaded("import warpgate.core.launch, warpgate.plugins.registry as at; at.REGISTRY.all()")
     assert not {"qh3", "paho", "h11", "importlib.metadata", "difflib", "email", "json", "ifaddr"} & more

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " (did you mean X?)", or "" when nothing is like it."""
-    found = difflib.get_close_matches(word, sorted(known), n=1)
+    found = _nearest(word, sorted(known))
     return f" (did you mean {found[0]}?)" if found else ""
 
 
@@ -19,7 +18,7 @@ def file_like(path: Path) -> str:
         names = [each.name for each in path.parent.iterdir()]
     except (OSError, ValueError):
         return ""
-    found = difflib.get_close_matches(path.name, names, n=1)
+    found = _nearest(path.name, names)
     return f" (did you mean @{path.with_name(found[0])}?)" if found else ""
 
 
@@ -30,3 +29,9 @@ def as_a_file(text: str) -> str:
     except (OSError, ValueError):
         is_file = False
     return f" (there is a file of that name: @{text} takes the address in it)" if is_file else ""
+
+
+def _nearest(word: str, known: list[str]) -> list[str]:
+    import difflib  # noqa: PLC0415 - 0.15 MB, and only who has made a mistake needs it
+
+    return difflib.get_close_matches(word, known, n=1)
