@@ -271,7 +271,8 @@ class TestItsEnd:
             record = bytearray(await far.recv(65536))
             record[-1] ^= 1
             await middle.send(record)
-            with pytest.raises(PipeClosed, match="bad record mac"):
+            # The words of OpenSSL 3.0 and of 3.6, which comes with newer Pythons.
+            with pytest.raises(PipeClosed, match=r"bad record mac|record layer failure"):
                 await waiting
             back.cancel()
 
