@@ -11,7 +11,6 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 
 from warpgate.errors import NetworkError
 from warpgate.model.endpoint import Endpoint, Family, SockAddr
@@ -240,14 +239,18 @@ class SystemUdpSocket:
 
 
 def runs(datagrams: Sequence[bytes], most: int) -> Iterator[Sequence[bytes]]:
-    """They, in order, in pieces of one size, each of which can be sent by one call."""
-    done = 0
-    for size, equal in groupby(datagrams, len):
-        end = done + len(list(equal))
-        step = max(1, min(most, _LARGEST_RUN // max(1, size)))
-        for start in range(done, end, step):
-            yield datagrams[start : min(start + step, end)]
-        done = end
+    """They, in order, in pieces of one size, of which the last may be shorter: each can be sent by one call."""
+    sizes = list(map(len, datagrams))
+    start = 0
+    while start < len(sizes):
+        size, end = sizes[start], start + 1
+        limit = min(len(sizes), start + min(most, _LARGEST_RUN // max(1, size)))
+        while end < limit and sizes[end] == size:
+            end += 1
+        if end < limit and 0 < sizes[end] < size:
+            end += 1
+        yield datagrams[start:end]
+        start = end
 
 
 def bind_udp(local: Endpoint, device: str | None = None) -> socket.socket:

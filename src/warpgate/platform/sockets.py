@@ -91,7 +91,7 @@ class Sockets:
 
     # -- many datagrams in one call
 
-    most_segments = 1  # of equal size, in one call of `send_segments`
+    most_segments = 1  # of one size, the last perhaps shorter, in one call of `send_segments`
     tells_refusals = False  # to a connected twin of a UDP socket, of what the other one sent
 
     def send_segments(self, sock: socket.socket, datagrams: Sequence[bytes], to: SockAddr) -> None:

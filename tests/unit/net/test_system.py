@@ -21,7 +21,7 @@ from warpgate.model.endpoint import Endpoint, SockAddr
 from warpgate.net.network import TcpStream
 from warpgate.net.system import SystemNetwork
 from warpgate.net.tcp import SystemTcpListener
-from warpgate.net.udp import bind_udp
+from warpgate.net.udp import bind_udp, runs
 from warpgate.platform import SOCKETS
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -212,6 +212,13 @@ def test_errors_of_earlier_datagrams_do_not_kill_a_udp_socket(
         b.close()
 
     system.run(main)
+
+
+def test_what_leaves_by_one_call_is_of_one_size_but_for_a_shorter_last() -> None:
+    datagrams = [bytes(size) for size in (3, 3, 2, 3, 3, 4, 4, 4, 4, 1, 0, 5, 70_000, 70_000)]
+    sizes = [[len(data) for data in run] for run in runs(datagrams, 3)]
+    assert sizes == [[3, 3, 2], [3, 3], [4, 4, 4], [4, 1], [0], [5], [70_000], [70_000]]
+    assert [len(run) for run in runs(datagrams, 1)] == [1] * len(datagrams)
 
 
 def test_what_waits_from_one_sender_is_taken_together_however_it_was_sent(system: World) -> None:

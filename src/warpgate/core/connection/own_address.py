@@ -22,9 +22,10 @@ class OwnAddress:
 
     def news(self, later: Callable[[], None]) -> bytes | None:
         """Our address, if the peer is to be told now; `later` is called when it was told too much already."""
-        address, now = self._context.address, self._context.now()
-        if address == self._said:
+        address = self._context.address
+        if address is self._said or address == self._said:  # asked at each step of a connection
             return None
+        now = self._context.now()
         if self._bucket.take(now):
             self._said = address
             return address.encode()
