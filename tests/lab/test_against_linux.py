@@ -18,10 +18,12 @@ import pytest
 from needs import need_programs
 from wires import QUIET, Tcp, Udp, closing
 
+from warpgate.core.search.links import give_up
 from warpgate.lab.line import Quality
 from warpgate.lab.namespace import Namespace
 from warpgate.lab.topology import Lab
 from warpgate.model.endpoint import Endpoint, IPAddress
+from warpgate.net.tcp import SystemTcpStream
 
 pytestmark = pytest.mark.lab
 EXTERNAL = ip_address("203.0.113.1")
@@ -262,3 +264,46 @@ def normal(value: object) -> str:
         for name in names:
             text = text.replace(name, f"outside-{number}").replace(repr(ip_address(name)), f"outside-{number}")
     return text
+
+
+FIRST_SYN_LOST = "table ip lost { chain input { type filter hook input priority filter; tcp flags syn drop; }; }"
+
+
+async def punched(world: World) -> tuple[Tcp, Tcp]:
+    """Both ends of a connection on the same ports each time, opened from both sides at once: the outside's SYN goes
+    first, and is dropped; the inside's meets it.
+    """
+    inside, outside = Tcp(world.inside[0], 5000), Tcp(world.outside[0], 6000)
+    opening = asyncio.ensure_future(outside.connect(Endpoint(EXTERNAL, 5000)))
+    await asyncio.sleep(0.05)
+    await inside.connect(outside.local)
+    await opening
+    return inside, outside
+
+
+@pytest.mark.parametrize(
+    ("end", "opens"), [(SystemTcpStream.abort, False), (give_up, True)], ids=["RST", "FIN and RST"]
+)
+async def test_the_ports_of_a_link_that_the_far_end_gave_up_can_be_punched_again(
+    privileges: None, end: Callable[[SystemTcpStream], None], opens: bool
+) -> None:
+    """Our SYN opens the router again; it is lost further on, and the far end's comes in. After a bare RST this side's
+    own SYN changes nothing in Linux's table for 10 s.
+    """
+    need_programs("nft", "ip")
+    with linux("masquerade") as world:
+        await joined(world)
+        inside, outside = await punched(world)
+        end(SystemTcpStream(outside.socket, outside.local, Endpoint(EXTERNAL, 5000)))
+        with contextlib.suppress(ConnectionError):
+            await asyncio.get_running_loop().sock_recv(inside.socket, 1)
+        inside.socket.close()
+        shell(world.outside[0].namespace, "nft -f -", FIRST_SYN_LOST)
+        inside, outside = Tcp(world.inside[0], 5000), Tcp(world.outside[0], 6000)
+        with closing(inside, outside):
+            opening = asyncio.ensure_future(inside.connect(outside.local))
+            await asyncio.sleep(0.05)
+            shell(world.outside[0].namespace, "nft delete table ip lost")
+            arrived = await outcome(outside.connect(Endpoint(EXTERNAL, 5000), QUIET))  # the SYN is repeated after 1 s
+            opening.cancel()
+        assert (arrived == "done") is opens

@@ -307,3 +307,6 @@ class Attempt(Protocol):
 
     async def adopt(self, stream: TcpStream) -> Link:
         """Let the peer prove its key on a stream that the plugin opened by its own means; we speak first."""
+
+    def half_open(self, local: Endpoint, remote: Endpoint) -> bool:
+        """Whether such a `connect` was broken off lately: our router may still wait for its answer."""

@@ -12,6 +12,11 @@ at once, with a first SYN that dies behind its own router (see `Network.dial_tcp
 that router open and the connection half made. In the third the initiator is the one who primes. In the fourth, for
 those who are behind two routers, both fire when the answer should be there.
 
+An earlier punch that was broken off leaves our router waiting for the answer to its SYN. A SYN of the peer's that comes
+in by that before our next one has left is accepted by our listener, whose answer is none to the old SYN: Linux's router
+drops it, and holds both up. A responder that has such a port says so, by a Punch without endpoints, and an initiator
+goes on from fresh ports when its first volley has not come through by then.
+
 Behind a NAT that gives each destination the next port of a count, a side samples the count by STUN over TCP and tells
 the ports that its next SYN will leave from; when that should be heard both fire, the other side from its listening
 port. Usable after s + 4 R when the initiator counts, s more when the responder does. Two sides that both count go to
@@ -104,7 +109,7 @@ class TcpPunch(Plugin):
 
     async def _initiate_volleys(self, attempt: Attempt, talk: Conversation, fire_at: float, tried: set[Route]) -> Link:
         try:
-            return await self._initiate_first(attempt, fire_at, tried)
+            return await self._initiate_first(attempt, talk, fire_at, tried)
         except AttemptFailed as error:
             attempt.note(f"first volley: {error}")
         for volley in range(2, VOLLEYS + 1):
@@ -116,12 +121,16 @@ class TcpPunch(Plugin):
                 attempt.note(f"volley {volley}: {error}")
         raise AttemptFailed(f"{VOLLEYS} volleys, the later ones from fresh ports, and nothing came through")
 
-    async def _initiate_first(self, attempt: Attempt, fire_at: float, tried: set[Route]) -> Link:
+    async def _initiate_first(self, attempt: Attempt, talk: Conversation, fire_at: float, tried: set[Route]) -> Link:
         """AttemptFailed when it is over, or as soon as `_only_fresh_ports` can do."""
         volley = beside(attempt, _first_volley(attempt, tried, fire_at))
         hopeless = beside(attempt, until(attempt, partial(_only_fresh_ports, attempt)))
-        await asyncio.wait({volley, hopeless}, return_when=asyncio.FIRST_COMPLETED)
+        spoilt = beside(attempt, talk.volley())
+        await asyncio.wait({volley, hopeless, spoilt}, return_when=asyncio.FIRST_COMPLETED)
+        if spoilt.done():
+            await asyncio.wait({volley}, timeout=signal_delay(attempt))
         hopeless.cancel()
+        spoilt.cancel()
         if volley.done():
             return volley.result()
         volley.cancel()
@@ -174,6 +183,9 @@ class TcpPunch(Plugin):
     async def _respond_volley(self, attempt: Attempt, talk: Conversation, message: Punch) -> Link:
         if not message.endpoints:
             tried: set[Route] = set()
+            if _spoilt(attempt):
+                attempt.signal(Punch(message.volley))
+                attempt.note("our router may hold an earlier attempt by these ports: fresh ones are better")
             runners = {
                 "volley": partial(_first_volley, attempt, tried, attempt.now()),
                 "refreshed": partial(_follow_address, attempt, tried),
@@ -196,9 +208,13 @@ class TcpPunch(Plugin):
 
 def _only_fresh_ports(attempt: Attempt) -> bool:
     """The listening ports are not where the other side believes them to be, or carry another connection to it."""
-    if not attempt.alone or attempt.renewing or both_count(attempt.local, attempt.remote):
+    if not attempt.alone or attempt.renewing or both_count(attempt.local, attempt.remote) or _spoilt(attempt):
         return True
     return tcp_is_elsewhere(attempt.local) or tcp_is_elsewhere(attempt.remote)
+
+
+def _spoilt(attempt: Attempt) -> bool:
+    return any(attempt.half_open(pair.base, pair.remote) for pair in attempt.pairs(Transport.TCP) if not pair.nearby)
 
 
 # -- the first volley --------------------------------------------------------------------------------------------

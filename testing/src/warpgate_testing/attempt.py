@@ -67,6 +67,7 @@ class FakeAttempt(Attempt):
         self._transports = transports
         self.forbidden: frozenset[Endpoint] = frozenset()  # `admit` leaves these out
         self.taken = False  # other pipes are on all pairs of the listening sockets
+        self.left_half_open: set[tuple[Endpoint, Endpoint]] = set()
         self.signals: list[tuple[float, Any]] = []
         self.notes: list[tuple[float, str]] = []
         self.probes: list[tuple[float, Endpoint, Endpoint, int | None]] = []
@@ -268,6 +269,9 @@ class FakeAttempt(Attempt):
 
     async def inbound(self) -> Link:
         return await self.inbound_links.get()
+
+    def half_open(self, local: Endpoint, remote: Endpoint) -> bool:
+        return (local, remote) in self.left_half_open
 
     async def connect(self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None) -> TcpStream:
         """What `dialled` has for it; `adopt` makes no other link of that."""

@@ -299,6 +299,37 @@ class TestTcpPunch:
 
         play(TcpPunch, story, initiator=False)
 
+    def test_a_responder_whose_earlier_dial_was_broken_off_asks_for_fresh_ports(self) -> None:
+        async def story(it: Story) -> None:
+            it.attempt.left_half_open.add((OURS, THEIRS))
+            it.attempt.hear(Punch(1))
+            attempt = await it.until(0.1)
+            assert attempt.signals == [(0.0, Punch(1))]
+            assert attempt.dials == [(0.0, THEIRS, OURS, None)]  # it may work
+
+        play(TcpPunch, story, initiator=False)
+
+    @pytest.mark.parametrize("later", [None, 0.5 * S])
+    def test_the_initiator_goes_to_fresh_ports_a_signal_after_it_was_asked_to(self, later: float | None) -> None:
+        async def story(it: Story) -> None:
+            attempt = await it.until(2 * S)
+            attempt.hear(Punch(1))
+            if later is not None:
+                attempt = await it.until(2 * S + later)
+                attempt.inbound_links.put_nowait(link())
+            attempt = await it.until(3 * S + 0.001)
+            assert [message.volley for _, message in attempt.signals] == ([1, 2] if later is None else [1])
+
+        play(TcpPunch, story)
+
+    def test_an_initiator_whose_earlier_dial_was_broken_off_begins_with_fresh_ports(self) -> None:
+        async def story(it: Story) -> None:
+            it.attempt.left_half_open.add((OURS, THEIRS))
+            attempt = await it.until(0.01)
+            assert [message.volley for _, message in attempt.signals] == [2]
+
+        play(TcpPunch, story)
+
     def test_ports_that_turn_out_to_be_of_no_use_are_left_at_once(self) -> None:
         async def story(it: Story) -> None:
             attempt = await it.until(0.3)

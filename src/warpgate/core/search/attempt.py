@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -30,6 +32,9 @@ from warpgate.plan.volley import PRIMING_TTL
 from warpgate.plugins.base import Attempt, Plugin, Relay
 from warpgate.proto.hello import Handshake, Refused
 from warpgate.proto.signals import MAX_BODY, PluginMessage, decode_body
+
+# Linux's routers keep what was begun by a SYN, and not answered, for so long (nf_conntrack_tcp_timeout_syn_sent).
+HALF_OPEN = 120.0
 
 Owned = TypeVar("Owned", TcpLink, QuicLink)
 
@@ -278,7 +283,19 @@ class PluginAttempt:
         return await self.adopt(await self.connect(remote, local, first_ttl))
 
     async def connect(self, remote: Endpoint, local: Endpoint | None = None, first_ttl: int | None = None) -> TcpStream:
-        return await self._context.network.dial_tcp(remote, local, first_ttl)
+        left, now = self._equipment.half_open, self._context.now
+        try:
+            stream = await self._context.network.dial_tcp(remote, local, first_ttl)
+        except asyncio.CancelledError:
+            if local is not None:
+                left[local, remote] = now()
+            raise
+        if local is not None:
+            left.pop((local, remote), None)
+        return stream
+
+    def half_open(self, local: Endpoint, remote: Endpoint) -> bool:
+        return self._context.now() - self._equipment.half_open.get((local, remote), -math.inf) < HALF_OPEN
 
     async def adopt(self, stream: TcpStream) -> TcpLink:
         session, context = self._session, self._context

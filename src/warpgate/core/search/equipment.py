@@ -18,6 +18,7 @@ from warpgate.core.udp.demultiplexer import Demultiplexer
 from warpgate.errors import ProtocolError
 from warpgate.lazy_dataclass import dataclass
 from warpgate.model.address import BrokerRef
+from warpgate.model.endpoint import Endpoint
 from warpgate.model.identity import node_id_of
 from warpgate.model.recent import Recent
 from warpgate.net.network import TcpStream
@@ -29,6 +30,7 @@ from warpgate.services.relay import Relays
 from warpgate.services.signaling import SignalChannel
 
 TOPIC = "warpgate/2/"
+HALF_OPEN_REMEMBERED = 256
 CLOCKS_REMEMBERED = PACES_REMEMBERED = 256
 # Relayed ones of a peer: one of each family, over UDP and over TCP.
 ENDPOINTS_PER_SESSION = 4
@@ -52,6 +54,7 @@ class Equipment:
     paces: Recent[bytes, Pace]  # by the peer's key
     quic_holdings: Holdings
     found: FoundPairs
+    half_open: Recent[tuple[Endpoint, Endpoint], float]  # TCP dials that were broken off: from, to, and when
 
     @classmethod
     def of(
@@ -82,6 +85,7 @@ class Equipment:
             Recent(PACES_REMEMBERED),
             Holdings(),
             found,
+            Recent(HALF_OPEN_REMEMBERED),
         )
 
     def pace(self, peer_key: bytes) -> Pace:

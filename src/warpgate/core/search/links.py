@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from warpgate.core.pipes.tls import TlsEnds, start_tls
 from warpgate.core.udp.demultiplexer import SessionChecks
@@ -15,6 +16,17 @@ from warpgate.proto.relay_limits import user_of
 
 # No honest session has more: endpoints tried on a peer's word are 8 for each transport.
 LINKS_A_SESSION = 8
+
+
+def give_up(stream: TcpStream) -> None:
+    """End a connection that carries nobody's data: FIN, and RST at once, which leaves our ports free.
+
+    The FIN is for the router on the other side. Linux's forgets what the far end has reset after 10 s, and lets no SYN
+    in by these ports until then; where it has seen a FIN, the next SYN from inside begins anew.
+    """
+    with suppress(NetworkError):
+        stream.write_eof()
+    stream.abort()
 
 
 class TcpLink:
@@ -37,6 +49,7 @@ class TcpLink:
         self.stream = stream
         self.handshake = handshake
         self.plugin = plugin
+        self._chosen = False
 
     @property
     def local(self) -> Endpoint:
@@ -47,10 +60,14 @@ class TcpLink:
         return self.stream.remote
 
     def abort(self) -> None:
-        self.stream.abort()
+        if self._chosen:
+            self.stream.abort()  # the peer's user may have it by now, and must not take this for the end of the data
+        else:
+            give_up(self.stream)
 
     async def nominate(self) -> None:
         """Choose this link (initiator); afterwards the stream is the user's."""
+        self._chosen = True
         self.handshake.nominate()
         await self.stream.send(self.handshake.data_to_send())
 
@@ -78,7 +95,7 @@ async def prove(
 ) -> tuple[TcpLink, Authenticated]:
     """Speak first on a connection we opened; returns once the peer has proved its key.
 
-    Aborts the stream on any failure: NetworkError, AuthenticationError, DecodeError.
+    Gives up the stream on any failure: NetworkError, AuthenticationError, DecodeError.
     """
     try:
         async with asyncio.timeout(patience):
@@ -88,10 +105,10 @@ async def prove(
         if not isinstance(peer, Authenticated):
             raise AuthenticationError(f"{stream.remote} did not prove the expected key")
     except TimeoutError:
-        stream.abort()
+        give_up(stream)
         raise NetworkError(f"{stream.remote} said nothing for {patience:g} s after connecting") from None
     except BaseException:
-        stream.abort()
+        give_up(stream)
         raise
     return TcpLink(stream, handshake, peer.plugin, relayed=relayed, secure=secure), peer
 
