@@ -14,6 +14,7 @@ import select
 import signal
 import termios
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from warpgate.platform.processes import Processes, ProcessGroup, Terminal
@@ -77,6 +78,12 @@ class PosixProcesses(Processes):
         os.setgroups([])
         os.setgid(entry.pw_gid)
         os.setuid(entry.pw_uid)
+
+    def give(self, path: Path, user: str) -> None:
+        import pwd  # noqa: PLC0415 - for servers alone
+
+        entry = pwd.getpwnam(user)
+        os.chown(path, entry.pw_uid, entry.pw_gid)
 
     def limit_memory(self, size: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size, size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from warpgate.errors import ConfigError
@@ -48,6 +49,10 @@ class Processes(ABC):
     def become(self, user: str) -> None:
         """OSError or KeyError."""
         raise ConfigError(f"this system lets nobody become {user}")
+
+    def give(self, path: Path, user: str) -> None:
+        """Let a user own this, whom we could become. OSError or KeyError."""
+        raise ConfigError(f"this system lets nobody give files to {user}")
 
     def end_with_parent(self) -> None:
         """As far as the system can: when the parent dies, this process is killed. OSError."""

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -60,10 +61,13 @@ class BrokerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A command, and the descriptors that it inherits (open: whoever starts it closes them)."""
+    """A command, the descriptors that it inherits (open: whoever starts it closes them), and a folder that is removed
+    when it has ended.
+    """
 
     command: tuple[str, ...]
     descriptors: tuple[int, ...]
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,8 @@ class Broker:
 def choose_broker(settings: BrokerSettings, *, embedded: bool | None = None) -> Broker:
     """mosquitto when it is installed (not when `embedded`), otherwise the embedded one (not when `embedded` is False).
 
-    mosquitto is told all by files in memory, so it is for systems that have such. ConfigError says what to install when
-    there is neither.
+    mosquitto is told nearly all by files in memory, so it is for systems that have such. ConfigError says what to
+    install when there is neither.
     """
     program = None
     if PROCESSES.has_memory_files:
@@ -127,10 +131,10 @@ def _launch_mosquitto(program: str, settings: BrokerSettings) -> Launch:
     user = unprivileged_user("mosquitto", "nobody")
     with ExitStack() as undo:
         files = _tls_files(settings, undo)
-        acl = _memory_file("acl", f"topic readwrite {TOPICS}\n".encode(), undo)
+        acl = _acl_file(user, undo)
         text = mosquitto_config(
             settings,
-            acl_file=_path(acl),
+            acl_file=str(acl),
             certificate=_path(files[0]) if files else "",
             key=_path(files[1]) if files else "",
             user="root",  # the wrapper has given root up by then; mosquitto is to leave it at that
@@ -138,7 +142,20 @@ def _launch_mosquitto(program: str, settings: BrokerSettings) -> Launch:
         config = _memory_file("mosquitto.conf", text.encode(), undo)
         undo.pop_all()
     wrapper = (sys.executable, "-P", "-m", "warpgate.server.child", str(os.getpid()), user)
-    return Launch((*wrapper, program, "-c", _path(config)), (*files, acl, config))
+    return Launch((*wrapper, program, "-c", _path(config)), (*files, config), acl.parent)
+
+
+def _acl_file(user: str, undo: ExitStack) -> Path:
+    """In a folder of its own: mosquitto follows no link to it since 2.1, as `/dev/fd/N` is one, and wants to own it."""
+    folder = Path(tempfile.mkdtemp(prefix="warpgate-"))
+    undo.callback(shutil.rmtree, folder, ignore_errors=True)
+    acl = folder / "acl"
+    acl.write_text(f"topic readwrite {TOPICS}\n")
+    acl.chmod(0o600)
+    if user != KEEP:
+        for path in (acl, folder):
+            PROCESSES.give(path, user)
+    return acl
 
 
 def _launch_embedded(settings: BrokerSettings) -> Launch:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from warpgate.errors import ConfigError, NetworkError, ServiceError
 from warpgate.model.backoff import Backoff
@@ -51,6 +53,7 @@ class BrokerProcess:
         self._accepts = self._connects if accepts is None else accepts
         self._metric = metric
         self._process: Process | None = None
+        self._folder: Path | None = None  # of that process
         self._words = bytearray()
         self._watch: asyncio.Task[None] | None = None
 
@@ -94,12 +97,15 @@ class BrokerProcess:
             await asyncio.wait([self._watch])
             self._watch = None
         await self._end()
+        self._remove_folder()
 
     async def _spawn(self) -> None:
         try:
             launch = self._broker.launch()
         except OSError as error:
             raise ServiceError(f"cannot start {self._broker.name}: {error}") from error
+        self._remove_folder()
+        self._folder = launch.folder
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *launch.command,
@@ -114,6 +120,11 @@ class BrokerProcess:
         finally:
             for descriptor in launch.descriptors:
                 os.close(descriptor)
+
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
     async def _listening(self) -> None:
         process = self._process

@@ -8,7 +8,9 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -174,6 +176,25 @@ class TestLife:
             assert not _alive(pid)
             assert not _accepts(broker.port)
             assert broker.troubles == []
+
+    async def test_what_it_reads_is_a_file_of_its_own_that_goes_with_it(
+        self, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """mosquitto 2.1 follows no links, and warns of files that others own or read."""
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o711)
+            monkeypatch.setattr(tempfile, "tempdir", folder)
+            async with running(kind) as broker:
+                if kind == "mosquitto":
+                    first = _only_file(folder)
+                    status = first.lstat()
+                    assert stat.S_ISREG(status.st_mode)
+                    assert not status.st_mode & 0o077
+                    assert str(status.st_uid) in _users(broker.process.pid)
+                    os.kill(broker.process.pid or 0, signal.SIGKILL)
+                    await until(lambda: _accepts(broker.port) and not first.exists())
+                    assert _only_file(folder) != first
+            assert os.listdir(folder) == []
 
     async def test_a_port_that_is_taken(self, kind: str) -> None:
         async with running(kind) as broker:
@@ -395,6 +416,11 @@ def _alive(pid: int) -> bool:
         return " Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
     except OSError:
         return False
+
+
+def _only_file(folder: str) -> Path:
+    (found,) = Path(folder).glob("*/*")
+    return found
 
 
 def _users(pid: int | None) -> list[str]:
