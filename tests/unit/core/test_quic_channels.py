@@ -451,3 +451,66 @@ def test_a_reset_leaves_before_what_waits() -> None:
     while pipes[3][1].failure is None:
         two.step()
     assert two.now - since <= 4 * DELAY  # an acknowledgment makes room for it
+
+
+@pytest.mark.parametrize("lost", ["both", "data"])
+def test_an_end_arrives_though_it_or_what_is_before_it_is_lost(lost: str) -> None:
+    """The library (qh3 2.1) forgets an end that is lost, or has arrived, while something before it has not."""
+    two = Two().open()
+    near, far = two.pipe()
+    far.take_pipe()
+    two.steps(6)
+    before = two.client._quic.open_outbound_streams
+    two.lossy = lambda data: len(data) > 500 or lost == "both"
+    near.write(bytes(1000))
+    two.step()
+    near.finish()
+    two.steps(2)
+    two.lossy = lambda _: False
+    two.steps(60)
+    assert len(far.read()) == 1000
+    assert far.peer_finished
+    far.finish()
+    two.steps(6)
+    assert near.over
+    assert far.over
+    assert two.client._quic.open_outbound_streams == before - 1
+
+
+@pytest.mark.parametrize("seed", [124, 465, 610, 717])
+def test_ends_of_both_sides_arrive_over_a_bad_path(seed: int) -> None:
+    chance, two = random.Random(seed), Two().open()
+    two.lossy = lambda _: chance.random() < 0.15
+    two.server.on_channel = lambda channel: (two.opened.append(channel), channel.take_pipe())[0]
+    near, left, came, late = two.client.open(""), 20_000, 0, chance.randrange(30)
+    for step in range(1000):
+        if left and near.room > 0:
+            size = min(left, near.room, chance.choice([1136, 8192, 65536]))
+            near.write(bytes(size))
+            left -= size
+        if not left and step >= late:
+            near.finish()
+        for far in two.opened:
+            while far.readable and far.room >= 32_000:
+                far.write(far.read())
+            if far.peer_finished and not far.readable:
+                far.finish()
+        while near.readable:
+            came += len(near.read())
+        two.step()
+    assert came == 20_000
+    assert near.over
+    assert two.opened[0].over
+
+
+def test_an_end_waits_for_nothing_but_what_is_on_its_way() -> None:
+    two = Two().open()
+    for on_its_way, steps in ((b"", 1), (bytes(1000), 4)):
+        near, far = two.pipe()
+        far.take_pipe()
+        two.steps(6)
+        near.write(on_its_way)
+        two.client.datagrams(two.now) if not on_its_way else two.step()
+        near.finish()
+        two.steps(steps + 1)
+        assert far.peer_finished

@@ -27,6 +27,7 @@ from warpgate.core.connection.quic_library import (
     losses,
     make_client,
     make_server,
+    on_their_way,
     opener,
     take_out,
     tell_gone,
@@ -112,6 +113,10 @@ class QuicEngine(ABC):
         self._unfed: dict[int, Pieces] = {}  # by stream
         self._unfed_bytes = 0
         self._finishing: set[int] = set()  # streams that end with it
+        # Streams whose end waits alone, until no packet up to this number is on its way: None, to be found out. And how
+        # many were lost before.
+        self._ends: dict[int, tuple[int | None, int]] = {}
+        self._said_again = 0  # of how many losses all that was lost has been sent again
         self._ended: set[int] = set()  # streams whose end we have sent, until the library forgets them
         self._repeated: set[int] = set()  # streams of which something may be prepared when they are over
         self._resets: dict[int, int] = {}  # streams to be reset, by code
@@ -295,16 +300,46 @@ class QuicEngine(ABC):
     def datagrams(self, now: float) -> list[bytes]:
         """What is to be sent now."""
         sent, self._polled = self._polled, []
+        if self._ends and self._said_again != losses(self._quic):
+            sent += self._send(now)  # before anything new takes the room
         more = True
+        self._say_ends()
         while more:
             self._feed()
-            news = self._poll(now)
+            news = self._send(now)
             sent += news
-            if self._given:
-                self._given = 0 if has_sent_all(self._quic) else max(0, self._given - sum(map(len, news)))
-            more = self._reset_streams() or bool(news and self._turns and self._hold is None)
+            more = self._reset_streams() or self._say_ends() or bool(news and self._turns and self._hold is None)
         self._unsent.set(self._held_to_send)
         return sent
+
+    def _send(self, now: float) -> list[bytes]:
+        news = self._poll(now)
+        if self._given:
+            self._given = 0 if has_sent_all(self._quic) else max(0, self._given - sum(map(len, news)))
+        return news
+
+    def _say_ends(self) -> bool:
+        """Whether any was: an end that has no bytes with it goes when all before it is acknowledged.
+
+        Before that the library (qh3 2.1) fails to note that such an end is lost, or that it has arrived: it would never
+        be said again, or its stream never be over, and count for ever among the 100 that may be.
+        """
+        if not self._ends or self._hold is not None or self._resets:
+            return False
+        lost, said = losses(self._quic), False
+        oldest, newest = on_their_way(self._quic)
+        for stream, (known, before) in list(self._ends.items()):
+            last = known
+            if last is None or before != lost:  # what was lost is in a later packet, when all has been sent again
+                last = newest if self._said_again == lost else None
+                self._ends[stream] = last, lost
+            if last is not None and oldest > last:
+                del self._ends[stream]
+                self._ended.add(stream)
+                with suppress(self._quic_error, ValueError):
+                    self._quic.send_stream_data(stream, b"", True)
+                    said = True
+        return said
 
     def _feed(self) -> None:
         """To the library what it can send now: the pipe that has sent least is next, so little goes before much.
@@ -353,6 +388,9 @@ class QuicEngine(ABC):
             del self._unfed[stream]
             if end := stream in self._finishing:
                 self._finishing.discard(stream)
+                if not data and not self._quic.get_send_buffer_size(stream):
+                    self._ends[stream] = None, 0
+                    return 0
                 self._ended.add(stream)
         # It may be over: a reset whose event has not been taken yet.
         with suppress(self._quic_error, ValueError):
@@ -379,7 +417,10 @@ class QuicEngine(ABC):
 
     def _poll(self, now: float) -> list[bytes]:
         try:
-            return to_send(self._quic, now)
+            sent = to_send(self._quic, now)
+            if has_sent_all(self._quic):
+                self._said_again = losses(self._quic)
+            return sent
         except ValueError as error:
             self.failure = NetworkError(f"the QUIC library cannot go on: {error}")
             self.close(BROKEN, str(self.failure))
@@ -510,6 +551,7 @@ class QuicEngine(ABC):
     def _drop_unfed(self, stream: int) -> None:
         self._unfed_bytes -= len(self._unfed.pop(stream, ()))
         self._finishing.discard(stream)
+        self._ends.pop(stream, None)
 
     def _guard(self, call: Callable[[], None]) -> None:
         """The library's complaint about a connection that is over ends ours. When the peer has closed it, this is about
@@ -532,4 +574,5 @@ class QuicEngine(ABC):
             self._unfed.clear()
             self._unfed_bytes = 0
             self._resets.clear()
+            self._ends.clear()
             self._hold = None

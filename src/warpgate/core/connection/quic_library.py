@@ -188,6 +188,14 @@ def losses(quic: QuicConnection) -> int:
     return 0 if quic._core is None else quic._core.loss_total
 
 
+def on_their_way(quic: QuicConnection) -> tuple[int, int]:
+    """The lowest and the highest number of the packets that were sent and are neither acknowledged nor lost; when none
+    of them asks for an acknowledgement the highest is -1, and the lowest beyond all.
+    """
+    packets = quic._core.outstanding_application_packets if quic._core is not None and in_flight(quic) else []
+    return (packets[0][0], packets[-1][0]) if packets else (1 << 62, -1)
+
+
 def largest_frame(quic: QuicConnection) -> int:
     """Bytes of the largest DATAGRAM frame that the peer takes (RFC 9221 section 3); 0 before the handshake."""
     return quic._remote_max_datagram_frame_size or 0
