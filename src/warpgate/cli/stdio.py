@@ -23,43 +23,42 @@ if TYPE_CHECKING:
     from warpgate.core.pipes.base import Pipe
 
 
-_STDIN, _STDOUT = 0, 1
-
-
 class StdioEnd:
     """What the user types or pipes in, and where the peer's bytes go. `limit`: most bytes in one chunk."""
 
-    def __init__(self, output: Output, limit: int) -> None:
+    def __init__(self, output: Output, limit: int = CHUNK, stdin: int = 0, stdout: int = 1) -> None:
         self._output = output
         self._limit = limit
+        self._stdin = stdin
+        self._stdout = stdout
         self._reader = SerialThread("stdin")
         self._writer = SerialThread("stdout")
 
     @property
     def interactive(self) -> bool:
         """Whether a person sits at stdin."""
-        return os.isatty(_STDIN)
+        return os.isatty(self._stdin)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        while data := await self._reader.call(lambda: TERMINAL.read(_STDIN, self._limit)):
+        while data := await self._reader.call(lambda: TERMINAL.read(self._stdin, self._limit)):
             yield data
 
     async def write(self, data: bytes) -> None:
         if self._output.json:
             self._output.show(Received(base64.b64encode(data).decode("ascii")))
         else:
-            await self._writer.call(lambda: TERMINAL.write(_STDOUT, data))
+            await self._writer.call(lambda: TERMINAL.write(self._stdout, data))
 
     async def end(self) -> None:
         """Let whoever reads our stdout see the end: ssh, for one, waits for it from its ProxyCommand."""
-        if not self._output.json and not os.isatty(_STDOUT):
-            await self._writer.call(_replace_stdout)
+        if not self._output.json and not os.isatty(self._stdout):
+            await self._writer.call(lambda: _replace_by_null(self._stdout))
 
 
-def _replace_stdout() -> None:
+def _replace_by_null(descriptor: int) -> None:
     """Close the file but keep the number taken: the next file opened must not become our stdout."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, _STDOUT)
+    os.dup2(null, descriptor)
     os.close(null)
 
 
