@@ -80,6 +80,22 @@ def test_brokers_that_cannot_be_reached_are_said_to_be() -> None:
     virtual(main)
 
 
+def test_an_address_from_before_its_broker_was_there_leads_to_the_peer_when_it_is() -> None:
+    async def main() -> None:
+        async with World() as world:
+            await world.b.node.close()
+            world.brokers[0].kill()
+            await world.b.node.start()
+            assert world.b.node.status().brokers == ()
+            dest = world.b.node.address.to_text()
+            world.brokers[0].revive()
+            await asyncio.sleep(90)  # both have tried again by then
+            pipe = await world.a.node.connect(dest, mode="datagram")
+            await pipe.close()
+
+    virtual(main)
+
+
 def test_a_peer_that_starts_late_is_met() -> None:
     """It is named at 4 s, and comes at 5.5 s: the offer of 6 s finds it."""
 

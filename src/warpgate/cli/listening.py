@@ -33,8 +33,11 @@ def parse_allowed(ids: list[str] | None) -> frozenset[str] | None:
 def announce(node: Node, shell: Shell) -> None:
     """Tell that and where peers can connect now."""
     shell.output.show(Ready(node.node_id, node.address.to_text()))
+    directly = "only peers who can reach this machine directly can connect"
     if not node.address.brokers:
-        shell.output.note("there is no broker: only peers who can reach this machine directly can connect")
+        shell.output.note(f"there is no broker: {directly}")
+    elif not node.status().brokers:
+        shell.output.note(f"no broker has answered yet: until one does, {directly}")
 
 
 def parse_name(text: str | None, shell: Shell) -> str | None:

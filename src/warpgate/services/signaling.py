@@ -146,17 +146,17 @@ class SignalChannel:
 
     @property
     def for_address(self) -> tuple[BrokerRef, ...]:
-        """The live homes, and as long as they are too few, brokers that are being reached.
+        """The live homes, and as long as they are too few, brokers that are being reached; where nothing is live, those
+        that have failed as well: they are tried again.
 
         A peer repeats what is not answered, so such a broker is good enough for it, and an address that is given away
-        early (a slow start, a lossy line) does not lack it.
+        early (a slow start, a lossy line, a broker that is started last) does not lack it.
         """
-        awaited = tuple(
-            keeper.ref
-            for keeper in self._keepers.values()
-            if keeper.role is not Role.GUEST and not keeper.live and not keeper.failures
-        )
-        return (self._listed + awaited)[: max(self._home, len(self._listed))]
+        absent = [keeper for keeper in self._keepers.values() if keeper.role is not Role.GUEST and not keeper.live]
+        awaited = [keeper for keeper in absent if not keeper.failures]
+        if not self._listed:
+            awaited += [keeper for keeper in absent if keeper.failures]
+        return (*self._listed, *(keeper.ref for keeper in awaited))[: max(self._home, len(self._listed))]
 
     def publish(self, urls: Sequence[str], topic: str, data: bytes) -> int:
         """Send on each of these brokers; the number on which it went out at once.

@@ -16,6 +16,7 @@ import random
 from ipaddress import ip_address
 
 import warpgate.core.launch  # noqa: F401 - for the same reason as the QUIC library below
+import warpgate.services.http_connection  # noqa: F401 - also
 from warpgate.core.connection import quic_library
 from warpgate.errors import ConfigError
 from warpgate.lab.kinds import kind_of

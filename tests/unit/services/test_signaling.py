@@ -204,6 +204,8 @@ def test_a_broker_that_was_away_for_a_day_is_found_again() -> None:
         world.refusing = {A}
         async with Owner(world, [A]) as me:
             await pause(86_400)
+            assert me.channel.brokers == ()
+            assert [broker.url for broker in me.channel.for_address] == [A]
             world.refusing = set()
             await pause(61)
             assert me.homes == (A,)
