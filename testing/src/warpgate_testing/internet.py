@@ -15,8 +15,8 @@ from __future__ import annotations
 import random
 from ipaddress import ip_address
 
-import warpgate.core.launch  # noqa: F401 - for the same reason as the QUIC library below
-import warpgate.services.http_connection  # noqa: F401 - also
+import warpgate.core.launch
+import warpgate.services.http_connection  # noqa: F401 - both for the same reason as the QUIC library below
 from warpgate.core.connection import quic_library
 from warpgate.errors import ConfigError
 from warpgate.lab.kinds import kind_of
