@@ -44,7 +44,8 @@ def test_after_two_deaths_at_a_like_age_nothing_is_late_any_more(kinds: tuple[st
                     assert world.now - asked < 1.5
                 await asyncio.sleep(pace)
             echoing.cancel()
-            assert 2 <= len(late) <= 3
+            # A path over TCP that was found by an old mapping dies with that, and is late once more.
+            assert 2 <= len(late) <= 4
             assert max(late) < LEARNT
             renewed = [event for event in world.a.said(PathChosen) if event.reason == "a newer path"]
             assert 2 <= len(renewed) <= WATCHED / (0.5 * AGE)

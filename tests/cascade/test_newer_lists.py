@@ -65,7 +65,7 @@ class Land:
         return {name: sum(isinstance(event, kind) for event in events) for name, events in self.events.items()}
 
     def homes(self) -> list[set[str]]:
-        return [{broker.url for broker in node.address.brokers} for node in (self.a, self.b)]
+        return [{broker.url for broker in node.status().brokers} for node in (self.a, self.b)]
 
     def reached_at(self) -> list[object]:
         addresses = [node.address for node in (self.a, self.b)]

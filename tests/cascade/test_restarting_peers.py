@@ -18,7 +18,7 @@ from warpgate.model.endpoint import Mode
 
 STEP = 0.004
 BEFORE = 5  # so many pipes are opened before the peer goes
-SEEN = BEFORE + 6  # and so many it may have seen: those opened within half a round trip more, and a step
+SEEN = BEFORE + 7  # and so many it may have seen: it goes when its last ends are acknowledged, and that travels, too
 
 
 async def gone(world: World) -> None:

@@ -76,8 +76,11 @@ def test_one_pair_of_endpoints_is_one_sessions() -> None:
         side.udp.forget(first)
         assert side.udp.owner(base, PEER) is None
         assert side.udp.claim(second, base, PEER)
-        second.disown(keep=PEER)
+        elsewhere = side.udp.port(side.udp.open(Endpoint(base.ip, 0)).base)
+        assert side.udp.claim(second, elsewhere.base, PEER)
+        second.disown(keep=(side.port, PEER.sockaddr))
         assert list(side.port.owners) == [PEER.sockaddr]
+        assert not elsewhere.in_use
         assert ended == []
         side.udp.close()
 

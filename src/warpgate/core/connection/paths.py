@@ -238,7 +238,7 @@ class UdpPath(Path):
         if not self._checks.agent.path_validated:
             now, later = datagrams[: self._unvalidated], datagrams[self._unvalidated :]
             self._held += later[: HELD - len(self._held)]
-            self._newest = later[-1:]
+            self._newest = later[-1:] or self._newest
             self._unvalidated -= len(now)
             datagrams = now
         self._outflow.send(datagrams)

@@ -48,7 +48,7 @@ class PlainDatagramPipe(DatagramPipe):
         self._unvalidated_datagrams, self._unvalidated_bytes = UNVALIDATED_DATAGRAMS, UNVALIDATED_BYTES
         self._validation = None if checks.agent.path_validated else asyncio.Event()
         checks.stop_expecting()
-        checks.disown(keep=info.remote)
+        checks.disown(keep=(port, info.remote.sockaddr))
         port.flows[self._target] = self._deliver
 
     @property

@@ -244,13 +244,12 @@ class SessionChecks:
             self._udp.take_early(port, key)
         self.expected.clear()
 
-    def disown(self, keep: Endpoint | None = None) -> None:
-        """Give back all flows, but the one to `keep`."""
-        kept = None if keep is None else keep.sockaddr
+    def disown(self, keep: tuple[Port, FlowKey] | None = None) -> None:
+        """Give back all flows but `keep`."""
         for port, key in self.owned:
-            if key != kept and port.owners.get(key) is self:
+            if (port, key) != keep and port.owners.get(key) is self:
                 del port.owners[key]
-        self.owned = [entry for entry in self.owned if entry[1] == kept]
+        self.owned = [entry for entry in self.owned if entry == keep]
 
     def abandon(self, reason: str) -> None:
         """It is over, and the peer need not be told."""
