@@ -32,6 +32,17 @@ def heed(done: asyncio.Future[Any]) -> None:
         done.exception()
 
 
+def abandon(task: asyncio.Future[T], discard: Callable[[T], object]) -> None:
+    """Cancel it: what it finds all the same is discarded, and why it fails is looked at, as nobody waits any more."""
+
+    def ended(done: asyncio.Future[T]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            discard(done.result())
+
+    task.add_done_callback(ended)
+    task.cancel()
+
+
 def no_patience(_: object) -> float:
     """Every result wins at once."""
     return 0.0
@@ -128,14 +139,9 @@ class Race(Generic[T]):
 
     async def _unwind(self, pending: Collection[asyncio.Future[T]]) -> None:
         for task in pending:
-            task.add_done_callback(self._discard_late)
-            task.cancel()
+            abandon(task, self._discard)
         if pending:
             await asyncio.wait(pending, timeout=UNWINDING)
-
-    def _discard_late(self, task: asyncio.Future[T]) -> None:
-        if not task.cancelled() and task.exception() is None:
-            self._discard(task.result())
 
 
 async def first_of(

@@ -19,6 +19,7 @@ from contextlib import suppress
 from warpgate.errors import DecodeError, NetworkError, ServiceError, WarpgateError
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net.network import Acceptor, TcpStream
+from warpgate.net.race import abandon
 from warpgate.proto.stun import Attribute, Method, StreamDecoder
 from warpgate.proto.turn_events import ConnectRefused, PeerConnected
 from warpgate.proto.turn_requests import Requests
@@ -152,7 +153,7 @@ class TcpRelay:
         for task in tuple(self._tasks):
             task.cancel()
         while self._spare:
-            _abandon(self._spare.popleft())
+            abandon(self._spare.popleft(), lambda stream: stream.abort())
         self._allocation.drop()
 
     # -- calls ---------------------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ class TcpRelay:
             except WarpgateError:
                 pass
             except asyncio.CancelledError:
-                _abandon(spare)
+                abandon(spare, lambda stream: stream.abort())
                 raise
         return await self._dial_server()
 
@@ -242,13 +243,3 @@ async def bind_connection(stream: TcpStream, allocation: Allocation, connection_
         except DecodeError as error:
             raise ServiceError(f"{allocation.route.endpoint}: {error}") from error
     raise ServiceError(f"{allocation.route.endpoint} talks on a data connection, and does not answer")
-
-
-def _abandon(spare: asyncio.Task[TcpStream]) -> None:
-    spare.cancel()
-    spare.add_done_callback(_discard)
-
-
-def _discard(spare: asyncio.Task[TcpStream]) -> None:
-    if not spare.cancelled() and spare.exception() is None:
-        spare.result().abort()

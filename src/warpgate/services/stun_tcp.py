@@ -19,6 +19,7 @@ from warpgate.errors import DecodeError, ServiceError, WarpgateError
 from warpgate.model.backoff import Backoff
 from warpgate.model.endpoint import Endpoint, IPAddress
 from warpgate.net.network import Network, TcpStream
+from warpgate.net.race import abandon
 from warpgate.plan.classify import Observation
 from warpgate.plan.realm import prevailing
 from warpgate.proto.binding import Translated, mapped_in
@@ -108,21 +109,18 @@ async def sample_tcp(
     dialling = [asyncio.ensure_future(StunStream.dial(network, server, local)) for server in asked]
     try:
         if quicker := await _overtaken(dict(zip(dialling, asked, strict=True))):
-            dialling[-1].add_done_callback(_abort)
-            dialling[-1].cancel()
+            abandon(dialling[-1], _abort)
             return await sample_tcp(network, quicker, ip, wanted)
         connection, _ = await dialling[-1]
         await asyncio.wait(dialling, timeout=OTHERS)
     except WarpgateError as error:
         raise ServiceError(f"no STUN server tells what it sees of TCP {ip}: {error}") from error
     except BaseException:  # nobody gets the connection that may be there already
-        dialling[-1].add_done_callback(_abort)
-        dialling[-1].cancel()
+        abandon(dialling[-1], _abort)
         raise
     finally:
         for task in dialling[:-1]:
-            task.add_done_callback(_abort)
-            task.cancel()
+            abandon(task, _abort)
     told = [(task.result(), server) for task, server in zip(dialling, asked, strict=True) if _told(task)]
     return tuple(Observation(one.stream.local, server, mapped) for (one, mapped), server in told), connection.stream
 
@@ -143,9 +141,8 @@ def _told(task: asyncio.Future[tuple[StunStream, Endpoint]]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-def _abort(task: asyncio.Future[tuple[StunStream, Endpoint]]) -> None:
-    if _told(task):
-        task.result()[0].stream.abort()
+def _abort(answered: tuple[StunStream, Endpoint]) -> None:
+    answered[0].stream.abort()
 
 
 class TcpProbe:

@@ -11,6 +11,7 @@ from warpgate.core.search.links import UdpLink
 from warpgate.core.search.session import Session
 from warpgate.errors import WarpgateError
 from warpgate.model.endpoint import Endpoint, Transport
+from warpgate.net.race import abandon
 
 # One session may verify several pairs at once; the first ones are the fastest.
 HANDSHAKES_AT_ONCE = 4
@@ -98,8 +99,7 @@ async def first_quic(session: Session, verified: asyncio.Queue[UdpLink]) -> Quic
     finally:
         getting.cancel()
         for task in opening:
-            task.add_done_callback(_discard)
-            task.cancel()
+            abandon(task, lambda link: link.abort())
 
 
 def _result(session: Session, task: asyncio.Task[QuicLink], link: UdpLink) -> QuicLink | None:
@@ -108,8 +108,3 @@ def _result(session: Session, task: asyncio.Task[QuicLink], link: UdpLink) -> Qu
     except WarpgateError as error:
         session.note(link.plugin, f"no QUIC to {link.remote}: {error}")
         return None
-
-
-def _discard(task: asyncio.Task[QuicLink]) -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().abort()

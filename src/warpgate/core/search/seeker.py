@@ -21,6 +21,7 @@ from warpgate.core.search.sessions import Sessions
 from warpgate.errors import ConfigError, ConnectFailed
 from warpgate.events import PluginReport
 from warpgate.model.endpoint import Mode, Transport
+from warpgate.net.race import abandon
 from warpgate.plan.paths import RESCUE, UPGRADE
 from warpgate.proto.bucket import TokenBucket
 
@@ -231,8 +232,7 @@ class PathSeeker:
             self._running.discard(initiator)
             self._outdated.discard(initiator)
             if path is None:
-                searching.add_done_callback(_drop)
-                searching.cancel()
+                abandon(searching, lambda path: path.close())
                 await asyncio.wait([searching])
         self.report += initiator.report if connection.current is None else ()
         connection.meet(initiator.remote)
@@ -249,9 +249,3 @@ class PathSeeker:
 
     def _found(self, session: Session, link: Links, _report: tuple[PluginReport, ...]) -> Path:
         return self._make_path(session, link)
-
-
-def _drop(searching: asyncio.Future[Path]) -> None:
-    """It was given up: what it has just found nobody else would close, nor look at why it failed."""
-    if not searching.cancelled() and searching.exception() is None:
-        searching.result().close()
